@@ -1,0 +1,30 @@
+"""Pre-train user models by self-supervised ranking (AdaptSSR) in JAX."""
+
+from adaptssr_jax.augment import crop, mask, one_of, reorder
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.convert import encoder_from_reference
+from adaptssr_jax.losses import (
+  adaptssr_loss,
+  augmentation_weight,
+  bpr_loss,
+  mpr_loss,
+)
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.train import TrainState, pmap_step
+
+__all__ = [
+  'TaskHead',
+  'TrainState',
+  'UserEncoder',
+  'adaptssr_loss',
+  'augmentation_weight',
+  'bpr_loss',
+  'crop',
+  'encoder_from_reference',
+  'mask',
+  'mpr_loss',
+  'one_of',
+  'pmap_step',
+  'reorder',
+  'restore_encoder',
+]

@@ -1,0 +1,200 @@
+"""Random edits of one behaviour sequence: the explicit augmentations.
+
+Each takes a key and one padded sequence and returns another of the same shape;
+`jax.vmap` maps it over users. Settings are bound with `functools.partial`:
+
+>>> import functools
+>>> augment = one_of(
+...   functools.partial(crop, ratio=0.4),
+...   functools.partial(mask, ratio=0.6, mask_id=9),
+...   functools.partial(reorder, ratio=0.6),
+... )
+>>> keys = jax.random.split(jax.random.key(0), 3)
+>>> jax.vmap(augment)(keys, jnp.array([[1, 2, 3], [4, 5, 0], [6, 0, 0]])).shape
+(3, 3)
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
+
+
+def crop(
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+) -> Int[Array, ' length']:
+  """Keeps a random run of the behaviours and moves it to the front.
+
+  The run has `ceil(ratio * n)` of the `n` behaviours; every start is equally
+  likely.
+
+  Args:
+    key: A random key.
+    items: `[length]`, real ids first, 0 is padding.
+    ratio: The share that is kept, in (0, 1].
+
+  Returns:
+    `[length]`, the run, then padding.
+
+  Raises:
+    ValueError: If `ratio` is outside (0, 1].
+
+  Example:
+    >>> crop(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]), ratio=0.5)
+    Array([7, 7, 0, 0, 0], dtype=int32)
+  """
+  start, size = _random_run(key, items, ratio)
+  kept = jnp.arange(len(items)) < size
+  return jnp.where(kept, jnp.roll(items, -start), 0)
+
+
+def mask(
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+  *,
+  ratio: float | int,
+  mask_id: int,
+) -> Int[Array, ' length']:
+  """Replaces random behaviours by `mask_id`.
+
+  Exactly `min(ceil(ratio * n), n - 1)` distinct positions of the `n`
+  behaviours: one always stays, and a single behaviour is left alone.
+
+  Args:
+    key: A random key.
+    items: `[length]`, real ids first, 0 is padding.
+    ratio: The share that is replaced, in (0, 1].
+    mask_id: The id written there; not 0, which is padding.
+
+  Returns:
+    `[length]`, as long as before.
+
+  Raises:
+    ValueError: If `ratio` is outside (0, 1], or `mask_id` is not positive.
+
+  Example:
+    >>> masked = mask(
+    ...   jax.random.key(0), jnp.array([7, 7, 7, 7, 0]), ratio=0.5, mask_id=9
+    ... )
+    >>> jnp.sort(masked)
+    Array([0, 7, 7, 9, 9], dtype=int32)
+  """
+  if mask_id <= 0:
+    raise ValueError(
+      f'mask_id must be positive (0 is padding), not {mask_id}; '
+      'use the number of items + 1.'
+    )
+  n, size = _length_and_size(items, ratio)
+  # Padding sorts last, so the first ranks are those of behaviours. A stable
+  # sort ranks ties too: the count is exact even if two draws are equal.
+  draws = jnp.where(_is_real(items), _uniform(key, items), jnp.inf)
+  ranks = jnp.argsort(jnp.argsort(draws))
+  return jnp.where(ranks < jnp.minimum(size, n - 1), mask_id, items)
+
+
+def reorder(
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+) -> Int[Array, ' length']:
+  """Shuffles a random run of the behaviours.
+
+  The run has `ceil(ratio * n)` of the `n` behaviours; every start and every
+  order is equally likely.
+
+  Args:
+    key: A random key.
+    items: `[length]`, real ids first, 0 is padding.
+    ratio: The share that is shuffled, in (0, 1].
+
+  Returns:
+    `[length]`, the same behaviours.
+
+  Raises:
+    ValueError: If `ratio` is outside (0, 1].
+
+  Example:
+    >>> shuffled = reorder(
+    ...   jax.random.key(0), jnp.array([4, 5, 6, 7, 0]), ratio=0.5
+    ... )
+    >>> jnp.sort(shuffled)
+    Array([0, 4, 5, 6, 7], dtype=int32)
+  """
+  start, size = _random_run(key, items, ratio)
+  run_key = jax.random.fold_in(key, 1)
+  position = jnp.arange(len(items))
+  in_run = (position >= start) & (position < start + size)
+  # The run shares one place in the order, and the draws break that tie.
+  place = jnp.where(in_run, start, position)
+  order = jnp.lexsort((_uniform(run_key, items), place))
+  return jnp.asarray(items)[order]
+
+
+def one_of(*augmentations: Augmentation) -> Augmentation:
+  """Makes an augmentation that applies one of several, drawn uniformly.
+
+  Under `jax.vmap` each sequence draws its own.
+
+  Args:
+    *augmentations: Functions `(key, items) -> items`, settings already bound.
+
+  Returns:
+    A function `(key, items) -> items`.
+
+  Raises:
+    ValueError: If there is none, or one is not a function.
+
+  Example:
+    >>> augment = one_of(functools.partial(crop, ratio=0.5))
+    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]))
+    Array([7, 7, 0, 0, 0], dtype=int32)
+  """
+  if not augmentations or not all(map(callable, augmentations)):
+    raise ValueError(
+      'one_of needs one or more functions of (key, items), such as '
+      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
+    )
+  return functools.partial(_apply_one, augmentations)
+
+
+def _apply_one(
+  augmentations: tuple[Augmentation, ...],
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+) -> Int[Array, ' length']:
+  choice_key, key = jax.random.split(key)
+  choice = jax.random.randint(choice_key, (), 0, len(augmentations))
+  return jax.lax.switch(choice, augmentations, key, items)
+
+
+def _random_run(
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: float | int
+) -> tuple[Int[Array, ''], Int[Array, '']]:
+  """Returns the start and size of a run of `ceil(ratio * n)` behaviours."""
+  n, size = _length_and_size(items, ratio)
+  start = jax.random.randint(jax.random.fold_in(key, 0), (), 0, n - size + 1)
+  return start, size
+
+
+def _length_and_size(
+  items: Int[ArrayLike, ' length'], ratio: float | int
+) -> tuple[Int[Array, ''], Int[Array, '']]:
+  """Returns `n`, the number of behaviours, and `ceil(ratio * n)`."""
+  if not 0 < ratio <= 1:
+    raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
+  # Made on the host in float64: in float32, ceil(0.6 * 25) is 16.
+  sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
+  n = jnp.sum(_is_real(items), dtype=jnp.int32)
+  return n, jnp.asarray(sizes)[n]
+
+
+def _is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
+  return jnp.asarray(items) != 0
+
+
+def _uniform(key: PRNGKeyArray, items: Int[ArrayLike, ' length']) -> Array:
+  return jax.random.uniform(key, (len(items),))

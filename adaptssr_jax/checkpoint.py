@@ -1,0 +1,269 @@
+"""Checkpoints: every call to Orbax.
+
+A checkpoint is all that is needed to go on, and to use what was learned
+elsewhere: the state of training, the fields of the encoder, the raw item ids
+behind its table, and the flags of the run. No key is saved, since every key
+follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import TrainState
+
+_FOLDER = 'checkpoints'
+
+
+class CheckpointError(ValueError):
+  """A checkpoint cannot be read; the message says which and what to do."""
+
+
+class Description(NamedTuple):
+  """What a checkpoint says of itself, beside the state of training.
+
+  Args:
+    encoder: the fields of the `UserEncoder`.
+    vocabulary: the raw item ids, that of item i at i - 1.
+    flags: the settings of the run by name.
+    labels: the names of the classes, of a fine-tuned model.
+  """
+
+  encoder: Mapping[str, Any]
+  vocabulary: list[str]
+  flags: Mapping[str, Any]
+  labels: list[str]
+
+
+def describe(
+  encoder: UserEncoder,
+  vocabulary: list[str],
+  flags: Mapping[str, Any],
+  labels: list[str] | None = None,
+) -> Description:
+  """The description of an encoder on a vocabulary."""
+  fields = {
+    field.name: getattr(encoder, field.name)
+    for field in dataclasses.fields(encoder)
+    if field.name not in ('parent', 'name')
+  }
+  return Description(fields, list(vocabulary), dict(flags), list(labels or []))
+
+
+class Checkpoints:
+  """The checkpoints of one run, in the folder `checkpoints` of its workdir.
+
+  Args:
+    workdir: the folder of the run.
+    keep: how many of the latest to keep; the best one is kept besides.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, *, keep: int):
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(workdir).absolute() / _FOLDER,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=_latest_and_best(keep),
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """The step of the newest checkpoint; None if there is none."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The step with the best score, the first of equals; None without one."""
+    return _best_step(self._manager)
+
+  def save(
+    self,
+    state: TrainState,
+    description: Description,
+    *,
+    score: float | None = None,
+  ) -> None:
+    """Saves the state, in the background; it may be donated at once.
+
+    Args:
+      state: what to save, named by its step.
+      description: what to say of it.
+      score: of the model on validation data, larger is better.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        opt_state=ocp.args.StandardSave(state.opt_state),
+        **{
+          name: ocp.args.JsonSave(value)
+          for name, value in description._asdict().items()
+        },
+      ),
+      metrics=None if score is None else {'score': score, 'step': step},
+      force=True,
+    )
+
+  def restore(
+    self, like: TrainState, step: int | None = None
+  ) -> TrainState | None:
+    """Restores a state onto the devices of `like`.
+
+    Args:
+      like: a state of the same shapes, where the arrays are to go.
+      step: which one; the latest by default.
+
+    Returns:
+      The state, or None if nothing was saved yet.
+
+    Raises:
+      CheckpointError: the checkpoint is damaged or of another model.
+    """
+    step = self.latest_step() if step is None else step
+    if step is None:
+      return None
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = {
+      'params': ocp.args.StandardRestore(wanted.params),
+      'opt_state': ocp.args.StandardRestore(wanted.opt_state),
+    }
+    restored = _restore(self._manager, step, items)
+    at_step = jax.device_put(
+      jax.numpy.asarray(step, like.step.dtype), like.step.sharding
+    )
+    return TrainState(at_step, restored['params'], restored['opt_state'])
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def restore_description(path: str | pathlib.Path) -> Description:
+  """What the newest checkpoint of a run says of itself."""
+  items = {name: ocp.args.JsonRestore() for name in Description._fields}
+  with _reader(path) as manager:
+    return Description(**_restore(manager, _best_or_latest(manager), items))
+
+
+def restore_encoder(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """Rebuilds a pre-trained or fine-tuned encoder from its checkpoint alone.
+
+  Args:
+    path: the workdir of a run, or its folder of checkpoints. The best
+      checkpoint is taken where the run scored them, else the latest.
+
+  Returns:
+    The encoder, its parameters on the first device, and the vocabulary: the
+    raw item ids, that of item i at i - 1.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+
+  Example:
+    >>> encoder, params, vocabulary = restore_encoder('runs/pretrain')
+    ... # doctest: +SKIP
+    >>> users = encoder.apply({'params': params}, items)  # doctest: +SKIP
+  """
+  description = restore_description(path)
+  with _reader(path) as manager:
+    step = _best_or_latest(manager)
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    saved = _saved_shapes(manager, step)
+    wanted = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=device
+      ),
+      saved,
+    )
+    items = {'params': ocp.args.StandardRestore(wanted)}
+    params = _restore(manager, step, items)['params']
+  encoder = UserEncoder(**description.encoder)
+  return encoder, params['encoder'], description.vocabulary
+
+
+def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> Any:
+  folder = pathlib.Path(manager.directory) / str(step) / 'params'
+  with ocp.StandardCheckpointer() as reader, _explained(folder.parent):
+    return reader.metadata(folder).item_metadata.tree
+
+
+def _score(metrics: Mapping[str, float]) -> tuple[float, float]:
+  # Among equals the first: more training must show to be preferred.
+  return metrics['score'], -metrics['step']
+
+
+def _best_step(manager: ocp.CheckpointManager) -> int | None:
+  metrics = {step: manager.metrics(step) for step in manager.all_steps()}
+  scored = [step for step, metric in metrics.items() if metric]
+  return max(scored, key=lambda step: _score(metrics[step]), default=None)
+
+
+def _best_or_latest(manager: ocp.CheckpointManager) -> int:
+  best = _best_step(manager)
+  return manager.latest_step() if best is None else best
+
+
+def _latest_and_best(keep: int) -> Any:
+  policy = ocp.checkpoint_managers
+  return policy.AnyPreservationPolicy(
+    [
+      policy.LatestN(keep),
+      policy.BestN(
+        n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False
+      ),
+    ]
+  )
+
+
+def _reader(path: str | pathlib.Path) -> ocp.CheckpointManager:
+  folder = pathlib.Path(path).absolute()
+  if (folder / _FOLDER).is_dir():
+    folder = folder / _FOLDER
+  if not folder.is_dir():
+    raise CheckpointError(
+      f'{path}: no such folder; give the workdir of a finished run'
+    )
+  manager = ocp.CheckpointManager(
+    folder,
+    options=ocp.CheckpointManagerOptions(read_only=True),
+  )
+  if manager.latest_step() is None:
+    manager.close()
+    raise CheckpointError(
+      f'{path}: holds no checkpoint; give the workdir of a run that has '
+      'saved one'
+    )
+  return manager
+
+
+def _restore(
+  manager: ocp.CheckpointManager, step: int, items: dict[str, Any]
+) -> Any:
+  with _explained(pathlib.Path(manager.directory) / str(step)):
+    return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+@contextlib.contextmanager
+def _explained(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  # Orbax and TensorStore raise many types for a damaged or missing file.
+  except Exception as error:
+    raise CheckpointError(
+      f'{folder}: damaged, or of another model ({type(error).__name__}: '
+      f'{str(error).splitlines()[0]}). Remove that folder to go on from the '
+      'checkpoint before it'
+    ) from error

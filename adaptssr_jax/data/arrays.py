@@ -1,0 +1,135 @@
+"""Prepared data sets as memory-mapped arrays.
+
+The ArrayRecord files of a builder are read once into flat columns beside them;
+from then on a data set of any size opens at once and costs no memory but the
+pages that are touched.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data.builder import UserBuilder, Vocabulary
+from adaptssr_jax.data.ragged import Ragged
+
+# How many examples are decoded before they are appended to the columns.
+_BLOCK = 8192
+
+
+class UserArrays(NamedTuple):
+  """The examples of one split, as read-only memory-mapped columns.
+
+  Args:
+    user_id: the raw user ids as UTF-8 bytes.
+    items: the behaviours of each row, item numbers from 1, oldest first.
+    label: class of each row, int32 [rows]; None unless classification.
+    targets: the row's positive, then the user's others; None unless ranking.
+  """
+
+  user_id: Ragged
+  items: Ragged
+  label: np.ndarray | None = None
+  targets: Ragged | None = None
+
+  def user_ids(self, rows: np.ndarray) -> list[str]:
+    """The raw user ids of these rows."""
+    return [self.user_id[row].tobytes().decode() for row in rows]
+
+
+class UserData(NamedTuple):
+  """A prepared data set: its splits by name, and its vocabulary."""
+
+  splits: dict[str, UserArrays]
+  vocabulary: Vocabulary
+
+
+def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
+  """Prepares a data set, unless it already is, and opens it.
+
+  Args:
+    builder: what to open, as `tfds.builder(name, data_dir=...)` gives it.
+    manual_dir: the folder of files that the user has to provide.
+
+  Returns:
+    Its splits and vocabulary.
+
+  Raises:
+    DataError: the source cannot be had or read.
+  """
+  builder.download_and_prepare(
+    file_format='array_record',
+    download_config=tfds.download.DownloadConfig(
+      manual_dir=manual_dir, try_download_gcs=False
+    ),
+  )
+  folder = pathlib.Path(builder.data_dir) / 'arrays'
+  if not folder.exists():
+    _write_columns(builder, folder)
+  metadata = builder.info.metadata
+  return UserData(
+    splits={split: _open(folder / split) for split in builder.info.splits},
+    vocabulary=Vocabulary(metadata['items'], metadata['labels']),
+  )
+
+
+def _write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
+  # Written aside and renamed: a half-written folder is never taken for whole.
+  scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix='arrays.'))
+  try:
+    for split in builder.info.splits:
+      (scratch / split).mkdir()
+      source = builder.as_data_source(split=split)
+      for start in range(0, len(source), _BLOCK):
+        block = range(start, min(start + _BLOCK, len(source)))
+        _append([source[row] for row in block], scratch / split)
+    scratch.rename(folder)
+  except BaseException:
+    shutil.rmtree(scratch)
+    raise
+
+
+def _append(examples: list[dict], folder: pathlib.Path) -> None:
+  """Appends examples to the columns of a split: raw arrays without header."""
+  for name in examples[0]:
+    cells = [example[name] for example in examples]
+    if name == 'user_id':
+      cells = [np.frombuffer(cell, np.uint8) for cell in cells]
+    if name != 'label':
+      lengths = np.array([len(cell) for cell in cells], np.int64)
+      _append_to(folder / f'{name}.lengths', lengths)
+      cells = np.concatenate(cells)
+    # TFDS gives a label as a Python int, which alone would become an int64.
+    dtype = np.uint8 if name == 'user_id' else np.int32
+    _append_to(folder / name, np.asarray(cells, dtype))
+
+
+def _append_to(path: pathlib.Path, values: np.ndarray) -> None:
+  with path.open('ab') as file:
+    values.tofile(file)
+
+
+def _open(folder: pathlib.Path) -> UserArrays:
+  return UserArrays(
+    user_id=_open_ragged(folder / 'user_id', np.uint8),
+    items=_open_ragged(folder / 'items', np.int32),
+    label=_open_flat(folder / 'label', np.int32),
+    targets=_open_ragged(folder / 'targets', np.int32),
+  )
+
+
+def _open_ragged(path: pathlib.Path, dtype: type) -> Ragged | None:
+  values = _open_flat(path, dtype)
+  if values is None:
+    return None
+  lengths = np.fromfile(f'{path}.lengths', np.int64)
+  return Ragged.from_lengths(values, lengths)
+
+
+def _open_flat(path: pathlib.Path, dtype: type) -> np.ndarray | None:
+  return np.memmap(path, dtype, mode='r') if path.exists() else None

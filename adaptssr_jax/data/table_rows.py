@@ -1,0 +1,169 @@
+"""CSV and JSON-lines files, row by row: slowly, but with the line of each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+from adaptssr_jax.data.builder import DataError
+
+CSV = ('.csv',)
+JSON = ('.jsonl', '.ndjson', '.json')
+Row = tuple[int, list[str | None]]
+
+
+class Columns(NamedTuple):
+  """Which columns are read.
+
+  Args:
+    texts: those of ids and labels: text, integers or booleans.
+    time: that of times, if any, which may hold floats, too.
+  """
+
+  texts: tuple[str, ...]
+  time: str | None = None
+
+  @property
+  def names(self) -> list[str]:
+    """All of them, the time last."""
+    return [*self.texts, *([self.time] if self.time else [])]
+
+
+def read_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row]:
+  """Reads a file row by row.
+
+  Args:
+    path: of the file, CSV or JSON lines.
+    columns: which of its columns.
+
+  Yields:
+    The line each row begins on, and its cells as text or None.
+
+  Raises:
+    DataError: a line is wrong; the message has the file, the line and why.
+  """
+  if path.suffix.lower() in CSV:
+    return _csv_rows(path, columns)
+  return _json_rows(path, columns)
+
+
+def check_columns(
+  path: pathlib.Path, present: Collection[str], columns: Columns
+) -> None:
+  """Raises `DataError` where a column is missing, or there twice."""
+  for name in columns.names:
+    count = list(present).count(name)
+    if count != 1:
+      raise DataError(
+        f'{path}: {"two columns" if count else "no column"} {name!r}; its '
+        f'columns are {", ".join(map(repr, present)) or "none: it is empty"}'
+      )
+
+
+def csv_header(path: pathlib.Path) -> list[str]:
+  """The names of the columns, none for an empty file."""
+  try:
+    return next(csv.reader(_lines(path), strict=True), [])
+  except csv.Error as error:
+    raise DataError(f'{path}, line 1: malformed CSV: {error}') from None
+
+
+def json_header(path: pathlib.Path, columns: Columns) -> dict[str, Any]:
+  """The first object, and what it lacks of these columns from later ones."""
+  header = {}
+  for _, record in _json_records(path):
+    header = record | header
+    # Some writers leave out what is null.
+    if all(name in header for name in columns.names):
+      break
+  return header
+
+
+def _csv_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row]:
+  reader = csv.reader(_lines(path), strict=True)
+  line = 1
+  try:
+    header = next(reader)
+    places = [header.index(name) for name in columns.names]
+    line = reader.line_num + 1
+    for cells in reader:
+      # pyarrow skips blank lines, too.
+      if cells and len(cells) != len(header):
+        raise DataError(
+          f'{path}, line {line}: {len(cells)} cells, but the header has '
+          f'{len(header)}'
+        )
+      if cells:
+        yield line, [cells[place] for place in places]
+      line = reader.line_num + 1
+  except csv.Error as error:
+    raise DataError(f'{path}, line {line}: malformed CSV: {error}') from None
+
+
+def _json_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row]:
+  for line, record in _json_records(path):
+    cells = []
+    for name in columns.names:
+      try:
+        cells.append(_text(record.get(name), name in columns.texts))
+      except ValueError as error:
+        raise DataError(
+          f'{path}, line {line}: column {name!r} {error}'
+        ) from None
+    yield line, cells
+
+
+def _json_records(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  for line, text in enumerate(_lines(path), 1):
+    if not text.strip():
+      continue
+    try:
+      record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+      raise DataError(f'{path}, line {line}: malformed JSON: {error}') from None
+    if not isinstance(record, dict):
+      raise DataError(f'{path}, line {line}: not a JSON object')
+    yield line, record
+
+
+def _text(cell: Any, is_text: bool) -> str | None:
+  if cell is None:
+    return None
+  if isinstance(cell, bool):
+    return 'true' if cell else 'false'
+  if not isinstance(cell, (str, int) if is_text else (str, int, float)):
+    kinds = 'text or an integer' if is_text else 'a number or a timestamp'
+    raise ValueError(f'holds a {type(cell).__name__}, which is not {kinds}')
+  if isinstance(cell, str) and not cell.isascii():
+    try:
+      cell.encode()
+    except UnicodeEncodeError:
+      raise ValueError(
+        'holds half a surrogate pair, which is no text'
+      ) from None
+  return str(cell)
+
+
+def _lines(path: pathlib.Path) -> Iterator[str]:
+  with path.open('rb') as file:
+    for line, text in enumerate(file, 1):
+      try:
+        # Spreadsheets begin a file with a byte-order mark.
+        yield text.decode('utf-8-sig' if line == 1 else 'utf-8')
+      except UnicodeDecodeError as error:
+        raise DataError(
+          f'{path}, line {line}: not UTF-8: {error.reason}'
+        ) from None
+
+
+def count_lines(path: pathlib.Path) -> int:
+  """The lines of a file, the last one's end being optional."""
+  lines, last = 0, b'\n'
+  with path.open('rb') as file:
+    while block := file.read(1 << 24):
+      lines += block.count(b'\n')
+      last = block[-1:]
+  return lines + (last != b'\n')

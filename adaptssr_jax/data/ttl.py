@@ -1,0 +1,262 @@
+"""The Tencent Transfer Learning (TTL) data set, from its public archive.
+
+Its five files go into the manual folder. A line of the pre-training file is a
+user's items; in the other files the label or the target items follow them:
+
+    original_desen_pretrain.csv                  12,7,301
+    original_desen_age.csv                       12,7,301,,4
+    original_desen_lifestatus.csv                12,7,301,,2
+    original_desen_finetune_click_nouserID.csv   12,7,301,,55,902
+    original_desen_finetune_like_nouserID.csv    12,7,301,,55
+
+As in the public reference implementation, whose splits these are, row for row:
+items are numbered over the pre-training file and labels and targets over
+their own, in the order they first appear; item 0 is padding and dropped; and a
+user is known by the last line of the pre-training file that has the same
+behaviours, here `user_id`, counted from 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data.builder import (
+  DataError,
+  Rows,
+  TaskConfig,
+  UserBuilder,
+  Vocabulary,
+)
+from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.ttl_lines import Numbering, read_blocks
+
+_PRETRAIN_FILE = 'original_desen_pretrain.csv'
+
+
+@dataclasses.dataclass(eq=False)
+class TtlConfig(TaskConfig):
+  """A task of the archive.
+
+  Args:
+    file: where it is.
+    seed: of the reference's split.
+  """
+
+  file: str = _PRETRAIN_FILE
+  seed: int = 2309
+
+
+class Ttl(UserBuilder):
+  """Behaviours of QQ Browser users, and four tasks on them."""
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    'Download the TTL data set (conure_data.zip; the README of '
+    'github.com/yflyl613/AdaptSSR links to it), unpack it, and put the five '
+    'original_desen_*.csv files into this folder.'
+  )
+  BUILDER_CONFIGS = (
+    TtlConfig(name='pretrain', description='The sequences alone.'),
+    TtlConfig(
+      name='age',
+      description='The age group of a user.',
+      task='age',
+      kind='classification',
+      file='original_desen_age.csv',
+      seed=1730,
+    ),
+    TtlConfig(
+      name='life_status',
+      description='The life status of a user.',
+      task='life_status',
+      kind='classification',
+      file='original_desen_lifestatus.csv',
+      seed=1730,
+    ),
+    TtlConfig(
+      name='click',
+      description='The items a user clicks on elsewhere.',
+      task='click',
+      kind='ranking',
+      file='original_desen_finetune_click_nouserID.csv',
+      seed=1354,
+    ),
+    TtlConfig(
+      name='thumb_up',
+      description='The items a user gives a thumb-up elsewhere.',
+      task='thumb_up',
+      kind='ranking',
+      file='original_desen_finetune_like_nouserID.csv',
+      seed=1354,
+    ),
+  )
+
+  def _read(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> tuple[dict[str, Rows], Vocabulary]:
+    config = self.builder_config
+    pretrain_path = self._path(dl_manager, _PRETRAIN_FILE)
+    path = self._path(dl_manager, config.file)
+    if config.task == 'pretrain':
+      return _read_pretrain(path, config.seed)
+    return _read_task(pretrain_path, path, config)
+
+  def _path(
+    self, dl_manager: tfds.download.DownloadManager, file: str
+  ) -> pathlib.Path:
+    try:
+      folder = dl_manager.manual_dir
+    except (AssertionError, OSError) as error:
+      # No such folder, or nothing in it: TFDS says which and what to do.
+      raise DataError(f'{file} cannot be read: {error}') from None
+    path = pathlib.Path(folder) / file
+    if not path.is_file():
+      raise DataError(
+        f'there is no {file} in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+      )
+    if not path.stat().st_size:
+      raise DataError(
+        f'{file} in {folder} is empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+      )
+    return path
+
+
+def reference_split(
+  num_rows: int, ends: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+  """The rows of each split, in the order the reference implementation has them.
+
+  Args:
+    num_rows: how many rows are dealt out.
+    ends: the share of the rows at which each split ends.
+    seed: of Python's own generator, which fixes the order.
+
+  Returns:
+    Row numbers of each split, int64.
+
+  Example:
+    >>> reference_split(5, {'train': 0.6, 'validation': 1.0}, seed=1)
+    {'train': array([2, 3, 4]), 'validation': array([0, 1])}
+  """
+  order = list(range(num_rows))
+  random.Random(seed).shuffle(order)
+  cuts = [int(num_rows * end) for end in ends.values()]
+  parts = np.split(np.array(order, np.int64), cuts[:-1])
+  return dict(zip(ends, parts, strict=True))
+
+
+_PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
+_TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
+
+
+def _read_pretrain(
+  path: pathlib.Path, seed: int
+) -> tuple[dict[str, Rows], Vocabulary]:
+  numbering = Numbering()
+  values, lengths = [], []
+  for block in read_blocks(path, 'pretrain'):
+    values.append(numbering.add(block.items.values))
+    lengths.append(block.items.lengths)
+  items = Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths))
+  del values
+  rows = Rows([str(line) for line in range(1, len(items) + 1)], items)
+  parts = reference_split(len(items), _PRETRAIN_ENDS, seed)
+  splits = {split: rows.take(part) for split, part in parts.items()}
+  return splits, Vocabulary(numbering.names())
+
+
+def _read_task(
+  pretrain_path: pathlib.Path, path: pathlib.Path, config: TtlConfig
+) -> tuple[dict[str, Rows], Vocabulary]:
+  items, lines = _read_users(pretrain_path)
+  labels = Numbering()
+  user_id, values, lengths, tails, tail_lengths = [], [], [], [], []
+  for block in read_blocks(path, config.kind):
+    numbers = Ragged(items.find(block.items.values), block.items.offsets)
+    _check_known(path, block.first_line, block.items, numbers)
+    user_id += _user_ids(path, block.first_line, numbers, lines)
+    values.append(numbers.values)
+    lengths.append(numbers.lengths)
+    tails.append(labels.add(block.tails.values) - 1)
+    tail_lengths.append(block.tails.lengths)
+  rows = Rows(
+    user_id,
+    Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths)),
+  )
+  del values, lines
+  tails = Ragged.from_lengths(
+    np.concatenate(tails), np.concatenate(tail_lengths)
+  )
+  # One row per target; a line of a classification task has one label.
+  line = np.repeat(np.arange(len(tails)), tails.lengths)
+  parts = reference_split(len(line), _TASK_ENDS, config.seed)
+  splits = {
+    split: _with_tails(rows.take(line[part]), tails, line, part, config.kind)
+    for split, part in parts.items()
+  }
+  return splits, Vocabulary(items.names(), labels.names())
+
+
+def _read_users(path: pathlib.Path) -> tuple[Numbering, dict[bytes, int]]:
+  """The item numbers, and the last line that has each sequence."""
+  numbering, lines = Numbering(), {}
+  for block in read_blocks(path, 'pretrain'):
+    items = Ragged(numbering.add(block.items.values), block.items.offsets)
+    for row in range(len(items)):
+      lines[_digest(items[row])] = block.first_line + row
+  return numbering, lines
+
+
+def _digest(behaviours: np.ndarray) -> bytes:
+  # A million sequences as dictionary keys would take a gigabyte.
+  return hashlib.blake2b(behaviours, digest_size=16).digest()
+
+
+def _check_known(
+  path: pathlib.Path, first_line: int, raw: Ragged, numbers: Ragged
+) -> None:
+  unknown = np.flatnonzero(numbers.values == 0)
+  if len(unknown):
+    row = np.searchsorted(numbers.offsets, unknown[0], side='right') - 1
+    raise DataError(
+      f'{path}, line {first_line + row}: item {raw.values[unknown[0]]} is not '
+      f'in {_PRETRAIN_FILE}; take all files from the same archive'
+    )
+
+
+def _user_ids(
+  path: pathlib.Path, first_line: int, items: Ragged, lines: dict[bytes, int]
+) -> list[str]:
+  found = [lines.get(_digest(items[row])) for row in range(len(items))]
+  if None in found:
+    raise DataError(
+      f'{path}, line {first_line + found.index(None)}: no line of '
+      f'{_PRETRAIN_FILE} has these behaviours; take all files from the same '
+      'archive'
+    )
+  return [str(line) for line in found]
+
+
+def _with_tails(
+  rows: Rows, tails: Ragged, line: np.ndarray, part: np.ndarray, kind: str
+) -> Rows:
+  """Adds what the task predicts to the rows of one split."""
+  own = tails.values[part]
+  if kind == 'classification':
+    return rows._replace(label=own)
+  line_targets = tails.take(line[part])
+  others = line_targets.values != np.repeat(own, line_targets.lengths)
+  row = np.repeat(np.arange(len(part)), line_targets.lengths)
+  lengths = 1 + np.bincount(row[others], minlength=len(part))
+  targets = Ragged.from_lengths(np.zeros(lengths.sum(), np.int32), lengths)
+  is_own = np.zeros(len(targets.values), bool)
+  is_own[targets.offsets[:-1]] = True
+  targets.values[is_own] = own
+  targets.values[~is_own] = line_targets.values[others]
+  return rows._replace(targets=targets)

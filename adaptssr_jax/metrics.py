@@ -1,0 +1,107 @@
+"""Metrics of fine-tuned models, all of them fit for `jax.jit`."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Num
+
+
+def accuracy(
+  logits: Float[ArrayLike, '*batch classes'], labels: Int[ArrayLike, '*batch']
+) -> Float[Array, '*batch']:
+  """Tells which examples are classified correctly.
+
+  1[argmax_c logits_c = label]
+
+  Args:
+    logits: `[..., classes]`; of equal ones the first counts.
+    labels: `[...]`, in 0..classes-1.
+
+  Returns:
+    `[...]`, 1 or 0 per example; average them over the examples that count.
+
+  Example:
+    >>> logits = jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
+    >>> accuracy(logits, jnp.array([0, 1, 1])).tolist()
+    [1.0, 1.0, 0.0]
+  """
+  best = jnp.argmax(jnp.asarray(logits), axis=-1)
+  return (best == jnp.asarray(labels)).astype(jnp.float32)
+
+
+def roc_auc(
+  scores: Num[ArrayLike, ' batch'],
+  labels: Bool[ArrayLike, ' batch'] | Int[ArrayLike, ' batch'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Computes the area under the ROC curve, the chance to rank a pair right.
+
+  mean over pairs of 1[s+ > s-] + 1[s+ = s-] / 2
+
+  Costs a sort, not a table of all pairs.
+
+  Args:
+    scores: `[batch]`, higher for the positive.
+    labels: `[batch]`, True or not 0 for the positive.
+    where: `[batch]`, False leaves an example out.
+
+  Returns:
+    A number in 0..1; nan, as in scikit-learn, if a class has no example.
+
+  Example:
+    >>> roc_auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])).item()
+    0.875
+
+  Reference:
+    Fawcett, An introduction to ROC analysis, Pattern Recognition Letters 2006.
+  """
+  scores = jnp.asarray(scores)
+  scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+  positive = jnp.asarray(labels) != 0
+  valid = jnp.ones_like(positive) if where is None else jnp.asarray(where)
+  positive, negative = valid & positive, valid & ~positive
+  count = jnp.sum(negative)
+  ladder = jnp.sort(jnp.where(negative, scores, jnp.inf))
+  below = jnp.searchsorted(ladder, scores, side='left')
+  # A score of inf would count the left-out examples, which sit at inf.
+  up_to = jnp.minimum(jnp.searchsorted(ladder, scores, side='right'), count)
+  return jnp.mean((below + up_to) / (2 * count), where=positive)
+
+
+def macro_f1(
+  predictions: Int[ArrayLike, ' batch'],
+  labels: Int[ArrayLike, ' batch'],
+  *,
+  num_classes: int,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Averages the F1 score of classes, each weighing the same.
+
+  mean_c 2 hits_c / (predicted_c + true_c)
+
+  A class that is neither predicted nor true is left out of the mean, which is
+  what `sklearn.metrics.f1_score(average='macro')` does by default.
+
+  Args:
+    predictions: `[batch]`, in 0..num_classes-1.
+    labels: `[batch]`, in 0..num_classes-1.
+    num_classes: How many classes there may be.
+    where: `[batch]`, False leaves an example out.
+
+  Returns:
+    A number in 0..1; nan if no example is left.
+
+  Example:
+    >>> macro_f1(jnp.array([0, 0, 2]), jnp.array([0, 2, 2]), num_classes=9)
+    Array(0.6666667, dtype=float32)
+  """
+  predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
+  valid = jnp.ones(labels.shape) if where is None else jnp.asarray(where)
+  valid = valid.astype(jnp.float32)
+  true = jnp.bincount(labels, valid, length=num_classes)
+  predicted = jnp.bincount(predictions, valid, length=num_classes)
+  hits = jnp.bincount(
+    labels, valid * (predictions == labels), length=num_classes
+  )
+  seen = true + predicted > 0
+  return jnp.mean(2 * hits / (true + predicted), where=seen)

@@ -1,0 +1,1 @@
+"""Pre-training and fine-tuning objectives, one a file."""

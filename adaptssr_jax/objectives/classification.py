@@ -1,0 +1,66 @@
+"""Classification of users, the supervised objective of fine-tuning."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.reductions import reduce_losses
+
+
+def classification_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Cross entropy of the classes of a batch of users.
+
+  Args:
+    params: `encoder` and `head`, the parameters of both.
+    batch: `items` int32 [users, length], `label` int32 [users], `where` bool
+      [users], and `example_id` int32 [users], of this device.
+    key: of this step.
+    encoder: gives the user vectors, with dropout.
+    head: gives the logits of the classes.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the users of all devices, and the metrics as
+    (sum, count) over the users of this device.
+  """
+  encode = functools.partial(encode_user, params['encoder'], encoder)
+  keys = user_keys(key, batch['example_id'])
+  users = jax.vmap(encode)(keys, batch['items'])
+  logits = head.apply({'params': params['head']}, users)
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, batch['label']
+  )
+  where = batch['where']
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  count = where.sum(dtype=jnp.float32)
+  return loss, {'loss': (loss * count, count)}
+
+
+def class_logits(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead,
+  axis_name: str | None = None,
+) -> Float[Array, 'users classes']:
+  """The logits of the users of all devices, without dropout."""
+  users = encoder.apply({'params': params['encoder']}, batch['items'])
+  logits = head.apply({'params': params['head']}, users)
+  if axis_name is None:
+    return logits
+  return jax.lax.all_gather(logits, axis_name, tiled=True)

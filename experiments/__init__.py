@@ -1,0 +1,1 @@
+"""The commands: policy, folders, flags and progress around the library."""

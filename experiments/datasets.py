@@ -1,0 +1,77 @@
+"""From the flags to an open data set."""
+
+import difflib
+
+import tensorflow_datasets as tfds
+
+from adaptssr_jax import data
+from experiments.settings import SettingsError
+from experiments.shared_settings import DataSettings
+
+_BUILDERS = (
+  data.SyntheticUsers,
+  # data.MovielensUsers,
+  # data.Ttl,
+  # data.UserTables,
+)
+
+
+def open_data(settings: DataSettings, task: str) -> data.UserData:
+  """Opens the data set of the flags for one task, prepared if need be.
+
+  Raises:
+    SettingsError: there is no such data set or task; names the ones there are.
+    DataError: the source cannot be had or read.
+  """
+  builder = _builder(settings, task)
+  users = data.load(builder, manual_dir=settings.manual_dir or None)
+  sizes = ', '.join(
+    f'{len(split.items):,} {name}' for name, split in users.splits.items()
+  )
+  source = builder.info.metadata.get('source')
+  print(
+    f'{builder.info.full_name}: {sizes}; {len(users.vocabulary.items):,} items'
+    + (f'; from {source}' if source else ''),
+    flush=True,
+  )
+  return users
+
+
+def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
+  name, _, size = settings.dataset.partition('/')
+  builders = {builder.name: builder for builder in _BUILDERS}
+  if name not in builders:
+    raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
+  if name == 'user_tables':
+    return _tables_builder(settings, task)
+  config = f'{size}_{task}' if size else task
+  known = [known.name for known in builders[name].BUILDER_CONFIGS]
+  if config not in known:
+    choices = [f'{known_name}' for known_name in known]
+    raise SettingsError(
+      f'--dataset={settings.dataset} --task={task}: '
+      + _unknown(config, choices)
+    )
+  return tfds.builder(f'{name}/{config}', data_dir=settings.data_dir)
+
+
+def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
+  if not settings.events:
+    raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
+  config = data.user_tables_config(
+    events=settings.events,
+    labels=settings.labels or None,
+    user_column=settings.user_column,
+    item_column=settings.item_column,
+    time_column=settings.time_column,
+    label_column=None if task == 'pretrain' else task,
+  )
+  return tfds.builder(
+    data.UserTables.name, config=config, data_dir=settings.data_dir
+  )
+
+
+def _unknown(word: str, known: list[str]) -> str:
+  near = difflib.get_close_matches(word, known, n=1)
+  hint = f'; did you mean {near[0]}?' if near else ''
+  return f'no {word!r}{hint} There are: {", ".join(known)}'

@@ -1,0 +1,77 @@
+"""The encoder of a run: fresh, or from the checkpoint of another run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.transfer import map_item_rows
+from experiments.settings import SettingsError
+from experiments.shared_settings import EncoderSettings
+
+# What a checkpoint's parameters do not depend on.
+_FREE = ('dropout_rate',)
+
+
+def make_encoder(
+  settings: EncoderSettings,
+  items: Sequence[str],
+  key: jax.Array,
+  *,
+  source: str = '',
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """Makes an encoder for the items of a data set, and its parameters.
+
+  Args:
+    settings: the fields of the encoder that were given.
+    items: raw item ids of the data set.
+    key: of what is drawn at random.
+    source: workdir of the run to start from; nothing for a random start.
+
+  Returns:
+    The encoder and its parameters. Prints how many items the source knew.
+
+  Raises:
+    SettingsError: a field was given that contradicts the source.
+    CheckpointError: the source cannot be read.
+  """
+  given = settings.encoder_fields()
+  if not source:
+    encoder = _build(num_items=len(items), **given)
+    return encoder, _init(encoder, key)
+
+  encoder, params, known = restore_encoder(source)
+  for name, value in given.items():
+    if name not in _FREE and getattr(encoder, name) != value:
+      raise SettingsError(
+        f'--{name}={value} contradicts {source}, which has '
+        f'{getattr(encoder, name)}: leave the flag out'
+      )
+  free = {name: given[name] for name in _FREE if name in given}
+  encoder = encoder.clone(num_items=len(items), **free)
+  table, found = map_item_rows(
+    params['item_embedding'],
+    _init(encoder, key)['item_embedding'],
+    known,
+    items,
+  )
+  print(
+    f'{source}: knows {found:,} of {len(items):,} items; the others start at '
+    'random',
+    flush=True,
+  )
+  return encoder, {**params, 'item_embedding': table}
+
+
+def _build(**fields: Any) -> UserEncoder:
+  try:
+    return UserEncoder(**fields)
+  except ValueError as error:
+    raise SettingsError(f'the encoder cannot be built: {error}') from error
+
+
+def _init(encoder: UserEncoder, key: jax.Array) -> dict[str, Any]:
+  return encoder.init(key, jnp.ones((1, 1), jnp.int32))['params']

@@ -1,0 +1,98 @@
+"""The flags that several commands share."""
+
+import dataclasses
+
+from adaptssr_jax.models import UserEncoder
+from experiments.settings import Settings, flag
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+  """Which users."""
+
+  dataset: str = flag(
+    'synthetic_users/quickstart',
+    'The data set, NAME or NAME/SIZE: synthetic_users/{tiny,quickstart,medium,'
+    'app,ttl}, movielens_users/{100k,1m}, ttl, or user_tables (your own files, '
+    'see --events).',
+  )
+  data_dir: str = flag(
+    'data', 'Folder of the prepared data sets.', same_run=False
+  )
+  manual_dir: str = flag(
+    '',
+    'Folder of source files that you provide; by default downloads/manual '
+    'in --data_dir.',
+    same_run=False,
+  )
+  events: tuple[str, ...] = flag(
+    (), 'user_tables: your files of behaviours, CSV, Parquet or JSON lines.'
+  )
+  labels: str = flag(
+    '',
+    'user_tables: your table of labels, one row a user; by default the labels '
+    'stand in --events.',
+  )
+  user_column: str = flag('user_id', 'user_tables: column of the user ids.')
+  item_column: str = flag('item_id', 'user_tables: column of the item ids.')
+  time_column: str = flag('time', 'user_tables: column of the times.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings(DataSettings):
+  """How a model is trained, logged and saved."""
+
+  workdir: str = flag(
+    'runs/latest',
+    'Folder of the run: flags, logs, checkpoints. An unfinished run in it is '
+    'resumed.',
+    same_run=False,
+  )
+  seed: int = flag(0, 'Seed of everything random in the run.', low=0)
+  num_epochs: int = flag(20, 'Passes over the users.', low=1, same_run=False)
+  num_steps: int = flag(
+    0, 'Updates, instead of --num_epochs; 0: use that.', low=0, same_run=False
+  )
+  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  learning_rate: float = flag(2e-4, 'Of Adam, constant.', above=0.0)
+  weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
+  checkpoint_every: int = flag(
+    1000, 'Steps between two checkpoints.', low=1, same_run=False
+  )
+  keep_checkpoints: int = flag(
+    2, 'How many of the latest checkpoints to keep.', low=1, same_run=False
+  )
+  log_every: int = flag(10, 'Steps between two lines of metrics.jsonl.', low=1)
+  progress_every: float = flag(
+    10.0,
+    'Seconds between two lines of progress where there is no terminal.',
+    above=0.0,
+    same_run=False,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderSettings(Settings):
+  """The encoder. What is not given is the checkpoint's, or the default."""
+
+  max_length: int | None = flag(
+    None, 'Behaviours seen of a user, the last ones [100].', low=1
+  )
+  embed_dim: int | None = flag(
+    None, 'Features of an item and of a query [64].', low=1
+  )
+  num_layers: int | None = flag(None, 'Transformer blocks [2].', low=1)
+  num_heads: int | None = flag(None, 'Attention heads of a block [2].', low=1)
+  num_queries: int | None = flag(
+    None, 'Queries of the pooling; the vector has this x embed_dim [1].', low=1
+  )
+  cosine_pooling: bool | None = flag(None, 'Pool by cosine [false].')
+  dropout_rate: float | None = flag(
+    None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
+  )
+
+  def encoder_fields(self) -> dict[str, object]:
+    """The fields of `UserEncoder` that were given."""
+    names = [field.name for field in dataclasses.fields(UserEncoder)]
+    values = {name: getattr(self, name, None) for name in names}
+    return {name: v for name, v in values.items() if v is not None}

@@ -1,0 +1,202 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax import augment
+
+LENGTH = 20
+MASK_ID = 999
+RATIOS = (0.1, 0.6, 1.0)
+AUGMENTATIONS = {
+  'crop': augment.crop,
+  'mask': functools.partial(augment.mask, mask_id=MASK_ID),
+  'reorder': augment.reorder,
+}
+
+
+def padded(n, length=LENGTH):
+  """n behaviours, all different, so that each can be followed."""
+  return np.where(np.arange(length) < n, np.arange(length) + 101, 0)
+
+
+def every_length(length=LENGTH):
+  return jnp.array([padded(n, length) for n in range(length + 1)], jnp.int32)
+
+
+@functools.cache
+def views(name, ratio):
+  """Before and after, of sequences of every length 0..LENGTH, five of each."""
+  items = jnp.tile(every_length(), (5, 1))
+  keys = jax.random.split(jax.random.key(0), len(items))
+  apply = functools.partial(AUGMENTATIONS[name], ratio=ratio)
+  return np.asarray(items), np.asarray(jax.jit(jax.vmap(apply))(keys, items))
+
+
+def size(ratio, n):
+  return math.ceil(ratio * n)
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+@pytest.mark.parametrize('name', AUGMENTATIONS)
+def test_keeps_dtype_and_shape_and_padding_stays_at_the_end(name, ratio):
+  items, after = views(name, ratio)
+  assert after.dtype == np.int32
+  assert after.shape == items.shape
+  for row, view in zip(items, after, strict=True):
+    n = (row != 0).sum()
+    left = size(ratio, n) if name == 'crop' else n
+    assert np.all(view[:left] != 0)
+    assert np.all(view[left:] == 0)
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_crop_keeps_a_contiguous_run(ratio):
+  items, after = views('crop', ratio)
+  for row, view in zip(items, after, strict=True):
+    n = (row != 0).sum()
+    kept = size(ratio, n)
+    runs = [list(row[s : s + kept]) for s in range(n - kept + 1)]
+    assert list(view[:kept]) in runs
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_mask_replaces_an_exact_number_of_positions(ratio):
+  items, after = views('mask', ratio)
+  for row, view in zip(items, after, strict=True):
+    n = (row != 0).sum()
+    masked = view == MASK_ID
+    assert masked.sum() == max(min(size(ratio, n), n - 1), 0)
+    np.testing.assert_array_equal(view[~masked], row[~masked])
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_reorder_permutes_one_run(ratio):
+  items, after = views('reorder', ratio)
+  for row, view in zip(items, after, strict=True):
+    n = (row != 0).sum()
+    np.testing.assert_array_equal(np.sort(view), np.sort(row))
+    moved = np.flatnonzero(view != row)
+    if len(moved):
+      assert moved[-1] - moved[0] + 1 <= size(ratio, n)
+
+
+@pytest.mark.parametrize('name', AUGMENTATIONS)
+def test_same_key_same_view_and_another_key_another(name):
+  row = every_length()[-1]
+  apply = functools.partial(AUGMENTATIONS[name], ratio=0.6)
+  keys = jax.random.split(jax.random.key(3), 8)
+  seen = np.asarray(jax.vmap(apply, (0, None))(keys, row))
+  np.testing.assert_array_equal(apply(keys[2], row), seen[2])
+  assert len(np.unique(seen, axis=0)) > 1
+
+
+@pytest.mark.parametrize('name', [*AUGMENTATIONS, 'one_of'])
+def test_is_traced_once_for_all_lengths(name):
+  bound = [functools.partial(f, ratio=0.6) for f in AUGMENTATIONS.values()]
+  choices = dict(zip(AUGMENTATIONS, bound, strict=True))
+  apply = choices.get(name, augment.one_of(*bound))
+  traces = []
+
+  @jax.jit
+  def counted(key, items):
+    traces.append(name)
+    return apply(key, items)
+
+  for n in (0, 1, LENGTH):
+    counted(jax.random.key(n), every_length()[n])
+  assert len(traces) == 1
+
+
+# In float32, 0.6 * n is above the whole number at each of these lengths.
+def test_sizes_are_those_of_float64():
+  lengths = [25, 45, 50, 85, 90, 95, 100]
+  expected = [15, 27, 30, 51, 54, 57, 60]
+  items = every_length(100)[jnp.array(lengths)]
+  keys = jax.random.split(jax.random.key(0), len(lengths))
+  crop = functools.partial(augment.crop, ratio=0.6)
+  mask = functools.partial(augment.mask, ratio=0.6, mask_id=MASK_ID)
+  assert list((jax.jit(jax.vmap(crop))(keys, items) != 0).sum(-1)) == expected
+  masked = jax.jit(jax.vmap(mask))(keys, items) == MASK_ID
+  assert list(masked.sum(-1)) == expected
+  assert (crop(keys[0], items[0]) != 0).sum() == expected[0]
+
+
+def assert_uniform(counts):
+  """Each count within 5 standard deviations of an even share."""
+  counts = np.asarray(counts)
+  share, total = 1 / len(counts), counts.sum()
+  spread = math.sqrt(total * share * (1 - share))
+  assert np.all(np.abs(counts - total * share) < 5 * spread), counts
+
+
+def draws(apply, n, number=4000):
+  keys = jax.random.split(jax.random.key(11), number)
+  row = jnp.asarray(padded(n), jnp.int32)
+  return np.asarray(jax.jit(jax.vmap(apply, (0, None)))(keys, row))
+
+
+def test_every_crop_is_equally_likely():
+  after = draws(functools.partial(augment.crop, ratio=0.5), n=8)
+  assert_uniform(np.bincount(after[:, 0] - 101, minlength=5))
+
+
+def test_every_position_is_masked_equally_often():
+  apply = functools.partial(augment.mask, ratio=0.25, mask_id=MASK_ID)
+  after = draws(apply, n=8)
+  assert_uniform((after[:, :8] == MASK_ID).sum(0))
+
+
+def test_every_order_is_equally_likely():
+  after = draws(functools.partial(augment.reorder, ratio=1.0), n=3)
+  assert_uniform(np.unique(after[:, :3], axis=0, return_counts=True)[1])
+
+
+def test_every_run_is_shuffled_equally_often():
+  # A run of 2 out of 4, swapped or not: three starts, told apart by the swap.
+  after = draws(functools.partial(augment.reorder, ratio=0.5), n=4)
+  moved = after[:, :4] != padded(4)[:4]
+  swapped = moved.any(-1)
+  assert_uniform([swapped.sum(), (~swapped).sum()])
+  assert_uniform(np.bincount(moved[swapped].argmax(-1), minlength=3))
+
+
+def constant(key, items, value):
+  return jnp.full_like(items, value)
+
+
+def test_one_of_draws_uniformly_for_each_sequence():
+  choices = [functools.partial(constant, value=v) for v in range(3)]
+  after = draws(augment.one_of(*choices), n=5)
+  np.testing.assert_array_equal(after, after[:, :1].repeat(LENGTH, 1))
+  assert_uniform(np.bincount(after[:, 0], minlength=3))
+
+
+def test_one_of_gives_the_choice_a_key_of_its_own():
+  # With one key for both, the augmentation would always get the same draw.
+  crop = functools.partial(augment.crop, ratio=0.5)
+  keep = functools.partial(augment.crop, ratio=1.0)
+  after = draws(augment.one_of(crop, keep), n=8)
+  cropped = after[after[:, 4] == 0]
+  assert_uniform(np.bincount(cropped[:, 0] - 101, minlength=5))
+
+
+@pytest.mark.parametrize('ratio', [0, -0.1, 1.01, 60, math.nan])
+@pytest.mark.parametrize('name', AUGMENTATIONS)
+def test_refuses_a_ratio_outside_its_range(name, ratio):
+  row = every_length()[5]
+  with pytest.raises(ValueError, match=r'ratio must be in \(0, 1\]'):
+    AUGMENTATIONS[name](jax.random.key(0), row, ratio=ratio)
+
+
+def test_refuses_padding_as_mask_id():
+  with pytest.raises(ValueError, match='mask_id must be positive'):
+    augment.mask(jax.random.key(0), every_length()[5], ratio=0.5, mask_id=0)
+
+
+def test_one_of_refuses_nothing():
+  with pytest.raises(ValueError, match='one_of needs'):
+    augment.one_of()

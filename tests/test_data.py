@@ -1,0 +1,229 @@
+"""Ragged arrays, prepared data sets, their checks and their splits."""
+
+import time
+
+import numpy as np
+import pytest
+
+from adaptssr_jax.data import (
+  DataError,
+  Ragged,
+  Rows,
+  UserBuilder,
+  Vocabulary,
+  arrays,
+  load,
+)
+from adaptssr_jax.data.builder import TaskConfig, check_rows, split_rows
+
+ROWS = [[5, 3, 8], [], [1], list(range(1, 9))]
+
+
+def lists(ragged):
+  return [ragged[row].tolist() for row in range(len(ragged))]
+
+
+# Ragged.
+
+
+def test_rows_come_back_as_they_went_in():
+  ragged = Ragged.from_rows(ROWS)
+  assert lists(ragged) == ROWS
+  assert len(ragged) == 4
+  assert ragged.lengths.tolist() == [3, 0, 1, 8]
+  assert ragged.values.dtype == np.int32
+
+
+def test_no_rows_are_a_ragged_too():
+  ragged = Ragged.from_rows([])
+  assert len(ragged) == 0
+  assert lists(ragged.take(np.array([], int))) == []
+  assert ragged.padded(np.array([], int), 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize('rows', [[], [1], [3, 0, 3], [1, 1], [2, 3, 0, 1]])
+def test_take_takes_any_rows_in_any_order(rows):
+  taken = Ragged.from_rows(ROWS).take(np.array(rows, int))
+  assert lists(taken) == [ROWS[row] for row in rows]
+  assert taken.offsets[0] == 0
+
+
+@pytest.mark.parametrize('length', [1, 3, 8, 11])
+def test_padded_keeps_the_last_values_and_pads_at_the_end(length):
+  rows = np.array([3, 1, 0, 2, 0])
+  padded = Ragged.from_rows(ROWS).padded(rows, length)
+  kept = [ROWS[row][-length:] for row in rows]
+  assert padded.tolist() == [row + [0] * (length - len(row)) for row in kept]
+  assert padded.dtype == np.int32
+
+
+def test_only_empty_rows_are_padded_to_zeros():
+  padded = Ragged.from_rows([[], []]).padded(np.array([1, 0]), 2)
+  assert padded.tolist() == [[0, 0], [0, 0]]
+
+
+# Prepared data sets.
+
+KINDS = ('pretrain', 'classification', 'ranking')
+ITEMS = [f'ïtem {at}' for at in range(50)]
+LABELS = ['x', 'y', 'z']
+
+
+def _configs():
+  return [TaskConfig(name=kind, task=kind, kind=kind) for kind in KINDS]
+
+
+class MadeUsers(UserBuilder, skip_registration=True):
+  """Twenty users with all kinds of rows."""
+
+  BUILDER_CONFIGS = _configs()
+
+  def _read(self, dl_manager):
+    kind = self.builder_config.kind
+    splits = {name: made_rows(kind, seed) for seed, name in enumerate('ab')}
+    return splits, Vocabulary(
+      [f'ïtem {at}' for at in range(50)], ('x', 'y', 'z')
+    )
+
+
+def made_rows(kind, seed=0):
+  rng = np.random.default_rng(seed)
+  items = [rng.integers(1, 51, rng.integers(1, 9)) for _ in range(20)]
+  targets = [rng.permutation(3)[: rng.integers(1, 4)] for _ in range(20)]
+  return Rows(
+    user_id=[f'ü{user}' for user in range(20)],
+    items=Ragged.from_rows(items),
+    label=rng.integers(3, size=20) if kind == 'classification' else None,
+    targets=Ragged.from_rows(targets) if kind == 'ranking' else None,
+  )
+
+
+def check_equal(prepared, rows):
+  assert prepared.user_ids(np.arange(len(rows.items))) == rows.user_id
+  assert lists(prepared.items) == lists(rows.items)
+  assert (prepared.label is None) == (rows.label is None)
+  assert (prepared.targets is None) == (rows.targets is None)
+  if rows.label is not None:
+    assert prepared.label.tolist() == rows.label.tolist()
+  if rows.targets is not None:
+    assert lists(prepared.targets) == lists(rows.targets)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
+  monkeypatch.setattr(arrays, '_BLOCK', 7)  # the last block is not full
+  data = load(MadeUsers(config=kind, data_dir=tmp_path))
+  assert list(data.splits) == ['a', 'b']
+  for seed, split in enumerate('ab'):
+    check_equal(data.splits[split], made_rows(kind, seed))
+  assert list(data.vocabulary.items) == ITEMS
+  assert list(data.vocabulary.labels) == LABELS
+
+
+def test_it_is_prepared_once_and_opened_memory_mapped(tmp_path, monkeypatch):
+  load(MadeUsers(config='ranking', data_dir=tmp_path))
+  monkeypatch.setattr(MadeUsers, '_read', None)
+  monkeypatch.setattr(MadeUsers, 'as_data_source', None)
+  start = time.monotonic()
+  data = load(MadeUsers(config='ranking', data_dir=tmp_path))
+  assert time.monotonic() - start < 2
+  for column in (data.splits['a'].items, data.splits['a'].targets):
+    assert isinstance(column.values, np.memmap)
+    assert not column.values.flags.writeable
+
+
+def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
+  builder = MadeUsers(config='pretrain', data_dir=tmp_path)
+  calls = []
+
+  def append_once(*args):
+    if calls:
+      raise OSError('disk full')
+    calls.append(args)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(arrays, '_append', append_once)
+    with pytest.raises(OSError, match='disk full'):
+      load(builder)
+  folder = tmp_path / 'made_users' / 'pretrain' / '1.0.0'
+  assert not list(folder.glob('arrays*'))
+  # A run that was killed leaves its folder behind; that does no harm.
+  (folder / 'arrays.killed' / 'a').mkdir(parents=True)
+  check_equal(load(builder).splits['b'], made_rows('pretrain', 1))
+
+
+# Checks.
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'items': Ragged.from_rows([])}, r'the test split has no users'),
+    (
+      {'items': Ragged.from_rows([[1], [], [2]])},
+      r"user 'Bo' of the test split has no behaviours",
+    ),
+    (
+      {'items': Ragged.from_rows([[1], [2], [1, 4]])},
+      r"item 4 of user 'Cy' in the test split is outside 1\.\.3",
+    ),
+    (
+      {'items': Ragged.from_rows([[0], [2], [1]])},
+      r"item 0 of user 'Al' in the test split is outside 1\.\.3",
+    ),
+    (
+      {'label': np.array([0, 2, 1])},
+      r"label 2 of user 'Bo' in the test split is outside 0\.\.1",
+    ),
+    ({'label': np.array([0, 1, -1])}, r"label -1 of user 'Cy'"),
+    (
+      {'targets': Ragged.from_rows([[0, 1], [1], [0, 2]])},
+      r"target 2 of user 'Cy' in the test split is outside 0\.\.1",
+    ),
+    ({'targets': Ragged.from_rows([[0, -1], [1], [0]])}, r"target -1 .*'Al'"),
+  ],
+)
+def test_a_row_that_cannot_be_used_is_named(change, message):
+  rows = Rows(['Al', 'Bo', 'Cy'], Ragged.from_rows([[1], [2, 3], [3]]))
+  vocabulary = Vocabulary(['i', 'j', 'k'], ['p', 'q'])
+  kind = {'label': 'classification', 'targets': 'ranking'}.get(
+    next(iter(change)), 'pretrain'
+  )
+  check_rows(rows, vocabulary, 'pretrain', where='test')
+  with pytest.raises(DataError, match=message):
+    check_rows(rows._replace(**change), vocabulary, kind, where='test')
+
+
+def test_a_bad_row_is_reported_by_load(tmp_path, monkeypatch):
+  rows = Rows(['Al'], Ragged.from_rows([[9]]))
+  read = {'train': rows}, Vocabulary(['i'])
+  monkeypatch.setattr(MadeUsers, '_read', lambda *_: read)
+  with pytest.raises(DataError, match=r"item 9 of user 'Al' in the train"):
+    load(MadeUsers(config='pretrain', data_dir=tmp_path))
+
+
+# Splits.
+
+SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
+
+
+@pytest.mark.parametrize('count', [5, 10, 999, 6040])
+def test_splits_have_their_shares_and_lose_and_share_no_row(count):
+  names = [str(row) for row in range(count)]
+  rows = Rows(names, Ragged.from_rows([[row + 1] for row in range(count)]))
+  splits = split_rows(rows, SHARES, seed=0)
+  sizes = [len(part.items) for part in splits.values()]
+  assert sizes[0] == count * 6 // 10
+  assert sizes[0] + sizes[1] == count * 8 // 10
+  users = [user for part in splits.values() for user in part.user_id]
+  assert sorted(users) == sorted(names)
+  for part in splits.values():  # a row stays together
+    assert part.items.values.tolist() == [int(at) + 1 for at in part.user_id]
+
+
+def test_splits_depend_on_the_seed_alone():
+  rows = made_rows('ranking')
+  first, same, other = (split_rows(rows, SHARES, seed) for seed in (0, 0, 1))
+  assert first['train'].user_id == same['train'].user_id
+  assert lists(first['test'].targets) == lists(same['test'].targets)
+  assert first['train'].user_id != other['train'].user_id

@@ -1,0 +1,70 @@
+"""What preparing and reading data costs, each in a fresh interpreter."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def _python(code):
+  """What a fresh interpreter prints, without this one's checked annotations."""
+  environment = os.environ | {'TQDM_DISABLE': '1'}
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=environment,
+  )
+  return done.stdout.strip().splitlines()[-1]
+
+
+def test_padding_reads_only_the_rows_it_needs(tmp_path):
+  # 256 MB of values, of which 50 batches touch less than a tenth.
+  code = f"""
+import resource
+import numpy as np
+from adaptssr_jax.data.ragged import Ragged
+values = np.memmap({str(tmp_path / 'v')!r}, np.int32, 'w+', shape=64_000_000)
+rows = Ragged.from_lengths(values, np.full(640_000, 100))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for start in range(50):
+  rows.padded(start * 8_000 + np.arange(256), 100)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+  assert int(_python(code)) < 64_000  # KiB
+
+
+def test_preparing_imports_no_tensorflow(tmp_path):
+  modules = _python(f"""
+import sys
+import tensorflow_datasets as tfds
+import adaptssr_jax.data
+data = adaptssr_jax.data.load(
+  tfds.builder('synthetic_users/tiny_gender', data_dir={str(tmp_path)!r})
+)
+data.splits['train'].items.padded(data.splits['train'].label, 5)
+print(sorted({{name.split('.')[0] for name in sys.modules}}))
+""")
+  assert 'tensorflow_datasets' in modules
+  for heavy in ("'tensorflow'", "'apache_beam'", "'torch'"):
+    assert heavy not in modules
+
+
+@pytest.mark.slow
+def test_100_000_users_are_made_and_written_in_a_minute(tmp_path):
+  seconds, mebibytes = _python(f"""
+import resource, time
+import tensorflow_datasets as tfds
+import adaptssr_jax.data
+start = time.monotonic()
+adaptssr_jax.data.load(
+  tfds.builder('synthetic_users/medium_age', data_dir={str(tmp_path)!r})
+)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(time.monotonic() - start, peak)
+""").split()
+  assert float(seconds) < 60
+  # 16 times as many users, as in `ttl`, must fit a machine of 16 GiB.
+  assert float(mebibytes) < 1024

@@ -1,0 +1,280 @@
+"""The protocol of MovieLens, on made ratings and on the real ones."""
+
+import collections
+import io
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from movielens_made import (
+  SIZES,
+  all_tasks,
+  log_of,
+  plain,
+)
+
+from adaptssr_jax.data import DataError, load, movielens_sources
+from adaptssr_jax.data.movielens_files import EDITIONS, Log, Person, read
+from adaptssr_jax.data.movielens_users import (
+  MovielensUsers,
+  ranking_rows,
+  split_off_last,
+  user_rows,
+)
+
+
+def _rating(user, film, *, second=900, stars=3):
+  return user, film, stars, second
+
+
+def test_the_last_ten_are_held_out_and_ties_keep_the_order_of_lines():
+  films = list('abcdefghijklmn')
+  # Two seconds, and the later one first in the file.
+  ratings = [_rating(5, film, second=2) for film in films[4:]]
+  ratings += [_rating(5, film, second=1) for film in films[:4]]
+  log = log_of(ratings)
+  histories = split_off_last(log)
+  (history,) = (histories.history[row] for row in range(1))
+  assert [log.item[at] for at in history] == films[:4]
+  assert [log.item[at] for at in histories.last[0]] == films[4:]
+
+
+def test_a_user_of_ten_ratings_is_left_out_and_counted():
+  log = log_of(
+    [_rating(1, f'a{at}') for at in range(10)]
+    + [_rating(2, f'b{at}') for at in range(11)]
+  )
+  histories = split_off_last(log)
+  assert histories.left_out == 1
+  assert histories.user.tolist() == [2]
+  assert histories.history.lengths.tolist() == [1]
+
+
+def test_items_are_numbered_by_first_appearance_over_histories():
+  # User 2 comes first in the file and second in the numbering.
+  last = [f'z{at}' for at in range(10)]
+  log = log_of(
+    [_rating(2, film) for film in ['c', 'a', *last]]
+    + [_rating(10, film) for film in ['d', 'c', *last]]
+    + [_rating(1, film) for film in ['b', 'a', 'b', *last]]
+  )
+  splits, vocabulary = user_rows(split_off_last(log), 'pretrain', {})
+  assert vocabulary.items == ['b', 'a', 'c', 'd']
+  rows = {row[0]: row[1:-1] for part in splits.values() for row in plain(part)}
+  assert rows == {'1': (1, 2, 1), '2': (3, 2), '10': (4, 3)}
+
+
+def _clicks() -> Log:
+  """Ten users with histories [h], and targets of which some are rated 4."""
+  return log_of(
+    [_rating(user, 'h', second=0) for user in range(10)]
+    + [
+      _rating(user, f't{(user + at) % 12}', stars=4 if at < user else 3)
+      for user in range(10)
+      for at in range(10)
+    ]
+  )
+
+
+@pytest.mark.parametrize('by_user', [False, True])
+@pytest.mark.parametrize('liked', [False, True])
+def test_a_row_is_a_positive_then_the_users_others(liked, by_user):
+  splits, vocabulary = ranking_rows(
+    split_off_last(_clicks()), liked=liked, by_user=by_user
+  )
+  assert vocabulary.items == ['h']
+  found = collections.defaultdict(list)
+  for rows in splits.values():
+    for at in range(len(rows.items)):
+      assert rows.items[at].tolist() == [1]
+      films = [vocabulary.labels[target] for target in rows.targets[at]]
+      found[int(rows.user_id[at])].append(films)
+  assert sorted(found) == list(range(int(liked), 10))
+  for user in found:
+    count = user if liked else 10
+    positives = [f't{(user + at) % 12}' for at in range(count)]
+    # Each of them is the positive of one row, and all others are in that row.
+    assert sorted(row[0] for row in found[user]) == sorted(positives)
+    assert all(sorted(row) == sorted(positives) for row in found[user])
+  appeared = {film for rows in found.values() for row in rows for film in row}
+  assert set(vocabulary.labels) == appeared
+
+
+@pytest.mark.parametrize('liked', [False, True])
+def test_a_split_by_user_shares_no_user(liked):
+  histories = split_off_last(_clicks())
+  splits, _ = ranking_rows(histories, liked=liked, by_user=True)
+  users = [set(rows.user_id) for rows in splits.values()]
+  assert sum(map(len, users)) == len(set.union(*users))
+  by_row, _ = ranking_rows(histories, liked=liked, by_user=False)
+  sizes = [len(rows.items) for rows in by_row.values()]
+  assert sizes == ([27, 9, 9] if liked else [60, 20, 20])
+
+
+def test_a_film_rated_twice_is_one_target():
+  log = log_of(
+    [_rating(user, 'h') for user in range(5)]
+    + [_rating(user, f't{at // 2}') for user in range(5) for at in range(10)]
+  )
+  splits, vocabulary = ranking_rows(
+    split_off_last(log), liked=False, by_user=False
+  )
+  assert vocabulary.labels == [f't{at}' for at in range(5)]
+  assert sum(len(rows.items) for rows in splits.values()) == 25
+
+
+def test_ages_in_years_become_the_groups_of_1m():
+  ages = [7, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 73]
+  people = {
+    user: Person('M', age, 'artist') for user, age in enumerate(ages, 10)
+  }
+  log = log_of(
+    [_rating(user, f'f{at}') for user in people for at in range(11)], people
+  )
+  splits, vocabulary = user_rows(split_off_last(log), 'age', {})
+  found = {
+    int(user): vocabulary.labels[label]
+    for rows in splits.values()
+    for user, label in zip(rows.user_id, rows.label, strict=True)
+  }
+  names = [name for name in vocabulary.labels for _ in range(2)]
+  assert found == dict(zip(people, names, strict=True))
+
+
+@pytest.mark.parametrize('task', ['gender', 'occupation'])
+def test_an_unknown_class_is_named(task):
+  people = {1: Person('X', 30, 'astronaut')}
+  log = log_of([_rating(1, f'f{at}') for at in range(11)], people)
+  with pytest.raises(DataError, match=f"{task} '.*' of user 1 is none of"):
+    user_rows(split_off_last(log), task, {'artist': 'artist'})
+
+
+def test_the_configs_are_those_of_the_protocol():
+  tasks = ['pretrain', 'gender', 'age', 'occupation', 'click', 'thumb_up']
+  tasks += ['click_by_user', 'thumb_up_by_user']
+  names = {f'{size}_{task}' for size in SIZES for task in tasks}
+  assert set(MovielensUsers.builder_configs) == names
+
+
+# The real data, downloaded through pip: it may not be redistributed.
+
+
+class _Facts(NamedTuple):
+  """Counts published for a data set, classes in the order of their names."""
+
+  users: int
+  items: int
+  ratings: str
+  gender: str
+  age: str
+  occupation: str
+
+
+FACTS = {
+  '1m': _Facts(
+    users=6040,
+    items=3706,
+    ratings='56174 107557 261197 348971 226310',
+    gender='1709 4331',
+    age='222 1103 2096 1193 550 496 380',
+    occupation='711 528 267 173 759 112 236 679 17 92 195 129 388 142 302 144 '
+    '241 502 70 72 281',
+  ),
+  '100k': _Facts(
+    users=943,
+    items=1682,
+    ratings='6110 11370 27145 34174 21201',
+    gender='273 670',
+    age='36 198 310 194 80 73 52',
+    occupation='79 28 7 95 67 18 32 16 7 12 51 26 9 105 66 14 12 31 196 27 45',
+  ),
+}
+
+
+def _counts(values: np.ndarray) -> str:
+  return ' '.join(map(str, np.bincount(values)))
+
+
+@pytest.fixture(name='real', scope='module', params=SIZES)
+def _real(request, tmp_path_factory):
+  """A data set's name, the file that pip brought, and what is in it."""
+  size = request.param
+  manager = tfds.download.DownloadManager(
+    download_dir=tmp_path_factory.mktemp(size)
+  )
+  source = movielens_sources._pip(EDITIONS[size], manager)
+  return size, source, read(source.path, source.layout)
+
+
+@pytest.mark.slow
+def test_real_counts(real):
+  size, _, log = real
+  facts = FACTS[size]
+  assert len(log.people) == len(set(log.user)) == facts.users
+  assert len(set(log.item)) == facts.items
+  assert _counts(log.rating - 1) == facts.ratings
+  histories = split_off_last(log)
+  assert histories.left_out == 0
+  assert len(histories.history.values) == len(log.user) - 10 * facts.users
+  for task in ('gender', 'age', 'occupation'):
+    splits, vocabulary = user_rows(histories, task, EDITIONS[size].occupations)
+    labels = np.concatenate([rows.label for rows in splits.values()])
+    assert _counts(labels) == getattr(facts, task)
+    assert len(vocabulary.labels) == labels.max() + 1
+
+
+@pytest.mark.slow
+def test_real_rows_follow_the_protocol_written_out_plainly(real):
+  size, source, log = real
+  layout = source.layout
+  by_user = collections.defaultdict(list)
+  with zipfile.ZipFile(source.path) as wheel:
+    member = wheel.open(layout.ratings.member)
+    for at, line in enumerate(io.TextIOWrapper(member, 'utf-8')):
+      if at:
+        user, item, stars, second = line.rstrip().split('\t')
+        by_user[user].append((int(second), at, item, float(stars)))
+  expected_history, expected_clicks, expected_likes = {}, [], []
+  for user, ratings in by_user.items():
+    (*history,) = sorted(ratings)
+    name = user.removeprefix(layout.user_prefix)
+    expected_history[name] = [item for _, _, item, _ in history[:-10]]
+    expected_clicks += [(name, item) for _, _, item, _ in history[-10:]]
+    expected_likes += [
+      (name, item) for _, _, item, stars in history[-10:] if stars >= 4
+    ]
+  tasks = all_tasks(log, size)
+  splits, vocabulary = tasks['pretrain']
+  found = {
+    rows.user_id[at]: [vocabulary.items[item - 1] for item in rows.items[at]]
+    for rows in splits.values()
+    for at in range(len(rows.items))
+  }
+  assert found == expected_history
+  for liked, expected in ((False, expected_clicks), (True, expected_likes)):
+    for mode in (False, True):
+      splits, vocabulary = tasks[f'liked={liked}, by_user={mode}']
+      pairs = [
+        (rows.user_id[at], vocabulary.labels[rows.targets[at][0]])
+        for rows in splits.values()
+        for at in range(len(rows.items))
+      ]
+      assert sorted(pairs) == sorted(expected)
+
+
+@pytest.mark.slow
+def test_real_data_is_prepared_and_read_back(real, tmp_path):
+  size, source, log = real
+  for task in ('gender', 'thumb_up_by_user'):
+    builder = tfds.builder(f'movielens_users/{size}_{task}', data_dir=tmp_path)
+    data = load(builder, manual_dir=str(source.path.parent))
+    assert builder.info.metadata['source'] == str(source.path)
+    key = 'liked=True, by_user=True' if 'thumb' in task else task
+    splits, vocabulary = all_tasks(log, size)[key]
+    assert list(data.vocabulary.items) == vocabulary.items
+    for split, rows in splits.items():
+      columns = data.splits[split]
+      np.testing.assert_array_equal(columns.items.values, rows.items.values)
+      assert columns.user_ids(np.arange(len(rows.items))) == rows.user_id

@@ -1,0 +1,142 @@
+"""Both copies of MovieLens read the same, and damage is named."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from movielens_made import (
+  SIZES,
+  TITLES,
+  all_tasks,
+  grouplens_files,
+  plain,
+  unpack,
+  wheel_files,
+  write_zip,
+)
+
+from adaptssr_jax.data import DataError, load
+from adaptssr_jax.data.movielens_files import EDITIONS, read
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_every_copy_gives_the_same_rows_and_vocabulary(tmp_path, size):
+  edition = EDITIONS[size]
+  files = grouplens_files(size)
+  copies = [
+    read(write_zip(tmp_path / 'a.zip', files), edition.grouplens),
+    read(unpack(tmp_path, files), edition.grouplens),
+    read(write_zip(tmp_path / 'a.whl', wheel_files(size)), edition.wheel),
+  ]
+  first, *others = (all_tasks(log, size) for log in copies)
+  for other in others:
+    for task, (splits, vocabulary) in first.items():
+      assert other[task][1] == vocabulary
+      assert list(other[task][0]) == list(splits)
+      for split, rows in splits.items():
+        assert plain(other[task][0][split]) == plain(rows), (task, split)
+
+
+def test_films_are_named_by_title_in_1m_and_by_number_in_100k(tmp_path):
+  names = {}
+  for size in SIZES:
+    path = write_zip(tmp_path / f'{size}.zip', grouplens_files(size))
+    names[size] = set(read(path, EDITIONS[size].grouplens).item)
+  assert names['1m'] == set(TITLES.values())
+  assert names['100k'] == set(map(str, TITLES))
+
+
+def test_films_of_one_title_are_one_item(tmp_path):
+  files = grouplens_files('1m')
+  films = files['ml-1m/movies.dat'].replace(
+    b'Film 20 (1920)', b'Film 21 (1921)'
+  )
+  path = write_zip(tmp_path / 'a.zip', files | {'ml-1m/movies.dat': films})
+  names = read(path, EDITIONS['1m'].grouplens).item
+  assert set(names) == set(TITLES.values()) - {'Film 20 (1920)'}
+
+
+@pytest.mark.parametrize('task', ['1m_thumb_up', '100k_age', '100k_pretrain'])
+def test_a_zip_in_the_manual_folder_is_prepared(tmp_path, task):
+  size, kind = task.split('_', 1)
+  manual = tmp_path / 'manual'
+  manual.mkdir()
+  name = EDITIONS[size].grouplens.names[0]
+  path = write_zip(manual / name, grouplens_files(size))
+  builder = tfds.builder(f'movielens_users/{task}', data_dir=tmp_path)
+  data = load(builder, manual_dir=str(manual))
+  log = read(path, EDITIONS[size].grouplens)
+  key = 'liked=True, by_user=False' if kind == 'thumb_up' else kind
+  splits, vocabulary = all_tasks(log, size)[key]
+  assert list(data.vocabulary.items) == list(vocabulary.items)
+  assert list(data.vocabulary.labels) == list(vocabulary.labels)
+  for split, rows in splits.items():
+    columns = data.splits[split]
+    users = columns.user_ids(np.arange(len(columns.items)))
+    assert plain(columns._replace(user_id=users)) == plain(rows)
+  assert builder.info.metadata['source'] == str(path)
+  assert builder.info.metadata['users_left_out'] == 1
+
+
+_LINE = b'1::10::5::900\n'
+
+
+@pytest.mark.parametrize(
+  ('member', 'data', 'message'),
+  [
+    ('ratings.dat', _LINE + b'1::10::5\n', r'line 2: .*3 columns'),
+    ('ratings.dat', _LINE + b'1::10::5::9::9\n', r'line 2: .*5 columns'),
+    ('ratings.dat', _LINE + b'\n' + _LINE, r'line 2: .*1 columns'),
+    ('ratings.dat', _LINE + b'1::10::five::900\n', r'line 2: .*five'),
+    ('ratings.dat', _LINE + b'1::99::5::900\n', r"line 2: .*\('99'\)"),
+    ('ratings.dat', _LINE + b'\xff\xfe', r'line 2 is not utf-8'),
+    ('ratings.dat', b'', r'ratings.dat is empty'),
+    ('ratings.dat', b'77::10::5::900\n', r'user 77 is in .* not in'),
+    ('users.dat', b'1::F::young::3::02460\n', r'users.dat, line 1: .*young'),
+    ('movies.dat', b'1::Title\n', r'movies.dat, line 1: .*2 columns'),
+  ],
+)
+def test_a_damaged_line_is_named(tmp_path, member, data, message):
+  files = grouplens_files('1m') | {f'ml-1m/{member}': data}
+  path = write_zip(tmp_path / 'ml-1m.zip', files)
+  with pytest.raises(DataError, match=message) as error:
+    read(path, EDITIONS['1m'].grouplens)
+  assert str(path) in str(error.value)
+  assert 'again' in str(error.value)
+
+
+def test_the_header_of_a_wheel_counts_as_a_line(tmp_path):
+  layout = EDITIONS['1m'].wheel
+  files = wheel_files('1m')
+  files[layout.ratings.member] = b'header\r\n1m_1\tA\tx\t9\r\n'
+  path = write_zip(tmp_path / 'a.whl', files)
+  with pytest.raises(DataError, match=r'line 2: .*1m_1'):
+    read(path, layout)
+
+
+def test_a_missing_file_is_named(tmp_path):
+  files = grouplens_files('1m')
+  del files['ml-1m/users.dat']
+  for path in (
+    write_zip(tmp_path / 'ml-1m.zip', files),
+    unpack(tmp_path, files),
+  ):
+    with pytest.raises(DataError, match=r'has no ml-1m/users\.dat'):
+      read(path, EDITIONS['1m'].grouplens)
+
+
+@pytest.mark.parametrize('keep', [0, 40, 0.5])
+def test_a_damaged_zip_is_named(tmp_path, keep):
+  path = write_zip(tmp_path / 'ml-1m.zip', grouplens_files('1m'))
+  whole = path.read_bytes()
+  path.write_bytes(whole[: keep if keep >= 1 else int(keep * len(whole))])
+  with pytest.raises(DataError, match=r'ml-1m\.zip.* cannot be read'):
+    read(path, EDITIONS['1m'].grouplens)
+
+
+def test_a_zip_with_flipped_bytes_is_named(tmp_path):
+  path = write_zip(tmp_path / 'ml-1m.zip', grouplens_files('1m'))
+  whole = bytearray(path.read_bytes())
+  whole[100:200] = bytes(100)
+  path.write_bytes(whole)
+  with pytest.raises(DataError, match=r'cannot be read .*download it again'):
+    read(path, EDITIONS['1m'].grouplens)

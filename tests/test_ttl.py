@@ -1,0 +1,267 @@
+"""The TTL archive: its numbers, its splits, and what is wrong with a line."""
+
+import random
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from adaptssr_jax import data
+from adaptssr_jax.data import ttl, ttl_lines
+
+PRETRAIN = 'original_desen_pretrain.csv'
+AGE = 'original_desen_age.csv'
+CLICK = 'original_desen_finetune_click_nouserID.csv'
+LIKE = 'original_desen_finetune_like_nouserID.csv'
+# Distinct sequences; 900 appears first, so it is item 1.
+LINES = [f'{900 - line},{line + 1},7' for line in range(20)]
+
+
+def write(folder, **files):
+  names = {'pretrain': PRETRAIN, 'age': AGE, 'click': CLICK, 'like': LIKE}
+  folder.mkdir(exist_ok=True)
+  for name, lines in files.items():
+    (folder / names[name]).write_bytes('\n'.join(lines).encode() + b'\n')
+  return folder
+
+
+def load(folder, config):
+  builder = tfds.builder(f'ttl/{config}', data_dir=folder.parent / 'prepared')
+  return data.load(builder, manual_dir=str(folder))
+
+
+def rows(split, column='items'):
+  ragged = getattr(split, column)
+  return [ragged[row].tolist() for row in range(len(ragged))]
+
+
+def first_numbers(values):
+  numbers = {}
+  for value in values:
+    numbers.setdefault(value, len(numbers))
+  return numbers
+
+
+def shuffled(examples, seed):
+  """The order of the reference implementation, in its own words."""
+  random.seed(seed)
+  random.shuffle(examples)
+  return examples
+
+
+def test_pretrain_is_the_shuffle_of_the_reference_cut_at_nine_tenths(tmp_path):
+  users = load(write(tmp_path / 'manual', pretrain=LINES), 'pretrain')
+
+  raw = [[int(item) for item in line.split(',')] for line in LINES]
+  number = first_numbers(item for row in raw for item in row)
+  order = shuffled([str(line) for line in range(20)], 2309)
+  expected = [[number[i] + 1 for i in raw[int(line)]] for line in order]
+  assert rows(users.splits['train']) == expected[:18]
+  assert rows(users.splits['validation']) == expected[18:]
+  assert list(users.vocabulary.items) == [str(item) for item in number]
+  every = np.arange(18)
+  assert users.splits['train'].user_ids(every) == [
+    str(int(line) + 1) for line in order[:18]
+  ]
+
+
+@pytest.mark.parametrize('num_rows', [1, 4, 5, 13, 999])
+@pytest.mark.parametrize('seed', [2309, 1730, 1354])
+def test_split_cuts_where_the_reference_does(num_rows, seed):
+  parts = ttl.reference_split(num_rows, ttl._TASK_ENDS, seed)
+  order = shuffled(list(range(num_rows)), seed)
+  first, second = int(num_rows * 0.6), int(num_rows * 0.8)
+  assert parts['train'].tolist() == order[:first]
+  assert parts['validation'].tolist() == order[first:second]
+  assert parts['test'].tolist() == order[second:]
+
+
+def test_labels_are_numbered_as_they_appear_and_users_by_their_line(tmp_path):
+  labels = [5, 3, 5, 9, 3, 0, 0, 5, 3, 9]
+  # The reference knows a user by the last line with the same behaviours.
+  pretrain = [*LINES, LINES[4]]
+  age = [f'{LINES[row]},,{label}' for row, label in enumerate(labels)]
+  folder = write(tmp_path / 'manual', pretrain=pretrain, age=age)
+  users = load(folder, 'age')
+
+  assert list(users.vocabulary.labels) == ['5', '3', '9', '0']
+  number = first_numbers(labels)
+  line = [1, 2, 3, 4, 21, 6, 7, 8, 9, 10]
+  order = shuffled(list(range(10)), 1730)
+  found = [
+    (user, label)
+    for split in ('train', 'validation', 'test')
+    for user, label in zip(
+      users.splits[split].user_ids(np.arange(len(users.splits[split].label))),
+      users.splits[split].label.tolist(),
+      strict=True,
+    )
+  ]
+  assert found == [(str(line[row]), number[labels[row]]) for row in order]
+  assert len(users.splits['train'].label) == 6
+
+
+def test_ranking_has_a_row_for_each_target_with_the_others_behind(tmp_path):
+  targets = [[70, 80], [80], [90, 70, 60], [60, 80], [70]]
+  click = [
+    f'{LINES[row]},,{",".join(map(str, line))}'
+    for row, line in enumerate(targets)
+  ]
+  folder = write(tmp_path / 'manual', pretrain=LINES, click=click)
+  users = load(folder, 'click')
+
+  number = first_numbers(target for line in targets for target in line)
+  pairs = [
+    [number[own], *(number[other] for other in line if other != own)]
+    for line in targets
+    for own in line
+  ]
+  pairs = shuffled(pairs, 1354)
+  assert rows(users.splits['train'], 'targets') == pairs[:5]
+  assert rows(users.splits['validation'], 'targets') == pairs[5:7]
+  assert rows(users.splits['test'], 'targets') == pairs[7:]
+  assert list(users.vocabulary.labels) == ['70', '80', '90', '60']
+
+
+def test_a_target_given_twice_is_not_among_its_own_others(tmp_path):
+  like = [f'{line},,5,5,6' for line in LINES]
+  folder = write(tmp_path / 'manual', pretrain=LINES, like=like)
+  train = load(folder, 'thumb_up').splits['train']
+  assert {tuple(row) for row in rows(train, 'targets')} == {(0, 1), (1, 0, 0)}
+  assert len(train.items) == 36
+
+
+def test_zeros_are_padding_in_either_file(tmp_path):
+  padded = [f'0,{line},0,0' for line in LINES]
+  age = [f'{line},0,,{row % 2}' for row, line in enumerate(LINES)]
+  folder = write(tmp_path / 'manual', pretrain=padded, age=age)
+  users = load(folder, 'age')
+  assert '0' not in users.vocabulary.items
+  assert list(users.vocabulary.labels) == ['0', '1']
+  assert all(len(row) == 3 for row in rows(users.splits['train']))
+
+
+def test_windows_line_ends_and_spaces_change_nothing(tmp_path):
+  plain = load(write(tmp_path / 'plain', pretrain=LINES), 'pretrain')
+  folder = tmp_path / 'elsewhere' / 'manual'
+  folder.mkdir(parents=True)
+  text = '\r\n'.join(line.replace(',', ', ') for line in LINES)
+  (folder / PRETRAIN).write_bytes(text.encode())
+  other = load(folder, 'pretrain')
+  assert rows(plain.splits['train']) == rows(other.splits['train'])
+  assert plain.vocabulary == other.vocabulary
+
+
+@pytest.mark.parametrize('kind', ['pretrain', 'classification', 'ranking'])
+def test_blocks_and_single_lines_are_parsed_alike(tmp_path, monkeypatch, kind):
+  rng = np.random.default_rng(0)
+  most = {'pretrain': 0, 'classification': 1, 'ranking': 4}[kind]
+  lines, expected = [], []
+  for _ in range(300):
+    items = rng.integers(0, 10 ** rng.integers(1, 18), rng.integers(1, 9))
+    items = [*items.tolist(), 1]
+    tail = rng.integers(0, 50, rng.integers(1, most + 1) if most else 0)
+    line = ','.join(map(str, items))
+    lines.append(line + (f',,{",".join(map(str, tail))}' if most else ''))
+    expected.append(([item for item in items if item], tail.tolist()))
+  path = tmp_path / 'lines.csv'
+  path.write_text('\n'.join(lines))
+
+  def read():
+    blocks = list(ttl_lines.read_blocks(path, kind))
+    starts = np.cumsum([1] + [len(block.items) for block in blocks])[:-1]
+    assert [block.first_line for block in blocks] == starts.tolist()
+    return len(blocks), [
+      (block.items[row].tolist(), block.tails[row].tolist())
+      for block in blocks
+      for row in range(len(block.items))
+    ]
+
+  assert read() == (1, expected)
+  monkeypatch.setattr(ttl_lines, '_BLOCK', 500)
+  count, found = read()
+  assert count > 5
+  assert found == expected
+  monkeypatch.setattr(ttl_lines, '_parse', lambda text, kind: None)
+  assert read() == (count, expected)
+
+
+def test_ordinary_lines_never_take_the_slow_path(tmp_path, monkeypatch):
+  monkeypatch.setattr(ttl_lines, '_parse_line', None)
+  like = [f'0,{line},,5,6' for line in LINES]
+  load(write(tmp_path / 'manual', pretrain=LINES, like=like), 'thumb_up')
+
+
+def test_numbering_goes_on_over_blocks():
+  rng = np.random.default_rng(0)
+  ids = rng.integers(0, 50, 400)
+  numbering = ttl_lines.Numbering()
+  parts = [numbering.add(part) for part in np.array_split(ids, 7)]
+  number = first_numbers(ids.tolist())
+  assert np.concatenate(parts).tolist() == [number[i] + 1 for i in ids]
+  assert numbering.names() == [str(i) for i in number]
+  assert numbering.find(np.array([-1, 51, 10**17])).tolist() == [0, 0, 0]
+
+
+ERRORS = [
+  ('pretrain', '5,x,6', "'x' is not an integer"),
+  ('pretrain', '5,1.5', "'1.5' is not an integer"),
+  ('pretrain', '5,1 6', "'1 6' is not an integer"),
+  ('pretrain', '5,\u00b2', 'is not an integer'),
+  ('pretrain', '5,-6', '-6 is negative'),
+  ('pretrain', '5,', 'an empty id'),
+  ('pretrain', '', 'no behaviours'),
+  ('pretrain', '0,0', 'no behaviours'),
+  ('pretrain', '5,,6', "',,' in a file that has items only"),
+  ('pretrain', '5,1234567890123456789', 'more than 18 digits'),
+  ('age', '900,1,7', "no ',,'"),
+  ('age', '900,1,7,,', 'the label is missing'),
+  ('age', '900,1,7,,5,,6', "more than one ',,'"),
+  ('age', '900,1,7,,5,6', '2 labels instead of one'),
+  ('age', ',,5', 'no behaviours'),
+  ('age', '0,,5', 'no behaviours'),
+  ('age', '900,1,7,,old', "'old' is not an integer"),
+  ('age', '900,1,7,,-1', '-1 is negative'),
+  ('age', '900,1,777,,5', f'item 777 is not in {PRETRAIN}'),
+  ('age', '900,7,1,,5', f'no line of {PRETRAIN} has these behaviours'),
+  ('click', '900,1,7,,5,', 'an empty id'),
+  ('click', '900,1,7', "no ',,'"),
+]
+
+
+@pytest.mark.parametrize('block', [8, 1 << 20])
+@pytest.mark.parametrize(('task', 'bad', 'reason'), ERRORS)
+def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
+  monkeypatch.setattr(ttl_lines, '_BLOCK', block)
+  files = {
+    'pretrain': list(LINES),
+    'age': [f'{line},,5' for line in LINES],
+    'click': [f'{line},,5,6' for line in LINES],
+  }
+  files[task][13] = bad
+  folder = write(tmp_path / 'manual', **files)
+  with pytest.raises(data.DataError) as error:
+    load(folder, task)
+  name = {'pretrain': PRETRAIN, 'age': AGE, 'click': CLICK}[task]
+  assert f'{folder / name}, line 14: ' in str(error.value)
+  assert reason in str(error.value)
+  assert not list((tmp_path / 'prepared').rglob('*1.0.0*'))
+
+
+def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):
+  folder = tmp_path / 'manual'
+  for make in (lambda: None, lambda: write(folder, age=['1,,2'])):
+    make()
+    with pytest.raises(data.DataError) as error:
+      load(folder, 'age')
+    for part in (PRETRAIN, str(folder), 'unpack', 'AdaptSSR'):
+      assert part in str(error.value)
+  (folder / PRETRAIN).touch()
+  with pytest.raises(data.DataError, match=f'{PRETRAIN} .*is empty.*ownload'):
+    load(folder, 'age')
+
+
+def test_too_few_lines_to_split_is_an_error(tmp_path):
+  folder = write(tmp_path / 'manual', pretrain=LINES, age=['900,1,7,,1'])
+  with pytest.raises(data.DataError, match='split has no users'):
+    load(folder, 'age')
