@@ -1,6 +1,7 @@
 """From the flags to an open data set."""
 
 import difflib
+import sys
 
 import tensorflow_datasets as tfds
 
@@ -10,9 +11,9 @@ from experiments.shared_settings import DataSettings
 
 _BUILDERS = (
   data.SyntheticUsers,
-  # data.MovielensUsers,
-  # data.Ttl,
-  # data.UserTables,
+  data.MovielensUsers,
+  data.Ttl,
+  data.UserTables,
 )
 
 
@@ -23,6 +24,8 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     SettingsError: there is no such data set or task; names the ones there are.
     DataError: the source cannot be had or read.
   """
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
   builder = _builder(settings, task)
   users = data.load(builder, manual_dir=settings.manual_dir or None)
   sizes = ', '.join(
@@ -42,15 +45,13 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   builders = {builder.name: builder for builder in _BUILDERS}
   if name not in builders:
     raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
-  if name == 'user_tables':
+  if name == data.UserTables.name:
     return _tables_builder(settings, task)
   config = f'{size}_{task}' if size else task
   known = [known.name for known in builders[name].BUILDER_CONFIGS]
   if config not in known:
-    choices = [f'{known_name}' for known_name in known]
     raise SettingsError(
-      f'--dataset={settings.dataset} --task={task}: '
-      + _unknown(config, choices)
+      f'--dataset={settings.dataset} --task={task}: ' + _unknown(config, known)
     )
   return tfds.builder(f'{name}/{config}', data_dir=settings.data_dir)
 
@@ -73,5 +74,5 @@ def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
 
 def _unknown(word: str, known: list[str]) -> str:
   near = difflib.get_close_matches(word, known, n=1)
-  hint = f'; did you mean {near[0]}?' if near else ''
+  hint = f'; did you mean {near[0]!r}?' if near else '.'
   return f'no {word!r}{hint} There are: {", ".join(known)}'

@@ -42,7 +42,15 @@ class FinetuneSettings(RunSettings, EncoderSettings):
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to start from; else at random.'
   )
-  num_epochs: int = flag(5, 'Passes over the users.', low=1, same_run=False)
+  num_epochs: int = flag(5, 'Passes over the users.', low=1)
+  num_steps: int = flag(
+    0, 'Updates, instead of --num_epochs; 0: use that.', low=0
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
   select_by: str = flag(
     'accuracy',
     'The validation metric by which the best epoch is chosen.',
@@ -82,7 +90,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
     loop.Run(
       settings=settings,
       folder=folder,
-      users=data.splits['train'],
+      users=data.splits['train'].first(settings.train_users),
       length=model['encoder'].max_length,
       step=step,
       description=describe(

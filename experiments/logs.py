@@ -7,6 +7,7 @@ import time
 
 import tensorboardX
 import tqdm
+from jax.typing import ArrayLike
 
 
 class MetricsLog:
@@ -76,32 +77,31 @@ class Progress:
     self._bar = None
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(desc=title, total=total, initial=start, unit='step')
+      self._every = 0.5
 
-  def update(self, loss: float) -> None:
-    """Counts one step; `loss` is the newest one known."""
+  def update(self, loss: ArrayLike) -> None:
+    """Counts one step; its loss is waited for only where it is told."""
     self._done += 1
     now = time.monotonic()
     if self._timed_from is None:
       self._timed_from = (self._done, now)
-      return
-    steps, seconds = (
-      self._done - self._timed_from[0],
-      now - self._timed_from[1],
-    )
-    rate = steps / max(seconds, 1e-9)
+    elif now - self._told >= self._every or self._done == self._total:
+      self._told = now
+      steps = self._done - self._timed_from[0]
+      self._tell(steps / (now - self._timed_from[1]), float(loss))
+
+  def _tell(self, rate: float, loss: float) -> None:
     told = f'{rate * self._users:,.0f} users/s, loss {loss:.4f}'
     if self._bar is not None:
       self._bar.set_postfix_str(told, refresh=False)
       self._bar.update(self._done - self._bar.n)
-    elif now - self._told >= self._every or self._done == self._total:
-      self._told = now
-      left = (self._total - self._done) / rate
-      print(
-        f'{self._title}: step {self._done:,}/{self._total:,}, {told}, '
-        f'{_clock(left)} left',
-        file=sys.stderr,
-        flush=True,
-      )
+      return
+    print(
+      f'{self._title}: step {self._done:,}/{self._total:,}, {told}, '
+      f'{_clock((self._total - self._done) / rate)} left',
+      file=sys.stderr,
+      flush=True,
+    )
 
   def close(self) -> None:
     """Ends the bar."""

@@ -117,13 +117,11 @@ def _train_from(
     users=settings.batch_size,
     every=settings.progress_every,
   )
-  loss = float('nan')
   for step in range(start + 1, total + 1):
     state, metrics = step_fn(state, _batch(run, step - 1))
     if step % settings.log_every == 0 or step == total:
       values = {name: float(value) for name, value in metrics.items()}
       log.write(step, values)
-      loss = values['loss']
     score, epoch_ends = None, step % run.steps_per_epoch == 0 or step == total
     if epoch_ends:
       values, score = run.on_epoch(state)
@@ -131,7 +129,7 @@ def _train_from(
     due = step % settings.checkpoint_every == 0 or step == total
     if due or score is not None:
       checkpoints.save(state, run.description, score=score)
-    progress.update(loss)
+    progress.update(metrics['loss'])
   progress.close()
   log.close()
   return state

@@ -41,8 +41,8 @@ def main(settings: QuickstartSettings) -> dict[str, dict]:
     start: finetune.main(
       from_flagfile(
         finetune.FinetuneSettings,
-        _CONFIGS / 'quickstart_age.flags',
-        workdir=str(folder / f'age_from_{start}'),
+        _CONFIGS / 'quickstart_gender.flags',
+        workdir=str(folder / f'gender_from_{start}'),
         data_dir=settings.data_dir,
         pretrained=source,
       )

@@ -187,10 +187,11 @@ def from_flagfile(
 def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
   """Parses the flags and calls `main(settings)`; bad input ends in one line."""
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
-  # Orbax tells every step of every save; say --verbosity=0 to hear it.
-  flags.FLAGS.set_default('verbosity', logging.WARNING)
 
   def start(_: list[str]) -> None:
+    # Orbax tells every step of every save; --verbosity=0 lets it.
+    if not flags.FLAGS['verbosity'].present:
+      logging.set_verbosity(logging.ERROR)
     try:
       main(from_flags(settings_type, flags.FLAGS))
     except (SettingsError, DataError, CheckpointError) as error:

@@ -215,6 +215,8 @@ ERRORS = [
   ('pretrain', '5,,6', "',,' in a file that has items only"),
   ('pretrain', '5,1234567890123456789', 'more than 18 digits'),
   ('age', '900,1,7', "no ',,'"),
+  ('age', '900,1,7,', "no ',,'"),
+  ('age', ',5', "no ',,'"),
   ('age', '900,1,7,,', 'the label is missing'),
   ('age', '900,1,7,,5,,6', "more than one ',,'"),
   ('age', '900,1,7,,5,6', '2 labels instead of one'),
@@ -246,6 +248,15 @@ def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
   assert f'{folder / name}, line 14: ' in str(error.value)
   assert reason in str(error.value)
   assert not list((tmp_path / 'prepared').rglob('*1.0.0*'))
+
+
+@pytest.mark.parametrize('lines', [['1,,2,,3', '4,5'], ['4,5', '1,,2,,3']])
+def test_two_separators_do_not_make_up_for_none(tmp_path, lines):
+  path = tmp_path / 'lines.csv'
+  path.write_text('\n'.join(lines))
+  reason = "more than one ',,'" if lines[0] == '1,,2,,3' else "no ',,'"
+  with pytest.raises(data.DataError, match=f'line 1: {reason}'):
+    list(ttl_lines.read_blocks(path, 'ranking'))
 
 
 def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):

@@ -1,23 +1,33 @@
 """Data sets of users as TFDS builders, and the batches made from them."""
 
 from adaptssr_jax.data.arrays import UserArrays, UserData, load
+from adaptssr_jax.data.batches import batch_at, steps_per_epoch
 from adaptssr_jax.data.builder import (
   DataError,
   Rows,
   UserBuilder,
   Vocabulary,
 )
+from adaptssr_jax.data.movielens_users import MovielensUsers
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.synthetic_users import SyntheticUsers
+from adaptssr_jax.data.ttl import Ttl
+from adaptssr_jax.data.user_tables import UserTables, user_tables_config
 
 __all__ = [
   'DataError',
+  'MovielensUsers',
   'Ragged',
   'Rows',
   'SyntheticUsers',
+  'Ttl',
   'UserArrays',
   'UserBuilder',
   'UserData',
+  'UserTables',
   'Vocabulary',
+  'batch_at',
   'load',
+  'steps_per_epoch',
+  'user_tables_config',
 ]

@@ -1,7 +1,7 @@
 """The two copies of each MovieLens data set, and how they are read.
 
-GroupLens' own zip and a pinned wheel hold the same rows in the same order: put
-in GroupLens' format, the wheels' ratings are ratings.dat and u.data to the byte.
+GroupLens' own zip and a pinned wheel hold the same rows in the same order: in
+GroupLens' format, the wheels' ratings are ratings.dat and u.data to the byte.
 The wheel of MovieLens-1M names films by title, GroupLens by number, with the
 titles in another file; rated titles are unique, so both are read as titles. In
 MovieLens-100k both have the same numbers and titles repeat: numbers are names.

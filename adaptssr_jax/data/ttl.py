@@ -159,12 +159,11 @@ def _read_pretrain(
   path: pathlib.Path, seed: int
 ) -> tuple[dict[str, Rows], Vocabulary]:
   numbering = Numbering()
-  values, lengths = [], []
-  for block in read_blocks(path, 'pretrain'):
-    values.append(numbering.add(block.items.values))
-    lengths.append(block.items.lengths)
-  items = Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths))
-  del values
+  blocks = [
+    Ragged(numbering.add(block.items.values), block.items.offsets)
+    for block in read_blocks(path, 'pretrain')
+  ]
+  items = _join(blocks)
   rows = Rows([str(line) for line in range(1, len(items) + 1)], items)
   parts = reference_split(len(items), _PRETRAIN_ENDS, seed)
   splits = {split: rows.take(part) for split, part in parts.items()}
@@ -176,23 +175,16 @@ def _read_task(
 ) -> tuple[dict[str, Rows], Vocabulary]:
   items, lines = _read_users(pretrain_path)
   labels = Numbering()
-  user_id, values, lengths, tails, tail_lengths = [], [], [], [], []
+  user_id, blocks, tail_blocks = [], [], []
   for block in read_blocks(path, config.kind):
     numbers = Ragged(items.find(block.items.values), block.items.offsets)
     _check_known(path, block.first_line, block.items, numbers)
     user_id += _user_ids(path, block.first_line, numbers, lines)
-    values.append(numbers.values)
-    lengths.append(numbers.lengths)
-    tails.append(labels.add(block.tails.values) - 1)
-    tail_lengths.append(block.tails.lengths)
-  rows = Rows(
-    user_id,
-    Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths)),
-  )
-  del values, lines
-  tails = Ragged.from_lengths(
-    np.concatenate(tails), np.concatenate(tail_lengths)
-  )
+    blocks.append(numbers)
+    targets = labels.add(block.tails.values) - np.int32(1)
+    tail_blocks.append(Ragged(targets, block.tails.offsets))
+  del lines
+  rows, tails = Rows(user_id, _join(blocks)), _join(tail_blocks)
   # One row per target; a line of a classification task has one label.
   line = np.repeat(np.arange(len(tails)), tails.lengths)
   parts = reference_split(len(line), _TASK_ENDS, config.seed)
@@ -203,13 +195,25 @@ def _read_task(
   return splits, Vocabulary(items.names(), labels.names())
 
 
-def _read_users(path: pathlib.Path) -> tuple[Numbering, dict[bytes, int]]:
+def _join(blocks: list[Ragged]) -> Ragged:
+  """All rows as one; empties the list, to hold no block twice."""
+  lengths = np.concatenate([block.lengths for block in blocks])
+  values = np.empty(lengths.sum(), np.int32)
+  end = len(values)
+  while blocks:
+    part = blocks.pop().values
+    values[end - len(part) : end] = part
+    end -= len(part)
+  return Ragged.from_lengths(values, lengths)
+
+
+def _read_users(path: pathlib.Path) -> tuple[Numbering, dict[bytes, str]]:
   """The item numbers, and the last line that has each sequence."""
   numbering, lines = Numbering(), {}
   for block in read_blocks(path, 'pretrain'):
     items = Ragged(numbering.add(block.items.values), block.items.offsets)
     for row in range(len(items)):
-      lines[_digest(items[row])] = block.first_line + row
+      lines[_digest(items[row])] = str(block.first_line + row)
   return numbering, lines
 
 
@@ -231,7 +235,7 @@ def _check_known(
 
 
 def _user_ids(
-  path: pathlib.Path, first_line: int, items: Ragged, lines: dict[bytes, int]
+  path: pathlib.Path, first_line: int, items: Ragged, lines: dict[bytes, str]
 ) -> list[str]:
   found = [lines.get(_digest(items[row])) for row in range(len(items))]
   if None in found:
@@ -240,7 +244,7 @@ def _user_ids(
       f'{_PRETRAIN_FILE} has these behaviours; take all files from the same '
       'archive'
     )
-  return [str(line) for line in found]
+  return found
 
 
 def _with_tails(

@@ -13,7 +13,7 @@ from adaptssr_jax.data.builder import DataError, Kind
 from adaptssr_jax.data.ragged import Ragged
 
 # Bytes parsed at once: large enough for numpy, small beside the ids of a file.
-_BLOCK = 1 << 23
+_BLOCK = 1 << 22
 _COMMA, _NEWLINE = b',\n'
 # A longer number may not fit int64.
 _MOST_DIGITS = 18

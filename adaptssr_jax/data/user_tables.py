@@ -116,14 +116,9 @@ def user_tables_config(
       'time and, for a task, label'
     )
   paths = _find_files(events)
-  files = [*paths, *([] if labels is None else [labels])]
-  key = json.dumps(
-    [columns, len(paths), [_fingerprint(path) for path in files]]
-  )
-  digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
   return UserTablesConfig(
-    name=f'{re.sub("[^0-9A-Za-z]+", "_", task)}_{digest}',
-    description=f'{task}, from {", ".join(files)}',
+    name=_name(task, columns, paths, labels),
+    description=f'{task}, from {", ".join([*paths, *filter(None, [labels])])}',
     task=task,
     kind='pretrain' if task == 'pretrain' else 'classification',
     events=tuple(paths),
@@ -148,6 +143,18 @@ def _find_files(events: str | Sequence[str]) -> list[str]:
   if not paths:
     raise DataError('there are no files of events; give at least one path')
   return paths
+
+
+def _name(
+  task: str, columns: list[str], events: list[str], labels: str | None
+) -> str:
+  key = [
+    columns,
+    [_fingerprint(path) for path in events],
+    labels and _fingerprint(labels),
+  ]
+  digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8)
+  return f'{re.sub("[^0-9A-Za-z]+", "_", task)}_{digest.hexdigest()}'
 
 
 def _fingerprint(path: str) -> list[str]:

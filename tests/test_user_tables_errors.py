@@ -1,0 +1,185 @@
+"""Tables with something wrong: the file, the line, the reason, no data set."""
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+from user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
+
+from adaptssr_jax import data
+
+CSV_ERRORS = [
+  ('u3,i,3', '3 cells, but the header has 4'),
+  ('u3,i,3,x,y', '5 cells'),
+  (',i,3,x', "'user_id' is empty"),
+  ('u3,,3,x', "'item_id' is empty"),
+  ('u3,i,,x', "'time' is empty"),
+  ('u3,i,soon,x', "time 'soon' is not a number"),
+  ('u3,i,nan,x', 'time nan is not finite'),
+  ('u3,i,2020-01-01,x', "time '2020-01-01' is not a number"),
+  (b'u3,\xff,3,x', 'not UTF-8'),
+  ('u3,i,3,"x', 'malformed CSV'),
+]
+
+
+@pytest.mark.parametrize(('bad', 'reason'), CSV_ERRORS)
+def test_a_bad_line_of_csv_is_named(tmp_path, bad, reason):
+  path = csv_file(tmp_path, {5: bad})
+  message = error_of(tmp_path, path, label_column='age')
+  assert f'{path}, line 5: ' in message
+  assert reason in message
+
+
+JSON_ERRORS = [
+  ('{"user_id": "u", "item_id": "i", "time": 3', 'malformed JSON'),
+  ('["u", "i", 3]', 'not a JSON object'),
+  ('{"user_id": null, "item_id": "i", "time": 3}', "'user_id' is empty"),
+  ('{"item_id": "i", "time": 3}', "'user_id' is empty"),
+  ('{"user_id": "", "item_id": "i", "time": 3}', "'user_id' is empty"),
+  ('{"user_id": "u", "item_id": ["i"], "time": 3}', "'item_id' holds a list"),
+  ('{"user_id": "u", "item_id": 1.5, "time": 3}', "'item_id' holds a float"),
+  ('{"user_id": "u", "item_id": "i", "time": null}', "'time' is empty"),
+  ('{"user_id": "u", "item_id": "i", "time": "soon"}', "time 'soon'"),
+  ('{"user_id": "u", "item_id": "i", "time": NaN}', 'not finite'),
+  ('{"user_id": "u", "item_id": "i", "time": true}', "time 'true'"),
+  ('{"user_id": "\\ud800", "item_id": "i", "time": 3}', 'surrogate'),
+  (b'{"user_id": "\xff", "item_id": "i", "time": 3}', 'not UTF-8'),
+]
+
+
+@pytest.mark.parametrize('time', ['1', '1.5'])
+@pytest.mark.parametrize(('bad', 'reason'), JSON_ERRORS)
+def test_a_bad_line_of_json_is_named(tmp_path, bad, reason, time):
+  good = '{"user_id": "u%d", "item_id": "i", "time": %s}'
+  lines = [(good % (row, time)).encode() for row in range(12)]
+  lines[3] = b''
+  lines[4] = bad if isinstance(bad, bytes) else bad.encode()
+  path = tmp_path / 'e.jsonl'
+  path.write_bytes(b'\n'.join(lines))
+  message = error_of(tmp_path, path)
+  assert f'{path}, line 5: ' in message
+  assert reason in message
+
+
+PARQUET_ERRORS = [
+  ('user_id', pa.array(['u', None, 'w']), "row 2: column 'user_id' is empty"),
+  ('item_id', pa.array([1, 2, None]), "row 3: column 'item_id' is empty"),
+  ('item_id', pa.array([1.0, 2.0, 3.0]), "column 'item_id' holds double"),
+  ('time', pa.array([1.0, 2.0, float('nan')]), 'row 3: time nan'),
+  ('time', pa.array(['1', 'x', '3']), "row 2: time 'x'"),
+  (
+    'user_id',
+    pa.array([b'u', b'v', b'\xff']).view(pa.string()),
+    "row 3: column 'user_id' is not UTF-8",
+  ),
+]
+
+
+@pytest.mark.parametrize(('name', 'cells', 'reason'), PARQUET_ERRORS)
+def test_a_bad_row_of_parquet_is_named(tmp_path, name, cells, reason):
+  columns = {
+    'user_id': pa.array(['u', 'v', 'w']),
+    'item_id': pa.array(['a', 'b', 'c']).dictionary_encode(),
+    'time': pa.array([1, 2, 3]),
+  }
+  path = tmp_path / 'e.parquet'
+  pyarrow.parquet.write_table(pa.table(columns | {name: cells}), path)
+  message = error_of(tmp_path, path)
+  assert str(path) in message
+  assert reason in message
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_a_missing_column_names_those_there_are(tmp_path, suffix):
+  path = write(tmp_path / f'e.{suffix}', EVENTS)
+  message = error_of(tmp_path, path, item_column='product')
+  assert str(path) in message
+  assert "no column 'product'" in message
+  assert "'user_id', 'item_id', 'time', 'age'" in message
+
+
+def test_a_column_that_is_there_twice_is_an_error(tmp_path):
+  path = csv_file(tmp_path, {1: 'user_id,item_id,time,time'})
+  assert "two columns 'time'" in error_of(tmp_path, path)
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_a_file_without_rows_or_of_another_format_is_an_error(tmp_path, suffix):
+  path = tmp_path / f'e.{suffix}'
+  path.touch()
+  assert str(path) in error_of(tmp_path, path)
+  path.write_bytes(b'\x89PNG\r\n')
+  assert str(path) in error_of(tmp_path, path)
+  path = tmp_path / 'none.csv'
+  path.write_text('user_id,item_id,time\n')
+  assert error_of(tmp_path, path) == f'{path} has no rows'
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+  missing = tmp_path / 'none.csv'
+  assert str(missing) in error_of(tmp_path, missing)
+  labels = str(tmp_path / 'labels.csv')
+  events = csv_file(tmp_path, {})
+  settings = {'labels': labels, 'label_column': 'age'}
+  assert labels in error_of(tmp_path, events, **settings)
+  other = write(tmp_path / 'e.jsonl', EVENTS).rename(tmp_path / 'e.xlsx')
+  assert f'{other}: unknown format' in error_of(tmp_path, other)
+  (tmp_path / 'folder.csv').mkdir()
+  assert 'folder.csv' in error_of(tmp_path, tmp_path / 'folder.csv')
+
+
+@pytest.mark.parametrize('before', ['x', ''])
+def test_a_label_that_changes_names_the_user_and_both_lines(tmp_path, before):
+  path = csv_file(
+    tmp_path, {4: f'u7,i,3,{before}', 11: 'u7,i,3,y', 9: 'z,i,1,x'}
+  )
+  message = error_of(tmp_path, path, label_column='age')
+  assert "user 'u7'" in message
+  assert f"{before!r} in {path}, line 4 and 'y' in {path}, line 11" in message
+
+
+def test_a_label_that_changes_between_files_names_both(tmp_path):
+  first = csv_file(tmp_path, {}, 'e1.csv')
+  second = csv_file(tmp_path, {4: 'u7,i,3,y'}, 'e2.csv')
+  message = error_of(tmp_path, f'{first},{second}', label_column='age')
+  assert f"'x' in {first}, line 9 and 'y' in {second}, line 4" in message
+
+
+def test_errors_of_a_table_of_labels(tmp_path):
+  events = csv_file(tmp_path, {})
+  labels = tmp_path / 'l.csv'
+  settings = {'labels': str(labels), 'label_column': 'job'}
+  for text, reason in (
+    ('u1,x\nu2,\n', f"{labels}, line 3: column 'job' is empty"),
+    ('u1,x\n,y\n', f"{labels}, line 3: column 'user_id' is empty"),
+    (
+      'u1,x\nu2,x\nu1,y\n',
+      f"'x' in {labels}, line 2 and 'y' in {labels}, line 4",
+    ),
+    ('who,x\n', 'no user of the events has a label'),
+  ):
+    labels.write_text(f'user_id,job\n{text}')
+    assert reason in error_of(tmp_path, events, **settings)
+  labels.write_text('user_id,age\nu1,x\n')
+  message = error_of(tmp_path, events, **settings)
+  assert f"{labels}: no column 'job'" in message
+
+
+def test_files_whose_times_differ_in_kind_are_an_error(tmp_path):
+  first = csv_file(tmp_path, {}, 'e1.csv')
+  rows = [('a', 'b', '2020-01-01')]
+  second = write(tmp_path / 'e2.csv', rows, COLUMNS)
+  message = error_of(tmp_path, f'{first},{second}')
+  assert f'{second} holds timestamps, that of {first} numbers' in message
+
+
+def test_contradicting_settings_are_errors(tmp_path):
+  path = csv_file(tmp_path, {})
+  for settings, reason in (
+    ({'label_column': 'age', 'task': 'job'}, "'job' is neither"),
+    ({'item_column': 'user_id'}, 'must be different'),
+    ({'label_column': 'time'}, 'must be different'),
+  ):
+    assert reason in error_of(tmp_path, path, **settings)
+  with pytest.raises(data.DataError, match='user_tables_config'):
+    tfds.builder('user_tables', data_dir=tmp_path)

@@ -1,0 +1,74 @@
+"""Tables on the disk for the tests of user_tables, and what becomes of them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+
+from adaptssr_jax import data
+from adaptssr_jax.data.user_tables import user_tables_config
+
+COLUMNS = ('user_id', 'item_id', 'time')
+# Anna's behaviours in order of time are shoe, hat, été, bag: hat and été tie.
+EVENTS = [
+  ('anna', 'hat', 5, 'old'),
+  ('日本', 'shoe', 9, ''),
+  ('anna', 'été', 5, 'old'),
+  ('7', 'shoe', -2, 'new'),
+  ('anna', 'shoe', 1, 'old'),
+  ('anna', 'a,"b"', 6, 'old'),
+  ('7', '007', 8, 'new'),
+]
+# Enough users for every split of every task.
+EVENTS += [(f'u{row}', 'hat', row, 'new') for row in range(17)]
+
+
+def write(path, rows, names=(*COLUMNS, 'age')):
+  """Writes rows in the format of the path's suffix."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  columns = [[row[place] for row in rows] for place in range(len(names))]
+  table = pa.table(dict(zip(names, columns, strict=True)))
+  if path.suffix == '.csv':
+    pyarrow.csv.write_csv(table, path)
+  elif path.suffix == '.parquet':
+    pyarrow.parquet.write_table(table, path)
+  else:
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    path.write_text('\n'.join(lines) + '\n')
+  return path
+
+
+def load(tmp_path, events, **settings):
+  config = user_tables_config(events=str(events), **settings)
+  builder = tfds.builder(
+    'user_tables', config=config, data_dir=tmp_path / 'prepared'
+  )
+  return data.load(builder)
+
+
+def error_of(tmp_path, events, **settings):
+  """The message of an error that leaves nothing prepared behind."""
+  with pytest.raises(data.DataError) as error:
+    load(tmp_path, events, **settings)
+  assert not list((tmp_path / 'prepared').rglob('*1.0.0*'))
+  return str(error.value)
+
+
+TWELVE = [f'u{row},i,{row},x' for row in range(12)]
+
+
+def csv_file(tmp_path, changes, name='e.csv'):
+  """A table whose line n is changed; line 1 is the header."""
+  lines = ['user_id,item_id,time,age', *TWELVE]
+  for line, text in changes.items():
+    lines[line - 1] = text
+  path = tmp_path / name
+  path.write_bytes(
+    b'\n'.join(
+      text if isinstance(text, bytes) else text.encode() for text in lines
+    )
+  )
+  return path
