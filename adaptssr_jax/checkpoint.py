@@ -200,7 +200,7 @@ def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> Any:
     return reader.metadata(folder).item_metadata.tree
 
 
-def _score(metrics: Mapping[str, float]) -> tuple[float, float]:
+def _score(metrics: Mapping[str, Any]) -> tuple[float, int]:
   # Among equals the first: more training must show to be preferred.
   return metrics['score'], -metrics['step']
 

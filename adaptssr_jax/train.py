@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
 AXIS = 'devices'
@@ -85,6 +86,17 @@ def mean_metrics(
     name: total / jnp.maximum(count, 1)
     for name, (total, count) in totals.items()
   }
+
+
+def replicate(tree: Any) -> Any:
+  """Puts arrays whole on every local device, where `pmap_step` leaves them.
+
+  A step that starts from anywhere else is compiled a second time, for its own
+  results. The memory may be shared with the originals: what donates these
+  takes those too.
+  """
+  whole = NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec())
+  return jax.device_put(tree, whole)
 
 
 def pmap_step(

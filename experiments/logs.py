@@ -9,6 +9,8 @@ import tensorboardX
 import tqdm
 from jax.typing import ArrayLike
 
+from experiments.workdir import METRICS
+
 
 class MetricsLog:
   """Writes the same numbers to `metrics.jsonl` and to TensorBoard events.
@@ -23,7 +25,7 @@ class MetricsLog:
   """
 
   def __init__(self, folder: pathlib.Path, *, resume_at: int):
-    path = folder / 'metrics.jsonl'
+    path = folder / METRICS
     kept = _lines_until(path, resume_at)
     path.write_text(''.join(kept))
     self._file = path.open('a')

@@ -1,5 +1,6 @@
 """The loop that all training shares: step, log, save, resume."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from adaptssr_jax.data.batches import (
   steps_per_epoch,
   users_per_device,
 )
-from adaptssr_jax.train import TrainState, init_state, pmap_step
+from adaptssr_jax.train import TrainState, init_state, pmap_step, replicate
 from experiments.logs import MetricsLog, Progress
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
@@ -86,18 +87,20 @@ def train(
     The state after the last step, or the best one if epochs have scores.
   """
   settings = run.settings
-  checkpoints = Checkpoints(run.folder, keep=settings.keep_checkpoints)
-  state = init_state(params, optimizer)
-  state = checkpoints.restore(like=state) or state
-  start = int(state.step)
-  if start < run.num_steps:
-    state = _train_from(run, state, checkpoints)
-  else:
-    print(f'{run.folder}: finished at step {start:,}; nothing to train')
-  best = checkpoints.best_step()
-  if best is not None:
-    state = checkpoints.restore(like=state, step=best)
-  checkpoints.close()
+  # Closed even if interrupted, so that the checkpoint being written is whole.
+  with contextlib.closing(
+    Checkpoints(run.folder, keep=settings.keep_checkpoints)
+  ) as checkpoints:
+    state = replicate(init_state(params, optimizer))
+    state = checkpoints.restore(like=state) or state
+    start = int(state.step)
+    if start < run.num_steps:
+      state = _train_from(run, state, checkpoints)
+    else:
+      print(f'{run.folder}: finished at step {start:,}; nothing to train')
+    best = checkpoints.best_step()
+    if best is not None:
+      state = checkpoints.restore(like=state, step=best)
   return state
 
 

@@ -8,6 +8,7 @@ from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
 
 _FLAGS = 'flags.txt'
+METRICS = 'metrics.jsonl'
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
@@ -27,7 +28,9 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
   saved = folder / _FLAGS
   try:
     if saved.exists():
-      _refuse_other_settings(settings, saved)
+      # A run that failed before its first step binds nobody to its settings.
+      if (folder / METRICS).exists():
+        _refuse_other_settings(settings, saved)
     elif folder.is_dir() and any(folder.iterdir()):
       raise SettingsError(
         f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '

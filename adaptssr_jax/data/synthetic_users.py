@@ -29,6 +29,8 @@ from adaptssr_jax.data.ragged import Ragged
 _INTERESTS = 16
 _INTERESTS_A_USER = 3
 _NOISE = 0.3
+# Exponent of Zipf's law of item popularity, within an interest.
+_ZIPF = 0.5
 # Made in blocks, so that the temporaries of a million users stay small.
 _BLOCK = 65_536
 _CLASSES = {
@@ -36,7 +38,7 @@ _CLASSES = {
   'age': ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+'),
 }
 # How strongly the interests decide a label: 0 not at all, 10 nearly alone.
-_STRENGTH = 3.0
+_STRENGTH = 5.0
 
 
 class Size(NamedTuple):
@@ -58,7 +60,7 @@ class Size(NamedTuple):
 # `app` and `ttl` have the users, items and lengths of the paper's data sets.
 SIZES = {
   'tiny': Size(200, 60, 2, 12),
-  'quickstart': Size(6_000, 2_000, 10, 40),
+  'quickstart': Size(6_000, 4_000, 10, 40),
   'medium': Size(100_000, 65_536, 10, 100),
   'app': Size(1_500_000, 4_047, 10, 100),
   'ttl': Size(1_500_000, 645_972, 10, 100),
@@ -181,9 +183,9 @@ def _draw_items(
   noisy = rng.random(len(user)) < _NOISE
   popular = (rng.random(noisy.sum()) ** 2 * _INTERESTS).astype(int)
   interest[noisy] = popular
-  # Rank r has a share near 1 / (r + 1): the inverse of a log-uniform draw.
+  # The inverse of the distribution whose density falls as rank ** -_ZIPF.
   ranks = -(-size.items // _INTERESTS)
-  rank = (ranks + 1.0) ** rng.random(len(user)) - 1
+  rank = ranks * rng.random(len(user)) ** (1 / (1 - _ZIPF))
   return np.minimum(rank.astype(int) * _INTERESTS + interest, size.items - 1)
 
 

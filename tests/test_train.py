@@ -1,0 +1,258 @@
+"""The training step: one device or eight, the same update."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adaptssr_jax import augment
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.classification import (
+  class_logits,
+  classification_objective,
+)
+from adaptssr_jax.train import (
+  AXIS,
+  init_state,
+  mean_metrics,
+  pmap_step,
+  replicate,
+  train_step,
+)
+
+USERS, LENGTH, ITEMS, CLASSES = 16, 6, 20, 3
+ENCODER = UserEncoder(ITEMS, LENGTH, embed_dim=8, num_layers=1)
+HEAD = TaskHead(CLASSES)
+AUGMENTATION = augment.one_of(
+  functools.partial(augment.crop, ratio=0.5),
+  functools.partial(augment.mask, ratio=0.5, mask_id=ENCODER.mask_id),
+  functools.partial(augment.reorder, ratio=0.5),
+)
+OBJECTIVES = {
+  'adaptive': functools.partial(
+    adaptssr_objective, encoder=ENCODER, augmentation=AUGMENTATION
+  ),
+  'batch_mean': functools.partial(
+    adaptssr_objective,
+    encoder=ENCODER,
+    augmentation=AUGMENTATION,
+    fusion='batch_mean',
+  ),
+  'classification': functools.partial(
+    classification_objective, encoder=ENCODER, head=HEAD
+  ),
+}
+# Keeps the gradient, as it reached the optimizer, in its state.
+OPTIMIZER = optax.trace(decay=0.0)
+
+
+def make_batch(counts=None):
+  """Users of all lengths from 1; the last ones are padding if counts < all."""
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, LENGTH + 1, (USERS, 1))
+  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
+  return {
+    'items': np.where(np.arange(LENGTH) < lengths, items, 0).astype(np.int32),
+    'where': np.arange(USERS) < (counts or USERS),
+    'example_id': rng.permutation(100)[:USERS].astype(np.int32),
+    'label': (np.arange(USERS) % CLASSES).astype(np.int32),
+  }
+
+
+def reordered(batch, order):
+  return {name: column[order] for name, column in batch.items()}
+
+
+@functools.cache
+def start():
+  params = {
+    'encoder': ENCODER.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32)),
+    'head': HEAD.init(jax.random.key(1), jnp.ones((1, 8))),
+  }
+  return init_state(
+    {name: tree['params'] for name, tree in params.items()}, OPTIMIZER
+  )
+
+
+def step_of(name, axis_name):
+  loss_fn = functools.partial(OBJECTIVES[name], axis_name=axis_name)
+  return functools.partial(
+    train_step,
+    loss_fn=loss_fn,
+    optimizer=OPTIMIZER,
+    key=jax.random.key(2),
+    axis_name=axis_name,
+  )
+
+
+@functools.cache
+def whole(name):
+  return jax.jit(step_of(name, None))
+
+
+@functools.cache
+def mapped(name):
+  return pmap_step(step_of(name, AXIS))
+
+
+def on(devices, name, batch, state=None):
+  split = {
+    key: column.reshape(devices, -1, *column.shape[1:])
+    for key, column in batch.items()
+  }
+  return mapped(name)(state or replicate(start()), split)
+
+
+def assert_same_update(result, other, tolerance=1e-5):
+  """Equal metrics and gradients, up to rounding."""
+  (state, metrics), (expected, expected_metrics) = result, other
+  assert int(state.step) == int(expected.step)
+  for name, value in expected_metrics.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=tolerance)
+  expected = expected.opt_state.trace
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+  assert largest > 1e-3
+  jax.tree.map(
+    functools.partial(
+      np.testing.assert_allclose, rtol=tolerance, atol=tolerance * largest
+    ),
+    state.opt_state.trace,
+    expected,
+  )
+
+
+def differ(result, other):
+  return abs(float(result[1]['loss']) - float(other[1]['loss'])) > 1e-4
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_eight_devices_update_as_one_does(name):
+  # Devices hold two users; in the second batch three hold none that counts.
+  for batch in (make_batch(), make_batch(counts=9)):
+    expected = whole(name)(start(), batch)
+    assert_same_update(on(8, name, batch), expected)
+
+
+def test_one_mapped_device_is_no_mapping():
+  batch = make_batch(counts=13)
+  expected = whole('adaptive')(start(), batch)
+  assert_same_update(on(1, 'adaptive', batch), expected, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['adaptive', 'classification'])
+def test_draws_depend_neither_on_position_nor_on_device(name):
+  batch = make_batch()
+  expected = whole(name)(start(), batch)
+  order = np.random.default_rng(1).permutation(USERS)
+  assert_same_update(whole(name)(start(), reordered(batch, order)), expected)
+  assert_same_update(on(8, name, reordered(batch, order)), expected)
+
+
+@pytest.mark.parametrize('name', ['adaptive', 'classification'])
+def test_draws_depend_on_the_user_and_on_the_step(name):
+  batch = make_batch()
+  result = whole(name)(start(), batch)
+  other_users = batch | {'example_id': batch['example_id'] + 1}
+  assert differ(whole(name)(start(), other_users), result)
+  assert differ(whole(name)(start()._replace(step=jnp.int32(1)), batch), result)
+  assert not differ(whole(name)(start(), batch), result)
+
+
+@pytest.mark.parametrize('name', ['adaptive', 'classification'])
+def test_padding_users_change_nothing(name):
+  batch = make_batch(counts=11)
+  other = jax.tree.map(np.copy, batch)
+  other['items'][11:], other['example_id'][11:] = 0, 0
+  other['label'][11:] = 0
+  expected = whole(name)(start(), batch)
+  assert_same_update(whole(name)(start(), other), expected, 1e-6)
+
+
+def test_padding_users_are_as_good_as_absent():
+  batch = make_batch(counts=8)
+  alone = reordered(batch, np.arange(8))
+  assert_same_update(
+    whole('classification')(start(), batch),
+    jax.jit(step_of('classification', None))(start(), alone),
+  )
+
+
+def test_a_batch_of_padding_updates_nothing():
+  batch = make_batch() | {'where': np.zeros(USERS, bool)}
+  for name in ('adaptive', 'classification'):
+    state, metrics = whole(name)(start(), batch)
+    assert float(metrics['loss']) == 0
+    for leaf in jax.tree.leaves(state.opt_state.trace):
+      assert not np.any(leaf)
+
+
+def test_users_of_length_1_give_a_finite_update():
+  batch = make_batch()
+  batch['items'][:, 1:] = 0
+  state, metrics = whole('adaptive')(start(), batch)
+  assert np.isfinite(metrics['loss'])
+  for leaf in jax.tree.leaves(state):
+    assert np.isfinite(leaf).all()
+  assert np.any(state.opt_state.trace['encoder']['item_embedding'])
+
+
+def test_a_batch_of_one_gives_a_finite_update():
+  batch = reordered(make_batch(), np.arange(1))
+  state, metrics = jax.jit(step_of('adaptive', None))(start(), batch)
+  assert np.isfinite(metrics['loss'])
+  for leaf in jax.tree.leaves(state):
+    assert np.isfinite(leaf).all()
+
+
+def test_steps_count_and_move_parameters():
+  optimizer = optax.sgd(0.5)
+
+  def loss_fn(params, batch, key):
+    return params['w'] * batch['x'].sum(), {'loss': (params['w'], 1.0)}
+
+  state = init_state({'w': jnp.float32(3)}, optimizer)
+  for step in (1, 2):
+    state, _ = train_step(
+      state,
+      {'x': jnp.array([1.0, 1.0])},
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      key=jax.random.key(0),
+    )
+    assert (int(state.step), float(state.params['w'])) == (step, 3 - step)
+
+
+def test_a_step_is_compiled_once_for_fresh_states_and_its_own_results():
+  traced = []
+
+  def count(state, batch):
+    traced.append(state)
+    return jax.tree.map(lambda leaf: leaf + jax.lax.psum(batch, AXIS), state)
+
+  step = pmap_step(count)
+  state = replicate({'a': jnp.zeros(3)})
+  for _ in range(3):
+    state = step(state, np.ones((8,), np.float32))
+  assert len(traced) == 1
+  assert state['a'].tolist() == [24.0] * 3
+
+
+def test_metrics_of_no_users_are_zero_and_not_nan():
+  assert mean_metrics({'loss': (jnp.float32(0), jnp.float32(0))})['loss'] == 0
+
+
+def test_logits_of_all_devices_are_those_of_one_in_order():
+  batch, params = make_batch(), start().params
+  model = {'encoder': ENCODER, 'head': HEAD}
+  split = {'items': batch['items'].reshape(8, 2, LENGTH)}
+  logits = pmap_step(functools.partial(class_logits, **model, axis_name=AXIS))(
+    params, split
+  )
+  assert logits.shape == (USERS, CLASSES)
+  np.testing.assert_allclose(
+    logits, class_logits(params, batch, **model), rtol=1e-4, atol=1e-6
+  )
