@@ -1,0 +1,277 @@
+"""Checkpoints come back as they went, or say what is wrong with them."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_runs import assert_same_bits, saved_steps
+
+from adaptssr_jax.checkpoint import (
+  CheckpointError,
+  Checkpoints,
+  describe,
+  restore_description,
+  restore_encoder,
+)
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import TrainState, init_state, pmap_step, replicate
+
+ENCODER = UserEncoder(
+  num_items=5, max_length=3, embed_dim=4, num_layers=1, num_queries=2
+)
+VOCABULARY = ['shoe', 'été', '7', 'a b', '']
+FLAGS = {'seed': '3', 'workdir': 'runs/x'}
+OPTIMIZER = optax.adam(0.1)
+
+
+@pytest.fixture(scope='module')
+def state():
+  params = ENCODER.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+  return init_state({'encoder': params['params']}, OPTIMIZER)
+
+
+def at(state, step, change=0.0):
+  """The state at a step, its parameters told apart by `change`."""
+  params = jax.tree.map(lambda leaf: leaf + change, state.params)
+  return state._replace(step=jnp.int32(step), params=params)
+
+
+def save(folder, *states, keep=9, scores=None, labels=None, encoder=ENCODER):
+  checkpoints = Checkpoints(folder, keep=keep)
+  description = describe(encoder, VOCABULARY, FLAGS, labels)
+  for number, state in enumerate(states):
+    score = scores[number] if scores else None
+    checkpoints.save(state, description, score=score)
+  checkpoints.close()
+  return folder
+
+
+def restore(folder, like, step=None):
+  checkpoints = Checkpoints(folder, keep=9)
+  try:
+    return checkpoints.restore(like, step)
+  finally:
+    checkpoints.close()
+
+
+@pytest.fixture(scope='module')
+def saved(state, tmp_path_factory):
+  """A run of two checkpoints without scores."""
+  folder = tmp_path_factory.mktemp('saved')
+  return save(folder, at(state, 2, 0.5), at(state, 4, 1.5))
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+  """The same, to be damaged."""
+  return shutil.copytree(saved, tmp_path / 'copied')
+
+
+def test_a_state_comes_back_to_the_bit(saved, state):
+  assert_same_bits(restore(saved, state), at(state, 4, 1.5))
+  assert_same_bits(restore(saved, state, step=2), at(state, 2, 0.5))
+
+
+def test_nothing_saved_restores_nothing(tmp_path, state):
+  assert restore(tmp_path, state) is None
+
+
+def test_the_optimizer_comes_back_too(tmp_path, state):
+  grads = jax.tree.map(lambda leaf: 0.1 * leaf + 1, state.params)
+  _, moments = OPTIMIZER.update(grads, state.opt_state, state.params)
+  moved = state._replace(opt_state=moments, step=jnp.int32(1))
+  save(tmp_path, moved)
+  assert_same_bits(restore(tmp_path, state), moved)
+
+
+def test_a_step_is_saved_once(tmp_path, state):
+  save(tmp_path, at(state, 3), at(state, 3, 9.0))
+  assert_same_bits(restore(tmp_path, state), at(state, 3))
+
+
+@pytest.mark.parametrize('keep', [1, 2])
+def test_the_latest_are_kept(tmp_path, state, keep):
+  save(tmp_path, *[at(state, step) for step in (1, 2, 3, 4)], keep=keep)
+  assert saved_steps(tmp_path) == [1, 2, 3, 4][-keep:]
+
+
+@pytest.mark.parametrize(
+  ('scores', 'best', 'kept'),
+  [
+    ([0.1, 0.9, 0.9, 0.5, 0.2], 2, [2, 5]),
+    ([0.3, 0.1, 0.2, 0.3, 0.1], 1, [1, 5]),
+    ([0.1, 0.2, 0.3, 0.4, 0.5], 5, [5]),
+  ],
+)
+def test_the_best_is_kept_the_first_of_equals(
+  tmp_path, state, scores, best, kept
+):
+  states = [at(state, step + 1, step) for step in range(5)]
+  save(tmp_path, *states, keep=1, scores=scores)
+  assert saved_steps(tmp_path) == kept
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  assert (checkpoints.best_step(), checkpoints.latest_step()) == (best, 5)
+  checkpoints.close()
+  _, params, _ = restore_encoder(tmp_path)
+  assert_same_bits(params, states[best - 1].params['encoder'])
+
+
+def test_without_scores_there_is_no_best(saved):
+  checkpoints = Checkpoints(saved, keep=9)
+  assert checkpoints.best_step() is None
+  checkpoints.close()
+
+
+@pytest.mark.parametrize('folder', ['.', 'checkpoints'])
+def test_an_encoder_is_rebuilt_from_its_checkpoint_alone(saved, state, folder):
+  encoder, params, vocabulary = restore_encoder(str(saved / folder))
+  assert encoder == ENCODER
+  assert vocabulary == VOCABULARY
+  assert_same_bits(params, at(state, 4, 1.5).params['encoder'])
+  for leaf in jax.tree.leaves(params):
+    assert leaf.devices() == {jax.local_devices()[0]}
+  users = encoder.apply({'params': params}, jnp.array([[1, 5, 0]]))
+  assert users.shape == (1, 8)
+
+
+def test_a_fine_tuned_encoder_is_rebuilt_without_its_head(tmp_path, state):
+  head = {'output': jnp.ones((2, 3))}
+  tuned = state._replace(params={**state.params, 'head': head})
+  save(tmp_path, at(tuned, 1), scores=[0.5], labels=['no', 'yes'])
+  encoder, params, _ = restore_encoder(tmp_path)
+  assert encoder == ENCODER
+  assert_same_bits(params, state.params['encoder'])
+  assert restore_description(tmp_path).labels == ['no', 'yes']
+
+
+def test_a_description_comes_back(saved):
+  description = restore_description(saved)
+  assert description.flags == FLAGS
+  assert description.vocabulary == VOCABULARY
+  assert description.labels == []
+  assert description.encoder['num_queries'] == 2
+
+
+@pytest.mark.parametrize('devices', [1, 4, 8])
+def test_a_state_of_eight_devices_is_restored_onto_others(
+  tmp_path, state, devices
+):
+  save(tmp_path, replicate(at(state, 7)))
+  mesh = jax.make_mesh((devices,), ('x',), devices=jax.devices()[:devices])
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  restored = restore(tmp_path, jax.device_put(state, place))
+  for leaf in jax.tree.leaves(restored):
+    assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+  assert_same_bits(restored, at(state, 7))
+
+
+def test_a_state_donated_while_it_is_saved_is_saved_whole(tmp_path):
+  def step(state, batch):
+    del batch
+    return jax.tree.map(lambda leaf: leaf + 1, state)
+
+  step = pmap_step(step, donate=True)
+  # Large enough to be on its way to the disk while steps go on.
+  params = {'encoder': jnp.arange(1_000_000, dtype=jnp.float32)}
+  state = replicate(TrainState(jnp.int32(0), params, (jnp.zeros(1_000_000),)))
+  batch = np.zeros((8, 1), np.float32)
+  checkpoints = Checkpoints(tmp_path, keep=9)
+  for number in range(1, 13):
+    state = step(state, batch)
+    if number in (1, 6):
+      checkpoints.save(state, describe(ENCODER, VOCABULARY, FLAGS))
+  checkpoints.close()
+  for number in (1, 6):
+    restored = restore(tmp_path, state, step=number)
+    np.testing.assert_array_equal(
+      restored.params['encoder'], np.arange(1_000_000) + number
+    )
+    np.testing.assert_array_equal(
+      restored.opt_state[0], np.full(1_000_000, number)
+    )
+
+
+def test_a_missing_folder(tmp_path):
+  with pytest.raises(CheckpointError, match='absent: no such folder'):
+    restore_encoder(tmp_path / 'absent')
+  assert not (tmp_path / 'absent').exists()
+
+
+@pytest.mark.parametrize('inside', ['', 'checkpoints'])
+def test_a_folder_without_checkpoints(tmp_path, inside):
+  (tmp_path / 'run' / inside).mkdir(parents=True)
+  with pytest.raises(CheckpointError, match='run: holds no checkpoint'):
+    restore_encoder(tmp_path / 'run')
+
+
+def damage_files(folder, keep):
+  """Cuts every file of a folder to a share of its bytes."""
+  for path in pathlib.Path(folder).rglob('*'):
+    if path.is_file() and path.name != 'commit_success.txt':
+      path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+
+
+ITEMS = ['params', 'encoder', 'vocabulary']
+
+
+@pytest.mark.parametrize('keep', [0, 0.5])
+@pytest.mark.parametrize('item', ITEMS)
+def test_a_truncated_checkpoint(copied, item, keep):
+  damage_files(copied / 'checkpoints' / '4' / item, keep)
+  with pytest.raises(CheckpointError, match=r'checkpoints/4: damaged'):
+    restore_encoder(copied)
+
+
+@pytest.mark.parametrize('item', ITEMS)
+def test_a_checkpoint_that_misses_a_part(copied, item):
+  shutil.rmtree(copied / 'checkpoints' / '4' / item)
+  with pytest.raises(CheckpointError, match=r'checkpoints/4: damaged'):
+    restore_encoder(copied)
+
+
+@pytest.mark.parametrize('item', ['params', 'opt_state'])
+@pytest.mark.parametrize('keep', [None, 0.5])
+def test_a_run_cannot_resume_from_a_damaged_checkpoint(
+  copied, state, item, keep
+):
+  folder = copied / 'checkpoints' / '4' / item
+  if keep is None:
+    shutil.rmtree(folder)
+  else:
+    damage_files(folder, keep)
+  with pytest.raises(CheckpointError, match=r'checkpoints/4: damaged'):
+    restore(copied, state)
+  # The advice of the message helps.
+  shutil.rmtree(copied / 'checkpoints' / '4')
+  assert_same_bits(restore(copied, state), at(state, 2, 0.5))
+
+
+def test_a_checkpoint_half_written_is_no_checkpoint(copied, state):
+  """What a killed run leaves: the folder of the step has another name yet."""
+  folder = copied / 'checkpoints'
+  (folder / '4').rename(folder / '4.orbax-checkpoint-tmp')
+  assert_same_bits(restore(copied, state), at(state, 2, 0.5))
+  assert_same_bits(
+    restore_encoder(copied)[1], at(state, 2, 0.5).params['encoder']
+  )
+
+
+@pytest.mark.parametrize(
+  'changes', [{'embed_dim': 6}, {'num_layers': 2}, {'max_length': 2}]
+)
+def test_a_checkpoint_of_another_architecture(saved, changes):
+  encoder = ENCODER.clone(**changes)
+  params = encoder.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+  like = init_state({'encoder': params['params']}, OPTIMIZER)
+  with pytest.raises(CheckpointError, match=r'checkpoints/4.*another model'):
+    restore(saved, like)
+
+
+def test_a_vocabulary_on_the_disk_is_json(saved):
+  path = saved / 'checkpoints' / '4' / 'vocabulary' / 'metadata'
+  assert json.loads(path.read_text()) == VOCABULARY
