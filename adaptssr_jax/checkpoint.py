@@ -68,11 +68,11 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, keep: int):
-    self._manager = ocp.CheckpointManager(
+    self._manager = _open(
       pathlib.Path(workdir).absolute() / _FOLDER,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=_latest_and_best(keep),
-      ),
+      preservation_policy=_latest_and_best(keep),
+      # Without it Orbax would not write the scores.
+      best_fn=_score,
     )
 
   def latest_step(self) -> int | None:
@@ -228,6 +228,13 @@ def _latest_and_best(keep: int) -> Any:
   )
 
 
+def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+  with _explained(folder):
+    return ocp.CheckpointManager(
+      folder, options=ocp.CheckpointManagerOptions(**options)
+    )
+
+
 def _reader(path: str | pathlib.Path) -> ocp.CheckpointManager:
   folder = pathlib.Path(path).absolute()
   if (folder / _FOLDER).is_dir():
@@ -236,10 +243,7 @@ def _reader(path: str | pathlib.Path) -> ocp.CheckpointManager:
     raise CheckpointError(
       f'{path}: no such folder; give the workdir of a finished run'
     )
-  manager = ocp.CheckpointManager(
-    folder,
-    options=ocp.CheckpointManagerOptions(read_only=True),
-  )
+  manager = _open(folder, read_only=True)
   if manager.latest_step() is None:
     manager.close()
     raise CheckpointError(
@@ -262,8 +266,8 @@ def _explained(folder: pathlib.Path) -> Iterator[None]:
     yield
   # Orbax and TensorStore raise many types for a damaged or missing file.
   except Exception as error:
+    reason, *_ = str(error).split('\n')
     raise CheckpointError(
       f'{folder}: damaged, or of another model ({type(error).__name__}: '
-      f'{str(error).splitlines()[0]}). Remove that folder to go on from the '
-      'checkpoint before it'
+      f'{reason}). Remove the damaged checkpoint to go on from the one before it'
     ) from error

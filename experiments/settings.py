@@ -100,17 +100,18 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       raise SettingsError(
         f'--{field.name} must be {" or ".join(rule["choices"])}, not {word!r}'
       )
-  for bound, words, broken in _BOUNDS:
-    if rule[bound] is not None and broken(value, rule[bound]):
+  for bound, words, holds in _BOUNDS:
+    # nan is within no bounds.
+    if rule[bound] is not None and not holds(value, rule[bound]):
       raise SettingsError(
         f'--{field.name} must be {words} {rule[bound]}, not {value}'
       )
 
 
 _BOUNDS = (
-  ('low', 'at least', operator.lt),
-  ('above', 'above', operator.le),
-  ('high', 'at most', operator.gt),
+  ('low', 'at least', operator.ge),
+  ('above', 'above', operator.gt),
+  ('high', 'at most', operator.le),
 )
 
 
