@@ -81,6 +81,8 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
+    # A score is not on disk before its checkpoint is.
+    self._manager.wait_until_finished()
     return _best_step(self._manager)
 
   def save(
@@ -150,10 +152,10 @@ class Checkpoints:
 
 
 def restore_description(path: str | pathlib.Path) -> Description:
-  """What the newest checkpoint of a run says of itself."""
+  """What a checkpoint says of itself; `path` as for `restore_encoder`."""
   items = {name: ocp.args.JsonRestore() for name in Description._fields}
-  with _reader(path) as manager:
-    return Description(**_restore(manager, _best_or_latest(manager), items))
+  with _reader(path) as (manager, step):
+    return Description(**_restore(manager, step, items))
 
 
 def restore_encoder(
@@ -162,8 +164,9 @@ def restore_encoder(
   """Rebuilds a pre-trained or fine-tuned encoder from its checkpoint alone.
 
   Args:
-    path: the workdir of a run, or its folder of checkpoints. The best
-      checkpoint is taken where the run scored them, else the latest.
+    path: the workdir of a run, or its folder of checkpoints: the best one is
+      taken where the run scored them, else the latest. Or the folder of one
+      checkpoint.
 
   Returns:
     The encoder, its parameters on the first device, and the vocabulary: the
@@ -173,25 +176,34 @@ def restore_encoder(
     CheckpointError: there is no checkpoint, or it is damaged.
 
   Example:
-    >>> encoder, params, vocabulary = restore_encoder('runs/pretrain')
-    ... # doctest: +SKIP
-    >>> users = encoder.apply({'params': params}, items)  # doctest: +SKIP
+    >>> import tempfile, optax
+    >>> from adaptssr_jax.train import init_state
+    >>> encoder = UserEncoder(num_items=2, max_length=4, embed_dim=4)
+    >>> items = jax.numpy.array([[1, 2, 0]])
+    >>> params = {'encoder': encoder.init(jax.random.key(0), items)['params']}
+    >>> folder = tempfile.mkdtemp()
+    >>> run = Checkpoints(folder, keep=1)
+    >>> state = init_state(params, optax.sgd(1.0))
+    >>> run.save(state, describe(encoder, ['a', 'b'], flags={}))
+    >>> run.close()
+    >>> encoder, params, vocabulary = restore_encoder(folder)
+    >>> encoder.apply({'params': params}, items).shape, vocabulary
+    ((1, 4), ['a', 'b'])
   """
   description = restore_description(path)
-  with _reader(path) as manager:
-    step = _best_or_latest(manager)
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    saved = _saved_shapes(manager, step)
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  with _reader(path) as (manager, step):
     wanted = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=device
       ),
-      saved,
+      _saved_shapes(manager, step),
     )
     items = {'params': ocp.args.StandardRestore(wanted)}
     params = _restore(manager, step, items)['params']
-  encoder = UserEncoder(**description.encoder)
-  return encoder, params['encoder'], description.vocabulary
+    with _explained(pathlib.Path(manager.directory) / str(step)):
+      encoder = UserEncoder(**description.encoder)
+      return encoder, params['encoder'], description.vocabulary
 
 
 def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> Any:
@@ -209,11 +221,6 @@ def _best_step(manager: ocp.CheckpointManager) -> int | None:
   metrics = {step: manager.metrics(step) for step in manager.all_steps()}
   scored = [step for step, metric in metrics.items() if metric]
   return max(scored, key=lambda step: _score(metrics[step]), default=None)
-
-
-def _best_or_latest(manager: ocp.CheckpointManager) -> int:
-  best = _best_step(manager)
-  return manager.latest_step() if best is None else best
 
 
 def _latest_and_best(keep: int) -> Any:
@@ -235,22 +242,29 @@ def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
     )
 
 
-def _reader(path: str | pathlib.Path) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def _reader(
+  path: str | pathlib.Path,
+) -> Iterator[tuple[ocp.CheckpointManager, int]]:
+  """Opens the checkpoints at a path, and says which one is meant."""
   folder = pathlib.Path(path).absolute()
   if (folder / _FOLDER).is_dir():
     folder = folder / _FOLDER
   if not folder.is_dir():
-    raise CheckpointError(
-      f'{path}: no such folder; give the workdir of a finished run'
-    )
-  manager = _open(folder, read_only=True)
-  if manager.latest_step() is None:
-    manager.close()
-    raise CheckpointError(
-      f'{path}: holds no checkpoint; give the workdir of a run that has '
-      'saved one'
-    )
-  return manager
+    raise CheckpointError(f'{path}: no such folder; give the workdir of a run')
+  step = None
+  if folder.name.isdigit() and folder.parent.name == _FOLDER:
+    folder, step = folder.parent, int(folder.name)
+  with _open(folder, read_only=True) as manager:
+    if manager.latest_step() is None:
+      raise CheckpointError(
+        f'{path}: holds no checkpoint; give the workdir of a run that has '
+        'saved one'
+      )
+    if step is None:
+      with _explained(folder):
+        step = _best_step(manager) or manager.latest_step()
+    yield manager, step
 
 
 def _restore(
@@ -264,10 +278,13 @@ def _restore(
 def _explained(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
+  # Nothing is wrong with the checkpoint there.
+  except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+    raise
   # Orbax and TensorStore raise many types for a damaged or missing file.
   except Exception as error:
     reason, *_ = str(error).split('\n')
     raise CheckpointError(
       f'{folder}: damaged, or of another model ({type(error).__name__}: '
-      f'{reason}). Remove the damaged checkpoint to go on from the one before it'
+      f'{reason}). Remove the damaged checkpoint to go on from the one before'
     ) from error

@@ -191,11 +191,17 @@ def augmentation_weight(
     if fusion == 'batch_mean':
       cosines = jnp.mean(_cosines(users[0, 0], users[1]), axis=-1)
       return 1 - reduce_losses(cosines, where, jnp.mean, axis_name)
-  elif jnp.isscalar(fusion):
+  elif jnp.isscalar(fusion) and not _outside_unit(fusion):
     return lax.stop_gradient(jnp.asarray(fusion, users.dtype))
   raise ValueError(
-    f"fusion must be 'adaptive', 'batch_mean' or a number, not {fusion!r}."
+    "fusion must be 'adaptive', 'batch_mean' or a number in [0, 1], not "
+    f'{fusion!r}.'
   )
+
+
+def _outside_unit(fusion: ArrayLike) -> bool:
+  # Of a traced number nothing is known yet.
+  return not isinstance(fusion, jax.core.Tracer) and not 0 <= fusion <= 1
 
 
 def bpr_loss(

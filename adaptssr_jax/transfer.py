@@ -49,7 +49,9 @@ def map_item_rows(
       f'{fresh.shape[1]}'
     )
   row = {name: number for number, name in enumerate(pretrained_items, 1)}
-  rows = np.array([0, *(row.get(name, -1) for name in items), len(row) + 1])
+  rows = np.array(
+    [0, *(row.get(name, -1) for name in items), len(pretrained) - 1]
+  )
   known = rows >= 0
   table = jnp.where(known[:, None], pretrained[rows], fresh)
   return table, int(known.sum()) - 2

@@ -27,7 +27,13 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   builder = _builder(settings, task)
-  users = data.load(builder, manual_dir=settings.manual_dir or None)
+  try:
+    users = data.load(builder, manual_dir=settings.manual_dir or None)
+  except OSError as error:
+    raise SettingsError(
+      f'--data_dir={settings.data_dir} cannot be used ({error}): choose '
+      'another folder'
+    ) from error
   sizes = ', '.join(
     f'{len(split.items):,} {name}' for name, split in users.splits.items()
   )
@@ -47,6 +53,11 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
     raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
   if name == data.UserTables.name:
     return _tables_builder(settings, task)
+  if settings.events or settings.labels:
+    raise SettingsError(
+      '--events and --labels are for --dataset=user_tables, not for '
+      f'--dataset={settings.dataset}'
+    )
   config = f'{size}_{task}' if size else task
   known = [known.name for known in builders[name].BUILDER_CONFIGS]
   if config not in known:

@@ -29,7 +29,7 @@ from experiments.datasets import open_data
 from experiments.encoders import make_encoder
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
-from experiments.workdir import open_workdir, write_vocabulary, write_whole
+from experiments.workdir import open_workdir, write_dataset, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
   data = open_data(settings, task=settings.task)
   check_task(settings, data)
   items, labels = data.vocabulary
-  write_vocabulary(folder, items)
+  write_dataset(folder, data)
 
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
@@ -128,10 +128,17 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--task={settings.task} is not a classification task; fine-tuning '
       'knows no other kind yet'
     )
-  if settings.select_by == 'auc' and len(data.vocabulary.labels) != 2:
+  classes = len(data.vocabulary.labels)
+  if classes < 2:
     raise SettingsError(
-      f'--select_by=auc needs 2 classes; {settings.task} has '
-      f'{len(data.vocabulary.labels)}'
+      f'--task={settings.task} has but one class, {data.vocabulary.labels[0]}: '
+      'there is nothing to learn'
+    )
+  validated = len(np.unique(data.splits['validation'].label))
+  if settings.select_by == 'auc' and (classes, validated) != (2, 2):
+    raise SettingsError(
+      f'--select_by=auc needs 2 classes; {settings.task} has {classes}, and '
+      f'{validated} among its validation users'
     )
 
 
@@ -173,7 +180,8 @@ def evaluate_users(
       logits.argmax(axis=1), labels, num_classes=num_classes
     ),
   }
-  if num_classes == 2:
+  # Undefined where the users of a split are all of one class.
+  if num_classes == 2 and len(np.unique(labels)) == 2:
     values['auc'] = metrics.roc_auc(logits[:, 1] - logits[:, 0], labels)
   return {name: float(value) for name, value in values.items()}
 

@@ -9,7 +9,7 @@ import tensorboardX
 import tqdm
 from jax.typing import ArrayLike
 
-from experiments.workdir import METRICS
+from experiments.workdir import METRICS, write_whole
 
 
 class MetricsLog:
@@ -26,8 +26,7 @@ class MetricsLog:
 
   def __init__(self, folder: pathlib.Path, *, resume_at: int):
     path = folder / METRICS
-    kept = _lines_until(path, resume_at)
-    path.write_text(''.join(kept))
+    write_whole(path, ''.join(_lines_until(path, resume_at)))
     self._file = path.open('a')
     self._events = tensorboardX.SummaryWriter(
       str(folder), purge_step=resume_at + 1

@@ -30,7 +30,7 @@ from experiments.datasets import open_data
 from experiments.encoders import make_encoder
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
-from experiments.workdir import open_workdir, write_vocabulary
+from experiments.workdir import open_workdir, write_dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def main(settings: PretrainSettings) -> TrainState:
   folder = open_workdir(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
-  write_vocabulary(folder, items)
+  write_dataset(folder, data)
 
   init_key, train_key, eval_key = jax.random.split(
     jax.random.key(settings.seed), 3
@@ -101,7 +101,9 @@ def main(settings: PretrainSettings) -> TrainState:
         users=data.splits['validation'],
         length=encoder.max_length,
         settings=settings,
-        step=make_validation(loss_fn, eval_key),
+        step=pmap_step(
+          functools.partial(validation_step, loss_fn=loss_fn, key=eval_key)
+        ),
       ),
     ),
     {'encoder': params},
@@ -147,14 +149,12 @@ def parse_fusion(text: str) -> str | float:
   return value
 
 
-def make_validation(loss_fn: LossFn, key: jax.Array) -> Callable:
-  """(params, batch) -> sums of the metrics; the same draws every time."""
-
-  def step(params: dict, batch: dict) -> dict:
-    _, metrics = loss_fn(params, batch, key)
-    return sum_metrics(metrics, axis_name=AXIS)
-
-  return pmap_step(step)
+def validation_step(
+  params: dict, batch: dict, *, loss_fn: LossFn, key: jax.Array
+) -> dict:
+  """The sums of the metrics of a batch; the same draws every time."""
+  _, metrics = loss_fn(params, batch, key)
+  return sum_metrics(metrics, axis_name=AXIS)
 
 
 def validate(

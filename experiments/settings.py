@@ -95,6 +95,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     return
   rule = field.metadata
   words = value if isinstance(value, tuple) else (value,)
+  if rule['choices'] and not words:
+    raise SettingsError(
+      f'--{field.name} needs at least one of {", ".join(rule["choices"])}'
+    )
   for word in words if rule['choices'] else ():
     if word not in rule['choices']:
       raise SettingsError(
@@ -189,7 +193,12 @@ def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
   """Parses the flags and calls `main(settings)`; bad input ends in one line."""
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
 
-  def start(_: list[str]) -> None:
+  def start(argv: list[str]) -> None:
+    if argv[1:]:
+      sys.exit(
+        f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
+        f'a file of flags is --flagfile={argv[1]}'
+      )
     # Orbax tells every step of every save; --verbosity=0 lets it.
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.ERROR)

@@ -48,7 +48,9 @@ class RunSettings(DataSettings):
     'resumed.',
     same_run=False,
   )
-  seed: int = flag(0, 'Seed of everything random in the run.', low=0)
+  seed: int = flag(
+    0, 'Seed of everything random in the run.', low=0, high=2**32 - 1
+  )
   num_epochs: int = flag(20, 'Passes over the users.', low=1, same_run=False)
   num_steps: int = flag(
     0, 'Updates, instead of --num_epochs; 0: use that.', low=0, same_run=False

@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
 
+from adaptssr_jax.data import UserData
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
 
@@ -28,8 +28,7 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
   saved = folder / _FLAGS
   try:
     if saved.exists():
-      # A run that failed before its first step binds nobody to its settings.
-      if (folder / METRICS).exists():
+      if _has_trained(folder):
         _refuse_other_settings(settings, saved)
     elif folder.is_dir() and any(folder.iterdir()):
       raise SettingsError(
@@ -48,7 +47,9 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
 
 def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
   lines = saved.read_text().splitlines()
-  before = dict(line[2:].split('=', 1) for line in lines)
+  before = dict(
+    line[2:].split('=', 1) for line in lines if line.startswith('--')
+  )
   now = settings.flag_values()
   free = settings.names_free_to_change()
   names = sorted((before.keys() | now.keys()) - free)
@@ -73,8 +74,30 @@ def write_whole(path: pathlib.Path, text: str) -> None:
   aside.rename(path)
 
 
-def write_vocabulary(folder: pathlib.Path, items: Sequence[str]) -> None:
-  """Writes the raw item ids as JSON strings, that of item i in line i."""
-  write_whole(
-    folder / 'vocabulary', ''.join(f'{json.dumps(item)}\n' for item in items)
-  )
+def write_dataset(folder: pathlib.Path, data: UserData) -> None:
+  """Writes `dataset.txt`, and `vocabulary`: the raw id of item i in line i.
+
+  The ids are JSON strings, since an id may hold the end of a line.
+
+  Raises:
+    SettingsError: the run was trained on other data, which no flag need show:
+      tables were changed, or a data set was prepared anew.
+  """
+  items = (f'{json.dumps(item)}\n' for item in data.vocabulary.items)
+  texts = {'dataset.txt': f'{data.name}\n', 'vocabulary': ''.join(items)}
+  for name, text in texts.items():
+    path = folder / name
+    if _has_trained(folder) and path.exists() and path.read_text() != text:
+      raise SettingsError(
+        f'--workdir={folder} holds a run on other data: its {name} is not that '
+        f'of {data.name} now. Choose another folder'
+      )
+  for name, text in texts.items():
+    write_whole(folder / name, text)
+
+
+def _has_trained(folder: pathlib.Path) -> bool:
+  """A run that failed before it logged or saved binds nobody to anything."""
+  metrics, checkpoints = folder / METRICS, folder / 'checkpoints'
+  logged = metrics.exists() and metrics.stat().st_size > 0
+  return logged or (checkpoints.is_dir() and any(checkpoints.iterdir()))

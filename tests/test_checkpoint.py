@@ -31,7 +31,7 @@ OPTIMIZER = optax.adam(0.1)
 
 @pytest.fixture(scope='module')
 def state():
-  params = ENCODER.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+  params = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
   return init_state({'encoder': params['params']}, OPTIMIZER)
 
 
@@ -234,6 +234,15 @@ def test_a_checkpoint_that_misses_a_part(copied, item):
     restore_encoder(copied)
 
 
+def test_a_truncated_score(tmp_path, state):
+  save(tmp_path, at(state, 1), at(state, 2), scores=[0.1, 0.2])
+  damage_files(tmp_path / 'checkpoints' / '2' / 'metrics', 0.5)
+  with pytest.raises(CheckpointError, match='checkpoints'):
+    restore_encoder(tmp_path)
+  with pytest.raises(CheckpointError, match='checkpoints'):
+    Checkpoints(tmp_path, keep=1)
+
+
 @pytest.mark.parametrize('item', ['params', 'opt_state'])
 @pytest.mark.parametrize('keep', [None, 0.5])
 def test_a_run_cannot_resume_from_a_damaged_checkpoint(
@@ -266,8 +275,11 @@ def test_a_checkpoint_half_written_is_no_checkpoint(copied, state):
 )
 def test_a_checkpoint_of_another_architecture(saved, changes):
   encoder = ENCODER.clone(**changes)
-  params = encoder.init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
-  like = init_state({'encoder': params['params']}, OPTIMIZER)
+  shapes = jax.eval_shape(
+    encoder.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+  )
+  params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes['params'])
+  like = init_state({'encoder': params}, OPTIMIZER)
   with pytest.raises(CheckpointError, match=r'checkpoints/4.*another model'):
     restore(saved, like)
 

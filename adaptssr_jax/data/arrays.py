@@ -7,9 +7,9 @@ pages that are touched.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +40,11 @@ class UserArrays(NamedTuple):
   def first(self, rows: int) -> UserArrays:
     """The first rows, or all of them if `rows` is 0."""
     end = rows or len(self.items)
-
-    def cut(column: Ragged | None) -> Ragged | None:
-      return column and Ragged(column.values, column.offsets[: end + 1])
-
     return UserArrays(
-      user_id=cut(self.user_id),
-      items=cut(self.items),
+      user_id=self.user_id.first(end),
+      items=self.items.first(end),
       label=None if self.label is None else self.label[:end],
-      targets=cut(self.targets),
+      targets=None if self.targets is None else self.targets.first(end),
     )
 
   def user_ids(self, rows: np.ndarray) -> list[str]:
@@ -57,8 +53,15 @@ class UserArrays(NamedTuple):
 
 
 class UserData(NamedTuple):
-  """A prepared data set: its splits by name, and its vocabulary."""
+  """A prepared data set.
 
+  Args:
+    name: of the builder, its config and its version.
+    splits: by name.
+    vocabulary: of all splits.
+  """
+
+  name: str
   splits: dict[str, UserArrays]
   vocabulary: Vocabulary
 
@@ -87,6 +90,7 @@ def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
     _write_columns(builder, folder)
   metadata = builder.info.metadata
   return UserData(
+    name=builder.info.full_name,
     splits={split: _open(folder / split) for split in builder.info.splits},
     vocabulary=Vocabulary(metadata['items'], metadata['labels']),
   )
@@ -94,7 +98,8 @@ def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
 
 def _write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
   # Written aside and renamed: a half-written folder is never taken for whole.
-  scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix='arrays.'))
+  scratch = folder.with_name(f'{folder.name}.{os.getpid()}')
+  scratch.mkdir()
   try:
     for split in builder.info.splits:
       (scratch / split).mkdir()
@@ -104,10 +109,11 @@ def _write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
         # Ten times as fast as one example after the other.
         examples = source.__getitems__(list(block))
         _append(examples, scratch / split)
-    scratch.rename(folder)
-  except BaseException:
-    shutil.rmtree(scratch)
-    raise
+    # Where another process was faster, its folder is as good.
+    if not folder.exists():
+      scratch.rename(folder)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _append(examples: list[dict], folder: pathlib.Path) -> None:

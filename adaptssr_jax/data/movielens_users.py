@@ -24,21 +24,19 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import movielens_sources
 from adaptssr_jax.data.builder import (
-  PRETRAIN_SHARES,
-  TASK_SHARES,
   DataError,
   Rows,
   TaskConfig,
   UserBuilder,
   Vocabulary,
-  split_rows,
+  split_for_pretraining,
+  split_for_task,
 )
 from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
 from adaptssr_jax.data.ragged import Ragged
 
 _HELD_OUT = 10
 _LIKED = 4
-_SEED = 0
 _GENDERS = {'F': 'female', 'M': 'male'}
 # MovieLens-1M has these groups only, so that the years of 100k become them.
 _AGES = ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+')
@@ -89,7 +87,7 @@ class MovielensUsers(UserBuilder):
   have one row a user, 60/20/20. `click` has one row for each of a user's last
   ten films, and `thumb_up` for those of them that were rated 4 or 5; they are
   split 60/20/20 by row, or by user where the name ends so. All splits are drawn
-  with seed 0.
+  with fixed seeds.
 
   Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015. GroupLens
   allows research use, and neither redistribution nor commercial use without
@@ -175,7 +173,7 @@ def user_rows(
   """
   rows, items = _history_rows(histories)
   if task == 'pretrain':
-    return split_rows(rows, PRETRAIN_SHARES, _SEED), Vocabulary(items)
+    return split_for_pretraining(rows), Vocabulary(items)
   people = [histories.log.people[user] for user in histories.user]
   if task == 'age':
     ages = [person.age for person in people]
@@ -186,7 +184,7 @@ def user_rows(
     label = _look_up(found, list(classes), rows.user_id, task)
     names = tuple(classes.values())
   rows = rows._replace(label=label.astype(np.int32))
-  return split_rows(rows, TASK_SHARES, _SEED), Vocabulary(items, names)
+  return split_for_task(rows), Vocabulary(items, names)
 
 
 def ranking_rows(
@@ -218,10 +216,10 @@ def ranking_rows(
   rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
   rows = rows.take(np.flatnonzero(lengths))
   if by_user:
-    users = split_rows(rows, TASK_SHARES, _SEED)
+    users = split_for_task(rows)
     splits = {name: _one_a_positive(part) for name, part in users.items()}
   else:
-    splits = split_rows(_one_a_positive(rows), TASK_SHARES, _SEED)
+    splits = split_for_task(_one_a_positive(rows))
   return splits, Vocabulary(items, labels)
 
 

@@ -58,6 +58,10 @@ class Ragged:
     """The length of each row, int64 [rows]."""
     return np.diff(self.offsets)
 
+  def first(self, rows: int) -> Ragged:
+    """The first rows, which share the memory of all."""
+    return Ragged(self.values, self.offsets[: rows + 1])
+
   def take(self, rows: np.ndarray) -> Ragged:
     """These rows, in this order, as a new `Ragged`."""
     lengths = self.lengths[rows]

@@ -16,13 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import (
-  PRETRAIN_SHARES,
-  TASK_SHARES,
   Rows,
   TaskConfig,
   UserBuilder,
   Vocabulary,
-  split_rows,
+  split_for_pretraining,
+  split_for_task,
 )
 from adaptssr_jax.data.ragged import Ragged
 
@@ -105,12 +104,12 @@ class SyntheticUsers(UserBuilder):
       label=labels.get(config.task),
     )
     pretrain = config.task == 'pretrain'
-    shares = PRETRAIN_SHARES if pretrain else TASK_SHARES
+    split = split_for_pretraining if pretrain else split_for_task
     vocabulary = Vocabulary(
       items=[f'item_{item}' for item in range(1, config.size.items + 1)],
       labels=_CLASSES.get(config.task, ()),
     )
-    return split_rows(rows, shares, seed=0), vocabulary
+    return split(rows), vocabulary
 
 
 def make_users(

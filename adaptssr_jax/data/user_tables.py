@@ -25,14 +25,13 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import (
-  PRETRAIN_SHARES,
-  TASK_SHARES,
   DataError,
   Rows,
   TaskConfig,
   UserBuilder,
   Vocabulary,
-  split_rows,
+  split_for_pretraining,
+  split_for_task,
 )
 from adaptssr_jax.data.table_rows import Columns
 from adaptssr_jax.data.table_users import (
@@ -41,8 +40,6 @@ from adaptssr_jax.data.table_users import (
   read_users,
 )
 from adaptssr_jax.data.tables import read_table
-
-_SEED = 0
 
 
 @dataclasses.dataclass(eq=False)
@@ -196,7 +193,7 @@ class UserTables(UserBuilder):
     item_ids = users.item_ids.to_pylist()
     if label is None:
       rows = Rows(users.ids.to_pylist(), users.items)
-      return split_rows(rows, PRETRAIN_SHARES, _SEED), Vocabulary(item_ids)
+      return split_for_pretraining(rows), Vocabulary(item_ids)
 
     if in_events:
       labels = labels_of(events, users.ids, user=user, label=label)
@@ -207,4 +204,4 @@ class UserTables(UserBuilder):
         [table], users.ids, user=user, label=label, required=True
       )
     rows, classes = labelled_rows(users, labels)
-    return split_rows(rows, TASK_SHARES, _SEED), Vocabulary(item_ids, classes)
+    return split_for_task(rows), Vocabulary(item_ids, classes)

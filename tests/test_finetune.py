@@ -1,0 +1,330 @@
+"""Fine-tuning as a command: the best epoch, tested once."""
+
+import json
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+from test_pretrain import finished as pretrained
+from tiny_runs import (
+  Interruption,
+  assert_same_bits,
+  assert_same_run,
+  files,
+  finetune_settings,
+  interrupt_at,
+  lines,
+  saved_state,
+)
+
+from adaptssr_jax import data
+from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.models import TaskHead
+from experiments import finetune
+from experiments.datasets import open_data
+from experiments.settings import SettingsError
+
+__all__ = ['pretrained']
+
+
+@pytest.fixture(scope='module')
+def tuned(pretrained, tmp_path_factory, data_dir):
+  """The settings of a run of three epochs of four steps."""
+  settings = finetune_settings(
+    tmp_path_factory.mktemp('finetune') / 'run',
+    data_dir,
+    pretrained=pretrained.workdir,
+  )
+  finetune.main(settings)
+  return settings
+
+
+def result_of(settings):
+  return json.loads(files(settings.workdir)['result.json'])
+
+
+def expected_scores(settings, split, step):
+  """The metrics of a saved model, without batches, devices or this library."""
+  users = open_data(settings, task=settings.task).splits[split]
+  encoder, _, _ = restore_encoder(settings.workdir)
+  params = saved_state(settings.workdir, step)['params']
+  rows = np.arange(len(users.items))
+  items = jnp.asarray(users.items.padded(rows, encoder.max_length))
+  head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
+  logits = np.asarray(
+    head.apply(
+      {'params': params['head']},
+      encoder.apply({'params': params['encoder']}, items),
+    )
+  )
+  guess, label = logits.argmax(axis=1), users.label
+  return {
+    'accuracy': metrics.accuracy_score(label, guess),
+    'macro_f1': metrics.f1_score(label, guess, average='macro'),
+    'auc': metrics.roc_auc_score(label, logits[:, 1] - logits[:, 0]),
+  }
+
+
+def test_a_run_leaves_its_folder(tuned):
+  names = {name.split('/')[0] for name in files(tuned.workdir)}
+  assert {
+    'flags.txt',
+    'metrics.jsonl',
+    'vocabulary',
+    'checkpoints',
+    'result.json',
+  } < names
+  result = result_of(tuned)
+  assert list(result) == [
+    'task',
+    'pretrained',
+    'best_step',
+    'validation',
+    'test',
+  ]
+  assert result['task'] == 'gender'
+  assert result['pretrained'] == tuned.pretrained
+
+
+def test_every_epoch_is_validated(tuned):
+  found = lines(tuned.workdir)
+  trained = [line['step'] for line in found if 'loss' in line]
+  validated = [line['step'] for line in found if 'validation_auc' in line]
+  assert trained == [2, 4, 6, 8, 10, 12]
+  assert validated == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+  'select_by',
+  [
+    'accuracy',
+    pytest.param('macro_f1', marks=pytest.mark.slow),
+    pytest.param('auc', marks=pytest.mark.slow),
+  ],
+)
+def test_the_best_epoch_is_that_of_the_validation(
+  tuned, tmp_path, data_dir, select_by
+):
+  settings = finetune_settings(
+    tmp_path,
+    data_dir,
+    pretrained=tuned.pretrained,
+    select_by=select_by,
+    num_epochs=5,
+  )
+  result = finetune.main(settings)
+  scores = {
+    line['step']: line[f'validation_{select_by}']
+    for line in lines(tmp_path)
+    if 'validation_auc' in line
+  }
+  best = max(scores, key=scores.get)  # The first of equals.
+  assert len(set(scores.values())) > 1
+  assert result['best_step'] == best
+  assert result['validation'][select_by] == scores[best]
+  assert result == result_of(settings)
+  for split in ('validation', 'test'):
+    expected = expected_scores(settings, split, best)
+    assert result[split] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_last_partial_batch_counts(tuned):
+  # 40 users in batches of 32; the direct computation knows of no batches.
+  result = result_of(tuned)
+  for split in ('validation', 'test'):
+    expected = expected_scores(tuned, split, result['best_step'])
+    assert result[split] == pytest.approx(expected, abs=1e-5)
+
+
+def split_of(labels):
+  rows = data.Ragged.from_rows([[1 + row] for row in range(len(labels))])
+  return data.UserArrays(None, rows, np.array(labels, np.int32))
+
+
+@pytest.mark.parametrize('classes', [2, 3, 7])
+def test_scores_are_those_of_scikit_learn(data_dir, classes):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, classes, 45)
+  logits = rng.normal(size=(46, classes)).astype(np.float32)
+
+  def predict(params, batch):
+    del params
+    return logits[batch['items'].reshape(-1)]
+
+  found = finetune.evaluate_users(
+    None,
+    users=split_of(labels),
+    predict=predict,
+    settings=types.SimpleNamespace(batch_size=16),
+    length=1,
+  )
+  scores, guess = logits[1:], logits[1:].argmax(axis=1)
+  expected = {
+    'accuracy': metrics.accuracy_score(labels, guess),
+    'macro_f1': metrics.f1_score(labels, guess, average='macro'),
+  }
+  if classes == 2:
+    expected['auc'] = metrics.roc_auc_score(labels, scores[:, 1] - scores[:, 0])
+  assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_seven_classes_have_no_auc(pretrained, tmp_path, data_dir, capsys):
+  settings = finetune_settings(
+    tmp_path,
+    data_dir,
+    task='age',
+    pretrained=pretrained.workdir,
+    num_steps=1,
+  )
+  result = finetune.main(settings)
+  assert set(result['test']) == {'accuracy', 'macro_f1'}
+  assert set(lines(tmp_path)[-1]) == {
+    'step',
+    'validation_accuracy',
+    'validation_macro_f1',
+  }
+  printed = capsys.readouterr().out
+  assert f'age from {pretrained.workdir}, step 1:' in printed
+  accuracy, f1 = result['test']['accuracy'], result['test']['macro_f1']
+  assert (
+    f'  test        accuracy {accuracy:.4f}, macro_f1 {f1:.4f}\n' in printed
+  )
+  with pytest.raises(SettingsError, match='auc needs 2 classes; age has 7'):
+    finetune.main(
+      finetune_settings(tmp_path / 'x', data_dir, task='age', select_by='auc')
+    )
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tuned, capsys):
+  before = files(tuned.workdir)
+  assert finetune.main(tuned) == result_of(tuned)
+  assert 'finished, see result.json' in capsys.readouterr().out
+  assert files(tuned.workdir) == before
+
+
+def test_interrupted_and_resumed_is_uninterrupted(
+  tuned, tmp_path, data_dir, monkeypatch
+):
+  settings = finetune_settings(tmp_path, data_dir, pretrained=tuned.pretrained)
+  # Before anything is saved; with a step lost; right after an epoch's score.
+  for step in (2, 7, 2):
+    with monkeypatch.context() as patch:
+      interrupt_at(patch, step)
+      with pytest.raises(Interruption):
+        finetune.main(settings)
+    assert not (tmp_path / 'result.json').exists()
+  finetune.main(settings)
+  assert_same_run(tmp_path, tuned.workdir)
+  assert result_of(settings) == result_of(tuned)
+
+
+def test_a_run_that_died_before_its_result_only_evaluates(
+  tuned, tmp_path, capsys
+):
+  shutil.copytree(tuned.workdir, tmp_path / 'run')
+  (tmp_path / 'run' / 'result.json').unlink()
+  settings = tuned.__class__(
+    **{**tuned.__dict__, 'workdir': str(tmp_path / 'run')}
+  )
+  finetune.main(settings)
+  assert 'finished at step 12; nothing to train' in capsys.readouterr().out
+  assert result_of(settings) == result_of(tuned)
+
+
+def test_steps_override_epochs_and_the_last_one_is_validated(
+  tuned, tmp_path, data_dir
+):
+  settings = finetune_settings(
+    tmp_path, data_dir, pretrained=tuned.pretrained, num_steps=6
+  )
+  result = finetune.main(settings)
+  validated = [line['step'] for line in lines(tmp_path) if len(line) == 4]
+  assert validated == [4, 6]
+  assert result['best_step'] in validated
+
+
+def test_fewer_labelled_users_are_the_first_ones(tuned, tmp_path, data_dir):
+  settings = finetune_settings(
+    tmp_path,
+    data_dir,
+    pretrained=tuned.pretrained,
+    train_users=33,
+    num_epochs=2,
+  )
+  finetune.main(settings)
+  steps = [line['step'] for line in lines(tmp_path) if len(line) == 4]
+  assert steps == [2, 4]
+  train = open_data(settings, task='gender').splits['train']
+  first = train.first(33)
+  assert len(first.items) == len(first.label) == 33
+  assert first.items[32].tolist() == train.items[32].tolist()
+  assert len(train.first(0).items) == 120
+
+
+def test_a_random_start_needs_no_other_run(tmp_path, data_dir, capsys):
+  settings = finetune_settings(tmp_path, data_dir, num_steps=1)
+  result = finetune.main(settings)
+  assert result['pretrained'] == ''
+  printed = capsys.readouterr().out
+  assert 'gender from a random start, step 1:' in printed
+  assert 'knows' not in printed
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'task': 'gendr'}, r"no 'tiny_gendr'; did you mean 'tiny_gender'\?"),
+    ({'task': 'pretrain'}, r'--task=pretrain is not a classification task'),
+    ({'batch_size': 4}, r'--batch_size: .*take 8'),
+    ({'pretrained': 'RUN', 'num_layers': 2}, r'--num_layers=2 contradicts'),
+    ({'pretrained': 'RUN', 'num_queries': 3}, r'--num_queries=3 contradicts'),
+  ],
+)
+def test_bad_input_is_refused(pretrained, tmp_path, data_dir, changes, words):
+  if 'pretrained' in changes:
+    changes = changes | {'pretrained': pretrained.workdir}
+  with pytest.raises(SettingsError, match=words):
+    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
+
+
+def test_dropout_may_differ_from_that_of_the_source(pretrained, data_dir):
+  settings = finetune_settings(
+    'unused', data_dir, pretrained=pretrained.workdir, dropout_rate=0.25
+  )
+  users = open_data(settings, task='gender')
+  model, params = finetune.make_model(settings, users, jax.random.key(0))
+  assert model['encoder'].dropout_rate == 0.25
+  _, expected, _ = restore_encoder(pretrained.workdir)
+  assert_same_bits(params['encoder'], expected)
+
+
+def halve_files(folder):
+  for path in folder.rglob('*'):
+    if path.is_file() and path.name != 'commit_success.txt':
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_source_missing_or_half_written_is_one_error(
+  pretrained, tmp_path, data_dir
+):
+  def error_of(name):
+    settings = finetune_settings(
+      tmp_path / 'run', data_dir, pretrained=str(tmp_path / name)
+    )
+    with pytest.raises(CheckpointError) as error:
+      finetune.main(settings)
+    message = str(error.value)
+    assert '\n' not in message
+    assert str(tmp_path / name) in message
+    return message
+
+  assert 'no such folder' in error_of('absent')
+  (tmp_path / 'empty').mkdir()
+  assert 'holds no checkpoint' in error_of('empty')
+  half = shutil.copytree(pretrained.workdir, tmp_path / 'half')
+  halve_files(half / 'checkpoints' / '9')
+  assert 'checkpoints/9: damaged' in error_of('half')

@@ -1,0 +1,181 @@
+"""Metrics reach the files, and progress the eye."""
+
+import json
+import os
+import re
+
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from experiments import logs
+from experiments.logs import MetricsLog, Progress
+
+
+def read(folder):
+  text = (folder / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def events(folder):
+  """(step, name, value) of all TensorBoard events, after purging, sorted."""
+  found = []
+  for path in sorted(folder.glob('events.*'), key=os.path.getmtime):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+      size = int.from_bytes(data[at : at + 8], 'little')
+      body = data[at + 12 : at + 12 + size]
+      check = data[at + 12 + size : at + 16 + size]
+      assert int.from_bytes(check, 'little') == masked_crc32c(body)
+      at += 16 + size
+      event = event_pb2.Event.FromString(body)
+      if event.session_log.status == event_pb2.SessionLog.START:
+        found = [old for old in found if old[0] < event.step]
+      for value in event.summary.value:
+        found.append((event.step, value.tag, value.simple_value))
+  return sorted(found)
+
+
+def in_lines(folder):
+  return sorted(
+    (line['step'], name, pytest.approx(value))
+    for line in read(folder)
+    for name, value in line.items()
+    if name != 'step'
+  )
+
+
+def write(folder, steps, *, resume_at=0, shift=0.0):
+  log = MetricsLog(folder, resume_at=resume_at)
+  for step in steps:
+    log.write(step, {'loss': step / 3 + shift, 'lambda': 0.5})
+  log.close()
+
+
+def test_a_line_of_json_a_step(tmp_path):
+  write(tmp_path, [1, 2])
+  assert (tmp_path / 'metrics.jsonl').read_text() == (
+    '{"step": 1, "loss": 0.3333333333333333, "lambda": 0.5}\n'
+    '{"step": 2, "loss": 0.6666666666666666, "lambda": 0.5}\n'
+  )
+
+
+def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
+  log = MetricsLog(tmp_path, resume_at=0)
+  log.write(1, {'loss': 2.0})
+  assert read(tmp_path) == [{'step': 1, 'loss': 2.0}]
+  log.close()
+
+
+def test_events_say_the_same(tmp_path):
+  write(tmp_path, [1, 2, 5])
+  assert events(tmp_path) == in_lines(tmp_path)
+  assert len(events(tmp_path)) == 6
+
+
+def test_a_resumed_run_cuts_what_comes_after_its_checkpoint(tmp_path):
+  write(tmp_path, [2, 4, 6, 8])
+  (path,) = tmp_path.glob('events.*')
+  # Files are named by the second, and this test takes less.
+  path.rename(path.with_name('events.before'))
+  write(tmp_path, [6, 8, 10], resume_at=4, shift=1.0)
+  assert [line['step'] for line in read(tmp_path)] == [2, 4, 6, 8, 10]
+  assert [line['loss'] for line in read(tmp_path)] == pytest.approx(
+    [2 / 3, 4 / 3, 3, 11 / 3, 13 / 3]
+  )
+  assert events(tmp_path) == in_lines(tmp_path)
+
+
+def test_two_lines_of_the_checkpoint_step_stay(tmp_path):
+  log = MetricsLog(tmp_path, resume_at=0)
+  log.write(2, {'loss': 1.0})
+  log.write(2, {'validation_loss': 2.0})
+  log.close()
+  write(tmp_path, [], resume_at=2)
+  assert len(read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('cut', [1, 9, 30])
+def test_a_half_written_last_line_is_cut(tmp_path, cut):
+  write(tmp_path, [2, 4])
+  path = tmp_path / 'metrics.jsonl'
+  whole = path.read_text()
+  path.write_text(whole[:-cut])
+  # The step of the half line was saved: nothing but the line is lost.
+  write(tmp_path, [6], resume_at=4)
+  assert [line['step'] for line in read(tmp_path)] == [2, 6]
+
+
+def test_a_run_without_checkpoint_begins_anew(tmp_path):
+  write(tmp_path, [2, 4])
+  write(tmp_path, [1], resume_at=0)
+  assert [line['step'] for line in read(tmp_path)] == [1]
+
+
+class Clock:
+  """A second for every look."""
+
+  def __init__(self):
+    self.now = 0.0
+
+  def monotonic(self):
+    self.now += 1.0
+    return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  monkeypatch.setattr(logs, 'time', Clock())
+
+
+def progress(total, start=0, **settings):
+  settings = {'users': 1000, 'every': 2.0} | settings
+  return Progress('run', total=total, start=start, **settings)
+
+
+def test_lines_tell_speed_loss_and_time_left(clock, capsys):
+  shown = progress(20_000, every=10.0)
+  for step in range(11):
+    shown.update(0.5 + step)
+  shown.close()
+  captured = capsys.readouterr()
+  assert captured.out == ''
+  # A step of 1,000 users a second; the first, which compiles, is not counted.
+  assert captured.err == (
+    'run: step 10/20,000, 1,000 users/s, loss 9.5000, 5:33:10 left\n'
+  )
+
+
+def test_lines_come_every_so_often_and_at_the_end(clock, capsys):
+  shown = progress(9, every=3.0)
+  for _ in range(9):
+    shown.update(1.0)
+  steps = re.findall(r'step (\d+)/9', capsys.readouterr().err)
+  assert steps == ['3', '6', '9']
+
+
+def test_a_resumed_run_counts_from_where_it_starts(clock, capsys):
+  shown = progress(12, start=8, every=100.0)
+  for _ in range(4):
+    shown.update(1.0)
+  assert capsys.readouterr().err == (
+    'run: step 12/12, 1,000 users/s, loss 1.0000, 0:00:00 left\n'
+  )
+
+
+def test_a_terminal_has_a_bar(clock, capsys, monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True)
+  shown = progress(4)
+  for _ in range(4):
+    shown.update(0.25)
+  shown.close()
+  text = capsys.readouterr().err
+  assert '4/4' in text
+  assert '1,000 users/s, loss 0.2500' in text
+
+
+def test_a_run_of_one_step_is_no_error(clock, capsys):
+  shown = progress(1)
+  shown.update(1.0)
+  shown.close()
+  assert capsys.readouterr().err == ''

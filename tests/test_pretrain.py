@@ -1,0 +1,214 @@
+"""Pre-training as a command: its folder, its interruptions, its refusals."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_logs import events, in_lines
+from tiny_runs import (
+  Interruption,
+  assert_same_bits,
+  assert_same_run,
+  files,
+  interrupt_at,
+  lines,
+  pretrain_settings,
+  saved_state,
+  saved_steps,
+)
+
+from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from experiments import pretrain
+from experiments.settings import SettingsError, from_flagfile
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, data_dir):
+  """The settings of a run of nine steps in three epochs."""
+  folder = tmp_path_factory.mktemp('pretrain') / 'run'
+  settings = pretrain_settings(folder, data_dir)
+  pretrain.main(settings)
+  return settings
+
+
+def test_a_run_leaves_its_folder(finished):
+  written = files(finished.workdir)
+  names = {name.split('/')[0] for name in written}
+  (event_file,) = [name for name in names if name.startswith('events.')]
+  names.remove(event_file)
+  assert names == {'flags.txt', 'metrics.jsonl', 'vocabulary', 'checkpoints'}
+  path = f'{finished.workdir}/flags.txt'
+  assert from_flagfile(pretrain.PretrainSettings, path) == finished
+  items = [json.loads(line) for line in written['vocabulary'].splitlines()]
+  assert items == [f'item_{number}' for number in range(1, 61)]
+  assert saved_steps(finished.workdir) == [8, 9]
+
+
+def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(finished):
+  names = {
+    'train': {'step', 'loss', 'lambda'},
+    'validation': {'step', 'validation_loss', 'validation_lambda'},
+  }
+  found = lines(finished.workdir)
+  kind = {
+    'train': [line['step'] for line in found if line.keys() == names['train']],
+    'validation': [
+      line['step'] for line in found if line.keys() == names['validation']
+    ],
+  }
+  assert kind == {'train': [2, 4, 6, 8, 9], 'validation': [3, 6, 9]}
+  assert len(found) == 8
+  for line in found:
+    assert all(np.isfinite(value) for value in line.values())
+  assert [line['step'] for line in found] == sorted(
+    line['step'] for line in found
+  )
+
+
+def test_events_say_what_the_lines_say(finished):
+  folder = pretrain.open_workdir(finished)
+  assert events(folder) == in_lines(folder)
+
+
+def test_the_last_state_is_returned_and_saved(finished, capsys):
+  state = pretrain.main(finished)
+  saved = saved_state(finished.workdir)
+  assert int(state.step) == 9
+  assert_same_bits(state.params, saved['params'])
+  assert len(jax.tree.leaves(saved['opt_state'])) == (
+    2 * len(jax.tree.leaves(saved['params'])) + 1
+  )
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
+  before = files(finished.workdir)
+  pretrain.main(finished)
+  assert 'finished at step 9; nothing to train' in capsys.readouterr().out
+  assert files(finished.workdir) == before
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path, data_dir, num_steps=60, learning_rate=0.02, checkpoint_every=60
+  )
+  pretrain.main(settings)
+  losses = [
+    line['validation_loss']
+    for line in lines(tmp_path)
+    if 'validation_loss' in line
+  ]
+  assert losses[-1] < losses[0] - 0.02
+
+
+# It dies before anything is saved; with steps lost, whose lines must be cut;
+# and right after a checkpoint. The slow one dies often.
+@pytest.mark.parametrize(
+  'steps',
+  [[3, 7, 4], pytest.param([6, 1, 2, 1, 5], marks=pytest.mark.slow)],
+)
+def test_interrupted_and_resumed_is_uninterrupted(
+  finished, tmp_path, data_dir, monkeypatch, capsys, steps
+):
+  settings = pretrain_settings(tmp_path, data_dir)
+  for step in steps:
+    with monkeypatch.context() as patch:
+      interrupt_at(patch, step)
+      with pytest.raises(Interruption):
+        pretrain.main(settings)
+  pretrain.main(settings)
+  assert 'goes on at step 8 of 9' in capsys.readouterr().out
+  assert_same_run(tmp_path, finished.workdir)
+
+
+def test_a_longer_run_goes_on_where_a_shorter_one_ended(
+  finished, tmp_path, data_dir, capsys
+):
+  # Six steps end an epoch, and the sixth is logged anyway.
+  for steps in (6, 9):
+    pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=steps))
+  assert 'goes on at step 6 of 9' in capsys.readouterr().out
+  assert_same_run(tmp_path, finished.workdir)
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_run(finished, tmp_path, data_dir):
+  pretrain.main(pretrain_settings(tmp_path, data_dir, seed=1, num_steps=2))
+  assert lines(tmp_path)[0]['step'] == 2
+  assert lines(tmp_path)[0] != lines(finished.workdir)[0]
+
+
+def test_a_run_starts_from_the_encoder_of_another(
+  finished, tmp_path, data_dir, capsys
+):
+  settings = pretrain_settings(
+    tmp_path / 'run',
+    data_dir,
+    init_from=finished.workdir,
+    embed_dim=None,
+    num_steps=1,
+  )
+  pretrain.main(settings)
+  assert 'knows 60 of 60 items' in capsys.readouterr().out
+  encoder, params, _ = restore_encoder(tmp_path / 'run')
+  source, expected, _ = restore_encoder(finished.workdir)
+  assert encoder == source
+  jax.tree.map(
+    # One step of Adam goes as far as the learning rate, 2e-4.
+    lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4),
+    params,
+    expected,
+  )
+
+
+def test_epochs_are_counted_where_no_steps_are_given(tmp_path, data_dir):
+  settings = pretrain_settings(tmp_path, data_dir, num_steps=0, num_epochs=1)
+  assert int(pretrain.main(settings).step) == 3
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'batch_size': 20}, r'--batch_size: .* 8 devices: take 16 or 24'),
+    ({'dataset': 'movielens'}, r"--dataset: no 'movielens'; did you mean"),
+    ({'dataset': 'synthetic_users/tin'}, r"mean 'tiny_pretrain'\?.*quickstart"),
+    ({'dataset': 'nothing/like'}, r'There are: synthetic_users, movielens'),
+    ({'dataset': 'user_tables'}, r'needs --events=FILE'),
+    ({'fusion': 'both'}, r'--fusion must be adaptive, batch_mean or'),
+    ({'num_heads': 3}, r'num_heads must divide embed_dim'),
+  ],
+)
+def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
+  with pytest.raises(SettingsError, match=words):
+    pretrain.main(pretrain_settings(tmp_path / 'run', data_dir, **changes))
+  # The folder is still good for a run with the mistake mended.
+  pretrain.open_workdir(pretrain_settings(tmp_path / 'run', data_dir))
+
+
+def test_other_settings_are_refused_before_anything_is_done(
+  finished, data_dir, capsys
+):
+  other = pretrain_settings(finished.workdir, data_dir, crop_ratio=0.5)
+  before = files(finished.workdir)
+  with pytest.raises(SettingsError, match=r'--crop_ratio was 0\.4, is 0\.5'):
+    pretrain.main(other)
+  assert files(finished.workdir) == before
+
+
+def test_flags_that_contradict_the_source_are_refused(
+  finished, tmp_path, data_dir
+):
+  settings = pretrain_settings(
+    tmp_path, data_dir, init_from=finished.workdir, embed_dim=16
+  )
+  with pytest.raises(SettingsError, match=r'--embed_dim=16 contradicts .*8'):
+    pretrain.main(settings)
+
+
+def test_a_source_that_is_none_is_refused(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path / 'run', data_dir, init_from=str(tmp_path / 'absent')
+  )
+  with pytest.raises(CheckpointError, match='absent: no such folder'):
+    pretrain.main(settings)

@@ -1,0 +1,121 @@
+"""From one's own tables to a result, and from one vocabulary to another."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import ENCODER, FINETUNE, PRETRAIN, lines, pretrain_settings
+from user_table_files import write
+
+from adaptssr_jax.checkpoint import restore_encoder
+from experiments import finetune, pretrain
+from experiments.datasets import open_data
+from experiments.settings import SettingsError
+
+# Some items of the tiny users, in another order, and others.
+ITEMS = ['item_7', 'unknown', 'item_3', 'item_60', 'item_61', '7']
+KNOWN = ['item_7', 'item_3', 'item_60']
+
+
+@pytest.fixture(scope='module')
+def tables(tmp_path_factory, data_dir):
+  """The flags of a table of 60 users, and of their labels."""
+  folder = tmp_path_factory.mktemp('tables')
+  events = [
+    (f'u{user}', ITEMS[(user * place) % len(ITEMS)], place)
+    for user in range(60)
+    for place in range(1 + user % 5)
+  ]
+  labels = [(f'u{user}', ('no', 'yes')[user % 2]) for user in range(60)]
+  write(folder / 'e.csv', events, ('who', 'what', 'when'))
+  write(folder / 'l.csv', labels, ('who', 'buys'))
+  return {
+    'dataset': 'user_tables',
+    'data_dir': data_dir,
+    'events': (str(folder / 'e.csv'),),
+    'labels': str(folder / 'l.csv'),
+    'user_column': 'who',
+    'item_column': 'what',
+    'time_column': 'when',
+  }
+
+
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory, data_dir):
+  folder = tmp_path_factory.mktemp('made') / 'run'
+  pretrain.main(pretrain_settings(folder, data_dir, num_steps=1))
+  return str(folder)
+
+
+def finetune_settings(tables, **changes):
+  fields = FINETUNE | {'task': 'buys', 'num_epochs': 1} | tables | changes
+  return finetune.FinetuneSettings(**fields)
+
+
+@pytest.mark.slow
+def test_tables_are_pre_trained_and_fine_tuned_on(tables, tmp_path, capsys):
+  fields = PRETRAIN | ENCODER | tables
+  fields |= {'workdir': str(tmp_path / 'p'), 'batch_size': 16, 'num_steps': 4}
+  pretrain.main(pretrain.PretrainSettings(**fields))
+  for line in lines(tmp_path / 'p'):
+    assert np.isfinite(list(line.values())).all()
+  result = finetune.main(
+    finetune_settings(
+      tables, workdir=str(tmp_path / 'f'), pretrained=str(tmp_path / 'p')
+    )
+  )
+  assert set(result['test']) == {'accuracy', 'macro_f1', 'auc'}
+  assert 'knows 6 of 6 items' in capsys.readouterr().out
+  _, _, vocabulary = restore_encoder(tmp_path / 'f')
+  assert sorted(vocabulary) == sorted(ITEMS)
+
+
+def test_rows_of_the_item_table_are_found_by_raw_id(tables, pretrained, capsys):
+  settings = finetune_settings(tables, pretrained=pretrained)
+  users = open_data(settings, task='buys')
+  _, params = finetune.make_model(settings, users, jax.random.key(5))
+  assert 'knows 3 of 6 items' in capsys.readouterr().out
+
+  table = np.asarray(params['encoder']['item_embedding'])
+  _, source, names = restore_encoder(pretrained)
+  expected = np.asarray(source['item_embedding'])
+  assert table.shape == (len(ITEMS) + 2, 8)
+  np.testing.assert_array_equal(table[[0, -1]], expected[[0, -1]])
+  for row, item in enumerate(users.vocabulary.items, 1):
+    if item in KNOWN:
+      place = names.index(item) + 1
+      np.testing.assert_array_equal(table[row], expected[place])
+    else:
+      assert np.abs(expected - table[row]).max(axis=1).min() > 1e-3
+  for name in set(source) - {'item_embedding'}:
+    jax.tree.map(
+      np.testing.assert_array_equal, params['encoder'][name], source[name]
+    )
+
+
+def test_a_run_on_another_vocabulary_trains_and_is_tested(
+  tables, pretrained, tmp_path, capsys
+):
+  settings = finetune_settings(
+    tables, workdir=str(tmp_path), pretrained=pretrained, num_steps=1
+  )
+  result = finetune.main(settings)
+  assert result['best_step'] == 1
+  assert 'knows 3 of 6 items' in capsys.readouterr().out
+  encoder, params, vocabulary = restore_encoder(tmp_path)
+  assert encoder.num_items == 6
+  assert params['item_embedding'].shape == (8, 8)
+  assert sorted(vocabulary) == sorted(ITEMS)
+
+
+@pytest.mark.parametrize('field', ['events', 'labels'])
+def test_other_tables_are_another_run(tables, tmp_path, field):
+  settings = finetune_settings(tables, workdir=str(tmp_path))
+  finetune.open_workdir(settings)
+  (tmp_path / 'metrics.jsonl').write_text('')
+  other = dataclasses.replace(
+    settings, **{field: ('x.csv',) if field == 'events' else 'x.csv'}
+  )
+  with pytest.raises(SettingsError, match=f'--{field} was .*, is x.csv'):
+    finetune.open_workdir(other)

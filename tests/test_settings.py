@@ -1,0 +1,222 @@
+"""Settings are flags, and flags are settings."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from tiny_runs import ROOT
+
+from experiments.finetune import FinetuneSettings
+from experiments.pretrain import PretrainSettings, parse_fusion
+from experiments.quickstart import QuickstartSettings
+from experiments.settings import (
+  Settings,
+  SettingsError,
+  define_flags,
+  flag,
+  from_flagfile,
+  from_flags,
+)
+
+COMMANDS = [PretrainSettings, FinetuneSettings, QuickstartSettings]
+
+
+def parse(settings_type, *words):
+  values = flags.FlagValues()
+  define_flags(settings_type, values)
+  values(['command', *words])
+  return from_flags(settings_type, values)
+
+
+def changed(field):
+  """Another value than the default that the field may have."""
+  choices = field.metadata['choices']
+  if isinstance(field.default, tuple):
+    return choices[1:] if choices else ('a.csv', 'b c.csv')
+  if choices:
+    return choices[-1]
+  if isinstance(field.default, bool) or 'bool' in str(field.type):
+    return not field.default
+  if isinstance(field.default, float) or 'float' in str(field.type):
+    return 0.123456789
+  if isinstance(field.default, int) or 'int' in str(field.type):
+    return (field.default or 0) + 3
+  return 'a word, and=more'
+
+
+@pytest.mark.parametrize('settings_type', COMMANDS)
+def test_settings_come_back_from_their_flag_file(tmp_path, settings_type):
+  fields = dataclasses.fields(settings_type)
+  for settings in (
+    settings_type(),
+    settings_type(**{field.name: changed(field) for field in fields}),
+  ):
+    path = tmp_path / 'flags.txt'
+    path.write_text(settings.to_flagfile())
+    assert parse(settings_type, f'--flagfile={path}') == settings
+    assert from_flagfile(settings_type, path) == settings
+
+
+@pytest.mark.parametrize('settings_type', COMMANDS)
+def test_no_flags_are_the_defaults(settings_type):
+  assert parse(settings_type) == settings_type()
+
+
+def test_what_is_not_given_is_none_and_not_in_the_file():
+  settings = parse(PretrainSettings)
+  assert settings.embed_dim is None
+  assert settings.cosine_pooling is None
+  assert '--embed_dim' not in settings.to_flagfile()
+  assert settings.encoder_fields() == {}
+  given = parse(PretrainSettings, '--embed_dim=8', '--nocosine_pooling')
+  assert given.encoder_fields() == {'embed_dim': 8, 'cosine_pooling': False}
+
+
+def test_tuples_are_words_between_commas():
+  settings = parse(PretrainSettings, '--augmentations=mask,crop')
+  assert settings.augmentations == ('mask', 'crop')
+  assert parse(PretrainSettings, '--events=').events == ()
+
+
+def test_flag_files_nest_and_the_last_word_wins(tmp_path):
+  (tmp_path / 'base.flags').write_text('# Shared.\n--seed=1\n--embed_dim=8\n')
+  (tmp_path / 'run.flags').write_text(
+    f'--flagfile={tmp_path}/base.flags\n\n--seed=2\n'
+  )
+  nested = f'--flagfile={tmp_path}/run.flags'
+  assert parse(PretrainSettings, nested).seed == 2
+  assert parse(PretrainSettings, nested).embed_dim == 8
+  assert parse(PretrainSettings, nested, '--seed=3').seed == 3
+  assert parse(PretrainSettings, '--seed=3', nested).seed == 2
+  assert from_flagfile(PretrainSettings, tmp_path / 'run.flags', seed=4) == (
+    parse(PretrainSettings, nested, '--seed=4')
+  )
+
+
+@pytest.mark.parametrize(
+  ('word', 'meant'),
+  [('--learning_rat=1', 'learning_rate'), ('--embed_dims=8', 'embed_dim')],
+)
+def test_a_typo_is_answered_with_the_nearest_flag(word, meant):
+  with pytest.raises(flags.UnrecognizedFlagError, match=f'mean: {meant}'):
+    parse(PretrainSettings, word)
+
+
+@pytest.mark.parametrize(
+  'word', ['--seed=x', '--learning_rate=fast', '--hard_negatives=maybe']
+)
+def test_a_value_of_another_type_names_the_flag(word):
+  name = word[2:].split('=')[0]
+  with pytest.raises(flags.IllegalFlagValueError, match=f'--{name}'):
+    parse(PretrainSettings, word)
+
+
+def wrong_values():
+  """For every bound of every command, the nearest value beyond it."""
+  for settings_type in COMMANDS:
+    for field in dataclasses.fields(settings_type):
+      rule = field.metadata
+      if rule['low'] is not None:
+        yield settings_type, field.name, rule['low'] - 1, 'at least'
+      if rule['above'] is not None:
+        yield settings_type, field.name, rule['above'], 'above'
+      if rule['high'] is not None:
+        yield settings_type, field.name, rule['high'] + 0.001, 'at most'
+      if rule['choices']:
+        word = ('x',) if isinstance(field.default, tuple) else 'x'
+        yield settings_type, field.name, word, 'must be'
+
+
+@pytest.mark.parametrize(
+  ('settings_type', 'name', 'value', 'words'), list(wrong_values())
+)
+def test_a_value_out_of_bounds_names_the_flag(
+  settings_type, name, value, words
+):
+  with pytest.raises(SettingsError, match=f'^--{name} .*{words}'):
+    settings_type(**{name: value})
+  text = ','.join(value) if isinstance(value, tuple) else value
+  with pytest.raises(SettingsError, match=f'^--{name} .*{words}'):
+    parse(settings_type, f'--{name}={text}')
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('max_length', 0),
+    ('batch_size', 0),
+    ('crop_ratio', 0.0),
+    ('mask_ratio', 1.1),
+    ('reorder_ratio', -0.5),
+    ('learning_rate', 0.0),
+    ('dropout_rate', 1.0),
+    ('augmentations', ('crop', 'cut')),
+  ],
+)
+def test_what_must_not_be_is_refused(name, value):
+  with pytest.raises(SettingsError, match=f'^--{name} must be'):
+    PretrainSettings(**{name: value})
+
+
+def test_not_a_number_is_within_no_bounds():
+  with pytest.raises(SettingsError, match=r'^--crop_ratio'):
+    parse(PretrainSettings, '--crop_ratio=nan')
+
+
+def test_the_bounds_themselves_are_within():
+  settings = PretrainSettings(crop_ratio=1.0, batch_size=1, dropout_rate=0.0)
+  assert settings.crop_ratio == 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'value'),
+  [('adaptive', 'adaptive'), ('batch_mean', 'batch_mean'), ('0.25', 0.25)],
+)
+def test_fusion_is_a_word_or_a_number(text, value):
+  assert parse_fusion(text) == value
+
+
+@pytest.mark.parametrize('text', ['adaptiv', '', '1.5', '-0.1', 'nan'])
+def test_another_fusion_is_refused(text):
+  with pytest.raises(SettingsError, match=r'^--fusion must be adaptive'):
+    parse_fusion(text)
+
+
+def test_a_class_of_settings_needs_no_more_than_its_fields():
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class Some(Settings):
+    size: int = flag(2, 'A size.', low=1)
+    names: tuple[str, ...] = flag(('a',), 'Names.', same_run=False)
+
+  assert parse(Some, '--size=3').flag_values() == {'size': '3', 'names': 'a'}
+  assert Some().names_free_to_change() == {'names'}
+  assert Some(size=4, names=('b', 'c')).to_flagfile() == (
+    '--size=4\n--names=b,c\n'
+  )
+
+
+def command(module, *words):
+  return subprocess.run(
+    [sys.executable, '-m', f'experiments.{module}', *words],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_help_lists_every_flag_and_what_it_does():
+  text = ' '.join(command('pretrain', '--help').stdout.split())
+  assert 'Pre-trains a user model' in text
+  for field in dataclasses.fields(PretrainSettings):
+    assert f'--{field.name}:' in text or f'--[no]{field.name}:' in text
+    assert field.metadata['help'][:30] in text
+    assert field.metadata['help'][-1] in '.]', field.name
+
+
+def test_bad_input_ends_in_one_line(tmp_path):
+  done = command('pretrain', '--crop_ratio=0', f'--workdir={tmp_path}/run')
+  assert done.returncode == 1
+  assert done.stderr == 'error: --crop_ratio must be above 0.0, not 0.0\n'
+  assert not (tmp_path / 'run').exists()

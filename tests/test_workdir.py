@@ -1,0 +1,110 @@
+"""The folder of a run is made, resumed, or refused."""
+
+import pytest
+from tiny_runs import files
+
+from experiments.pretrain import PretrainSettings
+from experiments.settings import SettingsError, from_flagfile
+from experiments.workdir import (
+  METRICS,
+  open_workdir,
+  write_vocabulary,
+  write_whole,
+)
+
+
+def settings(folder, **changes):
+  return PretrainSettings(workdir=str(folder), **changes)
+
+
+@pytest.fixture
+def begun(tmp_path):
+  """The folder of a run that has begun to train."""
+  folder = open_workdir(settings(tmp_path / 'run', seed=3))
+  (folder / METRICS).write_text('')
+  return folder
+
+
+def test_a_folder_is_made_with_the_flags_of_its_run(tmp_path):
+  wanted = settings(tmp_path / 'a' / 'b', seed=3, augmentations=('crop',))
+  folder = open_workdir(wanted)
+  assert [path.name for path in folder.iterdir()] == ['flags.txt']
+  assert from_flagfile(PretrainSettings, folder / 'flags.txt') == wanted
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+  assert open_workdir(settings(tmp_path)) == tmp_path
+
+
+def test_the_same_settings_open_it_again(begun):
+  before = files(begun)
+  open_workdir(settings(begun, seed=3))
+  assert files(begun) == before
+
+
+def test_other_settings_are_refused_and_named(begun):
+  before = files(begun)
+  with pytest.raises(SettingsError) as error:
+    open_workdir(settings(begun, seed=4, embed_dim=8))
+  message = str(error.value)
+  assert '--embed_dim was not given, is 8; --seed was 3, is 4.' in message
+  assert str(begun) in message
+  assert message.count(' was ') == 2
+  assert files(begun) == before
+
+
+def test_a_setting_no_longer_given_is_named(tmp_path):
+  folder = open_workdir(settings(tmp_path / 'run', embed_dim=8))
+  (folder / METRICS).write_text('')
+  with pytest.raises(SettingsError, match='--embed_dim was 8, is not given'):
+    open_workdir(settings(folder))
+
+
+def test_some_settings_may_change_and_the_file_follows(begun):
+  longer = settings(
+    begun, seed=3, num_steps=9, checkpoint_every=2, data_dir='other'
+  )
+  open_workdir(longer)
+  assert from_flagfile(PretrainSettings, begun / 'flags.txt') == longer
+
+
+def test_a_folder_that_moved_goes_on(begun):
+  moved = begun.rename(begun.with_name('moved'))
+  assert open_workdir(settings(moved, seed=3)) == moved
+
+
+def test_a_run_that_never_began_may_be_given_other_settings(tmp_path):
+  """A mistyped data set must not take the folder for ever."""
+  open_workdir(settings(tmp_path / 'run', dataset='typo'))
+  right = settings(tmp_path / 'run', dataset='ttl')
+  folder = open_workdir(right)
+  assert from_flagfile(PretrainSettings, folder / 'flags.txt') == right
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('x')
+  with pytest.raises(SettingsError, match=r'holds files but no flags\.txt'):
+    open_workdir(settings(tmp_path))
+  assert files(tmp_path) == {'thesis.tex': b'x'}
+
+
+@pytest.mark.parametrize('below', ['', 'run', 'a/run'])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
+  (tmp_path / 'file').write_text('x')
+  folder = tmp_path / 'file' / below
+  with pytest.raises(SettingsError, match=f'^--workdir={folder} cannot be'):
+    open_workdir(settings(folder))
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+  write_whole(tmp_path / 'f', 'old')
+  with pytest.raises(TypeError):
+    write_whole(tmp_path / 'f', 3)
+  assert (tmp_path / 'f').read_text() == 'old'
+
+
+def test_a_vocabulary_is_a_json_string_a_line(tmp_path):
+  write_vocabulary(tmp_path, ['7', 'a "b"', 'line\nbreak'])
+  assert (tmp_path / 'vocabulary').read_text() == (
+    '"7"\n"a \\"b\\""\n"line\\nbreak"\n'
+  )
