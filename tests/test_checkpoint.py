@@ -121,6 +121,27 @@ def test_the_best_is_kept_the_first_of_equals(
   assert_same_bits(params, states[best - 1].params['encoder'])
 
 
+def test_the_best_may_be_the_one_still_being_saved(tmp_path, state):
+  # Large enough that saving takes longer than asking.
+  large = {'encoder': state.params['encoder'], 'head': jnp.ones(4_000_000)}
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  for step, score in ((1, 0.1), (2, 0.9)):
+    checkpoints.save(
+      state._replace(step=jnp.int32(step), params=large),
+      describe(ENCODER, VOCABULARY, FLAGS),
+      score=score,
+    )
+  assert checkpoints.best_step() == 2
+  checkpoints.close()
+
+
+def test_one_checkpoint_can_be_named(tmp_path, state):
+  states = [at(state, step, step) for step in (1, 2)]
+  save(tmp_path, *states, keep=2)
+  _, params, _ = restore_encoder(tmp_path / 'checkpoints' / '1')
+  assert_same_bits(params, states[0].params['encoder'])
+
+
 def test_without_scores_there_is_no_best(saved):
   checkpoints = Checkpoints(saved, keep=9)
   assert checkpoints.best_step() is None

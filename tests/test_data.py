@@ -14,7 +14,13 @@ from adaptssr_jax.data import (
   arrays,
   load,
 )
-from adaptssr_jax.data.builder import TaskConfig, check_rows, split_rows
+from adaptssr_jax.data.builder import (
+  TaskConfig,
+  check_rows,
+  split_for_pretraining,
+  split_for_task,
+  split_rows,
+)
 
 ROWS = [[5, 3, 8], [], [1], list(range(1, 9))]
 
@@ -219,6 +225,16 @@ def test_splits_have_their_shares_and_lose_and_share_no_row(count):
   assert sorted(users) == sorted(names)
   for part in splits.values():  # a row stays together
     assert part.items.values.tolist() == [int(at) + 1 for at in part.user_id]
+
+
+def test_users_held_out_of_pre_training_are_in_every_split_of_a_task():
+  names = [str(row) for row in range(1000)]
+  rows = Rows(names, Ragged.from_rows([[1]] * 1000))
+  held_out = set(split_for_pretraining(rows)['validation'].user_id)
+  assert len(held_out) == 100
+  for part in split_for_task(rows).values():
+    share = len(held_out.intersection(part.user_id)) / len(part.user_id)
+    assert 0.04 < share < 0.16
 
 
 def test_splits_depend_on_the_seed_alone():

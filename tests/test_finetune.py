@@ -280,6 +280,7 @@ def test_a_random_start_needs_no_other_run(tmp_path, data_dir, capsys):
     ({'task': 'gendr'}, r"no 'tiny_gendr'; did you mean 'tiny_gender'\?"),
     ({'task': 'pretrain'}, r'--task=pretrain is not a classification task'),
     ({'batch_size': 4}, r'--batch_size: .*take 8'),
+    ({'task': 'age', 'select_by': 'auc'}, r'needs 2 classes; age has 7'),
     ({'pretrained': 'RUN', 'num_layers': 2}, r'--num_layers=2 contradicts'),
     ({'pretrained': 'RUN', 'num_queries': 3}, r'--num_queries=3 contradicts'),
   ],

@@ -19,7 +19,9 @@ from tiny_runs import (
 )
 
 from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
-from experiments import pretrain
+from adaptssr_jax.data import batches
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from experiments import loop, pretrain
 from experiments.settings import SettingsError, from_flagfile
 
 
@@ -132,6 +134,32 @@ def test_a_longer_run_goes_on_where_a_shorter_one_ended(
   assert_same_run(tmp_path, finished.workdir)
 
 
+def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
+  tmp_path, data_dir, monkeypatch
+):
+  traced, seen = [], []
+
+  def objective(*args, **settings):
+    traced.append(settings)
+    return adaptssr_objective(*args, **settings)
+
+  def batch_at(users, step, **settings):
+    batch = batches.batch_at(users, step, **settings)
+    if settings['seed'] is not None:
+      seen.extend(batch['example_id'][batch['where']].tolist())
+    return batch
+
+  monkeypatch.setattr(pretrain, 'adaptssr_objective', objective)
+  monkeypatch.setattr(loop, 'batch_at', batch_at)
+  pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=6))
+  # Once to train, once to validate: compiling is slow.
+  assert len(traced) == 2
+  assert seen == [
+    *batches.epoch_order(180, 0, 0),
+    *batches.epoch_order(180, 0, 1),
+  ]
+
+
 @pytest.mark.slow
 def test_another_seed_is_another_run(finished, tmp_path, data_dir):
   pretrain.main(pretrain_settings(tmp_path, data_dir, seed=1, num_steps=2))
@@ -175,13 +203,17 @@ def test_epochs_are_counted_where_no_steps_are_given(tmp_path, data_dir):
     ({'dataset': 'synthetic_users/tin'}, r"mean 'tiny_pretrain'\?.*quickstart"),
     ({'dataset': 'nothing/like'}, r'There are: synthetic_users, movielens'),
     ({'dataset': 'user_tables'}, r'needs --events=FILE'),
+    ({'events': ('log.csv',)}, r'are for --dataset=user_tables, not for'),
+    ({'data_dir': '/dev/null/data'}, r'--data_dir=/dev/null/data cannot be'),
     ({'fusion': 'both'}, r'--fusion must be adaptive, batch_mean or'),
     ({'num_heads': 3}, r'num_heads must divide embed_dim'),
   ],
 )
 def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
   with pytest.raises(SettingsError, match=words):
-    pretrain.main(pretrain_settings(tmp_path / 'run', data_dir, **changes))
+    pretrain.main(
+      pretrain_settings(tmp_path / 'run', **{'data_dir': data_dir} | changes)
+    )
   # The folder is still good for a run with the mistake mended.
   pretrain.open_workdir(pretrain_settings(tmp_path / 'run', data_dir))
 

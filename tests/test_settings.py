@@ -215,6 +215,18 @@ def test_help_lists_every_flag_and_what_it_does():
     assert field.metadata['help'][-1] in '.]', field.name
 
 
+def test_an_argument_that_is_no_flag_is_refused():
+  done = command('pretrain', 'my.flags')
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: unexpected argument 'my.flags'")
+  assert '--flagfile=my.flags' in done.stderr
+
+
+def test_no_augmentation_at_all_is_refused():
+  with pytest.raises(SettingsError, match=r'^--augmentations needs at least'):
+    parse(PretrainSettings, '--augmentations=')
+
+
 def test_bad_input_ends_in_one_line(tmp_path):
   done = command('pretrain', '--crop_ratio=0', f'--workdir={tmp_path}/run')
   assert done.returncode == 1

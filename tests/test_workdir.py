@@ -3,12 +3,13 @@
 import pytest
 from tiny_runs import files
 
+from adaptssr_jax.data import UserData, Vocabulary
 from experiments.pretrain import PretrainSettings
 from experiments.settings import SettingsError, from_flagfile
 from experiments.workdir import (
   METRICS,
   open_workdir,
-  write_vocabulary,
+  write_dataset,
   write_whole,
 )
 
@@ -21,7 +22,7 @@ def settings(folder, **changes):
 def begun(tmp_path):
   """The folder of a run that has begun to train."""
   folder = open_workdir(settings(tmp_path / 'run', seed=3))
-  (folder / METRICS).write_text('')
+  (folder / METRICS).write_text('{"step": 1}\n')
   return folder
 
 
@@ -103,8 +104,39 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
   assert (tmp_path / 'f').read_text() == 'old'
 
 
+def dataset(items, name='made/pretrain/1.0.0'):
+  return UserData(name, {}, Vocabulary(items))
+
+
 def test_a_vocabulary_is_a_json_string_a_line(tmp_path):
-  write_vocabulary(tmp_path, ['7', 'a "b"', 'line\nbreak'])
+  write_dataset(tmp_path, dataset(['7', 'a "b"', 'line\nbreak']))
   assert (tmp_path / 'vocabulary').read_text() == (
     '"7"\n"a \\"b\\""\n"line\\nbreak"\n'
   )
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    pytest.param(dataset(['a', 'c']), id='other items'),
+    pytest.param(dataset(['a', 'b'], 'made/other/1.0.0'), id='another name'),
+  ],
+)
+def test_data_that_changed_under_a_run_is_refused(begun, changed):
+  (begun / METRICS).write_text('')
+  write_dataset(begun, dataset(['first', 'try']))
+  # Nothing was learned yet, so nothing is lost.
+  write_dataset(begun, dataset(['a', 'b']))
+  (begun / METRICS).write_text('{"step": 1}\n')
+  write_dataset(begun, dataset(['a', 'b']))
+  before = files(begun)
+  with pytest.raises(SettingsError, match='holds a run on other data'):
+    write_dataset(begun, changed)
+  assert files(begun) == before
+
+
+def test_a_checkpoint_binds_to_settings_as_a_metric_does(begun):
+  (begun / METRICS).unlink()
+  (begun / 'checkpoints' / '4').mkdir(parents=True)
+  with pytest.raises(SettingsError, match='--seed was 3, is 4'):
+    open_workdir(settings(begun, seed=4))
