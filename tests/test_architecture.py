@@ -203,10 +203,10 @@ def test_public_names_are_listed_in_order():
     assert len(set(package.__all__)) == len(package.__all__)
 
 
-def test_files_and_functions_stay_small():
+def test_files_stay_small():
   for path in LIBRARY + COMMANDS:
     text = path.read_text()
-    assert len(text.splitlines()) < 330, path
+    assert len(text.splitlines()) < 350, path
 
 
 HEAVY = ('tensorflow', 'apache_beam', 'torch', 'clu')

@@ -113,7 +113,7 @@ def test_a_run_on_another_vocabulary_trains_and_is_tested(
 def test_other_tables_are_another_run(tables, tmp_path, field):
   settings = finetune_settings(tables, workdir=str(tmp_path))
   finetune.open_workdir(settings)
-  (tmp_path / 'metrics.jsonl').write_text('')
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
   other = dataclasses.replace(
     settings, **{field: ('x.csv',) if field == 'events' else 'x.csv'}
   )

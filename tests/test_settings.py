@@ -118,12 +118,13 @@ def wrong_values():
   for settings_type in COMMANDS:
     for field in dataclasses.fields(settings_type):
       rule = field.metadata
+      step = 1 if isinstance(rule['high'], int) else 0.001
       if rule['low'] is not None:
         yield settings_type, field.name, rule['low'] - 1, 'at least'
       if rule['above'] is not None:
         yield settings_type, field.name, rule['above'], 'above'
       if rule['high'] is not None:
-        yield settings_type, field.name, rule['high'] + 0.001, 'at most'
+        yield settings_type, field.name, rule['high'] + step, 'at most'
       if rule['choices']:
         word = ('x',) if isinstance(field.default, tuple) else 'x'
         yield settings_type, field.name, word, 'must be'

@@ -56,7 +56,7 @@ def test_other_settings_are_refused_and_named(begun):
 
 def test_a_setting_no_longer_given_is_named(tmp_path):
   folder = open_workdir(settings(tmp_path / 'run', embed_dim=8))
-  (folder / METRICS).write_text('')
+  (folder / METRICS).write_text('{"step": 1}\n')
   with pytest.raises(SettingsError, match='--embed_dim was 8, is not given'):
     open_workdir(settings(folder))
 
