@@ -21,6 +21,7 @@ from adaptssr_jax.reductions import (
   reduce_losses,
   zero_unless,
 )
+from adaptssr_jax.similarity import exact_dot, unit_length
 
 
 def mpr_loss(
@@ -186,7 +187,7 @@ def augmentation_weight(
   users = lax.stop_gradient(_unit_users(users, where))
   if isinstance(fusion, str):
     if fusion == 'adaptive':
-      cosines = _dot('pbd,qbd->bpq', users[0], users[1])
+      cosines = exact_dot('pbd,qbd->bpq', users[0], users[1])
       return 1 - jnp.mean(jnp.maximum(cosines, 0), axis=(1, 2))
     if fusion == 'batch_mean':
       cosines = jnp.mean(_cosines(users[0, 0], users[1]), axis=-1)
@@ -269,7 +270,7 @@ def _half_loss(
 ) -> Float[Array, ' batch']:
   """Ranks the views of `views[0, 0]`; all vectors have length 1."""
   anchors = views[0, 0]
-  negative = _dot('bd,vpad->bvpa', anchors, others)
+  negative = exact_dot('bd,vpad->bvpa', anchors, others)
   negative = jnp.where(absent[:, None, None, :], -jnp.inf, negative)
   return mpr_loss(
     _cosines(anchors, views[0, 1:]),
@@ -310,22 +311,10 @@ def _unit_users(
     )
   if where is not None:
     where = jnp.broadcast_to(where, jnp.shape(users)[:3])
-  users = zero_unless(where, as_float(users))
-  # Squares overflow unless the largest entry is brought to 1 first. The cosine
-  # does not depend on this scale, so neither does its gradient.
-  scale = lax.stop_gradient(jnp.max(jnp.abs(users), axis=-1, keepdims=True))
-  users /= jnp.maximum(scale, 1e-12)
-  # Now at least 1, unless the vector is zero: its gradient must stay finite.
-  square = jnp.sum(users**2, axis=-1, keepdims=True)
-  return users * lax.rsqrt(jnp.maximum(square, 0.5))
+  return unit_length(zero_unless(where, as_float(users)))
 
 
 def _cosines(
   anchors: Float[Array, 'batch dim'], views: Float[Array, 'views batch dim']
 ) -> Float[Array, 'batch views']:
-  return _dot('bd,vbd->bv', anchors, views)
-
-
-def _dot(spec: str, left: Array, right: Array) -> Array:
-  # The default precision on GPU and TPU would round the ranks of close users.
-  return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
+  return exact_dot('bd,vbd->bv', anchors, views)

@@ -5,11 +5,11 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.dropout import Dropout
+from adaptssr_jax.similarity import unit_length
 
 Items = Int[ArrayLike, 'batch length']
 Real = Bool[Array, 'batch length']
@@ -224,7 +224,7 @@ class AttentionPooling(nn.Module):
     queries = self.param('query', _normal, (self.num_queries, embed_dim))
     keys = hidden
     if self.cosine:
-      queries, keys = _unit(queries), _unit(hidden)
+      queries, keys = unit_length(queries), unit_length(hidden)
     scores = jnp.einsum('kd,btd->bkt', queries, keys)
     weights = masked_softmax(scores, where=where[:, None, :])
     users = weights.astype(hidden.dtype) @ hidden
@@ -286,18 +286,12 @@ def pooling_penalty(
     >>> print(f'{pooling_penalty(jnp.array([[1.0, 0.0], [2.0, 0.0]])):.4f}')
     1.4142
   """
-  queries = _unit(jnp.asarray(queries))
+  queries = unit_length(jnp.asarray(queries))
   cosines = queries @ queries.T
   square = jnp.sum(jnp.square(cosines - jnp.diag(jnp.diag(cosines))))
   # The root has no gradient at 0, where one query or orthogonal ones are.
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-
-
-def _unit(x: Float[Array, '*batch embed']) -> Float[Array, '*batch embed']:
-  # The floor keeps a zero vector, and its gradient, finite.
-  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-  return x * lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def _dense(features: int, name: str) -> nn.Dense:

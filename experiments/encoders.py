@@ -74,4 +74,5 @@ def _build(**fields: Any) -> UserEncoder:
 
 
 def _init(encoder: UserEncoder, key: jax.Array) -> dict[str, Any]:
-  return encoder.init(key, jnp.ones((1, 1), jnp.int32))['params']
+  # Compiled, since op by op it takes seconds.
+  return jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))['params']

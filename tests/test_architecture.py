@@ -20,7 +20,15 @@ LIBRARY = sorted((ROOT / 'adaptssr_jax').rglob('*.py'))
 COMMANDS = sorted((ROOT / 'experiments').rglob('*.py'))
 # A module may import modules of lower layers, or of its own.
 LAYERS = [
-  {'augment', 'losses', 'metrics', 'reductions', 'dropout', 'transfer'},
+  {
+    'augment',
+    'losses',
+    'metrics',
+    'reductions',
+    'similarity',
+    'dropout',
+    'transfer',
+  },
   {'models', 'buckets', 'optimizers'},
   {'objectives', 'convert'},
   {'train'},
