@@ -42,6 +42,7 @@ class UserEncoder(nn.Module):
     ValueError: If a field is out of its range.
 
   Example:
+    >>> import jax
     >>> encoder = UserEncoder(num_items=50, max_length=10, embed_dim=8)
     >>> items = jnp.array([[3, 7, 7, 0], [12, 0, 0, 0]])
     >>> params = encoder.init(jax.random.key(0), items)['params']
@@ -239,6 +240,7 @@ class TaskHead(nn.Module):
     hidden_dim: Features between the two layers.
 
   Example:
+    >>> import jax
     >>> head = TaskHead(num_outputs=8)
     >>> users = jnp.ones((2, 64))
     >>> head.init_with_output(jax.random.key(0), users)[0].shape
