@@ -8,6 +8,7 @@ With --pretrained=DIR it starts from the encoder of that run, else at random.
 import dataclasses
 import functools
 import json
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ from experiments.encoders import make_encoder
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
 from experiments.workdir import open_workdir, write_dataset, write_whole
+
+_RESULT = 'result.json'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,17 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
     return json.loads((folder / _RESULT).read_text())
   data = open_data(settings, task=settings.task)
   check_task(settings, data)
-  items, labels = data.vocabulary
   write_dataset(folder, data)
+  result = tune(settings, folder, data)
+  write_whole(folder / _RESULT, json.dumps(result, indent=2) + '\n')
+  print_result(result)
+  return result
 
+
+def tune(
+  settings: FinetuneSettings, folder: pathlib.Path, data: UserData
+) -> dict[str, Any]:
+  """Trains, and evaluates the best epoch on validation and test users."""
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
   optimizer = loop.make_optimizer(settings)
@@ -79,22 +90,24 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
     settings=settings,
     length=model['encoder'].max_length,
   )
-  step = functools.partial(
-    train_step,
-    loss_fn=functools.partial(classification_objective, **model),
-    optimizer=optimizer,
-    key=train_key,
-    axis_name=AXIS,
-  )
   best = loop.train(
     loop.Run(
       settings=settings,
       folder=folder,
       users=data.splits['train'].first(settings.train_users),
       length=model['encoder'].max_length,
-      step=step,
+      step=functools.partial(
+        train_step,
+        loss_fn=functools.partial(classification_objective, **model),
+        optimizer=optimizer,
+        key=train_key,
+        axis_name=AXIS,
+      ),
       description=describe(
-        model['encoder'], items, settings.flag_values(), labels
+        model['encoder'],
+        data.vocabulary.items,
+        settings.flag_values(),
+        data.vocabulary.labels,
       ),
       on_epoch=functools.partial(
         validate,
@@ -106,19 +119,14 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
     params,
     optimizer,
   )
-  result = {
+  return {
     'task': settings.task,
     'pretrained': settings.pretrained,
     'best_step': int(best.step),
-    'validation': evaluate(best.params, users=data.splits['validation']),
-    'test': evaluate(best.params, users=data.splits['test']),
+  } | {
+    split: evaluate(best.params, users=data.splits[split])
+    for split in ('validation', 'test')
   }
-  write_whole(folder / _RESULT, json.dumps(result, indent=2) + '\n')
-  print_result(result)
-  return result
-
-
-_RESULT = 'result.json'
 
 
 def check_task(settings: FinetuneSettings, data: UserData) -> None:

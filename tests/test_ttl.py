@@ -189,7 +189,11 @@ def test_blocks_and_single_lines_are_parsed_alike(tmp_path, monkeypatch, kind):
 def test_ordinary_lines_never_take_the_slow_path(tmp_path, monkeypatch):
   monkeypatch.setattr(ttl_lines, '_parse_line', None)
   like = [f'0,{line},,5,6' for line in LINES]
-  load(write(tmp_path / 'manual', pretrain=LINES, like=like), 'thumb_up')
+  users = load(
+    write(tmp_path / 'manual', pretrain=LINES, like=like), 'thumb_up'
+  )
+  rows = sum(len(split.items) for split in users.splits.values())
+  assert rows == 2 * len(LINES)
 
 
 def test_numbering_goes_on_over_blocks():

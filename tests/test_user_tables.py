@@ -238,7 +238,9 @@ def test_files_read_in_bulk_and_row_by_row_are_the_same(tmp_path, monkeypatch):
 def test_ordinary_files_are_never_read_row_by_row(tmp_path, monkeypatch):
   monkeypatch.setattr(tables, '_collect', None)
   for suffix in ('csv', 'jsonl'):
-    load(tmp_path, write(tmp_path / f'e.{suffix}', EVENTS), label_column='age')
+    path = write(tmp_path / f'e.{suffix}', EVENTS)
+    users = load(tmp_path, path, label_column='age')
+    assert set(users.splits) == {'train', 'validation', 'test'}
 
 
 def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):

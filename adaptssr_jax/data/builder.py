@@ -15,6 +15,7 @@ and the rest are the user's other positives, which a ranking leaves out.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -115,11 +116,11 @@ class UserBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   VERSION = tfds.core.Version('1.0.0')
 
+  @abc.abstractmethod
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     """The splits and the vocabulary, read from the source."""
-    raise NotImplementedError
 
   def _info(self) -> tfds.core.DatasetInfo:
     features: dict[str, Any] = {
