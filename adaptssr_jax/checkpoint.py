@@ -153,9 +153,8 @@ class Checkpoints:
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """What a checkpoint says of itself; `path` as for `restore_encoder`."""
-  items = {name: ocp.args.JsonRestore() for name in Description._fields}
   with _reader(path) as (manager, step):
-    return Description(**_restore(manager, step, items))
+    return _description(manager, step)
 
 
 def restore_encoder(
@@ -190,9 +189,9 @@ def restore_encoder(
     >>> encoder.apply({'params': params}, items).shape, vocabulary
     ((1, 4), ['a', 'b'])
   """
-  description = restore_description(path)
   device = SingleDeviceSharding(jax.local_devices()[0])
   with _reader(path) as (manager, step):
+    description = _description(manager, step)
     wanted = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=device
@@ -204,6 +203,11 @@ def restore_encoder(
     with _explained(pathlib.Path(manager.directory) / str(step)):
       encoder = UserEncoder(**description.encoder)
       return encoder, params['encoder'], description.vocabulary
+
+
+def _description(manager: ocp.CheckpointManager, step: int) -> Description:
+  items = {name: ocp.args.JsonRestore() for name in Description._fields}
+  return Description(**_restore(manager, step, items))
 
 
 def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> Any:

@@ -39,7 +39,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   )
   source = builder.info.metadata.get('source')
   print(
-    f'{builder.info.full_name}: {sizes}; {len(users.vocabulary.items):,} items'
+    f'{users.name}: {sizes}; {len(users.vocabulary.items):,} items'
     + (f'; from {source}' if source else ''),
     flush=True,
   )

@@ -89,7 +89,9 @@ class Progress:
     elif now - self._told >= self._every or self._done == self._total:
       self._told = now
       steps = self._done - self._timed_from[0]
-      self._tell(steps / (now - self._timed_from[1]), float(loss))
+      # A coarse clock may not have moved.
+      seconds = max(now - self._timed_from[1], 1e-9)
+      self._tell(steps / seconds, float(loss))
 
   def _tell(self, rate: float, loss: float) -> None:
     told = f'{rate * self._users:,.0f} users/s, loss {loss:.4f}'

@@ -3,14 +3,11 @@
 import ast
 import importlib
 import inspect
-import os
 import pathlib
 import pkgutil
-import subprocess
-import sys
 
 import pytest
-from tiny_runs import ROOT, finetune_settings, pretrain_settings
+from tiny_runs import ROOT, finetune_settings, last_line_of, pretrain_settings
 
 import adaptssr_jax
 import adaptssr_jax.data
@@ -225,15 +222,7 @@ def imported_by(code):
   code += (
     '\nimport sys\nprint(sorted({name.split(".")[0] for name in sys.modules}))'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    check=True,
-    cwd=ROOT,
-    env=os.environ | {'TQDM_DISABLE': '1'},
-  )
-  return ast.literal_eval(done.stdout.splitlines()[-1])
+  return ast.literal_eval(last_line_of(code))
 
 
 def test_the_library_alone_imports_no_data_code_and_no_flags():

@@ -1,23 +1,7 @@
 """What preparing and reading data costs, each in a fresh interpreter."""
 
-import os
-import subprocess
-import sys
-
 import pytest
-
-
-def _python(code):
-  """What a fresh interpreter prints, without this one's checked annotations."""
-  environment = os.environ | {'TQDM_DISABLE': '1'}
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    check=True,
-    env=environment,
-  )
-  return done.stdout.strip().splitlines()[-1]
+from tiny_runs import last_line_of
 
 
 def test_padding_reads_only_the_rows_it_needs(tmp_path):
@@ -33,11 +17,11 @@ for start in range(50):
   rows.padded(start * 8_000 + np.arange(256), 100)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-  assert int(_python(code)) < 64_000  # KiB
+  assert int(last_line_of(code)) < 64_000  # KiB
 
 
 def test_preparing_imports_no_tensorflow(tmp_path):
-  modules = _python(f"""
+  modules = last_line_of(f"""
 import sys
 import tensorflow_datasets as tfds
 import adaptssr_jax.data
@@ -54,7 +38,7 @@ print(sorted({{name.split('.')[0] for name in sys.modules}}))
 
 @pytest.mark.slow
 def test_100_000_users_are_made_and_written_in_a_minute(tmp_path):
-  seconds, mebibytes = _python(f"""
+  seconds, mebibytes = last_line_of(f"""
 import resource, time
 import tensorflow_datasets as tfds
 import adaptssr_jax.data

@@ -123,6 +123,19 @@ def interrupt_at(monkeypatch, step):
   monkeypatch.setattr(Progress, 'update', count)
 
 
+def last_line_of(code):
+  """What a fresh interpreter prints last, without checked annotations."""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=ROOT,
+    env=os.environ | {'TQDM_DISABLE': '1'},
+  )
+  return done.stdout.strip().splitlines()[-1]
+
+
 def start(module, settings):
   """Starts a command in a process of its own."""
   command = [sys.executable, '-m', f'experiments.{module}']
