@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.dropout import Dropout
+from adaptssr_jax.layers import LayerNorm, gelu
 from adaptssr_jax.similarity import unit_length
 
 Items = Int[ArrayLike, 'batch length']
@@ -90,7 +91,7 @@ class UserEncoder(nn.Module):
     self.position_embedding = self.param(
       'position_embedding', _normal, (self.max_length, self.embed_dim)
     )
-    self.norm = _layer_norm()
+    self.norm = LayerNorm()
     self.dropout = Dropout(self.dropout_rate)
     self.blocks = [
       Block(self.num_heads, self.dropout_rate) for _ in range(self.num_layers)
@@ -167,10 +168,10 @@ class Block(nn.Module):
     )
     attention = Attention(self.num_heads, self.dropout_rate, name='attention')
     mixed = attention(hidden, where=where, deterministic=deterministic)
-    hidden = _layer_norm('attention_norm')(hidden + dropout(mixed))
-    inner = nn.gelu(_dense(4 * embed_dim, 'expand')(hidden), approximate=False)
+    hidden = LayerNorm(name='attention_norm')(hidden + dropout(mixed))
+    inner = gelu(_dense(4 * embed_dim, 'expand')(hidden))
     outer = _dense(embed_dim, 'contract')(inner)
-    return _layer_norm('feed_forward_norm')(hidden + dropout(outer))
+    return LayerNorm(name='feed_forward_norm')(hidden + dropout(outer))
 
 
 class Attention(nn.Module):
@@ -298,8 +299,3 @@ def pooling_penalty(
 
 def _dense(features: int, name: str) -> nn.Dense:
   return nn.Dense(features, kernel_init=_normal, name=name)
-
-
-def _layer_norm(name: str | None = None) -> nn.LayerNorm:
-  # The fast variance, E[x^2] - E[x]^2, cancels: too coarse for this epsilon.
-  return nn.LayerNorm(epsilon=1e-12, use_fast_variance=False, name=name)

@@ -253,6 +253,30 @@ def test_dropout_of_any_shape(shape):
   assert set(np.unique(y)) <= {0, 2}
 
 
+@pytest.mark.parametrize(
+  ('shape', 'longer'),
+  [
+    ((5,), (11,)),
+    ((3, 4, 5), (3, 9, 5)),
+    ((2, 3, 6, 6), (2, 3, 17, 17)),
+  ],
+)
+def test_dropout_does_not_depend_on_padding(shape, longer):
+  part = tuple(slice(n) for n in shape)
+  y = np.asarray(drop(jnp.ones(shape), 0.5))
+  np.testing.assert_array_equal(drop(jnp.ones(longer), 0.5)[part], y)
+  # Rows and sequences differ, though.
+  rows = y.reshape(-1, shape[-1])
+  assert len(np.unique(rows, axis=0)) > len(rows) / 2
+
+
+def test_dropped_users_do_not_depend_on_padding(params):
+  keys = jax.random.split(jax.random.key(3), 4)
+  users = encode_dropped(params, ITEMS, keys)
+  padded = encode_dropped(params, jnp.pad(ITEMS, ((0, 0), (0, 2))), keys)
+  chex.assert_trees_all_close(users, padded, atol=1e-6)
+
+
 def test_dropout_gradient_is_its_mask():
   x = jnp.linspace(1, 2, 20)
   gradient = jax.grad(lambda x: drop(x, 0.5).sum())(x)
