@@ -20,11 +20,32 @@ def encode_user(
   encoder: UserEncoder,
   key: Key[Array, ''],
   items: Int[Array, 'length'],
-) -> Float[Array, 'dim']:
-  """One user's vector under the dropout mask of the key."""
+  *,
+  method: str = '__call__',
+  deterministic: bool = False,
+) -> Float[Array, '...']:
+  """One user's vector [dim] under the dropout mask of the key.
+
+  With method='hidden_states', the states of the user's items [length, dim].
+  """
   return encoder.apply(
     {'params': params},
     items[None],
-    deterministic=False,
+    deterministic=deterministic,
     rngs={'dropout': key},
+    method=method,
   )[0]
+
+
+def encode_users(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  *,
+  encoder: UserEncoder,
+  axis_name: str | None = None,
+) -> Float[Array, 'users dim']:
+  """The vectors of the users of all devices, without dropout."""
+  users = encoder.apply({'params': params['encoder']}, batch['items'])
+  if axis_name is None:
+    return users
+  return jax.lax.all_gather(users, axis_name, tiled=True)

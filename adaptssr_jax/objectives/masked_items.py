@@ -1,0 +1,145 @@
+"""Masked items: guess hidden behaviours from those around them (BERT4Rec)."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax import augment
+from adaptssr_jax.item_softmax import (
+  sampled_softmax_losses,
+  softmax_losses_and_best,
+)
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.reductions import reduce_losses
+
+# Above this many scores, 512 MiB of them, the softmax is computed in chunks.
+_MOST_SCORES = 2**27
+_CHUNK = 8192
+
+
+def chunk_size(positions: int, ids: int) -> int | None:
+  """How many ids the softmax takes at once; None: all, where that fits."""
+  return _CHUNK if positions * ids > _MOST_SCORES else None
+
+
+def masked_states(
+  key: Key[Array, ''],
+  items: Int[Array, 'length'],
+  *,
+  encode: Callable[[Array, Array], Array],
+  ratio: float,
+  mask_id: int,
+) -> tuple[Float[Array, 'slots dim'], Int[Array, 'slots']]:
+  """Hides a share of one user's behaviours, and encodes the rest.
+
+  Args:
+    key: of this user at this step.
+    items: the behaviours, padded with 0, [length].
+    encode: (key, items) -> hidden states [length, dim] under the dropout of the
+      key.
+    ratio: the share that is hidden; see `augment.mask`.
+    mask_id: the id that stands for a hidden item.
+
+  Returns:
+    The states at the hidden positions, and the items that were there; 0 fills
+    the `ceil(ratio * length)` slots where fewer are hidden.
+  """
+  mask_key, dropout_key = jax.random.split(key)
+  masked = augment.mask(mask_key, items, ratio=ratio, mask_id=mask_id)
+  states = encode(dropout_key, masked)
+  # A fixed number of slots, of which there are far fewer than positions.
+  (slots,) = jnp.nonzero(
+    masked == mask_id,
+    size=math.ceil(ratio * len(items)),
+    fill_value=len(items),
+  )
+  take = {'mode': 'fill', 'fill_value': 0}
+  return states.at[slots].get(**take), items.at[slots].get(**take)
+
+
+def masked_items_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  ratio: float = 0.3,
+  sampled_items: int = 0,
+  deterministic: bool = False,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Cross entropy of the hidden items of a batch, over all items.
+
+  -log softmax(E h_t + b)[x_t], mean over the hidden positions t of all users
+
+  E is the encoder's item table without the mask; padding is one of the classes,
+  as in the reference.
+
+  Args:
+    params: `encoder`, the parameters of the encoder, and `head`, of
+      `init_masked_items`.
+    batch: `items` int32 [users, length], `where` bool [users], and
+      `example_id` int32 [users], of this device.
+    key: of this step.
+    encoder: gives the hidden states.
+    ratio: the share of the behaviours that is hidden.
+    sampled_items: estimate the softmax from so many sampled items; 0: exact.
+    deterministic: no dropout, for validation.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the hidden positions of all devices, and `loss` and, of the
+    exact softmax, `accuracy` as (sum, count) over those of this device.
+
+  Reference:
+    Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690); here
+    every hidden item becomes the mask, as in the published code of AdaptSSR.
+  """
+  encode = functools.partial(
+    encode_user,
+    params['encoder'],
+    encoder,
+    method='hidden_states',
+    deterministic=deterministic,
+  )
+  hide = functools.partial(
+    masked_states, encode=encode, ratio=ratio, mask_id=encoder.mask_id
+  )
+  user_key, sample_key = jax.random.split(key)
+  keys = user_keys(user_key, batch['example_id'])
+  states, labels = jax.vmap(hide)(keys, batch['items'])
+  where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
+  guesses = (
+    states.reshape(-1, states.shape[-1]),
+    params['encoder']['item_embedding'][: encoder.mask_id],
+    params['head']['bias'],
+    labels.reshape(-1),
+  )
+  metrics = {}
+  if sampled_items:
+    losses = sampled_softmax_losses(
+      sample_key, *guesses, num_sampled=sampled_items
+    )
+  else:
+    losses, best = softmax_losses_and_best(
+      *guesses, chunk_size=chunk_size(where.size, encoder.mask_id)
+    )
+    metrics['accuracy'] = best == labels.reshape(-1)
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  count = where.sum(dtype=jnp.float32)
+  # The loss is already that of all devices: each adds its share of it.
+  return loss, {'loss': (loss * count, count)} | {
+    name: ((value * where).sum(dtype=jnp.float32), count)
+    for name, value in metrics.items()
+  }
+
+
+def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:
+  """What the objective learns beside the encoder: a bias per id, zeros."""
+  return {'bias': jnp.zeros(encoder.mask_id)}

@@ -1,0 +1,187 @@
+"""Masked items against plain loops over the formula."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax import augment
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives import masked_items
+from adaptssr_jax.objectives.masked_items import (
+  chunk_size,
+  init_masked_items,
+  masked_items_objective,
+  masked_states,
+)
+from adaptssr_jax.objectives.users import user_keys
+
+RATIO = 0.3
+ENCODER = UserEncoder(12, max_length=10, embed_dim=8, num_layers=1)
+# Users of 1, 2, 7 and 10 behaviours, and a padding user.
+LENGTHS = [1, 2, 7, 10, 4]
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  items = rng.integers(1, 13, (5, 10))
+  inside = np.arange(10) < np.array(LENGTHS)[:, None]
+  return {
+    'items': jnp.asarray(np.where(inside, items, 0), jnp.int32),
+    'where': jnp.array([True, True, True, True, False]),
+    'example_id': jnp.arange(5),
+  }
+
+
+@pytest.fixture(scope='module')
+def params():
+  encoder = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
+  bias = np.random.default_rng(1).normal(size=13).astype(np.float32)
+  return {'encoder': encoder['params'], 'head': {'bias': jnp.asarray(bias)}}
+
+
+@functools.partial(jax.jit, static_argnames='sampled_items')
+def compute(params, batch, key, sampled_items=0):
+  return masked_items_objective(
+    params,
+    batch,
+    key,
+    encoder=ENCODER,
+    ratio=RATIO,
+    sampled_items=sampled_items,
+    deterministic=True,
+  )
+
+
+def guesses(params, batch, key):
+  """(loss, right) of every hidden position, one by one."""
+  user_key, _ = jax.random.split(key)
+  keys = user_keys(user_key, batch['example_id'])
+  table = np.asarray(params['encoder']['item_embedding'])[:13]
+  for row in np.flatnonzero(batch['where']):
+    items = batch['items'][row]
+    mask_key, _ = jax.random.split(keys[row])
+    masked = augment.mask(mask_key, items, ratio=RATIO, mask_id=ENCODER.mask_id)
+    states = ENCODER.apply(
+      {'params': params['encoder']}, masked[None], method='hidden_states'
+    )[0]
+    for position in np.flatnonzero(masked == ENCODER.mask_id):
+      logits = table @ np.asarray(states[position])
+      logits = logits.astype(np.float64) + np.asarray(params['head']['bias'])
+      label = int(items[position])
+      loss = np.log(np.exp(logits).sum()) - logits[label]
+      yield loss, logits.argmax() == label
+
+
+def test_loss_and_accuracy_are_those_of_the_formula(params, batch):
+  key = jax.random.key(3)
+  loss, metrics = compute(params, batch, key)
+  expected = list(guesses(params, batch, key))
+  # 0 of 1 behaviour, 1 of 2, 3 of 7, 3 of 10.
+  assert len(expected) == 7 == metrics['loss'][1] == metrics['accuracy'][1]
+  losses, right = zip(*expected, strict=True)
+  np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'][0], np.sum(losses), rtol=1e-5)
+  assert metrics['accuracy'][0] == sum(right)
+
+
+def test_a_fresh_model_guesses_at_random(batch):
+  params = {
+    'encoder': jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))[
+      'params'
+    ],
+    'head': init_masked_items(ENCODER),
+  }
+  # 12 items and padding.
+  assert params['head']['bias'].shape == (13,)
+  loss, _ = compute(params, batch, jax.random.key(0))
+  np.testing.assert_allclose(loss, np.log(13), atol=0.1)
+
+
+def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
+  key = jax.random.key(3)
+  exact, _ = compute(params, batch, key)
+  estimate, metrics = compute(params, batch, key, sampled_items=20_000)
+  np.testing.assert_allclose(estimate, exact, rtol=0.03)
+  few, _ = compute(params, batch, key, sampled_items=1)
+  assert abs(few - exact) > 0.1 * exact
+  # An accuracy among sampled items would flatter.
+  assert set(metrics) == {'loss'}
+
+
+def test_hidden_positions_are_taken_out_in_order(batch):
+  items = batch['items'][3]
+
+  def encode(key, masked):
+    return jnp.stack([masked, jnp.arange(10)], axis=1) * 1.0
+
+  states, labels = masked_states(
+    jax.random.key(0), items, encode=encode, ratio=RATIO, mask_id=13
+  )
+  assert states.shape == (3, 2)
+  assert labels.shape == (3,)
+  assert (states[:, 0] == 13).all()
+  np.testing.assert_array_equal(labels, items[states[:, 1].astype(int)])
+
+
+def test_slots_without_a_hidden_item_are_empty(batch):
+  states, labels = masked_states(
+    jax.random.key(0),
+    batch['items'][0],
+    encode=lambda key, masked: jnp.ones((10, 2)),
+    ratio=RATIO,
+    mask_id=13,
+  )
+  assert not labels.any()
+  assert not states.any()
+
+
+def test_dropout_is_of_the_key_unless_deterministic(params, batch):
+  def loss(key, deterministic):
+    return masked_items_objective(
+      params, batch, key, encoder=ENCODER, deterministic=deterministic
+    )[0]
+
+  key, other = jax.random.split(jax.random.key(0))
+  assert loss(key, True) != loss(key, False) == loss(key, False)
+  # The mask too is of the key: another key with the same mask has no name.
+  assert loss(other, False) != loss(key, False)
+
+
+def test_the_gradient_reaches_table_encoder_and_bias(params, batch):
+  grads = jax.grad(lambda p: compute(p, batch, jax.random.key(3))[0])(params)
+  for leaf in (
+    grads['encoder']['item_embedding'],
+    grads['encoder']['blocks_0']['expand']['kernel'],
+    grads['head']['bias'],
+  ):
+    assert np.isfinite(leaf).all()
+    assert np.abs(leaf).max() > 1e-4
+  # Nothing is pooled: the query waits for the objective that needs it.
+  assert not np.any(grads['encoder']['pooling']['query'])
+
+
+@pytest.mark.parametrize(
+  ('positions', 'ids', 'chunk'),
+  # A batch of MovieLens, and one of the paper's largest catalogue.
+  [(3_840, 3_701, None), (3_840, 645_973, 8192)],
+)
+def test_a_softmax_that_does_not_fit_is_computed_in_chunks(
+  positions, ids, chunk
+):
+  assert chunk_size(positions, ids) == chunk
+
+
+def test_chunks_change_nothing(params, batch, monkeypatch):
+  key = jax.random.key(3)
+  whole = compute(params, batch, key)
+  monkeypatch.setattr(masked_items, 'chunk_size', lambda *shape: 4)
+  chunks = masked_items_objective(
+    params, batch, key, encoder=ENCODER, ratio=RATIO, deterministic=True
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5), chunks, whole
+  )
