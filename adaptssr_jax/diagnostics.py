@@ -1,0 +1,290 @@
+"""What user vectors look like while a model is trained: has it collapsed?
+
+All similarities are cosines. These are numbers to watch: none carries a
+gradient, and each has a value, never nan, where no user counts.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import entr
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from adaptssr_jax.reductions import (
+  AxisName,
+  as_float,
+  gather,
+  reduce_losses,
+  zero_unless,
+)
+from adaptssr_jax.similarity import exact_dot, unit_length
+
+# Users whose cosines to all others are held at once.
+_BLOCK = 256
+
+
+class ViewSimilarities(NamedTuple):
+  """The similarities that AdaptSSR ranks, each the mean of both anchors.
+
+  Args:
+    implicit: to the same view under the other dropout mask, `[batch]`.
+    explicit: to the two passes of the other view, their mean, `[batch]`.
+    other: to the four vectors of every other user, their mean, `[batch]`.
+    hardest: to the most similar of those, `[batch]`.
+    implicit_over_explicit: share of the 2 pairs of an anchor whose implicit
+      view is strictly nearer than the explicit one, `[batch]`.
+    explicit_over_other: share of the `2 * 4 * (users - 1)` pairs of an anchor
+      whose explicit view is strictly nearer than the other user, `[batch]`.
+  """
+
+  implicit: Float[Array, ' batch']
+  explicit: Float[Array, ' batch']
+  other: Float[Array, ' batch']
+  hardest: Float[Array, ' batch']
+  implicit_over_explicit: Float[Array, ' batch']
+  explicit_over_other: Float[Array, ' batch']
+
+
+def view_similarities(
+  users: Float[ArrayLike, '2 2 batch dim'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+  axis_name: AxisName | None = None,
+) -> ViewSimilarities:
+  """Tells how the views of each user of a batch are ranked.
+
+  The anchors of a user are the first passes of its two explicit views; every
+  number is the mean over the two.
+
+  Args:
+    users: `[2, 2, batch, dim]` = (explicit view, dropout pass, user, feature),
+      of any scale, as `adaptssr_loss` takes them.
+    where: Bool `[batch]`. False marks padding: neither anchor nor other user.
+    axis_name: The axis over whose devices users are split; the other users are
+      then those of all devices.
+
+  Returns:
+    An array `[batch]` per name, of the users of this device: 0 for a padding
+    user, and 0 in the three about other users where there are none. Average
+    them over `where`. Takes the memory of `8 * batch * all` cosines.
+
+  Example:
+    >>> view = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> users = jnp.stack([jnp.stack([view, view]), jnp.stack([view, -view])])
+    >>> found = view_similarities(users)
+    >>> print(found.implicit, found.explicit, found.hardest)
+    [0. 0.] [0.5 0.5] [0. 0.]
+
+  Reference:
+    Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
+    Self-Supervised Ranking", NeurIPS 2023: the order of its similarities. The
+    two shares are the accuracies that the authors' published code logs.
+  """
+  if where is not None:
+    where = jnp.asarray(where)
+    users = jnp.where(where[None, None, :, None], jnp.asarray(users), 0)
+  users = unit_length(lax.stop_gradient(as_float(users)))
+  rows = jnp.arange(users.shape[2])
+  everyone, present = users, where
+  if axis_name is not None:
+    rows += lax.axis_index(axis_name) * len(rows)
+    everyone = gather(users, axis_name, axis=2)
+    present = gather(where, axis_name)
+  differs = rows[:, None] != jnp.arange(everyone.shape[2])[None, :]
+  if present is not None:
+    differs &= present[None, :]
+  halves = jax.vmap(_half, in_axes=(0, None, None))(
+    jnp.stack([users, users[::-1]]), everyone, differs
+  )
+  means = jax.tree.map(functools.partial(jnp.mean, axis=0), halves)
+  return jax.tree.map(functools.partial(zero_unless, where), means)
+
+
+def _half(
+  views: Float[Array, '2 2 batch dim'],
+  everyone: Float[Array, '2 2 all dim'],
+  differs: Bool[Array, 'batch all'],
+) -> ViewSimilarities:
+  """The similarities of the anchors `views[0, 0]`; vectors have length 1."""
+  anchors = views[0, 0]
+  implicit = exact_dot('bd,bd->b', anchors, views[0, 1])
+  explicit = exact_dot('bd,vbd->bv', anchors, views[1])
+  other = exact_dot('bd,vpad->bvpa', anchors, everyone)
+  other = other.reshape(len(anchors), -1)
+  exists = jnp.tile(differs, 4)
+  count = jnp.sum(exists, axis=-1)
+  # A batch of one has no others: its sums are 0, and so are its shares.
+  at_least_one = jnp.maximum(count, 1)
+  nearer = explicit[:, :, None] > other[:, None, :]
+  hardest = jnp.max(other, axis=-1, where=exists, initial=-jnp.inf)
+  return ViewSimilarities(
+    implicit=implicit,
+    explicit=jnp.mean(explicit, axis=-1),
+    other=jnp.sum(other, axis=-1, where=exists) / at_least_one,
+    hardest=jnp.where(count > 0, hardest, 0),
+    implicit_over_explicit=jnp.mean(implicit[:, None] > explicit, axis=-1),
+    explicit_over_other=jnp.sum(nearer & exists[:, None, :], axis=(-2, -1))
+    / (2 * at_least_one),
+  )
+
+
+def alignment(
+  first: Float[ArrayLike, 'batch dim'],
+  second: Float[ArrayLike, 'batch dim'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Computes how far apart two views of a user are, on the unit sphere.
+
+      mean_i |f_i - g_i|^2        in 0..4, 0 if the views are the same
+
+  Args:
+    first: `[batch, dim]`, one vector per user, of any scale.
+    second: `[batch, dim]`, another vector of the same users.
+    where: Bool `[batch]`, the users that count.
+
+  Returns:
+    A number, 0 if no user counts.
+
+  Example:
+    >>> first = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> alignment(first, jnp.array([[3.0, 0.0], [4.0, 0.0]]))
+    Array(1., dtype=float32)
+
+  Reference:
+    Wang and Isola, "Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere", ICML 2020.
+  """
+  first, second = _unit(first, where), _unit(second, where)
+  return reduce_losses(jnp.sum((first - second) ** 2, axis=-1), where)
+
+
+def uniformity(
+  users: Float[ArrayLike, 'batch dim'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Computes how evenly users are spread over the unit sphere.
+
+      log mean_{i != j} exp(-2 |u_i - u_j|^2)
+
+  It is 0 if all are at one point, -4 if all are at right angles, and never
+  below -8. It compares all pairs, `256 * batch` cosines at a time.
+
+  Args:
+    users: `[batch, dim]`, one vector per user, of any scale. A zero vector is
+      taken to be at right angles to all.
+    where: Bool `[batch]`, the users that count.
+
+  Returns:
+    A number, 0 if fewer than two users count.
+
+  Example:
+    >>> print(f'{uniformity(jnp.eye(3)):.4f}')
+    -4.0000
+
+  Reference:
+    Wang and Isola, "Understanding Contrastive Representation Learning through
+    Alignment and Uniformity on the Hypersphere", ICML 2020, with t = 2.
+  """
+  users = _unit(users, where)
+  valid = jnp.ones(len(users), bool) if where is None else jnp.asarray(where)
+  potential = functools.partial(_potential, users=users, valid=valid)
+  rows = lax.map(potential, jnp.arange(len(users)), batch_size=_BLOCK)
+  count = jnp.sum(valid, dtype=users.dtype)
+  mean = jnp.sum(rows, where=valid) / jnp.maximum(count * (count - 1), 1)
+  return jnp.where(count > 1, jnp.log(jnp.where(count > 1, mean, 1)), 0)
+
+
+def _potential(
+  row: Int[Array, ''],
+  users: Float[Array, 'batch dim'],
+  valid: Bool[Array, ' batch'],
+) -> Float[Array, '']:
+  """The sum of exp(-2 |u_row - u_j|^2) over the other users that count."""
+  cosines = exact_dot('d,nd->n', users[row], users)
+  others = valid & (jnp.arange(len(users)) != row)
+  return jnp.sum(jnp.exp(4 * (cosines - 1)), where=others)
+
+
+def mean_cosine(
+  users: Float[ArrayLike, 'batch dim'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Computes the mean cosine of two different users.
+
+      mean_{i != j} u_i . u_j = (|sum_i u_i|^2 - sum_i |u_i|^2) / (n (n - 1))
+
+  Costs one pass over the users, not a table of all pairs.
+
+  Args:
+    users: `[batch, dim]`, one vector per user, of any scale.
+    where: Bool `[batch]`, the users that count.
+
+  Returns:
+    A number in -1..1, 0 if fewer than two users count.
+
+  Example:
+    >>> users = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    >>> print(f'{mean_cosine(users):.4f} = 1 / 3')
+    0.3333 = 1 / 3
+  """
+  users = _unit(users, where)
+  valid = jnp.ones(len(users)) if where is None else jnp.asarray(where)
+  count = jnp.maximum(jnp.sum(valid, dtype=users.dtype), 1)
+  # Means, since the square of the sum of many users would lose digits.
+  mean = jnp.sum(users, axis=0) / count
+  square = jnp.sum(users**2) / count
+  others = jnp.maximum(count - 1, 1)
+  cosine = (count * exact_dot('d,d->', mean, mean) - square) / others
+  return jnp.where(count > 1, cosine, 0)
+
+
+def effective_rank(
+  users: Float[ArrayLike, 'batch dim'],
+  *,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+) -> Float[Array, '']:
+  """Computes how many directions the users take up.
+
+      exp(-sum_k p_k log p_k),    p_k = s_k / sum_l s_l
+
+  with the singular values s of the matrix of user vectors of length 1. Its
+  mean is not taken away, so that users who are all at one point, the collapse
+  to be seen, have rank 1.
+
+  Args:
+    users: `[batch, dim]`, one vector per user, of any scale.
+    where: Bool `[batch]`, the users that count.
+
+  Returns:
+    A number in 1..min(batch, dim), 0 if no user counts.
+
+  Example:
+    >>> print(f'{effective_rank(jnp.eye(3)):.2f}')
+    3.00
+    >>> print(f'{effective_rank(jnp.ones((5, 3))):.2f}')
+    1.00
+
+  Reference:
+    Roy and Vetterli, "The effective rank: a measure of effective
+    dimensionality", EUSIPCO 2007.
+  """
+  values = jnp.linalg.svd(_unit(users, where), compute_uv=False)
+  total = jnp.sum(values)
+  shares = values / jnp.maximum(total, 1e-12)
+  return jnp.where(total > 0, jnp.exp(jnp.sum(entr(shares))), 0)
+
+
+def _unit(
+  users: Float[ArrayLike, 'batch dim'],
+  where: Bool[ArrayLike, ' batch'] | None,
+) -> Float[Array, 'batch dim']:
+  """Zeroes padding, and gives each vector length 1."""
+  users = lax.stop_gradient(as_float(users))
+  return unit_length(zero_unless(where, users))
