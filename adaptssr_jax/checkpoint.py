@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -222,7 +223,10 @@ def _score(metrics: Mapping[str, Any]) -> tuple[float, int]:
 
 
 def _best_step(manager: ocp.CheckpointManager) -> int | None:
-  metrics = {step: manager.metrics(step) for step in manager.all_steps()}
+  metrics = {}
+  for step in manager.all_steps():
+    with _explained(pathlib.Path(manager.directory) / str(step)):
+      metrics[step] = manager.metrics(step)
   scored = [step for step, metric in metrics.items() if metric]
   return max(scored, key=lambda step: _score(metrics[step]), default=None)
 
@@ -240,10 +244,20 @@ def _latest_and_best(keep: int) -> Any:
 
 
 def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
-  with _explained(folder):
+  with _explained(_unreadable_score(folder) or folder):
     return ocp.CheckpointManager(
       folder, options=ocp.CheckpointManagerOptions(**options)
     )
+
+
+def _unreadable_score(folder: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint whose score Orbax will fail to read, not naming it."""
+  for path in sorted(folder.glob('*/metrics/metrics')):
+    try:
+      json.loads(path.read_text())
+    except ValueError:
+      return path.parent.parent
+  return None
 
 
 @contextlib.contextmanager

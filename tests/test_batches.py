@@ -135,3 +135,67 @@ def test_uneven_split_names_the_nearest_sizes(batch_size, devices, nearest):
     users_per_device(batch_size, devices)
   with pytest.raises(ValueError, match=message):
     batch(0, batch_size=batch_size, num_devices=devices)
+
+
+def test_a_random_window_is_a_run_of_the_behaviours_drawn_anew():
+  rows = [list(range(10, 30)), [1, 2], list(range(40, 45))]
+  users = UserArrays(None, Ragged.from_rows(rows))
+  starts = set()
+  for step in range(40):
+    batch = batch_at(
+      users,
+      step,
+      batch_size=3,
+      length=5,
+      num_devices=1,
+      seed=1,
+      window='random',
+    )
+    for row, items in zip(
+      batch['example_id'][0], batch['items'][0], strict=True
+    ):
+      kept = items[items > 0].tolist()
+      start = rows[row].index(kept[0])
+      assert kept == rows[row][start : start + 5]
+      starts.add((int(row), start))
+  # Every window of the long user, and the only one of the others.
+  assert starts == {(0, start) for start in range(16)} | {(1, 0), (2, 0)}
+
+
+def test_targets_are_as_wide_in_every_batch_of_a_split():
+  targets = [list(range(row, row + 1 + row % 6)) for row in range(USERS)]
+  users = make_users()._replace(label=None, targets=Ragged.from_rows(targets))
+  seen = 0
+  for step in range(3):
+    columns = joined(batch(step, users, num_devices=4))
+    assert columns['targets'].shape == (BATCH, 8)  # 6, up to a power of two
+    assert columns['targets'].dtype == np.int32
+    for at in np.flatnonzero(columns['where']):
+      own = targets[columns['example_id'][at]]
+      assert columns['targets'][at].tolist() == own + [-1] * (8 - len(own))
+      seen += 1
+    assert (columns['targets'][~columns['where']] == -1).all()
+  assert seen == USERS
+
+
+def test_positives_of_grouped_rows_are_padded_as_targets_are():
+  positives = [[row] * (1 + row % 3) for row in range(USERS)]
+  users = make_users()._replace(
+    label=None, positives=Ragged.from_rows(positives)
+  )
+  for step in range(3):
+    columns = joined(batch(step, users, num_devices=2))
+    assert columns['positives'].shape == (BATCH, 4)  # 3, up to a power of two
+    assert columns['positives'].dtype == np.int32
+    for at, real in enumerate(columns['where']):
+      own = positives[columns['example_id'][at]] if real else []
+      expected = own + [-1] * (4 - len(own))
+      assert columns['positives'][at].tolist() == expected
+
+
+@pytest.mark.parametrize(('longest', 'width'), [(1, 1), (2, 2), (5, 8)])
+def test_the_width_of_targets_is_a_power_of_two(longest, width):
+  targets = Ragged.from_rows([[0], list(range(longest))])
+  users = UserArrays(None, Ragged.from_rows([[1], [2]]), targets=targets)
+  part = batch(0, users, batch_size=2)
+  assert part['targets'].shape == (1, 2, width)

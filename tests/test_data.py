@@ -8,6 +8,7 @@ import pytest
 from adaptssr_jax.data import (
   DataError,
   Ragged,
+  RaggedView,
   Rows,
   UserBuilder,
   Vocabulary,
@@ -17,6 +18,7 @@ from adaptssr_jax.data import (
 from adaptssr_jax.data.builder import (
   TaskConfig,
   check_rows,
+  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
   split_rows,
@@ -63,6 +65,32 @@ def test_padded_keeps_the_last_values_and_pads_at_the_end(length):
   assert padded.dtype == np.int32
 
 
+def test_padding_may_be_another_number():
+  padded = Ragged.from_rows([[0, 5], []]).padded(np.arange(2), 3, fill=-1)
+  assert padded.tolist() == [[0, 5, -1], [-1, -1, -1]]
+  assert padded.dtype == np.int32
+  assert Ragged.from_rows(ROWS).longest == 8
+  assert Ragged.from_rows([]).longest == 0
+
+
+def test_a_view_reads_like_the_rows_it_shows():
+  parts = tuple(Ragged.from_rows(rows) for rows in (ROWS, [[], [7, 7]], [[9]]))
+  picked = np.array([6, 0, 5, 3, 1, 0])
+  view = RaggedView(parts, picked)
+  copy = Ragged.from_rows([[9], [5, 3, 8], [7, 7], ROWS[3], [], [5, 3, 8]])
+  assert lists(view) == lists(copy)
+  assert view.lengths.tolist() == copy.lengths.tolist()
+  assert view.longest == copy.longest == 8
+  assert lists(view.first(2)) == lists(copy.first(2))
+  rows = np.array([4, 1, 3, 1, 0])
+  assert lists(view.take(rows)) == lists(copy.take(rows))
+  for skip in (0, np.array([0, 1, 4, 2, 0])):
+    found = view.padded(rows, 4, skip=skip, fill=-1)
+    expected = copy.padded(rows, 4, skip=skip, fill=-1)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+
+
 def test_only_empty_rows_are_padded_to_zeros():
   padded = Ragged.from_rows([[], []]).padded(np.array([1, 0]), 2)
   assert padded.tolist() == [[0, 0], [0, 0]]
@@ -70,7 +98,7 @@ def test_only_empty_rows_are_padded_to_zeros():
 
 # Prepared data sets.
 
-KINDS = ('pretrain', 'classification', 'ranking')
+KINDS = ('pretrain', 'classification', 'conversion', 'ranking')
 ITEMS = [f'ïtem {at}' for at in range(50)]
 LABELS = ['x', 'y', 'z']
 
@@ -99,7 +127,10 @@ def made_rows(kind, seed=0):
   return Rows(
     user_id=[f'ü{user}' for user in range(20)],
     items=Ragged.from_rows(items),
-    label=rng.integers(3, size=20) if kind == 'classification' else None,
+    label={
+      'classification': rng.integers(3, size=20),
+      'conversion': rng.integers(2, size=20),
+    }.get(kind),
     targets=Ragged.from_rows(targets) if kind == 'ranking' else None,
   )
 
@@ -124,6 +155,7 @@ def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
     check_equal(data.splits[split], made_rows(kind, seed))
   assert list(data.vocabulary.items) == ITEMS
   assert list(data.vocabulary.labels) == LABELS
+  assert data.kind == kind
 
 
 def test_it_is_prepared_once_and_opened_memory_mapped(tmp_path, monkeypatch):
@@ -243,3 +275,21 @@ def test_splits_depend_on_the_seed_alone():
   assert first['train'].user_id == same['train'].user_id
   assert lists(first['test'].targets) == lists(same['test'].targets)
   assert first['train'].user_id != other['train'].user_id
+
+
+def test_a_row_a_positive_puts_each_positive_first():
+  lists_of_targets = [[3, 5, 8], [], [1], [6, 2]]
+  rows = Rows(
+    ['a', 'b', 'c', 'd'],
+    Ragged.from_rows([[1], [2], [3], [4]]),
+    targets=Ragged.from_rows(lists_of_targets),
+  )
+  found = one_row_a_positive(rows)
+  expected = [
+    (user, [own, *(other for other in chosen if other != own)])
+    for user, chosen in zip(rows.user_id, lists_of_targets, strict=True)
+    for own in chosen
+  ]
+  assert found.user_id == [user for user, _ in expected]
+  assert lists(found.targets) == [targets for _, targets in expected]
+  assert found.items.values.tolist() == [1, 1, 1, 3, 4, 4]

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from adaptssr_jax.metrics import accuracy, macro_f1, roc_auc
+from adaptssr_jax.metrics import (
+  accuracy,
+  hit_rate,
+  log_loss,
+  macro_f1,
+  ndcg,
+  rank,
+  reciprocal_rank,
+  roc_auc,
+)
 
 roc_auc_jit = jax.jit(roc_auc)
 macro_f1_jit = jax.jit(functools.partial(macro_f1, num_classes=7))
@@ -100,3 +109,64 @@ def test_macro_f1_ignores_what_where_hides():
   np.testing.assert_allclose(f1, 2 / 3, rtol=1e-6)
   nothing = jnp.zeros(4, bool)
   assert jnp.isnan(macro_f1(predictions, labels, num_classes=2, where=nothing))
+
+
+def test_log_loss_equals_sklearn():
+  rng = np.random.default_rng(0)
+  scores = rng.normal(scale=3, size=300).astype(np.float32)
+  labels = rng.integers(2, size=300)
+  losses = log_loss(scores, labels)
+  expected = sklearn_metrics.log_loss(labels, 1 / (1 + np.exp(-scores)))
+  np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
+  extreme = log_loss(jnp.array([1e4, -1e4]), jnp.array([False, False]))
+  np.testing.assert_array_equal(extreme, [1e4, 0])
+
+
+def rank_by_counting(relevant, others, where):
+  place = 1
+  for other, counts in zip(others, where, strict=True):
+    if counts:
+      place += 0 if other < relevant else 0.5 if other == relevant else 1
+  return place
+
+
+def test_rank_counts_who_is_before():
+  rng = np.random.default_rng(0)
+  relevant = rng.integers(6, size=40).astype(np.float32)
+  others = rng.integers(6, size=(40, 9)).astype(np.float32)
+  where = rng.random((40, 9)) < 0.8
+  rows = zip(relevant, others, where, strict=True)
+  expected = [rank_by_counting(*row) for row in rows]
+  ranks = jax.jit(rank)(relevant, others, where=where)
+  np.testing.assert_array_equal(ranks, expected)
+  assert len(set(expected)) > 10
+
+
+def test_a_model_that_tells_no_item_apart_gets_the_middle_place():
+  assert rank(jnp.zeros(()), jnp.zeros(100)) == 51
+  assert rank(jnp.nan, jnp.zeros(100)) == 101
+  assert rank(jnp.zeros(()), jnp.full(100, jnp.nan)) == 101
+
+
+def test_metrics_of_ranks_equal_a_loop():
+  ranks = [1, 1.5, 2, 5, 5.5, 10, 11, 400]
+  for k in (1, 5, 10):
+    inside = [float(place <= k) for place in ranks]
+    found = hit_rate(jnp.array(ranks), k=k)
+    np.testing.assert_array_equal(found, inside)
+    inverse = [x / place for x, place in zip(inside, ranks, strict=True)]
+    gains = [
+      x / np.log2(place + 1) for x, place in zip(inside, ranks, strict=True)
+    ]
+    found = reciprocal_rank(jnp.array(ranks), k=k)
+    np.testing.assert_allclose(found, inverse, rtol=1e-6)
+    np.testing.assert_allclose(ndcg(jnp.array(ranks), k=k), gains, rtol=1e-6)
+
+
+def test_ndcg_equals_sklearn():
+  scores = np.random.default_rng(1).normal(size=(30, 25)).astype(np.float32)
+  relevance = np.zeros_like(scores)
+  relevance[:, 3] = 1
+  ranks = rank(scores[:, 3], np.delete(scores, 3, axis=1))
+  expected = sklearn_metrics.ndcg_score(relevance, scores, k=10)
+  np.testing.assert_allclose(ndcg(ranks, k=10).mean(), expected, rtol=1e-6)

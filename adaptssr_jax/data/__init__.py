@@ -1,6 +1,6 @@
 """Data sets of users as TFDS builders, and the batches made from them."""
 
-from adaptssr_jax.data.arrays import UserArrays, UserData, load
+from adaptssr_jax.data.arrays import UserArrays, UserData, load, resplit
 from adaptssr_jax.data.batches import batch_at, steps_per_epoch
 from adaptssr_jax.data.builder import (
   DataError,
@@ -9,7 +9,7 @@ from adaptssr_jax.data.builder import (
   Vocabulary,
 )
 from adaptssr_jax.data.movielens_users import MovielensUsers
-from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.ragged import Ragged, RaggedView
 from adaptssr_jax.data.synthetic_users import SyntheticUsers
 from adaptssr_jax.data.ttl import Ttl
 from adaptssr_jax.data.user_tables import UserTables, user_tables_config
@@ -18,6 +18,7 @@ __all__ = [
   'DataError',
   'MovielensUsers',
   'Ragged',
+  'RaggedView',
   'Rows',
   'SyntheticUsers',
   'Ttl',
@@ -28,6 +29,7 @@ __all__ = [
   'Vocabulary',
   'batch_at',
   'load',
+  'resplit',
   'steps_per_epoch',
   'user_tables_config',
 ]

@@ -15,8 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, Vocabulary
-from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.builder import (
+  TASK_SHARES,
+  Kind,
+  UserBuilder,
+  Vocabulary,
+  deal_out,
+)
+from adaptssr_jax.data.ragged import Ragged, RaggedView
 
 # How many examples are decoded before they are appended to the columns.
 _BLOCK = 8192
@@ -28,24 +34,27 @@ class UserArrays(NamedTuple):
   Args:
     user_id: the raw user ids as UTF-8 bytes.
     items: the behaviours of each row, item numbers from 1, oldest first.
-    label: class of each row, int32 [rows]; None unless classification.
+    label: class of each row, int32 [rows]; None unless classification or
+      conversion.
     targets: the row's positive, then the user's others; None unless ranking.
+    number: of each row among those of all splits, int64 [rows], whatever split
+      it is dealt to; None if the splits were never numbered.
+    positives: of each example, those of its rows; see `groups.group_rows`.
+    rows: of each example, the numbers of the rows that it was made of.
   """
 
-  user_id: Ragged
-  items: Ragged
+  user_id: Ragged | RaggedView
+  items: Ragged | RaggedView
   label: np.ndarray | None = None
-  targets: Ragged | None = None
+  targets: Ragged | RaggedView | None = None
+  number: np.ndarray | None = None
+  positives: Ragged | None = None
+  rows: Ragged | None = None
 
   def first(self, rows: int) -> UserArrays:
     """The first rows, or all of them if `rows` is 0."""
     end = rows or len(self.items)
-    return UserArrays(
-      user_id=self.user_id.first(end),
-      items=self.items.first(end),
-      label=None if self.label is None else self.label[:end],
-      targets=None if self.targets is None else self.targets.first(end),
-    )
+    return UserArrays(*(_first(column, end) for column in self))
 
   def user_ids(self, rows: np.ndarray) -> list[str]:
     """The raw user ids of these rows."""
@@ -59,11 +68,13 @@ class UserData(NamedTuple):
     name: of the builder, its config and its version.
     splits: by name.
     vocabulary: of all splits.
+    kind: what a row holds beside the behaviours.
   """
 
   name: str
   splits: dict[str, UserArrays]
   vocabulary: Vocabulary
+  kind: Kind = 'pretrain'
 
 
 def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
@@ -93,6 +104,62 @@ def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
     name=builder.info.full_name,
     splits={split: _open(folder / split) for split in builder.info.splits},
     vocabulary=Vocabulary(metadata['items'], metadata['labels']),
+    kind=builder.builder_config.kind,
+  )
+
+
+def resplit(users: UserData, seed: int) -> UserData:
+  """Deals the rows of a task out anew, 60/20/20, and numbers them.
+
+  No row is copied: the new splits read the stored ones. A row keeps its number
+  in every split of every seed.
+
+  Args:
+    users: with the stored splits.
+    seed: of the order in which rows are dealt out; 0 keeps the stored splits.
+
+  Returns:
+    The data set with other splits: `train`, `validation` and `test`.
+  """
+  pool = list(users.splits.values())
+  ends = np.cumsum([len(split.items) for split in pool])
+  if seed == 0:
+    return users._replace(
+      splits={
+        name: split._replace(number=np.arange(end - len(split.items), end))
+        for (name, split), end in zip(users.splits.items(), ends, strict=True)
+      }
+    )
+  parts = deal_out(int(ends[-1]), TASK_SHARES, seed)
+  return users._replace(
+    splits={name: _pick(pool, numbers) for name, numbers in parts.items()}
+  )
+
+
+def _first(
+  column: Ragged | RaggedView | np.ndarray | None, end: int
+) -> Ragged | RaggedView | np.ndarray | None:
+  if isinstance(column, Ragged | RaggedView):
+    return column.first(end)
+  return None if column is None else column[:end]
+
+
+def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
+  """The rows with these numbers, counted through all splits of the pool."""
+  columns = {
+    name: tuple(getattr(split, name) for split in pool)
+    for name in ('user_id', 'items', 'targets')
+  }
+  label = None
+  if pool[0].label is not None:
+    label = np.concatenate([split.label for split in pool])[numbers]
+  return UserArrays(
+    label=label,
+    number=numbers,
+    **{
+      name: None if parts[0] is None else RaggedView(parts, numbers)
+      for name, parts in columns.items()
+    },
   )
 
 

@@ -44,6 +44,7 @@ def batch_at(
   length: int,
   num_devices: int,
   seed: int | None,
+  window: str = 'last',
 ) -> dict[str, np.ndarray]:
   """The batch of one step: resuming needs nothing but the step.
 
@@ -51,14 +52,21 @@ def batch_at(
     arrays: the split it is drawn from.
     step: counted from 0 over all epochs.
     batch_size: users of all devices together.
-    length: behaviours kept of a user, the last ones.
+    length: behaviours kept of a user.
     num_devices: how many equal parts the batch is split into.
     seed: of the order, a new one every epoch; None keeps the stored order.
+    window: which behaviours of a longer user: the 'last', or a 'random' run of
+      them, drawn anew at every step.
 
   Returns:
     `items` int32 [num_devices, users, length], `where` bool (False marks the
     padding users of an epoch's last batch), `example_id` int32 (the row in the
-    split), and `label` int32 where there is one, each [num_devices, users].
+    split), and `label` int32 where there is one, each [num_devices, users]. Of
+    a ranking task also `targets` int32 [num_devices, users, width]: all
+    positives of the user, then -1; and, if its rows are grouped, `positives`
+    int32 [num_devices, users, most]: those of the split, then -1. The widths
+    are the same for all batches of a split: its longest list, rounded up to a
+    power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.
@@ -82,21 +90,36 @@ def batch_at(
     order = epoch_order(num_users, seed, epoch)
     rows = order[begin : begin + batch_size]
 
+  skip = 0
+  if window == 'random':
+    rng = np.random.default_rng([seed or 0, step, 1])
+    lengths = arrays.items.lengths_of(rows)
+    skip = rng.integers(np.maximum(lengths - length, 0), endpoint=True)
   columns = {
-    'items': arrays.items.padded(rows, length),
+    'items': arrays.items.padded(rows, length, skip=skip),
     'where': np.ones(len(rows), bool),
     'example_id': rows.astype(np.int32),
   }
   if arrays.label is not None:
     columns['label'] = arrays.label[rows]
-  return {
-    name: _split(column, num_devices, users) for name, column in columns.items()
+  columns = {
+    name: _split(column, num_devices, users, fill=0)
+    for name, column in columns.items()
   }
+  for name in ('targets', 'positives'):
+    lists = getattr(arrays, name)
+    if lists is not None:
+      width = 1 << (lists.longest - 1).bit_length()
+      padded = lists.padded(rows, width, fill=-1)
+      columns[name] = _split(padded, num_devices, users, fill=-1)
+  return columns
 
 
-def _split(column: np.ndarray, num_devices: int, users: int) -> np.ndarray:
-  """Pads a column with zeros to a full batch and splits it over devices."""
+def _split(
+  column: np.ndarray, num_devices: int, users: int, *, fill: int
+) -> np.ndarray:
+  """Fills a column up to a full batch and splits it over devices."""
   shape = (num_devices * users, *column.shape[1:])
-  full = np.zeros(shape, column.dtype)
+  full = np.full(shape, fill, column.dtype)
   full[: len(column)] = column
   return full.reshape(num_devices, users, *column.shape[1:])

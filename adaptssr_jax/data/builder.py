@@ -6,11 +6,13 @@ ArrayRecord files of the examples
 
     {'user_id': text, 'items': int32 [n]}                        pretrain
     {'user_id': text, 'items': int32 [n], 'label': int32}        classification
+    {'user_id': text, 'items': int32 [n], 'label': 0 or 1}       conversion
     {'user_id': text, 'items': int32 [n], 'targets': int32 [k]}  ranking
 
 oldest behaviour first, items counted from 1, labels and targets from 0. In a
-ranking task a row is one (user, positive) pair: `targets[0]` is that positive,
-and the rest are the user's other positives, which a ranking leaves out.
+conversion task 1 is the event that is looked for, rare as a rule. In a ranking
+task a row is one (user, positive) pair: `targets[0]` is that positive, and the
+rest are the user's other positives, which a ranking leaves out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.ragged import Ragged
 
-Kind = Literal['pretrain', 'classification', 'ranking']
+Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
+
+TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
 
 
 class DataError(ValueError):
@@ -50,7 +54,7 @@ class Rows(NamedTuple):
   Args:
     user_id: raw user id of each row.
     items: the behaviours of each row, item numbers from 1, oldest first.
-    label: class of each row, int [rows], for classification.
+    label: class of each row, int [rows], for classification and conversion.
     targets: the row's positive, then the user's other ones, for ranking.
   """
 
@@ -73,14 +77,19 @@ def split_rows(
   rows: Rows, shares: Mapping[str, float], seed: int
 ) -> dict[str, Rows]:
   """Shuffles the rows and deals them out, the last split taking the rest."""
-  order = np.random.default_rng(seed).permutation(len(rows.items))
-  names = list(shares)
-  ends = np.cumsum([shares[name] for name in names])[:-1] * len(order)
+  parts = deal_out(len(rows.items), shares, seed)
+  return {name: rows.take(part) for name, part in parts.items()}
+
+
+def deal_out(
+  count: int, shares: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+  """The numbers 0..count-1 of each split, shuffled."""
+  order = np.random.default_rng(seed).permutation(count)
+  ends = np.cumsum(list(shares.values()))[:-1] * count
   # 0.6 + 0.2 is 0.8 only up to rounding, and must not cost the split a row.
   parts = np.split(order, np.floor(ends + 1e-6).astype(int))
-  return {
-    name: rows.take(part) for name, part in zip(names, parts, strict=True)
-  }
+  return dict(zip(shares, parts, strict=True))
 
 
 def split_for_pretraining(rows: Rows) -> dict[str, Rows]:
@@ -94,8 +103,30 @@ def split_for_task(rows: Rows) -> dict[str, Rows]:
   Not by the permutation of pre-training: the users that it held out would all
   be test users here, and validation would tell less of the test.
   """
-  shares = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
-  return split_rows(rows, shares, seed=1)
+  return split_rows(rows, TASK_SHARES, seed=1)
+
+
+def one_row_a_positive(rows: Rows) -> Rows:
+  """Repeats each row for each of its targets, which comes first in its row.
+
+  Example:
+    >>> targets = Ragged.from_rows([[4, 7, 9], [5]])
+    >>> rows = Rows(['a', 'b'], Ragged.from_rows([[1], [2]]), targets=targets)
+    >>> targets = one_row_a_positive(rows).targets
+    >>> [targets[row].tolist() for row in range(4)]
+    [[4, 7, 9], [7, 4, 9], [9, 4, 7], [5]]
+  """
+  counts = rows.targets.lengths
+  repeated = rows.take(np.repeat(np.arange(len(counts)), counts))
+  targets = repeated.targets
+  # Where the positive of each row was, and where each value will be.
+  own = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
+  own = np.repeat(own, targets.lengths)
+  begin = np.repeat(targets.offsets[:-1], targets.lengths)
+  place = np.arange(len(targets.values)) - begin
+  source = np.where(place == 0, own, place - (place <= own))
+  moved = Ragged(targets.values[begin + source], targets.offsets)
+  return repeated._replace(targets=moved)
 
 
 @dataclasses.dataclass(eq=False)
@@ -127,7 +158,7 @@ class UserBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'user_id': tfds.features.Text(),
       'items': tfds.features.Tensor(shape=(None,), dtype=np.int32),
     }
-    if self.builder_config.kind == 'classification':
+    if self.builder_config.kind in ('classification', 'conversion'):
       features['label'] = np.int32
     if self.builder_config.kind == 'ranking':
       features['targets'] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
@@ -180,7 +211,7 @@ def check_rows(
       'behaviours; remove such users from the source'
     )
   _check_range(rows.items, rows, 'item', 1, len(vocabulary.items), where)
-  if kind == 'classification':
+  if kind in ('classification', 'conversion'):
     labels = Ragged.from_lengths(rows.label, np.ones(len(rows.label), int))
     last = len(vocabulary.labels) - 1
     _check_range(labels, rows, 'label', 0, last, where)

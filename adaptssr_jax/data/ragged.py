@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -58,6 +59,15 @@ class Ragged:
     """The length of each row, int64 [rows]."""
     return np.diff(self.offsets)
 
+  def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+    """The length of each of these rows, int64 [rows]."""
+    return self.offsets[rows + 1] - self.offsets[rows]
+
+  @functools.cached_property
+  def longest(self) -> int:
+    """The length of the longest row; 0 if there is none."""
+    return int(self.lengths.max(initial=0))
+
   def first(self, rows: int) -> Ragged:
     """The first rows, which share the memory of all."""
     return Ragged(self.values, self.offsets[: rows + 1])
@@ -76,13 +86,104 @@ class Ragged:
       values[begin:end] = self.values[positions]
     return taken
 
-  def padded(self, rows: np.ndarray, length: int) -> np.ndarray:
-    """The last `length` values of each row, zeros after: [rows, length]."""
-    ends = self.offsets[rows + 1]
+  def padded(
+    self,
+    rows: np.ndarray,
+    length: int,
+    *,
+    skip: np.ndarray | int = 0,
+    fill: int = 0,
+  ) -> np.ndarray:
+    """The last `length` values of each row, `fill` after: [rows, length].
+
+    The `skip` values at the very end of each row are taken as not there.
+    """
+    ends = self.offsets[rows + 1] - skip
     kept = np.minimum(ends - self.offsets[rows], length)
     column = np.arange(length)
     inside = column < kept[:, None]
     positions = np.where(inside, (ends - kept)[:, None] + column, 0)
     if not len(self.values):
-      return np.zeros(inside.shape, self.values.dtype)
-    return np.where(inside, self.values[positions], 0)
+      return np.full(inside.shape, fill, self.values.dtype)
+    # Of the type of the values, which a plain number does not change.
+    return np.where(inside, self.values[positions], fill)
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedView:
+  """Rows picked from several `Ragged`, which are read only when asked for.
+
+  Args:
+    parts: where the rows are; they count through all parts, one by one.
+    picked: the number of each row, int64 [rows].
+
+  Example:
+    >>> parts = Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4]])
+    >>> rows = RaggedView(parts, np.array([2, 1]))
+    >>> rows.padded(np.array([0, 1]), 2)
+    array([[4, 0],
+           [2, 3]], dtype=int32)
+  """
+
+  parts: tuple[Ragged, ...]
+  picked: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.picked)
+
+  def __getitem__(self, row: int | np.integer) -> np.ndarray:
+    ((_, part, rows),) = self._found(np.array([row]))
+    return part[rows[0]]
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """The length of each row, int64 [rows]."""
+    return self.lengths_of(np.arange(len(self)))
+
+  def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+    """The length of each of these rows, int64 [rows]."""
+    lengths = np.empty(len(rows), np.int64)
+    for at, part, of_part in self._found(rows):
+      lengths[at] = part.lengths_of(of_part)
+    return lengths
+
+  @functools.cached_property
+  def longest(self) -> int:
+    """The length of the longest row; 0 if there is none."""
+    return int(self.lengths.max(initial=0))
+
+  def first(self, rows: int) -> RaggedView:
+    """The first rows."""
+    return RaggedView(self.parts, self.picked[:rows])
+
+  def take(self, rows: np.ndarray) -> RaggedView:
+    """These rows, in this order."""
+    return RaggedView(self.parts, self.picked[rows])
+
+  def padded(
+    self,
+    rows: np.ndarray,
+    length: int,
+    *,
+    skip: np.ndarray | int = 0,
+    fill: int = 0,
+  ) -> np.ndarray:
+    """As `Ragged.padded`."""
+    skip = np.broadcast_to(skip, len(rows))
+    dtype = self.parts[0].values.dtype
+    padded = np.empty((len(rows), length), dtype)
+    for at, part, of_part in self._found(rows):
+      padded[at] = part.padded(of_part, length, skip=skip[at], fill=fill)
+    return padded
+
+  def _found(
+    self, rows: np.ndarray
+  ) -> Iterator[tuple[np.ndarray, Ragged, np.ndarray]]:
+    """For each part: which of the rows it has, itself, and its numbers."""
+    ends = np.cumsum([len(part) for part in self.parts])
+    number = self.picked[rows]
+    owner = np.searchsorted(ends, number, side='right')
+    for index, part in enumerate(self.parts):
+      at = np.flatnonzero(owner == index)
+      if len(at):
+        yield at, part, number[at] - (ends[index] - len(part))

@@ -5,12 +5,16 @@ power law. A user has three interests, whose weights drift from a first mix to
 a last one along the sequence, and now and then does something at random.
 `gender` (2 classes) and `age` (7 classes) are drawn from probabilities that
 depend on the user's mean mix, so that behaviours tell part of them and no more.
+`conversion`, of one user in twenty, depends on the last mix. `click` has the
+items that the user meets next, as many as `_NEXT`, drawn by the last mix; of
+these, `thumb_up` has the ones of the user's own interests.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +24,7 @@ from adaptssr_jax.data.builder import (
   TaskConfig,
   UserBuilder,
   Vocabulary,
+  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
 )
@@ -36,6 +41,17 @@ _CLASSES = {
   'gender': ('female', 'male'),
   'age': ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+'),
 }
+_CONVERSION = {'conversion': ('not converted', 'converted')}
+_KINDS = {
+  'pretrain': 'pretrain',
+  'gender': 'classification',
+  'age': 'classification',
+  'conversion': 'conversion',
+  'click': 'ranking',
+  'thumb_up': 'ranking',
+}
+_CONVERTED = 0.05
+_NEXT = 5
 # How strongly the interests decide a label: 0 not at all, 10 nearly alone.
 _STRENGTH = 5.0
 
@@ -79,11 +95,11 @@ def _configs() -> list[SyntheticConfig]:
       name=f'{name}_{task}',
       description=f'{size.users:,} made users, {size.items:,} items: {task}.',
       task=task,
-      kind='classification' if task in _CLASSES else 'pretrain',
+      kind=kind,
       size=size,
     )
     for name, size in SIZES.items()
-    for task in ('pretrain', *_CLASSES)
+    for task, kind in _KINDS.items()
   ]
 
 
@@ -97,19 +113,45 @@ class SyntheticUsers(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
+    if config.kind == 'ranking':
+      return _ranking_rows(config.size, liked=config.task == 'thumb_up')
     items, labels = make_users(config.size)
     rows = Rows(
-      user_id=[f'user_{row}' for row in range(config.size.users)],
+      user_id=_user_ids(config.size),
       items=items,
       label=labels.get(config.task),
     )
     pretrain = config.task == 'pretrain'
     split = split_for_pretraining if pretrain else split_for_task
     vocabulary = Vocabulary(
-      items=[f'item_{item}' for item in range(1, config.size.items + 1)],
-      labels=_CLASSES.get(config.task, ()),
+      items=_item_ids(config.size),
+      labels=(_CLASSES | _CONVERSION).get(config.task, ()),
     )
     return split(rows), vocabulary
+
+
+def _ranking_rows(
+  size: Size, *, liked: bool
+) -> tuple[dict[str, Rows], Vocabulary]:
+  items, _ = make_users(size)
+  targets = make_next_items(size, liked=liked)
+  names = _item_ids(size)
+  shown, values = np.unique(targets.values, return_inverse=True)
+  rows = Rows(
+    user_id=_user_ids(size),
+    items=items,
+    targets=Ragged(values.astype(np.int32), targets.offsets),
+  )
+  vocabulary = Vocabulary(names, [names[item - 1] for item in shown])
+  return split_for_task(one_row_a_positive(rows)), vocabulary
+
+
+def _user_ids(size: Size) -> list[str]:
+  return [f'user_{row}' for row in range(size.users)]
+
+
+def _item_ids(size: Size) -> list[str]:
+  return [f'item_{item}' for item in range(1, size.items + 1)]
 
 
 def make_users(
@@ -125,30 +167,77 @@ def make_users(
     The behaviours, item numbers from 1, and a class per user for each label.
   """
   world = np.random.default_rng([seed, 0])
-  # A popular item is no more likely than another to have a small number.
-  number = world.permutation(size.items).astype(np.int32) + 1
+  number = _item_numbers(world, size)
   taste = {
     task: world.normal(size=(_INTERESTS, len(classes)))
     for task, classes in _CLASSES.items()
   }
+  buying = world.normal(size=_INTERESTS)
   values, lengths = [], []
-  labels = {task: [] for task in _CLASSES}
-  for block, start in enumerate(range(0, size.users, _BLOCK)):
-    rng = np.random.default_rng([seed, 1, block])
-    users = min(_BLOCK, size.users - start)
-    length = rng.integers(size.shortest, size.longest + 1, users)
-    interests, first, last = _draw_interests(rng, users)
+  labels = {task: [] for task in (*_CLASSES, *_CONVERSION)}
+  for rng, after, length, interests, first, last in _blocks(size, seed):
     values.append(
       number[_draw_items(rng, size, length, interests, first, last)]
     )
     lengths.append(length)
     mix = _dense_mix(interests, (first + last) / 2)
     for task, weights in taste.items():
-      noise = rng.gumbel(size=(users, weights.shape[1]))
+      noise = rng.gumbel(size=(len(length), weights.shape[1]))
       scores = _STRENGTH * mix @ weights + noise
       labels[task].append(scores.argmax(axis=1).astype(np.int32))
+    scores = _STRENGTH * _dense_mix(interests, last) @ buying
+    scores += after.gumbel(size=len(length))
+    rare = scores > np.quantile(scores, 1 - _CONVERTED)
+    labels['conversion'].append(rare.astype(np.int32))
   items = Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths))
   return items, {task: np.concatenate(parts) for task, parts in labels.items()}
+
+
+def make_next_items(size: Size, *, liked: bool, seed: int = 0) -> Ragged:
+  """Draws what the users of `make_users` meet after their behaviours.
+
+  Args:
+    size: how many users, items and behaviours.
+    liked: only items of the user's own interests.
+    seed: of the whole data set.
+
+  Returns:
+    The distinct items of each user, item numbers from 1, at most `_NEXT`.
+  """
+  number = _item_numbers(np.random.default_rng([seed, 0]), size)
+  values, lengths = [], []
+  for _, after, length, interests, _, last in _blocks(size, seed):
+    # As the behaviours are drawn, but by the last mix alone.
+    count = np.full(len(length), _NEXT)
+    drawn = _draw_items(after, size, count, interests, last, last)
+    drawn = np.sort(drawn.reshape(-1, _NEXT), axis=1)
+    kept = np.diff(drawn, axis=1, prepend=-1) > 0
+    if liked:
+      own = drawn[:, :, None] % _INTERESTS == interests[:, None, :]
+      kept &= own.any(axis=2)
+    values.append(number[drawn[kept]])
+    lengths.append(kept.sum(axis=1))
+  return Ragged.from_lengths(np.concatenate(values), np.concatenate(lengths))
+
+
+def _item_numbers(world: np.random.Generator, size: Size) -> np.ndarray:
+  # A popular item is no more likely than another to have a small number.
+  return world.permutation(size.items).astype(np.int32) + 1
+
+
+def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
+  """The users of each block.
+
+  Yields:
+    The generator of their behaviours and attributes, that of what comes after;
+    their lengths; and their interests with the weights at the start and end.
+  """
+  for block, start in enumerate(range(0, size.users, _BLOCK)):
+    rng = np.random.default_rng([seed, 1, block])
+    after = np.random.default_rng([seed, 2, block])
+    users = min(_BLOCK, size.users - start)
+    length = rng.integers(size.shortest, size.longest + 1, users)
+    yield rng, after, length, *_draw_interests(rng, users)
 
 
 def _draw_interests(

@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax import losses
+from adaptssr_jax import diagnostics, losses
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_user, user_keys
+
+Augmentation = Callable[[Array, Array], Array]
+Augmentations = tuple[Augmentation, Augmentation]
 
 
 def user_views(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
   *,
-  augmentation: Callable[[Array, Array], Array],
+  augmentations: Augmentations,
   encode: Callable[[Array, Array], Array],
 ) -> Float[Array, '2 2 dim']:
   """Two augmented views of one user, each encoded under two dropout masks.
@@ -25,15 +28,19 @@ def user_views(
   Args:
     key: of this user at this step.
     items: the behaviours, padded with 0, [length].
-    augmentation: (key, items) -> items, draws an explicit view.
+    augmentations: of the first and of the second view, (key, items) -> items.
     encode: (key, items) -> user vector [dim] under the dropout of the key.
 
   Returns:
     Vectors [explicit view, dropout pass, dim], as `adaptssr_loss` wants them.
   """
   view_key, dropout_key = jax.random.split(key)
-  views = jax.vmap(augmentation, in_axes=(0, None))(
-    jax.random.split(view_key), items
+  keys = jax.random.split(view_key)
+  views = jnp.stack(
+    [
+      augment(key, items)
+      for augment, key in zip(augmentations, keys, strict=True)
+    ]
   )
   passes = jax.vmap(encode, in_axes=(0, None))
   return jax.vmap(passes)(jax.random.split(dropout_key, (2, 2)), views)
@@ -45,7 +52,7 @@ def adaptssr_objective(
   key: Key[Array, ''],
   *,
   encoder: UserEncoder,
-  augmentation: Callable[[Array, Array], Array],
+  augmentations: Augmentations,
   fusion: str | float = 'adaptive',
   hard_negatives: bool = True,
   axis_name: str | None = None,
@@ -61,21 +68,24 @@ def adaptssr_objective(
       `example_id` int32 [users], of this device.
     key: of this step.
     encoder: gives the user vectors.
-    augmentation: (key, items) -> items, draws an explicit view of one user.
+    augmentations: of the first and of the second view of a user, each (key,
+      items) -> items.
     fusion: lambda, see `adaptssr_loss`.
     hard_negatives: see `adaptssr_loss`.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
-    The loss over the users of all devices, and the metrics as
-    (sum, count) over the users of this device.
+    The loss over the users of all devices, and as (sum, count) over the users
+    of this device: `loss`, `lambda`, the fields of
+    `diagnostics.ViewSimilarities`, and `alignment` of the explicit views, the
+    mean |f - g|^2 = 2 - 2 cosine.
 
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023.
   """
   encode = functools.partial(encode_user, params['encoder'], encoder)
   views = functools.partial(
-    user_views, augmentation=augmentation, encode=encode
+    user_views, augmentations=augmentations, encode=encode
   )
   keys = user_keys(key, batch['example_id'])
   users = jnp.moveaxis(jax.vmap(views)(keys, batch['items']), 0, 2)
@@ -84,10 +94,13 @@ def adaptssr_objective(
   settings = {'fusion': fusion, 'axis_name': axis_name, 'where': where}
   loss = losses.adaptssr_loss(users, hard_negatives=hard_negatives, **settings)
   weight = losses.augmentation_weight(users, **settings)
+  similarities = diagnostics.view_similarities(
+    users, where=where, axis_name=axis_name
+  )._asdict()
+  similarities['alignment'] = 2 - 2 * similarities['explicit']
   count = where.sum(dtype=jnp.float32)
   # The loss is already that of all devices: each adds its share of it.
-  metrics = {
-    'loss': (loss * count, count),
-    'lambda': ((weight * where).sum(), count),
+  return loss, {'loss': (loss * count, count)} | {
+    name: ((value * where).sum(), count)
+    for name, value in {'lambda': weight, **similarities}.items()
   }
-  return loss, metrics

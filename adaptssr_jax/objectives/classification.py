@@ -37,10 +37,7 @@ def classification_objective(
     The loss over the users of all devices, and the metrics as
     (sum, count) over the users of this device.
   """
-  encode = functools.partial(encode_user, params['encoder'], encoder)
-  keys = user_keys(key, batch['example_id'])
-  users = jax.vmap(encode)(keys, batch['items'])
-  logits = head.apply({'params': params['head']}, users)
+  logits = user_logits(params, batch, key, encoder=encoder, head=head)
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch['label']
   )
@@ -48,6 +45,21 @@ def classification_objective(
   loss = reduce_losses(losses, where, axis_name=axis_name)
   count = where.sum(dtype=jnp.float32)
   return loss, {'loss': (loss * count, count)}
+
+
+def user_logits(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead,
+) -> Float[Array, 'users outputs']:
+  """What the head makes of the users of this device, under dropout."""
+  encode = functools.partial(encode_user, params['encoder'], encoder)
+  keys = user_keys(key, batch['example_id'])
+  users = jax.vmap(encode)(keys, batch['items'])
+  return head.apply({'params': params['head']}, users)
 
 
 def class_logits(

@@ -1,0 +1,66 @@
+"""Conversion of users: one binary event, rare as a rule."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from adaptssr_jax import metrics
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.classification import class_logits, user_logits
+from adaptssr_jax.reductions import reduce_losses
+
+
+def conversion_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead,
+  positive_weight: float = 1.0,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Binary cross entropy of a batch of users.
+
+  mean over users of w^y * (-y log p - (1 - y) log(1 - p)),  p = sigma(score)
+
+  With w = 1 a score is the log-odds of the event; another weight shifts it by
+  log w, which changes no order of users but spoils their probabilities.
+
+  Args:
+    params: `encoder` and `head`, the parameters of both.
+    batch: `items` int32 [users, length], `label` int32 [users], 1 where the
+      event came, `where` bool [users], and `example_id` int32 [users], of this
+      device.
+    key: of this step.
+    encoder: gives the user vectors, with dropout.
+    head: gives the score, its only output.
+    positive_weight: w, what a user with the event counts.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the users of all devices, and the metrics as
+    (sum, count) over the users of this device.
+  """
+  scores = user_logits(params, batch, key, encoder=encoder, head=head)[:, 0]
+  label, where = batch['label'], batch['where']
+  losses = metrics.log_loss(scores, label)
+  losses = losses * jnp.where(label != 0, positive_weight, 1.0)
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  count = where.sum(dtype=jnp.float32)
+  return loss, {'loss': (loss * count, count)}
+
+
+def conversion_scores(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead,
+  axis_name: str | None = None,
+) -> Float[Array, 'users']:
+  """The log-odds of the users of all devices, without dropout."""
+  return class_logits(
+    params, batch, encoder=encoder, head=head, axis_name=axis_name
+  )[:, 0]

@@ -1,0 +1,251 @@
+"""Ranking: which negatives are drawn, what is scored, where positives rank."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.ranking import (
+  draw_negative,
+  draw_negatives,
+  ranking_objective,
+  ranks_of_positives,
+  target_ranks,
+  target_scores,
+)
+from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.train import AXIS, pmap_step
+
+ENCODER = UserEncoder(
+  num_items=9, max_length=4, embed_dim=4, num_layers=1, dropout_rate=0.0
+)
+HEAD = TaskHead(num_outputs=13)
+draw = functools.partial(draw_negative, num_targets=13)
+draw_many = jax.jit(jax.vmap(draw, in_axes=(0, None)))
+
+
+@functools.cache
+def params():
+  items = jnp.ones((1, 4), jnp.int32)
+  encoder = jax.jit(ENCODER.init)(jax.random.key(0), items)['params']
+  head = HEAD.init(jax.random.key(1), jnp.ones((1, 4)))['params']
+  # Large biases, so that users and targets differ.
+  head['output']['bias'] = jnp.linspace(-1, 1, 13) ** 3
+  return {'encoder': encoder, 'head': head}
+
+
+def made_batch(rows=16):
+  rng = np.random.default_rng(0)
+  targets = np.full((rows, 4), -1, np.int32)
+  positives = np.full((rows, 2), -1, np.int32)
+  for row in range(rows):
+    count = rng.integers(1, 5)
+    targets[row, :count] = rng.permutation(13)[:count]
+    # Some or all of them, in another order, as those of one split are.
+    some = rng.permutation(targets[row, :count])[: rng.integers(1, 3)]
+    positives[row, : len(some)] = some
+  batch = {
+    'items': rng.integers(1, 10, (rows, 4), dtype=np.int32),
+    'positives': positives,
+    'targets': targets,
+    'where': np.arange(rows) < rows - 1,
+    'example_id': np.arange(rows, dtype=np.int32) + 100,
+  }
+  return jax.tree.map(jnp.asarray, batch)
+
+
+@pytest.mark.parametrize(
+  'targets',
+  [[3, 0, 12, 7], [5, -1, -1, -1], [0, 1, 2, -1], [4, 9, 4, 9], [12, 11, 3, 3]],
+)
+def test_negatives_are_uniform_over_the_rest(targets):
+  keys = jax.random.split(jax.random.key(0), 6000)
+  counts = np.bincount(draw_many(keys, jnp.array(targets)), minlength=13)
+  rest = sorted(set(range(13)) - set(targets))
+  assert counts.sum() == counts[rest].sum() == 6000
+  expected = 6000 / len(rest)
+  chi_square = ((counts[rest] - expected) ** 2 / expected).sum()
+  # 33 is exceeded once in a thousand by chi-square with 12 degrees.
+  assert chi_square < 33
+
+
+def test_a_user_of_all_targets_has_no_negative():
+  everything = jnp.arange(13)[::-1]
+  draws = draw_many(jax.random.split(jax.random.key(0), 50), everything)
+  assert set(draws.tolist()) == {13}
+  # But for one target, there is just that.
+  draws = draw_many(jax.random.split(jax.random.key(0), 50), everything[1:])
+  assert set(draws.tolist()) == {12}
+
+
+def test_negatives_of_a_user_are_drawn_one_by_one():
+  key, targets = jax.random.key(0), jnp.array([3, 0, 12, -1])
+  found = draw_negatives(key, targets, num_draws=6, num_targets=13)
+  one_by_one = [
+    int(draw(jax.random.fold_in(key, slot), targets)) for slot in range(6)
+  ]
+  assert found.tolist() == one_by_one
+  assert len(set(one_by_one)) > 1
+
+
+def test_scores_of_some_targets_are_those_of_the_head():
+  rng = np.random.default_rng(1)
+  users = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+  some = jnp.asarray(rng.integers(13, size=(6, 3)))
+  head = params()['head']
+  weights = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+
+  def by_gathering(head, users):
+    return (target_scores(head, users, some) * weights).sum()
+
+  def by_the_head(head, users):
+    logits = HEAD.apply({'params': head}, users)
+    scores = jnp.take_along_axis(logits, some, axis=1)
+    return (scores * weights).sum()
+
+  found = jax.value_and_grad(by_gathering, argnums=(0, 1))(head, users)
+  expected = jax.value_and_grad(by_the_head, argnums=(0, 1))(head, users)
+  for leaf, other in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(leaf, other, atol=1e-6)
+
+
+def ranks_by_loops(logits, batch):
+  """The place of each positive; 0 where there is none."""
+  ranks = np.zeros(batch['positives'].shape)
+  for (row, slot), positive in np.ndenumerate(batch['positives']):
+    if positive < 0:
+      continue
+    ranks[row, slot] = 1
+    for target, score in enumerate(logits[row]):
+      if target not in batch['targets'][row]:
+        ranks[row, slot] += float(score > logits[row, positive])
+        ranks[row, slot] += float(score == logits[row, positive]) / 2
+  return ranks
+
+
+@pytest.mark.parametrize('chunk_size', [1, 4, 6, 100])
+@pytest.mark.parametrize('levels', [1, 2, 50])
+def test_ranks_are_those_of_the_whole_catalogue(chunk_size, levels):
+  rng = np.random.default_rng(2)
+  # Whole numbers, so that ties are ties in every order of the sums.
+  head = jax.tree.map(
+    lambda leaf: jnp.asarray(rng.integers(levels, size=leaf.shape), float),
+    params()['head'],
+  )
+  users = jnp.asarray(rng.integers(3, size=(16, 4)), jnp.float32)
+  batch = made_batch()
+  ranks = target_ranks(
+    head, users, batch['positives'], batch['targets'], chunk_size=chunk_size
+  )
+  logits = np.asarray(HEAD.apply({'params': head}, users))
+  batch = jax.tree.map(np.asarray, batch)
+  expected = ranks_by_loops(logits, batch)
+  found = np.where(batch['positives'] >= 0, ranks, 0)
+  np.testing.assert_array_equal(found, expected)
+  assert len(np.unique(expected)) > 3
+
+
+def test_ranks_of_a_user_are_those_of_its_rows():
+  batch = made_batch()
+  rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
+  ranks = rank(params(), batch)
+  for slot in range(2):
+    own = batch | {'positives': batch['positives'][:, slot : slot + 1]}
+    exists = own['positives'][:, 0] >= 0
+    found = rank(params(), own)[exists, 0]
+    np.testing.assert_array_equal(ranks[exists, slot], found)
+    assert exists.sum() > 3
+
+
+def split_over_devices(batch):
+  return {
+    name: column.reshape(8, 2, *column.shape[1:])
+    for name, column in batch.items()
+  }
+
+
+def test_eight_devices_rank_as_one():
+  batch = made_batch()
+  rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
+  rank_on_each = pmap_step(functools.partial(rank, axis_name=AXIS))
+  found = rank_on_each(params(), split_over_devices(batch))
+  expected = rank(params(), batch)
+  np.testing.assert_array_equal(found, expected)
+  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  logits = HEAD.apply({'params': params()['head']}, users)
+  batch = jax.tree.map(np.asarray, batch)
+  by_loops = ranks_by_loops(np.asarray(logits), batch)
+  expected = np.where(batch['positives'] >= 0, expected, 0)
+  np.testing.assert_array_equal(expected, by_loops)
+
+
+OBJECTIVE = functools.partial(ranking_objective, encoder=ENCODER, head=HEAD)
+
+
+def test_the_objective_is_bpr_of_each_positive_and_its_negative():
+  batch, key = made_batch(), jax.random.key(3)
+  # A user of all targets, who has no negative.
+  everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
+  batch['targets'] = everything.at[2].set(jnp.arange(13))
+  loss, metrics = jax.jit(OBJECTIVE)(params(), batch, key)
+  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  logits = np.asarray(HEAD.apply({'params': params()['head']}, users))
+  total, count = 0.0, 0
+  keys = user_keys(key, batch['example_id'])
+  # Neither the last user, who is padding, nor padding slots.
+  for row in set(range(15)) - {2}:
+    # The first half of a user's key is for dropout.
+    own = jax.random.split(keys[row])[1]
+    for slot, positive in enumerate(batch['positives'][row].tolist()):
+      if positive >= 0:
+        slot_key = jax.random.fold_in(own, slot)
+        negative = int(draw(slot_key, batch['targets'][row]))
+        assert negative not in batch['targets'][row].tolist()
+        margin = logits[row, positive] - logits[row, negative]
+        total += np.log1p(np.exp(-margin))
+        count += 1
+  assert 14 < count < 28
+  np.testing.assert_allclose(loss, total / count, rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'], (total, count), rtol=1e-5)
+
+
+def mean_grads(params, batch, *, key):
+  """Loss, metrics and gradient of the batch of all devices."""
+  found = jax.value_and_grad(
+    functools.partial(OBJECTIVE, axis_name=AXIS), has_aux=True
+  )(params, batch, key)
+  (loss, metrics), grads = found
+  return loss, jax.lax.psum(metrics, AXIS), jax.lax.pmean(grads, AXIS)
+
+
+def test_eight_devices_learn_as_one():
+  # Users have one positive or two, so that devices differ in theirs.
+  batch, key = made_batch(), jax.random.key(3)
+  step = pmap_step(functools.partial(mean_grads, key=key))
+  found = step(params(), split_over_devices(batch))
+  (loss, metrics), grads = jax.jit(jax.value_and_grad(OBJECTIVE, has_aux=True))(
+    params(), batch, key
+  )
+  leaves, others = (
+    jax.tree.leaves(found),
+    jax.tree.leaves((loss, metrics, grads)),
+  )
+  for leaf, other in zip(leaves, others, strict=True):
+    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
+
+
+def test_who_has_no_negative_has_no_gradient():
+  batch = made_batch(2) | {
+    'where': jnp.array([True, True]),
+    'targets': jnp.broadcast_to(jnp.arange(13)[None], (2, 13)),
+  }
+  grads, metrics = jax.jit(jax.grad(OBJECTIVE, has_aux=True))(
+    params(), batch, jax.random.key(0)
+  )
+  assert metrics['loss'] == (0, 0)
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
