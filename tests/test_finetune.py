@@ -24,7 +24,7 @@ from tiny_runs import (
 from adaptssr_jax import data
 from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
 from adaptssr_jax.models import TaskHead
-from experiments import finetune
+from experiments import finetune, tasks
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
 
@@ -155,13 +155,14 @@ def test_scores_are_those_of_scikit_learn(data_dir, classes):
     del params
     return logits[batch['items'].reshape(-1)]
 
-  found = finetune.evaluate_users(
+  outputs = tasks.predict_users(
     None,
     users=split_of(labels),
     predict=predict,
     settings=types.SimpleNamespace(batch_size=16),
     length=1,
   )
+  found = tasks.measure_classes(outputs, labels)
   scores, guess = logits[1:], logits[1:].argmax(axis=1)
   expected = {
     'accuracy': metrics.accuracy_score(labels, guess),
@@ -278,7 +279,7 @@ def test_a_random_start_needs_no_other_run(tmp_path, data_dir, capsys):
   ('changes', 'words'),
   [
     ({'task': 'gendr'}, r"no 'tiny_gendr'; did you mean 'tiny_gender'\?"),
-    ({'task': 'pretrain'}, r'--task=pretrain is not a classification task'),
+    ({'task': 'pretrain'}, r'--task=pretrain has no labels and no targets'),
     ({'batch_size': 4}, r'--batch_size: .*take 8'),
     ({'task': 'age', 'select_by': 'auc'}, r'needs 2 classes; age has 7'),
     ({'pretrained': 'RUN', 'num_layers': 2}, r'--num_layers=2 contradicts'),

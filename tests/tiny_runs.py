@@ -32,6 +32,7 @@ FINETUNE = {
   'checkpoint_every': 3,
   # Large steps, so that epochs are better and worse.
   'learning_rate': 0.1,
+  'dropout_rate': 0.1,
 }
 
 

@@ -1,0 +1,91 @@
+"""The flags of fine-tuning, and what they are where the task decides."""
+
+import dataclasses
+
+from experiments.settings import flag
+from experiments.shared_settings import EncoderSettings, RunSettings
+
+_LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
+_BATCH_SIZES = {'click': 512}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(RunSettings, EncoderSettings):
+  """The flags of fine-tuning."""
+
+  task: str = flag(
+    'gender',
+    'The task: gender, age, click, ...; of user_tables the label column.',
+  )
+  kind: str | None = flag(
+    None,
+    'What the labels are, if not what the data set says: conversion takes the '
+    'second of two classes for a rare event.',
+    choices=('classification', 'conversion'),
+  )
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder to start from; else at random.'
+  )
+  mode: str = flag(
+    'full',
+    'What is trained: encoder and head, the head on a frozen encoder, or a '
+    'logistic regression on its vectors.',
+    choices=('full', 'frozen', 'probe'),
+  )
+  num_epochs: int = flag(5, 'Passes over the users.', low=1)
+  num_steps: int = flag(
+    0, 'Updates, instead of --num_epochs; 0: use that.', low=0
+  )
+  batch_size: int | None = flag(
+    None, 'Users of a batch, over all devices [click 512, else 128].', low=1
+  )
+  learning_rate: float | None = flag(
+    None,
+    'Of Adam, constant [click and thumb_up 5e-4, life_status 1e-4, else 2e-4].',
+    above=0.0,
+  )
+  dropout_rate: float | None = flag(
+    None,
+    'Share dropped everywhere in the encoder [0.5; of a frozen one 0].',
+    low=0.0,
+    high=0.99,
+  )
+  positive_weight: float = flag(
+    1.0,
+    'conversion: what a user with the event counts in the loss; other than 1, '
+    'scores are no longer log-odds.',
+    above=0.0,
+  )
+  split_seed: int = flag(
+    0,
+    'Deals the labelled rows out anew by this seed, 60/20/20; 0: as stored.',
+    low=0,
+    high=2**32 - 1,
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+  select_by: str | None = flag(
+    None,
+    'The validation metric by which the best epoch is chosen [classification '
+    'accuracy, conversion auc, ranking ndcg@10].',
+  )
+
+
+def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
+  """The settings with the flags that the task decides, unless given."""
+  task = settings.task.removesuffix('_by_user')
+  defaults = {
+    'batch_size': _BATCH_SIZES.get(task, 128),
+    'learning_rate': _LEARNING_RATES.get(task, 2e-4),
+    # It would blur vectors that cannot learn to be robust to it.
+    'dropout_rate': 0.5 if settings.mode == 'full' else 0.0,
+  }
+  missing = {
+    name: value
+    for name, value in defaults.items()
+    if getattr(settings, name) is None
+  }
+  return dataclasses.replace(settings, **missing)

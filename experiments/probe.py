@@ -1,0 +1,135 @@
+"""Logistic regression on the vectors of a frozen encoder."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from adaptssr_jax.data import UserData
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.train import AXIS, pmap_step, replicate
+from experiments.finetune_settings import FinetuneSettings
+from experiments.logs import MetricsLog
+from experiments.settings import SettingsError
+from experiments.tasks import KINDS, goodness, predict_users, select_by
+
+# Inverse strengths of the penalty, of which validation chooses.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+def probe(
+  settings: FinetuneSettings,
+  folder: pathlib.Path,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Fits a regression of each strength, and tests the best one.
+
+  Args:
+    settings: of the run.
+    folder: of the run; validation is logged in its `metrics.jsonl`.
+    data: a task with classes.
+    encoder: gives the vectors, without dropout.
+    params: of the encoder.
+
+  Returns:
+    The metrics of the validation and test users, and the outputs of either.
+
+  Raises:
+    SettingsError: scikit-learn is missing, or all training rows are of one
+      class.
+  """
+  kind, metric = KINDS[data.kind], select_by(settings, data)
+  vectors = encode_splits(settings, data, encoder, params)
+  label = {name: split.label for name, split in data.splits.items()}
+  label['train'] = label['train'][: len(vectors['train'])]
+  log = MetricsLog(folder, resume_at=0)
+  best = None
+  for number, strength in enumerate(STRENGTHS, 1):
+    fitted = fit_regression(
+      vectors['train'], label['train'], settings, strength
+    )
+    outputs = {
+      name: regression_outputs(fitted, vectors[name], data)
+      for name in ('validation', 'test')
+    }
+    values = kind.measure(outputs['validation'], label['validation'])
+    named = {f'validation_{name}': value for name, value in values.items()}
+    log.write(number, {'C': strength} | named)
+    # Among equals the first, which is the simplest.
+    if best is None or goodness(values, metric) > best[0]:
+      best = goodness(values, metric), strength, outputs
+  log.close()
+  _, strength, outputs = best
+  return {'best_step': 0, 'C': strength}, outputs
+
+
+def encode_splits(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> dict[str, np.ndarray]:
+  """The vectors of the users of each split, [users, features]."""
+  encode = pmap_step(
+    functools.partial(encode_users, encoder=encoder, axis_name=AXIS)
+  )
+  params = replicate({'encoder': params})
+  splits = data.splits | {
+    'train': data.splits['train'].first(settings.train_users)
+  }
+  return {
+    name: predict_users(
+      params,
+      users=users,
+      predict=encode,
+      settings=settings,
+      length=encoder.max_length,
+    )
+    for name, users in splits.items()
+  }
+
+
+def fit_regression(
+  vectors: np.ndarray,
+  label: np.ndarray,
+  settings: FinetuneSettings,
+  strength: float,
+) -> Any:
+  """Features of mean 0 and variance 1, then a regression: scikit-learn's."""
+  try:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+  except ImportError as error:
+    raise SettingsError(
+      '--mode=probe needs scikit-learn: pip install adaptssr_jax[probe]'
+    ) from error
+  if len(np.unique(label)) < 2:
+    raise SettingsError(
+      f'--train_users={settings.train_users}: all {len(label)} rows are of one '
+      'class, and --mode=probe needs two; take more'
+    )
+  weight = {1: settings.positive_weight}
+  regression = LogisticRegression(
+    C=strength,
+    max_iter=1000,
+    class_weight=None if settings.positive_weight == 1 else weight,
+  )
+  return make_pipeline(StandardScaler(), regression).fit(vectors, label)
+
+
+def regression_outputs(
+  fitted: Any, vectors: np.ndarray, data: UserData
+) -> np.ndarray:
+  """What a network would put out: logits of all classes, or log-odds."""
+  if data.kind == 'conversion':
+    return fitted.decision_function(vectors).astype(np.float32)
+  # A class that is not among the training rows has no chance.
+  shape = len(vectors), len(data.vocabulary.labels)
+  logits = np.full(shape, -np.inf, np.float32)
+  logits[:, fitted.classes_] = fitted.predict_log_proba(vectors)
+  return logits

@@ -1,0 +1,258 @@
+"""The kinds of tasks: what is learned, what is measured, what is written."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptssr_jax import metrics
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.groups import group_rows, in_row_order
+from adaptssr_jax.models import TaskHead
+from adaptssr_jax.objectives.classification import (
+  class_logits,
+  classification_objective,
+)
+from adaptssr_jax.objectives.conversion import (
+  conversion_objective,
+  conversion_scores,
+)
+from adaptssr_jax.objectives.ranking import (
+  ranking_objective,
+  ranks_of_positives,
+)
+from adaptssr_jax.train import AXIS
+from experiments import loop
+from experiments.encoders import make_encoder
+from experiments.finetune_settings import FinetuneSettings
+from experiments.settings import SettingsError
+
+CUTOFFS = (5, 10, 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One kind of task.
+
+  Args:
+    objective: (params, batch, key, encoder, head) -> loss and metrics.
+    predict: (params, batch, encoder, head) -> an output for each user.
+    measure: (outputs, labels) of a whole split -> its metrics.
+    columns: (outputs, labels) -> what is written of each example.
+    select_by: the metrics that may choose an epoch; the first one does.
+  """
+
+  objective: Callable
+  predict: Callable
+  measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
+  columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+  select_by: tuple[str, ...]
+
+
+def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Accuracy, macro-F1, and for two classes AUC."""
+  num_classes = logits.shape[1]
+  values = {
+    'accuracy': metrics.accuracy(logits, labels).mean(),
+    'macro_f1': metrics.macro_f1(
+      logits.argmax(axis=1), labels, num_classes=num_classes
+    ),
+  }
+  if num_classes == 2:
+    values |= _auc(logits[:, 1] - logits[:, 0], labels)
+  return {name: float(value) for name, value in values.items()}
+
+
+def measure_conversion(
+  scores: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+  """AUC, log loss, and the share of events: predicted, and as it was."""
+  values = _auc(scores, labels) | {
+    'log_loss': metrics.log_loss(scores, labels).mean(),
+    'predicted_rate': jax.nn.sigmoid(scores).mean(),
+    'rate': labels.mean(),
+  }
+  return {name: float(value) for name, value in values.items()}
+
+
+def measure_ranks(ranks: np.ndarray, labels: None = None) -> dict[str, float]:
+  """Hit rate, MRR and NDCG at each of the cutoffs."""
+  del labels  # The positives are known to the ranks.
+  functions = {
+    'hit_rate': metrics.hit_rate,
+    'mrr': metrics.reciprocal_rank,
+    'ndcg': metrics.ndcg,
+  }
+  return {
+    f'{name}@{k}': float(function(ranks, k=k).mean())
+    for k in CUTOFFS
+    for name, function in functions.items()
+  }
+
+
+def _auc(scores: np.ndarray, labels: np.ndarray) -> dict[str, jax.Array]:
+  # Undefined where the users of a split are all of one class.
+  if len(np.unique(labels)) < 2:
+    return {}
+  return {'auc': metrics.roc_auc(scores, labels)}
+
+
+def _class_columns(
+  logits: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+  correct = np.asarray(metrics.accuracy(logits, labels))
+  return {'label': labels, 'logits': logits, 'correct': correct}
+
+
+def _conversion_columns(
+  scores: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+  return {'label': labels, 'score': scores}
+
+
+def _rank_columns(ranks: np.ndarray, labels: None) -> dict[str, np.ndarray]:
+  del labels
+  return {'rank': ranks}
+
+
+KINDS = {
+  'classification': Kind(
+    objective=classification_objective,
+    predict=class_logits,
+    measure=measure_classes,
+    columns=_class_columns,
+    select_by=('accuracy', 'macro_f1', 'auc'),
+  ),
+  'conversion': Kind(
+    objective=conversion_objective,
+    predict=conversion_scores,
+    measure=measure_conversion,
+    columns=_conversion_columns,
+    select_by=('auc', 'log_loss'),
+  ),
+  'ranking': Kind(
+    objective=ranking_objective,
+    predict=ranks_of_positives,
+    measure=measure_ranks,
+    columns=_rank_columns,
+    select_by=(
+      'ndcg@10',
+      *(f'{name}@{k}' for name in ('hit_rate', 'mrr') for k in CUTOFFS),
+      'ndcg@5',
+      'ndcg@20',
+    ),
+  ),
+}
+
+
+def select_by(settings: FinetuneSettings, data: UserData) -> str:
+  """The metric that chooses an epoch."""
+  return settings.select_by or KINDS[data.kind].select_by[0]
+
+
+def goodness(values: dict[str, float], metric: str) -> float:
+  """What the metric says, as a number that is better if it is higher."""
+  return -values[metric] if metric == 'log_loss' else values[metric]
+
+
+def check_task(settings: FinetuneSettings, data: UserData) -> None:
+  """Raises `SettingsError` where the task cannot be fine-tuned or selected."""
+  task, labels = settings.task, data.vocabulary.labels
+  if len(labels) < 2:
+    raise SettingsError(
+      f'--task={task} has but one class or target, {labels[0]}: there is '
+      'nothing to learn'
+    )
+  if data.kind == 'conversion' and len(labels) != 2:
+    raise SettingsError(
+      f'--kind=conversion needs 2 classes; {task} has {len(labels)}'
+    )
+  if data.kind != 'conversion' and settings.positive_weight != 1:
+    raise SettingsError(
+      f'--positive_weight is for conversion; {task} is a {data.kind} task'
+    )
+  if data.kind == 'ranking' and settings.mode == 'probe':
+    raise SettingsError(
+      f'--mode=probe needs classes, and {task} is a ranking task: take '
+      '--mode=frozen'
+    )
+  metric = select_by(settings, data)
+  if metric not in KINDS[data.kind].select_by:
+    raise SettingsError(
+      f'--select_by={metric} is not measured in a {data.kind} task: take one '
+      f'of {", ".join(KINDS[data.kind].select_by)}'
+    )
+  if metric == 'auc':
+    _check_auc(settings, data)
+
+
+def _check_auc(settings: FinetuneSettings, data: UserData) -> None:
+  classes = len(data.vocabulary.labels)
+  validated = len(np.unique(data.splits['validation'].label))
+  if (classes, validated) != (2, 2):
+    raise SettingsError(
+      f'--select_by=auc needs 2 classes; {settings.task} has {classes}, and '
+      f'{validated} among its validation users: select by '
+      f'{KINDS[data.kind].select_by[-1 if data.kind == "conversion" else 0]}'
+    )
+
+
+def examples_of(
+  settings: FinetuneSettings, data: UserData
+) -> dict[str, UserArrays]:
+  """What is encoded of each split: its rows; for rankings, users with theirs.
+
+  Of the training split, only the rows that `--train_users` asks for.
+  """
+  train = data.splits['train'].first(settings.train_users)
+  splits = data.splits | {'train': train}
+  if data.kind != 'ranking':
+    return splits
+  return {name: group_rows(rows) for name, rows in splits.items()}
+
+
+def make_model(
+  settings: FinetuneSettings, data: UserData, key: jax.Array
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The encoder and its head, as arguments of the objective; the parameters."""
+  items, labels = data.vocabulary
+  encoder_key, head_key = jax.random.split(key)
+  encoder, params = make_encoder(
+    settings, items, encoder_key, source=settings.pretrained
+  )
+  head = TaskHead(num_outputs=1 if data.kind == 'conversion' else len(labels))
+  user = jnp.zeros((1, encoder.num_queries * encoder.embed_dim))
+  head_params = head.init(head_key, user)['params']
+  model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
+  return model, {'encoder': params, 'head': head_params}
+
+
+def predict_users(
+  params: dict[str, Any],
+  *,
+  users: UserArrays,
+  predict: Callable,
+  settings: FinetuneSettings,
+  length: int,
+) -> np.ndarray:
+  """An output for each row of a split, in the stored order.
+
+  Args:
+    params: of the model.
+    users: the split, or its examples.
+    predict: (params, batch) -> the outputs of the users of all devices.
+    settings: of the run.
+    length: behaviours seen of a user.
+
+  Returns:
+    The outputs, [rows, ...], without those of padding.
+  """
+  outputs = []
+  for batch in loop.batches_in_order(users, settings, length):
+    where = batch['where'].reshape(-1)
+    outputs.append(np.asarray(predict(params, batch))[where])
+  outputs = np.concatenate(outputs)
+  return outputs if users.rows is None else in_row_order(outputs, users.rows)

@@ -1,0 +1,306 @@
+"""Fine-tuning on every kind of task, with more or less of it trained."""
+
+import functools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
+from tiny_runs import (
+  Interruption,
+  assert_same_bits,
+  assert_same_run,
+  finetune_settings,
+  interrupt_at,
+  lines,
+  saved_state,
+)
+
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.conversion import conversion_objective
+from experiments import finetune, probe, tasks
+from experiments.finetune_settings import with_defaults
+from experiments.settings import SettingsError
+
+# 511 rows of click are of 193 users: 4 batches an epoch.
+CLICK = {'task': 'click', 'batch_size': 64, 'num_epochs': 2}
+
+
+@pytest.fixture(scope='module')
+def clicked(tmp_path_factory, data_dir):
+  """The settings and the result of a ranking run."""
+  folder = tmp_path_factory.mktemp('click') / 'run'
+  settings = finetune_settings(folder, data_dir, **CLICK)
+  return settings, finetune.main(settings)
+
+
+def predictions(settings):
+  with np.load(f'{settings.workdir}/predictions.npz') as saved:
+    return dict(saved)
+
+
+def logits_by_hand(settings, step, users):
+  """Of a saved model for a split, without batches and devices."""
+  encoder, _, _ = restore_encoder(settings.workdir)
+  params = saved_state(settings.workdir, step)['params']
+  rows = np.arange(len(users.items))
+  items = jnp.asarray(users.items.padded(rows, encoder.max_length))
+  head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
+  vectors = encoder.apply({'params': params['encoder']}, items)
+  return np.asarray(head.apply({'params': params['head']}, vectors))
+
+
+def ranks_by_hand(settings, step, users):
+  """The place of the positive of each row, by one row after the other."""
+  ranks = []
+  for row, scores in enumerate(logits_by_hand(settings, step, users)):
+    own, *others = users.targets[row]
+    rest = np.delete(scores, [own, *others])
+    ranks.append(
+      1 + (rest > scores[own]).sum() + (rest == scores[own]).sum() / 2
+    )
+  return np.array(ranks)
+
+
+def test_a_ranking_run_is_measured_over_the_whole_catalogue(clicked):
+  settings, result = clicked
+  splits = finetune.open_task(settings).splits
+  ranks = ranks_by_hand(settings, result['best_step'], splits['test'])
+  saved = predictions(settings)
+  np.testing.assert_allclose(saved['rank'], ranks, atol=1)  # near ties
+  assert (saved['rank'] == ranks).mean() > 0.95
+  assert saved['example_id'].tolist() == list(range(682, 853))
+  assert set(result['test']) == {
+    f'{name}@{k}' for name in ('hit_rate', 'mrr', 'ndcg') for k in (5, 10, 20)
+  }
+  # A number for each row, whatever rows were encoded together.
+  validation = ranks_by_hand(
+    settings, result['best_step'], splits['validation']
+  )
+  for name, places in (('validation', validation), ('test', saved['rank'])):
+    inside = places <= 10
+    gain = inside / np.log2(places + 1)
+    assert result[name]['ndcg@10'] == pytest.approx(gain.mean(), rel=1e-3)
+    assert result[name]['hit_rate@10'] == pytest.approx(inside.mean(), rel=1e-3)
+
+
+def test_few_labels_are_so_many_rows_and_not_so_many_users(data_dir):
+  settings = finetune_settings('unused', data_dir, **CLICK, train_users=100)
+  data = finetune.open_task(settings)
+  users = tasks.examples_of(settings, data)['train']
+  assert sorted(users.rows.values) == list(range(100))
+  assert len(users.items) < 100
+  row = users.rows[0][-1]
+  assert row > 0
+  assert users.items[0].tolist() == data.splits['train'].items[row].tolist()
+  assert users.positives[0][-1] == data.splits['train'].targets[row][0]
+
+
+def test_the_best_epoch_of_a_ranking_is_that_of_ndcg_at_10(clicked):
+  settings, result = clicked
+  scores = {
+    line['step']: line['validation_ndcg@10']
+    for line in lines(settings.workdir)
+    if 'validation_ndcg@10' in line
+  }
+  assert list(scores) == [4, 8]
+  assert result['best_step'] == max(scores, key=scores.get)
+
+
+def test_an_interrupted_ranking_run_is_uninterrupted(
+  clicked, tmp_path, data_dir, monkeypatch
+):
+  settings = finetune_settings(tmp_path, data_dir, **CLICK)
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 7)
+    with pytest.raises(Interruption):
+      finetune.main(settings)
+  assert finetune.main(settings) == clicked[1]
+  assert_same_run(tmp_path, clicked[0].workdir)
+  found, expected = predictions(settings), predictions(clicked[0])
+  assert_same_bits(found, expected)
+
+
+def test_a_frozen_conversion_run_leaves_the_encoder_as_it_was(
+  tmp_path, data_dir
+):
+  settings = finetune_settings(
+    tmp_path,
+    data_dir,
+    task='conversion',
+    mode='frozen',
+    weight_decay=0.1,
+    num_epochs=2,
+    positive_weight=5.0,
+  )
+  result = finetune.main(settings)
+  data = finetune.open_task(settings)
+  model_key, _ = jax.random.split(jax.random.key(0))
+  _, before = finetune.make_model(settings, data, model_key)
+  after = saved_state(tmp_path, result['best_step'])['params']
+  assert_same_bits(after['encoder'], before['encoder'])
+  moved = jax.tree.map(lambda x, y: (x != y).any(), after, before)
+  assert moved['head']['hidden']['kernel']
+
+  users = data.splits['test']
+  scores = logits_by_hand(settings, result['best_step'], users)[:, 0]
+  saved = predictions(settings)
+  np.testing.assert_allclose(saved['score'], scores, atol=1e-5)
+  assert saved['label'].tolist() == users.label.tolist()
+  chances = 1 / (1 + np.exp(-scores))
+  expected = {
+    'auc': metrics.roc_auc_score(users.label, scores),
+    'log_loss': metrics.log_loss(users.label, chances),
+    'predicted_rate': chances.mean(),
+    'rate': users.label.mean(),
+  }
+  assert result['test'] == pytest.approx(expected, abs=1e-4)
+
+
+def test_conversion_loss_weighs_the_event():
+  encoder = UserEncoder(
+    num_items=9, max_length=4, embed_dim=4, num_layers=1, dropout_rate=0.0
+  )
+  head = TaskHead(num_outputs=1)
+  rng = np.random.default_rng(0)
+  batch = {
+    'items': rng.integers(1, 10, (6, 4), dtype=np.int32),
+    'label': np.array([1, 0, 0, 1, 0, 1], np.int32),
+    'where': np.arange(6) < 5,
+    'example_id': np.arange(6, dtype=np.int32),
+  }
+  key = jax.random.key(0)
+  encode = jax.jit(encoder.init_with_output)
+  users, variables = encode(key, batch['items'])
+  scores, head_variables = head.init_with_output(key, users)
+  params = {'encoder': variables['params'], 'head': head_variables['params']}
+  expected = 0.0
+  for score, label in zip(scores[:5, 0].tolist(), batch['label'], strict=False):
+    chance = 1 / (1 + np.exp(-score))
+    expected += -3 * np.log(chance) if label else -np.log(1 - chance)
+  objective = functools.partial(
+    conversion_objective, encoder=encoder, head=head, positive_weight=3.0
+  )
+  loss, _ = jax.jit(objective)(params, batch, key)
+  assert loss == pytest.approx(expected / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize('task', ['age', 'conversion'])
+def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
+  changes = {'task': task, 'mode': 'probe', 'split_seed': 3, 'train_users': 100}
+  settings = finetune_settings(tmp_path, data_dir, **changes)
+  result = finetune.main(settings)
+  data = finetune.open_task(settings)
+  model_key, _ = jax.random.split(jax.random.key(0))
+  model, params = finetune.make_model(settings, data, model_key)
+  vectors, labels = {}, {}
+  for name, users in data.splits.items():
+    rows = np.arange(100 if name == 'train' else len(users.items))
+    items = jnp.asarray(users.items.padded(rows, 6))
+    encoded = model['encoder'].apply({'params': params['encoder']}, items)
+    vectors[name], labels[name] = np.asarray(encoded), users.label[rows]
+  mean, scale = vectors['train'].mean(axis=0), vectors['train'].std(axis=0)
+  scores = {}
+  for strength in probe.STRENGTHS:
+    fitted = LogisticRegression(C=strength, max_iter=1000)
+    fitted.fit((vectors['train'] - mean) / scale, labels['train'])
+    found = {}
+    for name in ('validation', 'test'):
+      inputs = (vectors[name] - mean) / scale
+      if task == 'age':
+        found[name] = fitted.score(inputs, labels[name])
+      else:
+        score = fitted.decision_function(inputs)
+        found[name] = metrics.roc_auc_score(labels[name], score)
+    scores[strength] = found
+  best = max(scores, key=lambda c: round(scores[c]['validation'], 5))
+  metric = 'accuracy' if task == 'age' else 'auc'
+  assert result['C'] == best
+  for name in ('validation', 'test'):
+    assert result[name][metric] == pytest.approx(scores[best][name], abs=2e-3)
+  saved = predictions(settings)
+  assert saved['example_id'].tolist() == data.splits['test'].number.tolist()
+  assert sorted(saved['example_id']) != list(range(160, 200))
+  with pytest.raises(SettingsError, match='--split_seed was 3, is 4'):
+    finetune.main(
+      finetune_settings(tmp_path, data_dir, **changes | {'split_seed': 4})
+    )
+
+
+def test_classes_are_written_as_logits_and_hits(tmp_path, data_dir):
+  settings = finetune_settings(
+    tmp_path, data_dir, num_steps=1, split_seed=1, window='last'
+  )
+  result = finetune.main(settings)
+  users = finetune.open_task(settings).splits['test']
+  saved = predictions(settings)
+  logits = logits_by_hand(settings, 1, users)
+  np.testing.assert_allclose(saved['logits'], logits, atol=1e-5)
+  assert saved['example_id'].tolist() == users.number.tolist()
+  hits = saved['logits'].argmax(axis=1) == users.label
+  assert saved['correct'].tolist() == hits.tolist()
+  assert result['test']['accuracy'] == pytest.approx(hits.mean())
+  assert json.loads((tmp_path / 'result.json').read_text()) == result
+
+
+def test_two_classes_can_be_taken_for_a_conversion(tmp_path, data_dir):
+  settings = finetune_settings(
+    tmp_path, data_dir, kind='conversion', num_steps=1, select_by='log_loss'
+  )
+  result = finetune.main(settings)
+  assert {'auc', 'log_loss'} < set(result['test'])
+  assert lines(tmp_path)[-1]['validation_log_loss'] > 0
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    ({'task': 'age'}, (128, 2e-4, 0.5)),
+    ({'task': 'life_status'}, (128, 1e-4, 0.5)),
+    ({'task': 'click_by_user'}, (512, 5e-4, 0.5)),
+    ({'task': 'thumb_up', 'mode': 'frozen'}, (128, 5e-4, 0.0)),
+    ({'task': 'click', 'batch_size': 8, 'dropout_rate': 0.1}, (8, 5e-4, 0.1)),
+    ({'learning_rate': 1.0}, (128, 1.0, 0.5)),
+  ],
+)
+def test_the_task_decides_what_no_flag_says(changes, expected):
+  found = with_defaults(finetune.FinetuneSettings(**changes))
+  assert found.num_epochs == 5
+  assert (
+    found.batch_size,
+    found.learning_rate,
+    found.dropout_rate,
+  ) == expected
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'task': 'click', 'mode': 'probe'}, '--mode=probe needs classes'),
+    ({'task': 'click', 'kind': 'conversion'}, '--kind=conversion needs labels'),
+    ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
+    ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),
+    ({'task': 'click', 'select_by': 'auc'}, 'not measured in a ranking task'),
+    ({'positive_weight': 2.0}, '--positive_weight is for conversion'),
+    ({'task': 'click_by_user', 'split_seed': 1}, 'would part the users'),
+    ({'mode': 'probe', 'train_users': 1}, 'all 1 rows are of one class'),
+  ],
+)
+def test_what_does_not_fit_the_task_is_refused(
+  tmp_path, data_dir, changes, words
+):
+  with pytest.raises(SettingsError, match=words):
+    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
+
+
+def test_a_probe_without_scikit_learn_says_what_to_install(
+  tmp_path, data_dir, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'sklearn.linear_model', None)
+  with pytest.raises(SettingsError, match=r'pip install adaptssr_jax\[probe\]'):
+    finetune.main(finetune_settings(tmp_path, data_dir, mode='probe'))
