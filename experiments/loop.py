@@ -94,7 +94,7 @@ def train(
     state = replicate(init_state(params, optimizer))
     state = checkpoints.restore(like=state) or state
     start = int(state.step)
-    if start < run.num_steps:
+    if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
       state = _train_from(run, state, checkpoints)
     else:
       print(f'{run.folder}: finished at step {start:,}; nothing to train')
@@ -133,9 +133,24 @@ def _train_from(
     if due or score is not None:
       checkpoints.save(state, run.description, score=score)
     progress.update(metrics['loss'])
+    if epoch_ends and _out_of_patience(run, step, checkpoints):
+      print(
+        f'{run.folder}: stops at step {step:,}; validation was best at step '
+        f'{checkpoints.best_step():,}',
+        flush=True,
+      )
+      break
   progress.close()
   log.close()
   return state
+
+
+def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
+  """Whether validation has not improved for `--patience` epochs."""
+  best = checkpoints.best_step() if run.settings.patience else None
+  if best is None:
+    return False
+  return step - best >= run.settings.patience * run.steps_per_epoch
 
 
 def _batch(run: Run, step: int) -> dict[str, Any]:
@@ -146,6 +161,7 @@ def _batch(run: Run, step: int) -> dict[str, Any]:
     length=run.length,
     num_devices=jax.local_device_count(),
     seed=run.settings.seed,
+    window=run.settings.window,
   )
 
 

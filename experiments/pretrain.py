@@ -8,15 +8,16 @@ Started again with the same flags, it goes on where it stopped.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
-from jax import numpy as jnp
+import jax.numpy as jnp
+import numpy as np
 
-from adaptssr_jax import augment
 from adaptssr_jax.checkpoint import describe
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.train import (
   AXIS,
   LossFn,
@@ -26,48 +27,26 @@ from adaptssr_jax.train import (
   train_step,
 )
 from experiments import loop
+from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
-from experiments.settings import SettingsError, flag, run
+from experiments.objectives import ObjectiveSettings, make_objective
+from experiments.settings import flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
 from experiments.workdir import open_workdir, write_dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainSettings(RunSettings, EncoderSettings):
+class PretrainSettings(RunSettings, EncoderSettings, ObjectiveSettings):
   """The flags of pre-training."""
 
-  objective: str = flag(
-    'adaptssr', 'What is learned from.', choices=('adaptssr',)
-  )
   init_from: str = flag(
     '', 'Workdir of a run whose encoder to start from; else at random.'
-  )
-  augmentations: tuple[str, ...] = flag(
-    ('crop', 'mask', 'reorder'),
-    'Explicit augmentations, one drawn per view.',
-    choices=('crop', 'mask', 'reorder'),
-  )
-  crop_ratio: float = flag(
-    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
-  )
-  mask_ratio: float = flag(
-    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
-  )
-  reorder_ratio: float = flag(
-    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
-  )
-  fusion: str = flag(
-    'adaptive',
-    'Lambda: adaptive (one per user), batch_mean, or a number in [0, 1].',
-  )
-  hard_negatives: bool = flag(
-    True, 'Rank the hardest pairs of a batch, rather than all.'
   )
 
 
 def main(settings: PretrainSettings) -> TrainState:
-  """Pre-trains, and returns the last state."""
+  """Pre-trains, and returns the state that validates best."""
   loop.check_devices(settings)
   folder = open_workdir(settings)
   data = open_data(settings, task='pretrain')
@@ -80,7 +59,7 @@ def main(settings: PretrainSettings) -> TrainState:
   encoder, params = make_encoder(
     settings, items, init_key, source=settings.init_from
   )
-  loss_fn = make_loss(settings, encoder)
+  train_fn, validate_fn, head = make_objective(settings, encoder)
   optimizer = loop.make_optimizer(settings)
   state = loop.train(
     loop.Run(
@@ -90,7 +69,7 @@ def main(settings: PretrainSettings) -> TrainState:
       length=encoder.max_length,
       step=functools.partial(
         train_step,
-        loss_fn=loss_fn,
+        loss_fn=train_fn,
         optimizer=optimizer,
         key=train_key,
         axis_name=AXIS,
@@ -102,59 +81,34 @@ def main(settings: PretrainSettings) -> TrainState:
         length=encoder.max_length,
         settings=settings,
         step=pmap_step(
-          functools.partial(validation_step, loss_fn=loss_fn, key=eval_key)
+          functools.partial(
+            validation_step, loss_fn=validate_fn, encoder=encoder, key=eval_key
+          )
         ),
       ),
     ),
-    {'encoder': params},
+    {'encoder': params} | head,
     optimizer,
   )
   print(f'pre-trained: {folder}', flush=True)
   return state
 
 
-def make_loss(settings: PretrainSettings, encoder: UserEncoder) -> LossFn:
-  """The objective of the flags, as (params, batch, key) -> loss, metrics."""
-  choices = {
-    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
-    'mask': functools.partial(
-      augment.mask, ratio=settings.mask_ratio, mask_id=encoder.mask_id
-    ),
-    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
-  }
-  return functools.partial(
-    adaptssr_objective,
-    encoder=encoder,
-    augmentation=augment.one_of(
-      *[choices[name] for name in settings.augmentations]
-    ),
-    fusion=parse_fusion(settings.fusion),
-    hard_negatives=settings.hard_negatives,
-    axis_name=AXIS,
-  )
-
-
-def parse_fusion(text: str) -> str | float:
-  """The value of `--fusion`: a word, or a number in [0, 1]."""
-  if text in ('adaptive', 'batch_mean'):
-    return text
-  try:
-    value = float(text)
-  except ValueError:
-    value = -1.0
-  if not 0 <= value <= 1:
-    raise SettingsError(
-      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
-    )
-  return value
-
-
 def validation_step(
-  params: dict, batch: dict, *, loss_fn: LossFn, key: jax.Array
-) -> dict:
-  """The sums of the metrics of a batch; the same draws every time."""
+  params: dict[str, Any],
+  batch: dict[str, Any],
+  *,
+  loss_fn: LossFn,
+  encoder: UserEncoder,
+  key: jax.Array,
+) -> tuple[dict[str, Any], jax.Array]:
+  """The sums of the metrics of a batch, by the same draws every time.
+
+  And the vectors of its users, without dropout.
+  """
   _, metrics = loss_fn(params, batch, key)
-  return sum_metrics(metrics, axis_name=AXIS)
+  users = encode_users(params, batch, encoder=encoder, axis_name=AXIS)
+  return sum_metrics(metrics, axis_name=AXIS), users
 
 
 def validate(
@@ -164,16 +118,27 @@ def validate(
   length: int,
   settings: PretrainSettings,
   step: Callable,
-) -> tuple[dict[str, float], None]:
-  """The metrics on the validation users, who are ranked within their batch."""
-  totals = None
+) -> tuple[dict[str, float], float | None]:
+  """The metrics on the validation users, who are ranked within their batch.
+
+  And the score of the state, minus the loss. A state that has collapsed has
+  none, since its loss may be the lowest of all; it is warned of.
+  """
+  totals, vectors = None, []
   for batch in loop.batches_in_order(users, settings, length):
-    sums = step(state.params, batch)
+    sums, encoded = step(state.params, batch)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-  return {
-    f'validation_{name}': float(total / count)
+    vectors.append(np.asarray(encoded)[batch['where'].reshape(-1)])
+  values = {
+    name: float(total / jnp.maximum(count, 1))
     for name, (total, count) in totals.items()
-  }, None
+  }
+  values |= spread_of_users(np.concatenate(vectors))
+  warning = collapse_warning(values, objective=settings.objective)
+  if warning:
+    print(f'WARNING at step {int(state.step):,}: {warning}', flush=True)
+  named = {f'validation_{name}': value for name, value in values.items()}
+  return named, None if warning else -values['loss']
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from adaptssr_jax.checkpoint import CheckpointError
 from adaptssr_jax.data import DataError
+from experiments.memory import keep_freed_memory
 
 
 class SettingsError(ValueError):
@@ -202,6 +203,7 @@ def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
     # Orbax tells every step of every save; --verbosity=0 lets it.
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.ERROR)
+    keep_freed_memory()
     try:
       main(from_flags(settings_type, flags.FLAGS))
     except (SettingsError, DataError, CheckpointError) as error:

@@ -55,7 +55,20 @@ class RunSettings(DataSettings):
   num_steps: int = flag(
     0, 'Updates, instead of --num_epochs; 0: use that.', low=0, same_run=False
   )
+  patience: int = flag(
+    0,
+    'Epochs without a better validation score after which the run stops; 0: '
+    'it never does.',
+    low=0,
+    same_run=False,
+  )
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  window: str = flag(
+    'last',
+    'The behaviours trained on of a user with more than --max_length: the last '
+    'ones, or a random run of them, drawn anew in every epoch.',
+    choices=('last', 'random'),
+  )
   learning_rate: float = flag(2e-4, 'Of Adam, constant.', above=0.0)
   weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
   checkpoint_every: int = flag(

@@ -1,5 +1,6 @@
 """Pre-training as a command: its folder, its interruptions, its refusals."""
 
+import dataclasses
 import json
 
 import jax
@@ -20,8 +21,9 @@ from tiny_runs import (
 
 from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
 from adaptssr_jax.data import batches
+from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
-from experiments import loop, pretrain
+from experiments import loop, objectives, pretrain
 from experiments.settings import SettingsError, from_flagfile
 
 
@@ -54,9 +56,11 @@ def test_a_run_leaves_its_folder(finished):
 
 
 def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(finished):
+  ranked = {'loss', 'lambda', 'alignment', *ViewSimilarities._fields}
+  spread = {'mean_cosine', 'uniformity', 'effective_rank'}
   names = {
-    'train': {'step', 'loss', 'lambda'},
-    'validation': {'step', 'validation_loss', 'validation_lambda'},
+    'train': {'step', *ranked},
+    'validation': {'step', *(f'validation_{x}' for x in ranked | spread)},
   }
   found = lines(finished.workdir)
   kind = {
@@ -113,11 +117,11 @@ def test_training_lowers_the_loss(tmp_path, data_dir):
 # It dies before anything is saved; with steps lost, whose lines must be cut;
 # and right after a checkpoint. The slow one dies often.
 @pytest.mark.parametrize(
-  'steps',
-  [[3, 7, 4], pytest.param([6, 1, 2, 1, 4], marks=pytest.mark.slow)],
+  ('steps', 'last'),
+  [([2, 5, 2], 6), pytest.param([6, 1, 1, 2], 8, marks=pytest.mark.slow)],
 )
 def test_interrupted_and_resumed_is_uninterrupted(
-  finished, tmp_path, data_dir, monkeypatch, capsys, steps
+  finished, tmp_path, data_dir, monkeypatch, capsys, steps, last
 ):
   settings = pretrain_settings(tmp_path, data_dir)
   for step in steps:
@@ -126,7 +130,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
       with pytest.raises(Interruption):
         pretrain.main(settings)
   pretrain.main(settings)
-  assert 'goes on at step 8 of 9' in capsys.readouterr().out
+  assert f'goes on at step {last} of 9' in capsys.readouterr().out
   assert_same_run(tmp_path, finished.workdir)
 
 
@@ -155,7 +159,7 @@ def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
       seen.extend(batch['example_id'][batch['where']].tolist())
     return batch
 
-  monkeypatch.setattr(pretrain, 'adaptssr_objective', objective)
+  monkeypatch.setattr(objectives, 'adaptssr_objective', objective)
   monkeypatch.setattr(loop, 'batch_at', batch_at)
   pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=6))
   # Once to train, once to validate: compiling is slow.
@@ -194,6 +198,54 @@ def test_a_run_starts_from_the_encoder_of_another(
     params,
     expected,
   )
+
+
+@pytest.mark.parametrize('sampled_items', [0, 5])
+def test_masked_items_warm_start_the_ranking(tmp_path, data_dir, sampled_items):
+  warm = pretrain_settings(
+    tmp_path / 'warm',
+    data_dir,
+    objective='masked_items',
+    sampled_items=sampled_items,
+    num_steps=3,
+  )
+  pretrain.main(warm)
+  logged = lines(warm.workdir)
+  assert ('accuracy' in logged[0]) == (sampled_items == 0)
+  assert 'validation_accuracy' in logged[-1]
+  # The bias of the masked items is left behind.
+  assert set(saved_state(warm.workdir)['params']) == {'encoder', 'head'}
+  settings = pretrain_settings(
+    tmp_path / 'run', data_dir, init_from=warm.workdir, num_steps=1
+  )
+  pretrain.main(settings)
+  assert set(saved_state(settings.workdir)['params']) == {'encoder'}
+
+
+def test_a_run_without_patience_left_stops_and_stays_stopped(
+  tmp_path, data_dir, capsys
+):
+  # So small a rate that no epoch changes a validation loss in float32.
+  settings = pretrain_settings(
+    tmp_path,
+    data_dir,
+    num_steps=0,
+    num_epochs=9,
+    patience=2,
+    learning_rate=1e-12,
+  )
+  state = pretrain.main(settings)
+  # The best of equals is the first, and it is what is returned.
+  assert int(state.step) == 3
+  assert 'stops at step 9; validation was best at step 3' in (
+    capsys.readouterr().out
+  )
+  before = files(tmp_path)
+  assert int(pretrain.main(settings).step) == 3
+  assert files(tmp_path) == before
+  more = dataclasses.replace(settings, patience=3)
+  pretrain.main(more)
+  assert lines(tmp_path)[-1]['step'] == 12
 
 
 def test_epochs_are_counted_where_no_steps_are_given(tmp_path, data_dir):

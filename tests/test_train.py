@@ -15,6 +15,10 @@ from adaptssr_jax.objectives.classification import (
   class_logits,
   classification_objective,
 )
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  masked_items_objective,
+)
 from adaptssr_jax.train import (
   AXIS,
   init_state,
@@ -34,13 +38,19 @@ AUGMENTATION = augment.one_of(
 )
 OBJECTIVES = {
   'adaptive': functools.partial(
-    adaptssr_objective, encoder=ENCODER, augmentation=AUGMENTATION
+    adaptssr_objective, encoder=ENCODER, augmentations=(AUGMENTATION,) * 2
   ),
   'batch_mean': functools.partial(
     adaptssr_objective,
     encoder=ENCODER,
-    augmentation=AUGMENTATION,
+    augmentations=(AUGMENTATION,) * 2,
     fusion='batch_mean',
+  ),
+  'masked_items': functools.partial(
+    masked_items_objective, encoder=ENCODER, ratio=0.5
+  ),
+  'sampled_items': functools.partial(
+    masked_items_objective, encoder=ENCODER, ratio=0.5, sampled_items=7
   ),
   'classification': functools.partial(
     classification_objective, encoder=ENCODER, head=HEAD
@@ -75,9 +85,10 @@ def start():
     ),
     'head': jax.jit(HEAD.init)(jax.random.key(1), jnp.ones((1, 8))),
   }
-  return init_state(
-    {name: tree['params'] for name, tree in params.items()}, OPTIMIZER
-  )
+  params = {name: tree['params'] for name, tree in params.items()}
+  # One head has what all objectives ask for.
+  params['head'] |= init_masked_items(ENCODER)
+  return init_state(params, OPTIMIZER)
 
 
 def step_of(name, axis_name):
@@ -160,7 +171,7 @@ def test_draws_depend_neither_on_position_nor_on_device(name):
   assert_same_update(on(8, name, reordered(batch, order)), expected)
 
 
-@pytest.mark.parametrize('name', ['adaptive', 'classification'])
+@pytest.mark.parametrize('name', ['adaptive', 'masked_items'])
 def test_draws_depend_on_the_user_and_on_the_step(name):
   batch = make_batch()
   result = whole(name)(start(), batch)
@@ -170,7 +181,7 @@ def test_draws_depend_on_the_user_and_on_the_step(name):
   assert not differ(whole(name)(start(), batch), result)
 
 
-@pytest.mark.parametrize('name', ['adaptive', 'classification'])
+@pytest.mark.parametrize('name', ['adaptive', 'masked_items'])
 def test_padding_users_change_nothing(name):
   batch = make_batch(counts=11)
   other = jax.tree.map(np.copy, batch)
@@ -191,7 +202,7 @@ def test_padding_users_are_as_good_as_absent():
 
 def test_a_batch_of_padding_updates_nothing():
   batch = make_batch() | {'where': np.zeros(USERS, bool)}
-  for name in ('adaptive', 'classification'):
+  for name in ('adaptive', 'masked_items', 'classification'):
     state, metrics = whole(name)(start(), batch)
     assert float(metrics['loss']) == 0
     for leaf in jax.tree.leaves(state.opt_state.trace):

@@ -1,0 +1,65 @@
+"""Whether pre-training has run into one of its dead ends.
+
+The derivative of what AdaptSSR ranks by the similarity of the explicit view is
+1 - 2 lambda: views that are more alike than 0.5 are pulled together, others are
+pushed apart. So users can all be pulled into one point, or the views of a user
+can be pushed as far apart as those of strangers. A loss shows neither.
+"""
+
+import jax
+import numpy as np
+
+from adaptssr_jax import diagnostics
+
+# A run that learns is far from all of these.
+_LARGEST_MEAN_COSINE = 0.95
+_LEAST_RANK = 3.0
+_LEAST_MARGIN = 0.05
+
+_SPREAD = {
+  'mean_cosine': jax.jit(diagnostics.mean_cosine),
+  'uniformity': jax.jit(diagnostics.uniformity),
+  'effective_rank': jax.jit(diagnostics.effective_rank),
+}
+_ADVICE = {
+  'adaptssr': 'start from a run of --objective=masked_items (--init_from), or '
+  'lower --learning_rate',
+  'masked_items': 'train longer, or with another --learning_rate',
+}
+
+
+def spread_of_users(users: np.ndarray) -> dict[str, float]:
+  """How far the vectors [users, dim] of different users lie apart."""
+  return {name: float(measure(users)) for name, measure in _SPREAD.items()}
+
+
+def collapse_warning(values: dict[str, float], *, objective: str) -> str:
+  """What is wrong with the user vectors, if these numbers show it.
+
+  Args:
+    values: of `spread_of_users`, and `explicit` and `other`, the mean
+      similarity of a user's views and of strangers, where the objective has
+      them.
+    objective: what is trained, which decides the advice.
+
+  Returns:
+    A sentence that says what to try, or nothing.
+  """
+  advice = _ADVICE[objective]
+  if values['mean_cosine'] > _LARGEST_MEAN_COSINE:
+    return (
+      'all users are encoded alike (mean cosine '
+      f'{values["mean_cosine"]:.3f}): {advice}'
+    )
+  if values['effective_rank'] < _LEAST_RANK:
+    return (
+      f'user vectors differ in {values["effective_rank"]:.1f} directions only: '
+      f'{advice}'
+    )
+  margin = values.get('explicit', np.inf) - values.get('other', 0.0)
+  if margin < _LEAST_MARGIN:
+    return (
+      'the views of a user are hardly more alike than strangers '
+      f'({values["explicit"]:.3f} against {values["other"]:.3f}): {advice}'
+    )
+  return ''

@@ -1,0 +1,143 @@
+"""From the flags of pre-training to its objective."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from adaptssr_jax import augment
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  masked_items_objective,
+)
+from adaptssr_jax.train import AXIS, LossFn
+from experiments.settings import Settings, SettingsError, flag
+
+AUGMENTATIONS = ('crop', 'mask', 'reorder')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(Settings):
+  """What is learned from behaviours alone."""
+
+  objective: str = flag(
+    'adaptssr',
+    'What is learned: to rank augmented views, or to guess masked items.',
+    choices=('adaptssr', 'masked_items'),
+  )
+  augmentations: tuple[str, ...] = flag(
+    AUGMENTATIONS,
+    'adaptssr: explicit augmentations, one drawn per view.',
+    choices=AUGMENTATIONS,
+  )
+  second_augmentations: tuple[str, ...] | None = flag(
+    None,
+    'adaptssr: those of the second view [the same as of the first].',
+    choices=AUGMENTATIONS,
+  )
+  crop_ratio: float = flag(
+    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
+  )
+  mask_ratio: float | None = flag(
+    None,
+    'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
+    above=0.0,
+    high=1.0,
+  )
+  reorder_ratio: float = flag(
+    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
+  )
+  fusion: str = flag(
+    'adaptive',
+    'Lambda: adaptive (one per user), batch_mean, or a number in [0, 1].',
+  )
+  hard_negatives: bool = flag(
+    True, 'adaptssr: rank the hardest pairs of a batch, rather than all.'
+  )
+  sampled_items: int = flag(
+    0,
+    'masked_items: train on a softmax over this many sampled items; 0: over '
+    'all of them.',
+    low=0,
+  )
+
+
+def make_objective(
+  settings: ObjectiveSettings, encoder: UserEncoder
+) -> tuple[LossFn, LossFn, dict[str, Any]]:
+  """The objective of the flags.
+
+  Returns:
+    The loss to train on and the loss to validate with, both (params, batch,
+    key) -> loss, metrics; and the parameters that the encoder lacks.
+  """
+  if settings.objective == 'masked_items':
+    return _masked_items(settings, encoder)
+  loss_fn = _adaptssr(settings, encoder)
+  # It needs dropout in validation too: that makes the implicit views.
+  return loss_fn, loss_fn, {}
+
+
+def _masked_items(
+  settings: ObjectiveSettings, encoder: UserEncoder
+) -> tuple[LossFn, LossFn, dict[str, Any]]:
+  loss_fn = functools.partial(
+    masked_items_objective,
+    encoder=encoder,
+    ratio=settings.mask_ratio or 0.3,
+    axis_name=AXIS,
+  )
+  train_fn = functools.partial(loss_fn, sampled_items=settings.sampled_items)
+  validate_fn = functools.partial(loss_fn, deterministic=True)
+  return train_fn, validate_fn, {'head': init_masked_items(encoder)}
+
+
+def _adaptssr(settings: ObjectiveSettings, encoder: UserEncoder) -> LossFn:
+  choices = make_augmentations(settings, encoder.mask_id)
+  first = settings.augmentations
+  second = settings.second_augmentations or first
+  return functools.partial(
+    adaptssr_objective,
+    encoder=encoder,
+    augmentations=tuple(
+      augment.one_of(*[choices[name] for name in names])
+      for names in (first, second)
+    ),
+    fusion=parse_fusion(settings.fusion),
+    hard_negatives=settings.hard_negatives,
+    axis_name=AXIS,
+  )
+
+
+def make_augmentations(
+  settings: Any, mask_id: int
+) -> dict[str, augment.Augmentation]:
+  """The augmentations by name, each (key, items) -> items.
+
+  Args:
+    settings: has the flags `crop_ratio`, `mask_ratio` and `reorder_ratio`.
+    mask_id: the id that stands for a masked item.
+  """
+  return {
+    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
+    'mask': functools.partial(
+      augment.mask, ratio=settings.mask_ratio or 0.6, mask_id=mask_id
+    ),
+    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
+  }
+
+
+def parse_fusion(text: str) -> str | float:
+  """The value of `--fusion`: a word, or a number in [0, 1]."""
+  if text in ('adaptive', 'batch_mean'):
+    return text
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise SettingsError(
+      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
+    )
+  return value
