@@ -8,8 +8,11 @@ import pytest
 from absl import flags
 from tiny_runs import ROOT
 
+from experiments.baselines import BaselineSettings
+from experiments.compare import CompareSettings
 from experiments.finetune import FinetuneSettings
-from experiments.pretrain import PretrainSettings, parse_fusion
+from experiments.objectives import parse_fusion
+from experiments.pretrain import PretrainSettings
 from experiments.quickstart import QuickstartSettings
 from experiments.settings import (
   Settings,
@@ -19,8 +22,16 @@ from experiments.settings import (
   from_flagfile,
   from_flags,
 )
+from experiments.similarity import SimilaritySettings
 
-COMMANDS = [PretrainSettings, FinetuneSettings, QuickstartSettings]
+COMMANDS = [
+  PretrainSettings,
+  FinetuneSettings,
+  QuickstartSettings,
+  CompareSettings,
+  BaselineSettings,
+  SimilaritySettings,
+]
 
 
 def parse(settings_type, *words):
@@ -33,7 +44,7 @@ def parse(settings_type, *words):
 def changed(field):
   """Another value than the default that the field may have."""
   choices = field.metadata['choices']
-  if isinstance(field.default, tuple):
+  if isinstance(field.default, tuple) or 'tuple' in str(field.type):
     return choices[1:] if choices else ('a.csv', 'b c.csv')
   if choices:
     return choices[-1]

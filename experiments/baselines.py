@@ -1,0 +1,80 @@
+"""What a practitioner tries first: a task without a user model.
+
+  python -m experiments.baselines --method=bag_of_items --task=gender
+
+bag_of_items: logistic regression on which items a user has seen (labels);
+most_popular, last_item: counts of the training rows (ranking). They leave the
+same `result.json` and `predictions.npz` as `experiments.finetune`.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from adaptssr_jax.data import resplit
+from experiments.bag_of_items import classify_bags
+from experiments.count_ranking import rank_by_counts
+from experiments.datasets import open_data
+from experiments.finetune import RESULT, write_predictions
+from experiments.settings import SettingsError, flag, run
+from experiments.shared_settings import DataSettings
+from experiments.tasks import KINDS
+from experiments.workdir import open_workdir, write_whole
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineSettings(DataSettings):
+  """The flags of a baseline."""
+
+  workdir: str = flag('runs/baseline', 'Folder of the result.', same_run=False)
+  method: str = flag(
+    'bag_of_items',
+    'Which baseline.',
+    choices=('bag_of_items', 'most_popular', 'last_item'),
+  )
+  task: str = flag('gender', 'The task: gender, age, click, ...')
+  max_length: int = flag(
+    100, 'Behaviours seen of a user, the last ones.', low=1
+  )
+  split_seed: int = flag(
+    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+
+
+def main(settings: BaselineSettings) -> dict[str, Any]:
+  """Fits the baseline, and returns what `result.json` says."""
+  folder = open_workdir(settings)
+  data = resplit(open_data(settings, settings.task), settings.split_seed)
+  train = data.splits['train'].first(settings.train_users)
+  data = data._replace(splits=data.splits | {'train': train})
+  ranks = settings.method != 'bag_of_items'
+  if ranks != (data.kind == 'ranking'):
+    raise SettingsError(
+      f'--method={settings.method} cannot do --task={settings.task}, which is '
+      f'a {data.kind} task: choose another of the two'
+    )
+  if ranks:
+    chosen, outputs = rank_by_counts(
+      data, last_item=settings.method == 'last_item'
+    )
+  else:
+    chosen, outputs = classify_bags(data, settings.max_length)
+  result = {'task': settings.task, 'method': settings.method} | chosen
+  result |= {
+    name: KINDS[data.kind].measure(values, data.splits[name].label)
+    for name, values in outputs.items()
+  }
+  write_predictions(folder, outputs['test'], data)
+  write_whole(folder / RESULT, json.dumps(result, indent=2) + '\n')
+  scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
+  print(f'{settings.method}, {settings.task}: {", ".join(scores)}', flush=True)
+  return result
+
+
+if __name__ == '__main__':
+  run(main, BaselineSettings)

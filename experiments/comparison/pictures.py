@@ -1,0 +1,99 @@
+"""The pictures of a comparison, from its summary and its sweeps."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.comparison.methods import AUGMENTATIONS
+from experiments.comparison.table import Column, Summary
+from experiments.pictures import (
+  MissingPlotsError,
+  Panel,
+  draw_curves,
+  draw_heat_maps,
+  draw_methods,
+  save,
+)
+
+
+def draw_all(
+  folder: pathlib.Path,
+  summary: Summary,
+  titles: Mapping[str, str],
+  sweeps: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+  """Writes the picture of the table, and one of each sweep, as PNG and SVG.
+
+  Without Matplotlib it only says so.
+
+  Args:
+    folder: where they are written.
+    summary: of all columns.
+    titles: of the rows of the table, by method.
+    sweeps: as `sweeps.sweep_points` gives them.
+  """
+  try:
+    panels = [
+      methods_panel(column, found, titles) for column, found in summary.items()
+    ]
+    save(draw_methods(panels), folder / 'results')
+    if 'rho' in sweeps:
+      panels = sweep_panels(sweeps['rho'], 'rho')
+      figure = draw_curves(panels, label='share changed, rho')
+      save(figure, folder / 'rho')
+    if 'augmentation_pairs' in sweeps:
+      panels = sweep_panels(sweeps['augmentation_pairs'], 'first', 'second')
+      figure = draw_heat_maps(panels, AUGMENTATIONS)
+      save(figure, folder / 'augmentation_pairs')
+  except MissingPlotsError as error:
+    print(f'no pictures: {error}', flush=True)
+
+
+def methods_panel(
+  column: Column,
+  found: Mapping[str, Mapping[str, Any]],
+  titles: Mapping[str, str],
+) -> Panel:
+  """A column of the table in percent; nan where it has a dash."""
+  numbers = [
+    (found[name]['mean'], *found[name]['interval'])
+    if name in found
+    else (np.nan,) * 3
+    for name in titles
+  ]
+  means, lows, highs = 100 * np.array(numbers).T
+  return Panel(column.title, list(titles.values()), means, lows, highs)
+
+
+def sweep_panels(
+  points: Sequence[Mapping[str, Any]], *places: str
+) -> list[Panel]:
+  """A panel for each task and share, in percent.
+
+  Args:
+    points: of all panels.
+    places: the keys that say where a point is; of two, `first+second`.
+
+  Returns:
+    The panels, in the order of the points.
+  """
+  keys = ('task', 'share', 'metric')
+  columns = [Column(*(point[key] for key in keys)) for point in points]
+  panels = []
+  for column in dict.fromkeys(columns):
+    own = [
+      point for point, of in zip(points, columns, strict=True) if of == column
+    ]
+    where = [[point[place] for place in places] for point in own]
+    panels.append(
+      Panel(
+        column.title,
+        ['+'.join(at) if len(at) > 1 else at[0] for at in where],
+        *(
+          [100 * point[key] for point in own] for key in ('mean', 'low', 'high')
+        ),
+      )
+    )
+  return panels

@@ -1,0 +1,193 @@
+"""Is a difference between two methods more than chance?
+
+Everything is paired: the methods meet the same users. What is drawn again is
+the user, with all that is known of it: its rows, in all splits and seeds.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+# Numbers of a block of resamples, so that memory stays small: 32 MB.
+_BLOCK = 4_000_000
+
+
+def user_weights(
+  num_users: int, *, resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+  """How often each user is drawn in resamples of the users.
+
+  Args:
+    num_users: how many there are, and how many a resample draws of them.
+    resamples: how many resamples.
+    seed: of the draws; the same seed gives the same resamples.
+
+  Yields:
+    int [some of the resamples, num_users], rows that add up to `num_users`.
+
+  Example:
+    >>> [weights.sum(axis=1).tolist() for weights in
+    ...   user_weights(3, resamples=2, seed=0)]
+    [[3, 3]]
+  """
+  rng = np.random.default_rng(seed)
+  rows_at_once = max(1, _BLOCK // num_users)
+  for start in range(0, resamples, rows_at_once):
+    rows = min(rows_at_once, resamples - start)
+    drawn = rng.integers(num_users, size=(rows, num_users))
+    # One count for all rows, each with numbers of its own.
+    drawn += num_users * np.arange(rows)[:, None]
+    weights = np.bincount(drawn.reshape(-1), minlength=rows * num_users)
+    yield weights.reshape(rows, num_users)
+
+
+def bootstrap(
+  statistic: Callable[[np.ndarray], np.ndarray],
+  num_users: int,
+  *,
+  resamples: int,
+  seed: int = 0,
+) -> np.ndarray:
+  """A statistic of the methods, on resamples of the users.
+
+  Args:
+    statistic: weights [some, num_users] -> a number a method [some, methods].
+    num_users: how many users there are.
+    resamples: how many resamples.
+    seed: of the draws.
+
+  Returns:
+    [resamples, methods].
+
+  Reference:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+  """
+  blocks = user_weights(num_users, resamples=resamples, seed=seed)
+  return np.concatenate([statistic(weights) for weights in blocks])
+
+
+def weighted_means(
+  weights: np.ndarray, *, sums: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+  """The mean over all examples of the drawn users.
+
+  sum_u w_u sums_u / sum_u w_u counts_u
+
+  Args:
+    weights: how often each user counts, [resamples, users].
+    sums: of the values of a user's examples, [users, methods].
+    counts: how many examples a user has, [users].
+
+  Returns:
+    [resamples, methods].
+
+  Example:
+    >>> weighted_means(
+    ...   np.array([[1, 1], [2, 0]]),
+    ...   sums=np.array([[1.0], [5.0]]),
+    ...   counts=np.array([1, 2]),
+    ... ).tolist()
+    [[2.0], [1.0]]
+  """
+  # As floats, since a product of integers is not made by BLAS.
+  weights = weights.astype(float)
+  return weights @ sums / (weights @ counts)[:, None]
+
+
+def weighted_auc(
+  weights: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+  """The area under the ROC curve where examples count several times.
+
+  sum over pairs of w+ w- (1[s+ > s-] + 1[s+ = s-] / 2) / (sum w+ sum w-)
+
+  Args:
+    weights: how often each example counts, [resamples, examples].
+    scores: [examples], higher for the positive.
+    labels: [examples], not 0 for the positive.
+
+  Returns:
+    [resamples], nan where only one class was drawn.
+
+  Example:
+    >>> scores, labels = np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1])
+    >>> weighted_auc(np.array([[1, 1, 1, 1], [1, 0, 1, 2]]), scores, labels)
+    array([0.875, 1.   ])
+  """
+  order = np.argsort(scores, kind='stable')
+  _, first_of_equals = np.unique(scores[order], return_index=True)
+  positive = labels[order] != 0
+  weights = weights[:, order]
+  ups, downs = (
+    np.add.reduceat(weights * mask, first_of_equals, axis=1)
+    for mask in (positive, ~positive)
+  )
+  below = np.cumsum(downs, axis=1) - downs / 2
+  pairs = ups.sum(axis=1) * downs.sum(axis=1)
+  with np.errstate(invalid='ignore'):
+    return (ups * below).sum(axis=1) / pairs
+
+
+def interval(
+  samples: np.ndarray, *, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lower and upper end of the percentile interval, over axis 0."""
+  tail = (1 - level) / 2
+  low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
+  return low, high
+
+
+def p_value(differences: np.ndarray) -> float:
+  """The two-sided bootstrap test that the true difference is 0.
+
+  min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + #d))
+
+  The 1 stands for the observed users themselves: no finite number of resamples
+  can show a p of 0.
+
+  Args:
+    differences: of two methods, on resamples of the users, [resamples].
+
+  Returns:
+    A number above 0, at most 1.
+
+  Example:
+    >>> p_value(np.array([1.0] * 199))
+    0.01
+
+  Reference:
+    Davison and Hinkley, Bootstrap Methods and their Application, 1997, ch. 4.
+  """
+  known = differences[~np.isnan(differences)]
+  rarer = min((known <= 0).sum(), (known >= 0).sum())
+  return min(1.0, 2 * (1 + int(rarer)) / (1 + len(known)))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+  """McNemar's exact test: do two classifiers err equally often?
+
+  Of the n examples that just one of them gets right, the number that the first
+  gets right is Binomial(n, 1/2) if they do; the test is two-sided.
+
+  Args:
+    first: 1 where the first classifier is right, else 0, [examples].
+    second: the same of the second one.
+
+  Returns:
+    The p value; 1 where they never differ.
+
+  Example:
+    >>> mcnemar(np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0]))
+    0.125
+
+  Reference:
+    McNemar, Note on the sampling error of the difference between correlated
+    proportions, Psychometrika 1947.
+  """
+  first, second = np.asarray(first) != 0, np.asarray(second) != 0
+  better, worse = int((first & ~second).sum()), int((~first & second).sum())
+  total = better + worse
+  # In whole numbers, so that it is exact for any number of examples.
+  ways = sum(math.comb(total, hits) for hits in range(min(better, worse) + 1))
+  return min(1.0, 2 * ways / 2**total)

@@ -1,0 +1,187 @@
+"""What the runs of a column say together: means, intervals, tests.
+
+The test split of every split seed is the same for all methods. Of a method,
+each test row first gets its mean over the seeds; then users are drawn again,
+each with all of its rows in all splits, for all methods at once.
+"""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptssr_jax import metrics
+from experiments.comparison import significance
+from experiments.comparison.table import REFERENCE
+
+# The AUC of a resample costs a pass over the rows of every run.
+_RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
+
+
+class Outcome(NamedTuple):
+  """What one cell of a comparison came to.
+
+  Args:
+    score: the metric on the test split.
+    split: seed of the split.
+    path: of its `predictions.npz`.
+  """
+
+  score: float
+  split: int
+  path: pathlib.Path
+
+
+def summarise(
+  outcomes: Mapping[str, Sequence[Outcome]],
+  metric: str,
+  users: Mapping[int, Sequence[str]],
+) -> dict[str, dict[str, Any]]:
+  """Summarises a column of the table.
+
+  Args:
+    outcomes: of every method that can do the task.
+    metric: 'accuracy', 'auc' or 'ndcg@10'.
+    users: the user of each test row, for each split.
+
+  Returns:
+    For each method its `mean` and `std` over runs (None if there is but one),
+    the number of `runs`, the 95 % `interval` of the mean over users, and,
+    compared with the reference, the `improvement` in percent, the `difference`,
+    its 95 % interval, `p`, and the name of the `test`; None for the reference.
+  """
+  names = list(outcomes)
+  samples = _resampled(outcomes, metric, users)
+  lows, highs = significance.interval(samples)
+  summary = {}
+  for place, name in enumerate(names):
+    scores = np.array([outcome.score for outcome in outcomes[name]])
+    summary[name] = {
+      'mean': float(scores.mean()),
+      'std': float(scores.std(ddof=1)) if len(scores) > 1 else None,
+      'runs': len(scores),
+      'interval': [float(lows[place]), float(highs[place])],
+    } | dict.fromkeys(
+      ('improvement', 'difference', 'difference_interval', 'p', 'test')
+    )
+  if REFERENCE in outcomes:
+    reference = samples[:, names.index(REFERENCE)]
+    for place, name in enumerate(names):
+      if name != REFERENCE:
+        summary[name] |= _compared(
+          summary[name]['mean'],
+          summary[REFERENCE]['mean'],
+          samples[:, place] - reference,
+        ) | _mcnemar(outcomes[name], outcomes[REFERENCE], metric)
+  return summary
+
+
+def _compared(
+  mean: float, reference: float, differences: np.ndarray
+) -> dict[str, Any]:
+  low, high = significance.interval(differences)
+  return {
+    'improvement': 100 * (mean / reference - 1) if reference else None,
+    'difference': mean - reference,
+    'difference_interval': [float(low), float(high)],
+    'p': significance.p_value(differences),
+    'test': 'bootstrap',
+  }
+
+
+def _mcnemar(
+  outcomes: Sequence[Outcome], reference: Sequence[Outcome], metric: str
+) -> dict[str, Any]:
+  """The exact test, where there is but one run of each to compare."""
+  if metric != 'accuracy' or len(outcomes) > 1 or len(reference) > 1:
+    return {}
+  first, second = (
+    _read(outcome.path)['correct'] for outcome in (outcomes[0], reference[0])
+  )
+  return {'p': significance.mcnemar(first, second), 'test': 'McNemar'}
+
+
+def _resampled(
+  outcomes: Mapping[str, Sequence[Outcome]],
+  metric: str,
+  users: Mapping[int, Sequence[str]],
+) -> np.ndarray:
+  """The metric of each method on resamples, [resamples, methods]."""
+  everybody, number = np.unique(
+    np.concatenate(list(users.values())), return_inverse=True
+  )
+  ends = np.cumsum([len(named) for named in users.values()])[:-1]
+  rows = dict(zip(users, np.split(number, ends), strict=True))
+  if metric == 'auc':
+    runs = [
+      [(rows[run.split], _read(run.path)) for run in outcomes[name]]
+      for name in outcomes
+    ]
+    statistic = functools.partial(_mean_auc, runs=runs)
+  else:
+    sums = [
+      _sum_by_user(outcomes[name], metric, rows, len(everybody))
+      for name in outcomes
+    ]
+    counts = sum(
+      np.bincount(who, minlength=len(everybody)) for who in rows.values()
+    )
+    statistic = functools.partial(
+      significance.weighted_means, sums=np.stack(sums, axis=1), counts=counts
+    )
+  return significance.bootstrap(
+    statistic, len(everybody), resamples=_RESAMPLES[metric]
+  )
+
+
+def _sum_by_user(
+  outcomes: Sequence[Outcome],
+  metric: str,
+  rows: Mapping[int, np.ndarray],
+  num_users: int,
+) -> np.ndarray:
+  """A method's values of each user, mean over seeds, sum over rows."""
+  sums = np.zeros(num_users)
+  for split, who in rows.items():
+    values = [
+      _values(_read(outcome.path), metric)
+      for outcome in outcomes
+      if outcome.split == split
+    ]
+    sums += np.bincount(who, np.mean(values, axis=0), minlength=num_users)
+  return sums
+
+
+def _mean_auc(
+  weights: np.ndarray, *, runs: Sequence[Sequence[tuple[np.ndarray, Any]]]
+) -> np.ndarray:
+  """The AUC of each method, mean over its runs, [resamples, methods]."""
+  return np.stack(
+    [
+      np.mean(
+        [
+          significance.weighted_auc(
+            weights[:, who], found['score'], found['label']
+          )
+          for who, found in runs_of_method
+        ],
+        axis=0,
+      )
+      for runs_of_method in runs
+    ],
+    axis=1,
+  )
+
+
+def _values(found: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
+  """The metric of each test row."""
+  if metric == 'accuracy':
+    return found['correct'].astype(float)
+  return np.asarray(metrics.ndcg(found['rank'], k=10), float)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(path) as found:
+    return {name: found[name] for name in found.files}

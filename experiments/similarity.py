@@ -1,0 +1,281 @@
+"""Compares a user with its own views and with other users, per checkpoint.
+
+  python -m experiments.similarity --checkpoints=runs/a,runs/b --names=A,B
+
+Cosine similarities of the vector of a user's original behaviours, under one
+dropout mask, with the vector of
+
+  dropout              the same behaviours under another mask
+  crop, mask, reorder  an augmentation of them, under another mask
+  other                the original behaviours of one other user
+
+They go to `similarity.json` (summaries and histograms), `similarity.npz` (the
+value of every user) and `similarity.png`, in --workdir. All checkpoints see
+the same draws, where their encoders see as many behaviours.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from adaptssr_jax import augment
+from adaptssr_jax.checkpoint import restore_description
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import pmap_step, replicate
+from experiments import loop
+from experiments.datasets import open_data
+from experiments.encoders import make_encoder
+from experiments.settings import SettingsError, flag, run
+from experiments.shared_settings import DataSettings, EncoderSettings
+from experiments.similarity_picture import draw_similarities
+from experiments.similarity_views import similarity_step, with_other_users
+from experiments.workdir import open_workdir, write_whole
+
+_NUMBERS = 'similarity.json'
+_QUANTILES = (5, 25, 50, 75, 95)
+_EDGES = np.linspace(-1, 1, 101).round(2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimilaritySettings(DataSettings):
+  """The flags of the similarities."""
+
+  checkpoints: tuple[str, ...] = flag(
+    (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
+  )
+  names: tuple[str, ...] = flag(
+    (), 'What to call each of --checkpoints [the name of its folder].'
+  )
+  workdir: str = flag(
+    'runs/similarity', 'Folder of the numbers and the picture.', same_run=False
+  )
+  split: str = flag(
+    'validation', 'Whose users.', choices=('train', 'validation')
+  )
+  num_users: int = flag(0, 'How many, the first of the split; 0: all.', low=0)
+  seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
+  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  crop_ratio: float = flag(
+    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
+  )
+  mask_ratio: float = flag(
+    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
+  )
+  reorder_ratio: float = flag(
+    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
+  )
+  dropout_rate: float | None = flag(
+    None,
+    'Share dropped in the encoders [that of each checkpoint].',
+    low=0.0,
+    high=0.99,
+  )
+
+
+def main(settings: SimilaritySettings) -> dict[str, Any]:
+  """Measures, and returns what `similarity.json` says."""
+  loop.check_devices(settings)
+  names = names_of(settings)
+  for source in settings.checkpoints:
+    restore_description(source)
+  refuse_other_settings(settings)
+  folder = open_workdir(settings)
+  data = open_data(settings, task='pretrain')
+  users = data.splits[settings.split].first(settings.num_users)
+  if len(users.items) < 2:
+    raise SettingsError(
+      f'--num_users={settings.num_users}: {data.name} has {len(users.items)} '
+      f'such {settings.split} users, but a user is compared with another: take '
+      'two or more'
+    )
+
+  found = {
+    name: measure(settings, source, users, data.vocabulary.items)
+    for name, source in zip(names, settings.checkpoints, strict=True)
+  }
+  result = {
+    'dataset': data.name,
+    'users': len(users.items),
+    'flags': flags_that_bind(settings),
+    'edges': _EDGES.tolist(),
+    'methods': {
+      name: {kind: summarize(values) for kind, values in kinds.items()}
+      for name, kinds in found.items()
+    },
+  }
+  save_values(folder / 'similarity.npz', found, users)
+  write_whole(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
+  print_table(result)
+  # Last: the numbers are there even if Matplotlib is not.
+  draw_similarities(folder / 'similarity.png', result)
+  print(f'similarities: {folder}', flush=True)
+  return result
+
+
+def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
+  """What the checkpoints are called, each by a name of its own.
+
+  Raises:
+    SettingsError: there are no checkpoints, or names do not fit them.
+  """
+  sources = settings.checkpoints
+  if not sources:
+    raise SettingsError('--checkpoints=DIR[,DIR] is needed: workdirs of runs')
+  names = settings.names or tuple(
+    pathlib.Path(source).name for source in sources
+  )
+  if len(names) != len(sources):
+    raise SettingsError(
+      f'--names has {len(names)}, --checkpoints has {len(sources)}: give one '
+      'name for each, in the same order'
+    )
+  if len(set(names)) < len(names):
+    raise SettingsError(
+      f'--names={",".join(names)}: two checkpoints have the same name; give '
+      'each one of its own'
+    )
+  return names
+
+
+def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
+  """The flags that the numbers depend on."""
+  free = settings.names_free_to_change()
+  values = settings.flag_values()
+  return {name: text for name, text in values.items() if name not in free}
+
+
+def refuse_other_settings(settings: SimilaritySettings) -> None:
+  """Raises `SettingsError` where the folder has the numbers of other flags."""
+  path = pathlib.Path(settings.workdir) / _NUMBERS
+  if not path.exists():
+    return
+  before, now = json.loads(path.read_text())['flags'], flags_that_bind(settings)
+  names = sorted(
+    name for name in before | now if before.get(name) != now.get(name)
+  )
+  if names:
+    raise SettingsError(
+      f'--workdir={settings.workdir} holds similarities of other settings: '
+      f'--{", --".join(names)} differ. Choose another folder'
+    )
+
+
+def measure(
+  settings: SimilaritySettings,
+  source: str,
+  users: UserArrays,
+  items: list[str],
+) -> dict[str, np.ndarray]:
+  """The similarities of all users under one checkpoint, by kind, [users]."""
+  init_key, user_key, other_key = jax.random.split(
+    jax.random.key(settings.seed), 3
+  )
+  encoder, params = make_encoder(
+    EncoderSettings(dropout_rate=settings.dropout_rate),
+    items,
+    init_key,
+    source=source,
+  )
+  augmentations = make_augmentations(settings, encoder)
+  step = pmap_step(
+    functools.partial(
+      similarity_step,
+      encoder=encoder,
+      augmentations=tuple(augmentations.values()),
+      key=user_key,
+    )
+  )
+  params = replicate(params)
+  vectors, cosines = [], []
+  for batch in loop.batches_in_order(users, settings, encoder.max_length):
+    where = batch['where'].reshape(-1)
+    batch_vectors, batch_cosines = step(params, batch)
+    vectors.append(np.asarray(batch_vectors)[where])
+    cosines.append(np.asarray(batch_cosines)[where])
+  columns = [
+    *np.concatenate(cosines).T,
+    with_other_users(np.concatenate(vectors), other_key),
+  ]
+  kinds = ('dropout', *augmentations, 'other')
+  # Rounding must not carry a cosine out of the last bin.
+  return {
+    kind: np.clip(column, -1, 1)
+    for kind, column in zip(kinds, columns, strict=True)
+  }
+
+
+def make_augmentations(
+  settings: SimilaritySettings, encoder: UserEncoder
+) -> dict[str, augment.Augmentation]:
+  """The augmentations of the flags, (key, items) -> items, by name."""
+  return {
+    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
+    'mask': functools.partial(
+      augment.mask, ratio=settings.mask_ratio, mask_id=encoder.mask_id
+    ),
+    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
+  }
+
+
+def summarize(values: np.ndarray) -> dict[str, Any]:
+  """Count, mean, standard deviation, quantiles and histogram of values."""
+  values = values.astype(np.float64)
+  quantiles = np.percentile(values, _QUANTILES)
+  return {
+    'count': len(values),
+    'mean': values.mean(),
+    'std': values.std(),
+    'quantiles': {
+      str(share): float(value)
+      for share, value in zip(_QUANTILES, quantiles, strict=True)
+    },
+    'histogram': np.histogram(values, _EDGES)[0].tolist(),
+  }
+
+
+def save_values(
+  path: pathlib.Path,
+  found: dict[str, dict[str, np.ndarray]],
+  users: UserArrays,
+) -> None:
+  """Writes `method` [methods], `user_id` [users], and [methods, users] a kind.
+
+  Args:
+    path: of the `.npz` file.
+    found: the values by method and kind.
+    users: whose they are, in the same order.
+  """
+  methods = list(found)
+  columns = {
+    kind: np.stack([found[method][kind] for method in methods])
+    for kind in found[methods[0]]
+  }
+  rows = np.arange(len(users.items))
+  np.savez(
+    path,
+    method=np.array(methods),
+    user_id=np.array(users.user_ids(rows)),
+    **columns,
+  )
+
+
+def print_table(result: dict[str, Any]) -> None:
+  """Prints a line per method and kind."""
+  width = max(map(len, ('method', *result['methods'])))
+  print(f'{"method":{width}}  cosine with    mean    std     5%    50%    95%')
+  for name, kinds in result['methods'].items():
+    for kind, summary in kinds.items():
+      numbers = [summary['mean'], summary['std']]
+      numbers += [summary['quantiles'][share] for share in ('5', '50', '95')]
+      cells = ''.join(f'{number:7.3f}' for number in numbers)
+      print(f'{name:{width}}  {kind:11}{cells}')
+
+
+if __name__ == '__main__':
+  run(main, SimilaritySettings)

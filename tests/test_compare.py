@@ -1,0 +1,221 @@
+"""The comparison as a command, with runs that only pretend to train."""
+
+import pytest
+from compare_stand_ins import SHAPE, changed, settings, settings_of, stand_ins
+from tiny_runs import ENCODER, ROOT, Interruption
+
+from experiments import compare
+from experiments.compare import CompareSettings
+from experiments.comparison import methods
+from experiments.comparison.grid import Cell, Pretraining, plan
+from experiments.settings import from_flagfile
+
+__all__ = ['settings', 'stand_ins']
+
+
+def results_of(settings):
+  return (ROOT / settings.workdir / 'results.json').read_bytes()
+
+
+def test_every_run_is_made_once_after_those_it_needs(
+  stand_ins, settings, capsys
+):
+  compare.main(settings)
+  grid = compare.read_grid(settings)
+  runs = plan(grid)
+  # 2 stages x 2 seeds; 3 models x 2 tasks x 2 splits x 2 seeds; 1 x 2 splits.
+  assert len(runs) == len(set(runs)) == 4 + 24 + 2
+  assert len(stand_ins.calls) == 28
+  names = [one.name for one in runs]
+  assert names[0] == 'cells/none/gender/share_1/split_0/seed_0'
+  for stage, before in (('adaptssr', 'masked_items'),):
+    for seed in (0, 5):
+      first, second = (
+        names.index(f'pretrain/{name}/seed_{seed}') for name in (before, stage)
+      )
+      assert (
+        first
+        < second
+        < names.index(f'cells/{stage}/click/share_1/split_2/seed_{seed}')
+      )
+  printed = capsys.readouterr().out
+  assert f'[30/30] {names[-1]}: 0 s; about 0:00:00 left' in printed
+  compare.main(settings)
+  assert len(stand_ins.calls) == 28
+
+
+def test_runs_have_the_flags_of_their_method(stand_ins, settings):
+  everything = changed(
+    settings,
+    methods=tuple(methods.METHODS),
+    rhos=('0.1',),
+    augmentation_pairs=True,
+    seeds=('7',),
+    splits=('3',),
+    tasks=('gender',),
+    train_shares=('0.5',),
+  )
+  results = compare.main(everything)
+  assert results['pretraining'][0] == {
+    'method': 'masked_items',
+    'seed': 7,
+    'steps': 17,
+    'best': {'step': 5, 'validation_loss': 0.5},
+  }
+  made = {one.workdir.split('/compare/')[1]: one for one in stand_ins.settings}
+  cell = made['cells/none/gender/share_0.5/split_3/seed_7']
+  assert (cell.seed, cell.split_seed, cell.train_users) == (7, 3, 60)
+  # On half of the labels twice the two epochs of the file.
+  assert (cell.task, cell.pretrained, cell.num_epochs) == ('gender', '', 4)
+  # The same encoder from a random start.
+  assert cell.encoder_fields() == SHAPE
+  cell = made['cells/adaptssr/gender/share_0.5/split_3/seed_7']
+  folder = everything.workdir + '/pretrain'
+  assert cell.pretrained == f'{folder}/adaptssr/seed_7'
+  stages = {
+    name.split('/')[1]: one
+    for name, one in made.items()
+    if name.startswith('pretrain/')
+  }
+  assert stages['masked_items'].init_from == ''
+  assert stages['masked_items'].encoder_fields() == SHAPE
+  assert stages['adaptssr'].init_from == f'{folder}/masked_items/seed_7'
+  assert stages['adaptssr_cold'].init_from == ''
+  assert stages['adaptssr_cold'].encoder_fields() == SHAPE
+  longer = stages['masked_items_longer']
+  assert (longer.objective, longer.num_steps) == ('masked_items', 17)
+  assert longer.init_from == f'{folder}/masked_items/seed_7'
+  assert stages['adaptssr_batch_mean'].fusion == 'batch_mean'
+  assert stages['adaptssr_half'].fusion == '0.5'
+  assert not stages['adaptssr_all_pairs'].hard_negatives
+  assert stages['adaptssr_mask'].augmentations == ('mask',)
+  assert stages['adaptssr_mask'].second_augmentations is None
+  pair = stages['adaptssr_crop_reorder']
+  assert pair.augmentations == ('crop',)
+  assert pair.second_augmentations == ('reorder',)
+  rho = stages['adaptssr_rho_0.1']
+  shares = rho.crop_ratio, rho.mask_ratio, rho.reorder_ratio
+  assert shares == (0.9, 0.1, 0.1)
+  # Crop, mask and reorder with themselves are the ablations.
+  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1
+
+
+def test_interrupted_and_resumed_is_uninterrupted(
+  stand_ins, settings, tmp_path, data_dir
+):
+  compare.main(settings)
+  whole, stand_ins.calls = stand_ins.calls, []
+  resumed = settings_of(tmp_path, data_dir, workdir=str(tmp_path / 'resumed'))
+  # While pre-training, in the middle of a cell, and in the last one.
+  for die_at in (9, 4, 17):
+    stand_ins.calls, stand_ins.die_at = [], die_at
+    with pytest.raises(Interruption):
+      compare.main(resumed)
+  stand_ins.calls, stand_ins.die_at = [], None
+  compare.main(resumed)
+  assert len(stand_ins.calls) == len(whole) - 8 - 3 - 16
+  assert results_of(resumed) == results_of(settings)
+
+
+def test_seeds_and_splits_may_be_paired(stand_ins, settings):
+  paired = changed(
+    settings,
+    methods=('none', 'last_item'),
+    tasks=('click',),
+    seeds=('0', '1', '2'),
+    crossed=False,
+  )
+  results = compare.main(paired)
+  assert results['pretraining'] == []
+  cells = [(one['split'], one['seed']) for one in results['cells']]
+  assert cells == [(0, 0), (2, 1), (0, 2), (0, None), (2, None)]
+  assert results['summary'][0]['methods']['none']['runs'] == 3
+
+
+def test_more_methods_may_be_added(stand_ins, settings):
+  compare.main(settings)
+  del stand_ins.calls[:]
+  more = (*settings.methods, 'adaptssr_cold')
+  compare.main(changed(settings, methods=more))
+  assert len(stand_ins.calls) == 2 + 8
+
+
+def test_one_pre_training_may_serve_all_seeds(stand_ins, settings, tmp_path):
+  compare.main(changed(settings, pretrain_seeds=1))
+  starts = {
+    one.pretrained for one in stand_ins.settings if 'cells/' in one.workdir
+  }
+  folder = tmp_path / 'compare' / 'pretrain'
+  assert starts == {
+    '',
+    f'{folder}/masked_items/seed_0',
+    f'{folder}/adaptssr/seed_0',
+  }
+  text = (tmp_path / 'compare' / 'results.md').read_text()
+  assert 'Pre-trained with 1 of the 2 seeds.' in text
+
+
+def test_the_time_left_is_that_of_runs_like_those_done():
+  cell = Cell('none', 'age', 1.0, 0, 0)
+  other = Cell('bag_of_items', 'age', 1.0, 0, None)
+  seconds = {cell.alike: [2.0, 4.0], 'pretrain': [10.0]}
+  left = [cell, Pretraining('adaptssr', 0), other]
+  assert compare.time_left(seconds, left) == 3 + 10 + 6.5
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'ml100k', 'ml1m'])
+def test_the_configs_are_whole(name, data_dir, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
+  settings = from_flagfile(CompareSettings, path)
+  chosen = methods.choose_methods(settings.methods)
+  found = compare._read_pretraining(settings, chosen.values())
+  assert found['warm_start'].encoder_fields().get('max_length') == (
+    found['pretrain'].encoder_fields().get('max_length')
+  )
+  for kind in methods.METRICS:
+    tuned = compare._read_flagfile(compare.FinetuneSettings, settings, kind)
+    # What the comparison sets itself would be overwritten.
+    assert (tuned.pretrained, tuned.seed, tuned.train_users) == ('', 0, 0)
+
+
+@pytest.mark.slow
+def test_real_runs(tmp_path, data_dir):
+  shape = ''.join(f'--{name}={value}\n' for name, value in ENCODER.items())
+  steps = '--batch_size=64\n--num_steps=6\n--log_every=2\n'
+  texts = {
+    'warm_start': f'{shape}{steps}--objective=masked_items\n',
+    'pretrain': steps,
+    'classification': '--batch_size=64\n--num_epochs=1\n',
+    'ranking': '--batch_size=64\n--num_epochs=1\n',
+  }
+  for name, text in texts.items():
+    (tmp_path / f'{name}.flags').write_text(text)
+  settings = CompareSettings(
+    workdir=str(tmp_path / 'compare'),
+    data_dir=data_dir,
+    dataset='synthetic_users/tiny',
+    tasks=('gender', 'click'),
+    methods=('none', 'bag_of_items', 'last_item', 'masked_items', 'adaptssr'),
+    **{name: str(tmp_path / f'{name}.flags') for name in texts},
+  )
+  results = compare.main(settings)
+  gender, click = results['summary']
+  assert list(gender['methods']) == [
+    'none',
+    'bag_of_items',
+    'masked_items',
+    'adaptssr',
+  ]
+  assert list(click['methods']) == [
+    'none',
+    'last_item',
+    'masked_items',
+    'adaptssr',
+  ]
+  for column in (gender, click):
+    for values in column['methods'].values():
+      low, high = values['interval']
+      assert 0 <= low <= values['mean'] <= high <= 1
+  assert [one['steps'] for one in results['pretraining']] == [6, 6]
+  assert compare.main(settings) == results

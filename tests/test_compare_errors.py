@@ -1,0 +1,89 @@
+"""A comparison refuses what it cannot do, and names the run and the flag."""
+
+import pytest
+from compare_stand_ins import (
+  changed,
+  flag_files,
+  settings,
+  settings_of,
+  stand_ins,
+)
+
+from experiments import compare
+from experiments.comparison import runs
+from experiments.settings import SettingsError
+
+__all__ = ['settings', 'stand_ins']
+
+
+@pytest.mark.parametrize(
+  ('learning_rate', 'epochs', 'words'),
+  [
+    (0.001, 3, r'cells/none/gender.* other flags: --num_epochs was 2, is 3\. '),
+    (0.1, 2, r'pretrain/adaptssr/seed_0 .* --learning_rate was 0.001, is 0.1'),
+  ],
+)
+def test_a_run_with_other_flags_is_refused(
+  stand_ins, settings, tmp_path, learning_rate, epochs, words
+):
+  compare.main(settings)
+  flag_files(tmp_path, learning_rate=learning_rate)
+  (tmp_path / 'classification.flags').write_text(f'--num_epochs={epochs}\n')
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+def test_a_cell_on_another_pre_training_is_refused(
+  stand_ins, settings, tmp_path
+):
+  compare.main(settings)
+  flag_files(tmp_path, learning_rate=0.1)
+  for seed in (0, 5):
+    folder = tmp_path / 'compare' / 'pretrain' / 'adaptssr' / f'seed_{seed}'
+    folder.with_name(f'seed_{seed}.json').unlink()
+    (folder / 'metrics.jsonl').unlink()
+  words = r'cells/adaptssr/gender.*pretrain/adaptssr/seed_0:learning_rate was'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+def test_an_error_names_its_run(settings, monkeypatch):
+  def fail(settings):
+    raise SettingsError('--num_heads: no')
+
+  monkeypatch.setattr(runs.finetune, 'main', fail)
+  words = r'^cells/none/gender/share_1/split_0/seed_0: --num_heads: no$'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'methods': ('adaptsr',)}, r"no 'adaptsr'; did you mean 'adaptssr'\?"),
+    ({'seeds': ('0', 'x')}, r"--seeds must be whole numbers from 0 .*'x'"),
+    ({'splits': ('-1',)}, r"--splits must be whole numbers from 0.*'-1'"),
+    ({'seeds': ()}, r'--seeds needs at least one number'),
+    ({'train_shares': ('1.5',)}, r"--train_shares .*above 0 to 1, not '1.5'"),
+    ({'train_shares': ('nan',)}, r"--train_shares .*not 'nan'"),
+    ({'rhos': ('1',)}, r"--rhos must be numbers above 0 to 0.99, not '1'"),
+    ({'tasks': ('gendr',)}, r"did you mean 'tiny_gender'"),
+    ({'tasks': ('pretrain',)}, r'--task=pretrain'),
+    ({'tasks': ('conversion',), 'splits': ('1',)}, r'--splits: .* split 1 of'),
+    ({'tasks': ()}, r'--tasks needs at least one task'),
+    ({'pretrain': ''}, r'--pretrain=FLAGFILE is needed'),
+    ({'warm_start': ''}, r'--warm_start=FLAGFILE is needed'),
+    ({'ranking': 'no/such.flags'}, r'--ranking=no/such.flags: '),
+  ],
+)
+def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings_of(tmp_path, data_dir, **changes))
+
+
+def test_the_files_must_have_their_objective(tmp_path, data_dir):
+  settings = settings_of(tmp_path, data_dir)
+  swapped = changed(settings, pretrain=settings.warm_start)
+  words = r'--pretrain=.* must have --objective=adaptssr, not masked_items'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(swapped)

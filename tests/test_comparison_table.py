@@ -1,0 +1,280 @@
+"""The table, the statistics behind it, and the pictures of both."""
+
+import numpy as np
+import pytest
+from tiny_runs import ROOT
+
+from experiments import pictures
+from experiments.comparison import summary
+from experiments.comparison.pictures import (
+  draw_all,
+  methods_panel,
+  sweep_panels,
+)
+from experiments.comparison.summary import Outcome, summarise
+from experiments.comparison.sweeps import as_csv, sweep_points
+from experiments.comparison.table import Column, markdown
+
+AGE = Column('age', 1.0, 'accuracy')
+CLICK = Column('click', 1.0, 'ndcg@10')
+FEW = Column('age', 0.05, 'accuracy')
+
+
+def values_of(mean, std=None, p=None, improvement=None):
+  difference = None if p is None else mean - 0.4
+  return {
+    'mean': mean,
+    'std': std,
+    'runs': 2,
+    'interval': [mean - 0.01, mean + 0.02],
+    'improvement': improvement,
+    'difference': difference,
+    'difference_interval': None if p is None else [difference - 0.005, 0.3],
+    'p': p,
+    'test': None if p is None else 'bootstrap',
+  }
+
+
+SUMMARY = {
+  AGE: {
+    'none': values_of(0.4, 0.012),
+    'bag': values_of(0.5, p=0.0499, improvement=25.0),
+    'ssr': values_of(0.45678, 0.001, p=0.05, improvement=14.196),
+  },
+  CLICK: {
+    'none': values_of(0.02, 0.0),
+    'ssr': values_of(0.01, 0.0, p=0.0002, improvement=-50.0),
+  },
+  FEW: {'none': values_of(0.3)},
+}
+TITLES = {'none': 'None', 'bag': 'Bag of items', 'ssr': 'AdaptSSR'}
+
+
+def test_the_table_to_the_letter():
+  assert (
+    markdown(SUMMARY, TITLES)
+    == """\
+## All training labels
+
+| Pre-train | age accuracy | Impr | click ndcg@10 | Impr |
+|---|--:|--:|--:|--:|
+| None | 40.00 ± 1.20 | - | **2.00 ± 0.00** | - |
+| Bag of items | **50.00** † | 25.00 | - | - |
+| AdaptSSR | 45.68 ± 0.10 | 14.20 | 1.00 ± 0.00 † | -50.00 |
+
+95 % intervals of the metric, and of its difference to None, in points:
+
+| Pre-train | age accuracy | difference | p | click ndcg@10 | difference | p |
+|---|--:|--:|--:|--:|--:|--:|
+| None | [39.00, 42.00] | - | - | [1.00, 4.00] | - | - |
+| Bag of items | [49.00, 52.00] | +10.00 [+9.50, +30.00] | 0.0499 | - | - | - |
+| AdaptSSR | [44.68, 47.68] | +5.68 [+5.18, +30.00] | 0.0500 \
+| [0.00, 3.00] | -39.00 [-39.50, +30.00] | 0.0002 |
+
+## 5 % of the training labels
+
+| Pre-train | age accuracy | Impr |
+|---|--:|--:|
+| None | **30.00** | - |
+| Bag of items | - | - |
+| AdaptSSR | - | - |
+
+95 % intervals of the metric, and of its difference to None, in points:
+
+| Pre-train | age accuracy | difference | p |
+|---|--:|--:|--:|
+| None | [29.00, 32.00] | - | - |
+| Bag of items | - | - | - |
+| AdaptSSR | - | - | - |
+"""
+  )
+
+
+def outcomes_of(folder, name, values, score):
+  """Outcomes of {(split, seed): a column of each test row}."""
+  found = []
+  for (split, seed), columns in values.items():
+    path = folder / f'{name}_{split}_{seed}.npz'
+    np.savez(path, **columns)
+    found.append(Outcome(score(columns), split, path))
+  return found
+
+
+def test_the_summary_is_that_of_all_runs(tmp_path):
+  users = {0: ['a', 'b', 'c', 'c'], 4: ['d', 'a', 'b', 'e']}
+  rng = np.random.default_rng(0)
+
+  def runs(splits, seeds):
+    return {
+      (split, seed): {'rank': rng.integers(1, 14, 4)}
+      for split in splits
+      for seed in range(seeds)
+    }
+
+  def score(columns):
+    return float(ndcg(columns['rank']).mean())
+
+  made = {'none': runs(users, 3), 'other': runs(users, 1)}
+  outcomes = {
+    name: outcomes_of(tmp_path, name, values, score)
+    for name, values in made.items()
+  }
+  found = summarise(outcomes, 'ndcg@10', users)
+  scores = {
+    name: np.array([score(columns) for columns in values.values()])
+    for name, values in made.items()
+  }
+  for name, runs_made in (('none', 6), ('other', 2)):
+    assert found[name]['runs'] == runs_made
+    assert found[name]['mean'] == pytest.approx(scores[name].mean())
+    assert found[name]['std'] == pytest.approx(np.std(scores[name], ddof=1))
+  assert found['none']['p'] is found['none']['improvement'] is None
+  ratio = scores['other'].mean() / scores['none'].mean()
+  assert found['other']['improvement'] == pytest.approx(100 * (ratio - 1))
+  assert found['other']['test'] == 'bootstrap'
+  # The slow way: draw users, take all their rows in all splits and runs.
+  slow = slow_bootstrap(made, users)
+  for place, name in enumerate(made):
+    ends = np.quantile(slow[:, place], [0.025, 0.975])
+    assert found[name]['interval'] == pytest.approx(ends, abs=0.03)
+  ends = np.quantile(slow[:, 1] - slow[:, 0], [0.025, 0.975])
+  assert found['other']['difference_interval'] == pytest.approx(ends, abs=0.04)
+
+
+def ndcg(rank):
+  return np.where(rank <= 10, 1 / np.log2(rank + 1), 0)
+
+
+def slow_bootstrap(made, users):
+  rng = np.random.default_rng(1)
+  everybody = sorted({user for named in users.values() for user in named})
+  samples = []
+  for _ in range(1500):
+    drawn = rng.choice(everybody, len(everybody)).tolist()
+    row = []
+    for values in made.values():
+      found = [
+        ndcg(columns['rank'][place])
+        for who in drawn
+        for (split, _), columns in values.items()
+        for place, user in enumerate(users[split])
+        if user == who
+      ]
+      row.append(np.mean(found))
+    samples.append(row)
+  return np.array(samples)
+
+
+def test_a_single_run_is_compared_by_mcnemar(tmp_path):
+  right = {'none': [0, 0, 0, 0, 0, 0, 1, 1], 'other': [1, 1, 1, 1, 1, 1, 1, 0]}
+  outcomes = {
+    name: outcomes_of(
+      tmp_path,
+      name,
+      {(0, 0): {'correct': np.array(values)}},
+      lambda columns: float(columns['correct'].mean()),
+    )
+    for name, values in right.items()
+  }
+  users = {0: [f'user {row}' for row in range(8)]}
+  found = summarise(outcomes, 'accuracy', users)['other']
+  assert found['test'] == 'McNemar'
+  assert found['p'] == 2 * 8 / 2**7
+  assert found['std'] is None
+  assert found['difference'] == 0.875 - 0.25
+
+
+def test_auc_is_compared_over_users(tmp_path, monkeypatch):
+  monkeypatch.setattr(summary, '_RESAMPLES', {'auc': 400})
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, 80)
+  columns = {
+    'none': {'label': label, 'score': rng.normal(size=80)},
+    'same': {'label': label, 'score': rng.normal(size=80)},
+    'good': {'label': label, 'score': label + rng.normal(size=80) / 4},
+  }
+  outcomes = {
+    name: outcomes_of(tmp_path, name, {(0, 0): one}, lambda _: 0.5)
+    for name, one in columns.items()
+  }
+  users = {0: [f'user {row % 40}' for row in range(80)]}
+  found = summarise(outcomes, 'auc', users)
+  assert found['good']['p'] == 2 / 401
+  assert found['same']['p'] > 0.05
+  assert found['good']['interval'][0] > 0.9
+
+
+def sweep_summary():
+  names = [f'adaptssr_rho_{rho}' for rho in ('0.1', '0.5')]
+  names += [f'adaptssr_{pair}' for pair in ('crop', 'mask', 'reorder')]
+  names += ['adaptssr_crop_mask', 'adaptssr_crop_reorder']
+  names += ['adaptssr_mask_reorder']
+  return {
+    column: {name: values_of(0.1 * i) for i, name in enumerate(names)}
+    for column in (AGE, CLICK)
+  }
+
+
+def test_sweeps_are_listed_point_by_point():
+  found = sweep_points(sweep_summary(), ('0.5', '0.1'), pairs=True)
+  assert [one['rho'] for one in found['rho']] == [0.1, 0.1, 0.5, 0.5]
+  assert found['rho'][1]['task'] == 'click'
+  pairs = [(one['first'], one['second']) for one in found['augmentation_pairs']]
+  assert len(pairs) == 12
+  assert len(set(pairs)) == 6
+  lines = as_csv(found['rho']).splitlines()
+  assert lines[0] == 'rho,task,share,metric,mean,std,low,high'
+  assert len(lines) == 5
+  assert sweep_points(sweep_summary(), (), pairs=False) == {}
+
+
+def test_the_picture_has_a_panel_a_column():
+  panels = [methods_panel(AGE, SUMMARY[AGE], TITLES)]
+  panels += [methods_panel(CLICK, SUMMARY[CLICK], TITLES)]
+  figure = pictures.draw_methods(panels)
+  age, click = figure.axes
+  assert age.get_title() == 'age, accuracy'
+  # A line and a point for each method that can do the task.
+  assert (len(age.lines), len(click.lines)) == (6, 4)
+  assert age.lines[0].get_xdata() == pytest.approx([39, 42])
+  assert age.lines[1].get_xdata() == pytest.approx([40])
+  names = [label.get_text() for label in age.get_yticklabels()]
+  assert names == list(TITLES.values())
+
+
+def test_curves_and_heat_maps_show_their_numbers():
+  found = sweep_points(sweep_summary(), ('0.1', '0.5'), pairs=True)
+  figure = pictures.draw_curves(sweep_panels(found['rho'], 'rho'), label='rho')
+  assert len(figure.axes) == 2
+  (line,) = figure.axes[1].lines
+  assert line.get_xydata() == pytest.approx(np.array([[0.1, 0], [0.5, 10]]))
+  panels = sweep_panels(found['augmentation_pairs'], 'first', 'second')
+  names = ('crop', 'mask', 'reorder')
+  figure = pictures.draw_heat_maps(panels, names)
+  table = np.asarray(figure.axes[0].images[0].get_array())
+  assert table == pytest.approx(
+    np.array([[20, 50, 60], [50, 30, 70], [60, 70, 40]])
+  )
+
+
+def test_the_files_are_pictures(tmp_path):
+  sweeps = sweep_points(sweep_summary(), ('0.1', '0.5'), pairs=True)
+  draw_all(tmp_path, SUMMARY, TITLES, sweeps)
+  for name in ('results', 'rho', 'augmentation_pairs'):
+    png = (tmp_path / f'{name}.png').read_bytes()
+    assert png.startswith(b'\x89PNG\r\n\x1a\n')
+    assert png.endswith(b'IEND\xaeB`\x82')
+    assert '<svg' in (tmp_path / f'{name}.svg').read_text()
+
+
+def test_without_matplotlib_it_says_what_to_install(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setitem(__import__('sys').modules, 'matplotlib.figure', None)
+  draw_all(tmp_path, SUMMARY, TITLES, {})
+  assert 'pip install "adaptssr_jax[plots]"' in capsys.readouterr().out
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_extra_that_is_named_is_there():
+  assert 'plots =\n    matplotlib' in (ROOT / 'setup.cfg').read_text()
