@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserData
-from experiments.settings import SettingsError
+from experiments.scikit_learn import scikit_learn
 from experiments.tasks import KINDS
 
 # Strengths of the regularisation, strongest first, for bags of ones and for
@@ -79,14 +79,16 @@ def bags_of(data: UserData, length: int, weighting: str) -> dict[str, Any]:
     bag.data[:] = 1
     bags[name] = bag
   if weighting == 'tf_idf':
-    weigh = _scikit_learn().feature_extraction.text.TfidfTransformer()
+    weigh = scikit_learn(
+      'bag_of_items'
+    ).feature_extraction.text.TfidfTransformer()
     weigh.fit(bags['train'])
     bags = {name: weigh.transform(bag) for name, bag in bags.items()}
   return bags
 
 
 def _fit(features: Any, labels: np.ndarray, strength: float) -> Any:
-  learn = _scikit_learn()
+  learn = scikit_learn('bag_of_items')
   if len(np.unique(labels)) == 1:
     # A few labels may be all of one class, from which nothing is learned.
     return learn.dummy.DummyClassifier(strategy='prior').fit(features, labels)
@@ -95,20 +97,6 @@ def _fit(features: Any, labels: np.ndarray, strength: float) -> Any:
     # Weak regularisation may be cut short; validation then judges the model.
     warnings.simplefilter('ignore', learn.exceptions.ConvergenceWarning)
     return model.fit(features, labels)
-
-
-def _scikit_learn() -> Any:
-  try:
-    import sklearn.dummy
-    import sklearn.exceptions
-    import sklearn.feature_extraction.text
-    import sklearn.linear_model
-  except ImportError as error:
-    raise SettingsError(
-      'bag_of_items needs scikit-learn: pip install "adaptssr_jax[probe]", or '
-      'leave the method out'
-    ) from error
-  return sklearn
 
 
 def _outputs(model: Any, bags: Any, data: UserData) -> np.ndarray:

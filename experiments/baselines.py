@@ -15,11 +15,11 @@ from adaptssr_jax.data import resplit
 from experiments.bag_of_items import classify_bags
 from experiments.count_ranking import rank_by_counts
 from experiments.datasets import open_data
-from experiments.finetune import RESULT, write_predictions
+from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings
 from experiments.tasks import KINDS
-from experiments.workdir import open_workdir, write_whole
+from experiments.workdir import RESULT, open_workdir, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,23 +9,26 @@ with the same command, and one that is done can be given more methods.
 """
 
 import collections
+import contextlib
 import dataclasses
 import datetime
-import gc
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
+from experiments import loop
 from experiments.comparison import methods
+from experiments.comparison.compiled import forget_compiled, keep_compiled
 from experiments.comparison.grid import Cell, Grid, Pretraining, plan
 from experiments.comparison.report import write_report
 from experiments.comparison.runs import make
 from experiments.datasets import open_data
-from experiments.finetune import FinetuneSettings, open_task
+from experiments.finetune import open_task
+from experiments.finetune_settings import FinetuneSettings, with_defaults
+from experiments.objectives import parse_fusion
 from experiments.pretrain import PretrainSettings
 from experiments.settings import (
   Settings,
@@ -38,6 +41,11 @@ from experiments.shared_settings import DataSettings
 from experiments.workdir import open_workdir
 
 _OBJECTIVES = {'warm_start': 'masked_items', 'pretrain': 'adaptssr'}
+# The files are those of the commands that make a single run.
+_REPLACED = (
+  ' Its --workdir, data, --seed, --task, --split_seed, --train_users and where '
+  'it starts from are those of the comparison.'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +80,17 @@ class CompareSettings(DataSettings):
     'them. 0: all.',
     low=0,
   )
-  warm_start: str = flag('', 'Flag file of pre-training on masked items.')
-  pretrain: str = flag('', 'Flag file of pre-training by AdaptSSR.')
-  classification: str = flag('', 'Flag file of fine-tuning on classes.')
-  conversion: str = flag('', 'Flag file of fine-tuning on conversions.')
-  ranking: str = flag('', 'Flag file of fine-tuning on rankings.')
+  warm_start: str = flag(
+    '', 'Flag file of pre-training on masked items.' + _REPLACED
+  )
+  pretrain: str = flag('', 'Flag file of pre-training by AdaptSSR.' + _REPLACED)
+  classification: str = flag(
+    '', 'Flag file of fine-tuning on classes.' + _REPLACED
+  )
+  conversion: str = flag(
+    '', 'Flag file of fine-tuning on conversions.' + _REPLACED
+  )
+  ranking: str = flag('', 'Flag file of fine-tuning on rankings.' + _REPLACED)
   rhos: tuple[str, ...] = flag(
     (),
     'Also AdaptSSR with these shares of a sequence changed by augmentation.',
@@ -98,14 +112,6 @@ def main(settings: CompareSettings) -> dict[str, Any]:
   keep_compiled(open_workdir(settings) / 'compiled')
   make_all(grid, plan(grid))
   return write_report(settings, grid)
-
-
-def keep_compiled(folder: pathlib.Path) -> None:
-  """Compiles once what many runs have in common, unless JAX already does."""
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update('jax_compilation_cache_dir', str(folder.absolute()))
-    # Seconds; what compiles faster is not worth a file.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 def read_grid(settings: CompareSettings) -> Grid:
@@ -134,12 +140,10 @@ def read_grid(settings: CompareSettings) -> Grid:
     # A pre-training "task" has no such flag; what follows refuses it.
     kind = users.kind if users.kind in methods.METRICS else 'classification'
     finetuning[kind] = _read_flagfile(FinetuneSettings, settings, kind)
+    tuned = dataclasses.replace(finetuning[kind], task=task, **place)
+    _check_tuning(settings, tuned, kind)
     for split in splits:
-      _check_split(
-        dataclasses.replace(
-          finetuning[kind], task=task, split_seed=split, **place
-        )
-      )
+      _check_split(dataclasses.replace(tuned, split_seed=split))
   pretraining = _read_pretraining(settings, chosen.values())
   return Grid(
     folder=pathlib.Path(settings.workdir),
@@ -169,6 +173,20 @@ def _check_crossing(
       f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
       'uses some more often than others: give as many of both, or a multiple'
     )
+
+
+def _check_tuning(
+  settings: CompareSettings, tuned: FinetuneSettings, kind: str
+) -> None:
+  """Refuses now what fine-tuning would refuse after hours of pre-training."""
+  path = f'--{kind}={getattr(settings, kind)}'
+  if tuned.kind not in (None, kind):
+    raise SettingsError(
+      f'{path}: leave out --kind={tuned.kind}; methods are compared by the '
+      f'kind that the data set says, which is {kind} for {tuned.task}'
+    )
+  with _naming(path):
+    loop.check_devices(with_defaults(tuned))
 
 
 def _check_split(settings: FinetuneSettings) -> None:
@@ -234,6 +252,9 @@ def _read_pretraining(
         'pre-trained'
       )
     found[name] = _read_flagfile(PretrainSettings, settings, name)
+    with _naming(f'--{name}={getattr(settings, name)}'):
+      loop.check_devices(found[name])
+      parse_fusion(found[name].fusion)
     if found[name].objective != objective:
       raise SettingsError(
         f'--{name}={getattr(settings, name)} must have '
@@ -248,10 +269,17 @@ def _read_flagfile(
   path = getattr(settings, name)
   if not path:
     return settings_type()
-  try:
+  with _naming(f'--{name}={path}'):
     return from_flagfile(settings_type, path)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+  """An error of a flag file names the file."""
+  try:
+    yield
   except (flags.Error, SettingsError) as error:
-    raise SettingsError(f'--{name}={path}: {error}') from error
+    raise SettingsError(f'{path}: {error}') from error
 
 
 def make_all(grid: Grid, runs: Sequence[Pretraining | Cell]) -> None:
@@ -270,12 +298,6 @@ def make_all(grid: Grid, runs: Sequence[Pretraining | Cell]) -> None:
         flush=True,
       )
       forget_compiled()
-
-
-def forget_compiled() -> None:
-  """Frees what JAX keeps of a run: its programs, which are on disk as well."""
-  jax.clear_caches()
-  gc.collect()
 
 
 def time_left(

@@ -1,4 +1,10 @@
-"""Ranking by what training rows have: the popular, and what follows an item."""
+"""Ranking by what training rows have: the popular, and what follows an item.
+
+Counted are the positives of the training rows; and what their users did before,
+each history once, where validation says that this helps. It does for a Markov
+chain, which then sees every step of a sequence and not its last one alone; the
+popular of years ago may not be those of now. No history goes on to a positive.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -6,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data import UserArrays, UserData, Vocabulary
+from adaptssr_jax.data.groups import group_rows
+from experiments.tasks import KINDS
 
 # Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
 _ROWS = 256
@@ -15,31 +23,49 @@ _ROWS = 256
 def rank_by_counts(
   data: UserData, *, last_item: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Ranks by how often training rows have a target, or have it after an item.
+  """Ranks by how often a target is met in training, or met after an item.
+
+  Where no count after the item tells two targets apart, how often they are met
+  at all does.
 
   Args:
     data: a ranking task.
     last_item: whether the counts are those after a row's last item.
 
   Returns:
-    Nothing that was chosen, and the ranks of validation and test [rows].
+    Whether histories are counted too, as validation chose, and the ranks of
+    validation and test [rows].
   """
-  train, targets = data.splits['train'], len(data.vocabulary.labels)
-  positives = np.concatenate(
-    [_targets(train, rows)[:, 0] for rows in _blocks(train)]
+  kind, best = KINDS[data.kind], None
+  for histories in (False, True):
+    score = _score_of(data, last_item=last_item, histories=histories)
+    ranks = {
+      name: ranks_of(data.splits[name], score)
+      for name in ('validation', 'test')
+    }
+    values = kind.measure(ranks['validation'], data.splits['validation'].label)
+    value = values[kind.select_by[0]]
+    # Among equals the first, which is the simplest.
+    if best is None or value > best[0]:
+      best = value, {'histories': histories}, ranks
+  _, chosen, ranks = best
+  return chosen, ranks
+
+
+def _score_of(
+  data: UserData, *, last_item: bool, histories: bool
+) -> Callable[[UserArrays, np.ndarray], np.ndarray]:
+  """The counts as (users, rows) -> [rows, targets]."""
+  befores, afters = _steps(data, histories)
+  shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
+  popularity = np.bincount(afters, minlength=shape[1]).astype(float)
+  if not last_item:
+    return functools.partial(_score_popular, popularity=popularity)
+  return functools.partial(
+    _score_after,
+    popularity=popularity,
+    transitions=_count_pairs(befores, afters, shape),
   )
-  counts = np.bincount(positives, minlength=targets).astype(float)
-  if last_item:
-    score = functools.partial(
-      _score_after,
-      popularity=counts,
-      transitions=_transitions(train, positives, data),
-    )
-  else:
-    score = functools.partial(_score_popular, popularity=counts)
-  return {}, {
-    name: ranks_of(data.splits[name], score) for name in ('validation', 'test')
-  }
 
 
 def _targets(users: UserArrays, rows: np.ndarray) -> np.ndarray:
@@ -53,20 +79,49 @@ def _blocks(users: UserArrays) -> Iterator[np.ndarray]:
     yield np.arange(start, min(start + _ROWS, len(users.items)))
 
 
+def _positives(users: UserArrays, rows: np.ndarray) -> np.ndarray:
+  """The positive of each row, [rows]."""
+  skip = users.targets.lengths_of(rows) - 1
+  return users.targets.padded(rows, 1, skip=skip)[:, 0]
+
+
 def _last_items(users: UserArrays, rows: np.ndarray) -> np.ndarray:
   return users.items.padded(rows, 1)[:, 0]
 
 
-def _transitions(
-  users: UserArrays, positives: np.ndarray, data: UserData
+def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
+  """All steps of the training rows from an item to a target, [steps] each.
+
+  From the last item of a row to its positive; and from each item of a history
+  to the next, where that is a target. The first item has none before it: 0.
+  """
+  train, target_of = data.splits['train'], _target_of_items(data.vocabulary)
+  rows = np.arange(len(train.items))
+  befores, afters = [_last_items(train, rows)], [_positives(train, rows)]
+  grouped = group_rows(train)
+  for some in _blocks(grouped) if histories else ():
+    items = grouped.items.padded(some, grouped.items.longest)
+    before = np.pad(items[:, :-1], ((0, 0), (1, 0)))
+    after = target_of[items]
+    befores.append(before[after >= 0])
+    afters.append(after[after >= 0])
+  return np.concatenate(befores), np.concatenate(afters)
+
+
+def _target_of_items(vocabulary: Vocabulary) -> np.ndarray:
+  """The target that is item i, -1 where it is none, [items + 1]."""
+  number = {name: place for place, name in enumerate(vocabulary.labels)}
+  return np.array([-1, *(number.get(name, -1) for name in vocabulary.items)])
+
+
+def _count_pairs(
+  befores: np.ndarray, afters: np.ndarray, shape: tuple[int, int]
 ) -> Any:
-  """How often a row whose last item is i has target t, [items + 1, targets]."""
+  """How often target t follows item i, sparse [items + 1, targets]."""
   from scipy import sparse
 
-  last = _last_items(users, np.arange(len(users.items)))
-  shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
-  ones = np.ones(len(last))
-  return sparse.csr_matrix((ones, (last, positives)), shape)
+  # Equal pairs add up.
+  return sparse.csr_matrix((np.ones(len(afters)), (befores, afters)), shape)
 
 
 def _score_popular(

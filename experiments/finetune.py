@@ -33,9 +33,13 @@ from experiments.tasks import (
   predict_users,
   select_by,
 )
-from experiments.workdir import open_workdir, write_dataset, write_whole
+from experiments.workdir import (
+  RESULT,
+  open_workdir,
+  write_dataset,
+  write_whole,
+)
 
-RESULT = 'result.json'
 PREDICTIONS = 'predictions.npz'
 
 

@@ -12,6 +12,7 @@ from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.train import AXIS, pmap_step, replicate
 from experiments.finetune_settings import FinetuneSettings
 from experiments.logs import MetricsLog
+from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
 from experiments.tasks import KINDS, goodness, predict_users, select_by
 
@@ -100,26 +101,20 @@ def fit_regression(
   strength: float,
 ) -> Any:
   """Features of mean 0 and variance 1, then a regression: scikit-learn's."""
-  try:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-  except ImportError as error:
-    raise SettingsError(
-      '--mode=probe needs scikit-learn: pip install adaptssr_jax[probe]'
-    ) from error
+  learn = scikit_learn('--mode=probe')
   if len(np.unique(label)) < 2:
     raise SettingsError(
       f'--train_users={settings.train_users}: all {len(label)} rows are of one '
       'class, and --mode=probe needs two; take more'
     )
   weight = {1: settings.positive_weight}
-  regression = LogisticRegression(
+  regression = learn.linear_model.LogisticRegression(
     C=strength,
     max_iter=1000,
     class_weight=None if settings.positive_weight == 1 else weight,
   )
-  return make_pipeline(StandardScaler(), regression).fit(vectors, label)
+  scaler = learn.preprocessing.StandardScaler()
+  return learn.pipeline.make_pipeline(scaler, regression).fit(vectors, label)
 
 
 def regression_outputs(

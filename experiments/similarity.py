@@ -18,24 +18,24 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from adaptssr_jax import augment
 from adaptssr_jax.checkpoint import restore_description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import pmap_step, replicate
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
+from experiments.objectives import make_augmentations
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings, EncoderSettings
 from experiments.similarity_picture import draw_similarities
 from experiments.similarity_views import similarity_step, with_other_users
-from experiments.workdir import open_workdir, write_whole
+from experiments.workdir import differing_flags, open_workdir, write_whole
 
 _NUMBERS = 'similarity.json'
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -50,7 +50,9 @@ class SimilaritySettings(DataSettings):
     (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
   )
   names: tuple[str, ...] = flag(
-    (), 'What to call each of --checkpoints [the name of its folder].'
+    (),
+    'What to call each of --checkpoints [the name of its folder, and of that '
+    'above where two are the same].',
   )
   workdir: str = flag(
     'runs/similarity', 'Folder of the numbers and the picture.', same_run=False
@@ -127,9 +129,7 @@ def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
   sources = settings.checkpoints
   if not sources:
     raise SettingsError('--checkpoints=DIR[,DIR] is needed: workdirs of runs')
-  names = settings.names or tuple(
-    pathlib.Path(source).name for source in sources
-  )
+  names = settings.names or default_names(sources)
   if len(names) != len(sources):
     raise SettingsError(
       f'--names has {len(names)}, --checkpoints has {len(sources)}: give one '
@@ -140,6 +140,22 @@ def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
       f'--names={",".join(names)}: two checkpoints have the same name; give '
       'each one of its own'
     )
+  return names
+
+
+def default_names(sources: Sequence[str]) -> tuple[str, ...]:
+  """The last parts of the paths, as many as tell them apart.
+
+  Example:
+    >>> default_names(['runs/a', 'runs/b'])
+    ('a', 'b')
+    >>> default_names(['runs/a/seed_0', 'runs/b/seed_0'])
+    ('a/seed_0', 'b/seed_0')
+  """
+  names = tuple(pathlib.Path(source).name for source in sources)
+  if len(set(names)) < len(names):
+    paths = map(pathlib.Path, sources)
+    names = tuple(f'{path.parent.name}/{path.name}' for path in paths)
   return names
 
 
@@ -155,14 +171,12 @@ def refuse_other_settings(settings: SimilaritySettings) -> None:
   path = pathlib.Path(settings.workdir) / _NUMBERS
   if not path.exists():
     return
-  before, now = json.loads(path.read_text())['flags'], flags_that_bind(settings)
-  names = sorted(
-    name for name in before | now if before.get(name) != now.get(name)
-  )
-  if names:
+  before = json.loads(path.read_text())['flags']
+  differing = differing_flags(before, flags_that_bind(settings))
+  if differing:
     raise SettingsError(
       f'--workdir={settings.workdir} holds similarities of other settings: '
-      f'--{", --".join(names)} differ. Choose another folder'
+      f'{differing}. Choose another folder'
     )
 
 
@@ -182,7 +196,7 @@ def measure(
     init_key,
     source=source,
   )
-  augmentations = make_augmentations(settings, encoder)
+  augmentations = make_augmentations(settings, encoder.mask_id)
   step = pmap_step(
     functools.partial(
       similarity_step,
@@ -207,19 +221,6 @@ def measure(
   return {
     kind: np.clip(column, -1, 1)
     for kind, column in zip(kinds, columns, strict=True)
-  }
-
-
-def make_augmentations(
-  settings: SimilaritySettings, encoder: UserEncoder
-) -> dict[str, augment.Augmentation]:
-  """The augmentations of the flags, (key, items) -> items, by name."""
-  return {
-    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
-    'mask': functools.partial(
-      augment.mask, ratio=settings.mask_ratio, mask_id=encoder.mask_id
-    ),
-    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
   }
 
 

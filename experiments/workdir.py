@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Collection, Mapping
 
 from adaptssr_jax.data import UserData
 from experiments.settings import SettingsError
@@ -9,6 +10,7 @@ from experiments.shared_settings import RunSettings
 
 _FLAGS = 'flags.txt'
 METRICS = 'metrics.jsonl'
+RESULT = 'result.json'
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
@@ -52,19 +54,32 @@ def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
   )
   now = settings.flag_values()
   free = settings.names_free_to_change()
-  names = sorted((before.keys() | now.keys()) - free)
-  differing = [
-    f'--{name} was {before.get(name, "not given")}, '
-    f'is {now.get(name, "not given")}'
-    for name in names
-    if before.get(name) != now.get(name)
-  ]
+  differing = differing_flags(before, now, free)
   if differing:
     raise SettingsError(
       f'--workdir={settings.workdir} holds a run with other settings: '
-      f'{"; ".join(differing)}. Choose another folder, or give it the settings '
+      f'{differing}. Choose another folder, or give it the settings '
       f'of {saved}'
     )
+
+
+def differing_flags(
+  before: Mapping[str, str],
+  now: Mapping[str, str],
+  free: Collection[str] = (),
+) -> str:
+  """The flags that changed, other than those that are free to.
+
+  Example:
+    >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
+    '--seed was 3, is not given'
+  """
+  return '; '.join(
+    f'--{name} was {before.get(name, "not given")}, '
+    f'is {now.get(name, "not given")}'
+    for name in sorted((before.keys() | now.keys()) - set(free))
+    if before.get(name) != now.get(name)
+  )
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -97,7 +112,9 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
 
 
 def _has_trained(folder: pathlib.Path) -> bool:
-  """A run that failed before it logged or saved binds nobody to anything."""
+  """A run that failed before it left anything binds nobody to anything."""
+  if (folder / RESULT).exists():
+    return True
   metrics, checkpoints = folder / METRICS, folder / 'checkpoints'
   logged = metrics.exists() and metrics.stat().st_size > 0
   return logged or (checkpoints.is_dir() and any(checkpoints.iterdir()))

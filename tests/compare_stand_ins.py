@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import Interruption
 
 from adaptssr_jax.data import resplit
+from experiments import compare
 from experiments.compare import CompareSettings
 from experiments.comparison import runs
 from experiments.datasets import open_data
@@ -25,6 +26,8 @@ class StandIns:
     self.die_at = None
     monkeypatch.setattr(runs.pretrain, 'main', self.pretrain)
     monkeypatch.setattr(runs.finetune, 'main', self.finetune)
+    # Nothing of theirs is compiled, and to look for it takes seconds.
+    monkeypatch.setattr(compare, 'forget_compiled', lambda: None)
 
   def pretrain(self, settings):
     folder = self._start(settings)
@@ -71,7 +74,7 @@ def flag_files(folder, *, learning_rate=0.001):
   texts = {
     'warm_start': f'{shape}--objective=masked_items\n',
     'pretrain': f'--learning_rate={learning_rate}\n',
-    'classification': '--num_epochs=2\n',
+    'classification': '--num_epochs=2\n--patience=3\n',
   }
   paths = {name: folder / f'{name}.flags' for name in texts}
   for name, text in texts.items():

@@ -1,6 +1,8 @@
 """Baselines: bags against scikit-learn by hand, counts against brute force."""
 
+import collections
 import json
+import math
 
 import numpy as np
 import pytest
@@ -37,16 +39,24 @@ def labelled(classes=3, kind='classification', sizes=(60, 30, 25)):
   return UserData('made', splits, Vocabulary(range(9), names), kind)
 
 
-def ranked(sizes=(80, 30, 40), targets=12):
-  rng = np.random.default_rng(1)
+def ranked(sizes=(80, 30, 40), targets=12, *, seed=1):
+  """Rankings in which every other row has the history of the one before."""
+  rng = np.random.default_rng(seed)
   splits = {}
   for name, size in zip(('train', 'validation', 'test'), sizes, strict=True):
-    items = rows_of(rng, size)
+    half = np.arange(size) // 2
     chosen = [
       rng.choice(targets, rng.integers(1, 5), replace=False)
       for _ in range(size)
     ]
-    splits[name] = UserArrays(None, items, targets=Ragged.from_rows(chosen))
+    for row in range(1, size, 2):
+      # Of one user all rows have the same positives, each its own first.
+      chosen[row] = np.roll(chosen[row - 1], 1)
+    splits[name] = UserArrays(
+      Ragged.from_rows(list(half[:, None]), np.uint8),
+      rows_of(rng, size).take(half),
+      targets=Ragged.from_rows(chosen),
+    )
   return UserData(
     'made', splits, Vocabulary(range(9), range(targets)), 'ranking'
   )
@@ -120,34 +130,65 @@ def test_labels_of_one_class_teach_nothing(classes, kind):
     assert outputs['test'].tolist() == [[-np.inf, 0, -np.inf]] * 25
 
 
+def counts_by_hand(data, histories):
+  """How often targets are met after an item, and at all."""
+  train = data.splits['train']
+  steps = [
+    (train.items[row][-1], train.targets[row][0])
+    for row in range(len(train.items))
+  ]
+  seen = {
+    (train.user_id[row].tobytes(), tuple(train.items[row]))
+    for row in range(len(train.items))
+  }
+  for _, items in seen if histories else ():
+    before = (None, *items[:-1])
+    # Item i is target i - 1.
+    steps += [(i, j - 1) for i, j in zip(before, items, strict=True)]
+  return collections.Counter(steps), collections.Counter(j for _, j in steps)
+
+
+def ranks_by_hand(data, name, last_item, histories):
+  after, popular = counts_by_hand(data, histories)
+  users, ranks = data.splits[name], []
+  for row in range(len(users.items)):
+    last, (own, *others) = users.items[row][-1], users.targets[row]
+    scores = {
+      target: (after[last, target] * last_item, popular[target])
+      for target in range(12)
+      if target not in others
+    }
+    above = sum(score > scores[own] for score in scores.values())
+    equal = sum(score == scores[own] for score in scores.values()) - 1
+    ranks.append(1 + above + equal / 2)
+  return ranks
+
+
+def ndcg_by_hand(ranks):
+  return sum(1 / math.log2(rank + 1) for rank in ranks if rank <= 10)
+
+
 @pytest.mark.parametrize('last_item', [False, True])
 def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
   # Blocks of rows that do not divide the split.
   monkeypatch.setattr(count_ranking, '_ROWS', 7)
-  data = ranked()
-  train = data.splits['train']
-  popular, after = [0] * 12, {}
-  for row in range(len(train.items)):
-    positive = train.targets[row][0]
-    popular[positive] += 1
-    key = train.items[row][-1], positive
-    after[key] = after.get(key, 0) + 1
-  _, found = count_ranking.rank_by_counts(data, last_item=last_item)
-  ties = 0
-  for name in ('validation', 'test'):
-    users = data.splits[name]
-    for row, rank in enumerate(found[name]):
-      last, (own, *others) = users.items[row][-1], users.targets[row]
-      scores = {
-        target: (after.get((last, target), 0) * last_item, popular[target])
-        for target in range(12)
-        if target not in others
-      }
-      above = sum(score > scores[own] for score in scores.values())
-      equal = sum(score == scores[own] for score in scores.values()) - 1
-      ties += equal > 0
-      assert rank == 1 + above + equal / 2
-  assert ties > 5
+  choices = set()
+  for seed in range(6):
+    data = ranked(seed=seed)
+    chosen, found = count_ranking.rank_by_counts(data, last_item=last_item)
+    values = {
+      histories: ndcg_by_hand(
+        ranks_by_hand(data, 'validation', last_item, histories)
+      )
+      for histories in (False, True)
+    }
+    assert chosen == {'histories': values[True] > values[False]}
+    for name, ranks in found.items():
+      expected = ranks_by_hand(data, name, last_item, chosen['histories'])
+      assert ranks.tolist() == expected
+    choices.add(chosen['histories'])
+  # Or one of the two definitions was never seen.
+  assert choices == {False, True}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The comparison as a command, with runs that only pretend to train."""
 
+import json
+
+import jax
 import pytest
 from compare_stand_ins import SHAPE, changed, settings, settings_of, stand_ins
 from tiny_runs import ENCODER, ROOT, Interruption
@@ -7,6 +10,7 @@ from tiny_runs import ENCODER, ROOT, Interruption
 from experiments import compare
 from experiments.compare import CompareSettings
 from experiments.comparison import methods
+from experiments.comparison.compiled import forget_compiled
 from experiments.comparison.grid import Cell, Pretraining, plan
 from experiments.settings import from_flagfile
 
@@ -65,8 +69,9 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   made = {one.workdir.split('/compare/')[1]: one for one in stand_ins.settings}
   cell = made['cells/none/gender/share_0.5/split_3/seed_7']
   assert (cell.seed, cell.split_seed, cell.train_users) == (7, 3, 60)
-  # On half of the labels twice the two epochs of the file.
+  # On half of the labels twice the two epochs of the file, and its patience.
   assert (cell.task, cell.pretrained, cell.num_epochs) == ('gender', '', 4)
+  assert cell.patience == 6
   # The same encoder from a random start.
   assert cell.encoder_fields() == SHAPE
   cell = made['cells/adaptssr/gender/share_0.5/split_3/seed_7']
@@ -113,6 +118,11 @@ def test_interrupted_and_resumed_is_uninterrupted(
       compare.main(resumed)
   stand_ins.calls, stand_ins.die_at = [], None
   compare.main(resumed)
+  records = [
+    json.loads((ROOT / resumed.workdir / f'{one.name}.json').read_text())
+    for one in plan(compare.read_grid(resumed))
+  ]
+  assert sum(record['resumed'] for record in records) == 3
   assert len(stand_ins.calls) == len(whole) - 8 - 3 - 16
   assert results_of(resumed) == results_of(settings)
 
@@ -122,14 +132,14 @@ def test_seeds_and_splits_may_be_paired(stand_ins, settings):
     settings,
     methods=('none', 'last_item'),
     tasks=('click',),
-    seeds=('0', '1', '2'),
+    seeds=('0', '1', '2', '3'),
     crossed=False,
   )
   results = compare.main(paired)
   assert results['pretraining'] == []
   cells = [(one['split'], one['seed']) for one in results['cells']]
-  assert cells == [(0, 0), (2, 1), (0, 2), (0, None), (2, None)]
-  assert results['summary'][0]['methods']['none']['runs'] == 3
+  assert cells == [(0, 0), (2, 1), (0, 2), (2, 3), (0, None), (2, None)]
+  assert results['summary'][0]['methods']['none']['runs'] == 4
 
 
 def test_more_methods_may_be_added(stand_ins, settings):
@@ -155,12 +165,55 @@ def test_one_pre_training_may_serve_all_seeds(stand_ins, settings, tmp_path):
   assert 'Pre-trained with 1 of the 2 seeds.' in text
 
 
+def test_a_pre_training_that_collapsed_is_marked(stand_ins, settings):
+  settings = changed(settings, tasks=('gender',), splits=('0',))
+  compare.main(settings)
+  folder = ROOT / settings.workdir
+  text = (folder / 'results.md').read_text()
+  assert 'Masked items 40 to 45, AdaptSSR 40 to 45' in text
+  assert 'WARNING' not in text
+  names = ('step', 'loss', 'mean_cosine', 'effective_rank')
+  # Of seed 0 a state is sound, though its loss is not the least; of 5 none is.
+  for seed, rows in (
+    (0, [(1, 0.3, 0.2, 9.0), (2, 0.2, 0.99, 9.0)]),
+    (5, [(1, 0.1, 0.98, 9.0), (2, 0.2, 0.99, 9.0)]),
+  ):
+    lines = []
+    for step, *values in rows:
+      named = zip(names[1:], values, strict=True)
+      line = {f'validation_{name}': value for name, value in named}
+      lines.append(json.dumps({'step': step} | line))
+    path = folder / f'pretrain/adaptssr/seed_{seed}/metrics.jsonl'
+    path.write_text('\n'.join(lines))
+  results = compare.main(settings)
+  best = {
+    one['seed']: one['best']['step']
+    for one in results['pretraining']
+    if one['method'] == 'adaptssr'
+  }
+  # The last state is what a run leaves of which all have collapsed.
+  assert best == {0: 1, 5: 2}
+  text = (folder / 'results.md').read_text()
+  assert text.count('WARNING') == 1
+  assert '- WARNING: AdaptSSR, seed 5: all users are encoded alike' in text
+
+
+def test_what_is_compiled_is_forgotten():
+  double = jax.jit(lambda x: x * 2)
+  double(1.0)
+  assert double._cache_size() == 1
+  forget_compiled()
+  assert double._cache_size() == 0
+
+
 def test_the_time_left_is_that_of_runs_like_those_done():
   cell = Cell('none', 'age', 1.0, 0, 0)
   other = Cell('bag_of_items', 'age', 1.0, 0, None)
   seconds = {cell.alike: [2.0, 4.0], 'pretrain': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
   assert compare.time_left(seconds, left) == 3 + 10 + 6.5
+  # Where all that is done was resumed, nothing is known.
+  assert compare.time_left({}, left) == 0
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'ml100k', 'ml1m'])
@@ -170,13 +223,15 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   settings = from_flagfile(CompareSettings, path)
   chosen = methods.choose_methods(settings.methods)
   found = compare._read_pretraining(settings, chosen.values())
-  assert found['warm_start'].encoder_fields().get('max_length') == (
-    found['pretrain'].encoder_fields().get('max_length')
+  warm, own = (
+    found[stage].encoder_fields() for stage in ('warm_start', 'pretrain')
   )
+  # Given, so that it is the same after a warm start and without.
+  assert own.pop('dropout_rate') > 0
+  assert own.items() <= warm.items()
   for kind in methods.METRICS:
     tuned = compare._read_flagfile(compare.FinetuneSettings, settings, kind)
-    # What the comparison sets itself would be overwritten.
-    assert (tuned.pretrained, tuned.seed, tuned.train_users) == ('', 0, 0)
+    assert tuned.dataset == settings.dataset or not getattr(settings, kind)
 
 
 @pytest.mark.slow

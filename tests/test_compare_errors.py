@@ -1,5 +1,6 @@
 """A comparison refuses what it cannot do, and names the run and the flag."""
 
+import numpy as np
 import pytest
 from compare_stand_ins import (
   changed,
@@ -11,6 +12,7 @@ from compare_stand_ins import (
 
 from experiments import compare
 from experiments.comparison import runs
+from experiments.datasets import open_data
 from experiments.settings import SettingsError
 
 __all__ = ['settings', 'stand_ins']
@@ -28,7 +30,9 @@ def test_a_run_with_other_flags_is_refused(
 ):
   compare.main(settings)
   flag_files(tmp_path, learning_rate=learning_rate)
-  (tmp_path / 'classification.flags').write_text(f'--num_epochs={epochs}\n')
+  (tmp_path / 'classification.flags').write_text(
+    f'--num_epochs={epochs}\n--patience=3\n'
+  )
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
 
@@ -45,6 +49,61 @@ def test_a_cell_on_another_pre_training_is_refused(
   words = r'cells/adaptssr/gender.*pretrain/adaptssr/seed_0:learning_rate was'
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
+
+
+@pytest.mark.parametrize(
+  ('task', 'name'),
+  [('gender', 'cells/none/gender.*'), ('pretrain', 'pretrain/masked_items.*')],
+)
+def test_a_run_on_other_data_is_refused(
+  stand_ins, settings, monkeypatch, task, name
+):
+  settings = changed(settings, seeds=('0',), splits=('0',))
+  compare.main(settings)
+
+  def open_changed(settings, opened):
+    data = open_data(settings, opened)
+    return data._replace(name='changed') if opened == task else data
+
+  monkeypatch.setattr(compare, 'open_data', open_changed)
+  words = f'^{name} --dataset was synthetic_users/tiny_{task}/.*, is changed'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+def test_predictions_of_other_rows_are_refused(stand_ins, settings):
+  settings = changed(settings, methods=('none',), tasks=('gender',))
+  compare.main(settings)
+  path = f'{settings.workdir}/cells/none/gender/share_1/split_2/seed_5'
+  with np.load(f'{path}/predictions.npz') as found:
+    columns = dict(found)
+  columns['example_id'] = columns['example_id'][::-1]
+  np.savez(f'{path}/predictions.npz', **columns)
+  words = r'^cells/none/gender/share_1/split_2/seed_5 was tested on other rows'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'words'),
+  [
+    ('classification', '--kind=conversion', 'leave out --kind=conversion'),
+    ('classification', '--batch_size=3', '--batch_size: '),
+    (
+      'warm_start',
+      '--objective=masked_items\n--batch_size=3',
+      '--batch_size: ',
+    ),
+    ('pretrain', '--fusion=1.5', r'--fusion must be .* not 1.5'),
+  ],
+)
+def test_a_flag_file_is_refused_before_anything_is_made(
+  stand_ins, settings, tmp_path, name, text, words
+):
+  (tmp_path / f'{name}.flags').write_text(text)
+  with pytest.raises(SettingsError, match=f'^--{name}=.*{words}'):
+    compare.main(settings)
+  assert not stand_ins.calls
 
 
 def test_an_error_names_its_run(settings, monkeypatch):
@@ -70,6 +129,10 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ({'tasks': ('gendr',)}, r"did you mean 'tiny_gender'"),
     ({'tasks': ('pretrain',)}, r'--task=pretrain'),
     ({'tasks': ('conversion',), 'splits': ('1',)}, r'--splits: .* split 1 of'),
+    (
+      {'crossed': False, 'seeds': ('0', '1', '2')},
+      r'--crossed=false with 3 --seeds and 2 --splits',
+    ),
     ({'tasks': ()}, r'--tasks needs at least one task'),
     ({'pretrain': ''}, r'--pretrain=FLAGFILE is needed'),
     ({'warm_start': ''}, r'--warm_start=FLAGFILE is needed'),

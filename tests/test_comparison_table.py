@@ -90,6 +90,11 @@ def test_the_table_to_the_letter():
   )
 
 
+def test_the_best_is_that_of_the_rows_shown():
+  page = markdown(SUMMARY, {'none': 'None', 'ssr': 'AdaptSSR'})
+  assert '| AdaptSSR | **45.68 ± 0.10** | 14.20 |' in page
+
+
 def outcomes_of(folder, name, values, score):
   """Outcomes of {(split, seed): a column of each test row}."""
   found = []

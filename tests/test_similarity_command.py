@@ -20,6 +20,7 @@ from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import init_state
 from experiments import similarity, similarity_views
 from experiments.datasets import open_data
+from experiments.objectives import make_augmentations
 from experiments.settings import SettingsError, from_flagfile
 
 KINDS = ['dropout', 'crop', 'mask', 'reorder', 'other']
@@ -143,7 +144,7 @@ def own_vectors(settings, encoder, params, items, row, count):
   """The first vectors of one user: one at a time, without devices."""
   _, user_key, _ = jax.random.split(jax.random.key(settings.seed), 3)
   view_key, dropout_key = jax.random.split(jax.random.fold_in(user_key, row))
-  augmentations = similarity.make_augmentations(settings, encoder).values()
+  augmentations = make_augmentations(settings, encoder.mask_id).values()
   views = [items[row], items[row]] + [
     augmentation(key, items[row])
     for augmentation, key in zip(
@@ -282,6 +283,12 @@ def test_a_checkpoint_that_is_not_there_is_named_first(settings, tmp_path):
   assert not (tmp_path / 'figure').exists()
 
 
+def test_names_that_clash_have_the_folder_above():
+  folders = ('runs/a/seed_0', 'runs/b/seed_0')
+  settings = similarity.SimilaritySettings(checkpoints=folders)
+  assert similarity.names_of(settings) == ('a/seed_0', 'b/seed_0')
+
+
 def test_names_are_those_of_the_folders(settings):
   unnamed = dataclasses.replace(settings, names=())
   assert similarity.names_of(unnamed) == ('first', 'second')
@@ -289,7 +296,9 @@ def test_names_are_those_of_the_folders(settings):
 
 def test_other_things_in_the_folder_are_kept(settings, result, tmp_path):
   before = files(settings.workdir)
-  with pytest.raises(SettingsError, match='--mask_ratio, --seed differ'):
+  with pytest.raises(
+    SettingsError, match=r'--mask_ratio was .*; --seed was 3, is 4'
+  ):
     similarity.main(dataclasses.replace(settings, seed=4, mask_ratio=0.5))
   assert files(settings.workdir) == before
   (tmp_path / 'notes').write_text('mine')

@@ -140,3 +140,11 @@ def test_a_checkpoint_binds_to_settings_as_a_metric_does(begun):
   (begun / 'checkpoints' / '4').mkdir(parents=True)
   with pytest.raises(SettingsError, match='--seed was 3, is 4'):
     open_workdir(settings(begun, seed=4))
+
+
+def test_a_result_binds_to_settings_too(tmp_path):
+  """A baseline trains nothing, and leaves its result alone."""
+  folder = open_workdir(settings(tmp_path / 'run', seed=3))
+  (folder / 'result.json').write_text('{}')
+  with pytest.raises(SettingsError, match='--seed was 3, is 4'):
+    open_workdir(settings(folder, seed=4))

@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from experiments.objectives import AUGMENTATIONS
 from experiments.settings import SettingsError
 from experiments.tasks import KINDS
 
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {name: kind.select_by[0] for name, kind in KINDS.items()}
 LABELS = ('classification', 'conversion')
-AUGMENTATIONS = ('crop', 'mask', 'reorder')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison.methods import AUGMENTATIONS
 from experiments.comparison.table import Column, Summary
+from experiments.objectives import AUGMENTATIONS
 from experiments.pictures import (
   MissingPlotsError,
   Panel,

@@ -37,9 +37,9 @@ from experiments.comparison.table import (
   Summary,
   markdown,
 )
-from experiments.finetune import PREDICTIONS, RESULT
+from experiments.finetune import PREDICTIONS
 from experiments.settings import Settings, SettingsError
-from experiments.workdir import write_whole
+from experiments.workdir import RESULT, write_whole
 
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 

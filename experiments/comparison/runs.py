@@ -23,7 +23,7 @@ from experiments import baselines, finetune, pretrain
 from experiments.collapse import collapse_warning
 from experiments.comparison.grid import Cell, Grid, Pretraining
 from experiments.settings import Settings, SettingsError
-from experiments.workdir import METRICS, write_whole
+from experiments.workdir import METRICS, differing_flags, write_whole
 
 # On few labels an epoch is few updates: there are more epochs, up to so many
 # times as many.
@@ -212,15 +212,10 @@ def _flags_of_source(grid: Grid, run: Pretraining | Cell) -> dict[str, str]:
 def _refuse_other_flags(
   name: str, before: Mapping[str, str], now: Mapping[str, str]
 ) -> None:
-  differing = [
-    f'--{flag} was {before.get(flag, "not given")}, '
-    f'is {now.get(flag, "not given")}'
-    for flag in sorted(before.keys() | now.keys())
-    if before.get(flag) != now.get(flag)
-  ]
+  differing = differing_flags(before, now)
   if differing:
     raise SettingsError(
-      f'{name} was made with other flags: {"; ".join(differing)}. Choose '
+      f'{name} was made with other flags: {differing}. Choose '
       f'another --workdir, or delete {name} and {name}.json there'
     )
 

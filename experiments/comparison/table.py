@@ -67,29 +67,24 @@ def _means(
   head = ['Pre-train']
   for column in columns:
     head += [f'{column.task} {column.metric}', 'Impr']
-  # Of the rows of this table: a sweep has a table of its own.
-  bests = {
-    column: max(
-      (
-        summary[column][name]['mean']
-        for name in summary[column].keys() & titles.keys()
-      ),
-      default=None,
-    )
+  # The best of these rows: a sweep has a table of its own.
+  shown = {
+    column: {
+      name: found for name, found in summary[column].items() if name in titles
+    }
     for column in columns
   }
   rows = []
   for name, title in titles.items():
     row = [title]
     for column in columns:
-      found = summary[column]
-      row += _mean_and_improvement(found, name, best=bests[column])
+      row += _mean_and_improvement(shown[column], name)
     rows.append(row)
   return _table(head, rows)
 
 
 def _mean_and_improvement(
-  methods: Mapping[str, Mapping[str, Any]], name: str, *, best: float | None
+  methods: Mapping[str, Mapping[str, Any]], name: str
 ) -> list[str]:
   if name not in methods:
     return [DASH, DASH]
@@ -97,7 +92,7 @@ def _mean_and_improvement(
   text = f'{100 * values["mean"]:.2f}'
   if values['std'] is not None:
     text += f' ± {100 * values["std"]:.2f}'
-  if values['mean'] == best:
+  if values['mean'] == max(other['mean'] for other in methods.values()):
     text = f'**{text}**'
   if values['p'] is not None and values['p'] < LEVEL:
     text += f' {MARK}'
