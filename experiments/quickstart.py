@@ -1,4 +1,4 @@
-"""Pre-trains on made users in two stages, fine-tunes twice, and compares.
+"""Pre-trains on made users, fine-tunes twice, and compares.
 
   python -m experiments.quickstart
 
@@ -20,28 +20,23 @@ class QuickstartSettings(Settings):
   """The flags of the quickstart."""
 
   workdir: str = flag(
-    'runs/quickstart', 'Folder of the four runs; finished ones are reused.'
+    'runs/quickstart', 'Folder of the three runs; finished ones are reused.'
   )
   data_dir: str = flag('data', 'Folder of the prepared data sets.')
 
 
 def main(settings: QuickstartSettings) -> dict[str, dict]:
-  """Runs all four, prints the comparison, and returns both results."""
+  """Runs all three, prints the comparison, and returns both results."""
   folder = pathlib.Path(settings.workdir)
-  warm, pretrained = folder / 'masked_items', folder / 'pretrain'
-  for workdir, config, source in (
-    (warm, 'quickstart_masked_items.flags', ''),
-    (pretrained, 'quickstart.flags', str(warm)),
-  ):
-    pretrain.main(
-      from_flagfile(
-        pretrain.PretrainSettings,
-        _CONFIGS / config,
-        workdir=str(workdir),
-        data_dir=settings.data_dir,
-        init_from=source,
-      )
+  pretrained = folder / 'pretrain'
+  pretrain.main(
+    from_flagfile(
+      pretrain.PretrainSettings,
+      _CONFIGS / 'quickstart.flags',
+      workdir=str(pretrained),
+      data_dir=settings.data_dir,
     )
+  )
   results = {
     start: finetune.main(
       from_flagfile(
