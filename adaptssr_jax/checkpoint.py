@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -98,11 +99,15 @@ class Checkpoints:
     Args:
       state: what to save, named by its step.
       description: what to say of it.
-      score: of the model on validation data, larger is better.
+      score: of the model on validation data, larger is better; one that is
+        not finite is none.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    # Nothing compares with nan, which could pass for the best.
+    if score is not None and not math.isfinite(score):
+      score = None
     self._manager.save(
       step,
       args=ocp.args.Composite(

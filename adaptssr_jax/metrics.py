@@ -47,7 +47,8 @@ def roc_auc(
     where: `[batch]`, False leaves an example out.
 
   Returns:
-    A number in 0..1; nan, as in scikit-learn, if a class has no example.
+    A number in 0..1; nan, as in scikit-learn, if a class has no example, and
+    if a score that counts is nan.
 
   Example:
     >>> roc_auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])).item()
@@ -66,7 +67,9 @@ def roc_auc(
   below = jnp.searchsorted(ladder, scores, side='left')
   # A score of inf would count the left-out examples, which sit at inf.
   up_to = jnp.minimum(jnp.searchsorted(ladder, scores, side='right'), count)
-  return jnp.mean((below + up_to) / (2 * count), where=positive)
+  area = jnp.mean((below + up_to) / (2 * count), where=positive)
+  # Sorting would put it first, as the highest score of all.
+  return jnp.where(jnp.any(valid & jnp.isnan(scores)), jnp.nan, area)
 
 
 def macro_f1(

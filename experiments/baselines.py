@@ -18,7 +18,7 @@ from experiments.datasets import open_data
 from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings
-from experiments.tasks import KINDS
+from experiments.tasks import measured
 from experiments.workdir import RESULT, open_workdir, write_whole
 
 
@@ -66,11 +66,12 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
     chosen, outputs = classify_bags(data, settings.max_length)
   result = {'task': settings.task, 'method': settings.method} | chosen
   result |= {
-    name: KINDS[data.kind].measure(values, data.splits[name].label)
-    for name, values in outputs.items()
+    name: measured(values, data, name) for name, values in outputs.items()
   }
   write_predictions(folder, outputs['test'], data)
-  write_whole(folder / RESULT, json.dumps(result, indent=2) + '\n')
+  write_whole(
+    folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + '\n'
+  )
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
   print(f'{settings.method}, {settings.task}: {", ".join(scores)}', flush=True)
   return result

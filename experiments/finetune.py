@@ -30,6 +30,7 @@ from experiments.tasks import (
   examples_of,
   goodness,
   make_model,
+  measured,
   predict_users,
   select_by,
 )
@@ -53,23 +54,36 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
     return json.loads((folder / RESULT).read_text())
   data = open_task(settings)
   write_dataset(folder, data)
+  event = event_of(settings, data)
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
   if settings.mode == 'probe':
-    found, outputs = probe(
+    best, outputs = probe(
       settings, folder, data, model['encoder'], params['encoder']
     )
   else:
-    found, outputs = tune(settings, folder, data, model, params, train_key)
-  result = {'task': settings.task, 'pretrained': settings.pretrained} | found
+    best, outputs = tune(settings, folder, data, model, params, train_key)
+  result = {'task': settings.task, 'pretrained': settings.pretrained}
+  result |= event | best
   result |= {
-    name: KINDS[data.kind].measure(values, data.splits[name].label)
-    for name, values in outputs.items()
+    name: measured(values, data, name) for name, values in outputs.items()
   }
   write_predictions(folder, outputs['test'], data)
-  write_whole(folder / RESULT, json.dumps(result, indent=2) + '\n')
+  text = json.dumps(result, indent=2, allow_nan=False)
+  write_whole(folder / RESULT, text + '\n')
   print_result(result)
   return result
+
+
+def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
+  """Prints what event a conversion looks for, and names it."""
+  if data.kind != 'conversion':
+    return {}
+  event = data.vocabulary.labels[1]
+  label = data.splits['train'].first(settings.train_users).label
+  share = 100 * label.mean()
+  print(f'event: {event} ({share:.3g} % of the training rows)', flush=True)
+  return {'event': event}
 
 
 def open_task(settings: FinetuneSettings) -> UserData:
@@ -198,9 +212,20 @@ def validate(
   predict: Callable,
   kind: Kind,
   metric: str,
-) -> tuple[dict[str, float], float]:
-  """The metrics on the validation users, and the score that selects."""
-  values = kind.measure(predict(state.params, users=users), users.label)
+) -> tuple[dict[str, float], float | None]:
+  """The metrics on the validation users, and the score that selects.
+
+  None of either where the model puts out what is no number.
+  """
+  outputs = predict(state.params, users=users)
+  if not np.isfinite(outputs).all():
+    print(
+      f'WARNING: at step {int(state.step):,} the model puts out nan or '
+      'infinity, and is not validated: take a smaller --learning_rate',
+      flush=True,
+    )
+    return {}, None
+  values = kind.measure(outputs, users.label)
   named = {f'validation_{name}': value for name, value in values.items()}
   return named, goodness(values, metric)
 
@@ -230,7 +255,8 @@ def print_result(result: dict[str, Any]) -> None:
   print(f'{result["task"]} from {start}, {best}:')
   for split in ('validation', 'test'):
     values = ', '.join(
-      f'{name} {value:.4f}' for name, value in result[split].items()
+      f'{name} {"none" if value is None else format(value, ".4f")}'
+      for name, value in result[split].items()
     )
     print(f'  {split:<10}  {values}', flush=True)
 

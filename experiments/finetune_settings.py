@@ -36,8 +36,17 @@ class FinetuneSettings(RunSettings, EncoderSettings):
   num_steps: int = flag(
     0, 'Updates, instead of --num_epochs; 0: use that.', low=0
   )
+  patience: int = flag(
+    0,
+    'Epochs without a better validation score after which the run stops; 0: '
+    'it never does.',
+    low=0,
+  )
   batch_size: int | None = flag(
-    None, 'Users of a batch, over all devices [click 512, else 128].', low=1
+    None,
+    'Users of a batch, over all devices; in a ranking, each with all of their '
+    'positives [click 512, else 128].',
+    low=1,
   )
   learning_rate: float | None = flag(
     None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptssr_jax.data import UserData
+from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.train import AXIS, pmap_step, replicate
@@ -14,7 +14,13 @@ from experiments.finetune_settings import FinetuneSettings
 from experiments.logs import MetricsLog
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
-from experiments.tasks import KINDS, goodness, predict_users, select_by
+from experiments.tasks import (
+  KINDS,
+  examples_of,
+  goodness,
+  predict_users,
+  select_by,
+)
 
 # Inverse strengths of the penalty, of which validation chooses.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -44,9 +50,10 @@ def probe(
       class.
   """
   kind, metric = KINDS[data.kind], select_by(settings, data)
-  vectors = encode_splits(settings, data, encoder, params)
-  label = {name: split.label for name, split in data.splits.items()}
-  label['train'] = label['train'][: len(vectors['train'])]
+  splits = examples_of(settings, data)
+  label = {name: split.label for name, split in splits.items()}
+  check_classes(label['train'], settings)
+  vectors = encode_splits(settings, splits, encoder, params)
   log = MetricsLog(folder, resume_at=0)
   best = None
   for number, strength in enumerate(STRENGTHS, 1):
@@ -68,9 +75,22 @@ def probe(
   return {'best_step': 0, 'C': strength}, outputs
 
 
+def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
+  """Raises `SettingsError` where there is nothing that could be fitted."""
+  scikit_learn('--mode=probe')
+  if len(np.unique(label)) > 1:
+    return
+  few = settings.train_users
+  raise SettingsError(
+    f'--mode=probe needs training rows of two classes; all {len(label):,} are '
+    'of one: '
+    + (f'take more than --train_users={few}' if few else 'take --mode=frozen')
+  )
+
+
 def encode_splits(
   settings: FinetuneSettings,
-  data: UserData,
+  splits: dict[str, UserArrays],
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> dict[str, np.ndarray]:
@@ -79,9 +99,6 @@ def encode_splits(
     functools.partial(encode_users, encoder=encoder, axis_name=AXIS)
   )
   params = replicate({'encoder': params})
-  splits = data.splits | {
-    'train': data.splits['train'].first(settings.train_users)
-  }
   return {
     name: predict_users(
       params,
@@ -102,11 +119,6 @@ def fit_regression(
 ) -> Any:
   """Features of mean 0 and variance 1, then a regression: scikit-learn's."""
   learn = scikit_learn('--mode=probe')
-  if len(np.unique(label)) < 2:
-    raise SettingsError(
-      f'--train_users={settings.train_users}: all {len(label)} rows are of one '
-      'class, and --mode=probe needs two; take more'
-    )
   weight = {1: settings.positive_weight}
   regression = learn.linear_model.LogisticRegression(
     C=strength,

@@ -23,7 +23,6 @@ def scikit_learn(what: str) -> Any:
     import sklearn.preprocessing
   except ImportError as error:
     raise SettingsError(
-      f'{what} needs scikit-learn: pip install adaptssr_jax[probe], or leave '
-      'it out'
+      f"{what} needs scikit-learn: pip install '.[probe]'"
     ) from error
   return sklearn

@@ -153,6 +153,22 @@ def select_by(settings: FinetuneSettings, data: UserData) -> str:
   return settings.select_by or KINDS[data.kind].select_by[0]
 
 
+def measured(
+  outputs: np.ndarray, data: UserData, split: str
+) -> dict[str, float | None]:
+  """The metrics of a split; None where there is no such number.
+
+  There is none of a model that puts out nan, though it may seem to be right
+  about some users.
+  """
+  values = KINDS[data.kind].measure(outputs, data.splits[split].label)
+  broken = np.isnan(outputs).any()
+  return {
+    name: None if broken or not np.isfinite(value) else value
+    for name, value in values.items()
+  }
+
+
 def goodness(values: dict[str, float], metric: str) -> float:
   """What the metric says, as a number that is better if it is higher."""
   return -values[metric] if metric == 'log_loss' else values[metric]
@@ -161,6 +177,12 @@ def goodness(values: dict[str, float], metric: str) -> float:
 def check_task(settings: FinetuneSettings, data: UserData) -> None:
   """Raises `SettingsError` where the task cannot be fine-tuned or selected."""
   task, labels = settings.task, data.vocabulary.labels
+  rows = len(data.splits['train'].items)
+  if settings.train_users > rows:
+    raise SettingsError(
+      f'--train_users={settings.train_users} is more than the {rows} training '
+      f'rows of {task}: take at most {rows}, or 0 for all'
+    )
   if len(labels) < 2:
     raise SettingsError(
       f'--task={task} has but one class or target, {labels[0]}: there is '
@@ -179,6 +201,10 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--mode=probe needs classes, and {task} is a ranking task: take '
       '--mode=frozen'
     )
+  _check_select_by(settings, data)
+
+
+def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
   metric = select_by(settings, data)
   if metric not in KINDS[data.kind].select_by:
     raise SettingsError(
@@ -190,14 +216,22 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
 
 
 def _check_auc(settings: FinetuneSettings, data: UserData) -> None:
+  other = 'log_loss' if data.kind == 'conversion' else 'accuracy'
   classes = len(data.vocabulary.labels)
-  validated = len(np.unique(data.splits['validation'].label))
-  if (classes, validated) != (2, 2):
+  if classes != 2:
     raise SettingsError(
-      f'--select_by=auc needs 2 classes; {settings.task} has {classes}, and '
-      f'{validated} among its validation users: select by '
-      f'{KINDS[data.kind].select_by[-1 if data.kind == "conversion" else 0]}'
+      f'--select_by=auc needs 2 classes; {settings.task} has {classes}: take '
+      f'--select_by={other}'
     )
+  for name in ('validation', 'test'):
+    label = data.splits[name].label
+    if len(np.unique(label)) < 2:
+      raise SettingsError(
+        f'--select_by=auc needs both classes of {settings.task} in every '
+        f'split; all {len(label):,} {name} rows are '
+        f'{data.vocabulary.labels[label[0]]}: take --select_by={other}, or '
+        'another --split_seed'
+      )
 
 
 def examples_of(

@@ -38,7 +38,7 @@ LAYERS = [
 COMMAND_LAYERS = [
   {'memory', 'similarity_views'},
   {'settings'},
-  {'shared_settings'},
+  {'shared_settings', 'scikit_learn'},
   {'workdir', 'datasets', 'encoders', 'pictures'},
   {
     'finetune_settings',

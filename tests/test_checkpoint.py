@@ -121,6 +121,15 @@ def test_the_best_is_kept_the_first_of_equals(
   assert_same_bits(params, states[best - 1].params['encoder'])
 
 
+@pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path, state, broken):
+  states = [at(state, step, step) for step in (1, 2, 3, 4)]
+  save(tmp_path, *states, keep=1, scores=[broken, 0.2, 0.1, broken])
+  assert saved_steps(tmp_path) == [2, 4]
+  _, params, _ = restore_encoder(tmp_path)
+  assert_same_bits(params, states[1].params['encoder'])
+
+
 def test_the_best_may_be_the_one_still_being_saved(tmp_path, state):
   # Large enough that saving takes longer than asking.
   large = {'encoder': state.params['encoder'], 'head': jnp.ones(4_000_000)}
@@ -258,10 +267,13 @@ def test_a_checkpoint_that_misses_a_part(copied, item):
 def test_a_truncated_score(tmp_path, state):
   save(tmp_path, at(state, 1), at(state, 2), scores=[0.1, 0.2])
   damage_files(tmp_path / 'checkpoints' / '2' / 'metrics', 0.5)
-  with pytest.raises(CheckpointError, match='checkpoints'):
+  with pytest.raises(CheckpointError, match='checkpoints/2: damaged'):
     restore_encoder(tmp_path)
-  with pytest.raises(CheckpointError, match='checkpoints'):
+  with pytest.raises(CheckpointError, match='checkpoints/2: damaged'):
     Checkpoints(tmp_path, keep=1)
+  # The advice of the message helps.
+  shutil.rmtree(tmp_path / 'checkpoints' / '2')
+  assert_same_bits(restore(tmp_path, state), at(state, 1))
 
 
 @pytest.mark.parametrize('item', ['params', 'opt_state'])

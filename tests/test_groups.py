@@ -56,6 +56,9 @@ MIXED = [
   ('c', [], [1]),
   ('ab', [1, 2], [1]),
   ('c', [], [1]),
+  ('b', [1, 2], [9, 7]),  # the row before of this user has other targets
+  ('a', [1, 2], [4, 6, 4]),
+  ('a', [1, 2], [3, 6, 5]),
 ]
 
 
@@ -94,11 +97,12 @@ def test_many_rows_in_blocks_and_views(monkeypatch, block):
 
 
 def test_fingerprints_that_hit_by_chance_join_no_rows(monkeypatch):
-  monkeypatch.setattr(
-    groups,
-    '_fingerprints',
-    lambda column, rows, seed: np.zeros(len(rows), np.int64),
-  )
+  for name in ('_fingerprints', '_set_fingerprints'):
+    monkeypatch.setattr(
+      groups,
+      name,
+      lambda column, rows, seed=0: np.zeros(len(rows), np.int64),
+    )
   grouped = group_rows(split_of(MIXED))
   for own, items, targets in zip(
     lists(grouped.rows),
@@ -142,6 +146,6 @@ def test_outputs_are_put_back_in_the_order_of_the_rows():
 def test_the_first_examples_keep_their_rows():
   grouped = group_rows(split_of(MIXED))
   first = grouped.first(2)
-  assert lists(first.rows) == [[0, 2], [1, 4]]
-  assert lists(first.positives) == [[7, 9], [5, 6]]
+  assert lists(first.rows) == [[0, 2, 11], [1, 4, 13]]
+  assert lists(first.positives) == [[7, 9, 9], [5, 6, 3]]
   assert len(first.items) == len(first.targets) == 2

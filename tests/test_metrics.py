@@ -58,6 +58,15 @@ def test_roc_auc_of_extreme_scores():
   assert roc_auc_jit(scores, labels, where=where) == 0.375
 
 
+@pytest.mark.parametrize('broken', [[0], [1], [0, 1, 2, 3]])
+def test_roc_auc_of_a_score_that_is_nan_is_nan(broken):
+  scores = np.array([0.1, 0.4, 0.35, 0.8], np.float32)
+  labels = np.array([0, 0, 1, 1])
+  assert roc_auc_jit(scores, labels) == 0.75
+  scores[broken] = np.nan
+  assert jnp.isnan(roc_auc_jit(scores, labels))
+
+
 def test_roc_auc_of_many_equals_sklearn():
   rng = np.random.default_rng(2)
   labels = rng.integers(2, size=100_000)

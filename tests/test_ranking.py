@@ -150,6 +150,50 @@ def test_ranks_are_those_of_the_whole_catalogue(chunk_size, levels):
   assert len(np.unique(expected)) > 3
 
 
+@pytest.mark.parametrize('chunk_size', [13, 40, 100])
+def test_equal_targets_share_their_mean_place(chunk_size):
+  rng = np.random.default_rng(4)
+  head = {
+    'hidden': {
+      'kernel': rng.normal(size=(32, 64)),
+      'bias': rng.normal(size=64),
+    },
+    'output': {
+      'kernel': np.tile(rng.normal(size=(64, 19)), 5),
+      'bias': np.tile(rng.normal(size=19), 5),
+    },
+  }
+  head = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), head)
+  users = jnp.asarray(rng.normal(size=(12, 32)), jnp.float32)
+  positives = np.tile(np.arange(95, dtype=np.int32), (12, 1))[:, 10:90:3]
+  # Nothing is left out, so that all five of a target are ranked.
+  nothing = jnp.full((12, 1), -1)
+  ranks = target_ranks(
+    head, users, jnp.asarray(positives), nothing, chunk_size=chunk_size
+  )
+  leaves = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), head)
+  hidden = np.asarray(users, np.float64) @ leaves['hidden']['kernel']
+  hidden = np.maximum(hidden + leaves['hidden']['bias'], 0)
+  scores = hidden @ leaves['output']['kernel'][:, :19]
+  scores += leaves['output']['bias'][:19]
+  for (row, slot), positive in np.ndenumerate(positives):
+    above = (scores[row] > scores[row, positive % 19]).sum()
+    # A positive that is not left out ties with itself.
+    assert ranks[row, slot] == 1 + 5 * above + 5 / 2
+
+
+def test_a_positive_without_a_score_has_no_place():
+  batch = made_batch()
+  head = jax.tree.map(jnp.copy, params()['head'])
+  positive = batch['positives'][0, 0]
+  head['output']['bias'] = head['output']['bias'].at[positive].set(jnp.nan)
+  users = jnp.ones((16, 4))
+  ranks = target_ranks(head, users, batch['positives'], batch['targets'])
+  broken = batch['positives'] == positive
+  assert 0 < broken.sum() < broken.size
+  np.testing.assert_array_equal(jnp.isnan(ranks), broken)
+
+
 def test_ranks_of_a_user_are_those_of_its_rows():
   batch = made_batch()
   rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)

@@ -14,6 +14,8 @@ from adaptssr_jax.data.ragged import Ragged, RaggedView
 
 # Rows that are read at once, of about the same length.
 _BLOCK = 4096
+# 2^63 by the golden ratio: multiples of it are far from each other.
+_ODD = 0x4F1BBCDCBFA53E0B
 
 
 def group_rows(arrays: UserArrays) -> UserArrays:
@@ -89,6 +91,8 @@ def _sorted_rows(arrays: UserArrays) -> tuple[np.ndarray, np.ndarray]:
   _, user, counts = np.unique(key, return_inverse=True, return_counts=True)
   shared = np.flatnonzero(counts[user] > 1)
   key[shared] += _fingerprints(arrays.items, shared, seed=1)
+  # Else rows that differ in these alone could stand in turns.
+  key[shared] += _set_fingerprints(arrays.targets, shared)
   order = np.argsort(key, kind='stable')
   again = np.diff(key[order], prepend=0) == 0
   again[:1] = False
@@ -117,6 +121,20 @@ def _fingerprints(
   for at, length in _blocks(column, rows):
     # Overflow wraps around.
     found[at] = column.padded(rows[at], length) @ weights[:length]
+  return found
+
+
+def _set_fingerprints(
+  column: Ragged | RaggedView, rows: np.ndarray
+) -> np.ndarray:
+  """A number for each row, the same for equal values in any order."""
+  found = np.zeros(len(rows), np.int64)
+  for at, length in _blocks(column, rows):
+    values = column.padded(rows[at], length, fill=-1)
+    # A plain sum would be the same for 1 + 4 and 2 + 3. Overflow wraps around.
+    mixed = (values.astype(np.int64) + 1) * _ODD
+    mixed = (mixed ^ (mixed >> 29)) * _ODD
+    found[at] = mixed.sum(axis=1)
   return found
 
 

@@ -29,6 +29,7 @@ from adaptssr_jax.data.builder import (
   TaskConfig,
   UserBuilder,
   Vocabulary,
+  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
 )
@@ -217,23 +218,10 @@ def ranking_rows(
   rows = rows.take(np.flatnonzero(lengths))
   if by_user:
     users = split_for_task(rows)
-    splits = {name: _one_a_positive(part) for name, part in users.items()}
+    splits = {name: one_row_a_positive(part) for name, part in users.items()}
   else:
-    splits = split_for_task(_one_a_positive(rows))
+    splits = split_for_task(one_row_a_positive(rows))
   return splits, Vocabulary(items, labels)
-
-
-def _one_a_positive(rows: Rows) -> Rows:
-  """Repeats each row for each of its targets, which comes first in its row."""
-  lengths = rows.targets.lengths
-  targets = []
-  for row in range(len(lengths)):
-    films = rows.targets[row].tolist()
-    targets += [
-      [film, *films[:at], *films[at + 1 :]] for at, film in enumerate(films)
-    ]
-  repeated = rows.take(np.repeat(np.arange(len(lengths)), lengths))
-  return repeated._replace(targets=Ragged.from_rows(targets))
 
 
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:

@@ -9,7 +9,11 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from adaptssr_jax.models import TaskHead, UserEncoder
-from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.objectives.users import (
+  encode_user,
+  encode_users,
+  user_keys,
+)
 from adaptssr_jax.reductions import reduce_losses
 
 
@@ -71,8 +75,5 @@ def class_logits(
   axis_name: str | None = None,
 ) -> Float[Array, 'users classes']:
   """The logits of the users of all devices, without dropout."""
-  users = encoder.apply({'params': params['encoder']}, batch['items'])
-  logits = head.apply({'params': params['head']}, users)
-  if axis_name is None:
-    return logits
-  return jax.lax.all_gather(logits, axis_name, tiled=True)
+  users = encode_users(params, batch, encoder=encoder, axis_name=axis_name)
+  return head.apply({'params': params['head']}, users)

@@ -6,6 +6,7 @@ negative may be, these among them; -1 follows in both.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,8 +38,8 @@ def ranking_objective(
   -log sigma(score(positive) - score(negative))
 
   A negative of its own is drawn for each positive, anew at every step,
-  uniformly from all targets that are no positive of the user. A user without
-  any does not count.
+  uniformly from all targets that are no positive of the user in any split, so
+  that none is one to be found in the test. A user without any does not count.
 
   Args:
     params: `encoder` and `head`, the parameters of both.
@@ -169,7 +170,7 @@ def target_ranks(
 ) -> Float[Array, 'users most']:
   """The place of each positive among all targets that are none of its user.
 
-  Goes through the targets in chunks: memory is users x chunk_size.
+  Goes through the targets in chunks, twice: memory is users x chunk_size.
 
   Args:
     params: of the head.
@@ -179,43 +180,76 @@ def target_ranks(
     chunk_size: targets scored at once.
 
   Returns:
-    Places from 1, see `metrics.rank`, of no meaning for -1, [users, most].
+    Places from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
+    where the positive's own score is.
   """
   hidden = _hidden(params, users)
   kernel, bias = params['output']['kernel'], params['output']['bias']
   chunk_size = min(chunk_size, len(bias))
-  relevant = target_scores(params, users, positives)
-  rank_in = functools.partial(
-    _places_lost,
+  score = functools.partial(
+    _scores_of_chunk,
     hidden=hidden,
     kernel=kernel,
     bias=bias,
-    relevant=relevant,
-    targets=targets,
     chunk_size=chunk_size,
   )
   starts = jnp.arange(0, len(bias), chunk_size)
   # A zero of the users, so that under shard_map it varies as they do.
-  lost, _ = lax.scan(rank_in, jnp.zeros_like(relevant), starts)
-  return 1 + lost
+  nothing = jnp.zeros_like(positives, hidden.dtype)
+  # From the product that ranks the others: another sums in another order, and
+  # equal targets would be no ties.
+  pick = functools.partial(_scores_met, score=score, positives=positives)
+  relevant, _ = lax.scan(pick, nothing, starts)
+  rank_in = functools.partial(
+    _places_lost, score=score, relevant=relevant, targets=targets
+  )
+  lost, _ = lax.scan(rank_in, nothing, starts)
+  return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
+
+
+def _scores_of_chunk(
+  start: Int[Array, ''],
+  *,
+  hidden: Float[Array, 'users hidden'],
+  kernel: Float[Array, 'hidden targets'],
+  bias: Float[Array, 'targets'],
+  chunk_size: int,
+) -> tuple[Int[Array, ''], Float[Array, 'users chunk']]:
+  """Where a chunk of targets begins, moved back to fit, and its scores."""
+  begin = jnp.minimum(start, len(bias) - chunk_size)
+  columns = lax.dynamic_slice_in_dim(kernel, begin, chunk_size, axis=1)
+  # On its own, so that nothing that follows changes how it is summed.
+  scores = lax.optimization_barrier(hidden @ columns)
+  return begin, scores + lax.dynamic_slice_in_dim(bias, begin, chunk_size)[None]
+
+
+def _scores_met(
+  found: Float[Array, 'users most'],
+  start: Int[Array, ''],
+  *,
+  score: Callable,
+  positives: Int[Array, 'users most'],
+) -> tuple[Float[Array, 'users most'], None]:
+  """Puts in the scores of the positives that are in one chunk of targets."""
+  begin, scores = score(start)
+  place = positives - begin
+  inside = (place >= 0) & (place < scores.shape[1])
+  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+  return jnp.where(inside, own, found), None
 
 
 def _places_lost(
   lost: Float[Array, 'users most'],
   start: Int[Array, ''],
   *,
-  hidden: Float[Array, 'users hidden'],
-  kernel: Float[Array, 'hidden targets'],
-  bias: Float[Array, 'targets'],
+  score: Callable,
   relevant: Float[Array, 'users most'],
   targets: Int[Array, 'users width'],
-  chunk_size: int,
 ) -> tuple[Float[Array, 'users most'], None]:
   """Adds the places that the positives lose to one chunk of targets."""
-  # The last chunk is moved back to fit, and what it repeats does not count.
-  begin = jnp.minimum(start, len(bias) - chunk_size)
-  scores = hidden @ lax.dynamic_slice_in_dim(kernel, begin, chunk_size, axis=1)
-  scores += lax.dynamic_slice_in_dim(bias, begin, chunk_size)[None]
+  begin, scores = score(start)
+  chunk_size = scores.shape[1]
+  # What the last chunk, moved back to fit, repeats does not count.
   counts = jnp.arange(chunk_size) >= start - begin
   counts = jnp.broadcast_to(counts, scores.shape)
   # None of the user's positives: below 0 an index would wrap around.

@@ -107,7 +107,13 @@ def _outcome(grid: Grid, cell: Cell, metric: str, rows: np.ndarray) -> Outcome:
         f'{cell.name} was tested on other rows than split {cell.split} has: '
         f'delete {cell.name} and {cell.name}.json in --workdir'
       )
-  return Outcome(_result(grid, cell)['test'][metric], cell.split, path)
+  value = _result(grid, cell)['test'][metric]
+  if value is None:
+    raise SettingsError(
+      f'{cell.name} diverged and has no {metric}: give its flag file a smaller '
+      '--learning_rate, and delete the folder'
+    )
+  return Outcome(value, cell.split, path)
 
 
 def _result(grid: Grid, cell: Cell) -> dict[str, Any]:

@@ -1,0 +1,120 @@
+"""Fine-tuning that cannot be: no numbers come out, or nothing is to learn."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from tiny_runs import finetune_settings, lines
+
+from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
+from experiments import finetune, probe, tasks
+from experiments.settings import SettingsError
+
+SPLITS = ('train', 'validation', 'test')
+
+
+def refuse(constant):
+  raise AssertionError(f'{constant} is not JSON')
+
+
+def test_a_run_that_diverges_warns_and_has_no_scores(
+  tmp_path, data_dir, capsys
+):
+  changes = {'num_epochs': 2, 'learning_rate': 1e30}
+  settings = finetune_settings(tmp_path, data_dir, **changes)
+  result = finetune.main(settings)
+  printed = capsys.readouterr().out
+  for step in (4, 8):
+    assert printed.count(f'WARNING: at step {step} the model') == 1
+  assert 'smaller --learning_rate' in printed
+  assert 'accuracy none, macro_f1 none, auc none' in printed
+  assert {line['step'] for line in lines(tmp_path)} >= {4, 8}
+  assert not any('validation_auc' in line for line in lines(tmp_path))
+  text = (tmp_path / 'result.json').read_text()
+  assert json.loads(text, parse_constant=refuse) == result
+  assert result['best_step'] == 8
+  nothing = dict.fromkeys(('accuracy', 'macro_f1', 'auc'))
+  assert result['validation'] == result['test'] == nothing
+  for change in ({'patience': 2}, {'num_epochs': 3}):
+    with pytest.raises(SettingsError, match=f'--{next(iter(change))} was'):
+      finetune.main(finetune_settings(tmp_path, data_dir, **changes | change))
+
+
+@pytest.mark.parametrize('kind', ['classification', 'conversion', 'ranking'])
+@pytest.mark.parametrize('broken', [np.nan, np.inf])
+def test_an_epoch_whose_outputs_are_not_finite_has_no_score(
+  kind, broken, capsys
+):
+  outputs = np.ones((4, 2) if kind == 'classification' else 4, np.float32)
+  users = UserArrays(None, None, np.array([0, 1, 0, 1], np.int32))
+
+  def predict(params, users):
+    del params, users
+    return outputs
+
+  def validated():
+    return finetune.validate(
+      types.SimpleNamespace(step=1234, params=None),
+      users=users,
+      predict=predict,
+      kind=tasks.KINDS[kind],
+      metric=tasks.KINDS[kind].select_by[0],
+    )
+
+  values, score = validated()
+  assert values
+  assert np.isfinite(score)
+  assert capsys.readouterr().out == ''
+  outputs.flat[2] = broken
+  assert validated() == ({}, None)
+  assert 'WARNING: at step 1,234 the model' in capsys.readouterr().out
+
+
+def data_of(kind='classification', **labels):
+  """Two classes, and rows of these labels in each split."""
+  splits = {
+    name: UserArrays(
+      None, Ragged.from_rows([[1]] * len(label)), np.array(label, np.int32)
+    )
+    for name, label in labels.items()
+  }
+  return UserData('made', splits, Vocabulary(['a'], ['no', 'yes']), kind)
+
+
+@pytest.mark.parametrize('split', ['validation', 'test'])
+@pytest.mark.parametrize(
+  ('kind', 'other'),
+  [('classification', 'accuracy'), ('conversion', 'log_loss')],
+)
+def test_auc_needs_both_classes_in_every_split(split, kind, other):
+  settings = finetune.FinetuneSettings(task='buys', select_by='auc')
+  labels = {name: [0, 1, 1] for name in SPLITS}
+  tasks.check_task(settings, data_of(kind, **labels))
+  labels[split] = [1, 1]
+  words = f'all 2 {split} rows are yes: take --select_by={other}'
+  with pytest.raises(SettingsError, match=words):
+    tasks.check_task(settings, data_of(kind, **labels))
+
+
+def test_more_training_rows_than_there_are_are_refused(data_dir):
+  settings = finetune_settings('unused', data_dir, train_users=121)
+  words = '--train_users=121 is more than the 120 training rows'
+  with pytest.raises(SettingsError, match=words):
+    finetune.open_task(settings)
+  finetune.open_task(finetune_settings('unused', data_dir, train_users=120))
+
+
+@pytest.mark.parametrize(
+  ('few', 'words'),
+  [(2, r'all 2 .* take more than --train_users=2'), (0, r'all 3 .*frozen$')],
+)
+def test_a_probe_of_one_class_is_refused_before_it_encodes(
+  tmp_path, monkeypatch, few, words
+):
+  monkeypatch.delattr(probe, 'encode_splits')
+  labels = {name: [1, 1, 1] for name in SPLITS}
+  settings = finetune.FinetuneSettings(mode='probe', train_users=few)
+  with pytest.raises(SettingsError, match=words) as error:
+    probe.probe(settings, tmp_path, data_of(**labels), None, None)
+  assert ('--train_users' in str(error.value)) == bool(few)
