@@ -128,7 +128,10 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ({'rhos': ('1',)}, r"--rhos must be numbers above 0 to 0.99, not '1'"),
     ({'tasks': ('gendr',)}, r"did you mean 'tiny_gender'"),
     ({'tasks': ('pretrain',)}, r'--task=pretrain'),
-    ({'tasks': ('conversion',), 'splits': ('1',)}, r'--splits: .* split 1 of'),
+    (
+      {'tasks': ('conversion',), 'splits': ('1',)},
+      r'both classes .* in every split',
+    ),
     (
       {'crossed': False, 'seeds': ('0', '1', '2')},
       r'--crossed=false with 3 --seeds and 2 --splits',
