@@ -124,6 +124,15 @@ def interrupt_at(monkeypatch, step):
   monkeypatch.setattr(Progress, 'update', count)
 
 
+# Of the process itself: `ru_maxrss` begins with that of its parent.
+PEAK_MIB = """
+import pathlib
+def peak_mib():
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(status.split('VmHWM:')[1].split()[0]) / 1024
+"""
+
+
 def last_line_of(code):
   """What a fresh interpreter prints last, without checked annotations."""
   done = subprocess.run(
