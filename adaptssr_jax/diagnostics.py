@@ -17,11 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from adaptssr_jax.reductions import (
   AxisName,
   as_float,
-  gather,
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import exact_dot, unit_length
+from adaptssr_jax.similarity import exact_dot, other_users, unit_length
 
 # Users whose cosines to all others are held at once.
 _BLOCK = 256
@@ -88,17 +87,9 @@ def view_similarities(
     where = jnp.asarray(where)
     users = jnp.where(where[None, None, :, None], jnp.asarray(users), 0)
   users = unit_length(lax.stop_gradient(as_float(users)))
-  rows = jnp.arange(users.shape[2])
-  everyone, present = users, where
-  if axis_name is not None:
-    rows += lax.axis_index(axis_name) * len(rows)
-    everyone = gather(users, axis_name, axis=2)
-    present = gather(where, axis_name)
-  differs = rows[:, None] != jnp.arange(everyone.shape[2])[None, :]
-  if present is not None:
-    differs &= present[None, :]
+  everyone, absent = other_users(users, where, axis_name)
   halves = jax.vmap(_half, in_axes=(0, None, None))(
-    jnp.stack([users, users[::-1]]), everyone, differs
+    jnp.stack([users, users[::-1]]), everyone, ~absent
   )
   means = jax.tree.map(functools.partial(jnp.mean, axis=0), halves)
   return jax.tree.map(functools.partial(zero_unless, where), means)

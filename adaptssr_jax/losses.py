@@ -17,11 +17,10 @@ from adaptssr_jax.reductions import (
   AxisName,
   ReduceFn,
   as_float,
-  gather,
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import exact_dot, unit_length
+from adaptssr_jax.similarity import exact_dot, other_users, unit_length
 
 
 def mpr_loss(
@@ -133,7 +132,7 @@ def adaptssr_loss(
     Self-Supervised Ranking", NeurIPS 2023: the symmetric loss over a batch.
   """
   users = _unit_users(users, where)
-  others, absent = _others(users, where, axis_name)
+  others, absent = other_users(users, where, axis_name)
   weight = functools.partial(
     augmentation_weight, fusion=fusion, where=where, axis_name=axis_name
   )
@@ -280,23 +279,6 @@ def _half_loss(
     hard_negatives=hard_negatives,
     reduce_fn=None,
   )
-
-
-def _others(
-  users: Float[Array, '2 2 batch dim'],
-  where: Bool[ArrayLike, ' batch'] | None,
-  axis_name: AxisName | None,
-) -> tuple[Float[Array, '2 2 all dim'], Bool[Array, 'batch all']]:
-  """Returns the users of all devices, and who is no negative of whom."""
-  rows = jnp.arange(users.shape[2])
-  if axis_name is not None:
-    rows += lax.axis_index(axis_name) * len(rows)
-    users = gather(users, axis_name, axis=2)
-    where = gather(where, axis_name)
-  absent = rows[:, None] == jnp.arange(users.shape[2])[None, :]
-  if where is not None:
-    absent |= ~jnp.asarray(where)[None, :]
-  return users, absent
 
 
 def _unit_users(

@@ -2,7 +2,10 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from adaptssr_jax.reductions import AxisName, gather
 
 
 def unit_length(
@@ -24,3 +27,20 @@ def exact_dot(spec: str, left: Array, right: Array) -> Array:
   The default one of GPU and TPU would round the ranks of close users.
   """
   return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
+
+
+def other_users(
+  users: Float[Array, '2 2 batch dim'],
+  where: Bool[ArrayLike, ' batch'] | None,
+  axis_name: AxisName | None,
+) -> tuple[Float[Array, '2 2 all dim'], Bool[Array, 'batch all']]:
+  """Returns the users of all devices, and who is no other user of whom."""
+  rows = jnp.arange(users.shape[2])
+  if axis_name is not None:
+    rows += lax.axis_index(axis_name) * len(rows)
+    users = gather(users, axis_name, axis=2)
+    where = gather(where, axis_name)
+  absent = rows[:, None] == jnp.arange(users.shape[2])[None, :]
+  if where is not None:
+    absent |= ~jnp.asarray(where)[None, :]
+  return users, absent

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData, Vocabulary
-from adaptssr_jax.data.groups import group_rows
+from adaptssr_jax.data.groups import group_rows, positives_of
 from experiments.tasks import KINDS
 
 # Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
@@ -79,12 +79,6 @@ def _blocks(users: UserArrays) -> Iterator[np.ndarray]:
     yield np.arange(start, min(start + _ROWS, len(users.items)))
 
 
-def _positives(users: UserArrays, rows: np.ndarray) -> np.ndarray:
-  """The positive of each row, [rows]."""
-  skip = users.targets.lengths_of(rows) - 1
-  return users.targets.padded(rows, 1, skip=skip)[:, 0]
-
-
 def _last_items(users: UserArrays, rows: np.ndarray) -> np.ndarray:
   return users.items.padded(rows, 1)[:, 0]
 
@@ -97,7 +91,7 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
   """
   train, target_of = data.splits['train'], _target_of_items(data.vocabulary)
   rows = np.arange(len(train.items))
-  befores, afters = [_last_items(train, rows)], [_positives(train, rows)]
+  befores, afters = [_last_items(train, rows)], [positives_of(train, rows)]
   grouped = group_rows(train)
   for some in _blocks(grouped) if histories else ():
     items = grouped.items.padded(some, grouped.items.longest)

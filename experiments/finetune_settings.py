@@ -33,15 +33,6 @@ class FinetuneSettings(RunSettings, EncoderSettings):
     choices=('full', 'frozen', 'probe'),
   )
   num_epochs: int = flag(5, 'Passes over the users.', low=1)
-  num_steps: int = flag(
-    0, 'Updates, instead of --num_epochs; 0: use that.', low=0
-  )
-  patience: int = flag(
-    0,
-    'Epochs without a better validation score after which the run stops; 0: '
-    'it never does.',
-    low=0,
-  )
   batch_size: int | None = flag(
     None,
     'Users of a batch, over all devices; in a ranking, each with all of their '
@@ -81,6 +72,11 @@ class FinetuneSettings(RunSettings, EncoderSettings):
     'The validation metric by which the best epoch is chosen [classification '
     'accuracy, conversion auc, ranking ndcg@10].',
   )
+
+  def names_free_to_change(self) -> set[str]:
+    """Not the length: a run that was tested is not trained any further."""
+    length = {'num_epochs', 'num_steps', 'patience'}
+    return super().names_free_to_change() - length
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:

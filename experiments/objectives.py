@@ -18,7 +18,22 @@ AUGMENTATIONS = ('crop', 'mask', 'reorder')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(Settings):
+class AugmentationSettings(Settings):
+  """How strong the augmentations are."""
+
+  crop_ratio: float = flag(
+    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
+  )
+  mask_ratio: float | None = flag(
+    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
+  )
+  reorder_ratio: float = flag(
+    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(AugmentationSettings):
   """What is learned from behaviours alone."""
 
   objective: str = flag(
@@ -36,17 +51,11 @@ class ObjectiveSettings(Settings):
     'adaptssr: those of the second view [the same as of the first].',
     choices=AUGMENTATIONS,
   )
-  crop_ratio: float = flag(
-    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
-  )
   mask_ratio: float | None = flag(
     None,
     'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
     above=0.0,
     high=1.0,
-  )
-  reorder_ratio: float = flag(
-    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
   )
   fusion: str = flag(
     'adaptive',
@@ -111,12 +120,12 @@ def _adaptssr(settings: ObjectiveSettings, encoder: UserEncoder) -> LossFn:
 
 
 def make_augmentations(
-  settings: Any, mask_id: int
+  settings: AugmentationSettings, mask_id: int
 ) -> dict[str, augment.Augmentation]:
   """The augmentations by name, each (key, items) -> items.
 
   Args:
-    settings: has the flags `crop_ratio`, `mask_ratio` and `reorder_ratio`.
+    settings: how strong they are.
     mask_id: the id that stands for a masked item.
   """
   return {

@@ -6,7 +6,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from absl import app, flags, logging
@@ -65,11 +65,12 @@ class Settings:
     for field in dataclasses.fields(self):
       _check(field, getattr(self, field.name))
 
-  def flag_values(self) -> dict[str, str]:
-    """Flag name to text, of every setting that has a value."""
+  def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
+    """Flag name to text, of every (other) setting that has a value."""
     values = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
+      if field.name not in without
     }
     return {
       name: ','.join(value) if isinstance(value, tuple) else str(value)

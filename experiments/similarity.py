@@ -30,7 +30,7 @@ from adaptssr_jax.train import pmap_step, replicate
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
-from experiments.objectives import make_augmentations
+from experiments.objectives import AugmentationSettings, make_augmentations
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings, EncoderSettings
 from experiments.similarity_picture import draw_similarities
@@ -43,7 +43,7 @@ _EDGES = np.linspace(-1, 1, 101).round(2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(DataSettings):
+class SimilaritySettings(DataSettings, AugmentationSettings):
   """The flags of the similarities."""
 
   checkpoints: tuple[str, ...] = flag(
@@ -63,15 +63,6 @@ class SimilaritySettings(DataSettings):
   num_users: int = flag(0, 'How many, the first of the split; 0: all.', low=0)
   seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
-  crop_ratio: float = flag(
-    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
-  )
-  mask_ratio: float = flag(
-    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
-  )
-  reorder_ratio: float = flag(
-    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
-  )
   dropout_rate: float | None = flag(
     None,
     'Share dropped in the encoders [that of each checkpoint].',
@@ -161,9 +152,7 @@ def default_names(sources: Sequence[str]) -> tuple[str, ...]:
 
 def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
   """The flags that the numbers depend on."""
-  free = settings.names_free_to_change()
-  values = settings.flag_values()
-  return {name: text for name, text in values.items() if name not in free}
+  return settings.flag_values(without=settings.names_free_to_change())
 
 
 def refuse_other_settings(settings: SimilaritySettings) -> None:

@@ -60,6 +60,7 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
     train_shares=('0.5',),
   )
   results = compare.main(everything)
+  assert results['flags']['rhos'] == '0.1'
   assert results['pretraining'][0] == {
     'method': 'masked_items',
     'seed': 7,

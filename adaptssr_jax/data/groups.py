@@ -58,7 +58,7 @@ def group_rows(arrays: UserArrays) -> UserArrays:
     user_id=_view(arrays.user_id, first),
     items=_view(arrays.items, first),
     targets=_view(arrays.targets, first),
-    positives=Ragged(_positives(arrays, rows.values), rows.offsets),
+    positives=Ragged(positives_of(arrays, rows.values), rows.offsets),
     rows=rows,
   )
 
@@ -175,7 +175,7 @@ def _view(column: Ragged | RaggedView, rows: np.ndarray) -> RaggedView:
   return RaggedView((column,), rows)
 
 
-def _positives(arrays: UserArrays, rows: np.ndarray) -> np.ndarray:
+def positives_of(arrays: UserArrays, rows: np.ndarray) -> np.ndarray:
   """The first target of each row, int32 [rows]."""
   skip = arrays.targets.lengths_of(rows) - 1
   return arrays.targets.padded(rows, 1, skip=skip)[:, 0]

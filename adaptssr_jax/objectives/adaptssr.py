@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import diagnostics, losses
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.objectives.users import as_sums, encode_user, user_keys
 
 Augmentation = Callable[[Array, Array], Array]
 Augmentations = tuple[Augmentation, Augmentation]
@@ -98,9 +98,4 @@ def adaptssr_objective(
     users, where=where, axis_name=axis_name
   )._asdict()
   similarities['alignment'] = 2 - 2 * similarities['explicit']
-  count = where.sum(dtype=jnp.float32)
-  # The loss is already that of all devices: each adds its share of it.
-  return loss, {'loss': (loss * count, count)} | {
-    name: ((value * where).sum(), count)
-    for name, value in {'lambda': weight, **similarities}.items()
-  }
+  return loss, as_sums(loss, where, {'lambda': weight, **similarities})

@@ -4,12 +4,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
+  as_sums,
   encode_user,
   encode_users,
   user_keys,
@@ -47,8 +47,7 @@ def classification_objective(
   )
   where = batch['where']
   loss = reduce_losses(losses, where, axis_name=axis_name)
-  count = where.sum(dtype=jnp.float32)
-  return loss, {'loss': (loss * count, count)}
+  return loss, as_sums(loss, where)
 
 
 def user_logits(

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 from adaptssr_jax import metrics
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import class_logits, user_logits
+from adaptssr_jax.objectives.users import as_sums
 from adaptssr_jax.reductions import reduce_losses
 
 
@@ -48,8 +49,7 @@ def conversion_objective(
   losses = metrics.log_loss(scores, label)
   losses = losses * jnp.where(label != 0, positive_weight, 1.0)
   loss = reduce_losses(losses, where, axis_name=axis_name)
-  count = where.sum(dtype=jnp.float32)
-  return loss, {'loss': (loss * count, count)}
+  return loss, as_sums(loss, where)
 
 
 def conversion_scores(

@@ -15,7 +15,7 @@ from adaptssr_jax.item_softmax import (
   softmax_losses_and_best,
 )
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.objectives.users import as_sums, encode_user, user_keys
 from adaptssr_jax.reductions import reduce_losses
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
@@ -132,12 +132,7 @@ def masked_items_objective(
     )
     metrics['accuracy'] = best == labels.reshape(-1)
   loss = reduce_losses(losses, where, axis_name=axis_name)
-  count = where.sum(dtype=jnp.float32)
-  # The loss is already that of all devices: each adds its share of it.
-  return loss, {'loss': (loss * count, count)} | {
-    name: ((value * where).sum(dtype=jnp.float32), count)
-    for name, value in metrics.items()
-  }
+  return loss, as_sums(loss, where, metrics)
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax import losses, metrics
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
+  as_sums,
   encode_user,
   encode_users,
   user_keys,
@@ -76,8 +77,7 @@ def ranking_objective(
   scores = jnp.split(target_scores(params['head'], users, pairs), 2, axis=1)
   pair_losses = losses.bpr_loss(*scores, where=where, reduce_fn=None)
   loss = reduce_losses(pair_losses, where, axis_name=axis_name)
-  count = where.sum(dtype=jnp.float32)
-  return loss, {'loss': (loss * count, count)}
+  return loss, as_sums(loss, where)
 
 
 def draw_negatives(

@@ -1,9 +1,11 @@
 """One user at a time: what all objectives share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptssr_jax.models import UserEncoder
 
@@ -49,3 +51,22 @@ def encode_users(
   if axis_name is None:
     return users
   return jax.lax.all_gather(users, axis_name, tiled=True)
+
+
+def as_sums(
+  loss: Float[Array, ''],
+  where: Bool[Array, '*examples'],
+  values: Mapping[str, Array] | None = None,
+) -> dict[str, tuple[Array, Array]]:
+  """The metrics of a batch as (sum, count) over the examples of this device.
+
+  Args:
+    loss: over the examples of all devices: each device adds its share of it.
+    where: which examples of this device count.
+    values: more metrics, a value per example or one for all.
+  """
+  count = where.sum(dtype=jnp.float32)
+  return {'loss': (loss * count, count)} | {
+    name: ((value * where).sum(dtype=jnp.float32), count)
+    for name, value in (values or {}).items()
+  }

@@ -127,13 +127,10 @@ def _results(
   records = [
     json.loads((grid.folder / f'{one.name}.json').read_text()) for one in runs
   ]
-  free = settings.names_free_to_change()
+  # All that was asked for, though the next comparison here may ask for more.
+  places = Settings.names_free_to_change(settings)
   return {
-    'flags': {
-      name: value
-      for name, value in settings.flag_values().items()
-      if name not in free
-    },
+    'flags': settings.flag_values(without=places),
     'commits': sorted({record['commit'] for record in records}),
     'devices': sorted({record['device'] for record in records}),
     'versions': _versions(),

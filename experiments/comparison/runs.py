@@ -190,11 +190,7 @@ def _flags_that_count(settings: Settings) -> dict[str, str]:
   """Those that the outcome depends on, except for where a run starts."""
   free = settings.names_free_to_change() - _LENGTH_OF_A_RUN
   free |= {'init_from', 'pretrained'}
-  return {
-    name: value
-    for name, value in settings.flag_values().items()
-    if name not in free
-  }
+  return settings.flag_values(without=free)
 
 
 def _flags_of_source(grid: Grid, run: Pretraining | Cell) -> dict[str, str]:
