@@ -1,39 +1,60 @@
-"""Encodes a batch of mixed lengths without paying for all of its padding."""
+"""Encodes a batch of mixed lengths without paying for its padding."""
 
 import functools
-import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
+
+from adaptssr_jax.microbatches import computed_again, map_chunks
+
+
+class Buckets(NamedTuple):
+  """In which parts a batch is encoded.
+
+  Args:
+    widths: to which sequences may be cut, in order. Each is a program of its
+      own, which takes its time to compile.
+    size: sequences encoded at once, see `in_microbatches`.
+  """
+
+  widths: tuple[int, ...] = ()
+  size: int | None = None
+
+
+# The simple way: the whole batch, at full length.
+AT_ONCE = Buckets()
 
 
 def in_buckets(
   encode: Callable[..., Any],
   items: Int[Array, 'rows length'],
   *args: Any,
-  widths: tuple[int, ...],
+  buckets: Buckets,
+  look_up: Callable[[Array], Array] | None = None,
 ) -> Any:
-  """Encodes sequences in groups of similar length, each cut to its width.
+  """Encodes sequences in groups of similar length, each cut to its longest.
 
-  The rows are sorted by length and split into `len(widths)` groups of equal
-  size; group g is encoded as [size, widths[g]], and the sort is undone. A batch
-  with a row that is too long for its group is encoded whole, at full length:
-  nothing is ever cut off. Under vmap both happen, so map devices, not batches.
+  The rows are sorted by length and taken `buckets.size` at a time. Each group
+  is cut to the least of `buckets.widths` that holds its longest row, or not at
+  all if none does: nothing is lost. Then the sort is undone. A group is encoded
+  again for the gradient, see `in_microbatches`.
 
   Args:
     encode: (items [m, width], *args) -> arrays [m, ...], whose shapes after
       the first axis, and values, do not depend on the width.
     items: `[rows, length]`, ids, 0 at the end for padding.
     *args: arrays [rows, ...] that go with the sequences, such as keys.
-    widths: of the groups, in order, as of `bucket_widths`.
+    buckets: the widths and the size of a group.
+    look_up: items -> array [rows, length, ...], for what is better done for all
+      rows at once, as reading a large table, whose gradient would be added up
+      group by group. `encode` takes it, cut like the items, before the args.
 
   Returns:
     What `encode(items, *args)` returns.
@@ -43,129 +64,108 @@ def in_buckets(
 
   Example:
     >>> items = jnp.array([[3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 0, 0]])
-    >>> in_buckets(functools.partial(jnp.sum, axis=1), items, widths=(2, 4))
+    >>> buckets = Buckets(widths=(1, 2), size=1)
+    >>> in_buckets(functools.partial(jnp.sum, axis=1), items, buckets=buckets)
     Array([18,  7, 17], dtype=int32)
   """
-  if not widths or widths[0] < 1 or list(widths) != sorted(widths):
-    raise ValueError(
-      f'widths must be positive and in order, not {widths}: take those of '
-      'bucket_widths'
-    )
-  rows, length = items.shape
-  if rows == 0 or widths[0] >= length:
-    return encode(items, *args)
-  groups = _groups(rows, widths)
-  lengths = jnp.sum(items != 0, axis=1)
-  order = jnp.argsort(lengths)
-  in_groups = functools.partial(_encode_groups, encode, groups)
-  # Whichever program runs, what both keep for the gradient is written, if only
-  # as zeros: let the one that hardly ever runs keep nothing.
-  whole = functools.partial(_encode_whole, jax.checkpoint(encode))
-  fits = _fits(lengths[order], groups)
-  return lax.cond(fits, in_groups, whole, order, items, *args)
+  if buckets == AT_ONCE:
+    return encode(items, *([look_up(items)] if look_up else []), *args)
+  order = jnp.argsort(jnp.sum(items != 0, axis=1))
+  items, args = jax.tree.map(operator.itemgetter(order), (items, args))
+  group = functools.partial(
+    _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
+  )
+  sequences = (items, look_up(items)) if look_up else (items,)
+  done = map_chunks(group, sequences, args, size=buckets.size)
+  return jax.tree.map(operator.itemgetter(jnp.argsort(order)), done)
+
+
+def _widths_to(length: int, widths: tuple[int, ...]) -> tuple[int, ...]:
+  """The widths below the full length, and that."""
+  if min(widths, default=1) < 1 or list(widths) != sorted(set(widths)):
+    raise ValueError(f'widths must be positive and in order, not {widths}')
+  return (*(width for width in widths if width < length), length)
+
+
+def _encode_group(
+  encode: Callable[..., Any],
+  widths: tuple[int, ...],
+  sequences: tuple[Array, ...],
+  args: tuple[Any, ...],
+) -> Any:
+  """Encodes a group at the least width that holds all of it."""
+  longest = jnp.max(jnp.sum(sequences[0] != 0, axis=1), initial=0)
+  # Each on its own: what all of them would keep for the gradient is more than
+  # the work to encode again.
+  programs = [
+    computed_again(functools.partial(_encode_cut, encode, width))
+    for width in widths
+  ]
+  which = jnp.sum(longest > np.array(widths[:-1], int))
+  return lax.switch(which, programs, sequences, args)
+
+
+def _encode_cut(
+  encode: Callable[..., Any],
+  width: int,
+  sequences: tuple[Array, ...],
+  args: tuple[Any, ...],
+) -> Any:
+  return encode(*(x[:, :width] for x in sequences), *args)
 
 
 def bucket_widths(
-  lengths: Int[ArrayLike, 'sequences'],
-  *,
-  rows: int,
-  groups: int,
-  max_length: int,
-  chance: float = 1e-3,
+  lengths: Int[ArrayLike, 'sequences'], *, programs: int, max_length: int
 ) -> tuple[int, ...]:
-  """Finds the widths that nearly every batch fits, for `in_buckets`.
+  """Finds the widths that leave the least padding.
 
-  w_g = min{w : P(Binomial(rows, F(w)) < rank_g) < chance},
-  rank_g = floor(rows (g + 1) / groups),  F(w) = share of lengths <= w
+  argmin over w_1 < ... < w_P = max_length of the mean over the lengths n of
+  min{w_p : w_p >= n}
 
-  since the longest row of group g is longer than w exactly if fewer than rank_g
-  rows are not. Widths are rounded up to a multiple of 4.
+  by dynamic programming over the multiples of 4.
 
   Args:
     lengths: of the data set's sequences, or of a sample of the views made of
-      them, as the step will encode them.
-    rows: how many independent draws a batch is: the users of a device, even if
-      each of them has several views.
-    groups: how many.
-    max_length: the width of the last group.
-    chance: that a batch does not fit a group.
+      them, as the step will encode them; longer ones count as `max_length`.
+    programs: how many widths at most, P.
+    max_length: the width of the last program.
 
   Returns:
-    `groups` widths; equal ones are neighbours and cost nothing.
+    The widths, in order.
 
   Raises:
-    ValueError: If `rows`, `groups`, or `max_length` is not positive, or there
-      are no lengths.
+    ValueError: If `programs` or `max_length` is not positive, or there are no
+      lengths.
 
   Example:
-    >>> lengths = np.arange(1, 101)
-    >>> bucket_widths(lengths, rows=512, groups=4, max_length=100)
-    (32, 60, 84, 100)
+    >>> lengths = np.array([5, 5, 6, 20, 21, 90])
+    >>> bucket_widths(lengths, programs=3, max_length=100)
+    (8, 24, 100)
   """
   for name, value in {
-    'rows': rows,
-    'groups': groups,
+    'programs': programs,
     'max_length': max_length,
     'the number of lengths': np.size(lengths),
   }.items():
     if value < 1:
       raise ValueError(f'{name} must be at least 1, not {value}')
-  counts = np.bincount(np.minimum(lengths, max_length))
-  share = np.cumsum(counts) / np.sum(counts)
-  widths = []
-  for g in range(groups - 1):
-    rank = rows * (g + 1) // groups
-    fits = scipy.special.bdtr(rank - 1, rows, share) < chance
-    # The first length that fits; the last always does. A group may be empty.
-    width = max(int(np.argmax(fits)), 1) if rank else 1
-    widths.append(min(math.ceil(width / 4) * 4, max_length))
-  return (*widths, max_length)
-
-
-def _groups(
-  rows: int, widths: tuple[int, ...]
-) -> tuple[tuple[int, int, int], ...]:
-  """(start, stop, width) of the groups; those of one width are one."""
-  count = len(widths)
-  stops = {width: rows * (g + 1) // count for g, width in enumerate(widths)}
-  starts = (0, *stops.values())[:-1]
-  spans = zip(starts, stops.values(), stops, strict=True)
-  return tuple(span for span in spans if span[0] < span[1])
-
-
-def _fits(
-  lengths: Int[Array, 'rows'], groups: tuple[tuple[int, int, int], ...]
-) -> Bool[Array, '']:
-  """Whether the sorted lengths are within the widths of their groups."""
-  last = np.array([stop - 1 for _, stop, _ in groups])
-  return jnp.all(lengths[last] <= np.array([width for *_, width in groups]))
-
-
-def _encode_groups(
-  encode: Callable[..., Any],
-  groups: tuple[tuple[int, int, int], ...],
-  order: Int[Array, 'rows'],
-  items: Int[Array, 'rows length'],
-  *args: Any,
-) -> Any:
-  items, args = _rows_of((items, args), order)
-  parts = [
-    encode(items[start:stop, :width], *_rows_of(args, slice(start, stop)))
-    for start, stop, width in groups
-  ]
-  back = jnp.argsort(order)
-  return jax.tree.map(lambda *x: jnp.concatenate(x)[back], *parts)
-
-
-def _rows_of(tree: Any, rows: Array | slice) -> Any:
-  return jax.tree.map(operator.itemgetter(rows), tree)
-
-
-def _encode_whole(
-  encode: Callable[..., Any],
-  order: Int[Array, 'rows'],
-  items: Int[Array, 'rows length'],
-  *args: Any,
-) -> Any:
-  del order
-  return encode(items, *args)
+  widths = np.array([*range(4, max_length, 4), max_length])
+  counts = np.bincount(
+    np.searchsorted(widths, np.minimum(lengths, max_length)),
+    minlength=len(widths),
+  )
+  below = np.concatenate([[0], np.cumsum(counts)])
+  # cost[i, j]: of the lengths in the cells i to j, all encoded at width j.
+  cost = (below[1:] - below[:-1, None]) * widths
+  cost = np.where(np.triu(np.ones_like(cost)), cost, np.inf)
+  best, chosen = cost[0], [[j] for j in range(len(widths))]
+  for _ in range(min(programs, len(widths)) - 1):
+    # Through i as the width before j; or no further width.
+    through = best[:-1, None] + cost[1:]
+    i = np.argmin(through, axis=0)
+    better = through[i, np.arange(len(widths))] < best
+    chosen = [
+      [*chosen[i[j]], j] if better[j] else chosen[j] for j in range(len(widths))
+    ]
+    best = np.where(better, through.min(axis=0), best)
+  return tuple(int(widths[j]) for j in chosen[-1])

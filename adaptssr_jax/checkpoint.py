@@ -9,56 +9,27 @@ follows from the seed and the step.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from adaptssr_jax.description import Description
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import TrainState
+from adaptssr_jax.optimizers import AdamSettings, RowAdamState
+from adaptssr_jax.train import RowOptState, TrainState, caught_up_table
 
 _FOLDER = 'checkpoints'
+_ROW_OPT_STATE = set(RowOptState._fields)
 
 
 class CheckpointError(ValueError):
   """A checkpoint cannot be read; the message says which and what to do."""
-
-
-class Description(NamedTuple):
-  """What a checkpoint says of itself, beside the state of training.
-
-  Args:
-    encoder: the fields of the `UserEncoder`.
-    vocabulary: the raw item ids, that of item i at i - 1.
-    flags: the settings of the run by name.
-    labels: the names of the classes, of a fine-tuned model.
-  """
-
-  encoder: Mapping[str, Any]
-  vocabulary: list[str]
-  flags: Mapping[str, Any]
-  labels: list[str]
-
-
-def describe(
-  encoder: UserEncoder,
-  vocabulary: list[str],
-  flags: Mapping[str, Any],
-  labels: list[str] | None = None,
-) -> Description:
-  """The description of an encoder on a vocabulary."""
-  fields = {
-    field.name: getattr(encoder, field.name)
-    for field in dataclasses.fields(encoder)
-    if field.name not in ('parent', 'name')
-  }
-  return Description(fields, list(vocabulary), dict(flags), list(labels or []))
 
 
 class Checkpoints:
@@ -182,6 +153,7 @@ def restore_encoder(
 
   Example:
     >>> import tempfile, optax
+    >>> from adaptssr_jax.description import describe
     >>> from adaptssr_jax.train import init_state
     >>> encoder = UserEncoder(num_items=2, max_length=4, embed_dim=4)
     >>> items = jax.numpy.array([[1, 2, 0]])
@@ -198,17 +170,33 @@ def restore_encoder(
   device = SingleDeviceSharding(jax.local_devices()[0])
   with _reader(path) as (manager, step):
     description = _description(manager, step)
-    wanted = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=device
-      ),
-      _saved_shapes(manager, step),
+    wanted = {
+      'params': _saved_shapes(manager, step, 'params', device),
+      'opt_state': _saved_shapes(manager, step, 'opt_state', device),
+    }
+    # Of the optimizer, what rows of the table that are behind are caught up by.
+    saved = wanted['opt_state']
+    if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
+      del wanted['opt_state']
+    restored = _restore(
+      manager,
+      step,
+      {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
     )
-    items = {'params': ocp.args.StandardRestore(wanted)}
-    params = _restore(manager, step, items)['params']
+    params = restored['params']['encoder']
+    if 'opt_state' in restored:
+      params['item_embedding'] = _caught_up(
+        params['item_embedding'], restored['opt_state']['table']
+      )
     with _explained(pathlib.Path(manager.directory) / str(step)):
       encoder = UserEncoder(**description.encoder)
-      return encoder, params['encoder'], description.vocabulary
+      return encoder, params, description.vocabulary
+
+
+def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
+  settings = AdamSettings(**saved['settings'])
+  state = RowAdamState(**saved | {'settings': settings})
+  return caught_up_table(table, state)
 
 
 def _description(manager: ocp.CheckpointManager, step: int) -> Description:
@@ -216,10 +204,17 @@ def _description(manager: ocp.CheckpointManager, step: int) -> Description:
   return Description(**_restore(manager, step, items))
 
 
-def _saved_shapes(manager: ocp.CheckpointManager, step: int) -> Any:
-  folder = pathlib.Path(manager.directory) / str(step) / 'params'
+def _saved_shapes(
+  manager: ocp.CheckpointManager, step: int, item: str, device: Any
+) -> Any:
+  """What was saved of an item, as it is to be restored onto a device."""
+  folder = pathlib.Path(manager.directory) / str(step) / item
   with ocp.StandardCheckpointer() as reader, _explained(folder.parent):
-    return reader.metadata(folder).item_metadata.tree
+    saved = reader.metadata(folder).item_metadata.tree
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    saved,
+  )
 
 
 def _score(metrics: Mapping[str, Any]) -> tuple[float, int]:

@@ -14,13 +14,20 @@ from jax.scipy.special import entr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from adaptssr_jax.microbatches import map_chunks
 from adaptssr_jax.reductions import (
   AxisName,
   as_float,
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import exact_dot, other_users, unit_length
+from adaptssr_jax.similarity import (
+  all_users,
+  exact_dot,
+  is_another,
+  unit_length,
+  unit_users,
+)
 
 # Users whose cosines to all others are held at once.
 _BLOCK = 256
@@ -69,7 +76,7 @@ def view_similarities(
   Returns:
     An array `[batch]` per name, of the users of this device: 0 for a padding
     user, and 0 in the three about other users where there are none. Average
-    them over `where`. Takes the memory of `8 * batch * all` cosines.
+    them over `where`. Takes the memory of `4 * 256 * all` cosines.
 
   Example:
     >>> view = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -83,30 +90,38 @@ def view_similarities(
     Self-Supervised Ranking", NeurIPS 2023: the order of its similarities. The
     two shares are the accuracies that the authors' published code logs.
   """
-  if where is not None:
-    where = jnp.asarray(where)
-    users = jnp.where(where[None, None, :, None], jnp.asarray(users), 0)
-  users = unit_length(lax.stop_gradient(as_float(users)))
-  everyone, absent = other_users(users, where, axis_name)
-  halves = jax.vmap(_half, in_axes=(0, None, None))(
-    jnp.stack([users, users[::-1]]), everyone, ~absent
-  )
-  means = jax.tree.map(functools.partial(jnp.mean, axis=0), halves)
+  users = lax.stop_gradient(unit_users(users, where))
+  everyone, ids, own = all_users(users, where, axis_name)
+  rank = functools.partial(_rank_views, everyone, ids)
+  halves = [
+    map_chunks(
+      rank,
+      own,
+      views[0, 0],
+      views[0, 1],
+      jnp.moveaxis(views[1], 0, 1),
+      size=_BLOCK,
+    )
+    for views in (users, users[::-1])
+  ]
+  means = jax.tree.map(lambda *pair: sum(pair) / 2, *halves)
   return jax.tree.map(functools.partial(zero_unless, where), means)
 
 
-def _half(
-  views: Float[Array, '2 2 batch dim'],
+def _rank_views(
   everyone: Float[Array, '2 2 all dim'],
-  differs: Bool[Array, 'batch all'],
+  ids: Int[Array, ' all'],
+  own: Int[Array, ' batch'],
+  anchors: Float[Array, 'batch dim'],
+  implicit_view: Float[Array, 'batch dim'],
+  explicit_views: Float[Array, 'batch 2 dim'],
 ) -> ViewSimilarities:
-  """The similarities of the anchors `views[0, 0]`; vectors have length 1."""
-  anchors = views[0, 0]
-  implicit = exact_dot('bd,bd->b', anchors, views[0, 1])
-  explicit = exact_dot('bd,vbd->bv', anchors, views[1])
+  """The similarities of some anchors; all vectors have length 1."""
+  implicit = exact_dot('bd,bd->b', anchors, implicit_view)
+  explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
   other = exact_dot('bd,vpad->bvpa', anchors, everyone)
   other = other.reshape(len(anchors), -1)
-  exists = jnp.tile(differs, 4)
+  exists = jnp.tile(is_another(own, ids), 4)
   count = jnp.sum(exists, axis=-1)
   # A batch of one has no others: its sums are 0, and so are its shares.
   at_least_one = jnp.maximum(count, 1)

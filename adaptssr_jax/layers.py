@@ -1,4 +1,4 @@
-"""Layers of the encoder whose derivative is said by hand, to be cheap."""
+"""Layers of the encoder, whose derivatives are said by hand, to be cheap."""
 
 import functools
 import math
@@ -7,7 +7,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+normal = nn.initializers.normal(stddev=0.02)
+
+
+class Dense(nn.Module):
+  """An affine map of the last axis, W x + b, with W from N(0, 0.02).
+
+  Attributes:
+    features: Of the result.
+    dtype: In which it is computed, whatever that of the parameters.
+
+  Example:
+    >>> x = jnp.ones((2, 3, 8))
+    >>> Dense(4).init_with_output(jax.random.key(0), x)[0].shape
+    (2, 3, 4)
+  """
+
+  features: int
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, '*batch inputs']
+  ) -> Float[Array, '*batch features']:
+    """Maps `[..., inputs]` to `[..., features]`."""
+    inputs = x.shape[-1]
+    kernel = self.param('kernel', normal, (inputs, self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # As a matrix: XLA transposes a whole array to sum a gradient over two axes.
+    rows = jnp.asarray(x, self.dtype).reshape(-1, inputs)
+    rows @= jnp.asarray(kernel, self.dtype)
+    rows += jnp.asarray(bias, self.dtype)[None]
+    return rows.reshape(*x.shape[:-1], self.features)
 
 
 class LayerNorm(nn.Module):
@@ -17,6 +50,7 @@ class LayerNorm(nn.Module):
 
   Attributes:
     epsilon: Added to the variance.
+    dtype: Of the result; it is computed in float32.
 
   Example:
     >>> x = jnp.array([[1.0, 3.0]])
@@ -25,6 +59,7 @@ class LayerNorm(nn.Module):
   """
 
   epsilon: float = 1e-12
+  dtype: str = 'float32'
 
   @nn.compact
   def __call__(
@@ -38,7 +73,8 @@ class LayerNorm(nn.Module):
     # With the rank of x: a plain broadcast is stored whole for the gradient.
     shape = (1,) * (x.ndim - 1) + (features,)
     y = standardise(x, self.epsilon)
-    return y * scale.reshape(shape) + bias.reshape(shape)
+    y = y * scale.reshape(shape) + bias.reshape(shape)
+    return y.astype(self.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -115,3 +151,15 @@ def _gelu_jvp(primals, tangents):
 def _normal_cdf(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   # erf is one polynomial, and erfc, which jax.nn.gelu takes, is three.
   return 0.5 + 0.5 * lax.erf(x / math.sqrt(2))
+
+
+def masked_softmax(
+  scores: Float[Array, '*batch length'],
+  *,
+  where: Bool[Array, '*#batch length'],
+) -> Float[Array, '*batch length']:
+  """Softmax in float32 over the last axis; all zeros where all is masked."""
+  # The least number, not -inf: a row of -inf is nan, and so is its gradient.
+  least = jnp.finfo(jnp.float32).min
+  weights = nn.softmax(jnp.where(where, scores.astype(jnp.float32), least))
+  return jnp.where(where, weights, 0)

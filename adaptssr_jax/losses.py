@@ -11,8 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from adaptssr_jax.negatives import (
+  Negatives,
+  hardest_similarity,
+  mean_over_blocks,
+  negative_similarities,
+  negatives_of,
+)
 from adaptssr_jax.reductions import (
   AxisName,
   ReduceFn,
@@ -20,7 +27,7 @@ from adaptssr_jax.reductions import (
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import exact_dot, other_users, unit_length
+from adaptssr_jax.similarity import cosines, exact_dot, unit_users
 
 
 def mpr_loss(
@@ -90,6 +97,7 @@ def adaptssr_loss(
   *,
   fusion: str | ArrayLike = 'adaptive',
   hard_negatives: bool = True,
+  block_size: int | None = None,
   axis_name: AxisName | None = None,
   where: Bool[ArrayLike, ' batch'] | None = None,
   reduce_fn: ReduceFn | None = jnp.mean,
@@ -109,6 +117,10 @@ def adaptssr_loss(
     fusion: How `augmentation_weight` sets lambda: 'adaptive', 'batch_mean' or a
       number.
     hard_negatives: Compare the hardest pairs only.
+    block_size: None compares anchors with all users at once, which takes
+      `[batch, 4 * all]` numbers. Otherwise with so many at a time, also for the
+      gradient: the same to rounding, in the memory of one block, and faster if
+      hard. Of equally hard negatives the first gets the gradient.
     axis_name: The axis of `jax.pmap` or `jax.shard_map` over which users are
       split. Negatives and 'batch_mean' are then those of all its devices. The
       value is the same on each, and the gradient of a parameter, averaged over
@@ -120,7 +132,8 @@ def adaptssr_loss(
     The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts.
 
   Raises:
-    ValueError: If `users` is not `[2, 2, batch, dim]`, or `fusion` is unknown.
+    ValueError: If `users` is not `[2, 2, batch, dim]`, `fusion` is unknown, or
+      `block_size` is below 1.
 
   Example:
     >>> users = jnp.broadcast_to(jnp.eye(2), (2, 2, 2, 2))
@@ -131,15 +144,23 @@ def adaptssr_loss(
     Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
     Self-Supervised Ranking", NeurIPS 2023: the symmetric loss over a batch.
   """
-  users = _unit_users(users, where)
-  others, absent = other_users(users, where, axis_name)
+  if block_size is not None and block_size < 1:
+    raise ValueError(
+      f'block_size must be at least 1 or None, not {block_size}.'
+    )
+  users = unit_users(users, where)
+  negatives, own = negatives_of(users, where, axis_name)
   weight = functools.partial(
     augmentation_weight, fusion=fusion, where=where, axis_name=axis_name
   )
-  first, second = (
-    _half_loss(views, others, absent, weight(views), hard_negatives)
-    for views in (users, users[::-1])
+  half = functools.partial(
+    _half_loss,
+    own=own,
+    negatives=negatives,
+    hard_negatives=hard_negatives,
+    block_size=block_size,
   )
+  first, second = (half(views, weight(views)) for views in (users, users[::-1]))
   return reduce_losses((first + second) / 2, where, reduce_fn, axis_name)
 
 
@@ -183,14 +204,14 @@ def augmentation_weight(
     Self-Supervised Ranking", NeurIPS 2023: 'adaptive' is the paper's
     coefficient, 'batch_mean' that of the authors' published code.
   """
-  users = lax.stop_gradient(_unit_users(users, where))
+  users = lax.stop_gradient(unit_users(users, where))
   if isinstance(fusion, str):
     if fusion == 'adaptive':
-      cosines = exact_dot('pbd,qbd->bpq', users[0], users[1])
-      return 1 - jnp.mean(jnp.maximum(cosines, 0), axis=(1, 2))
+      pairs = exact_dot('pbd,qbd->bpq', users[0], users[1])
+      return 1 - jnp.mean(jnp.maximum(pairs, 0), axis=(1, 2))
     if fusion == 'batch_mean':
-      cosines = jnp.mean(_cosines(users[0, 0], users[1]), axis=-1)
-      return 1 - reduce_losses(cosines, where, jnp.mean, axis_name)
+      means = jnp.mean(cosines(users[0, 0], users[1]), axis=-1)
+      return 1 - reduce_losses(means, where, jnp.mean, axis_name)
   elif jnp.isscalar(fusion) and not _outside_unit(fusion):
     return lax.stop_gradient(jnp.asarray(fusion, users.dtype))
   raise ValueError(
@@ -262,41 +283,26 @@ def _mean_over_triples(
 
 def _half_loss(
   views: Float[Array, '2 2 batch dim'],
-  others: Float[Array, '2 2 all dim'],
-  absent: Bool[Array, 'batch all'],
   weight: Float[Array, '*#batch'],
+  *,
+  own: Int[Array, ' batch'],
+  negatives: Negatives,
   hard_negatives: bool,
+  block_size: int | None,
 ) -> Float[Array, ' batch']:
   """Ranks the views of `views[0, 0]`; all vectors have length 1."""
   anchors = views[0, 0]
-  negative = exact_dot('bd,vpad->bvpa', anchors, others)
-  negative = jnp.where(absent[:, None, None, :], -jnp.inf, negative)
-  return mpr_loss(
-    _cosines(anchors, views[0, 1:]),
-    _cosines(anchors, views[1]),
-    negative.reshape(len(anchors), -1),
+  loss = functools.partial(
+    mpr_loss,
+    cosines(anchors, views[0, 1:]),
+    cosines(anchors, views[1]),
     weight=weight,
     hard_negatives=hard_negatives,
     reduce_fn=None,
   )
-
-
-def _unit_users(
-  users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
-) -> Float[Array, '2 2 batch dim']:
-  """Checks the shape, zeroes padding, and gives each vector length 1."""
-  if jnp.ndim(users) != 4 or jnp.shape(users)[:2] != (2, 2):
-    raise ValueError(
-      'users must be [2, 2, batch, dim] = (explicit view, dropout pass, user, '
-      f'feature), not {jnp.shape(users)}: jnp.stack([jnp.stack([a, a_again]), '
-      'jnp.stack([b, b_again])]).'
-    )
-  if where is not None:
-    where = jnp.broadcast_to(where, jnp.shape(users)[:3])
-  return unit_length(zero_unless(where, as_float(users)))
-
-
-def _cosines(
-  anchors: Float[Array, 'batch dim'], views: Float[Array, 'views batch dim']
-) -> Float[Array, 'batch views']:
-  return exact_dot('bd,vbd->bv', anchors, views)
+  if block_size is None:
+    return loss(negative_similarities(anchors, own, negatives))
+  size = min(4 * block_size, len(negatives.ids))
+  if hard_negatives:
+    return loss(hardest_similarity(anchors, own, negatives, block_size=size))
+  return mean_over_blocks(loss, anchors, own, negatives, block_size=size)

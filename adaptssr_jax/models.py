@@ -1,23 +1,20 @@
-"""The user encoder, its parts, and the head that fine-tuning puts on it."""
+"""The user encoder, and the head that fine-tuning puts on it."""
 
-import functools
-import math
+from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.dropout import Dropout
-from adaptssr_jax.layers import LayerNorm, gelu
+from adaptssr_jax.blocks import AttentionPooling, Block, Seeds, States, Users
+from adaptssr_jax.dropout import dropout, row_seeds
+from adaptssr_jax.layers import Dense, LayerNorm, normal
 from adaptssr_jax.similarity import unit_length
 
 Items = Int[ArrayLike, 'batch length']
-Real = Bool[Array, 'batch length']
-States = Float[Array, 'batch length embed']
-Users = Float[Array, 'batch features']
-
-_normal = nn.initializers.normal(stddev=0.02)
+Keys = Key[Array, 'batch']
 
 
 class UserEncoder(nn.Module):
@@ -37,7 +34,9 @@ class UserEncoder(nn.Module):
     num_heads: Attention heads, a divisor of `embed_dim`.
     num_queries: Learned queries, each of which pools the hidden states.
     cosine_pooling: Pool by the cosine, not the product, of query and state.
-    dropout_rate: In [0, 1); rounded to a multiple of 1/256, see `Dropout`.
+    dropout_rate: In [0, 1); rounded to a multiple of 1/256, see `dropout`.
+    dtype: In which it computes, 'float32' or 'bfloat16'. Parameters, norms,
+      softmaxes and user vectors are float32 all the same.
 
   Raises:
     ValueError: If a field is out of its range.
@@ -64,6 +63,7 @@ class UserEncoder(nn.Module):
   num_queries: int = 1
   cosine_pooling: bool = False
   dropout_rate: float = 0.1
+  dtype: str = 'float32'
 
   def __post_init__(self):
     names = 'num_items max_length embed_dim num_layers num_heads num_queries'
@@ -81,20 +81,24 @@ class UserEncoder(nn.Module):
       raise ValueError(
         f'dropout_rate must be in [0, 1), not {self.dropout_rate}'
       )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(
+        f"dtype must be 'float32' or 'bfloat16', not {self.dtype!r}"
+      )
     super().__post_init__()
 
   def setup(self) -> None:
     """Declares the parameters and the parts, by their names in `params`."""
     self.item_embedding = self.param(
-      'item_embedding', _normal, (self.num_items + 2, self.embed_dim)
+      'item_embedding', normal, (self.num_items + 2, self.embed_dim)
     )
     self.position_embedding = self.param(
-      'position_embedding', _normal, (self.max_length, self.embed_dim)
+      'position_embedding', normal, (self.max_length, self.embed_dim)
     )
-    self.norm = LayerNorm()
-    self.dropout = Dropout(self.dropout_rate)
+    self.norm = LayerNorm(dtype=self.dtype)
     self.blocks = [
-      Block(self.num_heads, self.dropout_rate) for _ in range(self.num_layers)
+      Block(self.num_heads, self.dropout_rate, self.dtype)
+      for _ in range(self.num_layers)
     ]
     self.pooling = AttentionPooling(self.num_queries, self.cosine_pooling)
 
@@ -103,27 +107,52 @@ class UserEncoder(nn.Module):
     """The id that stands for a masked item: num_items + 1."""
     return self.num_items + 1
 
-  def __call__(self, items: Items, *, deterministic: bool = True) -> Users:
+  def embed(self, items: Items) -> States:
+    """Looks up items [batch, length] in the table: [batch, length, embed]."""
+    # take: nan for an id beyond the table, where indexing would return another
+    # item's row.
+    return jnp.take(self.item_embedding, items, axis=0)
+
+  def __call__(
+    self,
+    items: Items,
+    *,
+    deterministic: bool = True,
+    keys: Keys | None = None,
+    embedded: States | None = None,
+  ) -> Users:
     """Encodes users.
 
     Args:
       items: `[batch, length]`, ids, 0 at the end for padding.
-      deterministic: False drops out; pass rngs={'dropout': key} to `apply`.
+      deterministic: False drops out; pass `keys`, or rngs={'dropout': key} to
+        `apply`.
+      keys: `[batch]`, a key per user, whose dropout depends on it alone.
+      embedded: what `embed` gave for the items, if that was called before.
 
     Returns:
       `[batch, num_queries * embed_dim]`, not normalised.
     """
-    hidden = self.hidden_states(items, deterministic=deterministic)
+    hidden = self.hidden_states(
+      items, deterministic=deterministic, keys=keys, embedded=embedded
+    )
     return self.pooling(hidden, where=jnp.asarray(items) != 0)
 
   def hidden_states(
-    self, items: Items, *, deterministic: bool = True
+    self,
+    items: Items,
+    *,
+    deterministic: bool = True,
+    keys: Keys | None = None,
+    embedded: States | None = None,
   ) -> States:
     """Encodes the items of users, each in the light of the others.
 
     Args:
       items: `[batch, length]`, ids, 0 at the end for padding.
-      deterministic: False drops out; pass rngs={'dropout': key} to `apply`.
+      deterministic: False drops out, see `__call__`.
+      keys: as of `__call__`.
+      embedded: as of `__call__`.
 
     Returns:
       `[batch, length, embed_dim]`, without meaning at padding.
@@ -132,105 +161,30 @@ class UserEncoder(nn.Module):
       ValueError: If `length` is not in 1..max_length.
     """
     items = jnp.asarray(items)
-    length = items.shape[-1]
+    length = items.shape[1]
     if not 1 <= length <= self.max_length:
       raise ValueError(
         f'a sequence of {length} items, but max_length is {self.max_length}: '
         'shorten the sequences or make the encoder longer'
       )
-    # take: nan for an id beyond the table, where indexing would return another
-    # item's row.
-    hidden = jnp.take(self.item_embedding, items, axis=0)
+    first, *seeds = self._seeds(items, deterministic, keys)
+    hidden = self.embed(items) if embedded is None else embedded
     hidden = self.norm(hidden + self.position_embedding[None, :length])
-    hidden = self.dropout(hidden, deterministic=deterministic)
-    for block in self.blocks:
-      hidden = block(hidden, where=items != 0, deterministic=deterministic)
+    hidden = dropout(first, hidden, rate=self.dropout_rate)
+    for i, block in enumerate(self.blocks):
+      hidden = block(hidden, where=items != 0, seeds=seeds[3 * i : 3 * (i + 1)])
     return hidden
 
-
-class Block(nn.Module):
-  """A Transformer block that normalises after each sum (post-LN).
-
-  h <- LayerNorm(h + attention(h));  h <- LayerNorm(h + W gelu(W' h))
-  """
-
-  num_heads: int
-  dropout_rate: float
-
-  @nn.compact
-  def __call__(
-    self, hidden: States, *, where: Real, deterministic: bool
-  ) -> States:
-    """Applies the block to states; `where` is False at padding."""
-    embed_dim = hidden.shape[-1]
-    dropout = functools.partial(
-      Dropout(self.dropout_rate, name='dropout'), deterministic=deterministic
-    )
-    attention = Attention(self.num_heads, self.dropout_rate, name='attention')
-    mixed = attention(hidden, where=where, deterministic=deterministic)
-    hidden = LayerNorm(name='attention_norm')(hidden + dropout(mixed))
-    inner = gelu(_dense(4 * embed_dim, 'expand')(hidden))
-    outer = _dense(embed_dim, 'contract')(inner)
-    return LayerNorm(name='feed_forward_norm')(hidden + dropout(outer))
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention; padding is not attended to.
-
-  head = dropout(softmax(q k^T / sqrt(dim))) v;  output = W concat(heads)
-  """
-
-  num_heads: int
-  dropout_rate: float
-
-  @nn.compact
-  def __call__(
-    self, hidden: States, *, where: Real, deterministic: bool
-  ) -> States:
-    """Mixes states; `where` is False at padding."""
-    batch, length, embed_dim = hidden.shape
-    dim = embed_dim // self.num_heads
-
-    # [batch, head, length, dim] multiplies twice as fast on CPU as
-    # [batch, length, head, dim].
-    query, key, value = (
-      _dense(embed_dim, name)(hidden)
-      .reshape(batch, length, self.num_heads, dim)
-      .transpose(0, 2, 1, 3)
-      for name in ('query', 'key', 'value')
-    )
-    scores = (query / math.sqrt(dim)) @ key.swapaxes(-1, -2)
-    weights = masked_softmax(scores, where=where[:, None, None, :])
-    weights = Dropout(self.dropout_rate, name='dropout')(
-      weights.astype(value.dtype), deterministic=deterministic
-    )
-    heads = (weights @ value).transpose(0, 2, 1, 3)
-    return _dense(embed_dim, 'output')(heads.reshape(batch, length, embed_dim))
-
-
-class AttentionPooling(nn.Module):
-  """Pools the states of a sequence, once for each learned query.
-
-  u_k = sum_t w_kt h_t,  w_k = softmax_t(q_k . h_t) over the real positions
-
-  With `cosine`, q_k and h_t are normalised for the weights.
-  """
-
-  num_queries: int
-  cosine: bool
-
-  @nn.compact
-  def __call__(self, hidden: States, *, where: Real) -> Users:
-    """Returns `[batch, num_queries * embed]`, zeros if all is padding."""
-    batch, _, embed_dim = hidden.shape
-    queries = self.param('query', _normal, (self.num_queries, embed_dim))
-    keys = hidden
-    if self.cosine:
-      queries, keys = unit_length(queries), unit_length(hidden)
-    scores = jnp.einsum('kd,btd->bkt', queries, keys)
-    weights = masked_softmax(scores, where=where[:, None, :])
-    users = weights.astype(hidden.dtype) @ hidden
-    return users.reshape(batch, self.num_queries * embed_dim)
+  def _seeds(
+    self, items: Items, deterministic: bool, keys: Keys | None
+  ) -> Sequence[Seeds]:
+    """Of the dropout of the embeddings, and of the three of each block."""
+    draws = 1 + 3 * self.num_layers
+    if deterministic or self.dropout_rate == 0:
+      return [None] * draws
+    if keys is None:
+      keys = jax.random.split(self.make_rng('dropout'), len(items))
+    return list(jnp.moveaxis(row_seeds(keys, draws=draws), 1, 0))
 
 
 class TaskHead(nn.Module):
@@ -256,20 +210,8 @@ class TaskHead(nn.Module):
     self, users: Float[ArrayLike, '*batch features']
   ) -> Float[Array, '*batch outputs']:
     """Returns logits `[..., num_outputs]` of users `[..., features]`."""
-    hidden = nn.relu(_dense(self.hidden_dim, 'hidden')(users))
-    return _dense(self.num_outputs, 'output')(hidden)
-
-
-def masked_softmax(
-  scores: Float[Array, '*batch length'],
-  *,
-  where: Bool[Array, '*#batch length'],
-) -> Float[Array, '*batch length']:
-  """Softmax in float32 over the last axis; all zeros where all is masked."""
-  # The least number, not -inf: a row of -inf is nan, and so is its gradient.
-  least = jnp.finfo(jnp.float32).min
-  weights = nn.softmax(jnp.where(where, scores.astype(jnp.float32), least))
-  return jnp.where(where, weights, 0)
+    hidden = Dense(self.hidden_dim, name='hidden')(jnp.asarray(users))
+    return Dense(self.num_outputs, name='output')(nn.relu(hidden))
 
 
 def pooling_penalty(
@@ -295,7 +237,3 @@ def pooling_penalty(
   # The root has no gradient at 0, where one query or orthogonal ones are.
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-
-
-def _dense(features: int, name: str) -> nn.Dense:
-  return nn.Dense(features, kernel_init=_normal, name=name)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from adaptssr_jax.reductions import AxisName, gather
+from adaptssr_jax.reductions import AxisName, as_float, gather, zero_unless
 
 
 def unit_length(
@@ -21,6 +21,28 @@ def unit_length(
   return vectors * lax.rsqrt(jnp.maximum(square, 0.5))
 
 
+def unit_users(
+  users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
+) -> Float[Array, '2 2 batch dim']:
+  """Checks the shape, zeroes padding, and gives each vector length 1."""
+  if jnp.ndim(users) != 4 or jnp.shape(users)[:2] != (2, 2):
+    raise ValueError(
+      'users must be [2, 2, batch, dim] = (explicit view, dropout pass, user, '
+      f'feature), not {jnp.shape(users)}: jnp.stack([jnp.stack([a, a_again]), '
+      'jnp.stack([b, b_again])]).'
+    )
+  if where is not None:
+    where = jnp.broadcast_to(where, jnp.shape(users)[:3])
+  return unit_length(zero_unless(where, as_float(users)))
+
+
+def cosines(
+  anchors: Float[Array, 'batch dim'], views: Float[Array, 'views batch dim']
+) -> Float[Array, 'batch views']:
+  """Compares each anchor with its own views; all have length 1."""
+  return exact_dot('bd,vbd->bv', anchors, views)
+
+
 def exact_dot(spec: str, left: Array, right: Array) -> Array:
   """`jnp.einsum` in full precision.
 
@@ -29,18 +51,30 @@ def exact_dot(spec: str, left: Array, right: Array) -> Array:
   return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
 
 
-def other_users(
+def all_users(
   users: Float[Array, '2 2 batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
-) -> tuple[Float[Array, '2 2 all dim'], Bool[Array, 'batch all']]:
-  """Returns the users of all devices, and who is no other user of whom."""
-  rows = jnp.arange(users.shape[2])
+) -> tuple[
+  Float[Array, '2 2 all dim'], Int[Array, ' all'], Int[Array, ' batch']
+]:
+  """Returns the users of all devices, their ids, and those of the local users.
+
+  Ids are 1, 2, ... in order; in the second, padding has 0, the id of nobody.
+  """
+  own = jnp.arange(users.shape[2]) + 1
   if axis_name is not None:
-    rows += lax.axis_index(axis_name) * len(rows)
+    own += lax.axis_index(axis_name) * len(own)
     users = gather(users, axis_name, axis=2)
     where = gather(where, axis_name)
-  absent = rows[:, None] == jnp.arange(users.shape[2])[None, :]
+  ids = jnp.arange(users.shape[2]) + 1
   if where is not None:
-    absent |= ~jnp.asarray(where)[None, :]
-  return users, absent
+    ids = jnp.where(jnp.asarray(where), ids, 0)
+  return users, ids, own
+
+
+def is_another(
+  own: Int[Array, ' batch'], ids: Int[Array, ' n']
+) -> Bool[Array, 'batch n']:
+  """Tells which ids are those of another user, by the ids of `all_users`."""
+  return (ids > 0)[None, :] & (ids[None, :] != own[:, None])

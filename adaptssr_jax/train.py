@@ -6,8 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
+
+from adaptssr_jax.optimizers import (
+  RowAdamState,
+  RowTransformation,
+  caught_up,
+  compact_ids,
+)
 
 AXIS = 'devices'
 
@@ -63,18 +71,136 @@ def train_step(
   grad_fn = jax.grad(loss_fn, has_aux=True)
   grads, metrics = grad_fn(state.params, batch, step_key)
   if axis_name is not None:
-    grads = jax.lax.pmean(grads, axis_name)
+    grads = lax.pmean(grads, axis_name)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   next_state = TrainState(state.step + 1, params, opt_state)
   return next_state, mean_metrics(metrics, axis_name=axis_name)
 
 
+class RowOptState(NamedTuple):
+  """State of the optimizers where the item table has one of its own.
+
+  Args:
+    table: of the rows of the table, some of which are behind.
+    others: of all other parameters.
+  """
+
+  table: RowAdamState
+  others: Any
+
+
+def init_row_state(
+  params: dict[str, Any],
+  optimizer: optax.GradientTransformation,
+  table_optimizer: RowTransformation,
+) -> TrainState:
+  """The state before the first `row_train_step`."""
+  table, others = _take_table(params)
+  opt_state = RowOptState(table_optimizer.init(table), optimizer.init(others))
+  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def row_train_step(
+  state: TrainState,
+  batch: dict[str, Array],
+  *,
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  table_optimizer: RowTransformation,
+  size: int,
+  key: Key[Array, ''],
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+  """As `train_step`, in time that does not depend on the number of items.
+
+  The rows of the table that the batch of all devices needs are gathered into a
+  small table, which the loss takes for the whole one, and written back.
+
+  Args:
+    state: of `init_row_state`, the same on every device.
+    batch: this device's part.
+    loss_fn: as of `train_step`, of an encoder of `size - 2` items.
+    optimizer: of all parameters but the item table.
+    table_optimizer: of the rows of the table.
+    size: rows of the small table, see `optimizers.compact_ids`.
+    key: of the whole run; the key of the step is folded in here.
+    axis_name: the axis of the devices; None where there is but one.
+
+  Returns:
+    The next state, whose table is to be read by `caught_up_state`, and the
+    metrics.
+  """
+  table, others = _take_table(state.params)
+  table_state, opt_state = state.opt_state
+  ids, items = _compact_items(batch['items'], len(table) - 1, size, axis_name)
+  rows = table_optimizer.gather(table, table_state, ids)
+  grads, metrics = jax.grad(loss_fn, has_aux=True)(
+    _with_table(others, rows),
+    batch | {'items': items},
+    jax.random.fold_in(key, state.step),
+  )
+  if axis_name is not None:
+    grads = lax.pmean(grads, axis_name)
+  row_grads, grads = _take_table(grads)
+  table, table_state = table_optimizer.update(
+    row_grads, table_state, table, ids
+  )
+  updates, opt_state = optimizer.update(grads, opt_state, others)
+  params = _with_table(optax.apply_updates(others, updates), table)
+  opt_state = RowOptState(table_state, opt_state)
+  next_state = TrainState(state.step + 1, params, opt_state)
+  return next_state, mean_metrics(metrics, axis_name=axis_name)
+
+
+def caught_up_state(state: TrainState) -> TrainState:
+  """The state with the parameters to use after this step: no row is behind.
+
+  Go on training with the state itself. Its rows would be the same by rounding
+  only, so that what a run learns would depend on when somebody looked.
+  """
+  if not isinstance(state.opt_state, RowOptState):
+    return state
+  table, others = _take_table(state.params)
+  table = caught_up_table(table, state.opt_state.table)
+  return state._replace(params=_with_table(others, table))
+
+
+@jax.jit
+def caught_up_table(table: Array, state: RowAdamState) -> Array:
+  """The table of which no row is behind."""
+  return caught_up(table, state)[0]
+
+
+def _compact_items(
+  items: Int[Array, 'users length'],
+  mask_id: int,
+  size: int,
+  axis_name: str | None,
+) -> tuple[Int[Array, ' size'], Int[Array, 'users length']]:
+  """`compact_ids` of the items of all devices, and those of this one."""
+  if axis_name is None:
+    return compact_ids(items, mask_id=mask_id, size=size)
+  everyone = lax.all_gather(items, axis_name)
+  ids, compact = compact_ids(everyone, mask_id=mask_id, size=size)
+  return ids, compact[lax.axis_index(axis_name)]
+
+
+def _take_table(tree: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
+  """The item table of parameters or gradients, and all that is left."""
+  encoder = dict(tree['encoder'])
+  return encoder.pop('item_embedding'), {**tree, 'encoder': encoder}
+
+
+def _with_table(tree: dict[str, Any], table: Array) -> dict[str, Any]:
+  return {**tree, 'encoder': {**tree['encoder'], 'item_embedding': table}}
+
+
 def sum_metrics(
   metrics: dict[str, tuple[Array, Array]], *, axis_name: str | None = None
 ) -> dict[str, tuple[Array, Array]]:
   """Adds the (sum, count) pairs of all devices."""
-  return metrics if axis_name is None else jax.lax.psum(metrics, axis_name)
+  return metrics if axis_name is None else lax.psum(metrics, axis_name)
 
 
 def mean_metrics(

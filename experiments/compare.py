@@ -20,10 +20,10 @@ from absl import flags
 
 from experiments import loop
 from experiments.comparison import methods
-from experiments.comparison.compiled import forget_compiled, keep_compiled
 from experiments.comparison.grid import Cell, Grid, Pretraining, plan
 from experiments.comparison.report import write_report
 from experiments.comparison.runs import make
+from experiments.compilation import forget_compiled
 from experiments.datasets import open_data
 from experiments.finetune import open_task
 from experiments.finetune_settings import FinetuneSettings, with_defaults
@@ -36,7 +36,7 @@ from experiments.settings import (
   from_flagfile,
   run,
 )
-from experiments.shared_settings import DataSettings
+from experiments.shared_settings import CompilationSettings, DataSettings
 from experiments.workdir import open_workdir
 
 _OBJECTIVES = {'warm_start': 'masked_items', 'pretrain': 'adaptssr'}
@@ -48,7 +48,7 @@ _REPLACED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareSettings(DataSettings):
+class CompareSettings(DataSettings, CompilationSettings):
   """The flags of a comparison."""
 
   workdir: str = flag(
@@ -108,7 +108,7 @@ class CompareSettings(DataSettings):
 def main(settings: CompareSettings) -> dict[str, Any]:
   """Makes all runs that are missing, and returns what `results.json` says."""
   grid = read_grid(settings)
-  keep_compiled(open_workdir(settings) / 'compiled')
+  open_workdir(settings)
   make_all(grid, plan(grid))
   return write_report(settings, grid)
 

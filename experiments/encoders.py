@@ -13,7 +13,7 @@ from experiments.settings import SettingsError
 from experiments.shared_settings import EncoderSettings
 
 # What a checkpoint's parameters do not depend on.
-_FREE = ('dropout_rate',)
+_FREE = ('dropout_rate', 'dtype')
 
 
 def make_encoder(

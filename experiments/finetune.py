@@ -15,14 +15,16 @@ import jax
 import numpy as np
 import optax
 
-from adaptssr_jax.checkpoint import describe
 from adaptssr_jax.data import UserArrays, UserData, resplit
-from adaptssr_jax.train import AXIS, LossFn, TrainState, pmap_step, train_step
+from adaptssr_jax.description import describe
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import LossFn, TrainState, pmap_step
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.probe import probe
 from experiments.settings import SettingsError, run
+from experiments.speed import make_buckets, make_training, sample_lengths
 from experiments.tasks import (
   KINDS,
   Kind,
@@ -124,7 +126,17 @@ def tune(
   """Trains; what the best epoch puts out for validation and test rows."""
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
-  optimizer = make_optimizer(settings)
+  lengths = sample_lengths(examples['train'], encoder.max_length)
+  model |= {'buckets': make_buckets(settings, encoder, lengths)}
+  step, state = make_training(
+    settings,
+    encoder,
+    params,
+    functools.partial(training_loss, settings, data, model),
+    make_optimizer(settings),
+    key=key,
+    whole_table='--mode=frozen' if settings.mode == 'frozen' else '',
+  )
   predict = functools.partial(
     predict_users,
     predict=pmap_step(functools.partial(kind.predict, **model)),
@@ -137,13 +149,7 @@ def tune(
       folder=folder,
       users=examples['train'],
       length=encoder.max_length,
-      step=functools.partial(
-        train_step,
-        loss_fn=make_loss(settings, data, model),
-        optimizer=optimizer,
-        key=key,
-        axis_name=AXIS,
-      ),
+      step=step,
       description=describe(
         encoder,
         data.vocabulary.items,
@@ -158,8 +164,7 @@ def tune(
         metric=select_by(settings, data),
       ),
     ),
-    params,
-    optimizer,
+    state,
   )
   return {'best_step': int(best.step)}, {
     name: predict(best.params, users=examples[name])
@@ -167,11 +172,16 @@ def tune(
   }
 
 
-def make_loss(
-  settings: FinetuneSettings, data: UserData, model: dict[str, Any]
+def training_loss(
+  settings: FinetuneSettings,
+  data: UserData,
+  model: dict[str, Any],
+  encoder: UserEncoder,
 ) -> LossFn:
-  """The objective of the task, as (params, batch, key) -> loss, metrics."""
-  loss_fn = functools.partial(KINDS[data.kind].objective, **model)
+  """The objective of the task, of the encoder or of a smaller one."""
+  loss_fn = functools.partial(
+    KINDS[data.kind].objective, **model | {'encoder': encoder}
+  )
   if data.kind == 'conversion':
     loss_fn = functools.partial(
       loss_fn, positive_weight=settings.positive_weight

@@ -1,15 +1,31 @@
 """What a run tells while it trains: metrics to files, progress to the eye."""
 
+import collections
+import itertools
 import json
 import pathlib
+import statistics
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorboardX
 import tqdm
 from jax.typing import ArrayLike
 
 from experiments.workdir import METRICS, write_whole
+
+# The last steps, of which the rate is taken.
+_WINDOW = 100
+
+
+class _Time(NamedTuple):
+  """When a step was counted, and what had been waited by then, in seconds."""
+
+  done: int
+  now: float
+  waited: float
 
 
 class MetricsLog:
@@ -59,21 +75,33 @@ def _lines_until(path: pathlib.Path, step: int) -> list[str]:
 class Progress:
   """Users per second, loss and time left: a bar, or lines without a terminal.
 
+  The rate is that of the median of the last steps, without what comes between
+  them; the time left is that of such steps alone.
+
   Args:
     title: what is being done.
     total: steps of the whole run.
     start: steps done already.
     users: users of a step.
     every: seconds between two lines where there is no terminal.
+    waited: tells for how many seconds the steps have waited for their input so
+      far; None if that is not known.
   """
 
   def __init__(
-    self, title: str, *, total: int, start: int, users: int, every: float
+    self,
+    title: str,
+    *,
+    total: int,
+    start: int,
+    users: int,
+    every: float,
+    waited: Callable[[], float] | None = None,
   ):
     self._title, self._total, self._users = title, total, users
-    self._done, self._every = start, every
-    # The first step compiles; a rate that counts it says nothing of the rest.
-    self._timed_from: tuple[int, float] | None = None
+    self._done, self._every, self._waited = start, every, waited
+    self._times: collections.deque[_Time] = collections.deque(maxlen=_WINDOW)
+    self._is_first = True
     self._told = time.monotonic()
     self._bar = None
     if sys.stderr.isatty():
@@ -84,17 +112,31 @@ class Progress:
     """Counts one step; its loss is waited for only where it is told."""
     self._done += 1
     now = time.monotonic()
-    if self._timed_from is None:
-      self._timed_from = (self._done, now)
-    elif now - self._told >= self._every or self._done == self._total:
+    if self._is_first:
+      # Given to the devices, which may be far from through with it.
+      self._is_first = False
+      return
+    waited = self._waited() if self._waited else 0.0
+    self._times.append(_Time(self._done, now, waited))
+    due = now - self._told >= self._every or self._done == self._total
+    if due and len(self._times) > 1:
       self._told = now
-      steps = self._done - self._timed_from[0]
-      # A coarse clock may not have moved.
-      seconds = max(now - self._timed_from[1], 1e-9)
-      self._tell(steps / seconds, float(loss))
+      self._tell(float(loss))
 
-  def _tell(self, rate: float, loss: float) -> None:
+  def _tell(self, loss: float) -> None:
+    # The median leaves out what comes between steps, as validation does, and
+    # what it compiles.
+    seconds = statistics.median(
+      after.now - before.now
+      for before, after in itertools.pairwise(self._times)
+    )
+    # A coarse clock may not have moved.
+    rate = 1 / max(seconds, 1e-9)
     told = f'{rate * self._users:,.0f} users/s, loss {loss:.4f}'
+    if self._waited:
+      first, last = self._times[0], self._times[-1]
+      share = (last.waited - first.waited) / max(last.now - first.now, 1e-9)
+      told += f', input wait {share:.1%}'
     if self._bar is not None:
       self._bar.set_postfix_str(told, refresh=False)
       self._bar.update(self._done - self._bar.n)
@@ -109,6 +151,7 @@ class Progress:
   def close(self) -> None:
     """Ends the bar."""
     if self._bar is not None:
+      self._bar.update(self._done - self._bar.n)
       self._bar.close()
 
 

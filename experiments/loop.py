@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,15 +10,22 @@ from typing import Any
 import jax
 import optax
 
-from adaptssr_jax.checkpoint import Checkpoints, Description
+from adaptssr_jax.checkpoint import Checkpoints
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.batches import (
   batch_at,
   steps_per_epoch,
   users_per_device,
 )
-from adaptssr_jax.train import TrainState, init_state, pmap_step, replicate
+from adaptssr_jax.description import Description
+from adaptssr_jax.train import (
+  TrainState,
+  caught_up_state,
+  pmap_step,
+  replicate,
+)
 from experiments.logs import MetricsLog, Progress
+from experiments.prefetch import Prefetch, on_devices
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
 
@@ -61,7 +69,9 @@ def check_devices(settings: RunSettings) -> None:
   try:
     users_per_device(settings.batch_size, jax.local_device_count())
   except ValueError as error:
-    raise SettingsError(f'--batch_size: {error}') from error
+    raise SettingsError(
+      f'--batch_size: {error}; or, on a CPU, another --cpu_devices'
+    ) from error
 
 
 def make_optimizer(settings: RunSettings) -> optax.GradientTransformation:
@@ -73,15 +83,12 @@ def make_optimizer(settings: RunSettings) -> optax.GradientTransformation:
   return optax.adam(settings.learning_rate)
 
 
-def train(
-  run: Run, params: Any, optimizer: optax.GradientTransformation
-) -> TrainState:
-  """Trains from the newest checkpoint of the run, or from these parameters.
+def train(run: Run, state: TrainState) -> TrainState:
+  """Trains from the newest checkpoint of the run, or from this state.
 
   Args:
     run: what to train.
-    params: where a new run starts.
-    optimizer: makes the state that belongs to them.
+    state: where a new run starts.
 
   Returns:
     The state after the last step, or the best one if epochs have scores.
@@ -91,7 +98,7 @@ def train(
   with contextlib.closing(
     Checkpoints(run.folder, keep=settings.keep_checkpoints)
   ) as checkpoints:
-    state = replicate(init_state(params, optimizer))
+    state = replicate(state)
     state = checkpoints.restore(like=state) or state
     start = int(state.step)
     if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
@@ -101,7 +108,7 @@ def train(
     best = checkpoints.best_step()
     if best is not None:
       state = checkpoints.restore(like=state, step=best)
-  return state
+  return caught_up_state(state)
 
 
 def _train_from(
@@ -112,37 +119,65 @@ def _train_from(
   if start:
     print(f'{run.folder}: goes on at step {start:,} of {total:,}', flush=True)
   step_fn = pmap_step(run.step, donate=True)
-  log = MetricsLog(run.folder, resume_at=start)
-  progress = Progress(
-    run.folder.name,
-    total=total,
-    start=start,
-    users=settings.batch_size,
-    every=settings.progress_every,
+  batches = training_batches(
+    run.users, settings, run.length, range(start, total)
   )
-  for step in range(start + 1, total + 1):
-    state, metrics = step_fn(state, _batch(run, step - 1))
-    if step % settings.log_every == 0 or step == total:
-      values = {name: float(value) for name, value in metrics.items()}
-      log.write(step, values)
-    score, epoch_ends = None, step % run.steps_per_epoch == 0 or step == total
-    if epoch_ends:
-      values, score = run.on_epoch(state)
-      log.write(step, values)
-    due = step % settings.checkpoint_every == 0 or step == total
-    if due or score is not None:
-      checkpoints.save(state, run.description, score=score)
-    progress.update(metrics['loss'])
-    if epoch_ends and _out_of_patience(run, step, checkpoints):
-      print(
-        f'{run.folder}: stops at step {step:,}; validation was best at step '
-        f'{checkpoints.best_step():,}',
-        flush=True,
-      )
-      break
-  progress.close()
-  log.close()
+  # Closed even if interrupted, so that no thread outlives the run.
+  with (
+    contextlib.closing(batches),
+    contextlib.closing(MetricsLog(run.folder, resume_at=start)) as log,
+    contextlib.closing(_progress(run, start, batches)) as progress,
+  ):
+    metrics = None
+    for step, batch in enumerate(batches, start + 1):
+      before = metrics
+      state, metrics = step_fn(state, batch)
+      # The devices have this step to do while the one before is told of, and
+      # the loop is never further ahead of them.
+      if before is not None:
+        _write_step(run, log, step - 1, before)
+      epoch_ends = step % run.steps_per_epoch == 0 or step == total
+      due = step % settings.checkpoint_every == 0 or step == total
+      loss, score = metrics['loss'], None
+      if epoch_ends or due:
+        # A checkpoint promises the lines of all its steps.
+        _write_step(run, log, step, metrics)
+        metrics = None
+      if epoch_ends:
+        values, score = run.on_epoch(caught_up_state(state))
+        log.write(step, values)
+      if due or score is not None:
+        checkpoints.save(state, run.description, score=score)
+      progress.update(loss)
+      if epoch_ends and _out_of_patience(run, step, checkpoints):
+        print(
+          f'{run.folder}: stops at step {step:,}; validation was best at step '
+          f'{checkpoints.best_step():,}',
+          flush=True,
+        )
+        break
   return state
+
+
+def _write_step(
+  run: Run, log: MetricsLog, step: int, metrics: dict[str, jax.Array]
+) -> None:
+  """Waits for a step, and writes its numbers if it is one to be logged."""
+  jax.block_until_ready(metrics)
+  if step % run.settings.log_every == 0 or step == run.num_steps:
+    values = jax.device_get(metrics)
+    log.write(step, {name: float(value) for name, value in values.items()})
+
+
+def _progress(run: Run, start: int, batches: Prefetch) -> Progress:
+  return Progress(
+    run.folder.name,
+    total=run.num_steps,
+    start=start,
+    users=run.settings.batch_size,
+    every=run.settings.progress_every,
+    waited=lambda: batches.waited,
+  )
 
 
 def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
@@ -153,28 +188,48 @@ def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
   return step - best >= run.settings.patience * run.steps_per_epoch
 
 
-def _batch(run: Run, step: int) -> dict[str, Any]:
-  return batch_at(
-    run.users,
-    step,
-    batch_size=run.settings.batch_size,
-    length=run.length,
-    num_devices=jax.local_device_count(),
-    seed=run.settings.seed,
-    window=run.settings.window,
+def training_batches(
+  users: UserArrays, settings: RunSettings, length: int, steps: range
+) -> Prefetch:
+  """The batches of these steps, made ahead and put on the devices."""
+  make = functools.partial(
+    training_batch, users, settings=settings, length=length
+  )
+  return Prefetch(make, steps)
+
+
+def training_batch(
+  users: UserArrays, step: int, *, settings: RunSettings, length: int
+) -> dict[str, jax.Array]:
+  """The batch of a step, on the devices."""
+  return on_devices(
+    batch_at(
+      users,
+      step,
+      batch_size=settings.batch_size,
+      length=length,
+      num_devices=jax.local_device_count(),
+      seed=settings.seed,
+      window=settings.window,
+    )
   )
 
 
 def batches_in_order(
   users: UserArrays, settings: RunSettings, length: int
 ) -> Iterator[dict[str, Any]]:
-  """The batches of one pass over a split, in the stored order."""
-  for step in range(steps_per_epoch(len(users.items), settings.batch_size)):
-    yield batch_at(
-      users,
-      step,
-      batch_size=settings.batch_size,
-      length=length,
-      num_devices=jax.local_device_count(),
-      seed=None,
-    )
+  """The batches of one pass over a split, in the stored order.
+
+  They are of NumPy, since who evaluates also reads them.
+  """
+  make = functools.partial(
+    batch_at,
+    users,
+    batch_size=settings.batch_size,
+    length=length,
+    num_devices=jax.local_device_count(),
+    seed=None,
+  )
+  steps = range(steps_per_epoch(len(users.items), settings.batch_size))
+  with contextlib.closing(Prefetch(make, steps)) as batches:
+    yield from batches

@@ -4,7 +4,10 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
+
 from adaptssr_jax import augment
+from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.masked_items import (
@@ -14,6 +17,8 @@ from adaptssr_jax.objectives.masked_items import (
 from adaptssr_jax.train import AXIS, LossFn
 from experiments.settings import Settings, SettingsError, flag
 
+# Users whose negatives are compared at a time.
+_BLOCK = 256
 AUGMENTATIONS = ('crop', 'mask', 'reorder')
 
 
@@ -73,36 +78,64 @@ class ObjectiveSettings(AugmentationSettings):
 
 
 def make_objective(
-  settings: ObjectiveSettings, encoder: UserEncoder
-) -> tuple[LossFn, LossFn, dict[str, Any]]:
+  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
+) -> tuple[LossFn, LossFn]:
   """The objective of the flags.
 
   Returns:
     The loss to train on and the loss to validate with, both (params, batch,
-    key) -> loss, metrics; and the parameters that the encoder lacks.
+    key) -> loss, metrics.
   """
   if settings.objective == 'masked_items':
-    return _masked_items(settings, encoder)
-  loss_fn = _adaptssr(settings, encoder)
+    return _masked_items(settings, encoder, buckets)
+  loss_fn = _adaptssr(settings, encoder, buckets)
   # It needs dropout in validation too: that makes the implicit views.
-  return loss_fn, loss_fn, {}
+  return loss_fn, loss_fn
+
+
+def init_head(
+  settings: ObjectiveSettings, encoder: UserEncoder
+) -> dict[str, Any]:
+  """The parameters of the objective that the encoder lacks."""
+  if settings.objective == 'masked_items':
+    return {'head': init_masked_items(encoder)}
+  return {}
+
+
+def encoded_lengths(
+  settings: ObjectiveSettings, lengths: np.ndarray
+) -> np.ndarray:
+  """How long the sequences are that are encoded of users so long."""
+  if settings.objective == 'masked_items':
+    return lengths
+  first = settings.augmentations
+  views = [
+    # Only crop makes a sequence shorter.
+    np.ceil(settings.crop_ratio * lengths) if name == 'crop' else lengths
+    for names in (first, settings.second_augmentations or first)
+    for name in names
+  ]
+  return np.concatenate(views).astype(int)
 
 
 def _masked_items(
-  settings: ObjectiveSettings, encoder: UserEncoder
-) -> tuple[LossFn, LossFn, dict[str, Any]]:
+  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
+) -> tuple[LossFn, LossFn]:
   loss_fn = functools.partial(
     masked_items_objective,
     encoder=encoder,
     ratio=settings.mask_ratio or 0.3,
+    buckets=buckets,
     axis_name=AXIS,
   )
   train_fn = functools.partial(loss_fn, sampled_items=settings.sampled_items)
   validate_fn = functools.partial(loss_fn, deterministic=True)
-  return train_fn, validate_fn, {'head': init_masked_items(encoder)}
+  return train_fn, validate_fn
 
 
-def _adaptssr(settings: ObjectiveSettings, encoder: UserEncoder) -> LossFn:
+def _adaptssr(
+  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
+) -> LossFn:
   choices = make_augmentations(settings, encoder.mask_id)
   first = settings.augmentations
   second = settings.second_augmentations or first
@@ -115,6 +148,9 @@ def _adaptssr(settings: ObjectiveSettings, encoder: UserEncoder) -> LossFn:
     ),
     fusion=parse_fusion(settings.fusion),
     hard_negatives=settings.hard_negatives,
+    # All rankings of a small batch fit, and take less time at once.
+    block_size=_BLOCK if settings.hard_negatives else 4 * _BLOCK,
+    buckets=buckets,
     axis_name=AXIS,
   )
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.checkpoint import describe
+from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.data import UserArrays
+from adaptssr_jax.description import describe
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.train import (
@@ -24,15 +25,20 @@ from adaptssr_jax.train import (
   TrainState,
   pmap_step,
   sum_metrics,
-  train_step,
 )
 from experiments import loop
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
-from experiments.objectives import ObjectiveSettings, make_objective
+from experiments.objectives import (
+  ObjectiveSettings,
+  encoded_lengths,
+  init_head,
+  make_objective,
+)
 from experiments.settings import flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
+from experiments.speed import make_buckets, make_training, sample_lengths
 from experiments.workdir import open_workdir, write_dataset
 
 
@@ -59,21 +65,20 @@ def main(settings: PretrainSettings) -> TrainState:
   encoder, params = make_encoder(
     settings, items, init_key, source=settings.init_from
   )
-  train_fn, validate_fn, head = make_objective(settings, encoder)
-  optimizer = loop.make_optimizer(settings)
+  users = data.splits['train']
+  lengths = sample_lengths(users, encoder.max_length)
+  buckets = make_buckets(settings, encoder, encoded_lengths(settings, lengths))
+  step, state = make_pretraining(
+    settings, encoder, params, buckets, key=train_key
+  )
+  _, validate_fn = make_objective(settings, encoder, buckets)
   state = loop.train(
     loop.Run(
       settings=settings,
       folder=folder,
-      users=data.splits['train'],
+      users=users,
       length=encoder.max_length,
-      step=functools.partial(
-        train_step,
-        loss_fn=train_fn,
-        optimizer=optimizer,
-        key=train_key,
-        axis_name=AXIS,
-      ),
+      step=step,
       description=describe(encoder, items, settings.flag_values()),
       on_epoch=functools.partial(
         validate,
@@ -82,16 +87,47 @@ def main(settings: PretrainSettings) -> TrainState:
         settings=settings,
         step=pmap_step(
           functools.partial(
-            validation_step, loss_fn=validate_fn, encoder=encoder, key=eval_key
+            validation_step,
+            loss_fn=validate_fn,
+            encoder=encoder,
+            buckets=buckets,
+            key=eval_key,
           )
         ),
       ),
     ),
-    {'encoder': params} | head,
-    optimizer,
+    state,
   )
   print(f'pre-trained: {folder}', flush=True)
   return state
+
+
+def make_pretraining(
+  settings: PretrainSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  buckets: Buckets,
+  *,
+  key: jax.Array,
+) -> tuple[Callable, TrainState]:
+  """The step of a run, before `pmap_step`, and the state it begins with."""
+  masks = settings.objective == 'masked_items'
+  return make_training(
+    settings,
+    encoder,
+    {'encoder': params} | init_head(settings, encoder),
+    functools.partial(training_loss, settings, buckets),
+    loop.make_optimizer(settings),
+    key=key,
+    whole_table='--objective=masked_items' if masks else '',
+  )
+
+
+def training_loss(
+  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
+) -> LossFn:
+  """The loss to train on, of the encoder or of a smaller one."""
+  return make_objective(settings, encoder, buckets)[0]
 
 
 def validation_step(
@@ -100,6 +136,7 @@ def validation_step(
   *,
   loss_fn: LossFn,
   encoder: UserEncoder,
+  buckets: Buckets,
   key: jax.Array,
 ) -> tuple[dict[str, Any], jax.Array]:
   """The sums of the metrics of a batch, by the same draws every time.
@@ -107,7 +144,9 @@ def validation_step(
   And the vectors of its users, without dropout.
   """
   _, metrics = loss_fn(params, batch, key)
-  users = encode_users(params, batch, encoder=encoder, axis_name=AXIS)
+  users = encode_users(
+    params, batch, encoder=encoder, buckets=buckets, axis_name=AXIS
+  )
   return sum_metrics(metrics, axis_name=AXIS), users
 
 

@@ -10,13 +10,14 @@ import dataclasses
 import pathlib
 
 from experiments import finetune, pretrain
-from experiments.settings import Settings, flag, from_flagfile, run
+from experiments.settings import flag, from_flagfile, run
+from experiments.shared_settings import CompilationSettings
 
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuickstartSettings(Settings):
+class QuickstartSettings(CompilationSettings):
   """The flags of the quickstart."""
 
   workdir: str = flag(

@@ -13,7 +13,6 @@ from absl import app, flags, logging
 
 from adaptssr_jax.checkpoint import CheckpointError
 from adaptssr_jax.data import DataError
-from experiments.memory import keep_freed_memory
 
 
 class SettingsError(ValueError):
@@ -64,6 +63,9 @@ class Settings:
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       _check(field, getattr(self, field.name))
+
+  def prepare_process(self) -> None:
+    """Sets what holds for the whole process, before the command begins."""
 
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """Flag name to text, of every (other) setting that has a value."""
@@ -204,9 +206,10 @@ def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
     # Orbax tells every step of every save; --verbosity=0 lets it.
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.ERROR)
-    keep_freed_memory()
     try:
-      main(from_flags(settings_type, flags.FLAGS))
+      settings = from_flags(settings_type, flags.FLAGS)
+      settings.prepare_process()
+      main(settings)
     except (SettingsError, DataError, CheckpointError) as error:
       sys.exit(f'error: {error}')
 

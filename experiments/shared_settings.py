@@ -3,7 +3,27 @@
 import dataclasses
 
 from adaptssr_jax.models import UserEncoder
+from experiments.compilation import keep_compiled
 from experiments.settings import Settings, flag
+from experiments.speed import SpeedSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompilationSettings(Settings):
+  """Where compiled programs are kept, for commands with a --workdir."""
+
+  compilation_cache: str = flag(
+    'auto',
+    "Folder of JAX's compiled programs, which spare the next run most of its "
+    'start: auto, jax_compilation_cache beside --workdir; off; or a folder. '
+    'JAX_COMPILATION_CACHE_DIR comes first.',
+    same_run=False,
+  )
+
+  def prepare_process(self) -> None:
+    """Turns the cache on."""
+    super().prepare_process()
+    keep_compiled(self.compilation_cache, workdir=self.workdir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +59,7 @@ class DataSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(DataSettings):
+class RunSettings(DataSettings, CompilationSettings, SpeedSettings):
   """How a model is trained, logged and saved."""
 
   workdir: str = flag(
@@ -104,6 +124,12 @@ class EncoderSettings(Settings):
   cosine_pooling: bool | None = flag(None, 'Pool by cosine [false].')
   dropout_rate: float | None = flag(
     None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
+  )
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; parameters and losses stay float32 '
+    '[float32].',
+    choices=('float32', 'bfloat16'),
   )
 
   def encoder_fields(self) -> dict[str, object]:

@@ -32,7 +32,11 @@ from experiments.datasets import open_data
 from experiments.encoders import make_encoder
 from experiments.objectives import AugmentationSettings, make_augmentations
 from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import DataSettings, EncoderSettings
+from experiments.shared_settings import (
+  CompilationSettings,
+  DataSettings,
+  EncoderSettings,
+)
 from experiments.similarity_picture import draw_similarities
 from experiments.similarity_views import similarity_step, with_other_users
 from experiments.workdir import differing_flags, open_workdir, write_whole
@@ -43,7 +47,9 @@ _EDGES = np.linspace(-1, 1, 101).round(2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(DataSettings, AugmentationSettings):
+class SimilaritySettings(
+  DataSettings, AugmentationSettings, CompilationSettings
+):
   """The flags of the similarities."""
 
   checkpoints: tuple[str, ...] = flag(

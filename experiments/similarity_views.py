@@ -1,7 +1,6 @@
 """The similarities of users with their own views, and with other users."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from adaptssr_jax import augment
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_user, user_keys
+from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.reductions import gather
 from adaptssr_jax.similarity import exact_dot, unit_length
 from adaptssr_jax.train import AXIS
@@ -24,35 +23,39 @@ def similarity_step(
   augmentations: tuple[augment.Augmentation, ...],
   key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """`user_similarities` of the users of all devices, in their order."""
-  of_user = functools.partial(
-    user_similarities,
-    augmentations=augmentations,
-    encode=functools.partial(encode_user, params, encoder),
+  """The vectors of the users of all devices, and their similarities.
+
+  Returns:
+    The vectors [users, dim], of length 1; and of each the cosines [users, 1 +
+    augmentations]: with a second dropout pass, then with each augmentation.
+  """
+  draw = functools.partial(views_of_user, augmentations=augmentations)
+  views, keys = jax.vmap(draw)(
+    user_keys(key, batch['example_id']), batch['items']
   )
-  keys = user_keys(key, batch['example_id'])
-  vectors, cosines = jax.vmap(of_user)(keys, batch['items'])
-  return gather(vectors, AXIS), gather(cosines, AXIS)
+  vectors = encode_sequences(
+    params, encoder, views.reshape(-1, views.shape[-1]), keys=keys.reshape(-1)
+  )
+  vectors = unit_length(vectors.reshape(*keys.shape, -1))
+  cosines = exact_dot('ud,uvd->uv', vectors[:, 0], vectors[:, 1:])
+  return gather(vectors[:, 0], AXIS), gather(cosines, AXIS)
 
 
-def user_similarities(
+def views_of_user(
   key: jax.Array,
   items: jax.Array,
   *,
   augmentations: tuple[augment.Augmentation, ...],
-  encode: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-  """The vector of one user, and its similarities to the user's own views.
+  """What one user is encoded as, and the keys of the dropout of each.
 
   Args:
     key: of this user.
     items: the behaviours, padded with 0, [length].
     augmentations: functions (key, items) -> items.
-    encode: (key, items) -> vector [dim] under the dropout of the key.
 
   Returns:
-    The vector [dim] of length 1, and the cosines [1 + augmentations]: with a
-    second dropout pass, then with each augmentation.
+    The behaviours twice, then augmented, [2 + augmentations, length]; the keys.
   """
   view_key, dropout_key = jax.random.split(key)
   view_keys = jax.random.split(view_key, len(augmentations))
@@ -61,9 +64,7 @@ def user_similarities(
     for augmentation, view_key in zip(augmentations, view_keys, strict=True)
   ]
   sequences = jnp.stack([items, items, *views])
-  dropout_keys = jax.random.split(dropout_key, len(sequences))
-  vectors = unit_length(jax.vmap(encode)(dropout_keys, sequences))
-  return vectors[0], exact_dot('d,vd->v', vectors[0], vectors[1:])
+  return sequences, jax.random.split(dropout_key, len(sequences))
 
 
 def with_other_users(vectors: np.ndarray, key: jax.Array) -> np.ndarray:

@@ -1,62 +1,66 @@
 import functools
-import math
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
-from adaptssr_jax.buckets import bucket_widths, in_buckets
-from adaptssr_jax.dropout import Dropout
+from adaptssr_jax.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
+from adaptssr_jax.dropout import dropout, row_seeds
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_user
+from adaptssr_jax.objectives.users import encode_sequences
 
-LENGTHS = np.array([8, 1, 3, 0, 5, 2, 7, 3, 2, 6, 1])
+LENGTHS = np.array([8, 1, 3, 0, 5, 2, 7, 3, 2, 6, 1, 4])
 ITEMS = jnp.array([[1 + (n + t) % 9 if t < n else 0 for t in range(8)]
                    for n in LENGTHS])  # fmt: skip
 KEYS = jax.random.split(jax.random.key(1), len(LENGTHS))
-
-
 PARAMS = {
   'table': jnp.arange(40.0).reshape(10, 4) / 40,
   'map': jnp.eye(4) + 0.1,
 }
 
 
-def encode_one(params, items, key):
+def encode_embedded(params, items, embedded, keys):
   """Quick to compile; an item's part depends on its dropout and its place."""
-  states = params['table'][items] + jnp.arange(len(items))[:, None]
-  rngs = {'dropout': key}
-  states = Dropout(0.5).apply({}, states, deterministic=False, rngs=rngs)
-  states = jnp.where(items[:, None] != 0, states, 0)
-  return jnp.tanh(states.sum(axis=0) @ params['map'] / 20)
+  states = embedded + jnp.arange(items.shape[1])[None, :, None]
+  states = dropout(row_seeds(keys, draws=1)[:, 0], states, rate=0.5)
+  states = jnp.where(items[..., None] != 0, states, 0)
+  return jnp.tanh(states.sum(axis=1) @ params['map'] / 20)
 
 
-def encode_with(encoder, params, items, key):
-  return encode_user(params, encoder, key, items)
+def encode_items(params, items, keys):
+  return encode_embedded(params, items, params['table'][items], keys)
 
 
-def users_of(params, items, keys, widths=None, encode=encode_one):
-  encode = jax.vmap(functools.partial(encode, params))
-  if widths is None:
-    return encode(items, keys)
-  return in_buckets(encode, items, keys, widths=widths)
+def users_of(params, items, keys, buckets=AT_ONCE, look_up=False):
+  encode = encode_embedded if look_up else encode_items
+  return in_buckets(
+    functools.partial(encode, params),
+    items,
+    keys,
+    buckets=buckets,
+    look_up=(lambda items: params['table'][items]) if look_up else None,
+  )
 
 
-@functools.partial(jax.jit, static_argnames=('widths', 'encode'))
-def users_and_gradients(params, items, keys, widths=None, encode=encode_one):
-  def loss(params):
-    users = users_of(params, items, keys, widths, encode)
-    return jnp.sum(users * jnp.arange(users.size).reshape(users.shape)), users
+def weighted(encode, params, *args, **settings):
+  """A loss to which all that is encoded adds something else."""
+  users = encode(params, *args, **settings)
+  return jnp.sum(users * jnp.arange(users.size).reshape(users.shape)), users
 
-  gradients, users = jax.grad(loss, has_aux=True)(params)
-  return users, gradients
+
+@functools.partial(jax.jit, static_argnames=('buckets', 'look_up'))
+def users_and_gradients(params, items, keys, **settings):
+  loss = functools.partial(weighted, users_of)
+  return jax.grad(loss, has_aux=True)(params, items, keys, **settings)
 
 
 def widths_of_rows(items, *args):
   """Tells by which program a row was encoded, and that its args are its own."""
   width = jnp.full(len(items), items.shape[1])
-  return {'first': items[:, 0], 'width': width, 'args': args}
+  return {'items': items[:, :1], 'width': width, 'args': args}
 
 
 def assert_close(tree, expected):
@@ -67,124 +71,212 @@ def assert_close(tree, expected):
     np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize('look_up', [False, True], ids=['', 'looked up'])
 @pytest.mark.parametrize(
-  'widths', [(2, 5, 8), (1, 8), (8, 8)], ids=['fits', 'too long', 'one width']
+  'buckets',
+  [
+    Buckets((2, 5), size=4),
+    Buckets((1, 3, 7, 20), size=5),
+    Buckets((3,)),
+    Buckets((), size=5),
+    Buckets((2, 8), size=1),
+    Buckets((2, 9), size=100),
+  ],
+  ids=['even', 'filled up', 'one group', 'one width', 'single rows', 'large'],
 )
-def test_users_and_gradients_are_those_of_the_whole_batch(widths):
-  plain = users_and_gradients(PARAMS, ITEMS, KEYS)
-  assert_close(users_and_gradients(PARAMS, ITEMS, KEYS, widths), plain)
-  assert jnp.abs(plain[0]).max() > 0.1
-  other = users_and_gradients(PARAMS, ITEMS, KEYS[::-1])
-  assert jnp.abs(plain[0] - other[0]).max() > 0.1
+def test_users_and_gradients_are_those_of_the_whole_batch(buckets, look_up):
+  gradients, users = users_and_gradients(PARAMS, ITEMS, KEYS)
+  done = users_and_gradients(
+    PARAMS, ITEMS, KEYS, buckets=buckets, look_up=look_up
+  )
+  assert_close(done, (gradients, users))
+  assert all(jnp.abs(leaf).max() > 1 for leaf in jax.tree.leaves(gradients))
+  _, other = users_and_gradients(PARAMS, ITEMS, KEYS[::-1])
+  assert jnp.abs(users - other).max() > 0.1
 
 
-def test_the_user_encoder_in_buckets():
+def of_the_encoder(encoder, params, items, keys, slots, buckets=AT_ONCE):
+  return encode_sequences(
+    params, encoder, items, keys=keys, slots=slots, buckets=buckets
+  )
+
+
+# The last place and one in between; the empty row has none.
+SLOTS = jnp.where(
+  LENGTHS[:, None] > 0, jnp.stack([LENGTHS - 1, LENGTHS // 2], axis=1), 8
+)
+
+
+@pytest.mark.parametrize('slots', [None, SLOTS], ids=['users', 'states'])
+@pytest.mark.parametrize('keys', [None, KEYS], ids=['', 'dropout'])
+def test_the_user_encoder_in_buckets(keys, slots):
   encoder = UserEncoder(9, max_length=8, embed_dim=4, num_layers=1)
-  params = encoder.init(jax.random.key(0), ITEMS)['params']
-  encode = functools.partial(encode_with, encoder)
-  plain = users_and_gradients(params, ITEMS, KEYS, encode=encode)
-  done = users_and_gradients(params, ITEMS, KEYS, (3, 8), encode)
-  assert_close(done, plain)
+  params = jax.jit(encoder.init)(jax.random.key(0), ITEMS)['params']
+  params = jax.tree.map(lambda leaf: leaf * 20, params)
+  loss = functools.partial(weighted, functools.partial(of_the_encoder, encoder))
+  compute = jax.jit(jax.grad(loss, has_aux=True), static_argnames='buckets')
+  args = (params, ITEMS, keys, slots)
+  gradients, users = compute(*args)
+  assert_close(compute(*args, buckets=Buckets((3,), 5)), (gradients, users))
+  assert not jnp.any(users[3])
+  assert jnp.abs(users[:3]).max() > 0.1
+  assert jnp.abs(gradients['item_embedding'][1:10]).max(axis=1).min() > 1e-3
+  if slots is not None:
+    states = encoder.apply(
+      {'params': params},
+      ITEMS,
+      keys=keys,
+      deterministic=keys is None,
+      method='hidden_states',
+    )
+    for row in (0, 4):
+      assert_close(users[row], states[row][SLOTS[row]])
 
 
 def test_devices_have_rows_and_buckets_of_their_own():
-  # Of 8 rows each: the second device has a row that does not fit.
-  rows = np.array([[1, 3, 5, 7, 8, 10, 4, 2], [0, 2, 4, 6, 9, 0, 2, 4]])
-  users = functools.partial(users_of, widths=(3, 8))
+  rows = np.array([[1, 3, 5, 7, 8], [0, 2, 4, 6, 9]])
+  users = functools.partial(users_of, buckets=Buckets((3,), 2), look_up=True)
   users = jax.pmap(users, in_axes=(None, 0, 0))(PARAMS, ITEMS[rows], KEYS[rows])
-  plain = users_of(PARAMS, ITEMS, KEYS)
-  assert_close(users, plain[rows])
+  assert_close(users, users_of(PARAMS, ITEMS, KEYS)[rows])
 
 
-@pytest.mark.parametrize('widths', [(2, 5, 8), (1, 3, 7, 8), (2, 3, 3, 8)])
-def test_each_row_has_the_width_of_its_group(widths):
-  encode = functools.partial(in_buckets, widths_of_rows, widths=widths)
-  done = jax.jit(encode)(ITEMS, {'row': jnp.arange(11)})
-  np.testing.assert_array_equal(done['args'][0]['row'], np.arange(11))
-  np.testing.assert_array_equal(done['first'], ITEMS[:, 0])
-  ends = [11 * (g + 1) // len(widths) for g in range(len(widths))]
-  ranks = np.argsort(np.argsort(LENGTHS, kind='stable'))
-  expected = [
-    widths[np.searchsorted(ends, rank, side='right')] for rank in ranks
-  ]
-  # Cutting is refused for the whole batch.
-  if np.any(expected < LENGTHS):
-    expected = [8] * 11
+def test_gradients_of_devices_add_up():
+  split, settings = PartitionSpec('users'), {'buckets': Buckets((3,), 4)}
+
+  def loss(params, items, keys, **settings):
+    return jnp.sum(users_of(params, items, keys, **settings) ** 2)
+
+  def gradient(params, items, keys):
+    return jax.grad(loss)(params, items, keys, look_up=True, **settings)
+
+  mapped = jax.shard_map(
+    gradient,
+    mesh=Mesh(jax.devices()[:2], ('users',)),
+    in_specs=(PartitionSpec(), split, split),
+    out_specs=PartitionSpec(),
+  )
+  whole = jax.jit(jax.grad(loss))(PARAMS, ITEMS, KEYS)
+  assert_close(jax.jit(mapped)(PARAMS, ITEMS, KEYS), whole)
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 5, 7, None])
+@pytest.mark.parametrize('widths', [(2, 5, 8), (1, 3, 7, 20), (8,), ()])
+def test_each_row_has_the_least_width_that_holds_its_group(widths, size):
+  buckets = Buckets(widths, size)
+  encode = functools.partial(in_buckets, widths_of_rows, buckets=buckets)
+  expected = np.full(12, 8)
+  if buckets != AT_ONCE:
+    order = np.argsort(LENGTHS)
+    for group in range(0, 12, size or 12):
+      rows = order[group : group + (size or 12)]
+      longest = LENGTHS[rows].max()
+      expected[rows] = min(w for w in (*widths, 8) if w >= longest)
+  args = ({'row': jnp.arange(12)}, KEYS)
+  done = jax.jit(encode)(ITEMS, *args)
   np.testing.assert_array_equal(done['width'], expected)
+  np.testing.assert_array_equal(done['items'], ITEMS[:, :1])
+  assert (done['args'][0]['row'] == jnp.arange(12)).all()
+  assert (done['args'][1] == KEYS).all()
 
 
 def test_fitting_is_exact():
   """A width one below the longest of its group is too short, its own is not."""
   items = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
-  for width, whole in ((1, True), (2, False)):
-    done = in_buckets(widths_of_rows, items, widths=(width, 4))
-    assert (np.asarray(done['width']) == 4).all() == whole
+  for width, expected in ((1, [4, 4, 4, 4]), (2, [4, 2, 2, 4])):
+    done = in_buckets(widths_of_rows, items, buckets=Buckets((width,), 2))
+    assert done['width'].tolist() == expected
 
 
-def test_groups_of_one_width_are_encoded_together():
+def test_each_width_is_one_program():
   seen = []
 
   def encode(items):
     seen.append(items.shape)
     return items.sum(axis=1)
 
-  in_buckets(encode, ITEMS, widths=(2, 8, 8, 8))
-  # The whole batch is the program that lax.cond keeps for what does not fit.
-  assert sorted(seen) == [(2, 2), (9, 8), (11, 8)]
+  in_buckets(encode, ITEMS, buckets=Buckets((2, 5, 9), 3))
+  assert set(seen) == {(3, 2), (3, 5), (3, 8)}
 
 
-@pytest.mark.parametrize('widths', [(), (0, 8), (5, 2)])
+def test_the_table_has_one_gradient_for_all_groups():
+  def scatters(look_up):
+    loss = functools.partial(
+      weighted, users_of, buckets=Buckets((2, 5), 3), look_up=look_up
+    )
+    gradient = jax.grad(loss, has_aux=True)
+    text = str(jax.make_jaxpr(gradient)(PARAMS, ITEMS, KEYS))
+    return text.count(':f32[10,4] = scatter-add')
+
+  assert scatters(look_up=True) == 1
+  # Else one in the program of each width.
+  assert scatters(look_up=False) == 3
+
+
+@pytest.mark.parametrize('widths', [(0, 8), (-1,), (5, 2), (3, 3)])
 def test_bad_widths_are_refused(widths):
   with pytest.raises(ValueError, match='widths must be positive and in order'):
-    in_buckets(widths_of_rows, ITEMS, widths=widths)
+    in_buckets(widths_of_rows, ITEMS, buckets=Buckets(widths))
 
 
-@pytest.mark.parametrize('shape', [(0, 8), (1, 8), (2, 1)])
-def test_few_rows_and_short_ones(shape):
-  items = jnp.ones(shape, jnp.int32)
-  done = in_buckets(functools.partial(jnp.sum, axis=1), items, widths=(2, 4, 8))
-  np.testing.assert_array_equal(done, [shape[1]] * shape[0])
+def test_a_bad_size_is_refused():
+  with pytest.raises(ValueError, match='size must be at least 1 or None'):
+    in_buckets(widths_of_rows, ITEMS, buckets=Buckets((2,), 0))
 
 
-def exceeds(lengths, width, rows, rank):
-  """P(the rank-th shortest of `rows` draws is longer than the width)."""
-  share = np.mean(np.asarray(lengths) <= width)
-  return sum(
-    math.comb(rows, k) * share**k * (1 - share) ** (rows - k)
-    for k in range(rank)
+@pytest.mark.parametrize('size', [None, 2])
+@pytest.mark.parametrize('shape', [(0, 8), (1, 8), (2, 1), (3, 1), (3, 8)])
+@pytest.mark.parametrize('item', [0, 1])
+def test_few_rows_short_ones_and_empty_ones(shape, size, item):
+  done = in_buckets(
+    widths_of_rows,
+    jnp.full(shape, item),
+    buckets=Buckets((2, 4), size),
+  )
+  width = min(shape[1], 8 if item else 2)
+  assert done['width'].tolist() == [width] * shape[0]
+  assert done['items'].tolist() == [[item]] * shape[0]
+
+
+def padding(widths, lengths):
+  """The mean width at which lengths are encoded, in plain loops."""
+  return np.mean(
+    [min(width for width in widths if width >= length) for length in lengths]
   )
 
 
-@pytest.mark.parametrize(('rows', 'groups'), [(40, 3), (100, 8), (3, 8)])
-def test_widths_are_the_least_that_nearly_always_fit(rows, groups):
-  lengths = np.random.default_rng(0).integers(3, 60, 500)
-  widths = bucket_widths(lengths, rows=rows, groups=groups, max_length=50)
-  assert len(widths) == groups
-  assert widths[-1] == 50
-  cut = np.minimum(lengths, 50)
-  for g, width in enumerate(widths[:-1]):
-    rank = rows * (g + 1) // groups
-    assert width % 4 == 0 or width == 50
-    assert exceeds(cut, width, rows, rank) < 1e-3
-    if width > 4:
-      assert exceeds(cut, width - 4, rows, rank) >= 1e-3
+@pytest.mark.parametrize('max_length', [3, 4, 6, 22, 24])
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_widths_are_the_best_of_all(seed, max_length):
+  rng = np.random.default_rng(seed)
+  lengths = rng.choice(
+    [0, 1, 4, 5, 8, 13, 17, 30], 40, p=rng.dirichlet([1] * 8)
+  )
+  cut = np.minimum(lengths, max_length)
+  inner = range(4, max_length, 4)
+  for programs in range(1, 9):
+    widths = bucket_widths(lengths, programs=programs, max_length=max_length)
+    assert 1 <= len(widths) <= programs
+    assert widths == tuple(sorted(set(widths)))
+    assert widths[-1] == max_length
+    assert set(widths[:-1]) <= set(inner)
+    best = min(
+      padding((*some, max_length), cut)
+      for count in range(programs)
+      for some in itertools.combinations(inner, count)
+    )
+    np.testing.assert_allclose(padding(widths, cut), best, rtol=1e-12)
 
 
-def test_drawn_batches_fit():
-  rng = np.random.default_rng(1)
-  lengths = np.minimum(rng.lognormal(3, 1, 10_000).astype(int) + 1, 80)
-  widths = bucket_widths(lengths, rows=128, groups=4, max_length=80, chance=0.1)
-  batches = np.sort(rng.choice(lengths, (4000, 128)), axis=1)
-  longest = batches[:, 31::32]
-  share = (longest > np.array([widths])).mean(axis=0)
-  assert (share < 0.1 + 0.02).all()
-  assert widths[0] < widths[1] < widths[2] < 80
+def test_a_width_that_saves_nothing_is_left_out():
+  widths = bucket_widths(np.array([7, 8, 20]), programs=5, max_length=20)
+  assert widths == (8, 20)
+  assert bucket_widths(np.array([90]), programs=5, max_length=20) == (20,)
 
 
-@pytest.mark.parametrize('name', ['rows', 'groups', 'max_length'])
+@pytest.mark.parametrize('name', ['programs', 'max_length'])
 def test_bad_settings_are_refused(name):
-  settings = {'rows': 4, 'groups': 2, 'max_length': 8} | {name: 0}
+  settings = {'programs': 2, 'max_length': 8} | {name: 0}
   with pytest.raises(ValueError, match=f'{name} must be at least 1, not 0'):
     bucket_widths(np.array([1]), **settings)
   with pytest.raises(ValueError, match='the number of lengths must be at'):
-    bucket_widths(np.array([], int), rows=4, groups=2, max_length=8)
+    bucket_widths(np.array([], int), programs=2, max_length=8)

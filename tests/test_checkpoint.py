@@ -14,10 +14,10 @@ from tiny_runs import assert_same_bits, saved_steps
 from adaptssr_jax.checkpoint import (
   CheckpointError,
   Checkpoints,
-  describe,
   restore_description,
   restore_encoder,
 )
+from adaptssr_jax.description import describe
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import TrainState, init_state, pmap_step, replicate
 

@@ -10,8 +10,8 @@ from tiny_runs import ENCODER, ROOT, Interruption
 from experiments import compare
 from experiments.compare import CompareSettings
 from experiments.comparison import methods
-from experiments.comparison.compiled import forget_compiled
 from experiments.comparison.grid import Cell, Pretraining, plan
+from experiments.compilation import forget_compiled
 from experiments.settings import from_flagfile
 
 __all__ = ['settings', 'stand_ins']

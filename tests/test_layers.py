@@ -1,12 +1,19 @@
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.layers import LayerNorm, gelu, standardise
+from adaptssr_jax.layers import (
+  Dense,
+  LayerNorm,
+  gelu,
+  masked_softmax,
+  standardise,
+)
 
 
 def slow_standardise(x, epsilon):
@@ -89,3 +96,68 @@ def test_derivatives_agree_forward_and_backward():
   check_grads(
     jax.jit(standardise), (x,), order=1, modes=['fwd', 'rev'], rtol=1e-2
   )
+
+
+def test_masked_softmax():
+  scores = jnp.array([[2.0, 2.0, 9.0], [1e30, -1e30, 0.0], [1.0, 2.0, 3.0]])
+  where = jnp.array([[1, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
+  weights = masked_softmax(scores.astype(jnp.bfloat16), where=where)
+  chex.assert_type(weights, jnp.float32)
+  np.testing.assert_array_equal(weights, [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 0]])
+  gradient = jax.jit(jax.jacobian(masked_softmax))(scores, where=where)
+  chex.assert_tree_all_finite(gradient)
+
+
+@pytest.mark.parametrize('features', [2, 4])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_dense_is_affine(dtype, features):
+  rng = np.random.default_rng(4)
+  # Whole numbers, which bfloat16 has too.
+  x = rng.integers(-3, 4, (2, 5, 3)).astype(np.float32)
+  dy = rng.integers(-2, 3, (2, 5, features)).astype(np.float32)
+  kernel, bias = rng.integers(-3, 4, (3, features)), np.arange(features)
+  params = {'kernel': kernel.astype(np.float32), 'bias': bias * 1.0}
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+  dense = Dense(features, dtype)
+
+  def loss(params, x):
+    y = dense.apply({'params': params}, x)
+    return jnp.sum(y * dy), y
+
+  (grads, dx), y = jax.grad(loss, (0, 1), has_aux=True)(params, jnp.asarray(x))
+  chex.assert_type(y, jnp.dtype(dtype))
+  np.testing.assert_array_equal(y.astype(jnp.float32), x @ kernel + bias)
+  chex.assert_type((grads['kernel'], grads['bias'], dx), jnp.float32)
+  np.testing.assert_array_equal(dx, dy @ kernel.T)
+  np.testing.assert_array_equal(
+    grads['kernel'], np.einsum('abi,abf->if', x, dy)
+  )
+  np.testing.assert_array_equal(grads['bias'], dy.sum(axis=(0, 1)))
+
+
+@pytest.mark.parametrize('own', [True, False], ids=['maps', 'gradients'])
+@pytest.mark.parametrize('features', [2, 4])
+def test_many_maps_and_many_gradients_of_one(features, own):
+  rng = np.random.default_rng(5)
+  x = jnp.asarray(rng.normal(size=(4, 6, 3)), jnp.float32)
+  dense = Dense(features)
+  params = jax.vmap(dense.init, in_axes=(0, None))(
+    jax.random.split(jax.random.key(0), 4), x[0]
+  )['params']
+  if not own:
+    params = jax.tree.map(lambda leaf: leaf[0], params)
+
+  def gradient(params, x):
+    return jax.grad(
+      lambda params: jnp.sum(dense.apply({'params': params}, x) ** 2)
+    )(params)
+
+  many = jax.vmap(gradient, in_axes=(0 if own else None, 0))
+  found = jax.jit(many)(params, x)
+  for i in range(4):
+    one = jax.tree.map(lambda leaf, i=i: leaf[i], params) if own else params
+    rows = np.asarray(x[i])
+    dy = 2 * (rows @ one['kernel'] + one['bias'][None])
+    np.testing.assert_allclose(found['kernel'][i], rows.T @ dy, atol=1e-5)
+    np.testing.assert_allclose(found['bias'][i], dy.sum(axis=0), atol=1e-5)
+    assert np.abs(found['kernel'][i]).max() > 1e-2

@@ -146,6 +146,46 @@ def test_lines_tell_speed_loss_and_time_left(clock, capsys):
   )
 
 
+def test_the_second_step_tells_no_rate_of_its_own(clock, capsys, monkeypatch):
+  # It is given to the devices at once, while they are at the first.
+  shown = progress(60, every=1.0)
+  for step in range(6):
+    logs.time.now += 0.0 if step < 2 else 9.0
+    shown.update(1.0)
+  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
+  assert rates == ['100'] * 4
+
+
+def test_the_rate_is_that_of_the_last_steps(clock, capsys):
+  shown = progress(2000, every=1.0)
+  for step in range(300):
+    logs.time.now += 0.0 if step < 150 else 3.0
+    shown.update(1.0)
+  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
+  assert (rates[0], rates[-1]) == ('1,000', '250')
+
+
+def test_a_long_validation_does_not_count(clock, capsys):
+  shown = progress(100, every=1.0)
+  for step in range(50):
+    logs.time.now += 500.0 if step == 47 else 0.0
+    shown.update(1.0)
+  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
+  assert set(rates) == {'1,000'}
+
+
+def test_lines_tell_the_share_of_time_that_waits_for_input(clock, capsys):
+  waits = iter([50.0, 50.25, 50.5, 50.75])
+  shown = progress(5, every=100.0, waited=lambda: next(waits))
+  for _ in range(5):
+    shown.update(1.0)
+  # Not the wait for the first batch, which was before the first step.
+  assert capsys.readouterr().err == (
+    'run: step 5/5, 1,000 users/s, loss 1.0000, input wait 25.0%, 0:00:00 left'
+    '\n'
+  )
+
+
 def test_lines_come_every_so_often_and_at_the_end(clock, capsys):
   shown = progress(9, every=3.0)
   for _ in range(9):
@@ -172,6 +212,15 @@ def test_a_terminal_has_a_bar(clock, capsys, monkeypatch):
   text = capsys.readouterr().err
   assert '4/4' in text
   assert '1,000 users/s, loss 0.2500' in text
+
+
+def test_a_bar_ends_where_the_steps_do(clock, capsys, monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True)
+  shown = progress(2)
+  for _ in range(2):
+    shown.update(0.25)
+  shown.close()
+  assert '2/2' in capsys.readouterr().err
 
 
 def test_a_run_of_one_step_is_no_error(clock, capsys):

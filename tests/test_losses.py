@@ -30,6 +30,11 @@ SETTINGS = [
   for fusion in FUSIONS
   for hard in (True, False)
 ]
+# 5 users in blocks of 2: the last block is not full.
+SETTINGS += [
+  {'fusion': 'adaptive', 'hard_negatives': hard, 'block_size': 2}
+  for hard in (True, False)
+]
 
 
 def every_setting(users, where=None):
@@ -64,7 +69,8 @@ def test_adaptssr_agrees_with_the_oracle():
   with jax.enable_x64(True):
     results = every_setting(jnp.asarray(users), where)
   for settings, (value, _) in zip(SETTINGS, results, strict=True):
-    expected = reference.adaptssr(users, **settings, where=where).mean()
+    formula = {k: v for k, v in settings.items() if k != 'block_size'}
+    expected = reference.adaptssr(users, **formula, where=where).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 

@@ -16,6 +16,8 @@ SETTINGS = [
   {'fusion': 'batch_mean'},
   {'fusion': 0.3},
   {'fusion': 'batch_mean', 'hard_negatives': False},
+  {'fusion': 'adaptive', 'block_size': 3},
+  {'fusion': 'batch_mean', 'hard_negatives': False, 'block_size': 3},
 ]
 # Devices hold 0, 1 or 2 users that count.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)

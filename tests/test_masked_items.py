@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from adaptssr_jax import augment
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives import masked_items
 from adaptssr_jax.objectives.masked_items import (
   chunk_size,
+  hide_items,
   init_masked_items,
   masked_items_objective,
-  masked_states,
 )
 from adaptssr_jax.objectives.users import user_keys
 
@@ -114,29 +115,43 @@ def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
 
 def test_hidden_positions_are_taken_out_in_order(batch):
   items = batch['items'][3]
-
-  def encode(key, masked):
-    return jnp.stack([masked, jnp.arange(10)], axis=1) * 1.0
-
-  states, labels = masked_states(
-    jax.random.key(0), items, encode=encode, ratio=RATIO, mask_id=13
-  )
-  assert states.shape == (3, 2)
-  assert labels.shape == (3,)
-  assert (states[:, 0] == 13).all()
-  np.testing.assert_array_equal(labels, items[states[:, 1].astype(int)])
+  hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
+  masked, slots, labels = hide(jax.random.key(0), items)
+  np.testing.assert_array_equal(slots, np.flatnonzero(masked == 13))
+  assert slots.shape == labels.shape == (3,)
+  np.testing.assert_array_equal(labels, items[slots])
+  # What is not hidden stays.
+  np.testing.assert_array_equal(masked.at[slots].set(labels), items)
+  _, others, _ = hide(jax.random.key(1), items)
+  assert slots.tolist() != others.tolist()
 
 
 def test_slots_without_a_hidden_item_are_empty(batch):
-  states, labels = masked_states(
-    jax.random.key(0),
-    batch['items'][0],
-    encode=lambda key, masked: jnp.ones((10, 2)),
-    ratio=RATIO,
-    mask_id=13,
+  hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
+  masked, slots, labels = hide(jax.random.key(0), batch['items'][0])
+  np.testing.assert_array_equal(masked, batch['items'][0])
+  assert slots.tolist() == [10, 10, 10]
+  assert labels.tolist() == [0, 0, 0]
+
+
+def test_buckets_change_nothing(params, batch):
+  def loss(params, buckets):
+    return masked_items_objective(
+      params,
+      batch,
+      jax.random.key(3),
+      encoder=ENCODER,
+      ratio=RATIO,
+      buckets=buckets,
+    )
+
+  compute = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+  whole, parts = compute(params, AT_ONCE), compute(params, Buckets((4,), 2))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    parts,
+    whole,
   )
-  assert not labels.any()
-  assert not states.any()
 
 
 def test_dropout_is_of_the_key_unless_deterministic(params, batch):

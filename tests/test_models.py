@@ -1,32 +1,17 @@
 import functools
 
 import chex
-import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from random_params import random_params
 
-from adaptssr_jax.dropout import Dropout
-from adaptssr_jax.models import (
-  TaskHead,
-  UserEncoder,
-  masked_softmax,
-  pooling_penalty,
-)
+from adaptssr_jax.models import TaskHead, UserEncoder, pooling_penalty
 
 ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)
 ITEMS = jnp.array([[1, 2, 3, 4], [5, 6, 10, 0], [7, 0, 0, 0], [0, 0, 0, 0]])
-
-
-def random_params(module, x, seed=0):
-  """Parameters as after training: the initial ones hardly attend."""
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)['params']
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: jnp.asarray(rng.normal(0.2, 0.8, x.shape), x.dtype), shapes
-  )
 
 
 @pytest.fixture(scope='module')
@@ -44,21 +29,6 @@ def gradients_of(params, items):
   return jax.grad(lambda params: jnp.sum(encode(params, items) ** 2))(params)
 
 
-@jax.jit
-def encode_dropped(params, items, keys):
-  """Encodes each user with a key of its own."""
-
-  def encode_one(items, key):
-    return ENCODER.apply(
-      {'params': params},
-      items[None],
-      deterministic=False,
-      rngs={'dropout': key},
-    )[0]
-
-  return jax.vmap(encode_one)(items, keys)
-
-
 def test_defaults_and_mask_id():
   assert UserEncoder(50) == UserEncoder(
     num_items=50,
@@ -69,6 +39,7 @@ def test_defaults_and_mask_id():
     num_queries=1,
     cosine_pooling=False,
     dropout_rate=0.1,
+    dtype='float32',
   )
   assert UserEncoder(50).mask_id == 51
 
@@ -168,6 +139,8 @@ def test_cosine_pooling_ignores_the_length_of_a_query(params):
     ({'num_heads': 3}, 'num_heads must divide embed_dim: 64 features'),
     ({'dropout_rate': 1.0}, r'dropout_rate must be in \[0, 1\), not 1.0'),
     ({'dropout_rate': -0.1}, r'dropout_rate must be in \[0, 1\), not -0.1'),
+    ({'dtype': 'float64'}, "dtype must be 'float32' or 'bfloat16', not 'float"),
+    ({'dtype': 'half'}, "dtype must be .* not 'half'"),
   ],
 )
 def test_a_bad_field_is_refused(fields, message):
@@ -186,113 +159,61 @@ def test_an_unknown_id_is_nan(params):
   assert jnp.isnan(users).any(axis=-1).tolist() == [True, False, False, False]
 
 
-def test_dropout_of_a_user_depends_on_its_key_alone(params):
-  keys = jax.random.split(jax.random.key(3), 4)
-  items = jnp.tile(ITEMS[:1], (4, 1))
-  users = encode_dropped(params, items, keys)
-  some = encode_dropped(params, items[2:], keys[jnp.array([1, 2])])
-  chex.assert_trees_all_close(users[jnp.array([1, 2])], some, atol=1e-6)
-  for i in range(4):
-    for j in range(i):
-      assert jnp.abs(users[i] - users[j]).max() > 1e-2
-
-
-def test_dropout_is_in_four_places(params):
-  keys = jax.random.split(jax.random.key(3), 1)
-  jaxpr = jax.make_jaxpr(encode_dropped)(params, ITEMS[:1], keys)
-  draws = str(jaxpr).count('random_bits[')
-  # The embeddings; per block the attention, its output, the feed-forward.
-  assert draws == 1 + 3 * 1
-
-
-def test_dropout_is_off_by_default_and_needs_a_key(params):
-  with pytest.raises(flax.errors.InvalidRngError, match='dropout'):
-    ENCODER.apply({'params': params}, ITEMS, deterministic=False)
-  silent = ENCODER.clone(dropout_rate=0.0)
-  users = silent.apply({'params': params}, ITEMS, deterministic=False)
+def test_items_may_be_looked_up_before(params):
+  embedded = ENCODER.apply({'params': params}, ITEMS, method='embed')
+  chex.assert_trees_all_equal(embedded, params['item_embedding'][ITEMS])
+  others = params | {'item_embedding': 0 * params['item_embedding']}
+  users = ENCODER.apply({'params': others}, ITEMS, embedded=embedded)
   chex.assert_trees_all_close(users, encode(params, ITEMS), atol=1e-6)
 
 
-@functools.partial(jax.jit, static_argnames='rate')
-def drop(x, rate, seed=0):
-  rngs = {'dropout': jax.random.key(seed)}
-  return Dropout(rate).apply({}, x, deterministic=False, rngs=rngs)
+HALF = ENCODER.clone(dtype='bfloat16')
 
 
-@pytest.mark.parametrize(
-  ('rate', 'dropped'),
-  [(0.1, 26), (0.5, 128), (1 / 512, 1), (1e-9, 1), (0.9999, 255)],
-)
-def test_dropout_share_and_mean(rate, dropped):
-  x = jnp.full((1000, 4, 100), 3.0)
-  y = np.asarray(drop(x, rate))
-  share = dropped / 256
-  zero = y == 0
-  # Six standard errors, for all bytes of a word and for each of the four.
-  error = 6 * np.sqrt(share * (1 - share) / x.size)
-  assert abs(zero.mean() - share) < error
-  by_byte = zero.reshape(-1, 4).mean(axis=0)
-  np.testing.assert_allclose(by_byte, share, rtol=0, atol=2 * error)
-  kept = np.unique(y[y != 0])
-  np.testing.assert_allclose(kept, [3 * 256 / (256 - dropped)], rtol=1e-6)
-  assert abs(y.mean() - 3) < 3 * error / (1 - share)
+def relative(value, expected):
+  return jnp.linalg.norm(value - expected) / jnp.linalg.norm(expected)
 
 
-def test_dropout_of_neighbours_is_independent():
-  zero = np.asarray(drop(jnp.ones(40_000), 0.5)) == 0
-  for lag in (1, 2, 3, 4, 5):
-    both = (zero[lag:] & zero[:-lag]).mean()
-    np.testing.assert_allclose(both, 0.25, rtol=0, atol=0.015)
+@functools.partial(jax.jit, static_argnames='encoder')
+def users_and_gradients(params, encoder, keys=None):
+  def loss(params):
+    users = encoder.apply(
+      {'params': params}, ITEMS, deterministic=keys is None, keys=keys
+    )
+    return jnp.sum(jnp.sin(users)), users
+
+  return jax.grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.parametrize('shape', [(), (1,), (3, 5), (2, 0)])
-def test_dropout_of_any_shape(shape):
-  y = drop(jnp.ones(shape, jnp.bfloat16), 0.5)
-  chex.assert_shape(y, shape)
-  chex.assert_type(y, jnp.bfloat16)
-  assert set(np.unique(y)) <= {0, 2}
+@pytest.mark.parametrize('keys', [None, jax.random.split(jax.random.key(0), 4)])
+def test_bfloat16_is_close_to_float32(params, keys):
+  gradients, users = users_and_gradients(params, HALF, keys)
+  expected_gradients, expected = users_and_gradients(params, ENCODER, keys)
+  chex.assert_trees_all_equal_shapes_and_dtypes(
+    (gradients, users), (expected_gradients, expected)
+  )
+  chex.assert_type(users, jnp.float32)
+  # What is rounded, 8 bits of 24, is seen.
+  assert 1e-4 < relative(users, expected) < 2e-2
+  chex.assert_tree_all_finite(gradients)
+  errors = jax.tree.map(relative, gradients, expected_gradients)
+  # A softmax does not care for what all its scores have in common.
+  errors['blocks_0']['attention']['key'].pop('bias')
+  assert max(jax.tree.leaves(errors)) < 0.1
+  again = users_and_gradients(params, HALF, keys)
+  chex.assert_trees_all_equal(again, (gradients, users))
 
 
-@pytest.mark.parametrize(
-  ('shape', 'longer'),
-  [
-    ((5,), (11,)),
-    ((3, 4, 5), (3, 9, 5)),
-    ((2, 3, 6, 6), (2, 3, 17, 17)),
-  ],
-)
-def test_dropout_does_not_depend_on_padding(shape, longer):
-  part = tuple(slice(n) for n in shape)
-  y = np.asarray(drop(jnp.ones(shape), 0.5))
-  np.testing.assert_array_equal(drop(jnp.ones(longer), 0.5)[part], y)
-  # Rows and sequences differ, though.
-  rows = y.reshape(-1, shape[-1])
-  assert len(np.unique(rows, axis=0)) > len(rows) / 2
-
-
-def test_dropped_users_do_not_depend_on_padding(params):
-  keys = jax.random.split(jax.random.key(3), 4)
-  users = encode_dropped(params, ITEMS, keys)
-  padded = encode_dropped(params, jnp.pad(ITEMS, ((0, 0), (0, 2))), keys)
-  chex.assert_trees_all_close(users, padded, atol=1e-6)
-
-
-def test_dropout_gradient_is_its_mask():
-  x = jnp.linspace(1, 2, 20)
-  gradient = jax.grad(lambda x: drop(x, 0.5).sum())(x)
-  np.testing.assert_allclose(gradient, drop(x, 0.5) / x, rtol=1e-6)
-  np.testing.assert_array_equal(drop(x, 0.5), drop(x, 0.5))
-  assert (drop(x, 0.5) != drop(x, 0.5, seed=1)).any()
-
-
-def test_masked_softmax():
-  scores = jnp.array([[2.0, 2.0, 9.0], [1e30, -1e30, 0.0], [1.0, 2.0, 3.0]])
-  where = jnp.array([[1, 1, 0], [1, 1, 1], [0, 0, 0]], bool)
-  weights = masked_softmax(scores.astype(jnp.bfloat16), where=where)
-  chex.assert_type(weights, jnp.float32)
-  np.testing.assert_array_equal(weights, [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 0]])
-  gradient = jax.jit(jax.jacobian(masked_softmax))(scores, where=where)
-  chex.assert_tree_all_finite(gradient)
+def test_bfloat16_is_in_the_states_and_not_in_the_parameters(params):
+  init = jax.eval_shape(HALF.init, jax.random.key(0), ITEMS)['params']
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(init)} == {'float32'}
+  for encoder in (HALF, ENCODER):
+    states = jax.eval_shape(
+      functools.partial(encoder.apply, method='hidden_states'),
+      {'params': params},
+      ITEMS,
+    )
+    chex.assert_type(states, jnp.dtype(encoder.dtype))
 
 
 def test_pooling_penalty_by_hand():

@@ -13,9 +13,9 @@ from tiny_runs import files
 from adaptssr_jax.checkpoint import (
   CheckpointError,
   Checkpoints,
-  describe,
   restore_encoder,
 )
+from adaptssr_jax.description import describe
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import init_state
 from experiments import similarity, similarity_views
@@ -156,7 +156,7 @@ def own_vectors(settings, encoder, params, items, row, count):
       {'params': params},
       np.asarray(view)[None],
       deterministic=False,
-      rngs={'dropout': key},
+      keys=key[None],
     )[0]
     for view, key in list(
       zip(views, jax.random.split(dropout_key, 5), strict=True)

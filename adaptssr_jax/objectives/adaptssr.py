@@ -9,8 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import diagnostics, losses
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import as_sums, encode_user, user_keys
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
 
 Augmentation = Callable[[Array, Array], Array]
 Augmentations = tuple[Augmentation, Augmentation]
@@ -21,29 +26,25 @@ def user_views(
   items: Int[Array, 'length'],
   *,
   augmentations: Augmentations,
-  encode: Callable[[Array, Array], Array],
-) -> Float[Array, '2 2 dim']:
-  """Two augmented views of one user, each encoded under two dropout masks.
+) -> tuple[Int[Array, '2 length'], Key[Array, '2 2']]:
+  """Two augmented views of one user, and what each is to be dropped out by.
 
   Args:
     key: of this user at this step.
     items: the behaviours, padded with 0, [length].
     augmentations: of the first and of the second view, (key, items) -> items.
-    encode: (key, items) -> user vector [dim] under the dropout of the key.
 
   Returns:
-    Vectors [explicit view, dropout pass, dim], as `adaptssr_loss` wants them.
+    The views [explicit view, length], and keys [explicit view, dropout pass].
   """
   view_key, dropout_key = jax.random.split(key)
-  keys = jax.random.split(view_key)
-  views = jnp.stack(
-    [
-      augment(key, items)
-      for augment, key in zip(augmentations, keys, strict=True)
-    ]
-  )
-  passes = jax.vmap(encode, in_axes=(0, None))
-  return jax.vmap(passes)(jax.random.split(dropout_key, (2, 2)), views)
+  views = [
+    augment(key, items)
+    for augment, key in zip(
+      augmentations, jax.random.split(view_key), strict=True
+    )
+  ]
+  return jnp.stack(views), jax.random.split(dropout_key, (2, 2))
 
 
 def adaptssr_objective(
@@ -55,6 +56,8 @@ def adaptssr_objective(
   augmentations: Augmentations,
   fusion: str | float = 'adaptive',
   hard_negatives: bool = True,
+  block_size: int | None = None,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """The AdaptSSR loss of a batch of behaviour sequences.
@@ -72,6 +75,8 @@ def adaptssr_objective(
       items) -> items.
     fusion: lambda, see `adaptssr_loss`.
     hard_negatives: see `adaptssr_loss`.
+    block_size: how many negatives are compared at a time, see `adaptssr_loss`.
+    buckets: in which parts the 4 sequences of each user are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
@@ -83,16 +88,25 @@ def adaptssr_objective(
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023.
   """
-  encode = functools.partial(encode_user, params['encoder'], encoder)
-  views = functools.partial(
-    user_views, augmentations=augmentations, encode=encode
+  draw = functools.partial(user_views, augmentations=augmentations)
+  views, keys = jax.vmap(draw)(
+    user_keys(key, batch['example_id']), batch['items']
   )
-  keys = user_keys(key, batch['example_id'])
-  users = jnp.moveaxis(jax.vmap(views)(keys, batch['items']), 0, 2)
+  # Each view twice, next to its second pass.
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    jnp.repeat(views.reshape(-1, views.shape[-1]), 2, axis=0),
+    keys=keys.reshape(-1),
+    buckets=buckets,
+  )
+  users = jnp.moveaxis(users.reshape(-1, 2, 2, users.shape[-1]), 0, 2)
 
   where = batch['where']
   settings = {'fusion': fusion, 'axis_name': axis_name, 'where': where}
-  loss = losses.adaptssr_loss(users, hard_negatives=hard_negatives, **settings)
+  loss = losses.adaptssr_loss(
+    users, hard_negatives=hard_negatives, block_size=block_size, **settings
+  )
   weight = losses.augmentation_weight(users, **settings)
   similarities = diagnostics.view_similarities(
     users, where=where, axis_name=axis_name

@@ -1,16 +1,15 @@
 """Classification of users, the supervised objective of fine-tuning."""
 
-import functools
 from typing import Any
 
-import jax
 import optax
 from jaxtyping import Array, Float, Key
 
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
   as_sums,
-  encode_user,
+  encode_sequences,
   encode_users,
   user_keys,
 )
@@ -24,6 +23,7 @@ def classification_objective(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """Cross entropy of the classes of a batch of users.
@@ -35,13 +35,16 @@ def classification_objective(
     key: of this step.
     encoder: gives the user vectors, with dropout.
     head: gives the logits of the classes.
+    buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and the metrics as
     (sum, count) over the users of this device.
   """
-  logits = user_logits(params, batch, key, encoder=encoder, head=head)
+  logits = user_logits(
+    params, batch, key, encoder=encoder, head=head, buckets=buckets
+  )
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch['label']
   )
@@ -57,11 +60,16 @@ def user_logits(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
 ) -> Float[Array, 'users outputs']:
   """What the head makes of the users of this device, under dropout."""
-  encode = functools.partial(encode_user, params['encoder'], encoder)
-  keys = user_keys(key, batch['example_id'])
-  users = jax.vmap(encode)(keys, batch['items'])
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    batch['items'],
+    keys=user_keys(key, batch['example_id']),
+    buckets=buckets,
+  )
   return head.apply({'params': params['head']}, users)
 
 
@@ -71,8 +79,11 @@ def class_logits(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users classes']:
   """The logits of the users of all devices, without dropout."""
-  users = encode_users(params, batch, encoder=encoder, axis_name=axis_name)
+  users = encode_users(
+    params, batch, encoder=encoder, buckets=buckets, axis_name=axis_name
+  )
   return head.apply({'params': params['head']}, users)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from adaptssr_jax import metrics
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import class_logits, user_logits
 from adaptssr_jax.objectives.users import as_sums
@@ -20,6 +21,7 @@ def conversion_objective(
   encoder: UserEncoder,
   head: TaskHead,
   positive_weight: float = 1.0,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """Binary cross entropy of a batch of users.
@@ -38,13 +40,16 @@ def conversion_objective(
     encoder: gives the user vectors, with dropout.
     head: gives the score, its only output.
     positive_weight: w, what a user with the event counts.
+    buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and the metrics as
     (sum, count) over the users of this device.
   """
-  scores = user_logits(params, batch, key, encoder=encoder, head=head)[:, 0]
+  scores = user_logits(
+    params, batch, key, encoder=encoder, head=head, buckets=buckets
+  )[:, 0]
   label, where = batch['label'], batch['where']
   losses = metrics.log_loss(scores, label)
   losses = losses * jnp.where(label != 0, positive_weight, 1.0)
@@ -58,9 +63,15 @@ def conversion_scores(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users']:
   """The log-odds of the users of all devices, without dropout."""
   return class_logits(
-    params, batch, encoder=encoder, head=head, axis_name=axis_name
+    params,
+    batch,
+    encoder=encoder,
+    head=head,
+    buckets=buckets,
+    axis_name=axis_name,
   )[:, 0]

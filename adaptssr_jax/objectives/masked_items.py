@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,12 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import augment
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.item_softmax import (
   sampled_softmax_losses,
   softmax_losses_and_best,
 )
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import as_sums, encode_user, user_keys
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
 from adaptssr_jax.reductions import reduce_losses
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
@@ -28,39 +32,33 @@ def chunk_size(positions: int, ids: int) -> int | None:
   return _CHUNK if positions * ids > _MOST_SCORES else None
 
 
-def masked_states(
+def hide_items(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
   *,
-  encode: Callable[[Array, Array], Array],
   ratio: float,
   mask_id: int,
-) -> tuple[Float[Array, 'slots dim'], Int[Array, 'slots']]:
-  """Hides a share of one user's behaviours, and encodes the rest.
+) -> tuple[Int[Array, 'length'], Int[Array, 'slots'], Int[Array, 'slots']]:
+  """Hides a share of one user's behaviours.
 
   Args:
     key: of this user at this step.
     items: the behaviours, padded with 0, [length].
-    encode: (key, items) -> hidden states [length, dim] under the dropout of the
-      key.
     ratio: the share that is hidden; see `augment.mask`.
     mask_id: the id that stands for a hidden item.
 
   Returns:
-    The states at the hidden positions, and the items that were there; 0 fills
-    the `ceil(ratio * length)` slots where fewer are hidden.
+    What is left; the hidden positions, which fill `ceil(ratio * length)` slots,
+    or `length` where fewer are hidden; and the items that were there, or 0.
   """
-  mask_key, dropout_key = jax.random.split(key)
-  masked = augment.mask(mask_key, items, ratio=ratio, mask_id=mask_id)
-  states = encode(dropout_key, masked)
+  masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
   # A fixed number of slots, of which there are far fewer than positions.
   (slots,) = jnp.nonzero(
     masked == mask_id,
     size=math.ceil(ratio * len(items)),
     fill_value=len(items),
   )
-  take = {'mode': 'fill', 'fill_value': 0}
-  return states.at[slots].get(**take), items.at[slots].get(**take)
+  return masked, slots, items.at[slots].get(mode='fill', fill_value=0)
 
 
 def masked_items_objective(
@@ -72,6 +70,7 @@ def masked_items_objective(
   ratio: float = 0.3,
   sampled_items: int = 0,
   deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """Cross entropy of the hidden items of a batch, over all items.
@@ -91,6 +90,7 @@ def masked_items_objective(
     ratio: the share of the behaviours that is hidden.
     sampled_items: estimate the softmax from so many sampled items; 0: exact.
     deterministic: no dropout, for validation.
+    buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
@@ -101,19 +101,18 @@ def masked_items_objective(
     Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690); here
     every hidden item becomes the mask, as in the published code of AdaptSSR.
   """
-  encode = functools.partial(
-    encode_user,
+  hide = functools.partial(hide_items, ratio=ratio, mask_id=encoder.mask_id)
+  user_key, sample_key = jax.random.split(key)
+  keys = jax.vmap(jax.random.split)(user_keys(user_key, batch['example_id']))
+  masked, slots, labels = jax.vmap(hide)(keys[:, 0], batch['items'])
+  states = encode_sequences(
     params['encoder'],
     encoder,
-    method='hidden_states',
-    deterministic=deterministic,
+    masked,
+    keys=None if deterministic else keys[:, 1],
+    slots=slots,
+    buckets=buckets,
   )
-  hide = functools.partial(
-    masked_states, encode=encode, ratio=ratio, mask_id=encoder.mask_id
-  )
-  user_key, sample_key = jax.random.split(key)
-  keys = user_keys(user_key, batch['example_id'])
-  states, labels = jax.vmap(hide)(keys, batch['items'])
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
   guesses = (
     states.reshape(-1, states.shape[-1]),

@@ -15,10 +15,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses, metrics
+from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
   as_sums,
-  encode_user,
+  encode_sequences,
   encode_users,
   user_keys,
 )
@@ -32,6 +33,7 @@ def ranking_objective(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
   """BPR of a batch: each positive above one fresh negative of its user.
@@ -50,6 +52,7 @@ def ranking_objective(
     key: of this step.
     encoder: gives the user vectors, with dropout.
     head: has an output for each target.
+    buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
@@ -60,14 +63,19 @@ def ranking_objective(
     Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback,
     UAI 2009.
   """
-  encode = functools.partial(encode_user, params['encoder'], encoder)
   draw = functools.partial(
     draw_negatives,
     num_draws=batch['positives'].shape[1],
     num_targets=head.num_outputs,
   )
   keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
-  users = jax.vmap(encode)(keys[:, 0], batch['items'])
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    batch['items'],
+    keys=keys[:, 0],
+    buckets=buckets,
+  )
   positives = batch['positives']
   negatives = jax.vmap(draw)(keys[:, 1], batch['targets'])
   where = batch['where'][:, None] & (positives >= 0)
@@ -267,11 +275,12 @@ def ranks_of_positives(
   *,
   encoder: UserEncoder,
   head: TaskHead,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
   """The places of the positives of all devices' users, without dropout."""
   del head  # It has no more to say than its parameters.
-  users = encode_users(params, batch, encoder=encoder)
+  users = encode_users(params, batch, encoder=encoder, buckets=buckets)
   ranks = target_ranks(
     params['head'], users, batch['positives'], batch['targets']
   )

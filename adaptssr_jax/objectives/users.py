@@ -1,5 +1,6 @@
-"""One user at a time: what all objectives share."""
+"""What all objectives share: each user on its own, whoever else is there."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from adaptssr_jax.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.models import UserEncoder
 
 
@@ -17,26 +19,62 @@ def user_keys(
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_id)
 
 
-def encode_user(
+def encode_sequences(
   params: dict[str, Any],
   encoder: UserEncoder,
-  key: Key[Array, ''],
-  items: Int[Array, 'length'],
+  items: Int[Array, 'rows length'],
   *,
-  method: str = '__call__',
-  deterministic: bool = False,
-) -> Float[Array, '...']:
-  """One user's vector [dim] under the dropout mask of the key.
+  keys: Key[Array, 'rows'] | None = None,
+  slots: Int[Array, 'rows slots'] | None = None,
+  buckets: Buckets = AT_ONCE,
+) -> Float[Array, 'rows ...']:
+  """The vectors of sequences, or their states at some positions.
 
-  With method='hidden_states', the states of the user's items [length, dim].
+  Args:
+    params: of the encoder.
+    encoder: the encoder.
+    items: the sequences, padded with 0, [rows, length].
+    keys: of the dropout of each, [rows]; None: no dropout.
+    slots: the positions whose hidden states are wanted, [rows, slots]. The
+      state of padding has no meaning, and is zeros beyond the length.
+    buckets: in which parts they are encoded.
+
+  Returns:
+    Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.
   """
-  return encoder.apply(
+  return in_buckets(
+    functools.partial(_encode, params, encoder),
+    items,
+    keys,
+    slots,
+    buckets=buckets,
+    look_up=functools.partial(
+      encoder.apply, {'params': params}, method='embed'
+    ),
+  )
+
+
+def _encode(
+  params: dict[str, Any],
+  encoder: UserEncoder,
+  items: Int[Array, 'rows width'],
+  embedded: Float[Array, 'rows width dim'],
+  keys: Key[Array, 'rows'] | None,
+  slots: Int[Array, 'rows slots'] | None,
+) -> Float[Array, 'rows ...']:
+  encode = functools.partial(
+    encoder.apply,
     {'params': params},
-    items[None],
-    deterministic=deterministic,
-    rngs={'dropout': key},
-    method=method,
-  )[0]
+    items,
+    deterministic=keys is None,
+    keys=keys,
+    embedded=embedded,
+  )
+  if slots is None:
+    return encode()
+  states = encode(method='hidden_states').astype(jnp.float32)
+  take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
+  return jax.vmap(take)(states, slots)
 
 
 def encode_users(
@@ -44,10 +82,13 @@ def encode_users(
   batch: dict[str, Array],
   *,
   encoder: UserEncoder,
+  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users dim']:
   """The vectors of the users of all devices, without dropout."""
-  users = encoder.apply({'params': params['encoder']}, batch['items'])
+  users = encode_sequences(
+    params['encoder'], encoder, batch['items'], buckets=buckets
+  )
   if axis_name is None:
     return users
   return jax.lax.all_gather(users, axis_name, tiled=True)

@@ -1,0 +1,102 @@
+"""Large batches in the memory of small ones."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def in_microbatches(
+  encode: Callable[..., Any], *args: Any, size: int | None
+) -> Any:
+  """Encodes `size` rows at a time, and keeps nothing of them but the results.
+
+  The gradient encodes each microbatch again, with the same random draws, and
+  adds up what the microbatches contribute to the parameters: a forward pass
+  more, and the activations of one microbatch. Values and gradients are those of
+  `encode(*args)`, to rounding.
+
+  Args:
+    encode: (arrays [m, ...], ...) -> arrays [m, ...], for any m, each row on
+      its own. Rows of zeros must be legal: they fill up the last microbatch.
+    *args: arrays [rows, ...], such as sequences, or keys for dropout.
+    size: rows of a microbatch. None, or at least `rows`, encodes all at once.
+
+  Returns:
+    What `encode(*args)` returns.
+
+  Raises:
+    ValueError: If `size` is below 1.
+
+  Example:
+    >>> in_microbatches(jnp.sin, jnp.zeros((5, 2)), size=2).shape
+    (5, 2)
+
+  Reference:
+    Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup", RepL4NLP 2021: GradCache, here as a loop of JAX whose steps
+    are computed again for the gradient.
+  """
+  if _at_once(args, size):
+    return encode(*args)
+  return map_chunks(computed_again(encode), *args, size=size)
+
+
+def map_chunks(
+  function: Callable[..., Any], *args: Any, size: int | None
+) -> Any:
+  """Calls a function of rows on `size` of them at a time, in a loop.
+
+  As `in_microbatches`, but the gradient keeps what the function lets it keep.
+  """
+  if _at_once(args, size):
+    return function(*args)
+  rows = len(jax.tree.leaves(args)[0])
+  call = functools.partial(_call, function)
+  parts = lax.map(call, in_chunks(args, size=size))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], parts)
+
+
+def computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function, of which a gradient keeps nothing but the arguments."""
+  # Within a loop the compiler cannot merge the two forward passes anyway.
+  return jax.checkpoint(function, prevent_cse=False)
+
+
+def in_chunks(arrays: Any, *, size: int) -> Any:
+  """Splits arrays [rows, ...] into [chunks, size, ...], for `jax.lax.map`.
+
+  The last chunk is filled up with rows of zeros, also of keys.
+
+  Args:
+    arrays: any structure of arrays with as many rows.
+    size: rows of a chunk.
+
+  Returns:
+    The same structure of arrays.
+
+  Example:
+    >>> in_chunks(jnp.array([1, 2, 3]), size=2).tolist()
+    [[1, 2], [3, 0]]
+  """
+  return jax.tree.map(functools.partial(_in_chunks, size=size), arrays)
+
+
+def _in_chunks(x: jax.Array, size: int) -> jax.Array:
+  x = jnp.asarray(x)
+  # jnp.pad refuses keys.
+  fill = lax.full_like(x, 0, shape=(-len(x) % size, *x.shape[1:]))
+  return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])
+
+
+def _at_once(args: Any, size: int | None) -> bool:
+  if size is not None and size < 1:
+    raise ValueError(f'size must be at least 1 or None, not {size}.')
+  return size is None or size >= len(jax.tree.leaves(args)[0])
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+  return function(*args)

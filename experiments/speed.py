@@ -1,0 +1,182 @@
+"""The flags that change how fast a run is, and its results by rounding only."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from adaptssr_jax.buckets import Buckets, bucket_widths
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.optimizers import row_adam
+from adaptssr_jax.train import (
+  AXIS,
+  LossFn,
+  TrainState,
+  init_row_state,
+  init_state,
+  row_train_step,
+  train_step,
+)
+from experiments.settings import Settings, SettingsError, flag
+
+# What sequences are encoded at once. On a CPU few, since what is written for 16
+# of them is still near when it is read.
+_MICROBATCH = {'cpu': 16}
+_MICROBATCH_ELSEWHERE = 256
+_SAMPLE = 1_000_000
+# With fewer items than so many times the rows of a batch, all of the table is
+# updated in less time.
+_ROWS_PAY_FROM = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedSettings(Settings):
+  """How the work of a step is done."""
+
+  buckets: int = flag(
+    4,
+    'Lengths to which sequences may be cut, which the data choose; each is '
+    'compiled. 1: all are encoded at --max_length.',
+    low=1,
+    same_run=False,
+  )
+  microbatch: int | None = flag(
+    None,
+    'Sequences that a device encodes at once, keeping nothing for the gradient '
+    'but their vectors; 0: all of them [16 on a CPU, else 256].',
+    low=0,
+    same_run=False,
+  )
+  table_update: str = flag(
+    'auto',
+    'What Adam updates of the item table in a step: all of it (dense), the '
+    'rows of the batch, to the same effect (rows), or what is faster (auto).',
+    choices=('auto', 'dense', 'rows'),
+  )
+  cpu_devices: int = flag(
+    0,
+    'Parts of a batch that are computed at the same time on a CPU; 0: one a '
+    'core, as far as --batch_size can be divided.',
+    low=0,
+    same_run=False,
+  )
+
+  def prepare_process(self) -> None:
+    """Makes the cores of a CPU devices of their own, unless JAX knows better.
+
+    Within one device only part of a step is shared between cores.
+    """
+    super().prepare_process()
+    if not os.environ.get('JAX_NUM_CPU_DEVICES'):
+      batch_size = getattr(self, 'batch_size', None)
+      cores = len(os.sched_getaffinity(0))
+      devices = self.cpu_devices or divisor(batch_size, cores)
+      jax.config.update('jax_num_cpu_devices', devices)
+
+
+def divisor(batch_size: int | None, cores: int) -> int:
+  """The most parts, one a core, that a batch can be split into.
+
+  Of a batch that is not known yet, a power of two.
+
+  Example:
+    >>> divisor(128, 6), divisor(90, 6), divisor(None, 6)
+    (4, 6, 4)
+  """
+  if batch_size is None:
+    return 1 << (cores.bit_length() - 1)
+  return max(n for n in range(1, cores + 1) if batch_size % n == 0)
+
+
+def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
+  """How many behaviours are seen of users, of a million of them at most."""
+  count = len(users.items)
+  rows = np.arange(0, count, max(count // _SAMPLE, 1))
+  return np.minimum(users.items.lengths_of(rows), length)
+
+
+def make_buckets(
+  settings: SpeedSettings, encoder: UserEncoder, lengths: np.ndarray
+) -> Buckets:
+  """In which parts the sequences of a batch are encoded.
+
+  Args:
+    settings: the flags.
+    encoder: that encodes them.
+    lengths: of sequences as they will be encoded, or of a sample.
+  """
+  size = settings.microbatch
+  if size is None:
+    size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
+  widths = bucket_widths(
+    lengths, programs=settings.buckets, max_length=encoder.max_length
+  )
+  return Buckets(widths if settings.buckets > 1 else (), size or None)
+
+
+def make_training(
+  settings: SpeedSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  make_loss: Callable[[UserEncoder], LossFn],
+  optimizer: optax.GradientTransformation,
+  *,
+  key: jax.Array,
+  whole_table: str = '',
+) -> tuple[Callable, TrainState]:
+  """The step of a run, before `pmap_step`, and the state it begins with.
+
+  Args:
+    settings: the flags of the run.
+    encoder: that is trained.
+    params: of the whole model.
+    make_loss: gives the loss of an encoder, which may have fewer items.
+    optimizer: of all parameters.
+    key: of the run.
+    whole_table: what needs the whole table in every step, if anything does.
+
+  Raises:
+    SettingsError: --table_update=rows does not go with the other flags.
+  """
+  size = settings.batch_size * encoder.max_length + 2
+  if not _update_rows(settings, encoder, size, whole_table):
+    step = functools.partial(
+      train_step,
+      loss_fn=make_loss(encoder),
+      optimizer=optimizer,
+      key=key,
+      axis_name=AXIS,
+    )
+    return step, init_state(params, optimizer)
+  table_optimizer = row_adam(settings.learning_rate)
+  step = functools.partial(
+    row_train_step,
+    loss_fn=make_loss(encoder.clone(num_items=size - 2)),
+    optimizer=optimizer,
+    table_optimizer=table_optimizer,
+    size=size,
+    key=key,
+    axis_name=AXIS,
+  )
+  return step, init_row_state(params, optimizer, table_optimizer)
+
+
+def _update_rows(
+  settings: SpeedSettings, encoder: UserEncoder, size: int, whole_table: str
+) -> bool:
+  if settings.weight_decay:
+    whole_table = whole_table or '--weight_decay'
+  if settings.table_update == 'rows' and whole_table:
+    raise SettingsError(
+      f'--table_update=rows does not go with {whole_table}, which needs the '
+      'whole table in every step: take --table_update=auto'
+    )
+  if settings.table_update == 'auto':
+    return not whole_table and encoder.num_items > _ROWS_PAY_FROM * size
+  return settings.table_update == 'rows'

@@ -1,0 +1,148 @@
+"""What is compiled once is found again: by other processes, at any time."""
+
+import ast
+import pathlib
+import types
+
+import jax
+import pytest
+from tiny_runs import last_line_of, pretrain_settings, start
+
+from experiments import compilation
+from experiments.compilation import keep_compiled
+from experiments.shared_settings import RunSettings
+
+FOLDER = 'jax_compilation_cache'
+# One program of all devices, and what it takes to put its arguments there.
+SMALL = """
+import collections, warnings
+import jax
+import numpy as np
+from adaptssr_jax.train import pmap_step, replicate
+from experiments import compilation
+from experiments.compilation import keep_compiled
+
+keep_compiled({cache!r}, workdir={workdir!r})
+events = collections.Counter()
+listener = lambda event, **_: events.update([event])
+jax.monitoring.register_event_listener(listener)
+count = jax.local_device_count()
+step = pmap_step(lambda state, batch: state + jax.lax.psum(batch, 'devices'))
+with warnings.catch_warnings(record=True) as caught:
+  warnings.simplefilter('always')
+  out = step(replicate(np.float32(1)), np.ones(count, np.float32))
+print({{
+  'right': float(out) == count + 1,
+  'hits': events['/jax/compilation_cache/cache_hits'],
+  'misses': events['/jax/compilation_cache/cache_misses'],
+  'warnings': [str(one.message) for one in caught],
+}})
+"""
+
+
+@pytest.fixture
+def no_cache(monkeypatch):
+  """Processes started from here have no cache but the one they choose."""
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  for name in ('MIN_COMPILE_TIME_SECS', 'MIN_ENTRY_SIZE_BYTES'):
+    monkeypatch.delenv(f'JAX_PERSISTENT_CACHE_{name}', raising=False)
+
+
+def compile_small(folder, cache='auto'):
+  workdir = str(folder / 'run')
+  return ast.literal_eval(
+    last_line_of(SMALL.format(cache=cache, workdir=workdir))
+  )
+
+
+def entries(folder):
+  return sorted(folder.glob('*-cache'))
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path, no_cache):
+  first, second = compile_small(tmp_path), compile_small(tmp_path)
+  assert first == {'right': True, 'hits': 0, 'misses': 1, 'warnings': []}
+  assert second == {'right': True, 'hits': 1, 'misses': 0, 'warnings': []}
+  assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
+
+
+def test_an_entry_that_is_broken_is_compiled_anew(tmp_path, no_cache):
+  compile_small(tmp_path)
+  (entry,) = entries(tmp_path / FOLDER)
+  whole = entry.read_bytes()
+  entry.write_bytes(whole[: len(whole) // 2])
+  found = compile_small(tmp_path)
+  assert found['right']
+  assert found['hits'] == 0
+  assert any('compilation cache' in text for text in found['warnings'])
+
+
+@pytest.mark.parametrize('cache', ['off', 'mine'])
+def test_the_cache_can_be_off_or_elsewhere(tmp_path, no_cache, cache):
+  chosen = 'off' if cache == 'off' else str(tmp_path / cache)
+  assert compile_small(tmp_path, chosen)['right']
+  assert [path.name for path in tmp_path.iterdir()] == (
+    [] if cache == 'off' else ['mine']
+  )
+
+
+def test_a_cache_that_jax_has_already_is_left_alone(tmp_path):
+  before = jax.config.jax_compilation_cache_dir
+  assert before
+  keep_compiled('auto', workdir=tmp_path / 'run')
+  keep_compiled(str(tmp_path), workdir=tmp_path / 'run')
+  assert jax.config.jax_compilation_cache_dir == before
+
+
+class Config:
+  """Stands in for JAX's, which is the tests' own."""
+
+  jax_compilation_cache_dir = None
+
+  def update(self, name, value):
+    setattr(self, name, value)
+
+
+@pytest.mark.parametrize('cache', ['auto', 'chosen/folder'])
+def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
+  tmp_path, monkeypatch, cache
+):
+  config = Config()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(compilation, 'jax', types.SimpleNamespace(config=config))
+  RunSettings(workdir='runs/one', compilation_cache=cache).prepare_process()
+  folder = f'runs/{FOLDER}' if cache == 'auto' else cache
+  assert config.jax_compilation_cache_dir == str(tmp_path / folder)
+  assert config.jax_persistent_cache_min_compile_time_secs == 0.0
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_may_be_resumed_with_another_cache():
+  assert 'compilation_cache' in RunSettings().names_free_to_change()
+
+
+@pytest.mark.slow
+def test_runs_at_the_same_time_and_after_each_other_share_a_cache(
+  tmp_path, data_dir, no_cache
+):
+  def run(name):
+    return start(
+      'pretrain', pretrain_settings(tmp_path / name, data_dir, num_steps=2)
+    )
+
+  # Prepared before, since two runs at once would both prepare the data.
+  for names in (['first'], ['second', 'third']):
+    processes = [run(name) for name in names]
+    for process in processes:
+      output, _ = process.communicate(timeout=90)
+      assert process.returncode == 0, output
+      assert 'compilation cache' not in output
+    if names == ['first']:
+      made = entries(tmp_path / FOLDER)
+  assert made
+  assert entries(tmp_path / FOLDER) == made
+  texts = [
+    pathlib.Path(tmp_path / name / 'metrics.jsonl').read_bytes()
+    for name in ('first', 'second', 'third')
+  ]
+  assert texts[0] == texts[1] == texts[2]

@@ -1,0 +1,250 @@
+"""Dropout: how random its bytes are, and on what they depend."""
+
+import functools
+
+import chex
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_params import random_params
+
+from adaptssr_jax import blocks, models
+from adaptssr_jax.dropout import dropout, mixed, random_bytes, row_seeds
+from adaptssr_jax.models import UserEncoder
+
+ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)
+ITEMS = jnp.array([[1, 2, 3, 4], [5, 6, 10, 0], [7, 0, 0, 0], [0, 0, 0, 0]])
+KEYS = jax.random.split(jax.random.key(3), 4)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return random_params(ENCODER, ITEMS)
+
+
+@jax.jit
+def encode(params, items, keys=None):
+  return ENCODER.apply(
+    {'params': params}, items, deterministic=keys is None, keys=keys
+  )
+
+
+def test_dropout_of_a_user_depends_on_its_key_alone(params):
+  items = jnp.tile(ITEMS[:1], (4, 1))
+  users = encode(params, items, KEYS)
+  some = encode(params, items[2:], KEYS[jnp.array([1, 2])])
+  chex.assert_trees_all_close(users[jnp.array([1, 2])], some, atol=1e-6)
+  for i in range(4):
+    for j in range(i):
+      assert jnp.abs(users[i] - users[j]).max() > 1e-2
+
+
+def test_dropped_users_do_not_depend_on_padding(params):
+  users = encode(params, ITEMS, KEYS)
+  padded = encode(params, jnp.pad(ITEMS, ((0, 0), (0, 2))), KEYS)
+  chex.assert_trees_all_close(users, padded, atol=1e-6)
+
+
+def test_dropout_is_in_four_places(params, monkeypatch):
+  encoder = ENCODER.clone(num_layers=2)
+  params = params | {'blocks_1': params['blocks_0']}
+  seen = []
+
+  def record(seeds, x, *, rate):
+    seen.append((seeds, x.shape, rate))
+    return x
+
+  monkeypatch.setattr(models, 'dropout', record)
+  monkeypatch.setattr(blocks, 'dropout', record)
+  apply = functools.partial(encoder.apply, {'params': params}, ITEMS)
+  apply(deterministic=False, keys=KEYS)
+  seeds, shapes, rates = zip(*seen, strict=True)
+  # The embeddings; per block the attention, its output, the feed-forward.
+  states, attention = (4, 4, 8), (4, 2, 4, 4)
+  assert shapes == (states, *2 * (attention, states, states))
+  assert set(rates) == {0.1}
+  # None draws what another draws, nor a user what another user draws.
+  assert len(np.unique(np.concatenate(seeds), axis=0)) == 7 * 4
+  seen.clear()
+  apply(keys=KEYS)
+  assert [seeds for seeds, *_ in seen] == [None] * 7
+
+
+def test_dropout_is_off_by_default_and_needs_a_key(params):
+  apply = functools.partial(ENCODER.apply, {'params': params})
+  with pytest.raises(flax.errors.InvalidRngError, match='dropout'):
+    apply(ITEMS, deterministic=False)
+  silent = ENCODER.clone(dropout_rate=0.0)
+  users = silent.apply({'params': params}, ITEMS, deterministic=False)
+  chex.assert_trees_all_close(users, encode(params, ITEMS), atol=1e-6)
+
+
+def test_keys_are_split_from_the_one_of_flax(params):
+  items = jnp.tile(ITEMS[:1], (4, 1))
+  drop = functools.partial(
+    ENCODER.apply, {'params': params}, items, deterministic=False
+  )
+  users = drop(rngs={'dropout': jax.random.key(0)})
+  chex.assert_trees_all_equal(users, drop(rngs={'dropout': jax.random.key(0)}))
+  for other in (drop(rngs={'dropout': jax.random.key(1)}), users[::-1]):
+    assert jnp.abs(users - other).max(axis=1).min() > 1e-2
+
+
+def seeds_of(seed, rows, draws=1):
+  return row_seeds(jax.random.split(jax.random.key(seed), rows), draws=draws)
+
+
+@functools.partial(jax.jit, static_argnames='rate')
+def drop(x, rate, seed=0):
+  rows = len(x) if x.ndim else 1
+  y = dropout(
+    seeds_of(seed, rows)[:, 0], x.reshape(rows, *x.shape[1:]), rate=rate
+  )
+  return y.reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+  ('rate', 'dropped'),
+  [(0.1, 26), (0.5, 128), (1 / 512, 1), (1e-9, 1), (0.9999, 255)],
+)
+def test_dropout_share_and_mean(rate, dropped):
+  x = jnp.full((10, 100, 4, 100), 3.0)
+  y = np.asarray(drop(x, rate))
+  share = dropped / 256
+  zero = y == 0
+  # Six standard errors, for all bytes of a word and for each of the four.
+  error = 6 * np.sqrt(share * (1 - share) / x.size)
+  assert abs(zero.mean() - share) < error
+  by_byte = zero.reshape(-1, 4).mean(axis=0)
+  np.testing.assert_allclose(by_byte, share, rtol=0, atol=2 * error)
+  kept = np.unique(y[y != 0])
+  np.testing.assert_allclose(kept, [3 * 256 / (256 - dropped)], rtol=1e-6)
+  assert abs(y.mean() - 3) < 3 * error / (1 - share)
+
+
+def test_nothing_is_dropped_without_a_rate_or_seeds():
+  x = jnp.linspace(-1, 1, 12).reshape(3, 4)
+  chex.assert_trees_all_equal(dropout(None, x, rate=0.5), x)
+  chex.assert_trees_all_equal(drop(x, 0.0), x)
+  assert not (drop(x, 0.5) == x).all()
+
+
+@pytest.mark.parametrize('shape', [(1,), (3, 5), (2, 0), (0, 3), (2, 1, 3, 5)])
+def test_dropout_of_any_shape(shape):
+  y = drop(jnp.ones(shape, jnp.bfloat16), 0.5)
+  chex.assert_shape(y, shape)
+  chex.assert_type(y, jnp.bfloat16)
+  assert set(np.unique(y)) <= {0, 2}
+
+
+def test_dropout_gradient_is_its_mask():
+  x = jnp.linspace(1, 2, 20).reshape(2, 10)
+  gradient = jax.grad(lambda x: drop(x, 0.5).sum())(x)
+  np.testing.assert_allclose(gradient, drop(x, 0.5) / x, rtol=1e-6)
+  np.testing.assert_array_equal(drop(x, 0.5), drop(x, 0.5))
+  assert (drop(x, 0.5) != drop(x, 0.5, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+  ('shape', 'longer'),
+  [((5,), (11,)), ((4, 5), (9, 5)), ((3, 6, 6), (3, 17, 17))],
+)
+def test_bytes_do_not_depend_on_padding(shape, longer):
+  part = tuple(slice(n) for n in shape)
+  seed = seeds_of(0, 1)[0, 0]
+  drawn = np.asarray(random_bytes(seed, shape))
+  np.testing.assert_array_equal(random_bytes(seed, longer)[part], drawn)
+  # Rows and sequences differ, though.
+  rows = drawn.reshape(-1, shape[-1])
+  assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def slow_mixed(x):
+  """With the whole numbers of Python."""
+  for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+    x = (x ^ x >> shift) * factor % 2**32
+  return x
+
+
+def test_bytes_are_those_of_the_formula():
+  seed = [2**32 - 5, 123_456_789]
+  drawn = random_bytes(jnp.array(seed, jnp.uint32), (2, 3, 4, 9))
+  for (a, b, t, j), byte in np.ndenumerate(np.asarray(drawn)):
+    sequence = 3 * a + b
+    row = slow_mixed((6 * t + sequence) ^ seed[0]) + seed[1]
+    word = slow_mixed(slow_mixed(row % 2**32 ^ j // 4))
+    assert byte == word >> 8 * (j % 4) & 255
+
+
+def test_the_hash_is_one_to_one():
+  """Of a million random words some hundred pairs would be alike."""
+  for words in (
+    np.arange(2**20, dtype=np.uint32),
+    np.unique(
+      np.random.default_rng(1).integers(2**32, size=2**20, dtype=np.uint32)
+    ),
+  ):
+    assert len(np.unique(mixed(jnp.asarray(words)))) == len(words) > 1e6
+
+
+def test_each_bit_turns_over_half_of_all_others():
+  words = np.random.default_rng(0).integers(2**32, size=2**17, dtype=np.uint32)
+  before = np.asarray(mixed(jnp.asarray(words)))
+  for bit in range(32):
+    turned = np.asarray(mixed(jnp.asarray(words ^ np.uint32(1 << bit))))
+    flips = np.unpackbits(
+      (before ^ turned).view(np.uint8).reshape(-1, 4), axis=1
+    )
+    # The standard error is 0.14 %.
+    np.testing.assert_allclose(flips.mean(axis=0), 0.5, rtol=0, atol=0.01)
+
+
+USERS, DRAWS, HEADS, LENGTH = 16, 4, 2, 64
+
+
+@functools.cache
+def drawn_bytes(consecutive):
+  """[users, draws, heads, rows, columns] of keys split or of keys 0, 1, ..."""
+  keys = jax.random.split(jax.random.key(7), USERS)
+  if consecutive:
+    keys = jax.vmap(jax.random.key)(jnp.arange(USERS))
+  draw = functools.partial(random_bytes, shape=(HEADS, LENGTH, LENGTH))
+  seeds = row_seeds(keys, draws=DRAWS)
+  return np.asarray(jax.jit(jax.vmap(jax.vmap(draw)))(seeds))
+
+
+def chi_square(values):
+  """Of a byte being uniform: 255 expected, with a deviation of 22.6."""
+  counts = np.bincount(values.reshape(-1), minlength=256)
+  return np.square(counts - counts.mean()).sum() / counts.mean()
+
+
+@pytest.mark.parametrize('consecutive', [False, True])
+def test_all_values_of_a_byte_are_as_likely(consecutive):
+  drawn = drawn_bytes(consecutive)
+  assert chi_square(drawn) < 255 + 6 * 22.6
+  for place in range(4):
+    assert chi_square(drawn[..., place::4]) < 255 + 6 * 22.6
+
+
+AXES = {'users': 0, 'draws': 1, 'heads': 2, 'rows': 3, 'columns': 4}
+
+
+@pytest.mark.parametrize('consecutive', [False, True], ids=['', 'consecutive'])
+@pytest.mark.parametrize(
+  ('axis', 'lag'),
+  [*((axis, 1) for axis in AXES), *(('columns', lag) for lag in (2, 3, 4, 8))],
+)
+def test_neighbours_are_independent(axis, lag, consecutive):
+  drawn = np.moveaxis(drawn_bytes(consecutive), AXES[axis], 0)
+  left, right = drawn[lag:], drawn[:-lag]
+  # The rates 0.1 and 0.5.
+  for dropped in (26, 128):
+    share = (dropped / 256) ** 2
+    both = ((left < dropped) & (right < dropped)).mean()
+    error = np.sqrt(share * (1 - share) / left.size)
+    assert abs(both - share) < 6 * error
+  # How they differ is as random as they are.
+  assert chi_square(left ^ right) < 255 + 6 * 22.6

@@ -1,0 +1,110 @@
+"""Memory: of one microbatch and of one block, however large the batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny_runs import PEAK_MIB, last_line_of
+
+from adaptssr_jax.buckets import Buckets, in_buckets
+from adaptssr_jax.losses import adaptssr_loss
+from adaptssr_jax.microbatches import in_microbatches
+
+LARGE = (
+  PEAK_MIB
+  + """
+import jax, jax.numpy as jnp
+from adaptssr_jax import UserEncoder, adaptssr_loss
+from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.objectives.users import encode_sequences
+
+USERS, LENGTH = 16_384, 16
+encoder = UserEncoder(4_000, max_length=LENGTH)
+shape = (2, 1, USERS, LENGTH)
+views = jax.random.randint(jax.random.key(0), shape, 1, 4_001)
+# Two passes a view, which differ by their dropout.
+views = views.repeat(2, axis=1).reshape(-1, LENGTH)
+keys = jax.random.split(jax.random.key(1), len(views))
+
+def loss(params):
+  users = encode_sequences(
+    params, encoder, views, keys=keys, buckets=Buckets((8,), 512)
+  )
+  return adaptssr_loss(users.reshape(2, 2, USERS, -1), block_size=256)
+
+params = jax.jit(encoder.init)(jax.random.key(2), views[:1])['params']
+value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+assert finite and 0 < value < 1, value
+print(peak_mib())
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_batch_of_16384_users_takes_less_than_4_gb():
+  assert float(last_line_of(LARGE)) < 4e9 / 2**20
+
+
+def temporary_bytes(function, *args):
+  """What a compiled gradient allocates besides its arguments and results."""
+  compiled = jax.jit(jax.grad(function)).lower(*args).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize('hard_negatives', [True, False])
+def test_memory_of_the_loss_grows_with_the_batch_not_with_its_square(
+  hard_negatives,
+):
+  def needed(batch, block_size):
+    loss = functools.partial(
+      adaptssr_loss, hard_negatives=hard_negatives, block_size=block_size
+    )
+    users = jax.ShapeDtypeStruct((2, 2, batch, 8), jnp.float32)
+    return temporary_bytes(loss, users)
+
+  assert needed(4096, 128) < 2.2 * needed(2048, 128)
+  # What it avoids: the similarities of all anchors and all other users.
+  assert needed(4096, None) > 4096 * 4 * 4096 * 4 > 4 * needed(4096, 128)
+
+
+def deep(matrix, rows):
+  """A stand-in for an encoder, whose activations are 20 times its rows."""
+  for _ in range(20):
+    rows = jnp.tanh(rows @ matrix)
+  return rows
+
+
+def needed_by_the_encoder(encode, rows):
+  """Of a gradient by the parameters of `encode(matrix, rows)`."""
+
+  def loss(matrix, rows):
+    return jnp.sum(encode(functools.partial(deep, matrix), rows) ** 2)
+
+  shapes = ((16, 16), (rows, 16))
+  return temporary_bytes(
+    loss, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+  )
+
+
+def bucketed(encode, rows, size):
+  """Rows as what is looked up, one item each."""
+  return in_buckets(
+    lambda items, embedded: encode(embedded[:, 0]),
+    jnp.ones((len(rows), 1), jnp.int32),
+    buckets=Buckets((), size),
+    look_up=lambda items: rows[:, None],
+  )
+
+
+@pytest.mark.parametrize('split', [in_microbatches, bucketed])
+def test_memory_of_the_encoder_is_that_of_one_microbatch(split):
+  activations = 20 * 64 * 16 * 4
+  # Bytes a row: itself, its result, and its gradient.
+  kept = 6 * 16 * 4
+  whole = functools.partial(split, size=None)
+  assert needed_by_the_encoder(whole, 1024) > 1024 / 64 * activations
+  parts = functools.partial(split, size=64)
+  for rows in (256, 1024):
+    assert needed_by_the_encoder(parts, rows) < 3 * activations + kept * rows

@@ -1,0 +1,135 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from adaptssr_jax.microbatches import in_chunks, in_microbatches, map_chunks
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_sequences
+
+ROWS, LENGTH = 16, 6
+ITEMS = jnp.array([[1 + (n + t) % 9 if t < n % 7 else 0 for t in range(LENGTH)]
+                   for n in range(ROWS)])  # fmt: skip
+KEYS = jax.random.split(jax.random.key(1), ROWS)
+ENCODER = UserEncoder(9, max_length=LENGTH, embed_dim=4, num_layers=1)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return jax.jit(ENCODER.init)(jax.random.key(0), ITEMS)['params']
+
+
+def encode_with(params, items, keys):
+  return encode_sequences(params, ENCODER, items, keys=keys)
+
+
+def users_of(params, items, keys, size=None):
+  encode = functools.partial(encode_with, params)
+  return in_microbatches(encode, items, keys, size=size)
+
+
+def loss(params, items, keys, size=None):
+  """Compares users with each other, so that none is on its own."""
+  users = users_of(params, items, keys, size)
+  return jnp.sum(jnp.tanh(100 * users @ users.T)), users
+
+
+@functools.partial(jax.jit, static_argnames='size')
+def users_and_gradients(params, items, keys, size=None):
+  return jax.grad(loss, has_aux=True)(params, items, keys, size)
+
+
+def assert_close(tree, expected):
+  """To rounding: of sums in another order, relative to the largest entry."""
+  leaves = jax.tree.leaves(tree), jax.tree.leaves(expected)
+  for leaf, other in zip(*leaves, strict=True):
+    scale = 1e-3 + float(jnp.abs(other).max())
+    np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize('size', [4, 7, ROWS], ids=['even', 'filled up', 'one'])
+def test_users_and_gradients_are_those_of_all_rows(size, params):
+  plain = users_and_gradients(params, ITEMS, KEYS)
+  assert_close(users_and_gradients(params, ITEMS, KEYS, size), plain)
+  assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain[1]))
+  other = users_and_gradients(params, ITEMS, KEYS[::-1])
+  assert jnp.abs(plain[1] - other[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize('check_vma', [True, False])
+def test_devices_have_microbatches_of_their_own(check_vma, params):
+  def gradient(params, items, keys):
+    local = jax.grad(lambda params: users_of(params, items, keys, 3).sum())
+    return (
+      jax.lax.psum(local(params), 'users') if not check_vma else (local(params))
+    )
+
+  split = PartitionSpec('users')
+  mapped = jax.shard_map(
+    gradient,
+    mesh=Mesh(jax.devices()[:2], ('users',)),
+    in_specs=(PartitionSpec(), split, split),
+    out_specs=PartitionSpec(),
+    check_vma=check_vma,
+  )
+  whole = jax.grad(lambda params: users_of(params, ITEMS, KEYS).sum())
+  assert_close(jax.jit(mapped)(params, ITEMS, KEYS), jax.jit(whole)(params))
+
+
+def test_under_pmap(params):
+  users = jax.pmap(functools.partial(users_of, size=3), in_axes=(None, 0, 0))
+  split = users(params, ITEMS.reshape(2, 8, LENGTH), KEYS.reshape(2, 8))
+  assert_close(split.reshape(ROWS, -1), users_of(params, ITEMS, KEYS))
+
+
+def test_any_structure_of_rows():
+  def encode(left, right):
+    return {'sum': left['a'] + right, 'key': jax.random.key_data(left['key'])}
+
+  rows = {'a': jnp.arange(5), 'key': KEYS[:5]}
+  done = in_microbatches(encode, rows, jnp.ones(5), size=2)
+  np.testing.assert_array_equal(done['sum'], np.arange(5) + 1)
+  np.testing.assert_array_equal(done['key'], jax.random.key_data(KEYS[:5]))
+
+
+def test_chunks_are_filled_up_with_zeros():
+  chunks = in_chunks({'x': jnp.ones((3, 2)), 'key': KEYS[:3]}, size=2)
+  np.testing.assert_array_equal(
+    chunks['x'], [[[1, 1], [1, 1]], [[1, 1], [0, 0]]]
+  )
+  data = jax.random.key_data(chunks['key'])
+  assert chunks['key'].shape == (2, 2)
+  assert np.all(data[1, 1] == 0)
+  assert np.all(data[1, 0] == jax.random.key_data(KEYS[2]))
+
+
+def test_only_one_microbatch_is_traced():
+  seen = []
+
+  def encode(rows):
+    seen.append(rows.shape)
+    return rows
+
+  in_microbatches(encode, jnp.ones((9, 2)), size=4)
+  assert set(seen) == {(4, 2)}
+
+
+def test_a_gradient_computes_a_microbatch_again_unless_mapped_only():
+  """Of a loop, what it keeps of each step is an output with all steps."""
+
+  def kept(call):
+    gradient = jax.grad(lambda x: call(jnp.exp, x, size=2).sum())
+    return str(jax.make_jaxpr(gradient)(jnp.ones((6, 5)))).count('= exp ')
+
+  # Forward; and backward, where the results of the first are not kept.
+  assert kept(map_chunks) == 1
+  assert kept(in_microbatches) == 2
+
+
+@pytest.mark.parametrize('size', [0, -1])
+def test_refuses_empty_microbatches(size):
+  with pytest.raises(ValueError, match='size must be at least 1 or None'):
+    in_microbatches(jnp.sin, jnp.ones(3), size=size)

@@ -1,0 +1,336 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from adaptssr_jax.optimizers import caught_up, compact_ids, row_adam
+
+ROWS, DIM, SLOTS = 200, 3, 20
+
+
+def zipf_batches(steps, seed=0, least=1e-6):
+  """Distinct ids, padded with ROWS, and gradients of very different sizes."""
+  rng = np.random.default_rng(seed)
+  ids = np.full((steps, SLOTS), ROWS, np.int32)
+  for row in ids:
+    drawn = np.unique((rng.zipf(1.2, SLOTS) - 1) % (ROWS - 1))
+    row[: len(drawn)] = drawn
+  scale = 10 ** rng.uniform(np.log10(least), -1, (ROWS + 1, DIM))
+  gradients = rng.normal(size=(steps, SLOTS, DIM)) * scale[ids]
+  # The caller may leave anything in a slot that holds no row.
+  gradients[ids == ROWS] = np.nan
+  return jnp.asarray(ids), jnp.asarray(gradients, jnp.float32)
+
+
+def make_table(rows=ROWS, dim=DIM):
+  table = np.random.default_rng(7).normal(size=(rows, dim))
+  return jnp.asarray(0.02 * table, jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def both(optimizer, dense, table, ids, gradients):
+  """Trains the table twice; the largest gap of a gathered row, at any step."""
+
+  def step(carry, batch):
+    (rows, state), (whole, dense_state) = carry
+    ids, gradients = batch
+    now = optimizer.gather(rows, state, ids)
+    gap = now - whole.at[ids].get(mode='fill', fill_value=0)
+    rows, state = optimizer.update(gradients, state, rows, ids)
+    gradients = jnp.zeros_like(whole).at[ids].set(gradients, mode='drop')
+    updates, dense_state = dense.update(gradients, dense_state)
+    whole = optax.apply_updates(whole, updates)
+    return ((rows, state), (whole, dense_state)), jnp.abs(gap).max()
+
+  carry = (table, optimizer.init(table)), (table, dense.init(table))
+  (rows, (whole, _)), gaps = lax.scan(step, carry, (ids, gradients))
+  return rows, whole, gaps.max()
+
+
+def shares(difference, moved):
+  """Of the distance moved: the largest element, and the norm."""
+  difference, moved = np.asarray(difference), np.asarray(moved)
+  norm = np.linalg.norm
+  return (
+    np.abs(difference).max() / np.abs(moved).max(),
+    norm(difference) / norm(moved),
+  )
+
+
+# Optax divides 0 by eps where nothing moves: it cannot be quite 0 there.
+@pytest.mark.parametrize(
+  ('settings', 'least', 'within'),
+  [
+    ({'eps': 0.0}, 1e-6, 1e-5),
+    ({'eps': 0.0, 'b1': 0.5, 'b2': 0.9}, 1e-6, 1e-5),
+    ({'eps': 0.0, 'b1': 0.0}, 1e-6, 1e-5),
+    ({'eps': 1e-8}, 1e-6, 1e-4),
+    ({'eps': 1e-8}, 1e-9, 5e-4),
+    ({'eps': 1e-2}, 1e-6, 1e-3),
+  ],
+)
+def test_a_thousand_steps_are_those_of_adam_on_the_whole_table(
+  settings, least, within
+):
+  table = make_table()
+  ids, gradients = zipf_batches(1000, least=least)
+  dense = optax.adam(1e-3, **settings | {'eps': settings['eps'] or 1e-30})
+  optimizer = row_adam(1e-3, **settings)
+  (late, state), whole, gap = both(optimizer, dense, table, ids, gradients)
+  done, state = caught_up(late, state)
+  moved = whole - table
+  assert max(shares(done - whole, moved)) < within
+  assert gap < within * np.abs(moved).max()
+  # Elements one by one, where they moved at all: small ones count as well.
+  far = np.abs(moved) > 1e-2 * np.abs(moved).max()
+  assert np.abs((done - whole) / moved)[far].max() < 10 * within
+  if settings.get('b1') != 0:
+    assert max(shares(late - whole, moved)) > 10 * within
+  never = np.setdiff1d(np.arange(ROWS), ids)
+  assert 0 < len(never) < ROWS / 2
+  np.testing.assert_array_equal(done[never], table[never])
+  assert (state.last == 1000).all()
+  assert state.count == 1000
+
+
+def test_a_row_of_every_step_is_rounded_as_by_adam():
+  table = make_table(4)
+  ids = jnp.tile(jnp.array([3, 1]), (50, 1))
+  gradients = jax.random.normal(jax.random.key(0), (50, 2, DIM))
+  (rows, state), whole, _ = both(
+    row_adam(1e-2), optax.adam(1e-2), table, ids, gradients
+  )
+  np.testing.assert_allclose(rows, whole, rtol=0, atol=3e-7)
+  assert jnp.abs(rows - table)[ids[0]].min() > 1e-3
+  np.testing.assert_array_equal(state.last, [0, 50, 0, 50])
+
+
+def drift(m, v, since, missed, lr=0.1, b1=0.9, b2=0.999, eps=1e-8):
+  """One step of Adam after the other, in float64, no gradient coming."""
+  moved = np.zeros(len(m))
+  for step in range(since + 1, since + missed + 1):
+    m, v = b1 * m, b2 * v
+    root = np.sqrt(v / (1 - b2**step))
+    moved -= lr * m / (1 - b1**step) / (root + eps)
+  return moved
+
+
+@pytest.mark.parametrize('since', [1, 30, 100_000])
+@pytest.mark.parametrize('missed', [1, 2, 200, 3000])
+def test_a_row_comes_back(since, missed):
+  """The steps it missed are those that Adam would have taken, at any time."""
+  # The more to the right, the more of the denominator is eps.
+  gradients = np.array([1.0, -1e-3, 1e-6, 1e-9, 1e-15])
+  optimizer = row_adam(0.1)
+  table, none = jnp.zeros((1, 5)), jnp.zeros(0, int)
+  state = optimizer.init(table)._replace(count=jnp.int32(since - 1))
+  table, state = optimizer.update(
+    jnp.asarray(gradients, jnp.float32)[None], state, table, jnp.array([0])
+  )
+  here = table[0]
+  m, v = np.asarray([state.mu[0], state.nu[0]], np.float64)
+  state = state._replace(count=jnp.int32(since + missed - 1))
+  table, state = optimizer.update(jnp.zeros((0, 5)), state, table, none)
+  there = caught_up(table, state)[0][0]
+  expected = drift(m, v, since, missed)
+  assert (np.sign(expected) == -np.sign(gradients)).all()
+  assert np.abs(expected[:2]).min() > 0.05
+  error = np.abs((there - here) / expected - 1)
+  assert error[:2].max() < 2e-5
+  assert error.max() < 1e-2 / since + 1e-5
+
+
+def test_rows_long_gone_are_exact():
+  """No power of a decay is lost to rounding, and none becomes nan."""
+  optimizer = row_adam(0.1)
+  table, ids = jnp.zeros((2, 1)), jnp.array([1])
+  _, state = optimizer.update(
+    jnp.ones((1, 1)), optimizer.init(table), table, ids
+  )
+  for count in (20_000, 1_000_000, 10_000_000):
+    late = state._replace(count=jnp.int32(count))
+    rows, late = caught_up(table, late)
+    nu = 0.001 * float(np.float32(0.999)) ** (count - 1)
+    np.testing.assert_allclose(late.nu[1, 0], nu, rtol=1e-6, atol=1e-37)
+    assert rows[1, 0] == caught_up(rows, late)[0][1, 0] < -0.1
+    np.testing.assert_array_equal(rows[0], 0)
+
+
+def some_steps():
+  ids, gradients = zipf_batches(30)
+  optimizer = row_adam(1e-3)
+  dense = optax.adam(1e-3)
+  (rows, state), *_ = both(optimizer, dense, make_table(), ids, gradients)
+  return optimizer, rows, state
+
+
+def assert_same(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_catching_up_twice_is_catching_up_once():
+  _, *late = some_steps()
+  once = caught_up(*late)
+  assert_same(caught_up(*once), once)
+  assert_same(jax.jit(caught_up)(*once), once)
+  assert (late[1].last < late[1].count).any()
+  assert (late[0] != once[0]).any()
+
+
+def test_training_goes_on_from_rows_caught_up():
+  optimizer, *late = some_steps()
+  ids, gradients = zipf_batches(1, seed=1)
+  ends = []
+  for table, state in (late, caught_up(*late)):
+    table, state = optimizer.update(gradients[0], state, table, ids[0])
+    ends.append(caught_up(table, state))
+  for leaf, other in zip(*map(jax.tree.leaves, ends), strict=True):
+    np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-7)
+
+
+def test_empty_slots_change_nothing():
+  optimizer, table, state = some_steps()
+  ids, gradients = jnp.array([5, 0]), jnp.ones((2, DIM))
+  more = jnp.array([ROWS, 5, ROWS, 0, ROWS + 9])
+  values = jnp.full((5, DIM), jnp.nan).at[jnp.array([1, 3])].set(gradients)
+  plain = optimizer.update(gradients, state, table, ids)
+  assert_same(optimizer.update(values, state, table, more), plain)
+  rows = optimizer.gather(table, state, more)
+  np.testing.assert_array_equal(rows[jnp.array([0, 2, 4])], 0)
+  expected = optimizer.gather(table, state, ids)
+  np.testing.assert_array_equal(rows[jnp.array([1, 3])], expected)
+
+
+def test_only_rows_of_the_batch_are_written():
+  optimizer, table, state = some_steps()
+  ids = jnp.array([7, 3])
+  new, new_state = optimizer.update(jnp.ones((2, DIM)), state, table, ids)
+  others = np.setdiff1d(np.arange(ROWS), ids)
+  for field in ('mu', 'nu', 'last', 'to_come'):
+    written, before = getattr(new_state, field), getattr(state, field)
+    np.testing.assert_array_equal(written[others], before[others])
+    assert (written != before)[ids].all(), field
+  np.testing.assert_array_equal(new[others], table[others])
+  assert (new != table)[ids].all()
+  np.testing.assert_array_equal(new_state.last[ids], state.count + 1)
+  np.testing.assert_array_equal(optimizer.gather(new, new_state, ids), new[ids])
+
+
+def test_jit_or_not():
+  optimizer, table, state = some_steps()
+  ids, gradients = zipf_batches(1, seed=1)
+  args = gradients[0], state, table, ids[0]
+  trees = optimizer.update(*args), jax.jit(optimizer.update)(*args)
+  for leaf, other in zip(*map(jax.tree.leaves, trees), strict=True):
+    np.testing.assert_allclose(leaf, other, rtol=2e-6, atol=1e-9)
+
+
+def test_an_element_without_gradients_stays_even_without_eps():
+  optimizer = row_adam(0.1, eps=0.0)
+  table, ids = jnp.ones((1, 2)), jnp.array([0])
+  state = optimizer.init(table)
+  for gradients in ([[0.0, 2.0]], [[0.0, 0.0]]):
+    table, state = optimizer.update(jnp.array(gradients), state, table, ids)
+  assert table[0, 0] == 1
+  assert table[0, 1] < 0.9
+
+
+def whole_step(optimizer, table, state, ids):
+  rows = optimizer.gather(table, state, ids)
+  return optimizer.update(jnp.sin(rows), state, table, ids)
+
+
+def test_the_table_is_not_copied():
+  """A step and catching up write in place, with memory for a few rows."""
+  optimizer, table = row_adam(0.1), jnp.zeros((40_009, 8))
+  state = optimizer.init(table)
+  step = functools.partial(whole_step, optimizer)
+  for function, ids in ((step, [jnp.arange(50)]), (caught_up, [])):
+    jitted = jax.jit(function, donate_argnums=(0, 1))
+    compiled = jitted.lower(table, state, *ids).compile()
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves((table, state)))
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes > 0.99 * arrays
+    assert not re.findall(r'\[40009\S* copy\(', compiled.as_text())
+
+
+@pytest.mark.parametrize('decays', [(0.9, 0.9), (-0.1, 0.9), (0.9, 1.0)])
+def test_decays_that_do_not_end_are_refused(decays):
+  with pytest.raises(ValueError, match='0 <= b1 < b2 < 1 must hold, not b1='):
+    row_adam(0.1, *decays)
+
+
+@pytest.mark.parametrize('size', [26, 12, 8])
+@pytest.mark.parametrize('masked', [0.0, 0.3])
+def test_compact_ids(size, masked):
+  rng = np.random.default_rng(3)
+  known = np.array([2, 3, 5, 40, 97, 98], np.int32)
+  items = rng.permuted(np.tile(np.append(known, [0, 0]), 3)).reshape(4, 6)
+  items[rng.random(items.shape) < masked] = 99
+  assert set(known) <= set(items.ravel())
+  ids, compact = compact_ids(jnp.asarray(items), mask_id=99, size=size)
+  empty = [100] * (size - 8)
+  np.testing.assert_array_equal(ids, [0, *known, *empty, 99])
+  np.testing.assert_array_equal(ids[compact], items)
+  np.testing.assert_array_equal(compact == 0, items == 0)
+  np.testing.assert_array_equal(compact == size - 1, items == 99)
+  assert compact.dtype == ids.dtype == jnp.int32
+  assert compact.shape == items.shape
+
+
+def test_every_slot_is_filled_at_the_size_that_is_always_enough():
+  items = jnp.array([9, 4, 1, 7])
+  ids, compact = compact_ids(items, mask_id=50, size=items.size + 2)
+  np.testing.assert_array_equal(ids, [0, 1, 4, 7, 9, 50])
+  np.testing.assert_array_equal(compact, [4, 2, 1, 3])
+
+
+@pytest.mark.parametrize('size', [2, 3, 9])
+def test_padding_and_mask_need_two_rows(size):
+  items = jnp.array([[0, 50], [0, 0]])
+  ids, compact = compact_ids(items, mask_id=50, size=size)
+  np.testing.assert_array_equal(ids, [0] + [51] * (size - 2) + [50])
+  np.testing.assert_array_equal(compact, [[0, size - 1], [0, 0]])
+  padding = compact_ids(items[1], mask_id=50, size=size)
+  np.testing.assert_array_equal(padding[0], ids)
+  np.testing.assert_array_equal(padding[1], [0, 0])
+  nothing = compact_ids(items[:0], mask_id=50, size=size)
+  np.testing.assert_array_equal(nothing[0], ids)
+
+
+def test_compact_ids_need_room():
+  with pytest.raises(ValueError, match='size must be at least 2, not 1'):
+    compact_ids(jnp.array([1]), mask_id=9, size=1)
+
+
+def loss(table, items):
+  rows = table[items]
+  return jnp.sum(jnp.tanh(rows) * jnp.arange(1.0, DIM + 1)[None, None])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def both_from_items(optimizer, dense, rows, whole, items):
+  table, state = rows
+  ids, compact = compact_ids(items, mask_id=29, size=10)
+  gradients = jax.grad(loss)(optimizer.gather(table, state, ids), compact)
+  rows = optimizer.update(gradients, state, table, ids)
+  table, state = whole
+  updates, state = dense.update(jax.grad(loss)(table, items), state)
+  return rows, (optax.apply_updates(table, updates), state)
+
+
+def test_a_compact_table_trains_as_the_whole_one():
+  """Gather, gradient of the rows, update: as a step does it."""
+  optimizer, dense = row_adam(1e-2), optax.adam(1e-2)
+  table = make_table(30)
+  rows, whole = (table, optimizer.init(table)), (table, dense.init(table))
+  for n in range(6):
+    items = jax.random.randint(jax.random.key(n), (2, 4), 0, 30)
+    rows, whole = both_from_items(optimizer, dense, rows, whole, items)
+  np.testing.assert_allclose(caught_up(*rows)[0], whole[0], rtol=0, atol=1e-6)
+  assert jnp.abs(whole[0] - table).max() > 0.01

@@ -1,0 +1,169 @@
+"""Training with the rows of a batch is training with the whole table."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adaptssr_jax import augment
+from adaptssr_jax.checkpoint import Checkpoints, restore_encoder
+from adaptssr_jax.description import describe
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.optimizers import row_adam
+from adaptssr_jax.train import (
+  AXIS,
+  caught_up_state,
+  init_row_state,
+  init_state,
+  pmap_step,
+  replicate,
+  row_train_step,
+  train_step,
+)
+
+USERS, LENGTH, ITEMS, STEPS = 16, 5, 300, 6
+SIZE = USERS * LENGTH + 2
+ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+KEY = jax.random.key(3)
+# An epsilon above the rounding of gradients that are 0, as of the keys' bias.
+ADAM = 0.01, 0.9, 0.999, 1e-5
+
+
+def loss_of(encoder, axis_name=None):
+  views = functools.partial(augment.mask, ratio=0.5, mask_id=encoder.mask_id)
+  return functools.partial(
+    adaptssr_objective,
+    encoder=encoder,
+    augmentations=(views, views),
+    axis_name=axis_name,
+  )
+
+
+def batch_of(step, devices=None):
+  rng = np.random.default_rng(step)
+  lengths = rng.integers(0, LENGTH + 1, USERS)
+  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
+  batch = {
+    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
+    'where': np.arange(USERS) < USERS - 1,
+    'example_id': np.arange(USERS, dtype=np.int32) + USERS * step,
+  }
+  if devices is None:
+    return batch
+  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+@pytest.fixture(scope='module')
+def params():
+  params = ENCODER.init(jax.random.key(0), batch_of(0)['items'])['params']
+  # As trained: at first the views of all users are hardly told apart.
+  return {'encoder': jax.tree.map(lambda x: 20 * x, params)}
+
+
+def dense_start(params):
+  return init_state(params, optax.adam(*ADAM))
+
+
+def row_start(params):
+  return init_row_state(params, optax.adam(*ADAM), row_adam(*ADAM))
+
+
+dense_step = functools.partial(
+  train_step, loss_fn=loss_of(ENCODER), optimizer=optax.adam(*ADAM), key=KEY
+)
+row_step = functools.partial(
+  row_train_step,
+  optimizer=optax.adam(*ADAM),
+  table_optimizer=row_adam(*ADAM),
+  size=SIZE,
+  key=KEY,
+)
+COMPACT = ENCODER.clone(num_items=SIZE - 2)
+
+
+def run(step, state, devices=None, start=0):
+  losses = []
+  for i in range(start, STEPS):
+    state, metrics = step(state, batch_of(i, devices))
+    losses.append(float(metrics['loss']))
+  return state, losses
+
+
+@pytest.fixture(scope='module')
+def dense(params):
+  return run(jax.jit(dense_step), dense_start(params))
+
+
+@pytest.fixture(scope='module')
+def by_rows(params):
+  step = jax.jit(functools.partial(row_step, loss_fn=loss_of(COMPACT)))
+  return run(step, row_start(params))
+
+
+def test_same_losses_and_parameters(params, dense, by_rows):
+  state, losses = by_rows
+  np.testing.assert_allclose(losses, dense[1], rtol=1e-5)
+  trained = caught_up_state(state).params
+  chex.assert_trees_all_close(trained, dense[0].params, atol=1e-5)
+  # Far less than they moved, also where a row has long been missing.
+  moved = jnp.abs(dense[0].params['encoder']['item_embedding']
+                  - params['encoder']['item_embedding'])  # fmt: skip
+  assert moved.max() > 0.03
+  late = state.params['encoder']['item_embedding']
+  off = jnp.abs(late - dense[0].params['encoder']['item_embedding'])
+  assert off.max() > 1e-3
+
+
+def test_same_on_eight_devices(params, by_rows):
+  step = functools.partial(
+    row_step, loss_fn=loss_of(COMPACT, AXIS), axis_name=AXIS
+  )
+  state, losses = run(pmap_step(step), replicate(row_start(params)), devices=8)
+  np.testing.assert_allclose(losses, by_rows[1], rtol=1e-5)
+  chex.assert_trees_all_close(
+    caught_up_state(state).params,
+    caught_up_state(by_rows[0]).params,
+    atol=1e-5,
+  )
+
+
+def test_looking_does_not_change_the_run(by_rows):
+  state, _ = by_rows
+  before = jax.tree.map(np.array, state)
+  whole = caught_up_state(state)
+  chex.assert_trees_all_equal(state, before)
+  chex.assert_trees_all_equal(whole.opt_state, before.opt_state)
+
+
+def test_a_dense_state_is_its_own(dense):
+  assert caught_up_state(dense[0]) is dense[0]
+
+
+def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
+  params, by_rows, tmp_path
+):
+  step = jax.jit(functools.partial(row_step, loss_fn=loss_of(COMPACT)))
+  state = row_start(params)
+  for i in range(3):
+    state, _ = step(state, batch_of(i))
+  run_of = Checkpoints(tmp_path, keep=1)
+  items = [str(i) for i in range(ITEMS)]
+  run_of.save(state, describe(ENCODER, items, flags={}))
+  run_of.close()
+  run_of = Checkpoints(tmp_path, keep=1)
+  restored = run_of.restore(like=row_start(params))
+  run_of.close()
+  chex.assert_trees_all_equal(restored, state)
+  again, _ = run(step, restored, start=3)
+  chex.assert_trees_all_equal(again, by_rows[0])
+
+  _, encoder_params, _ = restore_encoder(tmp_path)
+  expected = caught_up_state(state).params['encoder']
+  chex.assert_trees_all_equal(encoder_params, expected)
+  late = state.params['encoder']['item_embedding']
+  assert jnp.abs(late - expected['item_embedding']).max() > 1e-3
