@@ -1,0 +1,229 @@
+"""Writes the vector of every user of a data set, by a trained encoder.
+
+  python -m experiments.embed --pretrained=runs/latest --output=users.parquet
+
+The users need no labels. --output has a row for each, in two columns:
+
+  user_id  the raw id, text
+  vector   float32 [dim]
+
+A name that ends in .parquet makes a Parquet table, in which a vector is a list
+of dim numbers; one that ends in .npz the NumPy arrays `user_id` [users] and
+`vector` [users, dim], for `numpy.load`. Either is written while the users are
+encoded, so that memory does not grow with the vectors; of an .npz, the ids wait
+for the end.
+
+The rows are in the order of the prepared data set: all training users, then
+those of validation, then of test. They are not in the order of your files: go
+by `user_id`. Of a ranking task, the rows of a user with the same history are
+one. Of a user with more behaviours than the encoder sees, the last ones count.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.groups import group_rows
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.train import AXIS, pmap_step, replicate
+from adaptssr_jax.transfer import map_item_rows
+from experiments import loop
+from experiments.datasets import open_data
+from experiments.settings import SettingsError, flag, run
+from experiments.shared_settings import CompilationSettings, DataSettings
+from experiments.speed import SpeedSettings, make_buckets, sample_lengths
+from experiments.vector_files import Piece, check_file, write_vectors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedSettings(DataSettings, CompilationSettings, SpeedSettings):
+  """The flags of writing vectors."""
+
+  # Nothing is trained.
+  table_update: ClassVar[None] = None
+
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+  )
+  output: str = flag(
+    '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
+  )
+  task: str = flag(
+    'pretrain',
+    'The task whose users to encode; pretrain: all users, with all behaviours.',
+  )
+  split: str = flag(
+    'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
+  )
+  batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; vectors are float32 [as it was trained].',
+    choices=('float32', 'bfloat16'),
+  )
+  compilation_cache: str = flag(
+    'auto',
+    "Folder of JAX's compiled programs, which spare the next run most of its "
+    'start: auto, jax_compilation_cache beside the workdir of --pretrained; '
+    'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
+  )
+
+  @property
+  def workdir(self) -> str:
+    """The folder of the run, though one of its checkpoints may be given."""
+    folder = pathlib.Path(self.pretrained).absolute()
+    for above in (folder.parent, folder):
+      if above.name == 'checkpoints':
+        return str(above.parent)
+    return str(folder)
+
+
+def main(settings: EmbedSettings) -> pathlib.Path:
+  """Writes the vectors, and returns the file."""
+  if not settings.pretrained:
+    raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
+  path = pathlib.Path(settings.output)
+  check_file(path)
+  loop.check_devices(settings)
+  encoder, params, known = restore_encoder(settings.pretrained)
+  data = open_data(settings, task=settings.task)
+  splits = users_of(settings, data)
+  encoder, params = with_items(
+    encoder, params, known, data.vocabulary.items, source=settings.pretrained
+  )
+  if settings.dtype:
+    encoder = encoder.clone(dtype=settings.dtype)
+  lengths = [sample_lengths(users, encoder.max_length) for users in splits]
+  buckets = make_buckets(settings, encoder, np.concatenate(lengths))
+  pieces = embedded(settings, splits, encoder, params, buckets)
+  total = sum(len(users.items) for users in splits)
+  shape = total, encoder.num_queries * encoder.embed_dim
+  write_vectors(path, told(pieces, total), shape)
+  print(f'vectors {list(shape)}: {path}', flush=True)
+  return path
+
+
+def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
+  """The users of each split that is asked for, without labels and targets.
+
+  Raises:
+    SettingsError: the task has no such split.
+  """
+  names = list(data.splits) if settings.split == 'all' else [settings.split]
+  if not set(names) <= set(data.splits):
+    raise SettingsError(
+      f'--split={settings.split}: {data.name} has no such split; take one of '
+      f'all, {", ".join(data.splits)}'
+    )
+  splits = [data.splits[name] for name in names]
+  if data.kind == 'ranking':
+    splits = [group_rows(rows) for rows in splits]
+  return [UserArrays(users.user_id, users.items) for users in splits]
+
+
+def with_items(
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  known: Sequence[str],
+  items: Sequence[str],
+  *,
+  source: str,
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """The same encoder for the items of a data set, matched by raw id.
+
+  An item that it does not know counts as a masked one, about which it has
+  learned to know nothing. At random, the vector of a user would depend on the
+  data set, and of an unknown item it would say what is not so.
+
+  Args:
+    encoder: the encoder.
+    params: of it.
+    known: the raw ids of its items.
+    items: the raw ids of the items of the data set.
+    source: where it was found, to be told.
+  """
+  table = params['item_embedding']
+  masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
+  table, found = map_item_rows(table, masked, known, items)
+  print(
+    f'{source}: knows {found:,} of {len(items):,} items; the others count as '
+    'masked',
+    flush=True,
+  )
+  encoder = encoder.clone(num_items=len(items))
+  return encoder, {**params, 'item_embedding': table}
+
+
+def embedded(
+  settings: EmbedSettings,
+  splits: Iterable[UserArrays],
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  buckets: Buckets,
+) -> Iterator[Piece]:
+  """The users of all splits with their vectors, batch by batch, in order."""
+  encode = pmap_step(
+    functools.partial(
+      encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
+    )
+  )
+  params = replicate({'encoder': params})
+  for users in splits:
+    before = None
+    for batch in loop.batches_in_order(users, settings, encoder.max_length):
+      vectors = encode(params, {'items': batch['items']})
+      # The devices have this batch to do while the one before is read.
+      if before is not None:
+        yield _piece(users, *before)
+      before = batch, vectors
+    yield _piece(users, *before)
+
+
+def _piece(
+  users: UserArrays, batch: dict[str, np.ndarray], vectors: Any
+) -> Piece:
+  where = batch['where'].reshape(-1)
+  ids = users.user_ids(batch['example_id'].reshape(-1)[where])
+  return ids, np.asarray(vectors)[where]
+
+
+def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
+  """Passes the pieces on, and tells how far it is and how fast it was."""
+  begin, first = time.monotonic(), None
+  with tqdm.tqdm(
+    total=total,
+    unit=' users',
+    # A log shall not be flooded.
+    mininterval=0.5 if sys.stderr.isatty() else 10.0,
+  ) as bar:
+    for piece in pieces:
+      if first is None:
+        first = time.monotonic(), len(piece[0])
+      bar.update(len(piece[0]))
+      yield piece
+  end = time.monotonic()
+  text = f'encoded {total:,} users in {end - begin:.1f} s'
+  if first and first[1] < total:
+    # A coarse clock may not have moved.
+    rate = (total - first[1]) / max(end - first[0], 1e-9)
+    text += (
+      f', {first[0] - begin:.1f} s until the first batch, then {rate:,.0f} '
+      'users/s'
+    )
+  print(text, flush=True)
+
+
+if __name__ == '__main__':
+  run(main, EmbedSettings)

@@ -1,0 +1,300 @@
+"""Vectors of users as a command: whose they are, and what file is left."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from test_similarity_command import save_run
+from tiny_runs import start
+from user_table_files import write
+
+from adaptssr_jax.buckets import AT_ONCE
+from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.data import Ragged, UserArrays
+from experiments import embed, vector_files
+from experiments.datasets import open_data
+from experiments.settings import SettingsError
+
+KNOWN = [f'item {number}' for number in range(9)]
+ITEMS = [*KNOWN[5:], 'new', *KNOWN[:3], 'été']
+USERS = ['anna', '日本', '7', '007', *(f'u{number}' for number in range(36))]
+_DRAWN = np.random.default_rng(0).integers(len(ITEMS), size=(len(USERS), 9))
+# Some have more behaviours than the 6 that the encoder sees.
+EVENTS = [
+  (user, ITEMS[_DRAWN[row, place]], place)
+  for row, user in enumerate(USERS)
+  for place in range(2 + row % 8)
+]
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory, data_dir):
+  """Of tables with text ids, two items of which the encoder does not know."""
+  folder = tmp_path_factory.mktemp('embed')
+  return embed.EmbedSettings(
+    pretrained=save_run(folder / 'run', KNOWN, seed=0),
+    output=str(folder / 'users.parquet'),
+    dataset='user_tables',
+    data_dir=data_dir,
+    events=(str(write(folder / 'e.csv', EVENTS, ('who', 'what', 'when'))),),
+    user_column='who',
+    item_column='what',
+    time_column='when',
+    batch_size=16,
+    buckets=2,
+    microbatch=1,
+  )
+
+
+@pytest.fixture(scope='module')
+def table(settings):
+  """The Parquet file that the command writes, as two columns."""
+  return read(embed.main(settings))
+
+
+def read(path):
+  if path.suffix == '.npz':
+    with np.load(path, allow_pickle=False) as arrays:
+      return arrays['user_id'].tolist(), arrays['vector']
+  columns = pyarrow.parquet.read_table(path)
+  assert columns.column_names == ['user_id', 'vector']
+  vectors = columns['vector'].combine_chunks()
+  vectors = vectors.flatten().to_numpy().reshape(len(columns), -1)
+  return columns['user_id'].to_pylist(), vectors
+
+
+def changed(settings, tmp_path, output='users.parquet', **changes):
+  changes = {'output': str(tmp_path / output)} | changes
+  return dataclasses.replace(settings, **changes)
+
+
+def by_hand(source):
+  """The vector of each user, without tables, batches, buckets and devices."""
+  encoder, params, known = restore_encoder(source)
+  number = {item: row for row, item in enumerate(known, 1)}
+  histories = collections.defaultdict(list)
+  for user, item, _ in EVENTS:
+    histories[user].append(number.get(item, encoder.mask_id))
+  items = np.zeros((len(histories), 6), np.int32)
+  for row, history in zip(items, histories.values(), strict=True):
+    row[: len(history)] = history[-6:]
+  vectors = encoder.apply({'params': params}, items)
+  return dict(zip(histories, vectors, strict=True))
+
+
+def test_vectors_are_those_of_the_encoder_and_stand_by_their_ids(
+  settings, table
+):
+  ids, vectors = table
+  expected = by_hand(settings.pretrained)
+  assert sorted(ids) == sorted(USERS)
+  assert (vectors.dtype, vectors.shape) == (np.float32, (len(USERS), 8))
+  for user, vector in zip(ids, vectors, strict=True):
+    np.testing.assert_allclose(vector, expected[user], atol=1e-5)
+  # Or else it would not matter whose is whose.
+  distances = np.linalg.norm(vectors[:, None] - vectors, axis=2)
+  distances += np.eye(len(USERS))
+  assert np.median(distances.min(axis=1)) > 1e-2
+
+
+def test_rows_are_in_the_order_of_the_splits(settings, table):
+  splits = open_data(settings, task='pretrain').splits
+  assert list(splits) == ['train', 'validation']
+  expected = [
+    user
+    for split in splits.values()
+    for user in split.user_ids(np.arange(len(split.items)))
+  ]
+  assert table[0] == expected
+
+
+def test_both_formats_hold_the_same_of_any_batches(settings, table, tmp_path):
+  other = changed(
+    settings, tmp_path, 'users.npz', batch_size=64, buckets=1, microbatch=0
+  )
+  ids, vectors = read(embed.main(other))
+  assert ids == table[0]
+  assert vectors.dtype == np.float32
+  np.testing.assert_allclose(vectors, table[1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_device_gives_what_eight_do(settings, table, tmp_path, monkeypatch):
+  monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '1')
+  alone = changed(settings, tmp_path)
+  process = start('embed', alone)
+  told, _ = process.communicate()
+  assert process.returncode == 0, told
+  assert 'knows 7 of 9 items' in told
+  assert f'encoded {len(USERS)} users' in told
+  assert 'users/s' in told
+  ids, vectors = read(tmp_path / 'users.parquet')
+  assert ids == table[0]
+  np.testing.assert_allclose(vectors, table[1], atol=1e-5)
+
+
+def test_a_split_alone(settings, table, tmp_path):
+  ids, vectors = read(
+    embed.main(changed(settings, tmp_path, split='validation'))
+  )
+  assert ids == table[0][-len(ids) :]
+  assert len(ids) == 4
+  np.testing.assert_allclose(vectors, table[1][-4:], atol=1e-5)
+
+
+def test_in_bfloat16_vectors_are_of_float32_and_coarser(
+  settings, table, tmp_path
+):
+  coarse = changed(settings, tmp_path, dtype='bfloat16')
+  ids, vectors = read(embed.main(coarse))
+  assert ids == table[0]
+  assert vectors.dtype == np.float32
+  error = np.abs(vectors - table[1]).max() / np.abs(table[1]).max()
+  assert 1e-5 < error < 0.1
+
+
+def test_users_without_behaviours_are_zeros(settings):
+  encoder, params, _ = restore_encoder(settings.pretrained)
+  users = UserArrays(
+    Ragged.from_rows([list(b'none'), list(b'some'), list(b'no')], np.uint8),
+    Ragged.from_rows([[], [3, 1], []]),
+  )
+  ((ids, vectors),) = embed.embedded(
+    settings, [users], encoder, params, AT_ONCE
+  )
+  assert ids == ['none', 'some', 'no']
+  np.testing.assert_array_equal(vectors[[0, 2]], 0)
+  assert np.abs(vectors[1]).max() > 0.1
+
+
+def test_an_unknown_item_has_the_same_vector_in_every_data_set(settings):
+  encoder, params, known = restore_encoder(settings.pretrained)
+  mask = np.asarray(params['item_embedding'])[-1]
+  for items in (['new', *known], [known[4], 'newer', 'new']):
+    wider, found = embed.with_items(
+      encoder, params, known, items, source='here'
+    )
+    rows = np.asarray(found['item_embedding'])
+    assert rows.shape == (wider.num_items + 2, 8)
+    np.testing.assert_array_equal(rows[1 + items.index('new')], mask)
+    expected = np.asarray(params['item_embedding'])[1 + 4]
+    np.testing.assert_array_equal(rows[1 + items.index(known[4])], expected)
+
+
+def test_of_a_ranking_task_a_user_has_one_row(settings, tmp_path):
+  ranking = changed(
+    settings,
+    tmp_path,
+    dataset='synthetic_users/tiny',
+    events=(),
+    task='click',
+    split='test',
+  )
+  ids, _ = read(embed.main(ranking))
+  rows = open_data(ranking, task='click').splits['test']
+  pairs = rows.user_ids(np.arange(len(rows.items)))
+  assert len(set(pairs)) < len(pairs)
+  assert ids == list(dict.fromkeys(pairs))
+
+
+def test_a_table_has_few_row_groups(tmp_path, monkeypatch):
+  monkeypatch.setattr(vector_files, '_GROUP', 5)
+  pieces = [([str(row)] * 2, np.full((2, 3), row, 'f4')) for row in range(7)]
+  path = tmp_path / 'users.parquet'
+  vector_files.write_vectors(path, pieces, (14, 3))
+  with pyarrow.parquet.ParquetFile(path) as file:
+    groups = range(file.num_row_groups)
+    sizes = [file.metadata.row_group(group).num_rows for group in groups]
+  assert sizes == [6, 6, 2]
+  ids, vectors = read(path)
+  assert ids == [str(row) for row in range(7) for _ in range(2)]
+  np.testing.assert_array_equal(vectors[:, 2], np.repeat(np.arange(7), 2))
+
+
+def broken_pieces(path, error):
+  """The first piece, and then what goes wrong."""
+  yield ['anna'], np.ones((1, 2), np.float32)
+  if error:
+    raise error
+  path.write_text('of somebody else')
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.npz'])
+def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path, suffix):
+  path = tmp_path / f'users{suffix}'
+  pieces = broken_pieces(path, KeyboardInterrupt())
+  with pytest.raises(KeyboardInterrupt):
+    vector_files.write_vectors(path, pieces, (2, 2))
+  pieces = broken_pieces(path, OSError(28, 'No space left on device'))
+  with pytest.raises(SettingsError, match=r'users\..*No space left'):
+    vector_files.write_vectors(path, pieces, (2, 2))
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_came_meanwhile_is_kept(tmp_path):
+  path = tmp_path / 'users.npz'
+  with pytest.raises(SettingsError, match='exists'):
+    vector_files.write_vectors(path, broken_pieces(path, None), (1, 2))
+  assert [file.name for file in tmp_path.iterdir()] == ['users.npz']
+  assert path.read_text() == 'of somebody else'
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'pretrained': ''}, '--pretrained=DIR'),
+    ({'output': ''}, r'--output=.*\.parquet or \.npz'),
+    ({'output': 'users.csv'}, r'users\.csv: .*\.parquet or \.npz'),
+    ({'output': '/nowhere/users.npz'}, 'no folder /nowhere'),
+    ({'split': 'test'}, '--split=test.*all, train, validation'),
+    ({'batch_size': 12}, '--batch_size.*8 or 16'),
+  ],
+)
+def test_flags_that_do_not_fit_are_refused(
+  settings, tmp_path, changes, message
+):
+  with pytest.raises(SettingsError, match=message):
+    embed.main(changed(settings, tmp_path, **changes))
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_split_of_no_data_set_is_refused():
+  with pytest.raises(SettingsError, match=r"--split must be all.*'holdout'"):
+    embed.EmbedSettings(split='holdout')
+
+
+@pytest.mark.usefixtures('table')
+def test_a_file_is_never_overwritten(settings):
+  with open(settings.output, 'rb') as file:
+    before = file.read()
+  with pytest.raises(SettingsError, match=r'users\.parquet exists'):
+    embed.main(settings)
+  with open(settings.output, 'rb') as file:
+    assert file.read() == before
+
+
+def test_without_a_checkpoint_nothing_is_prepared(settings, tmp_path):
+  (tmp_path / 'empty').mkdir()
+  for name, message in (('empty', 'no checkpoint'), ('gone', 'no such')):
+    with pytest.raises(CheckpointError, match=message):
+      embed.main(
+        changed(
+          settings,
+          tmp_path,
+          pretrained=str(tmp_path / name),
+          data_dir=str(tmp_path / 'data'),
+        )
+      )
+  assert [path.name for path in tmp_path.iterdir()] == ['empty']
+
+
+@pytest.mark.parametrize('below', ['', 'checkpoints', 'checkpoints/120'])
+def test_compiled_programs_lie_beside_the_run(below):
+  settings = embed.EmbedSettings(pretrained=f'/runs/a/{below}')
+  assert settings.workdir == '/runs/a'
+
+
+def test_there_is_no_flag_for_what_is_not_trained(settings):
+  assert 'table_update' not in settings.flag_values()
