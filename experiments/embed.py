@@ -106,7 +106,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   if settings.dtype:
     encoder = encoder.clone(dtype=settings.dtype)
   lengths = [sample_lengths(users, encoder.max_length) for users in splits]
-  buckets = make_buckets(settings, encoder, np.concatenate(lengths))
+  buckets = make_buckets(settings, np.concatenate(lengths))
   pieces = embedded(settings, splits, encoder, params, buckets)
   total = sum(len(users.items) for users in splits)
   shape = total, encoder.num_queries * encoder.embed_dim

@@ -24,7 +24,12 @@ from experiments.datasets import open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.probe import probe
 from experiments.settings import SettingsError, run
-from experiments.speed import make_buckets, make_training, sample_lengths
+from experiments.speed import (
+  length_seen,
+  make_buckets,
+  make_training,
+  sample_lengths,
+)
 from experiments.tasks import (
   KINDS,
   Kind,
@@ -126,8 +131,9 @@ def tune(
   """Trains; what the best epoch puts out for validation and test rows."""
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
-  lengths = sample_lengths(examples['train'], encoder.max_length)
-  model |= {'buckets': make_buckets(settings, encoder, lengths)}
+  length = length_seen(examples, encoder.max_length)
+  lengths = sample_lengths(examples['train'], length)
+  model |= {'buckets': make_buckets(settings, lengths)}
   step, state = make_training(
     settings,
     encoder,
@@ -135,20 +141,21 @@ def tune(
     functools.partial(training_loss, settings, data, model),
     make_optimizer(settings),
     key=key,
+    length=length,
     whole_table='--mode=frozen' if settings.mode == 'frozen' else '',
   )
   predict = functools.partial(
     predict_users,
     predict=pmap_step(functools.partial(kind.predict, **model)),
     settings=settings,
-    length=encoder.max_length,
+    length=length,
   )
   best = loop.train(
     loop.Run(
       settings=settings,
       folder=folder,
       users=examples['train'],
-      length=encoder.max_length,
+      length=length,
       step=step,
       description=describe(
         encoder,

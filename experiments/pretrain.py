@@ -38,7 +38,12 @@ from experiments.objectives import (
 )
 from experiments.settings import flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
-from experiments.speed import make_buckets, make_training, sample_lengths
+from experiments.speed import (
+  length_seen,
+  make_buckets,
+  make_training,
+  sample_lengths,
+)
 from experiments.workdir import open_workdir, write_dataset
 
 
@@ -66,10 +71,11 @@ def main(settings: PretrainSettings) -> TrainState:
     settings, items, init_key, source=settings.init_from
   )
   users = data.splits['train']
-  lengths = sample_lengths(users, encoder.max_length)
-  buckets = make_buckets(settings, encoder, encoded_lengths(settings, lengths))
+  length = length_seen(data.splits, encoder.max_length)
+  lengths = encoded_lengths(settings, sample_lengths(users, length))
+  buckets = make_buckets(settings, lengths)
   step, state = make_pretraining(
-    settings, encoder, params, buckets, key=train_key
+    settings, encoder, params, buckets, key=train_key, length=length
   )
   _, validate_fn = make_objective(settings, encoder, buckets)
   state = loop.train(
@@ -77,13 +83,13 @@ def main(settings: PretrainSettings) -> TrainState:
       settings=settings,
       folder=folder,
       users=users,
-      length=encoder.max_length,
+      length=length,
       step=step,
       description=describe(encoder, items, settings.flag_values()),
       on_epoch=functools.partial(
         validate,
         users=data.splits['validation'],
-        length=encoder.max_length,
+        length=length,
         settings=settings,
         step=pmap_step(
           functools.partial(
@@ -109,6 +115,7 @@ def make_pretraining(
   buckets: Buckets,
   *,
   key: jax.Array,
+  length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
   masks = settings.objective == 'masked_items'
@@ -119,6 +126,7 @@ def make_pretraining(
     functools.partial(training_loss, settings, buckets),
     loop.make_optimizer(settings),
     key=key,
+    length=length,
     whole_table='--objective=masked_items' if masks else '',
   )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ class SpeedSettings(Settings):
   buckets: int = flag(
     4,
     'Lengths to which sequences may be cut, which the data choose; each is '
-    'compiled. 1: all are encoded at --max_length.',
+    'compiled. 1: all are encoded at full length.',
     low=1,
     same_run=False,
   )
@@ -94,6 +94,12 @@ def divisor(batch_size: int | None, cores: int) -> int:
   return max(n for n in range(1, cores + 1) if batch_size % n == 0)
 
 
+def length_seen(splits: Mapping[str, UserArrays], max_length: int) -> int:
+  """The behaviours of a user that batches hold: no more than any user has."""
+  longest = max(users.items.longest for users in splits.values())
+  return max(min(longest, max_length), 1)
+
+
 def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
   """How many behaviours are seen of users, of a million of them at most."""
   count = len(users.items)
@@ -101,21 +107,18 @@ def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
   return np.minimum(users.items.lengths_of(rows), length)
 
 
-def make_buckets(
-  settings: SpeedSettings, encoder: UserEncoder, lengths: np.ndarray
-) -> Buckets:
+def make_buckets(settings: SpeedSettings, lengths: np.ndarray) -> Buckets:
   """In which parts the sequences of a batch are encoded.
 
   Args:
     settings: the flags.
-    encoder: that encodes them.
     lengths: of sequences as they will be encoded, or of a sample.
   """
   size = settings.microbatch
   if size is None:
     size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
   widths = bucket_widths(
-    lengths, programs=settings.buckets, max_length=encoder.max_length
+    lengths, programs=settings.buckets, max_length=max(int(lengths.max()), 1)
   )
   return Buckets(widths if settings.buckets > 1 else (), size or None)
 
@@ -128,6 +131,7 @@ def make_training(
   optimizer: optax.GradientTransformation,
   *,
   key: jax.Array,
+  length: int,
   whole_table: str = '',
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with.
@@ -139,12 +143,13 @@ def make_training(
     make_loss: gives the loss of an encoder, which may have fewer items.
     optimizer: of all parameters.
     key: of the run.
+    length: of the sequences of a batch.
     whole_table: what needs the whole table in every step, if anything does.
 
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
   """
-  size = settings.batch_size * encoder.max_length + 2
+  size = settings.batch_size * length + 2
   if not _update_rows(settings, encoder, size, whole_table):
     step = functools.partial(
       train_step,

@@ -1,0 +1,126 @@
+"""Measures how fast pre-training is on this machine, and where time goes.
+
+  python -m experiments.benchmark
+  python -m experiments.benchmark --quick --num_items=4048 --json=quick.json
+  python -m experiments.benchmark --inference --growth --ablation \
+    --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
+
+What is compared takes turns, each in a process of its own. The machine should
+do nothing else.
+"""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from experiments.benchmarking.cases import (
+  OURS,
+  Case,
+  ablation_cases,
+  growth_cases,
+  main_cases,
+)
+from experiments.benchmarking.measure import measure
+from experiments.benchmarking.options import BenchmarkSettings, check
+from experiments.benchmarking.processes import run_case
+from experiments.benchmarking.report import report
+from experiments.comparison.runs import commit
+from experiments.settings import SettingsError, run
+from experiments.workdir import write_whole
+
+
+def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+  """Measures what the flags ask for, prints it, and returns it."""
+  check(settings)
+  _make_folder(settings)
+  if settings.quick:
+    found = measure(settings)
+    _write(settings.json_file, found)
+    case = main_cases(settings)[0][0]
+    runs = [_named(case, 0, found)]
+  else:
+    runs = _run_all(settings)
+  print(_title(runs))
+  print(report(runs), end='')
+  print(f'\n{settings.json_file}', flush=True)
+  return runs
+
+
+def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+  """Runs all cases; what was measured is on disk after each."""
+  runs: list[dict[str, Any]] = []
+  # Its own, so that the first run of each case compiles.
+  with tempfile.TemporaryDirectory() as cache:
+    for group in main_cases(settings):
+      _take_turns(group, settings, settings.rounds, cache, runs)
+    if settings.growth:
+      _take_turns(growth_cases(settings), settings, 1, cache, runs)
+    if settings.ablation:
+      cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
+      for group in ablation_cases(settings, cpu=cpu):
+        _take_turns(group, settings, settings.rounds, cache, runs)
+  return runs
+
+
+def _take_turns(
+  cases: Iterable[Case],
+  settings: BenchmarkSettings,
+  rounds: int,
+  cache: str,
+  runs: list[dict[str, Any]],
+) -> None:
+  """Runs cases one after the other, again and again, and adds to the runs."""
+  cases = list(cases)
+  for round in range(rounds):
+    for case in cases:
+      found = run_case(case, settings, cache=cache)
+      rate = found.get('users_per_second')
+      print(
+        f'{case.section}, {case.name}, {case.who}, round {round + 1} of '
+        f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error']),
+        flush=True,
+      )
+      runs.append(_named(case, round, found))
+      whole = {
+        'flags': settings.flag_values(),
+        'commit': commit(),
+        'runs': runs,
+      }
+      _write(settings.json_file, whole)
+
+
+def _named(case: Case, round: int, found: dict[str, Any]) -> dict[str, Any]:
+  name = {'section': case.section, 'name': case.name, 'who': case.who}
+  return name | {'round': round} | found
+
+
+def _title(runs: Sequence[dict[str, Any]]) -> str:
+  """On what it was measured."""
+  names = ('jax', 'device', 'devices', 'cores')
+  ours = [found for found in runs if found['who'] == OURS]
+  used = {'commit': commit()} | {
+    name: found[name] for found in ours for name in names if name in found
+  }
+  return '\n# ' + ', '.join(f'{name} {value}' for name, value in used.items())
+
+
+def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
+  write_whole(path, json.dumps(values, indent=1) + '\n')
+
+
+def _make_folder(settings: BenchmarkSettings) -> None:
+  if settings.json:
+    return
+  try:
+    settings.json_file.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise SettingsError(
+      f'--workdir={settings.workdir} cannot be made ({error.strerror}): choose '
+      'another folder'
+    ) from error
+
+
+if __name__ == '__main__':
+  run(main, BenchmarkSettings)

@@ -1,0 +1,258 @@
+"""Measures one configuration, in this process."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.train import (
+  AXIS,
+  RowOptState,
+  TrainState,
+  caught_up_state,
+  pmap_step,
+  replicate,
+)
+from experiments import loop
+from experiments.benchmarking.made_users import made_users
+from experiments.benchmarking.options import BenchmarkSettings
+from experiments.benchmarking.work import SEQUENCES, padding_share, step_flops
+from experiments.encoders import make_encoder
+from experiments.objectives import encoded_lengths
+from experiments.pretrain import PretrainSettings, make_pretraining
+from experiments.speed import length_seen, make_buckets, sample_lengths
+
+# Enough for batches to be read from memory rather than from a cache.
+_USERS = 32_768
+_WARM_UP = 2
+_AT_LEAST = 3
+# Seconds after which no more steps are timed, if there are a few.
+_ENOUGH = 20.0
+_MIB = 2**20
+
+
+def measure(settings: BenchmarkSettings) -> dict[str, Any]:
+  """Times training steps as `experiments.pretrain` does them.
+
+  Args:
+    settings: the flags, of which the first catalogue is taken.
+
+  Returns:
+    What was measured, by name; rates are of the median step. What this machine
+    does not tell is None.
+  """
+  num_items = settings.catalogues[0]
+  pretraining = settings.pretraining()
+  loop.check_devices(pretraining)
+  users = made_users(
+    max(_USERS, 2 * settings.batch_size),
+    num_items=num_items,
+    longest=settings.longest,
+  )
+  init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
+  encoder, params = make_encoder(pretraining, range(num_items), init_key)
+  length = length_seen({'train': users}, encoder.max_length)
+  lengths = encoded_lengths(pretraining, sample_lengths(users, length))
+  buckets = make_buckets(pretraining, lengths)
+  step, state = make_pretraining(
+    pretraining, encoder, params, buckets, key=train_key, length=length
+  )
+  state, found = _time_training(
+    settings, pretraining, length, users, step, state
+  )
+  # Now: what follows also takes memory.
+  found |= {'num_items': num_items, 'batch_size': settings.batch_size}
+  found |= {'widths': buckets.widths} | machine()
+  found['input_users_per_second'] = _input_rate(users, pretraining, length)
+  found |= _share_of_machine(
+    settings, encoder, lengths, rate=found['users_per_second']
+  )
+  rows = SEQUENCES * settings.batch_size // jax.local_device_count()
+  found['padding_share'] = padding_share(
+    lengths, rows=rows, buckets=buckets, max_length=length
+  )
+  if settings.inference:
+    params = caught_up_state(state).params
+    seconds = _time_encoding(settings, pretraining, encoder, params, users)
+    found['encoding_seconds'] = seconds
+    found['encoded_users_per_second'] = _rate(settings, seconds)
+  return found
+
+
+def _time_training(
+  settings: BenchmarkSettings,
+  pretraining: PretrainSettings,
+  length: int,
+  users: UserArrays,
+  step: Callable,
+  state: TrainState,
+) -> tuple[TrainState, dict[str, Any]]:
+  rows = isinstance(state.opt_state, RowOptState)
+  state = replicate(state)
+  step_fn = pmap_step(step, donate=True)
+  batches = loop.training_batches(
+    users, pretraining, length, range(_WARM_UP + settings.steps)
+  )
+  with contextlib.closing(batches):
+    first = next(batches)
+    began = time.perf_counter()
+    compiled = step_fn.lower(state, first).compile()
+    compile_seconds = time.perf_counter() - began
+    state, metrics = step_fn(state, first)
+    jax.block_until_ready(metrics)
+    first_step_seconds = time.perf_counter() - began
+    state, metrics, done, waited = _time_steps(step_fn, state, batches)
+  seconds = np.diff(done)
+  memory = compiled.memory_analysis()
+  return state, {
+    'users_per_second': _rate(settings, seconds),
+    'step_seconds': seconds.tolist(),
+    'input_wait_share': (waited[-1] - waited[0]) / (done[-1] - done[0]),
+    'compile_seconds': compile_seconds,
+    'first_step_seconds': first_step_seconds,
+    'temp_mib': memory.temp_size_in_bytes / _MIB if memory else None,
+    'table_update': 'rows' if rows else 'dense',
+    'loss': float(metrics['loss']),
+  }
+
+
+def _time_steps(
+  step_fn: Callable, state: TrainState, batches: Any
+) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
+  """When each step was done, and how long had been waited for batches then."""
+  done, waited, metrics = [], [], None
+  for batch in batches:
+    before = metrics
+    state, metrics = step_fn(state, batch)
+    # As in training: the devices have this step to do meanwhile.
+    if before is not None:
+      jax.block_until_ready(before)
+      done.append(time.perf_counter())
+      waited.append(batches.waited)
+      if len(done) > _AT_LEAST and done[-1] - done[0] > _ENOUGH:
+        break
+  jax.block_until_ready(metrics)
+  return state, metrics, [*done, time.perf_counter()], [*waited, batches.waited]
+
+
+def _share_of_machine(
+  settings: BenchmarkSettings,
+  encoder: UserEncoder,
+  lengths: np.ndarray,
+  *,
+  rate: float,
+) -> dict[str, float]:
+  """What is computed in a second, and what could be."""
+  flops = step_flops(lengths, users=settings.batch_size, encoder=encoder)
+  done, product = (
+    rate / settings.batch_size * flops,
+    product_rate(encoder.dtype),
+  )
+  return {
+    'tokens_per_second': rate * SEQUENCES * float(lengths.mean()),
+    'gflops': done / 1e9,
+    'product_gflops': product / 1e9,
+    'product_share': done / product,
+  }
+
+
+def _rate(settings: BenchmarkSettings, seconds: Iterable[float]) -> float:
+  """Users a second, of the seconds of batches."""
+  return float(settings.batch_size / np.median(seconds))
+
+
+def _input_rate(
+  users: UserArrays, pretraining: PretrainSettings, length: int
+) -> float:
+  """Users a second that are made ready where nobody takes them."""
+  loop.training_batch(users, 0, settings=pretraining, length=length)
+  began, batches = time.perf_counter(), 0
+  while time.perf_counter() - began < 0.5:
+    batches += 1
+    loop.training_batch(users, batches, settings=pretraining, length=length)
+  seconds = time.perf_counter() - began
+  return batches * pretraining.batch_size / seconds
+
+
+def _time_encoding(
+  settings: BenchmarkSettings,
+  pretraining: PretrainSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  users: UserArrays,
+) -> list[float]:
+  """The seconds of batches that are encoded without dropout."""
+  length = length_seen({'train': users}, encoder.max_length)
+  lengths = sample_lengths(users, length)
+  step_fn = pmap_step(
+    functools.partial(
+      encode_users,
+      encoder=encoder,
+      buckets=make_buckets(pretraining, lengths),
+      axis_name=AXIS,
+    )
+  )
+  params, done = replicate(params), []
+  some = users.first((_WARM_UP + settings.steps) * settings.batch_size)
+  batches = loop.batches_in_order(some, pretraining, length)
+  with contextlib.closing(batches):
+    for batch in batches:
+      np.asarray(step_fn(params, batch))
+      done.append(time.perf_counter())
+      if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:
+        break
+  return np.diff(done[1:]).tolist()
+
+
+def product_rate(dtype: str, *, repeats: int = 7) -> float:
+  """Operations a second of one large matrix product, of all devices together.
+
+  Args:
+    dtype: of the matrices.
+    repeats: of which the median is taken.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  size = 2048 if on_cpu else 8192
+  matrix = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  seconds = []
+  for _ in range(repeats + 1):
+    began = time.perf_counter()
+    jax.block_until_ready(product(matrix, matrix))
+    seconds.append(time.perf_counter() - began)
+  # One device of a CPU multiplies on all cores.
+  count = 1 if on_cpu else jax.local_device_count()
+  return count * 2 * size**3 / float(np.median(seconds[1:]))
+
+
+def machine() -> dict[str, Any]:
+  """What this process runs on, and the most memory it has held, in MiB."""
+  device = jax.local_devices()[0]
+  stats = device.memory_stats() or {}
+  peak = stats.get('peak_bytes_in_use')
+  return {
+    'backend': jax.default_backend(),
+    'device': device.device_kind,
+    'devices': jax.local_device_count(),
+    'cores': len(os.sched_getaffinity(0)),
+    'jax': jax.__version__,
+    'peak_mib': _peak_mib(),
+    'device_peak_mib': None if peak is None else peak / _MIB,
+  }
+
+
+def _peak_mib() -> float | None:
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return None
+  return int(status.read_text().split('VmHWM:')[1].split()[0]) / 1024

@@ -1,0 +1,150 @@
+"""The flags of the benchmark, and what is wrong with them."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+from experiments.pretrain import PretrainSettings
+from experiments.settings import SettingsError, flag
+from experiments.shared_settings import CompilationSettings, EncoderSettings
+from experiments.speed import SpeedSettings
+
+# The catalogues of MovieLens-100k and of TTL, about.
+CATALOGUES = (4048, 645_973)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(EncoderSettings, CompilationSettings, SpeedSettings):
+  """The flags of the benchmark."""
+
+  num_items: tuple[str, ...] | None = flag(
+    None, 'Catalogue sizes, N or N,N [4048,645973; --quick: 4048].'
+  )
+  max_length: int | None = flag(150, 'Behaviours seen of a user.', low=1)
+  longest: int = flag(
+    100,
+    'Behaviours of the longest made user; the mean is near 0.55 of it.',
+    low=10,
+  )
+  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  steps: int = flag(12, 'Steps that are timed, after some that are not.', low=3)
+  rounds: int = flag(
+    3, 'How often configurations that are compared are run, in turn.', low=1
+  )
+  quick: bool = flag(
+    False,
+    'Measure one configuration only, in this process: less than a minute.',
+  )
+  inference: bool = flag(False, 'Also time the encoding of users.')
+  growth: bool = flag(
+    False, 'Also time other batches, lengths, widths and catalogues.'
+  )
+  ablation: bool = flag(
+    False, 'Also time each optimisation switched off in turn.'
+  )
+  reference: str = flag(
+    '',
+    'A checkout of the public PyTorch implementation, to be timed in turn with '
+    'this one.',
+  )
+  reference_python: str = flag(
+    sys.executable, 'The Python that runs it, which has torch and numpy.'
+  )
+  trim: bool = flag(
+    True, 'Time the reference also with batches cut at their longest sequence.'
+  )
+  workdir: str = flag('runs/benchmark', 'Folder of the results.')
+  json: str = flag(
+    '',
+    'File of the results [benchmark.json, or quick.json, in --workdir].',
+  )
+  compilation_cache: str = flag(
+    'off',
+    "--quick: folder of JAX's compiled programs, or auto, see "
+    'experiments.pretrain. Without --quick all is compiled once.',
+  )
+
+  @property
+  def catalogues(self) -> tuple[int, ...]:
+    """The numbers of items.
+
+    Raises:
+      SettingsError: they are no such numbers.
+    """
+    words = self.num_items or CATALOGUES[: 1 if self.quick else None]
+    try:
+      sizes = tuple(int(word) for word in words)
+    except ValueError:
+      sizes = ()
+    if not sizes or min(sizes) < 2:
+      raise SettingsError(
+        f'--num_items must be numbers from 2 up, not {",".join(words)}'
+      )
+    return sizes
+
+  @property
+  def json_file(self) -> pathlib.Path:
+    """Where the results go."""
+    name = 'quick.json' if self.quick else 'benchmark.json'
+    return pathlib.Path(self.json or pathlib.Path(self.workdir) / name)
+
+  def pretraining(self) -> PretrainSettings:
+    """The run of pre-training whose steps are timed."""
+    names = {field.name for field in dataclasses.fields(PretrainSettings)}
+    shared = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name in names
+    }
+    return PretrainSettings(**shared)
+
+
+def check(settings: BenchmarkSettings) -> None:
+  """Refuses before anything is timed what would fail in the end.
+
+  Raises:
+    SettingsError: says which flag is wrong, and how.
+  """
+  catalogues = settings.catalogues
+  if settings.quick:
+    given = ('reference', 'growth', 'ablation')
+    wrong = [f'--{name}' for name in given if getattr(settings, name)]
+    wrong += ['--num_items=N,N'] if len(catalogues) > 1 else []
+    if wrong:
+      raise SettingsError(
+        f'--quick is one configuration: leave out {wrong[0]}, or --quick'
+      )
+  if settings.json and not settings.json_file.parent.is_dir():
+    raise SettingsError(
+      f'--json={settings.json}: there is no folder {settings.json_file.parent}'
+    )
+  if settings.json and settings.json_file.is_dir():
+    raise SettingsError(f'--json={settings.json} is a folder, not a file')
+  if settings.reference:
+    _check_reference(settings)
+
+
+def _check_reference(settings: BenchmarkSettings) -> None:
+  code = pathlib.Path(settings.reference) / 'Code'
+  if not (code / 'AdaptSSR').is_dir():
+    raise SettingsError(
+      f'--reference={settings.reference} is no checkout of the public '
+      'implementation: it has no folder Code/AdaptSSR'
+    )
+  try:
+    subprocess.run(
+      [settings.reference_python, '-c', 'import numpy, torch'],
+      capture_output=True,
+      check=True,
+    )
+  except OSError as error:
+    raise SettingsError(
+      f'--reference_python={settings.reference_python} cannot be run '
+      f'({error.strerror})'
+    ) from error
+  except subprocess.CalledProcessError as error:
+    raise SettingsError(
+      f'--reference_python={settings.reference_python} cannot import numpy and '
+      'torch: name the Python of an environment that has them'
+    ) from error

@@ -1,0 +1,131 @@
+"""Runs each case in a process of its own, so that each is alone."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from adaptssr_jax.models import UserEncoder
+from experiments.benchmarking import reference
+from experiments.benchmarking.cases import OURS, TRIMMED, Case, too_large
+from experiments.benchmarking.made_users import made_users
+from experiments.benchmarking.options import BenchmarkSettings
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_LIMIT = 900
+
+
+def run_case(
+  case: Case, settings: BenchmarkSettings, *, cache: str
+) -> dict[str, Any]:
+  """Runs a case.
+
+  Args:
+    case: what is timed.
+    settings: the flags, which the case changes.
+    cache: the folder of compiled programs of this benchmark.
+
+  Returns:
+    What was measured; or why nothing was, as `error`.
+  """
+  settings = dataclasses.replace(settings, **case.changes)
+  with tempfile.TemporaryDirectory() as scratch:
+    if case.who == OURS:
+      return _run_ours(settings, pathlib.Path(scratch), cache)
+    trim = case.who == TRIMMED
+    return _run_reference(settings, pathlib.Path(scratch), trim)
+
+
+def _run_ours(
+  settings: BenchmarkSettings, scratch: pathlib.Path, cache: str
+) -> dict[str, Any]:
+  reason = too_large(settings)
+  if reason:
+    return {'error': reason}
+  result = scratch / 'result.json'
+  settings = dataclasses.replace(
+    settings,
+    quick=True,
+    json=str(result),
+    compilation_cache=cache,
+    reference='',
+    growth=False,
+    ablation=False,
+  )
+  flags = settings.to_flagfile().splitlines()
+  command = [sys.executable, '-m', 'experiments.benchmark', *flags]
+  error, _ = _run(command)
+  return {'error': error} if error else json.loads(result.read_text())
+
+
+def _run_reference(
+  settings: BenchmarkSettings, scratch: pathlib.Path, trim: bool
+) -> dict[str, Any]:
+  pretraining = settings.pretraining()
+  encoder = UserEncoder(
+    num_items=settings.catalogues[0], **pretraining.encoder_fields()
+  )
+  # Two batches more than are timed.
+  count = settings.batch_size * (settings.steps + 2)
+  users = made_users(
+    count, num_items=encoder.num_items, longest=settings.longest
+  )
+  rows = scratch / 'rows.npy'
+  np.save(rows, users.items.padded(np.arange(count), encoder.max_length))
+  options = {
+    'checkout': str(pathlib.Path(settings.reference).absolute()),
+    'rows': str(rows),
+    'batch_size': settings.batch_size,
+    'learning_rate': pretraining.learning_rate,
+    'trim': trim,
+    'inference': settings.inference,
+    'settings': {
+      'base_model': 'BERT4Rec',
+      'n_items': encoder.num_items,
+      'max_len': encoder.max_length,
+      'emb_dim': encoder.embed_dim,
+      'n_layers': encoder.num_layers,
+      'n_heads': encoder.num_heads,
+      'pooling': 'attn',
+      'num_pooling': encoder.num_queries,
+      'cos_pooling': encoder.cosine_pooling,
+      'trm_dropout': encoder.dropout_rate,
+      'reg_coef': 1,
+      'crop_ratio': pretraining.crop_ratio,
+      'mask_ratio': 0.6,
+      'reorder_ratio': pretraining.reorder_ratio,
+    },
+  }
+  command = [settings.reference_python, reference.__file__, json.dumps(options)]
+  error, output = _run(command)
+  if error:
+    return {'error': error}
+  return json.loads(output.strip().splitlines()[-1])
+
+
+def _run(command: list[str]) -> tuple[str, str]:
+  """What went wrong, if anything did, and what was printed."""
+  environment = dict(os.environ)
+  # Of this benchmark alone, so that it sees what compiling takes.
+  environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+  paths = [str(_ROOT), environment.get('PYTHONPATH')]
+  environment['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
+  try:
+    done = subprocess.run(
+      command, capture_output=True, text=True, env=environment, timeout=_LIMIT
+    )
+  except subprocess.TimeoutExpired:
+    return f'not done after {_LIMIT} s', ''
+  if done.returncode == -signal.SIGKILL:
+    return 'killed, perhaps for want of memory', ''
+  if done.returncode:
+    told = done.stderr.strip().splitlines() or ['it said nothing']
+    return f'exit status {done.returncode}: {told[-1]}', ''
+  return '', done.stdout

@@ -1,0 +1,132 @@
+"""Times the public PyTorch implementation, unmodified, under its own Python.
+
+  python reference.py OPTIONS
+
+OPTIONS is JSON, see `processes.run_reference`. The result is JSON too, in the
+last line that is printed.
+"""
+
+import functools
+import importlib
+import json
+import pathlib
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_WARM_UP = 2
+_AT_LEAST = 3
+_ENOUGH = 20.0
+
+
+def main(options: dict[str, Any]) -> dict[str, Any]:
+  """Times steps of pre-training, and the encoding of users if asked to.
+
+  Args:
+    options: `checkout`, the path; `settings`, the arguments of its model and
+      data set; `rows`, a file of behaviours, int32 [users, length], padded with
+      0; `batch_size`, `learning_rate`, `trim` and `inference`.
+  """
+  peer = open_peer(options)
+  starts = range(0, len(peer.rows) - peer.batch_size + 1, peer.batch_size)
+  # The names are those of `measure.measure`.
+  seconds = timed(functools.partial(train, peer), starts)
+  rate = peer.batch_size / statistics.median(seconds)
+  found = {'step_seconds': seconds, 'users_per_second': rate}
+  if options['inference']:
+    peer.model.eval()
+    seconds = timed(functools.partial(encode, peer), starts)
+    rate = peer.batch_size / statistics.median(seconds)
+    found |= {'encoding_seconds': seconds, 'encoded_users_per_second': rate}
+  return found | {
+    'batch_size': peer.batch_size,
+    'torch': peer.torch.__version__,
+    'threads': peer.torch.get_num_threads(),
+    'device': str(peer.device),
+  }
+
+
+def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
+  """The model, data set and optimizer, as its own script makes them."""
+  # By name, since this file is also imported where torch is not.
+  torch = importlib.import_module('torch')
+  torch.manual_seed(0)
+  sys.path.insert(0, str(pathlib.Path(options['checkout']) / 'Code'))
+  dataset = importlib.import_module('AdaptSSR.dataset')
+  models = importlib.import_module('AdaptSSR.model')
+  device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+  settings = types.SimpleNamespace(**options['settings'])
+  rows = np.load(options['rows'])
+  # The form in which it takes the numbers of the users.
+  numbers = pathlib.Path(options['rows']).with_suffix('.users')
+  np.arange(len(rows)).dump(numbers)
+  model = models.PretrainModel(settings, device).to(device)
+  return types.SimpleNamespace(
+    torch=torch,
+    device=device,
+    rows=rows,
+    data=dataset.PretrainDataset(rows, str(numbers), settings),
+    model=model,
+    optimizer=torch.optim.Adam(model.parameters(), lr=options['learning_rate']),
+    batch_size=options['batch_size'],
+    trim=options['trim'],
+  )
+
+
+def train(peer: types.SimpleNamespace, start: int) -> None:
+  """A step on the users from `start` on, whose batch is made first."""
+  users = [peer.data[start + i] for i in range(peer.batch_size)]
+  first, second, *hidden = zip(*users, strict=True)
+  loss, *_ = peer.model(
+    on_device(peer, np.stack(first)),
+    on_device(peer, np.stack(second)),
+    *(positions(peer, columns) for columns in hidden),
+  )
+  peer.optimizer.zero_grad()
+  loss.backward()
+  peer.optimizer.step()
+  if peer.device.type == 'cuda':
+    peer.torch.cuda.synchronize()
+
+
+def encode(peer: types.SimpleNamespace, start: int) -> None:
+  """The vectors of the users from `start` on, without dropout."""
+  items = on_device(peer, peer.rows[start : start + peer.batch_size])
+  with peer.torch.no_grad():
+    peer.model.get_ur(item_seq=items)[0].cpu()
+
+
+def on_device(peer: types.SimpleNamespace, items: np.ndarray) -> Any:
+  """Puts sequences on the device, cut at the longest of them if asked to."""
+  if peer.trim:
+    items = items[:, : int((items != 0).sum(axis=1).max())]
+  return peer.torch.from_numpy(items).long().to(peer.device)
+
+
+def positions(peer: types.SimpleNamespace, columns: Any) -> tuple[Any, Any]:
+  """Rows and columns of what is masked, whose columns are listed by row."""
+  rows = np.repeat(np.arange(len(columns)), [len(row) for row in columns])
+  flat = np.array([column for row in columns for column in row], np.int64)
+  return peer.torch.from_numpy(rows), peer.torch.from_numpy(flat)
+
+
+def timed(work: Callable[[int], None], starts: range) -> list[float]:
+  """The seconds that work takes at each start, the first ones left out."""
+  seconds = []
+  for start in starts:
+    began = time.perf_counter()
+    work(start)
+    seconds.append(time.perf_counter() - began)
+    later = seconds[_WARM_UP:]
+    if len(later) >= _AT_LEAST and sum(later) > _ENOUGH:
+      break
+  return seconds[_WARM_UP:]
+
+
+if __name__ == '__main__':
+  print(json.dumps(main(json.loads(sys.argv[1]))))

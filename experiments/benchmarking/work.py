@@ -1,0 +1,113 @@
+"""How much there is to do in a step, and how much is done in vain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from adaptssr_jax.buckets import Buckets, in_buckets
+from adaptssr_jax.models import UserEncoder
+
+# A user is encoded as two views, each twice.
+SEQUENCES = 4
+
+
+def encoding_flops(
+  lengths: Int[np.ndarray, '*shape'], encoder: UserEncoder
+) -> Float[np.ndarray, '*shape']:
+  """Operations of the matrix products that encode sequences.
+
+  f(n) = layers (24 n d^2 + 4 n^2 d) + 4 n d k
+
+  of n items, d features and k queries: 8 n d^2 for query, key, value and
+  output, 16 n d^2 for the feed-forward layers, 4 n^2 d for the attention.
+
+  Args:
+    lengths: n of each sequence, without padding.
+    encoder: the encoder.
+
+  Returns:
+    f of each; a multiplication and an addition are 2.
+
+  Example:
+    >>> encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
+    >>> float(encoding_flops(np.array(3), encoder))
+    384.0
+  """
+  n, d = np.asarray(lengths, float), encoder.embed_dim
+  block = 24 * n * d**2 + 4 * n**2 * d
+  return encoder.num_layers * block + 4 * n * d * encoder.num_queries
+
+
+def step_flops(
+  lengths: Int[np.ndarray, 'sequences'], *, users: int, encoder: UserEncoder
+) -> float:
+  """Operations of the matrix products that a training step cannot avoid.
+
+  3 * 4 B mean(f(n)) + 16 B^2 d k
+
+  The gradient takes twice what the encoding f takes; what is computed again is
+  not counted, and neither is padding. The last term are the similarities of 2 B
+  anchors to 4 B vectors, of which only the largest have gradients.
+
+  Args:
+    lengths: n of sequences as the step encodes them, a sample.
+    users: B, of the batch.
+    encoder: the encoder.
+
+  Returns:
+    How many.
+
+  Example:
+    >>> encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
+    >>> step_flops(np.array([3]), users=2, encoder=encoder)
+    9344.0
+  """
+  forward = SEQUENCES * users * encoding_flops(lengths, encoder).mean()
+  features = encoder.embed_dim * encoder.num_queries
+  return float(3 * forward + 16 * users**2 * features)
+
+
+def padding_share(
+  lengths: Int[np.ndarray, 'sequences'],
+  *,
+  rows: int,
+  buckets: Buckets,
+  max_length: int,
+  batches: int = 20,
+) -> float:
+  """The share of padding in what is encoded.
+
+  Args:
+    lengths: of sequences as they are encoded, of which batches are drawn.
+    rows: sequences of a batch on one device.
+    buckets: in which parts they are encoded.
+    max_length: to which they are padded before.
+    batches: how many are drawn.
+
+  Returns:
+    A number in [0, 1).
+
+  Example:
+    >>> buckets = Buckets(widths=(4,), size=1)
+    >>> padding_share(np.array([3]), rows=2, buckets=buckets, max_length=9)
+    0.25
+  """
+  drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
+  widths = jax.jit(_encoded_widths, static_argnums=(1, 2))
+  encoded = sum(
+    int(widths(batch, buckets, max_length).sum()) for batch in drawn
+  )
+  return 1 - float(drawn.sum()) / encoded
+
+
+def _encoded_widths(
+  lengths: jax.Array, buckets: Buckets, max_length: int
+) -> jax.Array:
+  """At which width `in_buckets` encodes each sequence."""
+  items = jnp.arange(max_length)[None] < lengths[:, None]
+  return in_buckets(_width, items.astype(jnp.int32), buckets=buckets)
+
+
+def _width(items: jax.Array) -> jax.Array:
+  return jnp.full(items.shape[0], items.shape[1], jnp.int32)

@@ -1,0 +1,281 @@
+"""The benchmark: what it counts, what it refuses, what it runs and shows."""
+
+import dataclasses
+import functools
+import json
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_runs import start
+
+from adaptssr_jax.buckets import AT_ONCE, Buckets
+from adaptssr_jax.models import UserEncoder
+from experiments import benchmark
+from experiments.benchmarking import cases, reference
+from experiments.benchmarking.made_users import made_users
+from experiments.benchmarking.measure import measure
+from experiments.benchmarking.options import BenchmarkSettings, check
+from experiments.benchmarking.report import report
+from experiments.benchmarking.work import (
+  encoding_flops,
+  padding_share,
+  step_flops,
+)
+from experiments.settings import SettingsError
+
+TINY = BenchmarkSettings(
+  num_items=('40',),
+  embed_dim=8,
+  num_layers=1,
+  max_length=12,
+  longest=10,
+  batch_size=16,
+  steps=3,
+  rounds=1,
+)
+
+
+def changed(**changes):
+  return dataclasses.replace(TINY, **changes)
+
+
+def products(jaxpr):
+  """Operations of the matrix products of a program."""
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      left = equation.invars[0].aval.shape
+      inner = math.prod(left[axis] for axis in contracted)
+      total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
+    total += sum(map(products, jax.core.jaxprs_in_params(equation.params)))
+  return total
+
+
+@pytest.mark.parametrize('queries', [1, 3])
+def test_operations_are_those_of_the_program(queries):
+  encoder = UserEncoder(
+    num_items=9, max_length=7, embed_dim=8, num_layers=2, num_queries=queries
+  )
+  items = jnp.ones((1, 7), jnp.int32)
+  params = jax.eval_shape(encoder.init, jax.random.key(0), items)
+
+  def encode(params):
+    return encoder.apply(params, items, deterministic=True).sum()
+
+  forward = products(jax.make_jaxpr(encode)(params).jaxpr)
+  assert forward == encoding_flops(np.array(7), encoder)
+  both = products(jax.make_jaxpr(jax.value_and_grad(encode))(params).jaxpr)
+  assert both == 3 * forward
+
+
+def test_operations_of_a_step_by_hand():
+  encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
+  # Of 1 item: 24 * 4 + 4 * 2 + 4 * 2 = 112; of 3 items 288 + 72 + 24 = 384.
+  mean = (112 + 384) / 2
+  # 2 users, each 4 sequences, and 2 * 2 anchors by 8 vectors of 2 features.
+  expected = 3 * 8 * mean + 2 * (4 * 8 * 2)
+  assert step_flops(np.array([1, 3]), users=2, encoder=encoder) == expected
+
+
+def test_padding_share():
+  share = functools.partial(padding_share, rows=4, max_length=8)
+  assert share(np.array([2]), buckets=AT_ONCE) == 0.75
+  assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
+  assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
+  # Groups of 1 are cut to 2 or to 8, groups of all to 8 nearly always.
+  mixed = functools.partial(share, np.array([2, 8]), batches=200)
+  assert mixed(buckets=Buckets((2,), 1)) == 0
+  assert mixed(buckets=Buckets((2,), 4)) > 0.3
+
+
+def test_made_users():
+  users = made_users(2000, num_items=50, longest=100)
+  lengths = users.items.lengths
+  assert lengths.min() >= 10
+  assert lengths.max() == 100
+  assert 52 < lengths.mean() < 58
+  counts = np.bincount(users.items.values, minlength=51)
+  assert len(counts) == 50 + 1
+  assert counts[0] == counts[50] == 0
+  # Zipf: the second item, which is 1, has 2 ** 1.2 as many as the third.
+  assert counts[2] / counts[3] == pytest.approx(2**1.2, rel=0.1)
+  again = made_users(2000, num_items=50, longest=100)
+  np.testing.assert_array_equal(users.items.values, again.items.values)
+
+
+def test_the_timed_run_has_the_flags_of_the_benchmark():
+  run = changed(microbatch=4, dtype='bfloat16').pretraining()
+  assert run.encoder_fields() == {
+    'max_length': 12,
+    'embed_dim': 8,
+    'num_layers': 1,
+    'dtype': 'bfloat16',
+  }
+  assert (run.batch_size, run.microbatch) == (16, 4)
+
+
+def test_what_cannot_be_run_is_refused(tmp_path):
+  checkout = tmp_path / 'checkout'
+  (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
+  without_torch = script(tmp_path, 'exit 1')
+  known = {'reference': str(checkout), 'reference_python': without_torch}
+  for changes, message in [
+    ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
+    ({'num_items': ('1',)}, '--num_items must be'),
+    ({'quick': True, 'growth': True}, 'leave out --growth'),
+    ({'quick': True, 'num_items': ('4', '5')}, 'leave out --num_items'),
+    ({'json': str(tmp_path / 'no' / 'file')}, 'no folder .*/no$'),
+    ({'json': str(tmp_path)}, 'is a folder'),
+    ({'reference': str(tmp_path)}, 'no folder Code/AdaptSSR'),
+    (known, 'cannot import numpy and torch'),
+    (known | {'reference_python': str(tmp_path / 'no')}, 'cannot be run'),
+  ]:
+    with pytest.raises(SettingsError, match=message):
+      check(changed(**changes))
+  with pytest.raises(SettingsError, match='--batch_size'):
+    measure(changed(batch_size=15))
+
+
+def script(folder, text):
+  path = folder / 'script'
+  path.write_text(f'#!/bin/sh\n{text}\n')
+  path.chmod(0o755)
+  return str(path)
+
+
+def test_quick_measures_one_configuration(tmp_path, capsys):
+  path = tmp_path / 'quick.json'
+  settings = changed(quick=True, inference=True, json=str(path))
+  benchmark.main(settings)
+  found = json.loads(path.read_text())
+  for name in ('users_per_second', 'encoded_users_per_second', 'gflops'):
+    assert found[name] > 0
+  assert found['users_per_second'] == pytest.approx(
+    16 / np.median(found['step_seconds'])
+  )
+  assert len(found['step_seconds']) == 3
+  assert 0 <= found['input_wait_share'] <= 1
+  assert found['first_step_seconds'] > found['compile_seconds'] > 0
+  assert found['temp_mib'] > 0
+  assert (found['table_update'], found['num_items']) == ('dense', 40)
+  shown = capsys.readouterr().out
+  assert '| 40 items |' in shown.replace('  ', '')
+  assert 'peak device memory' not in shown
+
+
+def measured(rate, **others):
+  return {
+    'users_per_second': rate,
+    'step_seconds': [16 / rate] * 3,
+    'batch_size': 16,
+  } | others
+
+
+def test_what_fails_costs_nothing_else(tmp_path, monkeypatch, capsys):
+  def run_case(case, settings, *, cache):
+    if '--buckets=1' in case.name:
+      return {'error': 'killed'}
+    rate = 8 if case.changes.get('table_update') == 'dense' else 16
+    return measured(2 if case.who != cases.OURS else rate, backend='cpu')
+
+  monkeypatch.setattr(benchmark, 'run_case', run_case)
+  monkeypatch.setattr(benchmark, 'check', lambda settings: None)
+  path = tmp_path / 'new' / 'folder'
+  runs = benchmark.main(
+    changed(ablation=True, rounds=2, reference='there', workdir=str(path))
+  )
+  whole = json.loads((path / 'benchmark.json').read_text())
+  assert whole['runs'] == runs
+  assert whole['flags']['rounds'] == '2'
+  turns = [(run['round'], run['who']) for run in runs[:6]]
+  three = (cases.OURS, cases.PADDED, cases.TRIMMED)
+  assert turns == [(i, who) for i in (0, 1) for who in three]
+  shown = capsys.readouterr().out
+  assert shown.count('--buckets=1, ours: killed') == 1
+  cells = {
+    cells[0]: cells[1:]
+    for line in shown.splitlines()
+    if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) > 1
+  }
+  assert cells[f'ours / {cases.TRIMMED}: users/s'] == ['8.00 (8.00..8.00)']
+  assert cells['--buckets=1'][0] == '-'
+  assert cells['all off'][-1] == '0.50 (0.50..0.50)'
+
+
+def test_ratios_are_of_the_same_round():
+  rounds = [(10, 1), (30, 2), (20, None)]
+  runs = []
+  for number, rates in enumerate(rounds):
+    for who, rate in zip((cases.OURS, cases.PADDED), rates, strict=True):
+      found = measured(rate) if rate else {'error': 'none'}
+      place = {'section': 'Pre-training', 'name': '9 items', 'who': who}
+      runs.append(place | {'round': number} | found)
+  shown = report(runs)
+  assert '12.50 (10.00..15.00)' in shown
+  assert '20 (10..30)' in shown
+  assert f'9 items, {cases.PADDED}: none' in shown
+  assert 'peak memory' not in shown
+
+
+def test_each_case_changes_one_thing():
+  base = {'num_items': ('40',)}
+  (group,) = cases.ablation_cases(TINY, cpu=True)
+  changes = [
+    {k: v for k, v in case.changes.items() if k not in base} for case in group
+  ]
+  off = {
+    'buckets': 1,
+    'microbatch': 0,
+    'table_update': 'dense',
+    'cpu_devices': 1,
+  }
+  assert changes == [{}, *({k: v} for k, v in off.items()), off]
+  (group,) = cases.ablation_cases(TINY, cpu=False)
+  assert not any('cpu_devices' in case.changes for case in group)
+  growth = list(cases.growth_cases(TINY))
+  assert len({(case.section, case.name) for case in growth}) == len(growth)
+  assert all(changed(**case.changes) for case in [*group, *growth])
+
+
+def test_a_table_beyond_memory_is_not_tried():
+  huge = {'num_items': (str(10**12),)}
+  assert 'GiB' in cases.too_large(changed(table_update='dense', **huge))
+  assert not cases.too_large(changed(table_update='rows', **huge))
+  assert not cases.too_large(changed(table_update='dense'))
+
+
+def test_the_reference_is_given_positions_and_times_what_it_may():
+  torch = types.SimpleNamespace(from_numpy=lambda array: array.tolist())
+  peer = types.SimpleNamespace(torch=torch)
+  hidden = reference.positions(peer, ([2, 0], [], [1]))
+  assert hidden == ([0, 0, 2], [2, 0, 1])
+  assert reference.positions(peer, ([], [])) == ([], [])
+  seen = []
+  assert len(reference.timed(seen.append, range(0, 10, 2))) == 3
+  assert seen == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.slow
+def test_the_command_in_processes_of_its_own(tmp_path):
+  checkout = tmp_path / 'checkout'
+  (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
+  found = json.dumps(measured(0.01))
+  settings = changed(
+    reference=str(checkout),
+    reference_python=script(tmp_path, f"echo line; echo '{found}'"),
+    json=str(tmp_path / 'all.json'),
+  )
+  process = start('benchmark', settings)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  ours, padded, trimmed = json.loads((tmp_path / 'all.json').read_text())[
+    'runs'
+  ]
+  assert ours['num_items'] == 40
+  assert padded['users_per_second'] == trimmed['users_per_second'] == 0.01
+  assert f'ours / {cases.PADDED}: users/s' in output
