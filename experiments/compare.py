@@ -29,6 +29,7 @@ from experiments.finetune import open_task
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.objectives import parse_fusion
 from experiments.pretrain import PretrainSettings
+from experiments.process import ProcessSettings
 from experiments.settings import (
   Settings,
   SettingsError,
@@ -36,7 +37,7 @@ from experiments.settings import (
   from_flagfile,
   run,
 )
-from experiments.shared_settings import CompilationSettings, DataSettings
+from experiments.shared_settings import DataSettings
 from experiments.workdir import open_workdir
 
 _OBJECTIVES = {'warm_start': 'masked_items', 'pretrain': 'adaptssr'}
@@ -48,7 +49,7 @@ _REPLACED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareSettings(DataSettings, CompilationSettings):
+class CompareSettings(DataSettings, ProcessSettings):
   """The flags of a comparison."""
 
   workdir: str = flag(

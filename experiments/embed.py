@@ -25,7 +25,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,18 +41,16 @@ from adaptssr_jax.train import AXIS, pmap_step, replicate
 from adaptssr_jax.transfer import map_item_rows
 from experiments import loop
 from experiments.datasets import open_data
+from experiments.process import ProcessSettings
 from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import CompilationSettings, DataSettings
-from experiments.speed import SpeedSettings, make_buckets, sample_lengths
+from experiments.shared_settings import DataSettings
+from experiments.speed import EncodingSettings, make_buckets, sample_lengths
 from experiments.vector_files import Piece, check_file, write_vectors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedSettings(DataSettings, CompilationSettings, SpeedSettings):
+class EmbedSettings(DataSettings, ProcessSettings, EncodingSettings):
   """The flags of writing vectors."""
-
-  # Nothing is trained.
-  table_update: ClassVar[None] = None
 
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'

@@ -10,14 +10,14 @@ import dataclasses
 import pathlib
 
 from experiments import finetune, pretrain
+from experiments.process import ProcessSettings
 from experiments.settings import flag, from_flagfile, run
-from experiments.shared_settings import CompilationSettings
 
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuickstartSettings(CompilationSettings):
+class QuickstartSettings(ProcessSettings):
   """The flags of the quickstart."""
 
   workdir: str = flag(

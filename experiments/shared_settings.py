@@ -3,27 +3,9 @@
 import dataclasses
 
 from adaptssr_jax.models import UserEncoder
-from experiments.compilation import keep_compiled
+from experiments.process import ProcessSettings
 from experiments.settings import Settings, flag
 from experiments.speed import SpeedSettings
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompilationSettings(Settings):
-  """Where compiled programs are kept, for commands with a --workdir."""
-
-  compilation_cache: str = flag(
-    'auto',
-    "Folder of JAX's compiled programs, which spare the next run most of its "
-    'start: auto, jax_compilation_cache beside --workdir; off; or a folder. '
-    'JAX_COMPILATION_CACHE_DIR comes first.',
-    same_run=False,
-  )
-
-  def prepare_process(self) -> None:
-    """Turns the cache on."""
-    super().prepare_process()
-    keep_compiled(self.compilation_cache, workdir=self.workdir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +41,7 @@ class DataSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(DataSettings, CompilationSettings, SpeedSettings):
+class RunSettings(DataSettings, ProcessSettings, SpeedSettings):
   """How a model is trained, logged and saved."""
 
   workdir: str = flag(

@@ -31,9 +31,9 @@ from experiments import loop
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
 from experiments.objectives import AugmentationSettings, make_augmentations
+from experiments.process import ProcessSettings
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import (
-  CompilationSettings,
   DataSettings,
   EncoderSettings,
 )
@@ -47,9 +47,7 @@ _EDGES = np.linspace(-1, 1, 101).round(2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(
-  DataSettings, AugmentationSettings, CompilationSettings
-):
+class SimilaritySettings(DataSettings, AugmentationSettings, ProcessSettings):
   """The flags of the similarities."""
 
   checkpoints: tuple[str, ...] = flag(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,8 +35,8 @@ _ROWS_PAY_FROM = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedSettings(Settings):
-  """How the work of a step is done."""
+class EncodingSettings(Settings):
+  """In which parts sequences are encoded."""
 
   buckets: int = flag(
     4,
@@ -53,45 +52,18 @@ class SpeedSettings(Settings):
     low=0,
     same_run=False,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedSettings(EncodingSettings):
+  """How the work of a training step is done."""
+
   table_update: str = flag(
     'auto',
     'What Adam updates of the item table in a step: all of it (dense), the '
     'rows of the batch, to the same effect (rows), or what is faster (auto).',
     choices=('auto', 'dense', 'rows'),
   )
-  cpu_devices: int = flag(
-    0,
-    'Parts of a batch that are computed at the same time on a CPU; 0: one a '
-    'core, as far as --batch_size can be divided.',
-    low=0,
-    same_run=False,
-  )
-
-  def prepare_process(self) -> None:
-    """Makes the cores of a CPU devices of their own, unless JAX knows better.
-
-    Within one device only part of a step is shared between cores.
-    """
-    super().prepare_process()
-    if not os.environ.get('JAX_NUM_CPU_DEVICES'):
-      batch_size = getattr(self, 'batch_size', None)
-      cores = len(os.sched_getaffinity(0))
-      devices = self.cpu_devices or divisor(batch_size, cores)
-      jax.config.update('jax_num_cpu_devices', devices)
-
-
-def divisor(batch_size: int | None, cores: int) -> int:
-  """The most parts, one a core, that a batch can be split into.
-
-  Of a batch that is not known yet, a power of two.
-
-  Example:
-    >>> divisor(128, 6), divisor(90, 6), divisor(None, 6)
-    (4, 6, 4)
-  """
-  if batch_size is None:
-    return 1 << (cores.bit_length() - 1)
-  return max(n for n in range(1, cores + 1) if batch_size % n == 0)
 
 
 def length_seen(splits: Mapping[str, UserArrays], max_length: int) -> int:
@@ -107,7 +79,7 @@ def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
   return np.minimum(users.items.lengths_of(rows), length)
 
 
-def make_buckets(settings: SpeedSettings, lengths: np.ndarray) -> Buckets:
+def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
   """In which parts the sequences of a batch are encoded.
 
   Args:

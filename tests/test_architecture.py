@@ -40,7 +40,7 @@ LAYERS = [
 COMMAND_LAYERS = [
   {'compilation', 'prefetch', 'similarity_views'},
   {'settings'},
-  {'speed', 'scikit_learn'},
+  {'speed', 'process', 'scikit_learn'},
   {'shared_settings'},
   {'workdir', 'datasets', 'encoders', 'pictures', 'vector_files'},
   {

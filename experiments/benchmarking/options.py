@@ -7,7 +7,7 @@ import sys
 
 from experiments.pretrain import PretrainSettings
 from experiments.settings import SettingsError, flag
-from experiments.shared_settings import CompilationSettings, EncoderSettings
+from experiments.shared_settings import EncoderSettings, ProcessSettings
 from experiments.speed import SpeedSettings
 
 # The catalogues of MovieLens-100k and of TTL, about.
@@ -15,7 +15,7 @@ CATALOGUES = (4048, 645_973)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkSettings(EncoderSettings, CompilationSettings, SpeedSettings):
+class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   """The flags of the benchmark."""
 
   num_items: tuple[str, ...] | None = flag(

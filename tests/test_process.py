@@ -1,0 +1,57 @@
+"""What a command sets for its process, seen from processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny_runs import ROOT
+
+from experiments.process import parts_of
+
+DEVICES = """
+import jax
+from experiments.compare import CompareSettings
+from experiments.pretrain import PretrainSettings
+
+settings = {settings}
+settings.prepare_process()
+print(jax.local_device_count())
+"""
+
+
+def devices_of(settings, **variables):
+  env = {name: value for name, value in os.environ.items()
+         if name not in ('JAX_NUM_CPU_DEVICES', 'JAX_COMPILATION_CACHE_DIR')}  # fmt: skip
+  code = DEVICES.format(settings=settings)
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    env=env | variables,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return int(done.stdout)
+
+
+def test_each_core_is_a_device():
+  cores = len(os.sched_getaffinity(0))
+  assert devices_of('PretrainSettings()') == parts_of(128, cores)
+  assert devices_of('CompareSettings()') == parts_of(None, cores)
+
+
+def test_flag_and_variable_come_first():
+  assert devices_of('PretrainSettings(cpu_devices=3)') == 3
+  found = devices_of('PretrainSettings(cpu_devices=3)', JAX_NUM_CPU_DEVICES='4')
+  assert found == 4
+
+
+@pytest.mark.parametrize('batch_size', [1, 15, 16, 31, 96, 127, 128, 2048])
+@pytest.mark.parametrize('cores', [1, 2, 7, 224])
+def test_parts_are_equal_and_not_too_small(batch_size, cores):
+  parts = parts_of(batch_size, cores)
+  assert 1 <= parts <= cores
+  assert batch_size % parts == 0
+  if parts > 1:
+    assert batch_size // parts >= 16
