@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from adaptssr_jax.microbatches import computed_again, map_chunks
+from adaptssr_jax.microbatches import in_microbatches, map_chunks
 
 
 class Buckets(NamedTuple):
@@ -28,6 +28,8 @@ class Buckets(NamedTuple):
   size: int | None = None
 
 
+# Rows for which `in_buckets` looks up at once.
+_PIECE = 8192
 # The simple way: the whole batch, at full length.
 AT_ONCE = Buckets()
 
@@ -75,8 +77,10 @@ def in_buckets(
   group = functools.partial(
     _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
   )
-  sequences = (items, look_up(items)) if look_up else (items,)
-  done = map_chunks(group, sequences, args, size=buckets.size)
+  encode_piece = functools.partial(_encode_piece, group, look_up, buckets.size)
+  # What is looked up for all rows of a large batch would not fit.
+  piece = _PIECE if buckets.size else None
+  done = in_microbatches(encode_piece, items, args, size=piece)
   return jax.tree.map(operator.itemgetter(jnp.argsort(order)), done)
 
 
@@ -85,6 +89,17 @@ def _widths_to(length: int, widths: tuple[int, ...]) -> tuple[int, ...]:
   if min(widths, default=1) < 1 or list(widths) != sorted(set(widths)):
     raise ValueError(f'widths must be positive and in order, not {widths}')
   return (*(width for width in widths if width < length), length)
+
+
+def _encode_piece(
+  group: Callable[..., Any],
+  look_up: Callable[[Array], Array] | None,
+  size: int | None,
+  items: Int[Array, 'rows length'],
+  args: tuple[Any, ...],
+) -> Any:
+  sequences = (items, look_up(items)) if look_up else (items,)
+  return map_chunks(group, sequences, args, size=size)
 
 
 def _encode_group(
@@ -98,7 +113,7 @@ def _encode_group(
   # Each on its own: what all of them would keep for the gradient is more than
   # the work to encode again.
   programs = [
-    computed_again(functools.partial(_encode_cut, encode, width))
+    jax.checkpoint(functools.partial(_encode_cut, encode, width))
     for width in widths
   ]
   which = jnp.sum(longest > np.array(widths[:-1], int))

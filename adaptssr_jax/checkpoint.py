@@ -21,8 +21,12 @@ from jax.sharding import SingleDeviceSharding
 
 from adaptssr_jax.description import Description
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.optimizers import AdamSettings, RowAdamState
-from adaptssr_jax.train import RowOptState, TrainState, caught_up_table
+from adaptssr_jax.optimizers import (
+  AdamSettings,
+  RowAdamState,
+  caught_up_table,
+)
+from adaptssr_jax.train import RowOptState, TrainState
 
 _FOLDER = 'checkpoints'
 _ROW_OPT_STATE = set(RowOptState._fields)

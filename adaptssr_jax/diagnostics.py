@@ -58,6 +58,7 @@ class ViewSimilarities(NamedTuple):
 def view_similarities(
   users: Float[ArrayLike, '2 2 batch dim'],
   *,
+  anchors: int | None = None,
   where: Bool[ArrayLike, ' batch'] | None = None,
   axis_name: AxisName | None = None,
 ) -> ViewSimilarities:
@@ -69,12 +70,14 @@ def view_similarities(
   Args:
     users: `[2, 2, batch, dim]` = (explicit view, dropout pass, user, feature),
       of any scale, as `adaptssr_loss` takes them.
+    anchors: Of how many users, the first of each device; None: of all. The time
+      is that of `4 * anchors * all` cosines.
     where: Bool `[batch]`. False marks padding: neither anchor nor other user.
     axis_name: The axis over whose devices users are split; the other users are
       then those of all devices.
 
   Returns:
-    An array `[batch]` per name, of the users of this device: 0 for a padding
+    An array `[anchors]` per name, of users of this device: 0 for a padding
     user, and 0 in the three about other users where there are none. Average
     them over `where`. Takes the memory of `4 * 256 * all` cosines.
 
@@ -92,6 +95,8 @@ def view_similarities(
   """
   users = lax.stop_gradient(unit_users(users, where))
   everyone, ids, own = all_users(users, where, axis_name)
+  own, users = own[:anchors], users[:, :, :anchors]
+  where = None if where is None else jnp.asarray(where)[:anchors]
   rank = functools.partial(_rank_views, everyone, ids)
   halves = [
     map_chunks(

@@ -42,7 +42,9 @@ def in_microbatches(
   """
   if _at_once(args, size):
     return encode(*args)
-  return map_chunks(computed_again(encode), *args, size=size)
+  # The loop already keeps the compiler from merging the two forward passes.
+  again = jax.checkpoint(encode, prevent_cse=False)
+  return map_chunks(again, *args, size=size)
 
 
 def map_chunks(
@@ -58,12 +60,6 @@ def map_chunks(
   call = functools.partial(_call, function)
   parts = lax.map(call, in_chunks(args, size=size))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], parts)
-
-
-def computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, of which a gradient keeps nothing but the arguments."""
-  # Within a loop the compiler cannot merge the two forward passes anyway.
-  return jax.checkpoint(function, prevent_cse=False)
 
 
 def in_chunks(arrays: Any, *, size: int) -> Any:

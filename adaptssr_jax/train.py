@@ -10,11 +10,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key
 
+from adaptssr_jax.compact import compact_ids
 from adaptssr_jax.optimizers import (
   RowAdamState,
   RowTransformation,
   caught_up,
-  compact_ids,
+  caught_up_table,
 )
 
 AXIS = 'devices'
@@ -47,10 +48,10 @@ def init_state(
 def train_step(
   state: TrainState,
   batch: dict[str, Array],
+  key: Key[Array, ''],
   *,
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
-  key: Key[Array, ''],
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update on the batch of all devices.
@@ -58,10 +59,10 @@ def train_step(
   Args:
     state: the same on every device.
     batch: this device's part.
+    key: of the whole run, from which that of the step follows.
     loss_fn: (params, batch, key) -> the loss over all devices, and metrics as
       (sum, count) of this device.
     optimizer: an Optax transformation.
-    key: of the whole run; the key of the step is folded in here.
     axis_name: the axis of the devices; None where there is but one.
 
   Returns:
@@ -104,12 +105,12 @@ def init_row_state(
 def row_train_step(
   state: TrainState,
   batch: dict[str, Array],
+  key: Key[Array, ''],
   *,
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   table_optimizer: RowTransformation,
   size: int,
-  key: Key[Array, ''],
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """As `train_step`, in time that does not depend on the number of items.
@@ -120,15 +121,15 @@ def row_train_step(
   Args:
     state: of `init_row_state`, the same on every device.
     batch: this device's part.
+    key: as of `train_step`.
     loss_fn: as of `train_step`, of an encoder of `size - 2` items.
     optimizer: of all parameters but the item table.
     table_optimizer: of the rows of the table.
     size: rows of the small table, see `optimizers.compact_ids`.
-    key: of the whole run; the key of the step is folded in here.
     axis_name: the axis of the devices; None where there is but one.
 
   Returns:
-    The next state, whose table is to be read by `caught_up_state`, and the
+    The next state, whose table is to be read by `caught_up_params`, and the
     metrics.
   """
   table, others = _take_table(state.params)
@@ -153,23 +154,29 @@ def row_train_step(
   return next_state, mean_metrics(metrics, axis_name=axis_name)
 
 
-def caught_up_state(state: TrainState) -> TrainState:
-  """The state with the parameters to use after this step: no row is behind.
+def caught_up_params(state: TrainState) -> Any:
+  """The parameters to use after this step: no row of the table is behind.
 
-  Go on training with the state itself. Its rows would be the same by rounding
-  only, so that what a run learns would depend on when somebody looked.
+  Go on training with the state itself, not with `caught_up_state`: that is the
+  same by rounding only, and what a run learns would depend on who looked when.
   """
   if not isinstance(state.opt_state, RowOptState):
-    return state
+    return state.params
   table, others = _take_table(state.params)
-  table = caught_up_table(table, state.opt_state.table)
-  return state._replace(params=_with_table(others, table))
+  return _with_table(others, caught_up_table(table, state.opt_state.table))
 
 
 @jax.jit
-def caught_up_table(table: Array, state: RowAdamState) -> Array:
-  """The table of which no row is behind."""
-  return caught_up(table, state)[0]
+def caught_up_state(state: TrainState) -> TrainState:
+  """The state of which no row is behind, nor of the optimizer."""
+  if not isinstance(state.opt_state, RowOptState):
+    return state
+  table, others = _take_table(state.params)
+  table, table_state = caught_up(table, state.opt_state.table)
+  return state._replace(
+    params=_with_table(others, table),
+    opt_state=state.opt_state._replace(table=table_state),
+  )
 
 
 def _compact_items(
@@ -226,14 +233,16 @@ def replicate(tree: Any) -> Any:
 
 
 def pmap_step(
-  step: Callable[[Any, dict[str, Array]], Any], *, donate: bool = False
+  step: Callable[..., Any], *, whole: int = 0, donate: bool = False
 ) -> Callable:
   """Runs a step on all local devices: the only `jax.pmap` of the code base.
 
   Args:
-    step: (state, batch) -> result. The state goes whole to every device, the
-      batch is split along its first axis, and the result must be the same on
-      every device, as collectives over the axis `train.AXIS` make it.
+    step: (state, batch, ...) -> result. The state goes whole to every device,
+      the batch is split along its first axis, and the result must be the same
+      on every device, as collectives over the axis `train.AXIS` make it.
+    whole: how many arguments there are besides, which go whole too. What is
+      not an argument but bound, such as a key, is compiled into the step.
     donate: let the step take the memory of its state, which cannot be used
       afterwards. For steps that return the next state.
 
@@ -243,7 +252,7 @@ def pmap_step(
   return jax.pmap(
     step,
     axis_name=AXIS,
-    in_axes=(None, 0),
+    in_axes=(None, 0) + (None,) * whole,
     out_axes=None,
     donate_argnums=(0,) if donate else (),
   )

@@ -38,13 +38,15 @@ from experiments.settings import (
   run,
 )
 from experiments.shared_settings import DataSettings
+from experiments.speed import check_table_update
 from experiments.workdir import open_workdir
 
 _OBJECTIVES = {'warm_start': 'masked_items', 'pretrain': 'adaptssr'}
 # The files are those of the commands that make a single run.
 _REPLACED = (
-  ' Its --workdir, data, --seed, --task, --split_seed, --train_users and where '
-  'it starts from are those of the comparison.'
+  ' Its --workdir, data, --seed, --task, --split_seed, --train_users, '
+  '--compilation_cache, --cpu_devices and where it starts from are those of '
+  'the comparison.'
 )
 
 
@@ -188,6 +190,7 @@ def _check_tuning(
     )
   with _naming(path):
     loop.check_devices(with_defaults(tuned))
+    check_table_update(tuned)
 
 
 def numbers_of(
@@ -243,6 +246,7 @@ def _read_pretraining(
     found[name] = _read_flagfile(PretrainSettings, settings, name)
     with _naming(f'--{name}={getattr(settings, name)}'):
       loop.check_devices(found[name])
+      check_table_update(found[name])
       parse_fusion(found[name].fusion)
     if found[name].objective != objective:
       raise SettingsError(

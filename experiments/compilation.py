@@ -29,7 +29,8 @@ def keep_compiled(cache: str, *, workdir: str | os.PathLike) -> None:
   jax.config.update('jax_compilation_cache_dir', str(folder))
   # Small programs too: a start has a dozen, 0.2 s together. What took long is
   # no measure either, since that depends on what else the machine does.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def forget_compiled() -> None:

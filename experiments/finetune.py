@@ -25,6 +25,7 @@ from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.probe import probe
 from experiments.settings import SettingsError, run
 from experiments.speed import (
+  check_table_update,
   length_seen,
   make_buckets,
   make_training,
@@ -55,6 +56,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
   """Fine-tunes, and returns what `result.json` says."""
   settings = with_defaults(settings)
   loop.check_devices(settings)
+  check_table_update(settings)
   folder = open_workdir(settings)
   if (folder / RESULT).exists():
     print(f'{folder}: finished, see {RESULT}')
@@ -140,9 +142,7 @@ def tune(
     params,
     functools.partial(training_loss, settings, data, model),
     make_optimizer(settings),
-    key=key,
     length=length,
-    whole_table='--mode=frozen' if settings.mode == 'frozen' else '',
   )
   predict = functools.partial(
     predict_users,
@@ -157,6 +157,7 @@ def tune(
       users=examples['train'],
       length=length,
       step=step,
+      key=key,
       description=describe(
         encoder,
         data.vocabulary.items,

@@ -20,6 +20,7 @@ from adaptssr_jax.data.batches import (
 from adaptssr_jax.description import Description
 from adaptssr_jax.train import (
   TrainState,
+  caught_up_params,
   caught_up_state,
   pmap_step,
   replicate,
@@ -39,7 +40,8 @@ class Run:
     folder: of the run.
     users: the split that is trained on.
     length: behaviours seen of a user.
-    step: (state, batch) -> (state, metrics), before `pmap_step`.
+    step: (state, batch, key) -> (state, metrics), before `pmap_step`.
+    key: of the run, from which all draws of its steps follow.
     description: what checkpoints say of themselves.
     on_epoch: state -> (numbers to log, score of the checkpoint or None).
   """
@@ -48,7 +50,8 @@ class Run:
   folder: pathlib.Path
   users: UserArrays
   length: int
-  step: Callable[[TrainState, dict], tuple[TrainState, dict]]
+  step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
+  key: jax.Array
   description: Description
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
 
@@ -118,7 +121,7 @@ def _train_from(
   start = int(state.step)
   if start:
     print(f'{run.folder}: goes on at step {start:,} of {total:,}', flush=True)
-  step_fn = pmap_step(run.step, donate=True)
+  step_fn, key = pmap_step(run.step, whole=1, donate=True), replicate(run.key)
   batches = training_batches(
     run.users, settings, run.length, range(start, total)
   )
@@ -131,7 +134,7 @@ def _train_from(
     metrics = None
     for step, batch in enumerate(batches, start + 1):
       before = metrics
-      state, metrics = step_fn(state, batch)
+      state, metrics = step_fn(state, batch, key)
       # The devices have this step to do while the one before is told of, and
       # the loop is never further ahead of them.
       if before is not None:
@@ -144,7 +147,8 @@ def _train_from(
         _write_step(run, log, step, metrics)
         metrics = None
       if epoch_ends:
-        values, score = run.on_epoch(caught_up_state(state))
+        whole = state._replace(params=caught_up_params(state))
+        values, score = run.on_epoch(whole)
         log.write(step, values)
       if due or score is not None:
         checkpoints.save(state, run.description, score=score)

@@ -24,6 +24,7 @@ from adaptssr_jax.train import (
   LossFn,
   TrainState,
   pmap_step,
+  replicate,
   sum_metrics,
 )
 from experiments import loop
@@ -39,6 +40,7 @@ from experiments.objectives import (
 from experiments.settings import flag, run
 from experiments.shared_settings import EncoderSettings, RunSettings
 from experiments.speed import (
+  check_table_update,
   length_seen,
   make_buckets,
   make_training,
@@ -59,6 +61,7 @@ class PretrainSettings(RunSettings, EncoderSettings, ObjectiveSettings):
 def main(settings: PretrainSettings) -> TrainState:
   """Pre-trains, and returns the state that validates best."""
   loop.check_devices(settings)
+  check_table_update(settings)
   folder = open_workdir(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
@@ -75,7 +78,7 @@ def main(settings: PretrainSettings) -> TrainState:
   lengths = encoded_lengths(settings, sample_lengths(users, length))
   buckets = make_buckets(settings, lengths)
   step, state = make_pretraining(
-    settings, encoder, params, buckets, key=train_key, length=length
+    settings, encoder, params, buckets, length=length
   )
   _, validate_fn = make_objective(settings, encoder, buckets)
   state = loop.train(
@@ -85,6 +88,7 @@ def main(settings: PretrainSettings) -> TrainState:
       users=users,
       length=length,
       step=step,
+      key=train_key,
       description=describe(encoder, items, settings.flag_values()),
       on_epoch=functools.partial(
         validate,
@@ -97,9 +101,10 @@ def main(settings: PretrainSettings) -> TrainState:
             loss_fn=validate_fn,
             encoder=encoder,
             buckets=buckets,
-            key=eval_key,
-          )
+          ),
+          whole=1,
         ),
+        key=replicate(eval_key),
       ),
     ),
     state,
@@ -114,20 +119,16 @@ def make_pretraining(
   params: dict[str, Any],
   buckets: Buckets,
   *,
-  key: jax.Array,
   length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
-  masks = settings.objective == 'masked_items'
   return make_training(
     settings,
     encoder,
     {'encoder': params} | init_head(settings, encoder),
     functools.partial(training_loss, settings, buckets),
     loop.make_optimizer(settings),
-    key=key,
     length=length,
-    whole_table='--objective=masked_items' if masks else '',
   )
 
 
@@ -141,11 +142,11 @@ def training_loss(
 def validation_step(
   params: dict[str, Any],
   batch: dict[str, Any],
+  key: jax.Array,
   *,
   loss_fn: LossFn,
   encoder: UserEncoder,
   buckets: Buckets,
-  key: jax.Array,
 ) -> tuple[dict[str, Any], jax.Array]:
   """The sums of the metrics of a batch, by the same draws every time.
 
@@ -165,6 +166,7 @@ def validate(
   length: int,
   settings: PretrainSettings,
   step: Callable,
+  key: jax.Array,
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, who are ranked within their batch.
 
@@ -173,7 +175,7 @@ def validate(
   """
   totals, vectors = None, []
   for batch in loop.batches_in_order(users, settings, length):
-    sums, encoded = step(state.params, batch)
+    sums, encoded = step(state.params, batch, key)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     vectors.append(np.asarray(encoded)[batch['where'].reshape(-1)])
   values = {

@@ -14,6 +14,7 @@ from experiments.finetune_settings import FinetuneSettings
 from experiments.logs import MetricsLog
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
+from experiments.speed import length_seen, make_buckets, sample_lengths
 from experiments.tasks import (
   KINDS,
   examples_of,
@@ -95,8 +96,12 @@ def encode_splits(
   params: dict[str, Any],
 ) -> dict[str, np.ndarray]:
   """The vectors of the users of each split, [users, features]."""
+  length = length_seen(splits, encoder.max_length)
+  buckets = make_buckets(settings, sample_lengths(splits['train'], length))
   encode = pmap_step(
-    functools.partial(encode_users, encoder=encoder, axis_name=AXIS)
+    functools.partial(
+      encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
+    )
   )
   params = replicate({'encoder': params})
   return {
@@ -105,7 +110,7 @@ def encode_splits(
       users=users,
       predict=encode,
       settings=settings,
-      length=encoder.max_length,
+      length=length,
     )
     for name, users in splits.items()
   }

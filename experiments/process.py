@@ -23,8 +23,8 @@ class ProcessSettings(Settings):
   cpu_devices: int = flag(
     0,
     'Parts of a batch that are computed at the same time on a CPU; 0: one a '
-    'core, if each gets 16 users of a batch or more. JAX_NUM_CPU_DEVICES comes '
-    'first.',
+    'core, if each gets 16 users of a batch or more and JAX was not told by a '
+    'variable. Each holds all parameters.',
     low=0,
     same_run=False,
   )
@@ -35,12 +35,27 @@ class ProcessSettings(Settings):
     Within one device only part of a step is shared between cores.
     """
     keep_compiled(self.compilation_cache, workdir=self.workdir)
-    if not os.environ.get('JAX_NUM_CPU_DEVICES'):
-      cores = len(os.sched_getaffinity(0))
-      devices = self.cpu_devices or parts_of(
-        getattr(self, 'batch_size', None), cores
-      )
+    devices = self.cpu_devices
+    if not devices and not _told():
+      devices = parts_of(getattr(self, 'batch_size', None), num_cores())
+    if devices:
       jax.config.update('jax_num_cpu_devices', devices)
+
+
+def num_cores() -> int:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _told() -> bool:
+  """Whether JAX was told how many devices a CPU is."""
+  flags = os.environ.get('XLA_FLAGS', '')
+  return bool(
+    os.environ.get('JAX_NUM_CPU_DEVICES')
+    or '--xla_force_host_platform_device_count' in flags
+  )
 
 
 def parts_of(batch_size: int | None, cores: int) -> int:

@@ -39,6 +39,12 @@ from experiments.shared_settings import (
 )
 from experiments.similarity_picture import draw_similarities
 from experiments.similarity_views import similarity_step, with_other_users
+from experiments.speed import (
+  EncodingSettings,
+  length_seen,
+  make_buckets,
+  sample_lengths,
+)
 from experiments.workdir import differing_flags, open_workdir, write_whole
 
 _NUMBERS = 'similarity.json'
@@ -47,7 +53,9 @@ _EDGES = np.linspace(-1, 1, 101).round(2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(DataSettings, AugmentationSettings, ProcessSettings):
+class SimilaritySettings(
+  DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
+):
   """The flags of the similarities."""
 
   checkpoints: tuple[str, ...] = flag(
@@ -190,19 +198,21 @@ def measure(
     source=source,
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
+  length = length_seen({'these': users}, encoder.max_length)
   step = pmap_step(
     functools.partial(
       similarity_step,
       encoder=encoder,
       augmentations=tuple(augmentations.values()),
-      key=user_key,
-    )
+      buckets=make_buckets(settings, sample_lengths(users, length)),
+    ),
+    whole=1,
   )
-  params = replicate(params)
+  params, user_key = replicate((params, user_key))
   vectors, cosines = [], []
-  for batch in loop.batches_in_order(users, settings, encoder.max_length):
+  for batch in loop.batches_in_order(users, settings, length):
     where = batch['where'].reshape(-1)
-    batch_vectors, batch_cosines = step(params, batch)
+    batch_vectors, batch_cosines = step(params, batch, user_key)
     vectors.append(np.asarray(batch_vectors)[where])
     cosines.append(np.asarray(batch_cosines)[where])
   columns = [

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax import augment
+from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.reductions import gather
@@ -18,10 +19,11 @@ from adaptssr_jax.train import AXIS
 def similarity_step(
   params: dict[str, Any],
   batch: dict[str, jax.Array],
+  key: jax.Array,
   *,
   encoder: UserEncoder,
   augmentations: tuple[augment.Augmentation, ...],
-  key: jax.Array,
+  buckets: Buckets,
 ) -> tuple[jax.Array, jax.Array]:
   """The vectors of the users of all devices, and their similarities.
 
@@ -34,7 +36,11 @@ def similarity_step(
     user_keys(key, batch['example_id']), batch['items']
   )
   vectors = encode_sequences(
-    params, encoder, views.reshape(-1, views.shape[-1]), keys=keys.reshape(-1)
+    params,
+    encoder,
+    views.reshape(-1, views.shape[-1]),
+    keys=keys.reshape(-1),
+    buckets=buckets,
   )
   vectors = unit_length(vectors.reshape(*keys.shape, -1))
   cosines = exact_dot('ud,uvd->uv', vectors[:, 0], vectors[:, 1:])

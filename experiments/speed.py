@@ -102,9 +102,7 @@ def make_training(
   make_loss: Callable[[UserEncoder], LossFn],
   optimizer: optax.GradientTransformation,
   *,
-  key: jax.Array,
   length: int,
-  whole_table: str = '',
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with.
 
@@ -114,20 +112,17 @@ def make_training(
     params: of the whole model.
     make_loss: gives the loss of an encoder, which may have fewer items.
     optimizer: of all parameters.
-    key: of the run.
     length: of the sequences of a batch.
-    whole_table: what needs the whole table in every step, if anything does.
 
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
   """
   size = settings.batch_size * length + 2
-  if not _update_rows(settings, encoder, size, whole_table):
+  if not _update_rows(settings, encoder, size):
     step = functools.partial(
       train_step,
       loss_fn=make_loss(encoder),
       optimizer=optimizer,
-      key=key,
       axis_name=AXIS,
     )
     return step, init_state(params, optimizer)
@@ -138,22 +133,37 @@ def make_training(
     optimizer=optimizer,
     table_optimizer=table_optimizer,
     size=size,
-    key=key,
     axis_name=AXIS,
   )
   return step, init_row_state(params, optimizer, table_optimizer)
 
 
-def _update_rows(
-  settings: SpeedSettings, encoder: UserEncoder, size: int, whole_table: str
-) -> bool:
-  if settings.weight_decay:
-    whole_table = whole_table or '--weight_decay'
-  if settings.table_update == 'rows' and whole_table:
+def check_table_update(settings: SpeedSettings) -> None:
+  """Raises `SettingsError` where rows alone cannot be updated."""
+  needs = _whole_table(settings)
+  if settings.table_update == 'rows' and needs:
     raise SettingsError(
-      f'--table_update=rows does not go with {whole_table}, which needs the '
-      'whole table in every step: take --table_update=auto'
+      f'--table_update=rows does not go with {needs}, which needs the whole '
+      'table in every step, or none of it: take --table_update=auto'
     )
+
+
+def _whole_table(settings: SpeedSettings) -> str:
+  """The flag by which a step does not touch the rows of its batch alone."""
+  if settings.weight_decay:
+    return f'--weight_decay={settings.weight_decay:g}'
+  if getattr(settings, 'objective', None) == 'masked_items':
+    return '--objective=masked_items'
+  if getattr(settings, 'mode', 'full') != 'full':
+    return f'--mode={settings.mode}'
+  return ''
+
+
+def _update_rows(
+  settings: SpeedSettings, encoder: UserEncoder, size: int
+) -> bool:
+  check_table_update(settings)
   if settings.table_update == 'auto':
-    return not whole_table and encoder.num_items > _ROWS_PAY_FROM * size
+    few = encoder.num_items <= _ROWS_PAY_FROM * size
+    return not (few or _whole_table(settings))
   return settings.table_update == 'rows'

@@ -38,8 +38,10 @@ class Kind:
   """One kind of task.
 
   Args:
-    objective: (params, batch, key, encoder, head) -> loss and metrics.
-    predict: (params, batch, encoder, head) -> an output for each user.
+    objective: (params, batch, key, *, encoder, head, buckets, axis_name) ->
+      loss and metrics.
+    predict: (params, batch, *, encoder, head, buckets, axis_name) -> an output
+      for each user.
     measure: (outputs, labels) of a whole split -> its metrics.
     columns: (outputs, labels) -> what is written of each example.
     select_by: the metrics that may choose an epoch; the first one does.

@@ -50,14 +50,19 @@ def write_vectors(
   aside = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     _WRITERS[path.suffix](aside, pieces, shape)
-    check_file(path)
-    aside.rename(path)
-  except OSError as error:
-    raise SettingsError(
-      f'--output={path} cannot be written ({error}): choose another place'
-    ) from error
-  finally:
+  except BaseException as error:
     aside.unlink(missing_ok=True)
+    if isinstance(error, OSError):
+      raise SettingsError(
+        f'--output={path} was not written: {error}'
+      ) from error
+    raise
+  if path.exists():
+    raise SettingsError(
+      f'--output={path} was written by somebody else meanwhile: the vectors '
+      f'are in {aside}'
+    )
+  aside.rename(path)
 
 
 def _write_parquet(

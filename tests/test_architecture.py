@@ -28,6 +28,7 @@ LAYERS = [
     'microbatches',
     'dropout',
     'transfer',
+    'compact',
     'item_softmax',
     'layers',
   },
@@ -96,7 +97,7 @@ def test_imports_of_the_library_go_one_way(path):
     assert layer_of(part, LAYERS) <= at, part
   if below == ['train']:
     # It takes a loss function: whose, it does not know.
-    assert set(parts_of(path, 'adaptssr_jax')) == {'optimizers'}
+    assert set(parts_of(path, 'adaptssr_jax')) == {'optimizers', 'compact'}
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name_of)

@@ -8,7 +8,8 @@ import optax
 import pytest
 from jax import lax
 
-from adaptssr_jax.optimizers import caught_up, compact_ids, row_adam
+from adaptssr_jax.compact import compact_ids
+from adaptssr_jax.optimizers import caught_up, row_adam
 
 ROWS, DIM, SLOTS = 200, 3, 20
 

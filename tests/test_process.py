@@ -21,8 +21,8 @@ print(jax.local_device_count())
 
 
 def devices_of(settings, **variables):
-  env = {name: value for name, value in os.environ.items()
-         if name not in ('JAX_NUM_CPU_DEVICES', 'JAX_COMPILATION_CACHE_DIR')}  # fmt: skip
+  told = ('JAX_NUM_CPU_DEVICES', 'JAX_COMPILATION_CACHE_DIR')
+  env = {name: value for name, value in os.environ.items() if name not in told}
   code = DEVICES.format(settings=settings)
   done = subprocess.run(
     [sys.executable, '-c', code],

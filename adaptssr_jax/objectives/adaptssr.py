@@ -19,6 +19,9 @@ from adaptssr_jax.objectives.users import (
 
 Augmentation = Callable[[Array, Array], Array]
 Augmentations = tuple[Augmentation, Augmentation]
+# Users of a device whose similarities are told of; of all, they would cost more
+# than the loss does.
+_WATCHED = 256
 
 
 def user_views(
@@ -83,7 +86,7 @@ def adaptssr_objective(
     The loss over the users of all devices, and as (sum, count) over the users
     of this device: `loss`, `lambda`, the fields of
     `diagnostics.ViewSimilarities`, and `alignment` of the explicit views, the
-    mean |f - g|^2 = 2 - 2 cosine.
+    mean |f - g|^2 = 2 - 2 cosine. These are of 256 users of a device at most.
 
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023.
@@ -109,7 +112,8 @@ def adaptssr_objective(
   )
   weight = losses.augmentation_weight(users, **settings)
   similarities = diagnostics.view_similarities(
-    users, where=where, axis_name=axis_name
+    users, anchors=_WATCHED, where=where, axis_name=axis_name
   )._asdict()
   similarities['alignment'] = 2 - 2 * similarities['explicit']
-  return loss, as_sums(loss, where, {'lambda': weight, **similarities})
+  sums = as_sums(loss, where, {'lambda': weight})
+  return loss, as_sums(loss, where[:_WATCHED], similarities) | sums

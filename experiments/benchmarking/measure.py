@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from adaptssr_jax.train import (
   AXIS,
   RowOptState,
   TrainState,
-  caught_up_state,
+  caught_up_params,
   pmap_step,
   replicate,
 )
@@ -30,6 +29,7 @@ from experiments.benchmarking.work import SEQUENCES, padding_share, step_flops
 from experiments.encoders import make_encoder
 from experiments.objectives import encoded_lengths
 from experiments.pretrain import PretrainSettings, make_pretraining
+from experiments.process import num_cores
 from experiments.speed import length_seen, make_buckets, sample_lengths
 
 # Enough for batches to be read from memory rather than from a cache.
@@ -65,10 +65,10 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   lengths = encoded_lengths(pretraining, sample_lengths(users, length))
   buckets = make_buckets(pretraining, lengths)
   step, state = make_pretraining(
-    pretraining, encoder, params, buckets, key=train_key, length=length
+    pretraining, encoder, params, buckets, length=length
   )
   state, found = _time_training(
-    settings, pretraining, length, users, step, state
+    settings, pretraining, length, users, step, state, key=train_key
   )
   # Now: what follows also takes memory.
   found |= {'num_items': num_items, 'batch_size': settings.batch_size}
@@ -82,7 +82,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     lengths, rows=rows, buckets=buckets, max_length=length
   )
   if settings.inference:
-    params = caught_up_state(state).params
+    params = caught_up_params(state)
     seconds = _time_encoding(settings, pretraining, encoder, params, users)
     found['encoding_seconds'] = seconds
     found['encoded_users_per_second'] = _rate(settings, seconds)
@@ -96,22 +96,24 @@ def _time_training(
   users: UserArrays,
   step: Callable,
   state: TrainState,
+  *,
+  key: jax.Array,
 ) -> tuple[TrainState, dict[str, Any]]:
   rows = isinstance(state.opt_state, RowOptState)
   state = replicate(state)
-  step_fn = pmap_step(step, donate=True)
+  step_fn, key = pmap_step(step, whole=1, donate=True), replicate(key)
   batches = loop.training_batches(
     users, pretraining, length, range(_WARM_UP + settings.steps)
   )
   with contextlib.closing(batches):
     first = next(batches)
     began = time.perf_counter()
-    compiled = step_fn.lower(state, first).compile()
+    compiled = step_fn.lower(state, first, key).compile()
     compile_seconds = time.perf_counter() - began
-    state, metrics = step_fn(state, first)
+    state, metrics = step_fn(state, first, key)
     jax.block_until_ready(metrics)
     first_step_seconds = time.perf_counter() - began
-    state, metrics, done, waited = _time_steps(step_fn, state, batches)
+    state, metrics, done, waited = _time_steps(step_fn, state, batches, key)
   seconds = np.diff(done)
   memory = compiled.memory_analysis()
   return state, {
@@ -127,13 +129,13 @@ def _time_training(
 
 
 def _time_steps(
-  step_fn: Callable, state: TrainState, batches: Any
+  step_fn: Callable, state: TrainState, batches: Any, key: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
   """When each step was done, and how long had been waited for batches then."""
   done, waited, metrics = [], [], None
   for batch in batches:
     before = metrics
-    state, metrics = step_fn(state, batch)
+    state, metrics = step_fn(state, batch, key)
     # As in training: the devices have this step to do meanwhile.
     if before is not None:
       jax.block_until_ready(before)
@@ -244,7 +246,7 @@ def machine() -> dict[str, Any]:
     'backend': jax.default_backend(),
     'device': device.device_kind,
     'devices': jax.local_device_count(),
-    'cores': len(os.sched_getaffinity(0)),
+    'cores': num_cores(),
     'jax': jax.__version__,
     'peak_mib': _peak_mib(),
     'device_peak_mib': None if peak is None else peak / _MIB,
