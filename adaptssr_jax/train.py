@@ -125,7 +125,7 @@ def row_train_step(
     loss_fn: as of `train_step`, of an encoder of `size - 2` items.
     optimizer: of all parameters but the item table.
     table_optimizer: of the rows of the table.
-    size: rows of the small table, see `optimizers.compact_ids`.
+    size: rows of the small table, see `compact.compact_ids`.
     axis_name: the axis of the devices; None where there is but one.
 
   Returns:
@@ -166,13 +166,12 @@ def caught_up_params(state: TrainState) -> Any:
   return _with_table(others, caught_up_table(table, state.opt_state.table))
 
 
-@jax.jit
 def caught_up_state(state: TrainState) -> TrainState:
   """The state of which no row is behind, nor of the optimizer."""
   if not isinstance(state.opt_state, RowOptState):
     return state
   table, others = _take_table(state.params)
-  table, table_state = caught_up(table, state.opt_state.table)
+  table, table_state = jax.jit(caught_up)(table, state.opt_state.table)
   return state._replace(
     params=_with_table(others, table),
     opt_state=state.opt_state._replace(table=table_state),

@@ -80,7 +80,6 @@ def main(settings: PretrainSettings) -> TrainState:
   step, state = make_pretraining(
     settings, encoder, params, buckets, length=length
   )
-  _, validate_fn = make_objective(settings, encoder, buckets)
   state = loop.train(
     loop.Run(
       settings=settings,
@@ -98,7 +97,7 @@ def main(settings: PretrainSettings) -> TrainState:
         step=pmap_step(
           functools.partial(
             validation_step,
-            loss_fn=validate_fn,
+            loss_fn=make_objective(settings, encoder, buckets)[1],
             encoder=encoder,
             buckets=buckets,
           ),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
+from adaptssr_jax import buckets as buckets_module
 from adaptssr_jax.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
 from adaptssr_jax.dropout import dropout, row_seeds
 from adaptssr_jax.models import UserEncoder
@@ -177,6 +178,29 @@ def test_each_row_has_the_least_width_that_holds_its_group(widths, size):
   np.testing.assert_array_equal(done['items'], ITEMS[:, :1])
   assert (done['args'][0]['row'] == jnp.arange(12)).all()
   assert (done['args'][1] == KEYS).all()
+
+
+@pytest.mark.parametrize('look_up', [False, True], ids=['', 'looked up'])
+@pytest.mark.parametrize('size', [2, 3])
+def test_pieces_of_a_large_batch_are_the_whole(monkeypatch, look_up, size):
+  expected = users_and_gradients(PARAMS, ITEMS, KEYS)
+  # Pieces that groups of 3 fill up, and a last one that is a part.
+  monkeypatch.setattr(buckets_module, '_PIECE', 5)
+  seen = []
+
+  def table_of(items):
+    seen.append(items.shape)
+    return PARAMS['table'][items]
+
+  encode = functools.partial(encode_embedded, PARAMS)
+  buckets = Buckets((3,), size)
+  in_buckets(encode, ITEMS, KEYS, buckets=buckets, look_up=table_of)
+  assert set(seen) == {(5, 8)}
+  # Jitted on its own: other tests may have the program of whole batches.
+  compute = functools.partial(
+    users_and_gradients.__wrapped__, buckets=buckets, look_up=look_up
+  )
+  assert_close(jax.jit(compute)(PARAMS, ITEMS, KEYS), expected)
 
 
 def test_fitting_is_exact():

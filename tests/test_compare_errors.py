@@ -95,6 +95,21 @@ def test_predictions_of_other_rows_are_refused(stand_ins, settings):
       '--batch_size: ',
     ),
     ('pretrain', '--fusion=1.5', r'--fusion must be .* not 1.5'),
+    (
+      'warm_start',
+      '--objective=masked_items\n--table_update=rows',
+      '--table_update=rows does not go with --objective=masked_items',
+    ),
+    (
+      'pretrain',
+      '--weight_decay=0.1\n--table_update=rows',
+      r'--table_update=rows does not go with --weight_decay=0\.1',
+    ),
+    (
+      'classification',
+      '--mode=frozen\n--table_update=rows',
+      '--table_update=rows does not go with --mode=frozen',
+    ),
   ],
 )
 def test_a_flag_file_is_refused_before_anything_is_made(
@@ -104,6 +119,7 @@ def test_a_flag_file_is_refused_before_anything_is_made(
   with pytest.raises(SettingsError, match=f'^--{name}=.*{words}'):
     compare.main(settings)
   assert not stand_ins.calls
+  assert not (tmp_path / 'compare').exists()
 
 
 def test_an_error_names_its_run(settings, monkeypatch):

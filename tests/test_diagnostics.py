@@ -119,6 +119,32 @@ def test_padding_is_neither_anchor_nor_other_user(users):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize('where', [None, WHERE], ids=['all', 'where'])
+def test_anchors_are_the_first_and_are_ranked_among_all(users, where):
+  whole = similarities(users, where=where)
+  found = diagnostics.view_similarities(users, anchors=3, where=where)
+  for values, expected in zip(found, whole, strict=True):
+    assert values.shape == (3,)
+    np.testing.assert_allclose(values, expected[:3], atol=1e-6)
+  alone = similarities(users[:, :, :3], where=None)
+  assert np.abs(found.other - alone.other).max() > 1e-2
+
+
+def test_anchors_are_the_first_of_each_device(users):
+  split = PartitionSpec('users')
+  mapped = jax.shard_map(
+    lambda users, where: diagnostics.view_similarities(
+      users, anchors=1, where=where, axis_name='users'
+    ),
+    mesh=Mesh(jax.devices()[:8], ('users',)),
+    in_specs=(PartitionSpec(None, None, 'users'), split),
+    out_specs=split,
+  )
+  whole = similarities(users, where=WHERE)
+  for found, expected in zip(jax.jit(mapped)(users, WHERE), whole, strict=True):
+    np.testing.assert_allclose(found, expected[::2], atol=1e-6)
+
+
 def test_one_user_has_no_others(users):
   whole = similarities(users, where=ALL)
   for name, values in similarities(users, where=ONE)._asdict().items():

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import pytest
 from tiny_runs import PEAK_MIB, last_line_of
 
+from adaptssr_jax import augment
 from adaptssr_jax.buckets import Buckets, in_buckets
 from adaptssr_jax.losses import adaptssr_loss
 from adaptssr_jax.microbatches import in_microbatches
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 
 LARGE = (
   PEAK_MIB
@@ -51,6 +54,29 @@ def temporary_bytes(function, *args):
   """What a compiled gradient allocates besides its arguments and results."""
   compiled = jax.jit(jax.grad(function)).lower(*args).compile()
   return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_the_objective_of_16384_long_users_takes_less_than_4_gb():
+  users, length = 16_384, 100
+  encoder = UserEncoder(4_000, max_length=length)
+  crop = functools.partial(augment.crop, ratio=0.4)
+  loss = functools.partial(
+    adaptssr_objective,
+    encoder=encoder,
+    augmentations=(crop, crop),
+    block_size=256,
+    buckets=Buckets((40,), 16),
+  )
+  batch = {
+    'items': jax.ShapeDtypeStruct((users, length), jnp.int32),
+    'where': jax.ShapeDtypeStruct((users,), bool),
+    'example_id': jax.ShapeDtypeStruct((users,), jnp.int32),
+  }
+  key = jax.eval_shape(jax.random.key, 0)
+  params = jax.eval_shape(encoder.init, key, batch['items'])['params']
+  gradient = jax.jit(jax.grad(loss, has_aux=True))
+  compiled = gradient.lower({'encoder': params}, batch, key).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 3.5e9
 
 
 @pytest.mark.parametrize('hard_negatives', [True, False])

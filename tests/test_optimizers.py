@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from adaptssr_jax.compact import compact_ids
-from adaptssr_jax.optimizers import caught_up, row_adam
+from adaptssr_jax.optimizers import caught_up, caught_up_table, row_adam
 
 ROWS, DIM, SLOTS = 200, 3, 20
 
@@ -181,6 +181,23 @@ def test_catching_up_twice_is_catching_up_once():
   assert_same(jax.jit(caught_up)(*once), once)
   assert (late[1].last < late[1].count).any()
   assert (late[0] != once[0]).any()
+
+
+def test_a_table_of_several_blocks_is_caught_up_without_a_change():
+  optimizer, table = row_adam(0.1), make_table(16_390)
+  state = optimizer.init(table)
+  # One step each: all rows but those of the last are behind then.
+  for ids in jnp.array([[1, 16_383], [16_384, 16_389], [7, 8]]):
+    ones = jnp.ones((2, DIM))
+    table, state = optimizer.update(ones, state, table, ids)
+  before = jax.tree.map(np.array, (table, state))
+  whole = caught_up_table(table, state)
+  assert_same((table, state), before)
+  expected = caught_up(table, state)[0]
+  np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-6)
+  moved = np.abs(whole - table).max(axis=1)
+  behind = [1, 16_383, 16_384, 16_389]
+  assert np.flatnonzero(moved > 1e-3).tolist() == behind
 
 
 def test_training_goes_on_from_rows_caught_up():

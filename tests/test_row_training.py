@@ -17,6 +17,7 @@ from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.optimizers import row_adam
 from adaptssr_jax.train import (
   AXIS,
+  caught_up_params,
   caught_up_state,
   init_row_state,
   init_state,
@@ -74,14 +75,13 @@ def row_start(params):
 
 
 dense_step = functools.partial(
-  train_step, loss_fn=loss_of(ENCODER), optimizer=optax.adam(*ADAM), key=KEY
+  train_step, loss_fn=loss_of(ENCODER), optimizer=optax.adam(*ADAM)
 )
 row_step = functools.partial(
   row_train_step,
   optimizer=optax.adam(*ADAM),
   table_optimizer=row_adam(*ADAM),
   size=SIZE,
-  key=KEY,
 )
 COMPACT = ENCODER.clone(num_items=SIZE - 2)
 
@@ -89,7 +89,7 @@ COMPACT = ENCODER.clone(num_items=SIZE - 2)
 def run(step, state, devices=None, start=0):
   losses = []
   for i in range(start, STEPS):
-    state, metrics = step(state, batch_of(i, devices))
+    state, metrics = step(state, batch_of(i, devices), KEY)
     losses.append(float(metrics['loss']))
   return state, losses
 
@@ -108,7 +108,7 @@ def by_rows(params):
 def test_same_losses_and_parameters(params, dense, by_rows):
   state, losses = by_rows
   np.testing.assert_allclose(losses, dense[1], rtol=1e-5)
-  trained = caught_up_state(state).params
+  trained = caught_up_params(state)
   chex.assert_trees_all_close(trained, dense[0].params, atol=1e-5)
   # Far less than they moved, also where a row has long been missing.
   moved = jnp.abs(dense[0].params['encoder']['item_embedding']
@@ -123,11 +123,13 @@ def test_same_on_eight_devices(params, by_rows):
   step = functools.partial(
     row_step, loss_fn=loss_of(COMPACT, AXIS), axis_name=AXIS
   )
-  state, losses = run(pmap_step(step), replicate(row_start(params)), devices=8)
+  state, losses = run(
+    pmap_step(step, whole=1), replicate(row_start(params)), devices=8
+  )
   np.testing.assert_allclose(losses, by_rows[1], rtol=1e-5)
   chex.assert_trees_all_close(
-    caught_up_state(state).params,
-    caught_up_state(by_rows[0]).params,
+    caught_up_params(state),
+    caught_up_params(by_rows[0]),
     atol=1e-5,
   )
 
@@ -135,13 +137,26 @@ def test_same_on_eight_devices(params, by_rows):
 def test_looking_does_not_change_the_run(by_rows):
   state, _ = by_rows
   before = jax.tree.map(np.array, state)
-  whole = caught_up_state(state)
+  whole = caught_up_params(state)
   chex.assert_trees_all_equal(state, before)
-  chex.assert_trees_all_equal(whole.opt_state, before.opt_state)
+  late = state.params['encoder']['item_embedding']
+  assert jnp.abs(late - whole['encoder']['item_embedding']).max() > 1e-3
+
+
+def test_a_state_caught_up_has_no_row_behind(by_rows):
+  state = caught_up_state(by_rows[0])
+  assert (state.opt_state.table.last == STEPS).all()
+  assert (by_rows[0].opt_state.table.last < STEPS).any()
+  chex.assert_trees_all_close(
+    state.params, caught_up_params(by_rows[0]), atol=1e-6
+  )
+  # What looks at it finds nothing to do.
+  chex.assert_trees_all_equal(caught_up_params(state), state.params)
 
 
 def test_a_dense_state_is_its_own(dense):
   assert caught_up_state(dense[0]) is dense[0]
+  assert caught_up_params(dense[0]) is dense[0].params
 
 
 def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
@@ -150,7 +165,7 @@ def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   step = jax.jit(functools.partial(row_step, loss_fn=loss_of(COMPACT)))
   state = row_start(params)
   for i in range(3):
-    state, _ = step(state, batch_of(i))
+    state, _ = step(state, batch_of(i), KEY)
   run_of = Checkpoints(tmp_path, keep=1)
   items = [str(i) for i in range(ITEMS)]
   run_of.save(state, describe(ENCODER, items, flags={}))
@@ -163,7 +178,7 @@ def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   chex.assert_trees_all_equal(again, by_rows[0])
 
   _, encoder_params, _ = restore_encoder(tmp_path)
-  expected = caught_up_state(state).params['encoder']
+  expected = caught_up_params(state)['encoder']
   chex.assert_trees_all_equal(encoder_params, expected)
   late = state.params['encoder']['item_embedding']
   assert jnp.abs(late - expected['item_embedding']).max() > 1e-3

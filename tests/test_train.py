@@ -58,6 +58,7 @@ OBJECTIVES = {
 }
 # Keeps the gradient, as it reached the optimizer, in its state.
 OPTIMIZER = optax.trace(decay=0.0)
+KEY = jax.random.key(2)
 
 
 def make_batch(counts=None):
@@ -94,11 +95,7 @@ def start():
 def step_of(name, axis_name):
   loss_fn = functools.partial(OBJECTIVES[name], axis_name=axis_name)
   return functools.partial(
-    train_step,
-    loss_fn=loss_fn,
-    optimizer=OPTIMIZER,
-    key=jax.random.key(2),
-    axis_name=axis_name,
+    train_step, loss_fn=loss_fn, optimizer=OPTIMIZER, axis_name=axis_name
   )
 
 
@@ -109,7 +106,7 @@ def whole(name):
 
 @functools.cache
 def mapped(name):
-  return pmap_step(step_of(name, AXIS))
+  return pmap_step(step_of(name, AXIS), whole=1)
 
 
 def on(devices, name, batch, state=None):
@@ -117,7 +114,7 @@ def on(devices, name, batch, state=None):
     key: column.reshape(devices, -1, *column.shape[1:])
     for key, column in batch.items()
   }
-  return mapped(name)(state or replicate(start()), split)
+  return mapped(name)(state or replicate(start()), split, KEY)
 
 
 def assert_same_update(result, other, tolerance=1e-5):
@@ -152,33 +149,37 @@ def differ(result, other):
 def test_eight_devices_update_as_one_does(name):
   # Devices hold two users; in the second batch three hold none that counts.
   for batch in (make_batch(), make_batch(counts=9)):
-    expected = whole(name)(start(), batch)
+    expected = whole(name)(start(), batch, KEY)
     assert_same_update(on(8, name, batch), expected)
 
 
 def test_one_mapped_device_is_no_mapping():
   batch = make_batch(counts=13)
-  expected = whole('classification')(start(), batch)
+  expected = whole('classification')(start(), batch, KEY)
   assert_same_update(on(1, 'classification', batch), expected, 1e-6)
 
 
 @pytest.mark.parametrize('name', ['adaptive', 'classification'])
 def test_draws_depend_neither_on_position_nor_on_device(name):
   batch = make_batch()
-  expected = whole(name)(start(), batch)
+  expected = whole(name)(start(), batch, KEY)
   order = np.random.default_rng(1).permutation(USERS)
-  assert_same_update(whole(name)(start(), reordered(batch, order)), expected)
+  assert_same_update(
+    whole(name)(start(), reordered(batch, order), KEY), expected
+  )
   assert_same_update(on(8, name, reordered(batch, order)), expected)
 
 
 @pytest.mark.parametrize('name', ['adaptive', 'masked_items'])
 def test_draws_depend_on_the_user_and_on_the_step(name):
   batch = make_batch()
-  result = whole(name)(start(), batch)
+  result = whole(name)(start(), batch, KEY)
   other_users = batch | {'example_id': batch['example_id'] + 1}
-  assert differ(whole(name)(start(), other_users), result)
-  assert differ(whole(name)(start()._replace(step=jnp.int32(1)), batch), result)
-  assert not differ(whole(name)(start(), batch), result)
+  assert differ(whole(name)(start(), other_users, KEY), result)
+  assert differ(
+    whole(name)(start()._replace(step=jnp.int32(1)), batch, KEY), result
+  )
+  assert not differ(whole(name)(start(), batch, KEY), result)
 
 
 @pytest.mark.parametrize('name', ['adaptive', 'masked_items'])
@@ -187,23 +188,23 @@ def test_padding_users_change_nothing(name):
   other = jax.tree.map(np.copy, batch)
   other['items'][11:], other['example_id'][11:] = 0, 0
   other['label'][11:] = 0
-  expected = whole(name)(start(), batch)
-  assert_same_update(whole(name)(start(), other), expected, 1e-6)
+  expected = whole(name)(start(), batch, KEY)
+  assert_same_update(whole(name)(start(), other, KEY), expected, 1e-6)
 
 
 def test_padding_users_are_as_good_as_absent():
   batch = make_batch(counts=8)
   alone = reordered(batch, np.arange(8))
   assert_same_update(
-    whole('classification')(start(), batch),
-    jax.jit(step_of('classification', None))(start(), alone),
+    whole('classification')(start(), batch, KEY),
+    jax.jit(step_of('classification', None))(start(), alone, KEY),
   )
 
 
 def test_a_batch_of_padding_updates_nothing():
   batch = make_batch() | {'where': np.zeros(USERS, bool)}
   for name in ('adaptive', 'masked_items', 'classification'):
-    state, metrics = whole(name)(start(), batch)
+    state, metrics = whole(name)(start(), batch, KEY)
     assert float(metrics['loss']) == 0
     for leaf in jax.tree.leaves(state.opt_state.trace):
       assert not np.any(leaf)
@@ -212,7 +213,7 @@ def test_a_batch_of_padding_updates_nothing():
 def test_users_of_length_1_give_a_finite_update():
   batch = make_batch()
   batch['items'][:, 1:] = 0
-  state, metrics = whole('adaptive')(start(), batch)
+  state, metrics = whole('adaptive')(start(), batch, KEY)
   assert np.isfinite(metrics['loss'])
   for leaf in jax.tree.leaves(state):
     assert np.isfinite(leaf).all()
@@ -221,7 +222,7 @@ def test_users_of_length_1_give_a_finite_update():
 
 def test_a_batch_of_one_gives_a_finite_update():
   batch = reordered(make_batch(), np.arange(1))
-  state, metrics = jax.jit(step_of('adaptive', None))(start(), batch)
+  state, metrics = jax.jit(step_of('adaptive', None))(start(), batch, KEY)
   assert np.isfinite(metrics['loss'])
   for leaf in jax.tree.leaves(state):
     assert np.isfinite(leaf).all()
@@ -239,9 +240,9 @@ def test_steps_count_and_move_parameters():
     state, _ = train_step(
       state,
       {'x': jnp.array([1.0, 1.0])},
+      KEY,
       loss_fn=loss_fn,
       optimizer=optimizer,
-      key=jax.random.key(0),
     )
     assert (int(state.step), float(state.params['w'])) == (step, 3 - step)
 
@@ -259,6 +260,15 @@ def test_a_step_is_compiled_once_for_fresh_states_and_its_own_results():
     state = step(state, np.ones((8,), np.float32))
   assert len(traced) == 1
   assert state['a'].tolist() == [24.0] * 3
+
+
+def test_runs_with_other_keys_share_a_compiled_step():
+  step = whole('classification')
+  batch = make_batch()
+  result = step(start(), batch, KEY)
+  compiled = step._cache_size()
+  assert differ(step(start(), batch, jax.random.key(3)), result)
+  assert step._cache_size() == compiled
 
 
 def test_metrics_of_no_users_are_zero_and_not_nan():

@@ -1,0 +1,219 @@
+"""The flags of speed: what they choose, refuse, and leave as it is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_runs import (
+  Interruption,
+  assert_same_bits,
+  assert_same_run,
+  finetune_settings,
+  interrupt_at,
+  lines,
+  pretrain_settings,
+  saved_state,
+)
+
+from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import RowOptState, row_train_step, train_step
+from experiments import finetune, pretrain
+from experiments.objectives import encoded_lengths
+from experiments.settings import SettingsError
+from experiments.speed import (
+  EncodingSettings,
+  length_seen,
+  make_buckets,
+  make_training,
+  sample_lengths,
+)
+
+# Large steps, so that a row left behind would show in the losses.
+FAST = {'learning_rate': 0.01}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory, data_dir):
+  """The same run by rows and with the whole table: folder and last state."""
+  folder = tmp_path_factory.mktemp('speed')
+  found = {}
+  for name in ('rows', 'dense'):
+    settings = pretrain_settings(
+      folder / name, data_dir, table_update=name, **FAST
+    )
+    found[name] = settings.workdir, pretrain.main(settings)
+  return found
+
+
+def test_a_run_by_rows_has_the_numbers_of_a_dense_one(runs):
+  found, expected = (lines(runs[name][0]) for name in ('rows', 'dense'))
+  assert len(found) == len(expected) == 8
+  for line, other in zip(found, expected, strict=True):
+    assert line.keys() == other.keys()
+    for name, value in other.items():
+      np.testing.assert_allclose(
+        line[name], value, rtol=1e-5, atol=1e-5, err_msg=name
+      )
+  losses = [line['loss'] for line in expected if 'loss' in line]
+  assert max(losses) - min(losses) > 1e-3
+
+
+def test_the_state_returned_is_that_of_the_checkpoint(runs):
+  folder, state = runs['rows']
+  _, params, _ = restore_encoder(folder)
+  assert isinstance(state.opt_state, RowOptState)
+  assert_same_bits(state.params['encoder'], params)
+  # The checkpoint itself holds rows that are behind.
+  late = saved_state(folder, int(state.step))['params']['encoder']
+  behind = np.abs(late['item_embedding'] - params['item_embedding'])
+  assert behind.max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  'steps', [[5], pytest.param([2, 4], marks=pytest.mark.slow)]
+)
+def test_a_run_by_rows_is_resumed_to_the_bit(
+  runs, tmp_path, data_dir, monkeypatch, steps
+):
+  settings = pretrain_settings(tmp_path, data_dir, table_update='rows', **FAST)
+  for step in steps:
+    with monkeypatch.context() as patch:
+      interrupt_at(patch, step)
+      with pytest.raises(Interruption):
+        pretrain.main(settings)
+  state = pretrain.main(settings)
+  folder, expected = runs['rows']
+  assert_same_run(tmp_path, folder)
+  assert_same_bits(state.params, expected.params)
+
+
+@pytest.mark.parametrize(
+  ('command', 'changes', 'flag'),
+  [
+    ('pretrain', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
+    ('pretrain', {'objective': 'masked_items'}, '--objective=masked_items'),
+    ('finetune', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
+    ('finetune', {'mode': 'frozen'}, '--mode=frozen'),
+    ('finetune', {'mode': 'probe'}, '--mode=probe'),
+  ],
+)
+def test_rows_are_refused_where_they_do_not_go(
+  tmp_path, data_dir, command, changes, flag
+):
+  main, make_settings = {
+    'pretrain': (pretrain.main, pretrain_settings),
+    'finetune': (finetune.main, finetune_settings),
+  }[command]
+  changes = changes | {'table_update': 'rows'}
+  settings = make_settings(tmp_path / 'run', data_dir, **changes)
+  words = f'--table_update=rows does not go with {flag}, .*=auto'
+  with pytest.raises(SettingsError, match=words):
+    main(settings)
+  assert not list(tmp_path.iterdir())
+
+
+def training_of(num_items, **changes):
+  """Of batches of 2 users with 2 behaviours: 6 rows; and of which encoder."""
+  encoder = UserEncoder(num_items, max_length=2, embed_dim=2)
+  settings = pretrain_settings('', '', batch_size=2, **changes)
+  seen = []
+  step, state = make_training(
+    settings,
+    encoder,
+    {'encoder': {'item_embedding': jnp.ones((num_items + 2, 2))}},
+    lambda encoder: seen.append(encoder.num_items),
+    optax.sgd(1.0),
+    length=2,
+  )
+  return step.func, isinstance(state.opt_state, RowOptState), seen
+
+
+@pytest.mark.parametrize(
+  ('num_items', 'changes', 'rows'),
+  [
+    (18, {}, False),
+    (19, {}, True),
+    (19, {'table_update': 'dense'}, False),
+    (3, {'table_update': 'rows'}, True),
+    (19, {'weight_decay': 0.1}, False),
+    (19, {'objective': 'masked_items'}, False),
+  ],
+)
+def test_rows_pay_from_some_items_on(num_items, changes, rows):
+  expected = (
+    (row_train_step, True, [4]) if rows else (train_step, False, [num_items])
+  )
+  assert training_of(num_items, **changes) == expected
+
+
+def users_of(lengths):
+  rows = [list(range(1, length + 1)) for length in lengths]
+  ids = [str(row).encode() for row in range(len(rows))]
+  return UserArrays(
+    Ragged.from_rows([list(one) for one in ids], np.uint8),
+    Ragged.from_rows(rows),
+  )
+
+
+@pytest.mark.parametrize(
+  ('lengths', 'max_length', 'expected'),
+  [
+    (([2, 5], [3]), 9, 5),
+    (([2], [7, 1]), 9, 7),
+    (([2], [7]), 4, 4),
+    (([0], [0]), 4, 1),
+  ],
+)
+def test_batches_are_as_long_as_the_longest_user(lengths, max_length, expected):
+  splits = dict(zip(('train', 'validation'), lengths, strict=True))
+  splits = {name: users_of(some) for name, some in splits.items()}
+  assert length_seen(splits, max_length) == expected
+
+
+def test_lengths_are_those_of_what_batches_hold():
+  assert sample_lengths(users_of([3, 0, 8, 5]), 5).tolist() == [3, 0, 5, 5]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    ({'augmentations': ('mask',)}, [3, 10, 3, 10]),
+    ({'augmentations': ('crop',)}, [2, 4, 2, 4]),
+    (
+      {'augmentations': ('crop', 'reorder')},
+      [2, 4, 3, 10, 2, 4, 3, 10],
+    ),
+    (
+      {'augmentations': ('mask',), 'second_augmentations': ('crop',)},
+      [3, 10, 2, 4],
+    ),
+    ({'objective': 'masked_items', 'augmentations': ('crop',)}, [3, 10]),
+  ],
+)
+def test_views_have_the_lengths_of_their_augmentations(changes, expected):
+  settings = pretrain_settings('', '', crop_ratio=0.4, **changes)
+  found = encoded_lengths(settings, np.array([3, 10]))
+  assert found.tolist() == expected
+
+
+def test_buckets_are_of_16_sequences_on_a_cpu():
+  lengths = np.array([3, 3, 3, 20])
+  made = functools.partial(make_buckets, lengths=lengths)
+  assert jax.default_backend() == 'cpu'
+  assert made(EncodingSettings()) == Buckets((4, 20), 16)
+  assert made(EncodingSettings(microbatch=7)) == Buckets((4, 20), 7)
+  assert made(EncodingSettings(microbatch=0)) == Buckets((4, 20), None)
+  assert made(EncodingSettings(buckets=1, microbatch=0)) == Buckets()
+  empty = make_buckets(EncodingSettings(), np.array([0, 0]))
+  assert empty == Buckets((1,), 16)
+
+
+def test_buckets_elsewhere_are_larger(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert make_buckets(EncodingSettings(), np.array([3])).size == 256
