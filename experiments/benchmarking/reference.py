@@ -82,9 +82,10 @@ def train(peer: types.SimpleNamespace, start: int) -> None:
   """A step on the users from `start` on, whose batch is made first."""
   users = [peer.data[start + i] for i in range(peer.batch_size)]
   first, second, *hidden = zip(*users, strict=True)
+  # Both are cut alike, as the model puts them together.
+  views = on_device(peer, np.stack([*first, *second]))
   loss, *_ = peer.model(
-    on_device(peer, np.stack(first)),
-    on_device(peer, np.stack(second)),
+    *views.chunk(2),
     *(positions(peer, columns) for columns in hidden),
   )
   peer.optimizer.zero_grad()
