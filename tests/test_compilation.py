@@ -109,7 +109,9 @@ def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
 ):
   config = Config()
   monkeypatch.chdir(tmp_path)
-  monkeypatch.delenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS')
+  monkeypatch.delenv(
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False
+  )
   monkeypatch.setattr(compilation, 'jax', types.SimpleNamespace(config=config))
   RunSettings(workdir='runs/one', compilation_cache=cache).prepare_process()
   folder = f'runs/{FOLDER}' if cache == 'auto' else cache
