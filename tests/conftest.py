@@ -1,6 +1,7 @@
 """Eight simulated devices, strict shapes, and checked annotations."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -26,6 +27,14 @@ import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_is_forgotten():
+  """What all modules compile needs more memory maps than a process may have."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')

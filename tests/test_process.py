@@ -41,10 +41,12 @@ def test_each_core_is_a_device():
   assert devices_of('CompareSettings()') == parts_of(None, cores)
 
 
-def test_flag_and_variable_come_first():
-  assert devices_of('PretrainSettings(cpu_devices=3)') == 3
-  found = devices_of('PretrainSettings(cpu_devices=3)', JAX_NUM_CPU_DEVICES='4')
-  assert found == 4
+def test_the_flag_comes_first_and_then_what_jax_was_told():
+  four = {'JAX_NUM_CPU_DEVICES': '4'}
+  assert devices_of('PretrainSettings()', **four) == 4
+  assert devices_of('PretrainSettings(cpu_devices=3)', **four) == 3
+  five = {'XLA_FLAGS': '--xla_force_host_platform_device_count=5'}
+  assert devices_of('PretrainSettings()', **five) == 5
 
 
 @pytest.mark.parametrize('batch_size', [1, 15, 16, 31, 96, 127, 128, 2048])
