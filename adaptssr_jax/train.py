@@ -69,14 +69,11 @@ def train_step(
     The next state and the metrics of the batch, the same on every device.
   """
   step_key = jax.random.fold_in(key, state.step)
-  grad_fn = jax.grad(loss_fn, has_aux=True)
-  grads, metrics = grad_fn(state.params, batch, step_key)
-  if axis_name is not None:
-    grads = lax.pmean(grads, axis_name)
+  grads, metrics = _gradients(loss_fn, state.params, batch, step_key, axis_name)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   next_state = TrainState(state.step + 1, params, opt_state)
-  return next_state, mean_metrics(metrics, axis_name=axis_name)
+  return next_state, metrics
 
 
 class RowOptState(NamedTuple):
@@ -136,13 +133,14 @@ def row_train_step(
   table_state, opt_state = state.opt_state
   ids, items = _compact_items(batch['items'], len(table) - 1, size, axis_name)
   rows = table_optimizer.gather(table, table_state, ids)
-  grads, metrics = jax.grad(loss_fn, has_aux=True)(
+  step_key = jax.random.fold_in(key, state.step)
+  grads, metrics = _gradients(
+    loss_fn,
     _with_table(others, rows),
     batch | {'items': items},
-    jax.random.fold_in(key, state.step),
+    step_key,
+    axis_name,
   )
-  if axis_name is not None:
-    grads = lax.pmean(grads, axis_name)
   row_grads, grads = _take_table(grads)
   table, table_state = table_optimizer.update(
     row_grads, table_state, table, ids
@@ -151,7 +149,21 @@ def row_train_step(
   params = _with_table(optax.apply_updates(others, updates), table)
   opt_state = RowOptState(table_state, opt_state)
   next_state = TrainState(state.step + 1, params, opt_state)
-  return next_state, mean_metrics(metrics, axis_name=axis_name)
+  return next_state, metrics
+
+
+def _gradients(
+  loss_fn: LossFn,
+  params: Any,
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  axis_name: str | None,
+) -> tuple[Any, dict[str, Array]]:
+  """The gradients and the metrics of the batch of all devices."""
+  grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, key)
+  if axis_name is not None:
+    grads = lax.pmean(grads, axis_name)
+  return grads, mean_metrics(metrics, axis_name=axis_name)
 
 
 def caught_up_params(state: TrainState) -> Any:
@@ -227,8 +239,25 @@ def replicate(tree: Any) -> Any:
   results. The memory may be shared with the originals: what donates these
   takes those too.
   """
-  whole = NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec())
-  return jax.device_put(tree, whole)
+  return jax.device_put(tree, _on_devices(PartitionSpec()))
+
+
+def split(batch: dict[str, Any]) -> dict[str, Array]:
+  """Puts each part of a batch on its local device, where `pmap_step` takes it.
+
+  A step that is also given batches of NumPy is compiled a second time for them.
+
+  Args:
+    batch: NumPy arrays [local_devices, ...].
+
+  Returns:
+    The same arrays, each split along its first axis.
+  """
+  return jax.device_put(batch, _on_devices(PartitionSpec(AXIS)))
+
+
+def _on_devices(spec: PartitionSpec) -> NamedSharding:
+  return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), spec)
 
 
 def pmap_step(

@@ -44,7 +44,12 @@ from experiments.datasets import open_data
 from experiments.process import ProcessSettings
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings
-from experiments.speed import EncodingSettings, make_buckets, sample_lengths
+from experiments.speed import (
+  EncodingSettings,
+  length_seen,
+  make_buckets,
+  sample_lengths,
+)
 from experiments.vector_files import Piece, check_file, write_vectors
 
 
@@ -103,9 +108,12 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   )
   if settings.dtype:
     encoder = encoder.clone(dtype=settings.dtype)
-  lengths = [sample_lengths(users, encoder.max_length) for users in splits]
+  length = length_seen(splits, encoder.max_length)
+  lengths = [sample_lengths(users, length) for users in splits]
   buckets = make_buckets(settings, np.concatenate(lengths))
-  pieces = embedded(settings, splits, encoder, params, buckets)
+  pieces = embedded(
+    settings, splits, encoder, params, buckets=buckets, length=length
+  )
   total = sum(len(users.items) for users in splits)
   shape = total, encoder.num_queries * encoder.embed_dim
   write_vectors(path, told(pieces, total), shape)
@@ -169,7 +177,9 @@ def embedded(
   splits: Iterable[UserArrays],
   encoder: UserEncoder,
   params: dict[str, Any],
+  *,
   buckets: Buckets,
+  length: int,
 ) -> Iterator[Piece]:
   """The users of all splits with their vectors, batch by batch, in order."""
   encode = pmap_step(
@@ -180,7 +190,7 @@ def embedded(
   params = replicate({'encoder': params})
   for users in splits:
     before = None
-    for batch in loop.batches_in_order(users, settings, encoder.max_length):
+    for batch in loop.batches_in_order(users, settings, length):
       vectors = encode(params, {'items': batch['items']})
       # The devices have this batch to do while the one before is read.
       if before is not None:

@@ -133,7 +133,7 @@ def tune(
   """Trains; what the best epoch puts out for validation and test rows."""
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
-  length = length_seen(examples, encoder.max_length)
+  length = length_seen(examples.values(), encoder.max_length)
   lengths = sample_lengths(examples['train'], length)
   model |= {'buckets': make_buckets(settings, lengths)}
   step, state = make_training(

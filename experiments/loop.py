@@ -24,9 +24,10 @@ from adaptssr_jax.train import (
   caught_up_state,
   pmap_step,
   replicate,
+  split,
 )
 from experiments.logs import MetricsLog, Progress
-from experiments.prefetch import Prefetch, on_devices
+from experiments.prefetch import Prefetch
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
 
@@ -206,17 +207,17 @@ def training_batch(
   users: UserArrays, step: int, *, settings: RunSettings, length: int
 ) -> dict[str, jax.Array]:
   """The batch of a step, on the devices."""
-  return on_devices(
-    batch_at(
-      users,
-      step,
-      batch_size=settings.batch_size,
-      length=length,
-      num_devices=jax.local_device_count(),
-      seed=settings.seed,
-      window=settings.window,
-    )
+  batch = batch_at(
+    users,
+    step,
+    batch_size=settings.batch_size,
+    length=length,
+    num_devices=jax.local_device_count(),
+    seed=settings.seed,
+    window=settings.window,
   )
+  # Moved before the step is dispatched, which would wait for it.
+  return jax.block_until_ready(split(batch))
 
 
 def batches_in_order(

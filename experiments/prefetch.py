@@ -7,11 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from adaptssr_jax.train import AXIS
-
 
 class Prefetch(Iterator):
   """Makes the next batches in a thread while the devices are at work.
@@ -61,20 +56,3 @@ class Prefetch(Iterator):
     """Makes no more batches, and waits for the one being made."""
     self._made.clear()
     self._pool.shutdown(cancel_futures=True)
-
-
-def on_devices(batch: dict[str, Any]) -> dict[str, jax.Array]:
-  """Moves a batch to the local devices, a part to each, and waits for it.
-
-  There `pmap_step` takes it as it is. A step that is also given batches of
-  NumPy is compiled a second time for them.
-
-  Args:
-    batch: NumPy arrays [local_devices, ...].
-
-  Returns:
-    The same arrays, each split along its first axis.
-  """
-  mesh = Mesh(jax.local_devices(), (AXIS,))
-  parts = NamedSharding(mesh, PartitionSpec(AXIS))
-  return jax.block_until_ready(jax.device_put(batch, parts))

@@ -74,7 +74,7 @@ def main(settings: PretrainSettings) -> TrainState:
     settings, items, init_key, source=settings.init_from
   )
   users = data.splits['train']
-  length = length_seen(data.splits, encoder.max_length)
+  length = length_seen(data.splits.values(), encoder.max_length)
   lengths = encoded_lengths(settings, sample_lengths(users, length))
   buckets = make_buckets(settings, lengths)
   step, state = make_pretraining(

@@ -96,7 +96,7 @@ def encode_splits(
   params: dict[str, Any],
 ) -> dict[str, np.ndarray]:
   """The vectors of the users of each split, [users, features]."""
-  length = length_seen(splits, encoder.max_length)
+  length = length_seen(splits.values(), encoder.max_length)
   buckets = make_buckets(settings, sample_lengths(splits['train'], length))
   encode = pmap_step(
     functools.partial(

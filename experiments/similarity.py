@@ -198,7 +198,7 @@ def measure(
     source=source,
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
-  length = length_seen({'these': users}, encoder.max_length)
+  length = length_seen([users], encoder.max_length)
   step = pmap_step(
     functools.partial(
       similarity_step,

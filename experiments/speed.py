@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -66,9 +66,9 @@ class SpeedSettings(EncodingSettings):
   )
 
 
-def length_seen(splits: Mapping[str, UserArrays], max_length: int) -> int:
+def length_seen(splits: Iterable[UserArrays], max_length: int) -> int:
   """The behaviours of a user that batches hold: no more than any user has."""
-  longest = max(users.items.longest for users in splits.values())
+  longest = max(users.items.longest for users in splits)
   return max(min(longest, max_length), 1)
 
 

@@ -162,7 +162,12 @@ def test_users_without_behaviours_are_zeros(settings):
     Ragged.from_rows([[], [3, 1], []]),
   )
   ((ids, vectors),) = embed.embedded(
-    settings, [users], encoder, params, AT_ONCE
+    settings,
+    [users],
+    encoder,
+    params,
+    buckets=AT_ONCE,
+    length=encoder.max_length,
   )
   assert ids == ['none', 'some', 'no']
   np.testing.assert_array_equal(vectors[[0, 2]], 0)

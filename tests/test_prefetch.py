@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.train import AXIS, pmap_step, replicate
-from experiments.prefetch import Prefetch, on_devices
+from adaptssr_jax.train import AXIS, pmap_step, replicate, split
+from experiments.prefetch import Prefetch
 
 
 def made_by(threads):
@@ -137,7 +137,7 @@ def numbers(step):
 
 
 def test_each_device_has_its_part_and_the_values_stay():
-  batch, placed = numbers(1), on_devices(numbers(1))
+  batch, placed = numbers(1), split(numbers(1))
   for name, array in placed.items():
     assert array.dtype == batch[name].dtype
     np.testing.assert_array_equal(array, batch[name])
@@ -151,7 +151,7 @@ def test_a_step_is_compiled_once(caplog):
   state, expected = replicate(np.int32(0)), 0
 
   def make(step):
-    return on_devices(numbers(step))
+    return split(numbers(step))
 
   with jax.log_compiles(), open_prefetch(make, range(6)) as batches:
     for step, batch in enumerate(batches):

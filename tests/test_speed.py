@@ -171,8 +171,7 @@ def users_of(lengths):
   ],
 )
 def test_batches_are_as_long_as_the_longest_user(lengths, max_length, expected):
-  splits = dict(zip(('train', 'validation'), lengths, strict=True))
-  splits = {name: users_of(some) for name, some in splits.items()}
+  splits = [users_of(some) for some in lengths]
   assert length_seen(splits, max_length) == expected
 
 

@@ -61,7 +61,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   )
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
-  length = length_seen({'train': users}, encoder.max_length)
+  length = length_seen([users], encoder.max_length)
   lengths = encoded_lengths(pretraining, sample_lengths(users, length))
   buckets = make_buckets(pretraining, lengths)
   step, state = make_pretraining(
@@ -194,7 +194,7 @@ def _time_encoding(
   users: UserArrays,
 ) -> list[float]:
   """The seconds of batches that are encoded without dropout."""
-  length = length_seen({'train': users}, encoder.max_length)
+  length = length_seen([users], encoder.max_length)
   lengths = sample_lengths(users, length)
   step_fn = pmap_step(
     functools.partial(
