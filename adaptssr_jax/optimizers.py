@@ -19,7 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 Table = Float[Array, 'rows dim']
 Ids = Int[Array, ' ids']
@@ -56,8 +57,9 @@ class RowTransformation(NamedTuple):
   init: Callable[[Table], RowAdamState]
   # (table, state, ids) -> these rows as of this step
   gather: Callable[[Table, RowAdamState, Ids], Rows]
-  # (gradients of these rows, state, table, ids) -> (table, state): one step
-  update: Callable[[Rows, RowAdamState, Table, Ids], tuple[Table, RowAdamState]]
+  # (gradients of these rows, state, table, ids, *, where=True) -> (table,
+  # state): one step, or none where that is False
+  update: Callable[..., tuple[Table, RowAdamState]]
 
 
 class _Rows(NamedTuple):
@@ -201,12 +203,19 @@ def _gather(table: Table, state: RowAdamState, ids: Ids) -> Rows:
 
 
 def _update(
-  terms: int, gradients: Rows, state: RowAdamState, table: Table, ids: Ids
+  terms: int,
+  gradients: Rows,
+  state: RowAdamState,
+  table: Table,
+  ids: Ids,
+  *,
+  where: Bool[ArrayLike, ''] = True,
 ) -> tuple[Table, RowAdamState]:
   """One step of Adam, rounded as `optax.adam` does it."""
   settings = state.settings
+  ids = jnp.where(where, ids, len(table))
   rows = _caught_up_rows(table, state, ids)
-  count = state.count + 1
+  count = state.count + jnp.asarray(where, jnp.int32)
   state = state._replace(
     count=count, to_come_now=_to_come(settings, terms, count)
   )

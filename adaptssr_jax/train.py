@@ -1,5 +1,6 @@
 """The training step: pure functions, and the one place that maps devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from adaptssr_jax.compact import compact_ids
 from adaptssr_jax.optimizers import (
@@ -66,14 +67,18 @@ def train_step(
     axis_name: the axis of the devices; None where there is but one.
 
   Returns:
-    The next state and the metrics of the batch, the same on every device.
+    The next state and the metrics of the batch, the same on every device. Where
+    the loss or a gradient is not finite, the next state is this one but for its
+    step, and the metric `skipped` is 1, else 0.
   """
   step_key = jax.random.fold_in(key, state.step)
-  grads, metrics = _gradients(loss_fn, state.params, batch, step_key, axis_name)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  next_state = TrainState(state.step + 1, params, opt_state)
-  return next_state, metrics
+  grads, metrics, finite = _gradients(
+    loss_fn, state.params, batch, step_key, axis_name
+  )
+  params, opt_state = _update(
+    optimizer, grads, state.opt_state, state.params, finite
+  )
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 class RowOptState(NamedTuple):
@@ -134,7 +139,7 @@ def row_train_step(
   ids, items = _compact_items(batch['items'], len(table) - 1, size, axis_name)
   rows = table_optimizer.gather(table, table_state, ids)
   step_key = jax.random.fold_in(key, state.step)
-  grads, metrics = _gradients(
+  grads, metrics, finite = _gradients(
     loss_fn,
     _with_table(others, rows),
     batch | {'items': items},
@@ -143,13 +148,12 @@ def row_train_step(
   )
   row_grads, grads = _take_table(grads)
   table, table_state = table_optimizer.update(
-    row_grads, table_state, table, ids
+    row_grads, table_state, table, ids, where=finite
   )
-  updates, opt_state = optimizer.update(grads, opt_state, others)
-  params = _with_table(optax.apply_updates(others, updates), table)
+  others, opt_state = _update(optimizer, grads, opt_state, others, finite)
+  params = _with_table(others, table)
   opt_state = RowOptState(table_state, opt_state)
-  next_state = TrainState(state.step + 1, params, opt_state)
-  return next_state, metrics
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def _gradients(
@@ -158,12 +162,35 @@ def _gradients(
   batch: dict[str, Array],
   key: Key[Array, ''],
   axis_name: str | None,
-) -> tuple[Any, dict[str, Array]]:
-  """The gradients and the metrics of the batch of all devices."""
-  grads, metrics = jax.grad(loss_fn, has_aux=True)(params, batch, key)
+) -> tuple[Any, dict[str, Array], Bool[Array, '']]:
+  """The gradients and the metrics of the batch of all devices.
+
+  And whether the loss and all gradients are finite.
+  """
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, metrics), grads = value_and_grad(params, batch, key)
   if axis_name is not None:
     grads = lax.pmean(grads, axis_name)
-  return grads, mean_metrics(metrics, axis_name=axis_name)
+  finite = jnp.array(
+    [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads))]
+  ).all()
+  metrics = mean_metrics(metrics, axis_name=axis_name)
+  return grads, metrics | {'skipped': 1.0 - finite}, finite
+
+
+def _update(
+  optimizer: optax.GradientTransformation,
+  grads: Any,
+  opt_state: Any,
+  params: Any,
+  finite: Bool[Array, ''],
+) -> tuple[Any, Any]:
+  """The next parameters and state of the optimizer, if the step is taken."""
+  updates, next_state = optimizer.update(grads, opt_state, params)
+  new = optax.apply_updates(params, updates), next_state
+  return jax.tree.map(
+    functools.partial(jnp.where, finite), new, (params, opt_state)
+  )
 
 
 def caught_up_params(state: TrainState) -> Any:
