@@ -6,6 +6,7 @@ import sys
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from experiments.process import tell
 from experiments.settings import SettingsError
 from experiments.shared_settings import DataSettings
 
@@ -20,15 +21,26 @@ _BUILDERS = (
 def open_data(settings: DataSettings, task: str) -> data.UserData:
   """Opens the data set of the flags for one task, prepared if need be.
 
+  Every process of a run calls it. Those that share a folder take turns: one
+  prepares the data set, and the others find it there.
+
   Raises:
     SettingsError: there is no such data set or task; names the ones there are.
     DataError: the source cannot be had or read.
   """
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
+  if settings.beam_options and not settings.beam:
+    raise SettingsError('--beam_options is for --beam: give that too')
   builder = _builder(settings, task)
   try:
-    users = data.load(builder, manual_dir=settings.manual_dir or None)
+    if not data.is_prepared(builder):
+      tell(f'Downloading and preparing {builder.data_dir}...')
+    users = data.load(
+      builder,
+      manual_dir=settings.manual_dir or None,
+      beam_options=settings.beam_options if settings.beam else None,
+    )
   except OSError as error:
     raise SettingsError(
       f'--data_dir={settings.data_dir} cannot be used ({error}): choose '
@@ -38,10 +50,9 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     f'{len(split.items):,} {name}' for name, split in users.splits.items()
   )
   source = builder.info.metadata.get('source')
-  print(
+  tell(
     f'{users.name}: {sizes}; {len(users.vocabulary.items):,} items'
-    + (f'; from {source}' if source else ''),
-    flush=True,
+    + (f'; from {source}' if source else '')
   )
   return users
 

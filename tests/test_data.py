@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core import shuffle
 
 from adaptssr_jax.data import (
   DataError,
@@ -12,15 +13,17 @@ from adaptssr_jax.data import (
   Rows,
   UserBuilder,
   Vocabulary,
-  arrays,
+  builder,
+  columns,
   load,
 )
-from adaptssr_jax.data.builder import (
-  TaskConfig,
+from adaptssr_jax.data.builder import TaskConfig
+from adaptssr_jax.data.rows import (
   check_rows,
   one_row_a_positive,
   split_for_pretraining,
   split_for_task,
+  split_positives,
   split_rows,
 )
 
@@ -148,7 +151,7 @@ def check_equal(prepared, rows):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
-  monkeypatch.setattr(arrays, '_BLOCK', 7)  # the last block is not full
+  monkeypatch.setattr(columns, '_BLOCK', 7)  # the last block is not full
   data = load(MadeUsers(config=kind, data_dir=tmp_path))
   assert list(data.splits) == ['a', 'b']
   for seed, split in enumerate('ab'):
@@ -156,6 +159,18 @@ def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
   assert list(data.vocabulary.items) == ITEMS
   assert list(data.vocabulary.labels) == LABELS
   assert data.kind == kind
+
+
+@pytest.mark.parametrize('shard', [3, 1000])
+def test_a_split_of_any_size_is_prepared_in_order(tmp_path, monkeypatch, shard):
+  # TFDS would sort more than this in files, and import TensorFlow for it.
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 100)
+  monkeypatch.setattr(builder, '_SHARD', shard)
+  data = load(MadeUsers(config='ranking', data_dir=tmp_path))
+  for seed, split in enumerate('ab'):
+    check_equal(data.splits[split], made_rows('ranking', seed))
+  found = list(tmp_path.rglob('*-a.array_record-*'))
+  assert len(found) == -(-20 // shard)
 
 
 def test_it_is_prepared_once_and_opened_memory_mapped(tmp_path, monkeypatch):
@@ -171,7 +186,7 @@ def test_it_is_prepared_once_and_opened_memory_mapped(tmp_path, monkeypatch):
 
 
 def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
-  builder = MadeUsers(config='pretrain', data_dir=tmp_path)
+  made = MadeUsers(config='pretrain', data_dir=tmp_path)
   calls = []
 
   def append_once(*args):
@@ -180,14 +195,12 @@ def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
     calls.append(args)
 
   with monkeypatch.context() as patched:
-    patched.setattr(arrays, '_append', append_once)
+    patched.setattr(columns, '_append', append_once)
     with pytest.raises(OSError, match='disk full'):
-      load(builder)
-  folder = tmp_path / 'made_users' / 'pretrain' / '1.0.0'
-  assert not list(folder.glob('arrays*'))
-  # A run that was killed leaves its folder behind; that does no harm.
-  (folder / 'arrays.killed' / 'a').mkdir(parents=True)
-  check_equal(load(builder).splits['b'], made_rows('pretrain', 1))
+      load(made)
+  folder = tmp_path / 'made_users' / 'pretrain'
+  assert [path.name for path in folder.iterdir()] == ['.lock']
+  check_equal(load(made).splits['b'], made_rows('pretrain', 1))
 
 
 # Checks.
@@ -227,9 +240,9 @@ def test_a_row_that_cannot_be_used_is_named(change, message):
   kind = {'label': 'classification', 'targets': 'ranking'}.get(
     next(iter(change)), 'pretrain'
   )
-  check_rows(rows, vocabulary, 'pretrain', where='test')
+  check_rows(rows, vocabulary, 'pretrain', where='test split')
   with pytest.raises(DataError, match=message):
-    check_rows(rows._replace(**change), vocabulary, kind, where='test')
+    check_rows(rows._replace(**change), vocabulary, kind, where='test split')
 
 
 def test_a_bad_row_is_reported_by_load(tmp_path, monkeypatch):
@@ -293,3 +306,14 @@ def test_a_row_a_positive_puts_each_positive_first():
   assert found.user_id == [user for user, _ in expected]
   assert lists(found.targets) == [targets for _, targets in expected]
   assert found.items.values.tolist() == [1, 1, 1, 3, 4, 4]
+
+
+def test_positives_are_split_as_the_rows_that_they_become():
+  rows = made_rows('ranking')
+  expected = split_for_task(one_row_a_positive(rows))
+  found = split_positives(rows)
+  assert list(found) == list(expected)
+  for split, part in found.items():
+    assert part.user_id == expected[split].user_id
+    assert lists(part.items) == lists(expected[split].items)
+    assert lists(part.targets) == lists(expected[split].targets)

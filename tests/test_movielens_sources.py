@@ -7,16 +7,16 @@ import time
 
 import pytest
 import tensorflow_datasets as tfds
-from movielens_made import (
-  SIZES,
-  grouplens_files,
-  write_zip,
-)
 
 from adaptssr_jax.data import DataError, load, movielens_sources
 from adaptssr_jax.data.movielens_files import EDITIONS, read
 from adaptssr_jax.data.movielens_users import (
   MovielensUsers,
+)
+from tests.movielens_made import (
+  SIZES,
+  grouplens_files,
+  write_zip,
 )
 
 
@@ -88,7 +88,16 @@ def test_a_wheel_of_another_release_is_refused(manager, offline):
     movielens_sources.obtain(EDITIONS['1m'], manager)
 
 
+def test_a_zip_that_is_no_download_is_refused_among_downloads(manager, offline):
+  name = EDITIONS['1m'].grouplens.names[0]
+  path = pathlib.Path(manager.download_dir) / name
+  write_zip(path, grouplens_files('1m'))
+  with pytest.raises(DataError, match=f'{name} has the sha256 .* expected'):
+    movielens_sources.obtain(EDITIONS['1m'], manager)
+
+
 def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
+  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
   zipped = write_zip(tmp_path / 'a.zip', grouplens_files('100k'))
   asked = []
   monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')

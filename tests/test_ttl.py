@@ -212,7 +212,7 @@ ERRORS = [
   ('pretrain', '5,1.5', "'1.5' is not an integer"),
   ('pretrain', '5,1 6', "'1 6' is not an integer"),
   ('pretrain', '5,\u00b2', 'is not an integer'),
-  ('pretrain', '5,-6', '-6 is negative'),
+  ('pretrain', '5,-6', "'-6' is negative"),
   ('pretrain', '5,', 'an empty id'),
   ('pretrain', '', 'no behaviours'),
   ('pretrain', '0,0', 'no behaviours'),
@@ -227,7 +227,7 @@ ERRORS = [
   ('age', ',,5', 'no behaviours'),
   ('age', '0,,5', 'no behaviours'),
   ('age', '900,1,7,,old', "'old' is not an integer"),
-  ('age', '900,1,7,,-1', '-1 is negative'),
+  ('age', '900,1,7,,-1', "'-1' is negative"),
   ('age', '900,1,777,,5', f'item 777 is not in {PRETRAIN}'),
   ('age', '900,7,1,,5', f'no line of {PRETRAIN} has these behaviours'),
   ('click', '900,1,7,,5,', 'an empty id'),
@@ -278,5 +278,7 @@ def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):
 
 def test_too_few_lines_to_split_is_an_error(tmp_path):
   folder = write(tmp_path / 'manual', pretrain=LINES, age=['900,1,7,,1'])
-  with pytest.raises(data.DataError, match='split has no users'):
+  with pytest.raises(
+    data.DataError, match=f'train split of .*{AGE} has no users'
+  ):
     load(folder, 'age')

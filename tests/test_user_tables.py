@@ -6,12 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from user_table_files import COLUMNS, EVENTS, csv_file, error_of, load, write
 
 from adaptssr_jax import data
-from adaptssr_jax.data import tables
+from adaptssr_jax.data import table_rows, tables
 from adaptssr_jax.data.table_rows import Columns
 from adaptssr_jax.data.user_tables import user_tables_config
+from tests.user_table_files import (
+  COLUMNS,
+  EVENTS,
+  csv_file,
+  error_of,
+  load,
+  write,
+)
 
 
 def contents(users):
@@ -254,3 +261,28 @@ def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):
   # The line of a later error counts the lines that a quoted cell takes.
   path = csv_file(tmp_path, {5: '', 7: '"u\n5","i",5,x', 9: 'u7,,7,x'})
   assert f'{path}, line 10: ' in error_of(tmp_path / 'b', path)
+
+
+@pytest.mark.parametrize('block', [1, 3, 1000])
+@pytest.mark.parametrize(
+  ('text', 'plain'),
+  [
+    ('a,b', True),
+    ('"a,""b"""\r\n"c","",x\n""', True),
+    ('"a\nb",c', True),
+    ('a"b"', False),
+    ('""b', False),
+    ('"a" ,b', False),
+    ('x,"a"b', False),
+    ('a\r\nb\r\n', True),
+    ('a\rb', False),
+    ('a\r\r\n', False),
+    ('a\r', False),
+  ],
+)
+def test_unusual_marks_and_line_ends_are_seen(
+  tmp_path, monkeypatch, text, plain, block
+):
+  monkeypatch.setattr(table_rows, '_BLOCK', block)
+  (tmp_path / 'a.csv').write_bytes(text.encode())
+  assert table_rows.is_plain_csv(tmp_path / 'a.csv') is plain

@@ -2,14 +2,11 @@
 
 from adaptssr_jax.data.arrays import UserArrays, UserData, load, resplit
 from adaptssr_jax.data.batches import batch_at, steps_per_epoch
-from adaptssr_jax.data.builder import (
-  DataError,
-  Rows,
-  UserBuilder,
-  Vocabulary,
-)
+from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.movielens_users import MovielensUsers
+from adaptssr_jax.data.prepare import is_prepared
 from adaptssr_jax.data.ragged import Ragged, RaggedView
+from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 from adaptssr_jax.data.synthetic_users import SyntheticUsers
 from adaptssr_jax.data.ttl import Ttl
 from adaptssr_jax.data.user_tables import UserTables, user_tables_config
@@ -28,6 +25,7 @@ __all__ = [
   'UserTables',
   'Vocabulary',
   'batch_at',
+  'is_prepared',
   'load',
   'resplit',
   'steps_per_epoch',

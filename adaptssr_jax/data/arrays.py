@@ -7,25 +7,17 @@ pages that are touched.
 
 from __future__ import annotations
 
-import os
 import pathlib
-import shutil
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import (
-  TASK_SHARES,
-  Kind,
-  UserBuilder,
-  Vocabulary,
-  deal_out,
-)
+from adaptssr_jax.data.builder import UserBuilder
+from adaptssr_jax.data.columns import open_columns
+from adaptssr_jax.data.prepare import ARRAYS, is_prepared, prepare
 from adaptssr_jax.data.ragged import Ragged, RaggedView
-
-# How many examples are decoded before they are appended to the columns.
-_BLOCK = 8192
+from adaptssr_jax.data.rows import TASK_SHARES, Kind, Vocabulary, deal_out
 
 
 class UserArrays(NamedTuple):
@@ -77,32 +69,40 @@ class UserData(NamedTuple):
   kind: Kind = 'pretrain'
 
 
-def load(builder: UserBuilder, *, manual_dir: str | None = None) -> UserData:
+def load(
+  builder: UserBuilder,
+  *,
+  manual_dir: str | None = None,
+  beam_options: Sequence[str] | None = None,
+) -> UserData:
   """Prepares a data set, unless it already is, and opens it.
+
+  Any number of processes may do so at once: see `prepare`.
 
   Args:
     builder: what to open, as `tfds.builder(name, data_dir=...)` gives it.
     manual_dir: the folder of files that the user has to provide.
+    beam_options: flags of the Apache Beam pipeline that prepares it, such as
+      '--runner=FlinkRunner'; None prepares it in this process.
 
   Returns:
     Its splits and vocabulary.
 
   Raises:
-    DataError: the source cannot be had or read.
+    DataError: the source cannot be had or read, or Beam is not installed.
   """
-  builder.download_and_prepare(
-    file_format='array_record',
-    download_config=tfds.download.DownloadConfig(
-      manual_dir=manual_dir, try_download_gcs=False
-    ),
-  )
-  folder = pathlib.Path(builder.data_dir) / 'arrays'
-  if not folder.exists():
-    _write_columns(builder, folder)
+  if not is_prepared(builder):
+    prepare(builder, manual_dir=manual_dir, beam_options=beam_options)
+  if not builder.info.initialized:
+    builder.info.read_from_directory(builder.data_dir)
+  folder = pathlib.Path(builder.data_dir) / ARRAYS
   metadata = builder.info.metadata
   return UserData(
     name=builder.info.full_name,
-    splits={split: _open(folder / split) for split in builder.info.splits},
+    splits={
+      split: UserArrays(**open_columns(folder / split))
+      for split in builder.info.splits
+    },
     vocabulary=Vocabulary(metadata['items'], metadata['labels']),
     kind=builder.builder_config.kind,
   )
@@ -161,64 +161,3 @@ def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
       for name, parts in columns.items()
     },
   )
-
-
-def _write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
-  # Written aside and renamed: a half-written folder is never taken for whole.
-  scratch = folder.with_name(f'{folder.name}.{os.getpid()}')
-  scratch.mkdir()
-  try:
-    for split in builder.info.splits:
-      (scratch / split).mkdir()
-      source = builder.as_data_source(split=split)
-      for start in range(0, len(source), _BLOCK):
-        block = range(start, min(start + _BLOCK, len(source)))
-        # Ten times as fast as one example after the other.
-        examples = source.__getitems__(list(block))
-        _append(examples, scratch / split)
-    # Where another process was faster, its folder is as good.
-    if not folder.exists():
-      scratch.rename(folder)
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _append(examples: list[dict], folder: pathlib.Path) -> None:
-  """Appends examples to the columns of a split: raw arrays without header."""
-  for name in examples[0]:
-    cells = [example[name] for example in examples]
-    if name == 'user_id':
-      cells = [np.frombuffer(cell, np.uint8) for cell in cells]
-    if name != 'label':
-      lengths = np.array([len(cell) for cell in cells], np.int64)
-      _append_to(folder / f'{name}.lengths', lengths)
-      cells = np.concatenate(cells)
-    # TFDS gives a label as a Python int, which alone would become an int64.
-    dtype = np.uint8 if name == 'user_id' else np.int32
-    _append_to(folder / name, np.asarray(cells, dtype))
-
-
-def _append_to(path: pathlib.Path, values: np.ndarray) -> None:
-  with path.open('ab') as file:
-    values.tofile(file)
-
-
-def _open(folder: pathlib.Path) -> UserArrays:
-  return UserArrays(
-    user_id=_open_ragged(folder / 'user_id', np.uint8),
-    items=_open_ragged(folder / 'items', np.int32),
-    label=_open_flat(folder / 'label', np.int32),
-    targets=_open_ragged(folder / 'targets', np.int32),
-  )
-
-
-def _open_ragged(path: pathlib.Path, dtype: type) -> Ragged | None:
-  values = _open_flat(path, dtype)
-  if values is None:
-    return None
-  lengths = np.fromfile(f'{path}.lengths', np.int64)
-  return Ragged.from_lengths(values, lengths)
-
-
-def _open_flat(path: pathlib.Path, dtype: type) -> np.ndarray | None:
-  return np.memmap(path, dtype, mode='r') if path.exists() else None

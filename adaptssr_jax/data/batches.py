@@ -45,6 +45,7 @@ def batch_at(
   num_devices: int,
   seed: int | None,
   window: str = 'last',
+  part: tuple[int, int] = (0, 1),
 ) -> dict[str, np.ndarray]:
   """The batch of one step: resuming needs nothing but the step.
 
@@ -57,16 +58,17 @@ def batch_at(
     seed: of the order, a new one every epoch; None keeps the stored order.
     window: which behaviours of a longer user: the 'last', or a 'random' run of
       them, drawn anew at every step.
+    part: (i, n): of n equal parts of the devices that of number i alone, as one
+      of several processes reads it.
 
   Returns:
-    `items` int32 [num_devices, users, length], `where` bool (False marks the
-    padding users of an epoch's last batch), `example_id` int32 (the row in the
-    split), and `label` int32 where there is one, each [num_devices, users]. Of
-    a ranking task also `targets` int32 [num_devices, users, width]: all
+    Each [devices, users, ...], for the devices of the part: `items` int32 [...,
+    length], `where` bool (False marks the padding users of an epoch's last
+    batch), `example_id` int32 (the row in the split), and `label` int32 where
+    there is one. Of a ranking task also `targets` int32 [..., width]: all
     positives of the user, then -1; and, if its rows are grouped, `positives`
-    int32 [num_devices, users, most]: those of the split, then -1. The widths
-    are the same for all batches of a split: its longest list, rounded up to a
-    power of two.
+    int32 [..., most]: those of the split, then -1. The widths are the same for
+    all batches of a split: its longest list, rounded up to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.
@@ -95,6 +97,10 @@ def batch_at(
     rng = np.random.default_rng([seed or 0, step, 1])
     lengths = arrays.items.lengths_of(rows)
     skip = rng.integers(np.maximum(lengths - length, 0), endpoint=True)
+  index, count = part
+  num_devices //= count
+  mine = slice(index * num_devices * users, (index + 1) * num_devices * users)
+  rows, skip = rows[mine], np.broadcast_to(skip, len(rows))[mine]
   columns = {
     'items': arrays.items.padded(rows, length, skip=skip),
     'where': np.ones(len(rows), bool),

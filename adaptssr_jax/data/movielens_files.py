@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptssr_jax.data.builder import DataError
+from adaptssr_jax.data.archives import read_member
+from adaptssr_jax.data.rows import DataError, shown
 
 
 class Table(NamedTuple):
@@ -120,6 +119,7 @@ _OCCUPATIONS_1M = (
   'programmer', 'retired', 'sales/marketing', 'scientist', 'self-employed',
   'technician/engineer', 'tradesman/craftsman', 'unemployed', 'writer',
 )  # fmt: skip
+_MOST_REASON = 100
 _URL = 'https://files.grouplens.org/datasets/movielens'
 
 
@@ -266,9 +266,15 @@ def _blame(
         convert.get(name, str)(field)
     except (ValueError, KeyError) as error:
       raise DataError(
-        f'{path}, {table.member}, line {number}: {line[:200]!r} is not '
-        f'{table.separator.join(table.columns)!r} ({error}); download it again'
+        f'{path}, {table.member}, line {number}: {shown(line)} is not '
+        f'{table.separator.join(table.columns)!r} ({_reason(error)}); '
+        'download it again'
       ) from error
+
+
+def _reason(error: Exception) -> str:
+  # That of a conversion holds the whole cell.
+  return str(error)[:_MOST_REASON]
 
 
 def _text(path: pathlib.Path, table: Table) -> str:
@@ -276,17 +282,15 @@ def _text(path: pathlib.Path, table: Table) -> str:
     if path.is_dir():
       data = (path.parent / table.member).read_bytes()
     else:
-      with zipfile.ZipFile(path) as archive:
-        data = archive.read(table.member)
+      data = read_member(path, table.member)
   except (KeyError, FileNotFoundError):
     raise DataError(
       f'{path} has no {table.member}; download it again'
     ) from None
-  # Damaged in its directory, its data, or the names of its compression.
-  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as e:
+  except OSError as error:
     raise DataError(
-      f'{path}, {table.member} cannot be read ({e}); download it again'
-    ) from e
+      f'{path}, {table.member} cannot be read ({error}); download it again'
+    ) from error
   try:
     return data.decode(table.encoding)
   except UnicodeDecodeError as error:

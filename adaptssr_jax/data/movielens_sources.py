@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import os
 import pathlib
 import shutil
@@ -15,8 +16,8 @@ from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import DataError
 from adaptssr_jax.data.movielens_files import Edition, Layout
+from adaptssr_jax.data.rows import DataError
 
 # How long an unreachable host may hold up a run, in seconds.
 _PATIENCE = 5.0
@@ -81,12 +82,25 @@ def _manual(
   for folder in folders:
     for layout in layouts:
       for name in layout.names:
-        if (folder / name).exists():
-          _check_sha256(folder / name, layout.sha256)
-          return Source(layout, folder / name, f'{folder / name}')
+        path = folder / name
+        if path.exists():
+          sha256 = layout.sha256
+          # What was downloaded is as it was published; what the user provides
+          # may be packed anew, or unpacked.
+          if path.suffix == '.zip' and folder is folders[-1]:
+            sha256 = _published_sha256(edition.url)
+          _check_sha256(path, sha256)
+          return Source(layout, path, f'{path}')
   names = ', '.join(name for layout in layouts for name in layout.names)
   where = ' or '.join(map(str, folders))
   raise _NotHereError(f'{answer}None of {names} is in {where}.')
+
+
+def _published_sha256(url: str) -> str:
+  """The checksum by which TFDS checks a download."""
+  table = importlib.resources.files('adaptssr_jax.data') / 'checksums.tsv'
+  rows = (line.split('\t') for line in table.read_text().splitlines())
+  return next(sha256 for known, _, sha256, _ in rows if known == url)
 
 
 def _check_sha256(path: pathlib.Path, sha256: str | None) -> None:

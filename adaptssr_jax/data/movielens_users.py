@@ -23,18 +23,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import movielens_sources
-from adaptssr_jax.data.builder import (
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
+from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import (
   DataError,
   Rows,
-  TaskConfig,
-  UserBuilder,
   Vocabulary,
   one_row_a_positive,
   split_for_pretraining,
   split_for_task,
+  split_positives,
 )
-from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
-from adaptssr_jax.data.ragged import Ragged
 
 _HELD_OUT = 10
 _LIKED = 4
@@ -220,7 +220,7 @@ def ranking_rows(
     users = split_for_task(rows)
     splits = {name: one_row_a_positive(part) for name, part in users.items()}
   else:
-    splits = split_for_task(one_row_a_positive(rows))
+    splits = split_positives(rows)
   return splits, Vocabulary(items, labels)
 
 

@@ -19,16 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import (
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import (
   Rows,
-  TaskConfig,
-  UserBuilder,
   Vocabulary,
-  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
+  split_positives,
 )
-from adaptssr_jax.data.ragged import Ragged
 
 _INTERESTS = 16
 _INTERESTS_A_USER = 3
@@ -143,7 +142,7 @@ def _ranking_rows(
     targets=Ragged(values.astype(np.int32), targets.offsets),
   )
   vocabulary = Vocabulary(names, [names[item - 1] for item in shown])
-  return split_for_task(one_row_a_positive(rows)), vocabulary
+  return split_positives(rows), vocabulary
 
 
 def _user_ids(size: Size) -> list[str]:

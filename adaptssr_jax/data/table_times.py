@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from adaptssr_jax.data.rows import shown
+
 TimeKind = Literal['numbers', 'timestamps']
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LIMIT = 2**63 - 1
@@ -101,7 +103,7 @@ def _parse_one_by_one(texts: list[str]) -> Times:
   numbers = _number(texts[0]) is not None
   if not numbers and _timestamp(texts[0]) is None:
     raise BadTimeError(
-      0, f'time {texts[0]!r} is neither a number nor an ISO-8601 timestamp'
+      0, f'time {shown(texts[0])} is neither a number nor an ISO-8601 timestamp'
     )
   values = []
   for row, text in enumerate(texts):
@@ -109,10 +111,10 @@ def _parse_one_by_one(texts: list[str]) -> Times:
     if value is None:
       kind = 'a number' if numbers else 'an ISO-8601 timestamp'
       raise BadTimeError(
-        row, f'time {text!r} is not {kind}, as that of the first row is'
+        row, f'time {shown(text)} is not {kind}, as that of the first row is'
       )
     if not numbers and abs(value) > _LIMIT:
-      raise BadTimeError(row, f'time {text!r} is not in 1678 to 2261')
+      raise BadTimeError(row, f'time {shown(text)} is not in 1678 to 2261')
     values.append(value)
   if numbers:
     return Times('numbers', _finite(np.array(values, np.float64)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adaptssr_jax.data.builder import DataError, Rows
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.table_times import BadTimeError, parse_times
+from adaptssr_jax.data.rows import DataError, Rows, shown
+from adaptssr_jax.data.table_times import BadTimeError, Times, parse_times
 from adaptssr_jax.data.tables import TEXT, Table
 
 
@@ -49,9 +50,9 @@ def read_users(
   """
   for table in events:
     for column in (user, item, time):
-      _check_filled(table, column)
-  users, ids = _encode(events, user)
-  items, item_ids = _encode(events, item)
+      check_filled(table, column)
+  users, ids = encode(events, user)
+  items, item_ids = encode(events, item)
   order = np.lexsort((_times(events, time), users))
   behaviours = items[order] + np.int32(1)
   return Users(
@@ -85,9 +86,9 @@ def labels_of(
   """
   for table in tables:
     for column in (user, *([label] if required else [])):
-      _check_filled(table, column)
-  users, known_ids = _encode(tables, user)
-  codes, labels = _encode(tables, label)
+      check_filled(table, column)
+  users, known_ids = encode(tables, user)
+  codes, labels = encode(tables, label)
   first = np.zeros(len(known_ids), np.int64)
   # Of several values for one place numpy keeps the last: here the first row.
   first[users[::-1]] = np.arange(len(users))[::-1]
@@ -95,10 +96,10 @@ def labels_of(
   if len(wrong):
     row = int(wrong[0])
     before = int(first[users[row]])
-    shown = [labels[int(codes[place])].as_py() for place in (before, row)]
+    values = [shown(labels[int(codes[at])].as_py()) for at in (before, row)]
     raise DataError(
-      f'user {known_ids[int(users[row])].as_py()!r} has the {label} '
-      f'{shown[0]!r} in {_where(tables, before)} and {shown[1]!r} in '
+      f'user {shown(known_ids[int(users[row])].as_py())} has the {label} '
+      f'{values[0]} in {_where(tables, before)} and {values[1]} in '
       f'{_where(tables, row)}; a user has one label'
     )
   of_known = labels.take(pa.array(codes[first]))
@@ -106,12 +107,15 @@ def labels_of(
   return pc.if_else(pc.equal(of_users, ''), None, of_users)
 
 
-def labelled_rows(users: Users, labels: pa.Array) -> tuple[Rows, list[str]]:
+def labelled_rows(
+  users: Users, labels: pa.Array, paths: Sequence[str | os.PathLike]
+) -> tuple[Rows, list[str]]:
   """The rows of a classification task.
 
   Args:
     users: all users.
     labels: of each user, text or null.
+    paths: of the events.
 
   Returns:
     The users with a label, and the names of the classes: sorted, by value if
@@ -122,14 +126,10 @@ def labelled_rows(users: Users, labels: pa.Array) -> tuple[Rows, list[str]]:
   """
   labelled = np.flatnonzero(labels.is_valid().to_numpy(zero_copy_only=False))
   if not len(labelled):
-    raise DataError(
-      'no user of the events has a label; are the user ids of the labels '
-      'written like those of the events?'
-    )
+    raise no_label(paths)
   encoded = labels.take(pa.array(labelled)).dictionary_encode()
   names = encoded.dictionary.to_pylist()
-  integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
-  classes = sorted(names, key=lambda name: (int(name) if integers else 0, name))
+  classes = class_names(names)
   number = {name: place for place, name in enumerate(classes)}
   numbers = np.array([number[name] for name in names], np.int32)
   rows = Rows(
@@ -140,7 +140,28 @@ def labelled_rows(users: Users, labels: pa.Array) -> tuple[Rows, list[str]]:
   return rows, classes
 
 
-def _check_filled(table: Table, column: str) -> None:
+def no_label(paths: Sequence[str | os.PathLike]) -> DataError:
+  """What is wrong if no user of these events has a label."""
+  events = ', '.join(map(str, paths))
+  return DataError(
+    f'no user of the events has a label ({events}); are the user ids of the '
+    'labels written like those of the events?'
+  )
+
+
+def class_names(names: Collection[str]) -> list[str]:
+  """Distinct labels in order: by value if all are integers.
+
+  Example:
+    >>> class_names(['10', '9']), class_names(['10', '9', 'x'])
+    (['9', '10'], ['10', '9', 'x'])
+  """
+  integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
+  return sorted(names, key=lambda name: (int(name) if integers else 0, name))
+
+
+def check_filled(table: Table, column: str) -> None:
+  """Raises `DataError` for the first cell that is empty."""
   cells = table.cells[column]
   empty = cells.is_null()
   if cells.type == TEXT:
@@ -150,9 +171,7 @@ def _check_filled(table: Table, column: str) -> None:
     raise DataError(f'{table.where(row)}: column {column!r} is empty')
 
 
-def _encode(
-  tables: Sequence[Table], column: str
-) -> tuple[np.ndarray, pa.Array]:
+def encode(tables: Sequence[Table], column: str) -> tuple[np.ndarray, pa.Array]:
   """Distinct cells in the order they appear, and which of them each one is."""
   chunks = [chunk for table in tables for chunk in table.cells[column].chunks]
   cells = pc.fill_null(pa.chunked_array(chunks, TEXT), '')
@@ -163,18 +182,30 @@ def _encode(
 
 
 def _times(tables: Sequence[Table], column: str) -> np.ndarray:
-  parts = []
-  for table in tables:
-    try:
-      parts.append(parse_times(table.cells[column]))
-    except BadTimeError as error:
-      raise DataError(f'{table.where(error.row)}: {error}') from None
-    if parts[-1].kind != parts[0].kind:
-      raise DataError(
-        f'column {column!r} of {table.path} holds {parts[-1].kind}, that of '
-        f'{tables[0].path} {parts[0].kind}; all files must hold the same'
-      )
+  parts = [times_of(table, column) for table in tables]
+  paths = [table.path for table in tables]
+  check_kinds(paths, [part.kind for part in parts], column)
   return np.concatenate([part.values for part in parts])
+
+
+def times_of(table: Table, column: str) -> Times:
+  """The times of a table; `DataError` for the first that is none."""
+  try:
+    return parse_times(table.cells[column])
+  except BadTimeError as error:
+    raise DataError(f'{table.where(error.row)}: {error}') from None
+
+
+def check_kinds(
+  paths: Sequence[str | os.PathLike], kinds: Sequence[str], column: str
+) -> None:
+  """Raises `DataError` for the first file with another kind of times."""
+  for path, kind in zip(paths, kinds, strict=True):
+    if kind != kinds[0]:
+      raise DataError(
+        f'column {column!r} of {path} holds {kind}, that of {paths[0]} '
+        f'{kinds[0]}; all files must hold the same'
+      )
 
 
 def _where(tables: Sequence[Table], row: int) -> str:

@@ -11,12 +11,13 @@ import itertools
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from adaptssr_jax.data.builder import DataError
+from adaptssr_jax.data.rows import DataError
 from adaptssr_jax.data.table_rows import (
   CSV,
   JSON,
@@ -24,6 +25,7 @@ from adaptssr_jax.data.table_rows import (
   check_columns,
   count_lines,
   csv_header,
+  is_plain_csv,
   json_header,
   read_rows,
 )
@@ -44,17 +46,20 @@ class Table(NamedTuple):
     columns: which they are.
     cells: by name: ids and labels as text, times as they are stored; with
       nulls.
+    rows: which rows of the file they are, from 0; None for all.
   """
 
   path: pathlib.Path
   columns: Columns
   cells: dict[str, pa.ChunkedArray]
+  rows: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.cells[self.columns.names[0]])
 
   def where(self, row: int) -> str:
     """The file and the line, in Parquet the row, of a row counted from 0."""
+    row = row if self.rows is None else int(self.rows[row])
     if self.path.suffix.lower() in _PARQUET:
       return f'{self.path}, row {row + 1}'
     rows = read_rows(self.path, self.columns)
@@ -111,6 +116,8 @@ def _read_lines(
 def _bulk_csv(
   path: pathlib.Path, columns: Columns
 ) -> dict[str, pa.ChunkedArray]:
+  if not is_plain_csv(path):
+    raise ValueError('pyarrow would take it in its own way')
   names = columns.names
   table = pyarrow.csv.read_csv(
     path,
@@ -143,6 +150,8 @@ def _bulk_json(
       unexpected_field_behavior='ignore',
     ),
   )
+  if count_lines(path, blank=False) != len(table):
+    raise ValueError('an object may go on in the next line')
   # Unlike those of CSV, these are not checked to be UTF-8.
   table.validate(full=True)
   cells = {name: table.column(name) for name in columns.names}

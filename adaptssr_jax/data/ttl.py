@@ -19,25 +19,27 @@ behaviours, here `user_id`, counted from 1.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import pathlib
-import random
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import (
-  DataError,
-  Rows,
-  TaskConfig,
-  UserBuilder,
-  Vocabulary,
-)
+from adaptssr_jax.data.beam import for_each
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.pieces import Pieces
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 from adaptssr_jax.data.ttl_lines import Numbering, read_blocks
-
-_PRETRAIN_FILE = 'original_desen_pretrain.csv'
+from adaptssr_jax.data.ttl_pieces import number_lines
+from adaptssr_jax.data.ttl_rows import (
+  PRETRAIN_FILE,
+  check_known,
+  digest,
+  reference_split,
+  user_ids,
+  with_tails,
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -49,7 +51,7 @@ class TtlConfig(TaskConfig):
     seed: of the reference's split.
   """
 
-  file: str = _PRETRAIN_FILE
+  file: str = PRETRAIN_FILE
   seed: int = 2309
 
 
@@ -101,11 +103,29 @@ class Ttl(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     config = self.builder_config
-    pretrain_path = self._path(dl_manager, _PRETRAIN_FILE)
+    pretrain_path = self._path(dl_manager, PRETRAIN_FILE)
     path = self._path(dl_manager, config.file)
     if config.task == 'pretrain':
       return _read_pretrain(path, config.seed)
     return _read_task(pretrain_path, path, config)
+
+  def _pieces(
+    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
+  ) -> Pieces:
+    config = self.builder_config
+    pretrain = config.task == 'pretrain'
+    return number_lines(
+      self._path(dl_manager, PRETRAIN_FILE),
+      None if pretrain else self._path(dl_manager, config.file),
+      kind=config.kind,
+      split=functools.partial(
+        reference_split,
+        ends=_PRETRAIN_ENDS if pretrain else _TASK_ENDS,
+        seed=config.seed,
+      ),
+      run=functools.partial(for_each, options=self.beam_options),
+      folder=folder,
+    )
 
   def _path(
     self, dl_manager: tfds.download.DownloadManager, file: str
@@ -120,35 +140,12 @@ class Ttl(UserBuilder):
       raise DataError(
         f'there is no {file} in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
       )
+    self.info.metadata['source'] = str(path)
     if not path.stat().st_size:
       raise DataError(
         f'{file} in {folder} is empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
       )
     return path
-
-
-def reference_split(
-  num_rows: int, ends: Mapping[str, float], seed: int
-) -> dict[str, np.ndarray]:
-  """The rows of each split, in the order the reference implementation has them.
-
-  Args:
-    num_rows: how many rows are dealt out.
-    ends: the share of the rows at which each split ends.
-    seed: of Python's own generator, which fixes the order.
-
-  Returns:
-    Row numbers of each split, int64.
-
-  Example:
-    >>> reference_split(5, {'train': 0.6, 'validation': 1.0}, seed=1)
-    {'train': array([2, 3, 4]), 'validation': array([0, 1])}
-  """
-  order = list(range(num_rows))
-  random.Random(seed).shuffle(order)
-  cuts = [int(num_rows * end) for end in ends.values()]
-  parts = np.split(np.array(order, np.int64), cuts[:-1])
-  return dict(zip(ends, parts, strict=True))
 
 
 _PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
@@ -178,8 +175,8 @@ def _read_task(
   user_id, blocks, tail_blocks = [], [], []
   for block in read_blocks(path, config.kind):
     numbers = Ragged(items.find(block.items.values), block.items.offsets)
-    _check_known(path, block.first_line, block.items, numbers)
-    user_id += _user_ids(path, block.first_line, numbers, lines)
+    check_known(path, block.first_line, block.items, numbers)
+    user_id += user_ids(path, block.first_line, numbers, lines)
     blocks.append(numbers)
     targets = labels.add(block.tails.values) - np.int32(1)
     tail_blocks.append(Ragged(targets, block.tails.offsets))
@@ -189,7 +186,7 @@ def _read_task(
   line = np.repeat(np.arange(len(tails)), tails.lengths)
   parts = reference_split(len(line), _TASK_ENDS, config.seed)
   splits = {
-    split: _with_tails(rows.take(line[part]), tails, line, part, config.kind)
+    split: with_tails(rows.take(line[part]), tails, line, part, config.kind)
     for split, part in parts.items()
   }
   return splits, Vocabulary(items.names(), labels.names())
@@ -213,54 +210,5 @@ def _read_users(path: pathlib.Path) -> tuple[Numbering, dict[bytes, str]]:
   for block in read_blocks(path, 'pretrain'):
     items = Ragged(numbering.add(block.items.values), block.items.offsets)
     for row in range(len(items)):
-      lines[_digest(items[row])] = str(block.first_line + row)
+      lines[digest(items[row])] = str(block.first_line + row)
   return numbering, lines
-
-
-def _digest(behaviours: np.ndarray) -> bytes:
-  # A million sequences as dictionary keys would take a gigabyte.
-  return hashlib.blake2b(behaviours, digest_size=16).digest()
-
-
-def _check_known(
-  path: pathlib.Path, first_line: int, raw: Ragged, numbers: Ragged
-) -> None:
-  unknown = np.flatnonzero(numbers.values == 0)
-  if len(unknown):
-    row = np.searchsorted(numbers.offsets, unknown[0], side='right') - 1
-    raise DataError(
-      f'{path}, line {first_line + row}: item {raw.values[unknown[0]]} is not '
-      f'in {_PRETRAIN_FILE}; take all files from the same archive'
-    )
-
-
-def _user_ids(
-  path: pathlib.Path, first_line: int, items: Ragged, lines: dict[bytes, str]
-) -> list[str]:
-  found = [lines.get(_digest(items[row])) for row in range(len(items))]
-  if None in found:
-    raise DataError(
-      f'{path}, line {first_line + found.index(None)}: no line of '
-      f'{_PRETRAIN_FILE} has these behaviours; take all files from the same '
-      'archive'
-    )
-  return found
-
-
-def _with_tails(
-  rows: Rows, tails: Ragged, line: np.ndarray, part: np.ndarray, kind: str
-) -> Rows:
-  """Adds what the task predicts to the rows of one split."""
-  own = tails.values[part]
-  if kind == 'classification':
-    return rows._replace(label=own)
-  line_targets = tails.take(line[part])
-  others = line_targets.values != np.repeat(own, line_targets.lengths)
-  row = np.repeat(np.arange(len(part)), line_targets.lengths)
-  lengths = 1 + np.bincount(row[others], minlength=len(part))
-  targets = Ragged.from_lengths(np.zeros(lengths.sum(), np.int32), lengths)
-  is_own = np.zeros(len(targets.values), bool)
-  is_own[targets.offsets[:-1]] = True
-  targets.values[is_own] = own
-  targets.values[~is_own] = line_targets.values[others]
-  return rows._replace(targets=targets)

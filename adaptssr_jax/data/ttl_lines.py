@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from adaptssr_jax.data.builder import DataError, Kind
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import DataError, Kind, shown
 
 # Bytes parsed at once: large enough for numpy, small beside the ids of a file.
 _BLOCK = 1 << 22
@@ -33,13 +33,68 @@ class Block(NamedTuple):
   tails: Ragged
 
 
-def read_blocks(path: pathlib.Path, kind: Kind) -> Iterator[Block]:
-  """Parses a file.
+class Span(NamedTuple):
+  """The lines of a file that begin between two bytes, `begin` and `end`."""
+
+  path: str
+  kind: Kind
+  begin: int
+  end: int
+
+
+def spans_of(path: pathlib.Path, kind: Kind, size: int) -> list[Span]:
+  """Cuts a file into spans of so many bytes."""
+  total = path.stat().st_size
+  return [
+    Span(str(path), kind, begin, min(begin + size, total))
+    for begin in range(0, total, size)
+  ]
+
+
+def read_span(span: Span) -> list[Block]:
+  """Parses a span, whose first line counts as line 1.
+
+  Raises:
+    DataError: as `read_blocks`; the message has the line's number in the file.
+  """
+  path = pathlib.Path(span.path)
+  try:
+    return list(read_blocks(path, span.kind, begin=span.begin, end=span.end))
+  except DataError:
+    # Only now is it worth the time to count the lines before.
+    line = 1 + _newlines(path, span.begin)
+    return list(
+      read_blocks(path, span.kind, begin=span.begin, end=span.end, line=line)
+    )
+
+
+def _newlines(path: pathlib.Path, end: int) -> int:
+  count = 0
+  with path.open('rb') as file:
+    while text := file.read(min(_BLOCK, end - file.tell())):
+      count += text.count(b'\n')
+    # The line that goes on over the end is not of the span behind it.
+    file.seek(max(end - 1, 0))
+    return count + (end > 0 and file.read(1) != b'\n')
+
+
+def read_blocks(
+  path: pathlib.Path,
+  kind: Kind,
+  *,
+  begin: int = 0,
+  end: int | None = None,
+  line: int = 1,
+) -> Iterator[Block]:
+  """Parses a file, or the lines of it that begin between two bytes.
 
   Args:
     path: of the file.
     kind: `pretrain` for lines without ',,'; `classification` for one number
       after it; `ranking` for one or more.
+    begin: the first byte at which a line may begin.
+    end: the first one at which none may begin any more; None for no end.
+    line: number of the first of these lines.
 
   Yields:
     All lines, block by block.
@@ -47,10 +102,13 @@ def read_blocks(path: pathlib.Path, kind: Kind) -> Iterator[Block]:
   Raises:
     DataError: a line is wrong; the message has the file, the line and why.
   """
-  line = 1
+  end = path.stat().st_size if end is None else end
   with path.open('rb') as file:
-    while text := file.read(_BLOCK):
-      text += file.readline()
+    if begin:
+      file.seek(begin - 1)
+      file.readline()
+    while text := file.read(max(0, min(_BLOCK, end - file.tell()))):
+      text += b'' if text.endswith(b'\n') else file.readline()
       text = text.replace(b'\r\n', b'\n').removesuffix(b'\n') + b'\n'
       columns = _parse(text, kind)
       if columns is None:
@@ -144,15 +202,15 @@ def _cells(text: bytes) -> list[bytes]:
 
 def _integer(cell: bytes) -> int:
   digits = cell.strip()
-  shown = digits.decode(errors='replace')
+  text = shown(digits.decode(errors='replace'))
   if not digits:
     raise ValueError('an empty id')
   if digits[:1] == b'-' and digits[1:].isdigit():
-    raise ValueError(f'{shown} is negative')
+    raise ValueError(f'{text} is negative')
   if not digits.isdigit():
-    raise ValueError(f'{shown!r} is not an integer')
+    raise ValueError(f'{text} is not an integer')
   if len(digits) > _MOST_DIGITS:
-    raise ValueError(f'{shown} has more than {_MOST_DIGITS} digits')
+    raise ValueError(f'{text} has more than {_MOST_DIGITS} digits')
   return int(digits)
 
 
@@ -202,8 +260,11 @@ class Numbering:
 
   def names(self) -> list[str]:
     """The raw ids as text, in the order of their numbers."""
-    by_number = self._ids[np.argsort(self._numbers)][1:]
-    return [str(name) for name in by_number.tolist()]
+    return [str(name) for name in self.ids().tolist()]
+
+  def ids(self) -> np.ndarray:
+    """The raw ids, int64, in the order of their numbers."""
+    return self._ids[np.argsort(self._numbers)][1:]
 
 
 def _encode(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ validate and 20% to test.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -24,15 +25,19 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import (
+from adaptssr_jax.data.beam import for_each
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.pieces import Pieces
+from adaptssr_jax.data.rows import (
   DataError,
   Rows,
-  TaskConfig,
-  UserBuilder,
   Vocabulary,
+  deal_out_for_pretraining,
+  deal_out_for_task,
   split_for_pretraining,
   split_for_task,
 )
+from adaptssr_jax.data.table_pieces import Source, group_users
 from adaptssr_jax.data.table_rows import Columns
 from adaptssr_jax.data.table_users import (
   labelled_rows,
@@ -179,7 +184,9 @@ class UserTables(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
-    self.info.metadata['source'] = ', '.join(config.events)
+    self.info.metadata['source'] = ', '.join(
+      [*config.events, *filter(None, [config.labels])]
+    )
     user, label = config.user_column, config.label_column
     in_events = label is not None and config.labels is None
     columns = Columns(
@@ -203,5 +210,28 @@ class UserTables(UserBuilder):
       labels = labels_of(
         [table], users.ids, user=user, label=label, required=True
       )
-    rows, classes = labelled_rows(users, labels)
+    rows, classes = labelled_rows(users, labels, config.events)
     return split_for_task(rows), Vocabulary(item_ids, classes)
+
+  def _pieces(
+    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
+  ) -> Pieces:
+    del dl_manager
+    config = self.builder_config
+    self.info.metadata['source'] = ', '.join(
+      [*config.events, *filter(None, [config.labels])]
+    )
+    pretrain = config.label_column is None
+    return group_users(
+      Source(
+        config.events,
+        config.labels,
+        user=config.user_column,
+        item=config.item_column,
+        time=config.time_column,
+        label=config.label_column,
+      ),
+      split=deal_out_for_pretraining if pretrain else deal_out_for_task,
+      run=functools.partial(for_each, options=self.beam_options),
+      folder=folder,
+    )

@@ -1,0 +1,105 @@
+"""Reading a file of a zip or wheel that somebody else made.
+
+Nothing is unpacked to disk, and nothing is read before the whole directory of
+the archive is found harmless.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import stat
+import zipfile
+import zlib
+
+from adaptssr_jax.data.rows import DataError, shown
+
+# The archives that are read have some hundred files, of 25 MB at most.
+_MOST_FILES = 100_000
+_MOST_BYTES = 1 << 30
+# Text is packed some five times, at most some twenty; zeros a thousand times.
+_MOST_PACKED = 100
+# A ratio says nothing of a small file.
+_SMALL = 1 << 20
+_MOST_REASON = 200
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def read_member(path: pathlib.Path, member: str) -> bytes:
+  """Reads one file of an archive.
+
+  Args:
+    path: of the archive.
+    member: the path of the file inside of it.
+
+  Returns:
+    All of the file, whose checksum in the archive is right.
+
+  Raises:
+    KeyError: the archive has no such file.
+    DataError: the archive is damaged, or could do harm: a path that leads out
+      of it, a link, more files or bytes than are believable.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      _check(path, archive.infolist())
+      return _read(path, archive, archive.getinfo(member))
+  # Damaged in its directory, its data, or the names of its compression.
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+  ) as error:
+    if isinstance(error, DataError):
+      raise
+    raise DataError(
+      f'{path}, {member} cannot be read ({_reason(error)}); download it again'
+    ) from error
+
+
+def _reason(error: Exception) -> str:
+  # May hold names of files, of any length.
+  return str(error)[:_MOST_REASON]
+
+
+def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
+  if len(entries) > _MOST_FILES:
+    raise _refused(path, f'{len(entries):,} files in it')
+  names = set()
+  for entry in entries:
+    parts = pathlib.PurePosixPath(entry.filename.replace('\\', '/')).parts
+    if '..' in parts or parts[:1] == ('/',) or ':' in ''.join(parts[:1]):
+      raise _refused(path, f'{shown(entry.filename)} leads out of it')
+    if stat.S_ISLNK(entry.external_attr >> 16):
+      raise _refused(path, f'{shown(entry.filename)} is a link')
+    if entry.filename in names:
+      raise _refused(path, f'{shown(entry.filename)} is in it twice')
+    names.add(entry.filename)
+  if sum(entry.file_size for entry in entries) > _MOST_BYTES:
+    raise _refused(path, f'it unpacks to more than {_MOST_BYTES:,} bytes')
+
+
+def _read(
+  path: pathlib.Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
+) -> bytes:
+  if entry.compress_type not in _METHODS:
+    raise _refused(path, f'{shown(entry.filename)} is packed in an unusual way')
+  packed = max(entry.compress_size, 1)
+  if entry.file_size > max(_SMALL, _MOST_PACKED * packed):
+    raise _refused(
+      path,
+      f'{shown(entry.filename)} unpacks to {entry.file_size / packed:.0f} x',
+    )
+  with archive.open(entry) as file:
+    # Not more than it says it is: the rest is not looked at.
+    data = file.read(entry.file_size)
+    if file.read(1):
+      raise _refused(path, f'{shown(entry.filename)} is larger than it says')
+  return data
+
+
+def _refused(path: pathlib.Path, why: str) -> DataError:
+  return DataError(f'{path} is refused: {why}; download it again')

@@ -1,0 +1,154 @@
+"""Preparing a data set: it appears whole or not at all, whoever prepares it.
+
+All is written into a folder of its own beside the place of the data set, which
+is renamed to it at the end. So a process that is killed leaves nothing that
+could be taken for a data set, and of two that prepare the same one, the first
+to end wins and the other uses what is there. Where the file system has locks
+they take turns: the second finds all done, and whoever holds the lock knows
+that folders left by its machine are of the dead, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data.beam import pipeline_options
+from adaptssr_jax.data.builder import UserBuilder
+from adaptssr_jax.data.columns import write_columns
+from adaptssr_jax.data.rows import DataError
+
+ARRAYS = 'arrays'
+_LOCK = '.lock'
+_SCRATCH = 'preparing'
+# After which a folder that another machine left is not written any more.
+_ABANDONED = 7 * 24 * 3600.0
+
+
+def is_prepared(builder: UserBuilder) -> bool:
+  """Whether the data set is there, whole."""
+  return (pathlib.Path(builder.data_dir) / ARRAYS).exists()
+
+
+def prepare(
+  builder: UserBuilder,
+  *,
+  manual_dir: str | None = None,
+  beam_options: Sequence[str] | None = None,
+) -> None:
+  """Prepares a data set, unless another process does it meanwhile.
+
+  Args:
+    builder: of the data set.
+    manual_dir: the folder of files that the user has to provide.
+    beam_options: of the Beam pipeline that makes the examples; None makes them
+      in this process.
+
+  Raises:
+    DataError: the source cannot be had or read; nothing is left behind.
+  """
+  # Other machines may write here, too, who have another working folder.
+  folder = pathlib.Path(builder.data_dir).absolute()
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  with _alone(folder.parent / _LOCK) as is_alone:
+    if not is_prepared(builder):
+      if is_alone:
+        _remove_leftovers(folder.parent)
+      with _scratch_in(folder.parent) as scratch:
+        if folder.exists():
+          _write_arrays(_twin(builder, builder.data_dir_root), scratch)
+          _publish(scratch / ARRAYS, folder / ARRAYS)
+        else:
+          made = _make(builder, scratch, manual_dir, beam_options)
+          _publish(made, folder)
+
+
+def _make(
+  builder: UserBuilder,
+  scratch: pathlib.Path,
+  manual_dir: str | None,
+  beam_options: Sequence[str] | None,
+) -> pathlib.Path:
+  """Makes the whole data set somewhere else; returns its folder."""
+  twin = _twin(builder, scratch)
+  twin.beam_options = beam_options
+  twin.download_and_prepare(
+    file_format='array_record',
+    download_dir=builder.data_dir_root / 'downloads',
+    download_config=tfds.download.DownloadConfig(
+      manual_dir=manual_dir,
+      try_download_gcs=False,
+      beam_options=pipeline_options(beam_options),
+    ),
+  )
+  made = pathlib.Path(twin.data_dir)
+  write_columns(twin, made / ARRAYS)
+  return made
+
+
+def _write_arrays(builder: UserBuilder, scratch: pathlib.Path) -> None:
+  """Writes what lacks where TFDS alone prepared the data set."""
+  if not builder.info.initialized:
+    raise DataError(
+      f'{builder.data_dir} is no data set: delete it, and it will be prepared'
+    )
+  write_columns(builder, scratch / ARRAYS)
+
+
+def _twin(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
+  return type(builder)(config=builder.builder_config, data_dir=data_dir)
+
+
+def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
+  try:
+    made.rename(folder)
+  except OSError:
+    # Without locks another process may have been faster: its is as good.
+    if not folder.exists():
+      raise
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[bool]:
+  """Waits for the lock of a file; False where the file system has none."""
+  with path.open('w') as file:
+    try:
+      # The kernel takes it back from a process that dies.
+      fcntl.flock(file, fcntl.LOCK_EX)
+      is_alone = True
+    except OSError:
+      is_alone = False
+    yield is_alone
+
+
+@contextlib.contextmanager
+def _scratch_in(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+  scratch = tempfile.mkdtemp(prefix=f'{_prefix()}.', dir=parent)
+  try:
+    yield pathlib.Path(scratch)
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_leftovers(parent: pathlib.Path) -> None:
+  """Removes what dead processes left; the lock has to be held."""
+  for path in parent.glob(f'{_SCRATCH}.*'):
+    # Some locks do not reach other machines, where it may still be written.
+    is_ours = path.name.startswith(f'{_prefix()}.')
+    if is_ours or time.time() - path.stat().st_mtime > _ABANDONED:
+      shutil.rmtree(path, ignore_errors=True)
+
+
+def _prefix() -> str:
+  machine = re.sub('[^0-9A-Za-z-]', '-', platform.node())
+  return f'{_SCRATCH}.{machine}'

@@ -1,0 +1,147 @@
+"""What comes from outside is never run, and never believed unseen."""
+
+import ast
+import stat
+import zipfile
+
+import pytest
+
+from adaptssr_jax.data import DataError, archives
+from adaptssr_jax.data.archives import read_member
+from adaptssr_jax.data.movielens_files import EDITIONS, read
+from tests.movielens_made import grouplens_files, write_zip
+from tests.tiny_runs import ROOT
+
+SOURCES = sorted(
+  path
+  for part in ('adaptssr_jax', 'experiments')
+  for path in (ROOT / part).rglob('*.py')
+)
+# Modules that make objects, and so code, out of bytes; and all '...ickle'.
+UNSAFE = {'dill', 'joblib', 'marshal', 'shelve', 'yaml'}
+
+
+def is_unsafe(module):
+  root = module.split('.')[0]
+  return root in UNSAFE or root.lower().endswith('ickle')
+
+
+def unsafe(tree):
+  """What would run or unpickle something, and where it stands."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names if is_unsafe(alias.name)]
+      yield from ((node.lineno, name) for name in names)
+    elif isinstance(node, ast.ImportFrom):
+      if is_unsafe(node.module or ''):
+        yield node.lineno, node.module
+    elif isinstance(node, ast.Call):
+      name = ast.unparse(node.func)
+      if name in {'eval', 'exec', 'compile', '__import__', 'torch.load'}:
+        yield node.lineno, name
+      if name in {'os.system', 'os.popen'}:
+        yield node.lineno, name
+      for keyword in node.keywords:
+        if keyword.arg in {'allow_pickle', 'shell'} and not (
+          isinstance(keyword.value, ast.Constant)
+          and keyword.value.value is False
+        ):
+          yield node.lineno, keyword.arg
+      # What an archive holds may only be unpacked after it was looked at.
+      if name.endswith(('.extract', '.extractall', '.unpack_archive')):
+        yield node.lineno, name
+
+
+@pytest.mark.parametrize(
+  'path', SOURCES, ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_nothing_from_outside_is_unpickled_run_or_unpacked(path):
+  assert not list(unsafe(ast.parse(path.read_text())))
+
+
+def test_the_test_above_sees_what_it_looks_for():
+  lines = [
+    'import cloudpickle',
+    'from yaml import load',
+    'np.load(path, allow_pickle=True)',
+    'eval(text)',
+    'run(command, shell=True)',
+    'zipfile.ZipFile(path).extractall()',
+  ]
+  found = unsafe(ast.parse('\n'.join(lines)))
+  assert [line for line, _ in found] == list(range(1, 7))
+
+
+def zip_of(path, *entries):
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for entry, text in (('good.txt', b'good'), *entries):
+      archive.writestr(entry, text)
+  return path
+
+
+def link(name):
+  entry = zipfile.ZipInfo(name)
+  entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+  return entry
+
+
+def test_a_harmless_archive_is_read(tmp_path):
+  path = zip_of(tmp_path / 'a.zip', ('folder/', b''), ('folder/b..txt', b'b'))
+  assert read_member(path, 'good.txt') == b'good'
+  with pytest.raises(KeyError):
+    read_member(path, 'none')
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['../evil', 'a/../../evil', '/etc/evil', '..\\evil', 'C:\\evil', 'C:/evil'],
+)
+def test_an_archive_with_a_path_out_of_it_is_refused(tmp_path, name):
+  path = zip_of(tmp_path / 'a.zip', (name, b'evil'))
+  with pytest.raises(DataError, match=f'{path} is refused: .*evil.* leads out'):
+    read_member(path, 'good.txt')
+
+
+def test_an_archive_with_a_link_is_refused(tmp_path):
+  path = zip_of(tmp_path / 'a.zip', (link('innocent'), b'/etc/passwd'))
+  with pytest.raises(DataError, match="'innocent' is a link"):
+    read_member(path, 'good.txt')
+
+
+@pytest.mark.filterwarnings('ignore:Duplicate name')
+def test_an_archive_with_a_name_twice_is_refused(tmp_path):
+  path = zip_of(tmp_path / 'a.zip', ('good.txt', b'other'))
+  with pytest.raises(DataError, match='is in it twice'):
+    read_member(path, 'good.txt')
+
+
+def test_a_size_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
+  bomb = bytes(4 << 20)
+  path = zip_of(tmp_path / 'a.zip', ('bomb', bomb))
+  assert path.stat().st_size < 10_000
+  monkeypatch.setattr(zipfile.ZipFile, 'open', None)
+  with pytest.raises(DataError, match=r"'bomb' unpacks to .* x"):
+    read_member(path, 'bomb')
+  monkeypatch.setattr(archives, '_MOST_BYTES', 1 << 20)
+  with pytest.raises(DataError, match='unpacks to more than 1,048,576 bytes'):
+    read_member(path, 'good.txt')
+  monkeypatch.setattr(archives, '_MOST_FILES', 1)
+  with pytest.raises(DataError, match='2 files in it'):
+    read_member(path, 'good.txt')
+
+
+def test_a_file_that_lies_about_its_size_is_an_error(tmp_path):
+  path = zip_of(tmp_path / 'a.zip', ('liar', b'0123456789' * 50))
+  whole = path.read_bytes()
+  assert whole.count((500).to_bytes(4, 'little')) == 2
+  small = whole.replace((500).to_bytes(4, 'little'), (5).to_bytes(4, 'little'))
+  path.write_bytes(small)
+  with pytest.raises(DataError, match=r'a\.zip, liar cannot be read'):
+    read_member(path, 'liar')
+
+
+def test_a_movielens_zip_is_checked_as_well(tmp_path):
+  files = grouplens_files('1m') | {'../evil': b''}
+  path = write_zip(tmp_path / 'ml-1m.zip', files)
+  with pytest.raises(DataError, match='leads out of it'):
+    read(path, EDITIONS['1m'].grouplens)

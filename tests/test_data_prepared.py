@@ -1,0 +1,210 @@
+"""Who prepares a data set, and when: it is there whole, or it is not there."""
+
+import os
+import pathlib
+import threading
+import time
+
+import pytest
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data import (
+  DataError,
+  SyntheticUsers,
+  arrays,
+  is_prepared,
+  load,
+  prepare,
+)
+from tests.tiny_runs import files, last_line_of
+
+NAME = 'synthetic_users/tiny_click'
+
+
+def make(data_dir):
+  return tfds.builder(NAME, data_dir=data_dir)
+
+
+def place(data_dir):
+  return pathlib.Path(data_dir, NAME, '1.0.0')
+
+
+def everything(data_dir):
+  """All files of the prepared data set, less the time of its making."""
+  return files(place(data_dir))
+
+
+def assert_alone(data_dir):
+  """Nothing but the data set is there."""
+  beside = {path.name for path in place(data_dir).parent.iterdir()}
+  assert beside == {'1.0.0', '.lock'}
+
+
+@pytest.fixture(name='reads')
+def _reads(monkeypatch):
+  """Reading takes a while, and is counted."""
+  calls = []
+  read = SyntheticUsers._read
+
+  def slowly(self, dl_manager):
+    calls.append(threading.get_ident())
+    time.sleep(0.3)
+    return read(self, dl_manager)
+
+  monkeypatch.setattr(SyntheticUsers, '_read', slowly)
+  return calls
+
+
+def load_at_once(data_dir, count=3):
+  """As many threads load the data set, each with a builder of its own."""
+  found, builders = [], [make(data_dir) for _ in range(count)]
+
+  def one(builder):
+    found.append(load(builder))
+
+  threads = [threading.Thread(target=one, args=[each]) for each in builders]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(found) == count
+  return found
+
+
+def test_of_several_at_once_one_prepares_and_all_get_it(tmp_path, reads):
+  found = load_at_once(tmp_path)
+  assert len(reads) == 1
+  assert_alone(tmp_path)
+  for users in found[1:]:
+    assert users.vocabulary.items == found[0].vocabulary.items
+    for split, columns in users.splits.items():
+      expected = found[0].splits[split].targets.values
+      assert columns.targets.values.tolist() == expected.tolist()
+
+
+def test_without_locks_the_first_to_end_wins(tmp_path, reads, monkeypatch):
+  def fail(*_):
+    raise OSError('no locks available')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(prepare.fcntl, 'flock', fail)
+    load_at_once(tmp_path)
+  assert len(reads) == 3
+  assert_alone(tmp_path)
+  load(make(tmp_path / 'again'))
+  assert files(place(tmp_path) / 'arrays') == files(
+    place(tmp_path / 'again') / 'arrays'
+  )
+
+
+def test_leftovers_of_this_machine_and_old_ones_are_removed(tmp_path):
+  parent = place(tmp_path).parent
+  week = time.time() - 8 * 24 * 3600
+  for name, then in (
+    (f'{prepare._prefix()}.dead', None),
+    ('preparing.elsewhere.dead', week),
+    ('preparing.elsewhere.alive', None),
+  ):
+    (parent / name / 'synthetic_users').mkdir(parents=True)
+    if then:
+      os.utime(parent / name, (then, then))
+  load(make(tmp_path))
+  beside = {path.name for path in parent.iterdir()}
+  assert beside == {'1.0.0', '.lock', 'preparing.elsewhere.alive'}
+
+
+def test_what_is_prepared_is_opened_without_a_lock(tmp_path, monkeypatch):
+  assert not is_prepared(make(tmp_path))
+  load(make(tmp_path))
+  assert is_prepared(make(tmp_path))
+  monkeypatch.setattr(arrays, 'prepare', None)
+  load(make(tmp_path))
+
+
+def test_what_tfds_prepared_alone_gets_its_arrays(tmp_path):
+  make(tmp_path).download_and_prepare(file_format='array_record')
+  assert not is_prepared(make(tmp_path))
+  load(make(tmp_path))
+  assert_alone(tmp_path)
+  load(make(tmp_path / 'other'))
+  assert files(place(tmp_path) / 'arrays') == files(
+    place(tmp_path / 'other') / 'arrays'
+  )
+
+
+def test_a_folder_without_a_data_set_is_named(tmp_path):
+  place(tmp_path).mkdir(parents=True)
+  with pytest.raises(DataError, match=f'{place(tmp_path)} is no data set'):
+    load(make(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['items', 'items.lengths', 'targets'])
+@pytest.mark.parametrize('keep', [0, 0.5, 0.51, None])
+def test_arrays_that_were_cut_are_an_error(tmp_path, name, keep):
+  load(make(tmp_path))
+  path = place(tmp_path) / 'arrays' / 'train' / name
+  whole = path.read_bytes()
+  if keep is None:
+    path.unlink()
+  else:
+    path.write_bytes(whole[: int(keep * len(whole))])
+  if name == 'targets' and keep is None:
+    return  # As in a task without targets.
+  with pytest.raises(DataError, match=f'damaged: delete {place(tmp_path)}'):
+    load(make(tmp_path))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_start_prepares_all_again(tmp_path):
+  assert (
+    last_line_of(f"""
+import os, pathlib, signal
+import tensorflow_datasets as tfds
+from adaptssr_jax.data import builder, columns, load, pieces, prepare
+tfds.disable_progress_bar()
+
+def make(folder):
+  return tfds.builder({NAME!r}, data_dir={str(tmp_path)!r} + '/' + folder)
+
+def die(*_, **__):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+def contents(folder):
+  folder = pathlib.Path(make(folder).data_dir)
+  return {{str(path.relative_to(folder)): path.read_bytes()
+          for path in folder.rglob('*') if path.is_file()}}
+
+examples_of = builder.examples_of
+def some(*rows):
+  for number, example in enumerate(examples_of(*rows)):
+    if number == 50:
+      die()
+    yield example
+
+moments = [
+  (builder, 'check_rows', die), (builder, 'examples_of', some),
+  (prepare, 'write_columns', die), (columns, '_append_to', die),
+  (prepare, '_publish', die),
+]
+for module, name, dies in moments:
+  if not os.fork():
+    setattr(module, name, dies)
+    load(make(name))
+    os._exit(0)
+  _, status = os.wait()
+  assert os.WTERMSIG(status) == signal.SIGKILL, (name, status)
+# After all forks: reading starts threads, which do not live on in a fork.
+load(make('whole'))
+whole = contents('whole')
+assert 'arrays/test/targets' in whole
+for _, name, _ in moments:
+  left = list(pathlib.Path(make(name).data_dir).parent.glob('preparing.*'))
+  assert len(left) == 1, (name, left)
+  load(make(name))
+  assert contents(name) == whole, name
+  parent = pathlib.Path(make(name).data_dir).parent
+  assert {{path.name for path in parent.iterdir()}} == {{'1.0.0', '.lock'}}
+print(len(moments))
+""")
+    == '5'
+  )

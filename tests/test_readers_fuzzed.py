@@ -1,0 +1,376 @@
+"""Files that are damaged at random: a right data set, or a line that says why.
+
+`FUZZ_EXAMPLES=5000 pytest tests/test_readers_fuzzed.py` looks harder.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adaptssr_jax import data
+from adaptssr_jax.data import table_rows, tables
+from adaptssr_jax.data.movielens_files import EDITIONS, read
+from adaptssr_jax.data.user_tables import user_tables_config
+from tests.movielens_made import grouplens_files, wheel_files, write_zip
+
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 30))
+fuzzed = settings(
+  derandomize='FUZZ_EXAMPLES' not in os.environ,
+  max_examples=EXAMPLES,
+  deadline=None,
+  database=None,
+  suppress_health_check=list(HealthCheck),
+)
+
+ROWS = [
+  (f'u{row % 14}', f'i{row % 5}', row, 'xyz'[row % 14 % 3]) for row in range(28)
+]
+NAMES = ('user_id', 'item_id', 'time', 'age')
+CSV = (
+  '\n'.join(map(','.join, [NAMES, *[map(str, row) for row in ROWS]]))
+).encode()
+JSONL = '\n'.join(
+  json.dumps(dict(zip(NAMES, row, strict=True))) for row in ROWS
+).encode()
+TTL = '\n'.join(f'{900 - row},{row + 1},7' for row in range(14)).encode()
+CLICK = b''.join(line + b',,5,6\n' for line in TTL.split(b'\n'))
+
+PLACE = re.compile(r', (line|row) [0-9]+\b')
+# What is wrong with no line or row alone.
+WHOLE_FILE = re.compile(
+  'no column|two columns|column .* holds|has no rows|has no users|has a label|'
+  'no readable Parquet|cannot be read|is refused|has no ml-1m|is empty|'
+  'is in .* and not in'
+)
+
+# What tends to break readers.
+PIECES = [
+  b'\x00', b'\xff', b'\xef\xbb\xbf', b'\xed\xa0\x80', b'"', b'""', b'\'', b',',
+  b',,', b'\n', b'\r', b'\r\n', b'\n\n', b'\x85', b'\xe2\x80\xa8', b'\t', b'::',
+  b'|', b'-1', b'1e999', b'nan', b'99999999999999999999', b'null', b'{', b'}',
+  b'[', b'[' * 2000, b'{"a":' * 2000, b'x' * 200_000, b'\\ud800', b'\\', b'1.5',
+  b'2020-01-01', b'9999-12-31T23:59:59', b'0001-01-01', b'true', b'user_id',
+]  # fmt: skip
+
+
+def changes(size):
+  """Several places of a file, and what becomes of them."""
+  place = st.integers(0, size)
+  change = st.one_of(
+    st.tuples(st.just('cut'), place, st.just(b'')),
+    st.tuples(
+      st.just('flip'), place, st.integers(1, 255).map(lambda b: bytes([b]))
+    ),
+    st.tuples(st.just('insert'), place, st.sampled_from(PIECES)),
+    st.tuples(st.just('insert'), place, st.binary(max_size=6)),
+    st.tuples(st.just('put'), place, st.sampled_from(PIECES)),
+    st.tuples(st.just('repeat'), place, st.just(b'')),
+    st.tuples(st.just('drop'), place, st.integers(1, 40).map(bytes)),
+  )
+  return st.lists(change, min_size=1, max_size=3)
+
+
+def damaged(whole, these):
+  for kind, place, piece in these:
+    before, after = whole[:place], whole[place:]
+    if kind == 'cut':
+      whole = before
+    elif kind == 'flip' and after:
+      whole = before + bytes([after[0] ^ piece[0]]) + after[1:]
+    elif kind == 'insert':
+      whole = before + piece + after
+    elif kind == 'put':
+      whole = before + piece + after[len(piece) :]
+    elif kind == 'repeat':
+      whole = before + after[:30] + after
+    elif kind == 'drop':
+      whole = before + after[len(piece) :]
+  return whole
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder():
+  folder = tempfile.mkdtemp()
+  yield pathlib.Path(folder)
+  shutil.rmtree(folder)
+
+
+def check_right_or_refused(
+  folder, paths, name, *, config=None, manual_dir=None
+):
+  """The data set, or None after an error that names a file."""
+  prepared = folder / 'prepared'
+  shutil.rmtree(prepared, ignore_errors=True)
+  try:
+    if callable(config):
+      config = config()
+    builder = tfds.builder(
+      name, data_dir=prepared, **({'config': config} if config else {})
+    )
+    users = data.load(builder, manual_dir=manual_dir)
+  except data.DataError as error:
+    message = str(error)
+  else:
+    check(users)
+    return users
+  assert any(str(path) in message for path in paths), message
+  assert len(message) < 1500
+  assert PLACE.search(message) or WHOLE_FILE.search(message), message
+  left = [path for path in prepared.rglob('*') if path.is_file()]
+  assert {path.name for path in left} <= {'.lock'}, left
+  return None
+
+
+def check(users):
+  """The invariants of every data set."""
+  for split in users.splits.values():
+    assert len(split.items)
+    assert split.items.lengths.min() >= 1
+    assert split.items.values.min() >= 1
+    assert split.items.values.max() <= len(users.vocabulary.items)
+    split.user_ids(np.arange(len(split.items)))
+  assert len(set(users.vocabulary.items)) == len(users.vocabulary.items)
+
+
+def check_table(folder, path, whole, *, label='age'):
+  path.write_bytes(whole)
+  return check_right_or_refused(
+    folder,
+    [path],
+    'user_tables',
+    config=lambda: user_tables_config(events=str(path), label_column=label),
+  )
+
+
+def assert_read_alike(path):
+  """In bulk, the rows are those that are read one by one."""
+  columns = table_rows.Columns(('user_id', 'item_id'), 'time')
+  try:
+    table = tables.read_table(path, columns)
+  except data.DataError:
+    return
+  rows = [cells for _, cells in table_rows.read_rows(path, columns)]
+  found = zip(
+    *(table.cells[name].to_pylist() for name in columns.names), strict=True
+  )
+  found = [list(row) for row in found]
+  assert [row[:2] for row in found] == [row[:2] for row in rows]
+  times = [(str(row[2]), row[2]) for row in found]
+  for (text, value), (*_, expected) in zip(times, rows, strict=True):
+    assert text == expected or float(value) == float(expected)
+
+
+@fuzzed
+@given(changes(len(CSV)))
+def test_csv(folder, these):
+  path = folder / 'e.csv'
+  if check_table(folder, path, damaged(CSV, these)):
+    assert_read_alike(path)
+
+
+@fuzzed
+@given(changes(len(JSONL)))
+def test_json_lines(folder, these):
+  path = folder / 'e.jsonl'
+  if check_table(folder, path, damaged(JSONL, these)):
+    assert_read_alike(path)
+
+
+cells = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+  lambda inner: (
+    st.lists(inner, max_size=2)
+    | st.dictionaries(st.sampled_from(NAMES), inner, max_size=2)
+  ),
+  max_leaves=3,
+)
+ids = st.text(max_size=3) | cells
+times = st.integers() | st.floats() | st.datetimes().map(str) | cells
+rows = st.lists(
+  st.fixed_dictionaries(
+    {}, optional={'user_id': ids, 'item_id': ids, 'time': times, 'age': cells}
+  ),
+  min_size=1,
+  max_size=4,
+)
+
+
+@fuzzed
+@given(rows, st.sampled_from(['jsonl', 'csv']), st.booleans())
+def test_any_cells(folder, rows, suffix, after):
+  path = folder / f'e.{suffix}'
+  if suffix == 'jsonl':
+    text = ''.join(json.dumps(row) + '\n' for row in rows).encode(
+      errors='surrogatepass'
+    )
+    whole = JSONL + b'\n' + text if after else text + JSONL
+  else:
+    file = io.StringIO()
+    csv.writer(file).writerows(
+      [[row.get(name) for name in NAMES] for row in rows]
+    )
+    text = file.getvalue().encode(errors='surrogatepass')
+    header, rest = CSV.split(b'\n', 1)
+    rest = rest + b'\n' + text if after else text + rest
+    whole = header + b'\n' + rest
+  if check_table(folder, path, whole, label=None):
+    assert_read_alike(path)
+
+
+TYPES = st.sampled_from([
+  pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.bool_(), pa.null(),
+  pa.string(), pa.large_string(), pa.string_view(), pa.binary(),
+  pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.int64()),
+  pa.timestamp('s'), pa.timestamp('us', 'UTC'),
+  pa.timestamp('ns', 'Asia/Tokyo'),
+  pa.date32(), pa.date64(), pa.time64('us'), pa.duration('s'),
+  pa.decimal128(5, 2), pa.list_(pa.int64()), pa.struct({'a': pa.int64()}),
+  pa.map_(pa.string(), pa.int64()), pa.binary(3),
+])  # fmt: skip
+
+
+def column(kind, numbers):
+  """Cells of a type, made of small numbers and None."""
+  if pa.types.is_null(kind):
+    return pa.nulls(len(numbers))
+  texts = pa.array([None if n is None else str(n) for n in numbers])
+  plain = pa.array(numbers, pa.int64())
+  for source in (plain, texts):
+    try:
+      return source.cast(kind)
+    except pa.ArrowException:
+      continue
+  try:
+    return pa.array([None] * len(numbers), kind)
+  except pa.ArrowException:
+    return texts
+
+
+numbers = st.lists(
+  st.none() | st.integers(-9, 99) | st.integers(2**40, 2**62),
+  min_size=0,
+  max_size=30,
+)
+
+
+@fuzzed
+@given(
+  st.lists(st.tuples(TYPES, numbers), min_size=4, max_size=4),
+  st.lists(st.sampled_from(NAMES), max_size=2),
+)
+def test_any_columns_of_parquet(folder, columns, more):
+  length = min(len(values) for _, values in columns)
+  arrays = [column(kind, values[:length]) for kind, values in columns]
+  names = [*NAMES, *more]
+  arrays += arrays[: len(more)]
+  path = folder / 'e.parquet'
+  try:
+    pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, names), path)
+  except pa.ArrowException:
+    return  # Not a type that Parquet has.
+  for label in ('age', None):
+    check_table(folder, path, path.read_bytes(), label=label)
+
+
+def parquet():
+  file = io.BytesIO()
+  columns = zip(*ROWS, strict=True)
+  named = dict(zip(NAMES, map(list, columns), strict=True))
+  pyarrow.parquet.write_table(pa.table(named), file)
+  return file.getvalue()
+
+
+PARQUET = parquet()
+
+
+@fuzzed
+@given(changes(len(PARQUET)))
+def test_bytes_of_parquet(folder, these):
+  whole = damaged(PARQUET, these)
+  check_table(folder, folder / 'e.parquet', whole)
+
+
+@fuzzed
+@given(
+  changes(len(TTL)),
+  changes(len(CLICK)),
+  st.sampled_from(['pretrain', 'click']),
+)
+def test_ttl(folder, of_users, of_lines, task):
+  manual = folder / 'manual'
+  manual.mkdir(exist_ok=True)
+  paths = [
+    manual / 'original_desen_pretrain.csv',
+    manual / 'original_desen_finetune_click_nouserID.csv',
+  ]
+  # Both damaged would seldom get as far as the second.
+  paths[0].write_bytes(damaged(TTL, of_users) if task == 'pretrain' else TTL)
+  paths[1].write_bytes(damaged(CLICK, of_lines))
+  check_right_or_refused(
+    folder, [*paths, manual], f'ttl/{task}', manual_dir=str(manual)
+  )
+
+
+def zipped(files):
+  with tempfile.TemporaryDirectory() as folder:
+    return write_zip(pathlib.Path(folder, 'a.zip'), files).read_bytes()
+
+
+FILES = grouplens_files('1m')
+ZIP = zipped(FILES)
+WHEEL = zipped(wheel_files('100k'))
+RATINGS = FILES['ml-1m/ratings.dat']
+
+
+@fuzzed
+@given(changes(len(ZIP)))
+def test_a_zip(folder, these):
+  manual = folder / 'movies'
+  manual.mkdir(exist_ok=True)
+  path = manual / 'ml-1m.zip'
+  path.write_bytes(damaged(ZIP, these))
+  check_right_or_refused(
+    folder, [path], 'movielens_users/1m_age', manual_dir=str(manual)
+  )
+
+
+@fuzzed
+@given(changes(len(WHEEL)))
+def test_a_wheel(folder, these):
+  path = folder / 'a.whl'
+  path.write_bytes(damaged(WHEEL, these))
+  try:
+    log = read(path, EDITIONS['100k'].wheel)
+  except data.DataError as error:
+    message = str(error)
+  else:
+    message = str(path)
+    assert len(log.user) == len(log.item) == len(log.time) > 0
+  assert str(path) in message
+
+
+@fuzzed
+@given(st.sampled_from(sorted(FILES)), st.data())
+def test_files_in_a_zip(folder, member, draw):
+  these = draw.draw(changes(len(FILES[member])))
+  manual = folder / 'movies'
+  manual.mkdir(exist_ok=True)
+  path = write_zip(
+    manual / 'ml-1m.zip', FILES | {member: damaged(FILES[member], these)}
+  )
+  check_right_or_refused(
+    folder, [path], 'movielens_users/1m_click', manual_dir=str(manual)
+  )
