@@ -1,4 +1,4 @@
-"""Checkpoints: every call to Orbax.
+"""Checkpoints of a run, kept by Orbax.
 
 A checkpoint is all that is needed to go on, and to use what was learned
 elsewhere: the state of training, the fields of the encoder, the raw item ids
@@ -9,31 +9,36 @@ follows from the seed and the step.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
+from adaptssr_jax import checkpoint_files as files
+from adaptssr_jax.checkpoint_files import CheckpointError, DamagedError
+from adaptssr_jax.checkpoint_items import (
+  open_manager,
+  read_description,
+  read_items,
+  saved_shapes,
+)
 from adaptssr_jax.description import Description
+from adaptssr_jax.devices import global_shapes, to_global, to_local
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.optimizers import (
   AdamSettings,
   RowAdamState,
   caught_up_table,
 )
-from adaptssr_jax.train import RowOptState, TrainState
+from adaptssr_jax.row_training import RowOptState
+from adaptssr_jax.train import TrainState
 
-_FOLDER = 'checkpoints'
 _ROW_OPT_STATE = set(RowOptState._fields)
-
-
-class CheckpointError(ValueError):
-  """A checkpoint cannot be read; the message says which and what to do."""
 
 
 class Checkpoints:
@@ -42,14 +47,33 @@ class Checkpoints:
   Args:
     workdir: the folder of the run.
     keep: how many of the latest to keep; the best one is kept besides.
+    tell: what is done with a line for who watches the run.
+
+  Raises:
+    CheckpointError: there are checkpoints, but none with a score that can be
+      read.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, *, keep: int):
-    self._manager = _open(
-      pathlib.Path(workdir).absolute() / _FOLDER,
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    *,
+    keep: int,
+    tell: Callable[[str], None] = print,
+  ):
+    self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
+    self._tell = tell
+    damaged = files.unreadable_scores(self._folder)
+    if damaged and len(damaged) == len(files.saved_steps(self._folder)):
+      raise files.none_is_whole(damaged[-1])
+    self._set_aside(damaged)
+    self._manager = open_manager(
+      self._folder,
       preservation_policy=_latest_and_best(keep),
       # Without it Orbax would not write the scores.
-      best_fn=_score,
+      best_fn=files.rank,
+      # What a process left that was killed while it saved.
+      cleanup_tmp_directories=True,
     )
 
   def latest_step(self) -> int | None:
@@ -59,8 +83,15 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
     # A score is not on disk before its checkpoint is.
-    self._manager.wait_until_finished()
-    return _best_step(self._manager)
+    with files.writing(self._folder):
+      self._manager.wait_until_finished()
+    return files.best_of(self._folder)
+
+  def logs(self) -> list[dict[str, Any]]:
+    """What was saved as the log with the checkpoints, the oldest first."""
+    steps = sorted(self._manager.all_steps())
+    found = [files.log_of(self._folder / str(step)) for step in steps]
+    return [log for log in found if log]
 
   def save(
     self,
@@ -68,6 +99,7 @@ class Checkpoints:
     description: Description,
     *,
     score: float | None = None,
+    log: Mapping[str, Any] | None = None,
   ) -> None:
     """Saves the state, in the background; it may be donated at once.
 
@@ -76,6 +108,11 @@ class Checkpoints:
       description: what to say of it.
       score: of the model on validation data, larger is better; one that is
         not finite is none.
+      log: of the run since the last save, if it is to be found by `logs`.
+
+    Raises:
+      CheckpointError: this checkpoint cannot be written, or the one before it
+        could not.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -83,19 +120,21 @@ class Checkpoints:
     # Nothing compares with nan, which could pass for the best.
     if score is not None and not math.isfinite(score):
       score = None
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        opt_state=ocp.args.StandardSave(state.opt_state),
-        **{
-          name: ocp.args.JsonSave(value)
-          for name, value in description._asdict().items()
-        },
-      ),
-      metrics=None if score is None else {'score': score, 'step': step},
-      force=True,
+    params, opt_state = to_global((state.params, state.opt_state))
+    items = description._asdict() | (
+      {} if log is None else {files.LOG: dict(log)}
     )
+    with files.writing(self._folder):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(params),
+          opt_state=ocp.args.StandardSave(opt_state),
+          **{name: ocp.args.JsonSave(value) for name, value in items.items()},
+        ),
+        metrics=None if score is None else {'score': score, 'step': step},
+        force=True,
+      )
 
   def restore(
     self, like: TrainState, step: int | None = None
@@ -104,38 +143,66 @@ class Checkpoints:
 
     Args:
       like: a state of the same shapes, where the arrays are to go.
-      step: which one; the latest by default.
+      step: which one; by default the latest that is whole. Damaged ones after
+        it are told of, and moved to the folder `damaged_checkpoints`.
 
     Returns:
       The state, or None if nothing was saved yet.
 
     Raises:
-      CheckpointError: the checkpoint is damaged or of another model.
+      CheckpointError: the checkpoint is of another model, or damaged, and so
+        are all before it.
     """
-    step = self.latest_step() if step is None else step
-    if step is None:
-      return None
-    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    items = {
-      'params': ocp.args.StandardRestore(wanted.params),
-      'opt_state': ocp.args.StandardRestore(wanted.opt_state),
-    }
-    restored = _restore(self._manager, step, items)
+    if step is not None:
+      return self._restored(like, step)
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        state = self._restored(like, step)
+      except DamagedError as error:
+        damaged.append(error)
+        continue
+      self._set_aside(damaged)
+      self._manager.reload()
+      return state
+    if damaged:
+      raise files.none_is_whole(damaged[0])
+    return None
+
+  def _restored(self, like: TrainState, step: int) -> TrainState:
+    like = like._asdict()
     at_step = jax.device_put(
-      jax.numpy.asarray(step, like.step.dtype), like.step.sharding
+      jax.numpy.asarray(step, like['step'].dtype), like.pop('step').sharding
     )
-    return TrainState(at_step, restored['params'], restored['opt_state'])
+    wanted = global_shapes(like)
+    _check_shapes(self._manager, step, wanted)
+    items = {
+      # Of a split table, the rows that fill it up may be more or less.
+      name: ocp.args.StandardRestore(tree, strict=False)
+      for name, tree in wanted.items()
+    }
+    restored = read_items(self._manager, step, items)
+    files.log_of(self._folder / str(step))
+    return TrainState(at_step, **to_local(dict(restored.items()), like))
+
+  def _set_aside(self, damaged: Sequence[DamagedError]) -> None:
+    for error in damaged if jax.process_index() == 0 else ():
+      self._tell(files.set_aside(error))
+    # None may look at the folder before.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints set aside')
 
   def close(self) -> None:
     """Waits until everything is written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with files.writing(self._folder):
+      self._manager.wait_until_finished()
+      self._manager.close()
 
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """What a checkpoint says of itself; `path` as for `restore_encoder`."""
   with _reader(path) as (manager, step):
-    return _description(manager, step)
+    return read_description(manager, step)
 
 
 def restore_encoder(
@@ -173,16 +240,16 @@ def restore_encoder(
   """
   device = SingleDeviceSharding(jax.local_devices()[0])
   with _reader(path) as (manager, step):
-    description = _description(manager, step)
+    description = read_description(manager, step)
     wanted = {
-      'params': _saved_shapes(manager, step, 'params', device),
-      'opt_state': _saved_shapes(manager, step, 'opt_state', device),
+      'params': saved_shapes(manager, step, 'params', device),
+      'opt_state': saved_shapes(manager, step, 'opt_state', device),
     }
     # Of the optimizer, what rows of the table that are behind are caught up by.
     saved = wanted['opt_state']
     if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
       del wanted['opt_state']
-    restored = _restore(
+    restored = read_items(
       manager,
       step,
       {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
@@ -192,9 +259,22 @@ def restore_encoder(
       params['item_embedding'] = _caught_up(
         params['item_embedding'], restored['opt_state']['table']
       )
-    with _explained(pathlib.Path(manager.directory) / str(step)):
+    with files.reading(pathlib.Path(manager.directory) / str(step)):
       encoder = UserEncoder(**description.encoder)
-      return encoder, params, description.vocabulary
+    # A table that was split may have been filled up.
+    params['item_embedding'] = params['item_embedding'][: encoder.mask_id + 1]
+    return encoder, params, description.vocabulary
+
+
+def _check_shapes(
+  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
+) -> None:
+  """Raises `CheckpointError` where other shapes were saved."""
+  rows = read_description(manager, step).encoder['num_items'] + 2
+  for item, tree in wanted.items():
+    saved = saved_shapes(manager, step, item, None)
+    path = pathlib.Path(manager.directory) / str(step) / item
+    files.refuse_other_shapes(path, saved, tree, rows=rows)
 
 
 def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
@@ -203,65 +283,16 @@ def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
   return caught_up_table(table, state)
 
 
-def _description(manager: ocp.CheckpointManager, step: int) -> Description:
-  items = {name: ocp.args.JsonRestore() for name in Description._fields}
-  return Description(**_restore(manager, step, items))
-
-
-def _saved_shapes(
-  manager: ocp.CheckpointManager, step: int, item: str, device: Any
-) -> Any:
-  """What was saved of an item, as it is to be restored onto a device."""
-  folder = pathlib.Path(manager.directory) / str(step) / item
-  with ocp.StandardCheckpointer() as reader, _explained(folder.parent):
-    saved = reader.metadata(folder).item_metadata.tree
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-    saved,
-  )
-
-
-def _score(metrics: Mapping[str, Any]) -> tuple[float, int]:
-  # Among equals the first: more training must show to be preferred.
-  return metrics['score'], -metrics['step']
-
-
-def _best_step(manager: ocp.CheckpointManager) -> int | None:
-  metrics = {}
-  for step in manager.all_steps():
-    with _explained(pathlib.Path(manager.directory) / str(step)):
-      metrics[step] = manager.metrics(step)
-  scored = [step for step, metric in metrics.items() if metric]
-  return max(scored, key=lambda step: _score(metrics[step]), default=None)
-
-
 def _latest_and_best(keep: int) -> Any:
   policy = ocp.checkpoint_managers
   return policy.AnyPreservationPolicy(
     [
       policy.LatestN(keep),
       policy.BestN(
-        n=1, get_metric_fn=_score, keep_checkpoints_without_metrics=False
+        n=1, get_metric_fn=files.rank, keep_checkpoints_without_metrics=False
       ),
     ]
   )
-
-
-def _open(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
-  with _explained(_unreadable_score(folder) or folder):
-    return ocp.CheckpointManager(
-      folder, options=ocp.CheckpointManagerOptions(**options)
-    )
-
-
-def _unreadable_score(folder: pathlib.Path) -> pathlib.Path | None:
-  """The checkpoint whose score Orbax will fail to read, not naming it."""
-  for path in sorted(folder.glob('*/metrics/metrics')):
-    try:
-      json.loads(path.read_text())
-    except ValueError:
-      return path.parent.parent
-  return None
 
 
 @contextlib.contextmanager
@@ -269,44 +300,16 @@ def _reader(
   path: str | pathlib.Path,
 ) -> Iterator[tuple[ocp.CheckpointManager, int]]:
   """Opens the checkpoints at a path, and says which one is meant."""
-  folder = pathlib.Path(path).absolute()
-  if (folder / _FOLDER).is_dir():
-    folder = folder / _FOLDER
-  if not folder.is_dir():
-    raise CheckpointError(f'{path}: no such folder; give the workdir of a run')
-  step = None
-  if folder.name.isdigit() and folder.parent.name == _FOLDER:
-    folder, step = folder.parent, int(folder.name)
-  with _open(folder, read_only=True) as manager:
+  folder, step = files.find(path)
+  # Of one that is named, no score is asked for.
+  if step is None:
+    step = files.best_of(folder)
+  with open_manager(
+    folder, read_only=True, lightweight_initialize=True
+  ) as manager:
     if manager.latest_step() is None:
       raise CheckpointError(
         f'{path}: holds no checkpoint; give the workdir of a run that has '
         'saved one'
       )
-    if step is None:
-      with _explained(folder):
-        step = _best_step(manager) or manager.latest_step()
-    yield manager, step
-
-
-def _restore(
-  manager: ocp.CheckpointManager, step: int, items: dict[str, Any]
-) -> Any:
-  with _explained(pathlib.Path(manager.directory) / str(step)):
-    return manager.restore(step, args=ocp.args.Composite(**items))
-
-
-@contextlib.contextmanager
-def _explained(folder: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  # Nothing is wrong with the checkpoint there.
-  except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-    raise
-  # Orbax and TensorStore raise many types for a damaged or missing file.
-  except Exception as error:
-    reason, *_ = str(error).split('\n')
-    raise CheckpointError(
-      f'{folder}: damaged, or of another model ({type(error).__name__}: '
-      f'{reason}). Remove the damaged checkpoint to go on from the one before'
-    ) from error
+    yield manager, manager.latest_step() if step is None else step

@@ -1,6 +1,7 @@
 """Softmax losses over a catalogue of items, however large it is."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,32 @@ def softmax_losses_and_best(
     raise ValueError(
       f'chunk_size must be at least 1 or None, not {chunk_size}.'
     )
+  log_sums, own, _, best = softmax_of_chunks(
+    hidden, table, bias, labels, chunk_size=chunk_size
+  )
+  return log_sums - own, best
+
+
+def softmax_of_chunks(
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Ids,
+  *,
+  chunk_size: int,
+) -> tuple[Losses, Losses, Losses, Ids]:
+  """What a softmax needs of the scores z = E h + b of each row.
+
+  Args:
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
+    chunk_size: ids scored at a time.
+
+  Returns:
+    `[n]` each: log sum exp z, the label's score, the highest score, its id.
+  """
   size = min(chunk_size, len(table))
   # The gradient scores a chunk again: keeping all of them is what we avoid.
   chunk = jax.checkpoint(
@@ -105,14 +132,15 @@ def softmax_losses_and_best(
   )
   log_sums, own, top, best = lax.map(chunk, jnp.arange(0, len(table), size))
   # The label is in one chunk; the best id is in the first of the highest.
-  losses = jax.nn.logsumexp(log_sums, axis=0) - _pick(own, labels // size)
-  return losses, _pick(best, jnp.argmax(top, axis=0))
+  own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
+  best = pick(best, jnp.argmax(top, axis=0))
+  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
 
 
 def sampled_softmax_losses(
   key: Key[Array, ''],
   hidden: Float[ArrayLike, 'n dim'],
-  table: Float[ArrayLike, 'ids dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
   bias: Float[ArrayLike, ' ids'],
   labels: Int[ArrayLike, ' n'],
   *,
@@ -130,7 +158,8 @@ def sampled_softmax_losses(
   Args:
     key: Of the draw, which all rows share.
     hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
+    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
+      their vectors.
     bias: `[ids]`, b, a number per id.
     labels: `[n]`, in 0..ids-1.
     num_sampled: m, how many ids are drawn; memory is `[n, m]` numbers.
@@ -157,15 +186,16 @@ def sampled_softmax_losses(
   """
   if num_sampled < 1:
     raise ValueError(f'num_sampled must be at least 1, not {num_sampled}.')
-  hidden, table, bias = as_float(hidden), as_float(table), as_float(bias)
-  labels = jnp.asarray(labels)
-  sampled = jax.random.randint(key, (num_sampled,), 0, len(table), labels.dtype)
+  hidden, bias, labels = as_float(hidden), as_float(bias), jnp.asarray(labels)
+  num_ids = len(bias)
+  sampled = jax.random.randint(key, (num_sampled,), 0, num_ids, labels.dtype)
   # One gather: its gradient is one array as large as the table, two are two.
   ids = jnp.concatenate([labels, sampled])
-  own_rows, rows = jnp.split(table[ids], [len(labels)])
+  rows = table(ids) if callable(table) else as_float(table)[ids]
+  own_rows, rows = jnp.split(rows, [len(labels)])
   own_bias, bias = jnp.split(bias[ids], [len(labels)])
   own = jnp.sum(hidden * own_rows, axis=-1) + own_bias
-  each_stands_for = jnp.log(len(table) / num_sampled)
+  each_stands_for = jnp.log(num_ids / num_sampled)
   others = hidden @ rows.T + (bias + each_stands_for)[None]
   others = jnp.where(sampled[None] == labels[:, None], -jnp.inf, others)
   scores = jnp.concatenate([own[:, None], others], axis=1)
@@ -200,6 +230,6 @@ def _softmax_of_chunk(
   return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
 
 
-def _pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
+def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
   """The number of each row that belongs to one of the chunks."""
   return jnp.take_along_axis(values, chunk[None], axis=0)[0]

@@ -8,18 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Key
 
-from adaptssr_jax.compact import compact_ids
-from adaptssr_jax.optimizers import (
-  RowAdamState,
-  RowTransformation,
-  caught_up,
-  caught_up_table,
-)
-
-AXIS = 'devices'
+from adaptssr_jax.devices import AXIS, join_shards, part_shards
 
 # (params, batch, key) -> (loss, {name: (sum, count)})
 LossFn = Callable[[Any, dict[str, Array], Array], tuple[Array, dict]]
@@ -72,91 +63,16 @@ def train_step(
     step, and the metric `skipped` is 1, else 0.
   """
   step_key = jax.random.fold_in(key, state.step)
-  grads, metrics, finite = _gradients(
+  grads, metrics, finite = gradients(
     loss_fn, state.params, batch, step_key, axis_name
   )
-  params, opt_state = _update(
+  params, opt_state = apply_gradients(
     optimizer, grads, state.opt_state, state.params, finite
   )
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-class RowOptState(NamedTuple):
-  """State of the optimizers where the item table has one of its own.
-
-  Args:
-    table: of the rows of the table, some of which are behind.
-    others: of all other parameters.
-  """
-
-  table: RowAdamState
-  others: Any
-
-
-def init_row_state(
-  params: dict[str, Any],
-  optimizer: optax.GradientTransformation,
-  table_optimizer: RowTransformation,
-) -> TrainState:
-  """The state before the first `row_train_step`."""
-  table, others = _take_table(params)
-  opt_state = RowOptState(table_optimizer.init(table), optimizer.init(others))
-  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
-
-
-def row_train_step(
-  state: TrainState,
-  batch: dict[str, Array],
-  key: Key[Array, ''],
-  *,
-  loss_fn: LossFn,
-  optimizer: optax.GradientTransformation,
-  table_optimizer: RowTransformation,
-  size: int,
-  axis_name: str | None = None,
-) -> tuple[TrainState, dict[str, Array]]:
-  """As `train_step`, in time that does not depend on the number of items.
-
-  The rows of the table that the batch of all devices needs are gathered into a
-  small table, which the loss takes for the whole one, and written back.
-
-  Args:
-    state: of `init_row_state`, the same on every device.
-    batch: this device's part.
-    key: as of `train_step`.
-    loss_fn: as of `train_step`, of an encoder of `size - 2` items.
-    optimizer: of all parameters but the item table.
-    table_optimizer: of the rows of the table.
-    size: rows of the small table, see `compact.compact_ids`.
-    axis_name: the axis of the devices; None where there is but one.
-
-  Returns:
-    The next state, whose table is to be read by `caught_up_params`, and the
-    metrics.
-  """
-  table, others = _take_table(state.params)
-  table_state, opt_state = state.opt_state
-  ids, items = _compact_items(batch['items'], len(table) - 1, size, axis_name)
-  rows = table_optimizer.gather(table, table_state, ids)
-  step_key = jax.random.fold_in(key, state.step)
-  grads, metrics, finite = _gradients(
-    loss_fn,
-    _with_table(others, rows),
-    batch | {'items': items},
-    step_key,
-    axis_name,
-  )
-  row_grads, grads = _take_table(grads)
-  table, table_state = table_optimizer.update(
-    row_grads, table_state, table, ids, where=finite
-  )
-  others, opt_state = _update(optimizer, grads, opt_state, others, finite)
-  params = _with_table(others, table)
-  opt_state = RowOptState(table_state, opt_state)
-  return TrainState(state.step + 1, params, opt_state), metrics
-
-
-def _gradients(
+def gradients(
   loss_fn: LossFn,
   params: Any,
   batch: dict[str, Array],
@@ -170,15 +86,24 @@ def _gradients(
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
   (loss, metrics), grads = value_and_grad(params, batch, key)
   if axis_name is not None:
-    grads = lax.pmean(grads, axis_name)
-  finite = jnp.array(
-    [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, grads))]
-  ).all()
-  metrics = mean_metrics(metrics, axis_name=axis_name)
-  return grads, metrics | {'skipped': 1.0 - finite}, finite
+    grads = _average(grads, axis_name)
+  checks = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, grads))]
+  # Told to all devices, of which each knows its part of a split table alone.
+  bad = 1.0 - jnp.array(checks).all()
+  metrics = mean_metrics(metrics | {'skipped': (bad, 0)}, axis_name=axis_name)
+  skipped = jnp.minimum(metrics['skipped'], 1)
+  return grads, metrics | {'skipped': skipped}, skipped == 0
 
 
-def _update(
+def _average(grads: Any, axis_name: str) -> Any:
+  """The mean over the devices; of `Shards`, each has the sum of all already."""
+  shards, whole = part_shards(grads)
+  size = lax.axis_size(axis_name)
+  shards = jax.tree.map(lambda grad: grad / size, shards)
+  return join_shards(shards, lax.pmean(whole, axis_name))
+
+
+def apply_gradients(
   optimizer: optax.GradientTransformation,
   grads: Any,
   opt_state: Any,
@@ -191,54 +116,6 @@ def _update(
   return jax.tree.map(
     functools.partial(jnp.where, finite), new, (params, opt_state)
   )
-
-
-def caught_up_params(state: TrainState) -> Any:
-  """The parameters to use after this step: no row of the table is behind.
-
-  Go on training with the state itself, not with `caught_up_state`: that is the
-  same by rounding only, and what a run learns would depend on who looked when.
-  """
-  if not isinstance(state.opt_state, RowOptState):
-    return state.params
-  table, others = _take_table(state.params)
-  return _with_table(others, caught_up_table(table, state.opt_state.table))
-
-
-def caught_up_state(state: TrainState) -> TrainState:
-  """The state of which no row is behind, nor of the optimizer."""
-  if not isinstance(state.opt_state, RowOptState):
-    return state
-  table, others = _take_table(state.params)
-  table, table_state = jax.jit(caught_up)(table, state.opt_state.table)
-  return state._replace(
-    params=_with_table(others, table),
-    opt_state=state.opt_state._replace(table=table_state),
-  )
-
-
-def _compact_items(
-  items: Int[Array, 'users length'],
-  mask_id: int,
-  size: int,
-  axis_name: str | None,
-) -> tuple[Int[Array, ' size'], Int[Array, 'users length']]:
-  """`compact_ids` of the items of all devices, and those of this one."""
-  if axis_name is None:
-    return compact_ids(items, mask_id=mask_id, size=size)
-  everyone = lax.all_gather(items, axis_name)
-  ids, compact = compact_ids(everyone, mask_id=mask_id, size=size)
-  return ids, compact[lax.axis_index(axis_name)]
-
-
-def _take_table(tree: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
-  """The item table of parameters or gradients, and all that is left."""
-  encoder = dict(tree['encoder'])
-  return encoder.pop('item_embedding'), {**tree, 'encoder': encoder}
-
-
-def _with_table(tree: dict[str, Any], table: Array) -> dict[str, Any]:
-  return {**tree, 'encoder': {**tree['encoder'], 'item_embedding': table}}
 
 
 def sum_metrics(
@@ -259,43 +136,32 @@ def mean_metrics(
   }
 
 
-def replicate(tree: Any) -> Any:
-  """Puts arrays whole on every local device, where `pmap_step` leaves them.
+class PmapStep(NamedTuple):
+  """A compiled step, as `pmap_step` makes it."""
 
-  A step that starts from anywhere else is compiled a second time, for its own
-  results. The memory may be shared with the originals: what donates these
-  takes those too.
-  """
-  return jax.device_put(tree, _on_devices(PartitionSpec()))
+  mapped: Callable[..., Any]
 
+  def __call__(self, state: Any, batch: Any, *whole: Any) -> Any:
+    """Runs the step."""
+    return join_shards(*self.mapped(part_shards(state), batch, *whole))
 
-def split(batch: dict[str, Any]) -> dict[str, Array]:
-  """Puts each part of a batch on its local device, where `pmap_step` takes it.
-
-  A step that is also given batches of NumPy is compiled a second time for them.
-
-  Args:
-    batch: NumPy arrays [local_devices, ...].
-
-  Returns:
-    The same arrays, each split along its first axis.
-  """
-  return jax.device_put(batch, _on_devices(PartitionSpec(AXIS)))
-
-
-def _on_devices(spec: PartitionSpec) -> NamedSharding:
-  return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), spec)
+  def lower(self, state: Any, batch: Any, *whole: Any) -> jax.stages.Lowered:
+    """The program for arguments of these shapes, to be compiled."""
+    return self.mapped.lower(part_shards(state), batch, *whole)
 
 
 def pmap_step(
   step: Callable[..., Any], *, whole: int = 0, donate: bool = False
-) -> Callable:
-  """Runs a step on all local devices: the only `jax.pmap` of the code base.
+) -> PmapStep:
+  """Runs a step on all devices: the only `jax.pmap` of the code base.
+
+  With several processes each calls it, with the batch of its own devices.
 
   Args:
     step: (state, batch, ...) -> result. The state goes whole to every device,
-      the batch is split along its first axis, and the result must be the same
-      on every device, as collectives over the axis `train.AXIS` make it.
+      but for `Shards`, of which each gets its own; the batch is split along its
+      first axis; and the result must be the same on every device, as
+      collectives over the axis `devices.AXIS` make it, but for `Shards` again.
     whole: how many arguments there are besides, which go whole too. What is
       not an argument but bound, such as a key, is compiled into the step.
     donate: let the step take the memory of its state, which cannot be used
@@ -304,10 +170,17 @@ def pmap_step(
   Returns:
     The compiled step.
   """
-  return jax.pmap(
-    step,
+  mapped = jax.pmap(
+    functools.partial(_joined, step),
     axis_name=AXIS,
-    in_axes=(None, 0) + (None,) * whole,
-    out_axes=None,
+    in_axes=((0, None), 0) + (None,) * whole,
+    out_axes=(0, None),
     donate_argnums=(0,) if donate else (),
   )
+  return PmapStep(mapped)
+
+
+def _joined(
+  step: Callable[..., Any], state: tuple[Any, Any], *args: Any
+) -> tuple[Any, Any]:
+  return part_shards(step(join_shards(*state), *args))

@@ -9,6 +9,7 @@ same `result.json` and `predictions.npz` as `experiments.finetune`.
 
 import dataclasses
 import json
+import pathlib
 from typing import Any
 
 from adaptssr_jax.data import resplit
@@ -19,7 +20,7 @@ from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings
 from experiments.tasks import measured
-from experiments.workdir import RESULT, open_workdir, write_whole
+from experiments.workdir import RESULT, opened_workdir, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,14 @@ class BaselineSettings(DataSettings):
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
   """Fits the baseline, and returns what `result.json` says."""
-  folder = open_workdir(settings)
+  with opened_workdir(settings) as folder:
+    return baseline_in(folder, settings)
+
+
+def baseline_in(
+  folder: pathlib.Path, settings: BaselineSettings
+) -> dict[str, Any]:
+  """Fits the baseline in an open folder."""
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
   data = data._replace(splits=data.splits | {'train': train})

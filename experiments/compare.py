@@ -39,7 +39,7 @@ from experiments.settings import (
 )
 from experiments.shared_settings import DataSettings
 from experiments.speed import check_table_update
-from experiments.workdir import open_workdir
+from experiments.workdir import opened_workdir
 
 _OBJECTIVES = {'warm_start': 'masked_items', 'pretrain': 'adaptssr'}
 # The files are those of the commands that make a single run.
@@ -111,9 +111,9 @@ class CompareSettings(DataSettings, ProcessSettings):
 def main(settings: CompareSettings) -> dict[str, Any]:
   """Makes all runs that are missing, and returns what `results.json` says."""
   grid = read_grid(settings)
-  open_workdir(settings)
-  make_all(grid, plan(grid))
-  return write_report(settings, grid)
+  with opened_workdir(settings):
+    make_all(grid, plan(grid))
+    return write_report(settings, grid)
 
 
 def read_grid(settings: CompareSettings) -> Grid:

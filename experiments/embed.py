@@ -19,8 +19,8 @@ by `user_id`. Of a ranking task, the rows of a user with the same history are
 one. Of a user with more behaviours than the encoder sees, the last ones count.
 """
 
+import collections
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
@@ -36,25 +36,28 @@ from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.groups import group_rows
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
-from adaptssr_jax.train import AXIS, pmap_step, replicate
 from adaptssr_jax.transfer import map_item_rows
 from experiments import loop
 from experiments.datasets import open_data
-from experiments.process import ProcessSettings
+from experiments.distributed import DistributedSettings
+from experiments.process import is_first, tell
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import DataSettings
 from experiments.speed import (
   EncodingSettings,
+  TableSettings,
   length_seen,
   make_buckets,
+  make_encoding,
   sample_lengths,
 )
 from experiments.vector_files import Piece, check_file, write_vectors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedSettings(DataSettings, ProcessSettings, EncodingSettings):
+class EmbedSettings(
+  DataSettings, DistributedSettings, EncodingSettings, TableSettings
+):
   """The flags of writing vectors."""
 
   pretrained: str = flag(
@@ -116,8 +119,12 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   )
   total = sum(len(users.items) for users in splits)
   shape = total, encoder.num_queries * encoder.embed_dim
-  write_vectors(path, told(pieces, total), shape)
-  print(f'vectors {list(shape)}: {path}', flush=True)
+  if is_first():
+    write_vectors(path, told(pieces, total), shape)
+  else:
+    # Their part of the work, of which the first process has the results.
+    collections.deque(pieces, maxlen=0)
+  tell(f'vectors {list(shape)}: {path}')
   return path
 
 
@@ -163,10 +170,9 @@ def with_items(
   table = params['item_embedding']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
   table, found = map_item_rows(table, masked, known, items)
-  print(
+  tell(
     f'{source}: knows {found:,} of {len(items):,} items; the others count as '
-    'masked',
-    flush=True,
+    'masked'
   )
   encoder = encoder.clone(num_items=len(items))
   return encoder, {**params, 'item_embedding': table}
@@ -182,29 +188,22 @@ def embedded(
   length: int,
 ) -> Iterator[Piece]:
   """The users of all splits with their vectors, batch by batch, in order."""
-  encode = pmap_step(
-    functools.partial(
-      encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
-    )
+  encode, params = make_encoding(
+    settings, encoder, params, buckets=buckets, length=length
   )
-  params = replicate({'encoder': params})
   for users in splits:
     before = None
-    for batch in loop.batches_in_order(users, settings, length):
+    for batch, rows in loop.batches_in_order(users, settings, length):
       vectors = encode(params, {'items': batch['items']})
       # The devices have this batch to do while the one before is read.
       if before is not None:
         yield _piece(users, *before)
-      before = batch, vectors
+      before = rows, vectors
     yield _piece(users, *before)
 
 
-def _piece(
-  users: UserArrays, batch: dict[str, np.ndarray], vectors: Any
-) -> Piece:
-  where = batch['where'].reshape(-1)
-  ids = users.user_ids(batch['example_id'].reshape(-1)[where])
-  return ids, np.asarray(vectors)[where]
+def _piece(users: UserArrays, rows: np.ndarray, vectors: Any) -> Piece:
+  return users.user_ids(rows), np.asarray(vectors)[: len(rows)]
 
 
 def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.transfer import map_item_rows
+from experiments.process import tell
 from experiments.settings import SettingsError
 from experiments.shared_settings import EncoderSettings
 
@@ -43,7 +44,9 @@ def make_encoder(
     encoder = _build(num_items=len(items), **given)
     return encoder, _init(encoder, key)
 
-  encoder, params, known = restore_encoder(source)
+  # Also where all else is traced, as for a plan.
+  with jax.ensure_compile_time_eval():
+    encoder, params, known = restore_encoder(source)
   for name, value in given.items():
     if name not in _FREE and getattr(encoder, name) != value:
       raise SettingsError(
@@ -58,10 +61,9 @@ def make_encoder(
     known,
     items,
   )
-  print(
+  tell(
     f'{source}: knows {found:,} of {len(items):,} items; the others start at '
-    'random',
-    flush=True,
+    'random'
   )
   return encoder, {**params, 'item_embedding': table}
 

@@ -6,6 +6,7 @@ With --pretrained=DIR it starts from the encoder of that run, else at random.
 """
 
 import functools
+import io
 import json
 import pathlib
 from collections.abc import Callable
@@ -13,24 +14,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from adaptssr_jax.data import UserArrays, UserData, resplit
 from adaptssr_jax.description import describe
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import LossFn, TrainState, pmap_step
+from adaptssr_jax.train import TrainState, pmap_step
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
+from experiments.plan import check_plan, plan_run, planned_items, shapes_of
+from experiments.planning.report import Plan
 from experiments.probe import probe
+from experiments.process import tell
 from experiments.settings import SettingsError, run
-from experiments.speed import (
-  check_table_update,
-  length_seen,
-  make_buckets,
-  make_training,
-  sample_lengths,
-)
+from experiments.speed import check_table_update, on_table
 from experiments.tasks import (
   KINDS,
   Kind,
@@ -42,9 +39,10 @@ from experiments.tasks import (
   predict_users,
   select_by,
 )
+from experiments.tuning import lengths_of, make_finetuning
 from experiments.workdir import (
   RESULT,
-  open_workdir,
+  opened_workdir,
   write_dataset,
   write_whole,
 )
@@ -52,14 +50,23 @@ from experiments.workdir import (
 PREDICTIONS = 'predictions.npz'
 
 
-def main(settings: FinetuneSettings) -> dict[str, Any]:
-  """Fine-tunes, and returns what `result.json` says."""
+def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
+  """Fine-tunes, and returns what `result.json` says; or the plan."""
   settings = with_defaults(settings)
   loop.check_devices(settings)
   check_table_update(settings)
-  folder = open_workdir(settings)
+  if settings.plan:
+    return plan(settings)
+  with opened_workdir(settings) as folder:
+    return finetune_in(folder, settings)
+
+
+def finetune_in(
+  folder: pathlib.Path, settings: FinetuneSettings
+) -> dict[str, Any]:
+  """Fine-tunes in an open folder, unless that was done."""
   if (folder / RESULT).exists():
-    print(f'{folder}: finished, see {RESULT}')
+    tell(f'{folder}: finished, see {RESULT}')
     return json.loads((folder / RESULT).read_text())
   data = open_task(settings)
   write_dataset(folder, data)
@@ -84,6 +91,38 @@ def main(settings: FinetuneSettings) -> dict[str, Any]:
   return result
 
 
+def plan(settings: FinetuneSettings) -> Plan:
+  """Tells what the run needs, and leaves no trace of it."""
+  if settings.mode == 'probe':
+    raise SettingsError(
+      '--plan is of training steps, of which --mode=probe has none: leave out '
+      'either'
+    )
+  check_plan(settings, source=settings.pretrained)
+  data = open_task(settings)
+  items = planned_items(settings, data)
+  known = data._replace(vocabulary=data.vocabulary._replace(items=items))
+  model, params = shapes_of(
+    functools.partial(make_model, settings, known),
+    jax.random.key(settings.seed),
+  )
+  examples = examples_of(settings, data)
+  length, encoded, buckets = lengths_of(settings, examples, model['encoder'])
+  make = functools.partial(
+    make_finetuning, settings, data, model, buckets=buckets, length=length
+  )
+  return plan_run(
+    settings,
+    data,
+    examples['train'],
+    *shapes_of(make, params),
+    length=length,
+    buckets=buckets,
+    encoded=encoded,
+    sequences=1,
+  )
+
+
 def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
   """Prints what event a conversion looks for, and names it."""
   if data.kind != 'conversion':
@@ -91,7 +130,7 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
   event = data.vocabulary.labels[1]
   label = data.splits['train'].first(settings.train_users).label
   share = 100 * label.mean()
-  print(f'event: {event} ({share:.3g} % of the training rows)', flush=True)
+  tell(f'event: {event} ({share:.3g} % of the training rows)')
   return {'event': event}
 
 
@@ -133,20 +172,21 @@ def tune(
   """Trains; what the best epoch puts out for validation and test rows."""
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
-  length = length_seen(examples.values(), encoder.max_length)
-  lengths = sample_lengths(examples['train'], length)
-  model |= {'buckets': make_buckets(settings, lengths)}
-  step, state = make_training(
-    settings,
-    encoder,
-    params,
-    functools.partial(training_loss, settings, data, model),
-    make_optimizer(settings),
-    length=length,
+  length, _, buckets = lengths_of(settings, examples, encoder)
+  step, state = make_finetuning(
+    settings, data, model, params, buckets=buckets, length=length
   )
+  model |= {'buckets': buckets}
   predict = functools.partial(
     predict_users,
-    predict=pmap_step(functools.partial(kind.predict, **model)),
+    predict=pmap_step(
+      on_table(
+        settings,
+        functools.partial(prediction, kind, model),
+        encoder,
+        length=length,
+      )
+    ),
     settings=settings,
     length=length,
   )
@@ -180,47 +220,11 @@ def tune(
   }
 
 
-def training_loss(
-  settings: FinetuneSettings,
-  data: UserData,
-  model: dict[str, Any],
-  encoder: UserEncoder,
-) -> LossFn:
-  """The objective of the task, of the encoder or of a smaller one."""
-  loss_fn = functools.partial(
-    KINDS[data.kind].objective, **model | {'encoder': encoder}
-  )
-  if data.kind == 'conversion':
-    loss_fn = functools.partial(
-      loss_fn, positive_weight=settings.positive_weight
-    )
-  if settings.mode == 'frozen':
-    loss_fn = functools.partial(frozen_loss, loss_fn=loss_fn)
-  return loss_fn
-
-
-def frozen_loss(
-  params: dict[str, Any],
-  batch: dict[str, Any],
-  key: jax.Array,
-  *,
-  loss_fn: LossFn,
-) -> tuple[jax.Array, dict[str, Any]]:
-  """A loss whose gradient is not traced back into the encoder."""
-  encoder = jax.lax.stop_gradient(params['encoder'])
-  return loss_fn(params | {'encoder': encoder}, batch, key)
-
-
-def make_optimizer(settings: FinetuneSettings) -> optax.GradientTransformation:
-  """The optimizer of the flags, of the head alone if the encoder is frozen."""
-  optimizer = loop.make_optimizer(settings)
-  if settings.mode != 'frozen':
-    return optimizer
-  # Weight decay would move even what has no gradient.
-  return optax.multi_transform(
-    {'trained': optimizer, 'frozen': optax.set_to_zero()},
-    {'encoder': 'frozen', 'head': 'trained'},
-  )
+def prediction(
+  kind: Kind, model: dict[str, Any], encoder: UserEncoder
+) -> Callable:
+  """What the task predicts of users, of the encoder or of a smaller one."""
+  return functools.partial(kind.predict, **model | {'encoder': encoder})
 
 
 def validate(
@@ -237,10 +241,9 @@ def validate(
   """
   outputs = predict(state.params, users=users)
   if not np.isfinite(outputs).all():
-    print(
+    tell(
       f'WARNING: at step {int(state.step):,} the model puts out nan or '
-      'infinity, and is not validated: take a smaller --learning_rate',
-      flush=True,
+      'infinity, and is not validated: take a smaller --learning_rate'
     )
     return {}, None
   values = kind.measure(outputs, users.label)
@@ -258,10 +261,9 @@ def write_predictions(
   """
   test = data.splits['test']
   columns = KINDS[data.kind].columns(outputs, test.label)
-  aside = folder / f'{PREDICTIONS}.part'
-  with aside.open('wb') as file:
-    np.savez(file, example_id=test.number, **columns)
-  aside.rename(folder / PREDICTIONS)
+  file = io.BytesIO()
+  np.savez(file, example_id=test.number, **columns)
+  write_whole(folder / PREDICTIONS, file.getvalue())
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -270,13 +272,13 @@ def print_result(result: dict[str, Any]) -> None:
   best = f'step {result["best_step"]:,}'
   if 'C' in result:
     best = f'a probe with C {result["C"]:g}'
-  print(f'{result["task"]} from {start}, {best}:')
+  tell(f'{result["task"]} from {start}, {best}:')
   for split in ('validation', 'test'):
     values = ', '.join(
       f'{name} {"none" if value is None else format(value, ".4f")}'
       for name, value in result[split].items()
     )
-    print(f'  {split:<10}  {values}', flush=True)
+    tell(f'  {split:<10}  {values}')
 
 
 if __name__ == '__main__':

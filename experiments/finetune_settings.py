@@ -3,14 +3,14 @@
 import dataclasses
 
 from experiments.settings import flag
-from experiments.shared_settings import EncoderSettings, RunSettings
+from experiments.shared_settings import EncoderSettings, PlanSettings
 
 _LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
 _BATCH_SIZES = {'click': 512}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(RunSettings, EncoderSettings):
+class FinetuneSettings(PlanSettings, EncoderSettings):
   """The flags of fine-tuning."""
 
   task: str = flag(

@@ -3,21 +3,27 @@
 import collections
 import itertools
 import json
+import math
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import tensorboardX
 import tqdm
 from jax.typing import ArrayLike
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
-from experiments.workdir import METRICS, write_whole
+from experiments.settings import SettingsError
+from experiments.workdir import METRICS, write_whole, writing
 
 # The last steps, of which the rate is taken.
 _WINDOW = 100
+# Seconds after which TensorBoard shall see what was written.
+_FLUSH = 60.0
 
 
 class _Time(NamedTuple):
@@ -32,44 +38,145 @@ class MetricsLog:
   """Writes the same numbers to `metrics.jsonl` and to TensorBoard events.
 
   The file holds nothing that depends on the clock, so that two equal runs
-  write equal files.
+  write equal files. A number that is not finite is left out.
 
   Args:
     folder: of the run.
     resume_at: the last step whose lines are kept; later ones are the traces of
       work that an interruption lost, and are written again.
+    saved: what checkpoints say of the log, see `since_save`; it replaces what
+      the file has lost.
+
+  Raises:
+    SettingsError: the file cannot be read; names the line.
   """
 
-  def __init__(self, folder: pathlib.Path, *, resume_at: int):
-    path = folder / METRICS
-    write_whole(path, ''.join(_lines_until(path, resume_at)))
-    self._file = path.open('a')
-    self._events = tensorboardX.SummaryWriter(
-      str(folder), purge_step=resume_at + 1
-    )
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    *,
+    resume_at: int,
+    saved: Sequence[Mapping[str, Any]] = (),
+  ):
+    self._folder, path = folder, folder / METRICS
+    mend_metrics(folder, resume_at=resume_at, saved=saved)
+    self._after, self._recent = resume_at, []
+    with writing(folder):
+      self._file = path.open('a')
+      # Not by tensorboardX's thread, which a full disk ends unseen.
+      self._events = EventsWriter(str(folder / 'events'))
+      purge = SessionLog(status=SessionLog.START)
+      self._add_event(step=resume_at + 1, session_log=purge)
+    self._flushed = 0.0
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes one line of numbers at a step."""
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    values = {n: value for n, value in values.items() if math.isfinite(value)}
+    line = json.dumps({'step': step, **values}) + '\n'
+    with writing(self._folder):
+      self._file.write(line)
+      self._file.flush()
+      for name, value in values.items():
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+        self._add_event(step=step, summary=summary)
+      if time.monotonic() - self._flushed > _FLUSH:
+        self._flushed = time.monotonic()
+        self._events.flush()
+    self._recent.append(line)
+
+  def _add_event(self, **fields: Any) -> None:
+    self._events.write_event(Event(wall_time=time.time(), **fields))
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """The lines of the steps up to this one that no checkpoint holds yet."""
+    with writing(self._folder):
+      self._events.flush()
+    lines = {'after': self._after, 'until': step, 'lines': self._recent}
+    self._after, self._recent = step, []
+    return lines
 
   def close(self) -> None:
     """Writes all that is left."""
-    self._file.close()
-    self._events.close()
+    with writing(self._folder):
+      self._file.close()
+      self._events.close()
 
 
-def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+class Muted:
+  """In all processes but the first: the log, and the progress, of nobody."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes nothing."""
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """Nothing: what the first process says is saved."""
+    return {}
+
+  def update(self, loss: ArrayLike) -> None:
+    """Tells nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def mend_metrics(
+  folder: pathlib.Path,
+  *,
+  resume_at: int,
+  saved: Sequence[Mapping[str, Any]] = (),
+) -> None:
+  """Leaves in `metrics.jsonl` the lines up to a step, as of `MetricsLog`."""
+  path = folder / METRICS
+  lines = _mended(_lines_of(path), [*saved, {'after': resume_at}])
+  write_whole(path, ''.join(lines))
+
+
+def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
+  """The step and the text of each whole line; what is broken ends the file."""
   if not path.exists():
     return []
-  whole = [
-    line
-    for line in path.read_text().splitlines(keepends=True)
-    if line.endswith('\n')
+  *whole, _ = path.read_bytes().split(b'\n')
+  found = [_step_of(line) for line in whole]
+  end = found.index(None) if None in found else len(found)
+  if any(step is not None for step in found[end:]):
+    raise SettingsError(
+      f'{path}, line {end + 1}: not the JSON of a step, but later lines are. '
+      'Mend the line, or remove it'
+    )
+  return [
+    (step, line.decode() + '\n')
+    for step, line in zip(found[:end], whole, strict=False)
   ]
-  return [line for line in whole if json.loads(line)['step'] <= step]
+
+
+def _step_of(line: bytes) -> int | None:
+  try:
+    step = json.loads(line)['step']
+  # Also what is no text, or no object.
+  except (ValueError, TypeError, KeyError):
+    return None
+  return step if isinstance(step, int) else None
+
+
+def _mended(
+  lines: list[tuple[int, str]], saved: Sequence[Mapping[str, Any]]
+) -> list[str]:
+  """The lines, those of some steps replaced by what was saved of them.
+
+  Example:
+    >>> lines = [(1, 'a'), (2, 'broken'), (9, 'z')]
+    >>> _mended(lines, [{'after': 1, 'until': 3, 'lines': ['b', 'c']}])
+    ['a', 'b', 'c', 'z']
+    >>> _mended(lines, [{'after': 2}])
+    ['a', 'broken']
+  """
+  for part in saved:
+    until = part.get('until', math.inf)
+    before = [line for line in lines if line[0] <= part['after']]
+    behind = [line for line in lines if line[0] > until]
+    own = [(until, line) for line in part.get('lines', ())]
+    lines = before + own + behind
+  return [line for _, line in lines]
 
 
 class Progress:

@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from adaptssr_jax.checkpoint import Checkpoints
@@ -18,18 +19,16 @@ from adaptssr_jax.data.batches import (
   users_per_device,
 )
 from adaptssr_jax.description import Description
-from adaptssr_jax.train import (
-  TrainState,
-  caught_up_params,
-  caught_up_state,
-  pmap_step,
-  replicate,
-  split,
-)
-from experiments.logs import MetricsLog, Progress
+from adaptssr_jax.devices import replicate, split
+from adaptssr_jax.row_training import caught_up_params, caught_up_state
+from adaptssr_jax.train import TrainState, pmap_step
+from experiments.interruption import Interrupted, asked_to_stop, deferred
+from experiments.logs import MetricsLog, Muted, Progress, mend_metrics
 from experiments.prefetch import Prefetch
+from experiments.process import is_first, tell
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
+from experiments.skipped import SkippedSteps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Run:
 def check_devices(settings: RunSettings) -> None:
   """Raises `SettingsError` where the batch cannot be split over the devices."""
   try:
-    users_per_device(settings.batch_size, jax.local_device_count())
+    users_per_device(settings.batch_size, jax.device_count())
   except ValueError as error:
     raise SettingsError(
       f'--batch_size: {error}; or, on a CPU, another --cpu_devices'
@@ -100,7 +99,7 @@ def train(run: Run, state: TrainState) -> TrainState:
   settings = run.settings
   # Closed even if interrupted, so that the checkpoint being written is whole.
   with contextlib.closing(
-    Checkpoints(run.folder, keep=settings.keep_checkpoints)
+    Checkpoints(run.folder, keep=settings.keep_checkpoints, tell=tell)
   ) as checkpoints:
     state = replicate(state)
     state = checkpoints.restore(like=state) or state
@@ -108,7 +107,8 @@ def train(run: Run, state: TrainState) -> TrainState:
     if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
       state = _train_from(run, state, checkpoints)
     else:
-      print(f'{run.folder}: finished at step {start:,}; nothing to train')
+      mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
+      tell(f'{run.folder}: finished at step {start:,}; nothing to train')
     best = checkpoints.best_step()
     if best is not None:
       state = checkpoints.restore(like=state, step=best)
@@ -121,7 +121,7 @@ def _train_from(
   settings, total = run.settings, run.num_steps
   start = int(state.step)
   if start:
-    print(f'{run.folder}: goes on at step {start:,} of {total:,}', flush=True)
+    tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
   step_fn, key = pmap_step(run.step, whole=1, donate=True), replicate(run.key)
   batches = training_batches(
     run.users, settings, run.length, range(start, total)
@@ -129,8 +129,9 @@ def _train_from(
   # Closed even if interrupted, so that no thread outlives the run.
   with (
     contextlib.closing(batches),
-    contextlib.closing(MetricsLog(run.folder, resume_at=start)) as log,
+    contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
     contextlib.closing(_progress(run, start, batches)) as progress,
+    deferred(),
   ):
     metrics = None
     for step, batch in enumerate(batches, start + 1):
@@ -139,42 +140,82 @@ def _train_from(
       # The devices have this step to do while the one before is told of, and
       # the loop is never further ahead of them.
       if before is not None:
-        _write_step(run, log, step - 1, before)
+        log.write_step(step - 1, before)
+      stop = asked_to_stop(step)
       epoch_ends = step % run.steps_per_epoch == 0 or step == total
-      due = step % settings.checkpoint_every == 0 or step == total
+      due = step % settings.checkpoint_every == 0 or step == total or stop
       loss, score = metrics['loss'], None
       if epoch_ends or due:
         # A checkpoint promises the lines of all its steps.
-        _write_step(run, log, step, metrics)
+        log.write_step(step, metrics)
         metrics = None
       if epoch_ends:
-        whole = state._replace(params=caught_up_params(state))
-        values, score = run.on_epoch(whole)
-        log.write(step, values)
+        score = _end_epoch(run, state, log)
       if due or score is not None:
-        checkpoints.save(state, run.description, score=score)
+        checkpoints.save(
+          state, run.description, score=score, log=log.since_save(step)
+        )
       progress.update(loss)
       if epoch_ends and _out_of_patience(run, step, checkpoints):
-        print(
+        tell(
           f'{run.folder}: stops at step {step:,}; validation was best at step '
-          f'{checkpoints.best_step():,}',
-          flush=True,
+          f'{checkpoints.best_step():,}'
         )
         break
+      if stop:
+        raise Interrupted(
+          f'{run.folder}: stopped after step {step:,} of {total:,}, which is '
+          'saved: give the same command to go on'
+        )
   return state
 
 
-def _write_step(
-  run: Run, log: MetricsLog, step: int, metrics: dict[str, jax.Array]
-) -> None:
-  """Waits for a step, and writes its numbers if it is one to be logged."""
-  jax.block_until_ready(metrics)
-  if step % run.settings.log_every == 0 or step == run.num_steps:
-    values = jax.device_get(metrics)
-    log.write(step, {name: float(value) for name, value in values.items()})
+def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
+  """Validates; the score, if there is one."""
+  whole = state._replace(params=caught_up_params(state))
+  values, score = run.on_epoch(whole)
+  log.write(int(state.step), values)
+  return score
 
 
-def _progress(run: Run, start: int, batches: Prefetch) -> Progress:
+class _StepLog:
+  """Writes the numbers of the steps, and counts those that were skipped."""
+
+  def __init__(self, run: Run, start: int, saved: Sequence[dict[str, Any]]):
+    self._run = run
+    in_a_row = 0
+    if saved and saved[-1]['until'] == start:
+      in_a_row = saved[-1]['skipped_in_a_row']
+    self._skipped = SkippedSteps(
+      run.folder, run.settings, run.users, in_a_row=in_a_row
+    )
+    self._log = Muted()
+    if is_first():
+      self._log = MetricsLog(run.folder, resume_at=start, saved=saved)
+    self.write, self.close = self._log.write, self._log.close
+
+  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Waits for a step, and writes its numbers if it is one to be logged."""
+    jax.block_until_ready(metrics)
+    metrics = dict(metrics)
+    is_skipped = float(metrics.pop('skipped')) > 0
+    every, last = self._run.settings.log_every, self._run.num_steps
+    if is_skipped:
+      self.write(step, {'skipped': 1})
+    elif step % every == 0 or step == last:
+      values = jax.device_get(metrics)
+      self.write(step, {name: float(value) for name, value in values.items()})
+    self._skipped.count(step, is_skipped)
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """What a checkpoint of this step says of the log."""
+    in_a_row = self._skipped.in_a_row
+    return self._log.since_save(step) | {'skipped_in_a_row': in_a_row}
+
+
+def _progress(run: Run, start: int, batches: Prefetch) -> Progress | Muted:
+  if not is_first():
+    return Muted()
   return Progress(
     run.folder.name,
     total=run.num_steps,
@@ -206,15 +247,16 @@ def training_batches(
 def training_batch(
   users: UserArrays, step: int, *, settings: RunSettings, length: int
 ) -> dict[str, jax.Array]:
-  """The batch of a step, on the devices."""
+  """This process's part of the batch of a step, on its devices."""
   batch = batch_at(
     users,
     step,
     batch_size=settings.batch_size,
     length=length,
-    num_devices=jax.local_device_count(),
+    num_devices=jax.device_count(),
     seed=settings.seed,
     window=settings.window,
+    part=(jax.process_index(), jax.process_count()),
   )
   # Moved before the step is dispatched, which would wait for it.
   return jax.block_until_ready(split(batch))
@@ -222,19 +264,24 @@ def training_batch(
 
 def batches_in_order(
   users: UserArrays, settings: RunSettings, length: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
   """The batches of one pass over a split, in the stored order.
 
-  They are of NumPy, since who evaluates also reads them.
+  Yields:
+    This process's part of a batch, of NumPy, and the rows of the split that are
+    the users of the whole batch: what comes after them is padding.
   """
   make = functools.partial(
     batch_at,
     users,
     batch_size=settings.batch_size,
     length=length,
-    num_devices=jax.local_device_count(),
+    num_devices=jax.device_count(),
     seed=None,
+    part=(jax.process_index(), jax.process_count()),
   )
-  steps = range(steps_per_epoch(len(users.items), settings.batch_size))
+  size, total = settings.batch_size, len(users.items)
+  steps = range(steps_per_epoch(total, size))
   with contextlib.closing(Prefetch(make, steps)) as batches:
-    yield from batches
+    for step, batch in enumerate(batches):
+      yield batch, np.arange(step * size, min((step + 1) * size, total))

@@ -8,13 +8,14 @@ import numpy as np
 
 from adaptssr_jax import augment
 from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
-from adaptssr_jax.train import AXIS, LossFn
+from adaptssr_jax.train import LossFn
 from experiments.settings import Settings, SettingsError, flag
 
 # Users whose negatives are compared at a time.
@@ -100,6 +101,11 @@ def init_head(
   if settings.objective == 'masked_items':
     return {'head': init_masked_items(encoder)}
   return {}
+
+
+def encoded_of_a_user(settings: ObjectiveSettings) -> int:
+  """How many sequences are encoded of each user: two views, each twice."""
+  return 1 if settings.objective == 'masked_items' else 4
 
 
 def encoded_lengths(

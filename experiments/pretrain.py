@@ -7,6 +7,7 @@ Started again with the same flags, it goes on where it stopped.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.buckets import Buckets
-from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.description import describe
+from adaptssr_jax.devices import AXIS, replicate
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_users
-from adaptssr_jax.train import (
-  AXIS,
-  LossFn,
-  TrainState,
-  pmap_step,
-  replicate,
-  sum_metrics,
-)
+from adaptssr_jax.train import LossFn, TrainState, pmap_step, sum_metrics
 from experiments import loop
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
@@ -34,23 +29,28 @@ from experiments.encoders import make_encoder
 from experiments.objectives import (
   ObjectiveSettings,
   encoded_lengths,
+  encoded_of_a_user,
   init_head,
   make_objective,
 )
+from experiments.plan import check_plan, plan_run, planned_items, shapes_of
+from experiments.planning.report import Plan
+from experiments.process import tell
 from experiments.settings import flag, run
-from experiments.shared_settings import EncoderSettings, RunSettings
+from experiments.shared_settings import EncoderSettings, PlanSettings
 from experiments.speed import (
   check_table_update,
   length_seen,
   make_buckets,
   make_training,
+  on_table,
   sample_lengths,
 )
-from experiments.workdir import open_workdir, write_dataset
+from experiments.workdir import opened_workdir, write_dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainSettings(RunSettings, EncoderSettings, ObjectiveSettings):
+class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   """The flags of pre-training."""
 
   init_from: str = flag(
@@ -58,11 +58,18 @@ class PretrainSettings(RunSettings, EncoderSettings, ObjectiveSettings):
   )
 
 
-def main(settings: PretrainSettings) -> TrainState:
-  """Pre-trains, and returns the state that validates best."""
+def main(settings: PretrainSettings) -> TrainState | Plan:
+  """Pre-trains, and returns the state that validates best; or the plan."""
   loop.check_devices(settings)
   check_table_update(settings)
-  folder = open_workdir(settings)
+  if settings.plan:
+    return plan(settings)
+  with opened_workdir(settings) as folder:
+    return pretrain_in(folder, settings)
+
+
+def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
+  """Pre-trains in an open folder."""
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
   write_dataset(folder, data)
@@ -74,9 +81,7 @@ def main(settings: PretrainSettings) -> TrainState:
     settings, items, init_key, source=settings.init_from
   )
   users = data.splits['train']
-  length = length_seen(data.splits.values(), encoder.max_length)
-  lengths = encoded_lengths(settings, sample_lengths(users, length))
-  buckets = make_buckets(settings, lengths)
+  length, _, buckets = lengths_of(settings, data, encoder)
   step, state = make_pretraining(
     settings, encoder, params, buckets, length=length
   )
@@ -95,11 +100,11 @@ def main(settings: PretrainSettings) -> TrainState:
         length=length,
         settings=settings,
         step=pmap_step(
-          functools.partial(
-            validation_step,
-            loss_fn=make_objective(settings, encoder, buckets)[1],
-            encoder=encoder,
-            buckets=buckets,
+          on_table(
+            settings,
+            functools.partial(make_validation, settings, buckets),
+            encoder,
+            length=length,
           ),
           whole=1,
         ),
@@ -108,8 +113,50 @@ def main(settings: PretrainSettings) -> TrainState:
     ),
     state,
   )
-  print(f'pre-trained: {folder}', flush=True)
+  tell(f'pre-trained: {folder}')
   return state
+
+
+def plan(settings: PretrainSettings) -> Plan:
+  """Tells what the run needs, and leaves no trace of it."""
+  check_plan(settings, source=settings.init_from)
+  data = open_data(settings, task='pretrain')
+  encoder, params = shapes_of(
+    functools.partial(
+      make_encoder,
+      settings,
+      planned_items(settings, data),
+      source=settings.init_from,
+    ),
+    jax.random.key(settings.seed),
+  )
+  length, encoded, buckets = lengths_of(settings, data, encoder)
+  make = functools.partial(
+    make_pretraining, settings, encoder, buckets=buckets, length=length
+  )
+  return plan_run(
+    settings,
+    data,
+    data.splits['train'],
+    *shapes_of(make, params),
+    length=length,
+    buckets=buckets,
+    encoded=encoded,
+    sequences=encoded_of_a_user(settings),
+  )
+
+
+def lengths_of(
+  settings: PretrainSettings, data: UserData, encoder: UserEncoder
+) -> tuple[int, np.ndarray, Buckets]:
+  """How long batches are, and the sequences made of them, and in which parts.
+
+  The sequences are those of a sample.
+  """
+  length = length_seen(data.splits.values(), encoder.max_length)
+  seen = sample_lengths(data.splits['train'], length)
+  encoded = encoded_lengths(settings, seen)
+  return length, encoded, make_buckets(settings, encoded)
 
 
 def make_pretraining(
@@ -136,6 +183,18 @@ def training_loss(
 ) -> LossFn:
   """The loss to train on, of the encoder or of a smaller one."""
   return make_objective(settings, encoder, buckets)[0]
+
+
+def make_validation(
+  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
+) -> Callable:
+  """`validation_step`, of the encoder or of a smaller one."""
+  return functools.partial(
+    validation_step,
+    loss_fn=make_objective(settings, encoder, buckets)[1],
+    encoder=encoder,
+    buckets=buckets,
+  )
 
 
 def validation_step(
@@ -173,10 +232,10 @@ def validate(
   none, since its loss may be the lowest of all; it is warned of.
   """
   totals, vectors = None, []
-  for batch in loop.batches_in_order(users, settings, length):
+  for batch, rows in loop.batches_in_order(users, settings, length):
     sums, encoded = step(state.params, batch, key)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
-    vectors.append(np.asarray(encoded)[batch['where'].reshape(-1)])
+    vectors.append(np.asarray(encoded)[: len(rows)])
   values = {
     name: float(total / jnp.maximum(count, 1))
     for name, (total, count) in totals.items()
@@ -184,7 +243,7 @@ def validate(
   values |= spread_of_users(np.concatenate(vectors))
   warning = collapse_warning(values, objective=settings.objective)
   if warning:
-    print(f'WARNING at step {int(state.step):,}: {warning}', flush=True)
+    tell(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}
   return named, None if warning else -values['loss']
 

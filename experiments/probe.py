@@ -1,6 +1,5 @@
 """Logistic regression on the vectors of a frozen encoder."""
 
-import functools
 import pathlib
 from typing import Any
 
@@ -8,13 +7,16 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
-from adaptssr_jax.train import AXIS, pmap_step, replicate
 from experiments.finetune_settings import FinetuneSettings
 from experiments.logs import MetricsLog
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
-from experiments.speed import length_seen, make_buckets, sample_lengths
+from experiments.speed import (
+  length_seen,
+  make_buckets,
+  make_encoding,
+  sample_lengths,
+)
 from experiments.tasks import (
   KINDS,
   examples_of,
@@ -98,12 +100,9 @@ def encode_splits(
   """The vectors of the users of each split, [users, features]."""
   length = length_seen(splits.values(), encoder.max_length)
   buckets = make_buckets(settings, sample_lengths(splits['train'], length))
-  encode = pmap_step(
-    functools.partial(
-      encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
-    )
+  encode, params = make_encoding(
+    settings, encoder, params, buckets=buckets, length=length
   )
-  params = replicate({'encoder': params})
   return {
     name: predict_users(
       params,

@@ -23,8 +23,9 @@ class ProcessSettings(Settings):
   cpu_devices: int = flag(
     0,
     'Parts of a batch that are computed at the same time on a CPU; 0: one a '
-    'core, if each gets 16 users of a batch or more and JAX was not told by a '
-    'variable. Each holds all parameters.',
+    'core, if each gets 16 users of a batch or more, JAX was not told by a '
+    'variable, and no other process works with this one. Each holds all '
+    'parameters.',
     low=0,
     same_run=False,
   )
@@ -36,10 +37,21 @@ class ProcessSettings(Settings):
     """
     keep_compiled(self.compilation_cache, workdir=self.workdir)
     devices = self.cpu_devices
-    if not devices and not _told():
+    if not devices and not (_told() or jax.distributed.is_initialized()):
       devices = parts_of(getattr(self, 'batch_size', None), num_cores())
     if devices:
       jax.config.update('jax_num_cpu_devices', devices)
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes and tells."""
+  return jax.process_index() == 0
+
+
+def tell(text: str) -> None:
+  """Prints a line, once for all processes."""
+  if is_first():
+    print(text, flush=True)
 
 
 def num_cores() -> int:

@@ -9,10 +9,12 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from adaptssr_jax.checkpoint import CheckpointError
 from adaptssr_jax.data import DataError
+from experiments.interruption import Interrupted, listening
 
 
 class SettingsError(ValueError):
@@ -203,14 +205,37 @@ def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
         f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
         f'a file of flags is --flagfile={argv[1]}'
       )
-    # Orbax tells every step of every save; --verbosity=0 lets it.
+    # Orbax tells every step of every save, and each error that it raises too;
+    # --verbosity=0 lets it.
     if not flags.FLAGS['verbosity'].present:
-      logging.set_verbosity(logging.ERROR)
+      logging.set_verbosity(logging.FATAL)
     try:
-      settings = from_flags(settings_type, flags.FLAGS)
-      settings.prepare_process()
-      main(settings)
+      with listening():
+        settings = from_flags(settings_type, flags.FLAGS)
+        settings.prepare_process()
+        main(settings)
+    except Interrupted as notice:
+      print(notice, flush=True)
     except (SettingsError, DataError, CheckpointError) as error:
-      sys.exit(f'error: {error}')
+      _fail(str(error))
+    except jax.errors.JaxRuntimeError as error:
+      if not jax.distributed.is_initialized():
+        raise
+      reason, *_ = str(error).splitlines()
+      _fail(
+        'another process of this run has stopped, or cannot be reached: look '
+        'at what it says, and give the same command to all processes to go on '
+        f'({reason})'
+      )
 
   app.run(start)
+
+
+def _fail(text: str) -> None:
+  """Ends the process with one line that says why."""
+  if not jax.distributed.is_initialized():
+    sys.exit(f'error: {text}')
+  print(f'error: {text}', file=sys.stderr, flush=True)
+  # Else JAX would wait for the others, who may wait for this one. They are told
+  # when it is gone.
+  os._exit(1)

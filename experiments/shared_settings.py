@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
+
 from adaptssr_jax.models import UserEncoder
-from experiments.process import ProcessSettings
-from experiments.settings import Settings, flag
+from experiments.distributed import DistributedSettings
+from experiments.settings import Settings, SettingsError, flag
 from experiments.speed import SpeedSettings
 
 
@@ -38,10 +40,22 @@ class DataSettings(Settings):
   user_column: str = flag('user_id', 'user_tables: column of the user ids.')
   item_column: str = flag('item_id', 'user_tables: column of the item ids.')
   time_column: str = flag('time', 'user_tables: column of the times.')
+  beam: bool = flag(
+    False,
+    'Prepare the data set with Apache Beam, to the same examples: for sources '
+    "larger than one machine. Needs pip install -e '.[beam]'.",
+    same_run=False,
+  )
+  beam_options: tuple[str, ...] = flag(
+    (),
+    '--beam: options of the pipeline, such as --runner=FlinkRunner,'
+    '--flink_master=HOST:8081; by default it runs on this machine.',
+    same_run=False,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(DataSettings, ProcessSettings, SpeedSettings):
+class RunSettings(DataSettings, DistributedSettings, SpeedSettings):
   """How a model is trained, logged and saved."""
 
   workdir: str = flag(
@@ -73,6 +87,13 @@ class RunSettings(DataSettings, ProcessSettings, SpeedSettings):
   )
   learning_rate: float = flag(2e-4, 'Of Adam, constant.', above=0.0)
   weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
+  max_skipped: int = flag(
+    10,
+    'Steps in a row that may be skipped, since their loss or gradient is not '
+    'finite, before the run stops; 0: any number.',
+    low=0,
+    same_run=False,
+  )
   checkpoint_every: int = flag(
     1000, 'Steps between two checkpoints.', low=1, same_run=False
   )
@@ -86,6 +107,53 @@ class RunSettings(DataSettings, ProcessSettings, SpeedSettings):
     above=0.0,
     same_run=False,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings(RunSettings):
+  """Telling what a run needs, in place of the run."""
+
+  plan: bool = flag(
+    False,
+    'Train nothing and write nothing: tell what the run needs of memory, of '
+    'operations and of the wire.',
+    same_run=False,
+  )
+  plan_devices: int = flag(
+    0,
+    '--plan: for so many devices, which the CPU simulates; 0: for those at '
+    'hand.',
+    low=0,
+    same_run=False,
+  )
+  plan_items: int = flag(
+    0,
+    '--plan: for a catalogue of so many items; 0: for that of the data.',
+    low=0,
+    same_run=False,
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ('plan_devices', 'plan_items'):
+      if getattr(self, name) and not self.plan:
+        raise SettingsError(f'--{name} is for --plan: give that too')
+
+  def prepare_process(self) -> None:
+    """Simulates the devices of a plan, whose programs are not kept."""
+    if not self.plan:
+      return super().prepare_process()
+    if self.plan_devices:
+      jax.config.update('jax_platforms', 'cpu')
+    run = dataclasses.replace(
+      self,
+      plan=False,
+      plan_devices=0,
+      plan_items=0,
+      compilation_cache='off',
+      cpu_devices=self.plan_devices or self.cpu_devices,
+    )
+    return run.prepare_process()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

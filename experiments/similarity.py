@@ -26,7 +26,8 @@ import numpy as np
 
 from adaptssr_jax.checkpoint import restore_description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.train import pmap_step, replicate
+from adaptssr_jax.devices import replicate
+from adaptssr_jax.train import pmap_step
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
@@ -45,7 +46,7 @@ from experiments.speed import (
   make_buckets,
   sample_lengths,
 )
-from experiments.workdir import differing_flags, open_workdir, write_whole
+from experiments.workdir import differing_flags, opened_workdir, write_whole
 
 _NUMBERS = 'similarity.json'
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -90,7 +91,14 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   for source in settings.checkpoints:
     restore_description(source)
   refuse_other_settings(settings)
-  folder = open_workdir(settings)
+  with opened_workdir(settings) as folder:
+    return measure_in(folder, settings, names)
+
+
+def measure_in(
+  folder: pathlib.Path, settings: SimilaritySettings, names: Sequence[str]
+) -> dict[str, Any]:
+  """Measures the checkpoints of these names, and writes into the folder."""
   data = open_data(settings, task='pretrain')
   users = data.splits[settings.split].first(settings.num_users)
   if len(users.items) < 2:
@@ -210,11 +218,10 @@ def measure(
   )
   params, user_key = replicate((params, user_key))
   vectors, cosines = [], []
-  for batch in loop.batches_in_order(users, settings, length):
-    where = batch['where'].reshape(-1)
+  for batch, rows in loop.batches_in_order(users, settings, length):
     batch_vectors, batch_cosines = step(params, batch, user_key)
-    vectors.append(np.asarray(batch_vectors)[where])
-    cosines.append(np.asarray(batch_cosines)[where])
+    vectors.append(np.asarray(batch_vectors)[: len(rows)])
+    cosines.append(np.asarray(batch_cosines)[: len(rows)])
   columns = [
     *np.concatenate(cosines).T,
     with_other_users(np.concatenate(vectors), other_key),

@@ -9,11 +9,11 @@ import numpy as np
 
 from adaptssr_jax import augment
 from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.reductions import gather
 from adaptssr_jax.similarity import exact_dot, unit_length
-from adaptssr_jax.train import AXIS
 
 
 def similarity_step(

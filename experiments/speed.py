@@ -11,15 +11,23 @@ import optax
 
 from adaptssr_jax.buckets import Buckets, bucket_widths
 from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.batches import users_per_device
+from adaptssr_jax.devices import AXIS, is_shards, replicate, shard
 from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.optimizers import row_adam
-from adaptssr_jax.train import (
-  AXIS,
-  LossFn,
-  TrainState,
+from adaptssr_jax.row_training import (
   init_row_state,
-  init_state,
   row_train_step,
+  shard_row_train_step,
+)
+from adaptssr_jax.table_shards import on_rows, take_table, with_table
+from adaptssr_jax.train import (
+  LossFn,
+  PmapStep,
+  TrainState,
+  init_state,
+  pmap_step,
   train_step,
 )
 from experiments.settings import Settings, SettingsError, flag
@@ -55,7 +63,19 @@ class EncodingSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedSettings(EncodingSettings):
+class TableSettings(Settings):
+  """Where the item table is."""
+
+  shard_table: bool = flag(
+    False,
+    'Each device holds a part of the rows of the item table, and of what Adam '
+    'keeps of them, and fetches those that its users need.',
+    same_run=False,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedSettings(EncodingSettings, TableSettings):
   """How the work of a training step is done."""
 
   table_update: str = flag(
@@ -118,24 +138,100 @@ def make_training(
     SettingsError: --table_update=rows does not go with the other flags.
   """
   size = settings.batch_size * length + 2
+  params = with_split_table(settings, params)
   if not _update_rows(settings, encoder, size):
     step = functools.partial(
       train_step,
-      loss_fn=make_loss(encoder),
+      loss_fn=on_table(settings, make_loss, encoder, length=length),
       optimizer=optimizer,
       axis_name=AXIS,
     )
     return step, init_state(params, optimizer)
   table_optimizer = row_adam(settings.learning_rate)
+  state = init_row_state(params, optimizer, table_optimizer)
+  step = row_train_step
+  if settings.shard_table:
+    size = _rows_of_a_device(settings, length)
+    step = functools.partial(shard_row_train_step, mask_id=encoder.mask_id)
   step = functools.partial(
-    row_train_step,
+    step,
     loss_fn=make_loss(encoder.clone(num_items=size - 2)),
     optimizer=optimizer,
     table_optimizer=table_optimizer,
     size=size,
     axis_name=AXIS,
   )
-  return step, init_row_state(params, optimizer, table_optimizer)
+  return step, state
+
+
+def with_split_table(
+  settings: TableSettings, params: dict[str, Any]
+) -> dict[str, Any]:
+  """The parameters, the item table split over the devices if it is to be."""
+  table, others = take_table(params)
+  if not settings.shard_table or is_shards(table):
+    return params
+  return with_table(others, shard(table))
+
+
+def on_table(
+  settings: TableSettings,
+  make: Callable[[UserEncoder], Callable],
+  encoder: UserEncoder,
+  *,
+  length: int,
+) -> Callable:
+  """A function of (params, batch, ...), whether or not the table is split.
+
+  Args:
+    settings: the flags of the run.
+    make: gives the function for an encoder, which may have fewer items.
+    encoder: of the whole table.
+    length: of the sequences of a batch.
+  """
+  if not settings.shard_table:
+    return make(encoder)
+  size = _rows_of_a_device(settings, length)
+  return on_rows(
+    make(encoder.clone(num_items=size - 2)),
+    mask_id=encoder.mask_id,
+    size=size,
+    axis_name=AXIS,
+  )
+
+
+def make_encoding(
+  settings: TableSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  *,
+  buckets: Buckets,
+  length: int,
+) -> tuple[PmapStep, dict[str, Any]]:
+  """(params, batch) -> the vectors of all its users; the params, on devices.
+
+  Args:
+    settings: the flags.
+    encoder: gives the vectors, without dropout.
+    params: of the encoder.
+    buckets: in which parts the users are encoded.
+    length: of the sequences of a batch.
+  """
+  make = functools.partial(_encoding, buckets)
+  step = pmap_step(on_table(settings, make, encoder, length=length))
+  return step, replicate(with_split_table(settings, {'encoder': params}))
+
+
+def _encoding(buckets: Buckets, encoder: UserEncoder) -> Callable:
+  return functools.partial(
+    encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
+  )
+
+
+def _rows_of_a_device(settings: TableSettings, length: int) -> int:
+  """How many rows of the table a device's part of a batch needs at most."""
+  users = users_per_device(settings.batch_size, jax.device_count())
+  return users * length + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from adaptssr_jax import metrics
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.groups import group_rows, in_row_order
+from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import TaskHead
 from adaptssr_jax.objectives.classification import (
   class_logits,
@@ -24,7 +25,6 @@ from adaptssr_jax.objectives.ranking import (
   ranking_objective,
   ranks_of_positives,
 )
-from adaptssr_jax.train import AXIS
 from experiments import loop
 from experiments.encoders import make_encoder
 from experiments.finetune_settings import FinetuneSettings
@@ -287,8 +287,7 @@ def predict_users(
     The outputs, [rows, ...], without those of padding.
   """
   outputs = []
-  for batch in loop.batches_in_order(users, settings, length):
-    where = batch['where'].reshape(-1)
-    outputs.append(np.asarray(predict(params, batch))[where])
+  for batch, rows in loop.batches_in_order(users, settings, length):
+    outputs.append(np.asarray(predict(params, batch))[: len(rows)])
   outputs = np.concatenate(outputs)
   return outputs if users.rows is None else in_row_order(outputs, users.rows)

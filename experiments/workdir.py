@@ -1,16 +1,48 @@
-"""The folder of a run: made, resumed, or refused."""
+"""The folder of a run: made, resumed, or refused.
 
+Of several processes the first alone writes.
+"""
+
+import contextlib
+import errno
+import fcntl
 import json
+import os
 import pathlib
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from typing import BinaryIO
 
 from adaptssr_jax.data import UserData
+from experiments.process import is_first
 from experiments.settings import SettingsError
 from experiments.shared_settings import RunSettings
 
 _FLAGS = 'flags.txt'
+_LOCK = '.lock'
+_PART = '.part'
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
+
+
+@contextlib.contextmanager
+def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
+  """As `open_workdir`, and until it is left no other run may enter.
+
+  Raises:
+    SettingsError: as of `open_workdir`, or the folder is in use.
+  """
+  folder = pathlib.Path(settings.workdir)
+  if not is_first():
+    yield folder
+    return
+  _refuse_other_things(folder)
+  with contextlib.ExitStack() as stack:
+    with writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_locked(folder))
+    yield open_workdir(settings)
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
@@ -27,24 +59,80 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
       to a run with other settings, which are named.
   """
   folder = pathlib.Path(settings.workdir)
-  saved = folder / _FLAGS
-  try:
-    if saved.exists():
-      if _has_trained(folder):
-        _refuse_other_settings(settings, saved)
-    elif folder.is_dir() and any(folder.iterdir()):
-      raise SettingsError(
-        f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
-        'folder of a run: choose another'
-      )
+  _refuse_other_things(folder)
+  with writing(folder):
+    saved = folder / _FLAGS
+    if saved.exists() and _has_trained(folder):
+      _refuse_other_settings(settings, saved)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(saved, settings.to_flagfile())
-  except OSError as error:
-    raise SettingsError(
-      f'--workdir={folder} cannot be written ({error.strerror}): choose '
-      'another folder'
-    ) from error
   return folder
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+  """An error of the disk becomes a line that says what to do."""
+  try:
+    yield
+  except OSError as error:
+    advice = 'choose another folder'
+    if error.errno in _NO_ROOM:
+      advice = 'make room, and give the same command to go on'
+    raise SettingsError(
+      f'--workdir={folder} cannot be written ({error.strerror}): {advice}'
+    ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the folder, until the process ends at the latest."""
+  path = folder / _LOCK
+  with _lock(path) as file:
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    file.flush()
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
+
+
+def _lock(path: pathlib.Path) -> BinaryIO:
+  """Opens a file that nobody else has open by this function."""
+  while True:
+    file = path.open('a+b')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise SettingsError(
+        f'--workdir={path.parent} is in use by {_holder(file)}: wait for its '
+        'end, or choose another folder'
+      ) from error
+    except OSError:
+      return file  # A file system without locks is no reason not to train.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        return file
+    # Who had it has removed it meanwhile, and others may lock a new one.
+    file.close()
+
+
+def _holder(file: BinaryIO) -> str:
+  file.seek(0)
+  return file.read().decode(errors='replace') or 'another run'
+
+
+def _refuse_other_things(folder: pathlib.Path) -> None:
+  with writing(folder):
+    if not folder.is_dir() or (folder / _FLAGS).exists():
+      return
+  # What a run leaves that was killed before it wrote its flags.
+  ours = {_LOCK, f'{_FLAGS}{_PART}'}
+  if any(path.name not in ours for path in folder.iterdir()):
+    raise SettingsError(
+      f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
+      'folder of a run: choose another'
+    )
 
 
 def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
@@ -82,11 +170,16 @@ def differing_flags(
   )
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file such that a reader never finds half of it."""
-  aside = path.with_name(path.name + '.part')
-  aside.write_text(text)
-  aside.rename(path)
+  if not is_first():
+    return
+  if isinstance(content, str):
+    content = content.encode()
+  aside = path.with_name(path.name + _PART)
+  with writing(path.parent):
+    aside.write_bytes(content)
+    aside.rename(path)
 
 
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:
@@ -98,6 +191,8 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
     SettingsError: the run was trained on other data, which no flag need show:
       tables were changed, or a data set was prepared anew.
   """
+  if not is_first():
+    return
   items = (f'{json.dumps(item)}\n' for item in data.vocabulary.items)
   texts = {'dataset.txt': f'{data.name}\n', 'vocabulary': ''.join(items)}
   for name, text in texts.items():

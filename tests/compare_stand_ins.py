@@ -5,7 +5,6 @@ import zlib
 
 import numpy as np
 import pytest
-from tiny_runs import Interruption
 
 from adaptssr_jax.data import resplit
 from experiments import compare
@@ -13,6 +12,7 @@ from experiments.compare import CompareSettings
 from experiments.comparison import runs
 from experiments.datasets import open_data
 from experiments.workdir import open_workdir
+from tests.tiny_runs import Interruption
 
 SHAPE = {'max_length': 6, 'embed_dim': 8, 'num_layers': 1}
 

@@ -2,14 +2,41 @@
 
 import atexit
 import gc
+import importlib.util
+import mmap
 import os
+import pathlib
 import shutil
 import tempfile
 
+# Compiling takes most of the time of most tests: do it fast, and once.
+_FAST = {
+  'xla_backend_optimization_level': '0',
+  # Half of what is left: what they emit is more to compile.
+  'xla_cpu_use_fusion_emitters': 'false',
+  'xla_cpu_parallel_codegen_split_count': '1',
+}
+
+
+def _known(names):
+  """Those that are in jaxlib: XLA ends a process for any other."""
+  found = set()
+  folder = pathlib.Path(importlib.util.find_spec('jaxlib').origin).parent
+  for path in folder.glob('*.so'):
+    with (
+      path.open('rb') as file,
+      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
+    ):
+      found |= {name for name in names if library.find(name.encode()) >= 0}
+  return [name for name in names if name in found]
+
+
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Compiling takes most of the time of most tests: do it fast, and once.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+if 'XLA_FLAGS' not in os.environ:
+  os.environ['XLA_FLAGS'] = ' '.join(
+    f'--{name}={_FAST[name]}' for name in _known(_FAST)
+  )
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _compiled = tempfile.mkdtemp(prefix='adaptssr_jax_compiled.')
   atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
@@ -19,7 +46,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
   }
 
-import jaxtyping
+import jaxtyping  # noqa: E402
 
 jaxtyping.install_import_hook('adaptssr_jax', 'beartype.beartype')
 

@@ -7,11 +7,16 @@ import pathlib
 import pkgutil
 
 import pytest
-from tiny_runs import ROOT, finetune_settings, last_line_of, pretrain_settings
 
 import adaptssr_jax
 import adaptssr_jax.data
 import experiments
+from tests.tiny_runs import (
+  ROOT,
+  finetune_settings,
+  last_line_of,
+  pretrain_settings,
+)
 
 LIBRARY = sorted((ROOT / 'adaptssr_jax').rglob('*.py'))
 COMMANDS = sorted((ROOT / 'experiments').rglob('*.py'))
@@ -29,19 +34,37 @@ LAYERS = [
     'dropout',
     'transfer',
     'compact',
+    'checkpoint_files',
+    'devices',
     'item_softmax',
     'layers',
   },
-  {'blocks', 'models', 'buckets', 'optimizers'},
+  {
+    'blocks',
+    'models',
+    'buckets',
+    'optimizers',
+    'table_shards',
+    'shard_softmax',
+  },
   {'objectives', 'convert', 'description'},
+  {'checkpoint_items'},
   {'train'},
+  {'row_training'},
   {'checkpoint'},
 ]
 # What the commands of each layer may import of the commands.
 COMMAND_LAYERS = [
-  {'compilation', 'prefetch', 'similarity_views'},
+  {
+    'compilation',
+    'prefetch',
+    'similarity_views',
+    'interruption',
+    'planning',
+  },
   {'settings'},
   {'speed', 'process', 'scikit_learn'},
+  {'distributed'},
   {'shared_settings'},
   {'workdir', 'datasets', 'encoders', 'pictures', 'vector_files'},
   {
@@ -51,9 +74,10 @@ COMMAND_LAYERS = [
     'collapse',
     'objectives',
   },
+  {'skipped'},
   {'loop'},
-  {'tasks'},
-  {'probe'},
+  {'tasks', 'plan'},
+  {'probe', 'tuning'},
 ]
 
 
@@ -97,7 +121,7 @@ def test_imports_of_the_library_go_one_way(path):
     assert layer_of(part, LAYERS) <= at, part
   if below == ['train']:
     # It takes a loss function: whose, it does not know.
-    assert set(parts_of(path, 'adaptssr_jax')) == {'optimizers', 'compact'}
+    assert set(parts_of(path, 'adaptssr_jax')) == {'devices'}
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name_of)

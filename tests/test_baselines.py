@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from tiny_runs import files
 
 from adaptssr_jax.data import (
   Ragged,
@@ -18,6 +17,7 @@ from adaptssr_jax.data import (
 )
 from experiments import bag_of_items, baselines, count_ranking
 from experiments.settings import SettingsError
+from tests.tiny_runs import files
 
 
 def rows_of(rng, count, items=9):

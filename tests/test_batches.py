@@ -216,3 +216,17 @@ def test_batches_are_made_faster_than_any_step_takes_them():
       batch(step, users, batch_size=size, length=100)
       seconds.append(time.perf_counter() - began)
     assert size / min(seconds) > 50_000
+
+
+@pytest.mark.parametrize('window', ['last', 'random'])
+def test_processes_read_the_parts_of_one_batch(window):
+  users = UserArrays(None, Ragged.from_rows([[i] * (i % 7) for i in range(45)]))
+  settings = {'batch_size': 16, 'length': 4, 'num_devices': 8, 'seed': 3}
+  settings |= {'window': window}
+  for step in (0, 2):
+    whole = batch_at(users, step, **settings)
+    parts = [batch_at(users, step, **settings, part=(i, 4)) for i in range(4)]
+    for name, column in whole.items():
+      joined = np.concatenate([part[name] for part in parts])
+      np.testing.assert_array_equal(joined, column)
+      assert parts[0][name].shape[:2] == (2, 2)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import start
 
 from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import UserEncoder
@@ -26,6 +25,7 @@ from experiments.benchmarking.work import (
   step_flops,
 )
 from experiments.settings import SettingsError
+from tests.tiny_runs import start
 
 TINY = BenchmarkSettings(
   num_items=('40',),

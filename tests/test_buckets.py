@@ -113,7 +113,7 @@ SLOTS = jnp.where(
 def test_the_user_encoder_in_buckets(keys, slots):
   encoder = UserEncoder(9, max_length=8, embed_dim=4, num_layers=1)
   params = jax.jit(encoder.init)(jax.random.key(0), ITEMS)['params']
-  params = jax.tree.map(lambda leaf: leaf * 20, params)
+  params = jax.tree.map(lambda leaf: leaf * 5, params)
   loss = functools.partial(weighted, functools.partial(of_the_encoder, encoder))
   compute = jax.jit(jax.grad(loss, has_aux=True), static_argnames='buckets')
   args = (params, ITEMS, keys, slots)

@@ -4,8 +4,6 @@ import json
 
 import jax
 import pytest
-from compare_stand_ins import SHAPE, changed, settings, settings_of, stand_ins
-from tiny_runs import ENCODER, ROOT, Interruption
 
 from experiments import compare
 from experiments.compare import CompareSettings
@@ -13,6 +11,14 @@ from experiments.comparison import methods
 from experiments.comparison.grid import Cell, Pretraining, plan
 from experiments.compilation import forget_compiled
 from experiments.settings import from_flagfile
+from tests.compare_stand_ins import (
+  SHAPE,
+  changed,
+  settings,
+  settings_of,
+  stand_ins,
+)
+from tests.tiny_runs import ENCODER, ROOT, Interruption
 
 __all__ = ['settings', 'stand_ins']
 

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from compare_stand_ins import (
+
+from experiments import compare
+from experiments.comparison import runs
+from experiments.datasets import open_data
+from experiments.settings import SettingsError
+from tests.compare_stand_ins import (
   changed,
   flag_files,
   settings,
   settings_of,
   stand_ins,
 )
-
-from experiments import compare
-from experiments.comparison import runs
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
 
 __all__ = ['settings', 'stand_ins']
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT
 
 from experiments import pictures
 from experiments.comparison import summary
@@ -14,6 +13,7 @@ from experiments.comparison.pictures import (
 from experiments.comparison.summary import Outcome, summarise
 from experiments.comparison.sweeps import as_csv, sweep_points
 from experiments.comparison.table import Column, markdown
+from tests.tiny_runs import ROOT
 
 AGE = Column('age', 1.0, 'accuracy')
 CLICK = Column('click', 1.0, 'ndcg@10')

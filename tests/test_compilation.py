@@ -6,11 +6,11 @@ import types
 
 import jax
 import pytest
-from tiny_runs import last_line_of, pretrain_settings, start
 
 from experiments import compilation
 from experiments.compilation import keep_compiled
 from experiments.shared_settings import RunSettings
+from tests.tiny_runs import last_line_of, pretrain_settings, start
 
 FOLDER = 'jax_compilation_cache'
 # One program of all devices, and what it takes to put its arguments there.
@@ -18,7 +18,8 @@ SMALL = """
 import collections, warnings
 import jax
 import numpy as np
-from adaptssr_jax.train import pmap_step, replicate
+from adaptssr_jax.devices import replicate
+from adaptssr_jax.train import pmap_step
 from experiments import compilation
 from experiments.compilation import keep_compiled
 
@@ -113,7 +114,9 @@ def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False
   )
   monkeypatch.setattr(compilation, 'jax', types.SimpleNamespace(config=config))
-  RunSettings(workdir='runs/one', compilation_cache=cache).prepare_process()
+  RunSettings(
+    workdir='runs/one', compilation_cache=cache, distributed='off'
+  ).prepare_process()
   folder = f'runs/{FOLDER}' if cache == 'auto' else cache
   assert config.jax_compilation_cache_dir == str(tmp_path / folder)
   assert config.jax_persistent_cache_min_compile_time_secs == 0.0

@@ -1,7 +1,8 @@
 """What preparing and reading data costs, each in a fresh interpreter."""
 
 import pytest
-from tiny_runs import PEAK_MIB, last_line_of
+
+from tests.tiny_runs import PEAK_MIB, last_line_of
 
 
 def test_padding_reads_only_the_rows_it_needs(tmp_path):

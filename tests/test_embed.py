@@ -7,8 +7,6 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from test_similarity_command import save_run
-from tiny_runs import start
-from user_table_files import write
 
 from adaptssr_jax.buckets import AT_ONCE
 from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
@@ -16,6 +14,8 @@ from adaptssr_jax.data import Ragged, UserArrays
 from experiments import embed, vector_files
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
+from tests.tiny_runs import start
+from tests.user_table_files import write
 
 KNOWN = [f'item {number}' for number in range(9)]
 ITEMS = [*KNOWN[5:], 'new', *KNOWN[:3], 'été']

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from sklearn import metrics
 from test_pretrain import finished as pretrained
-from tiny_runs import (
+
+from adaptssr_jax import data
+from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.models import TaskHead
+from experiments import finetune, tasks
+from experiments.datasets import open_data
+from experiments.settings import SettingsError
+from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
   assert_same_run,
@@ -20,13 +27,6 @@ from tiny_runs import (
   lines,
   saved_state,
 )
-
-from adaptssr_jax import data
-from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
-from adaptssr_jax.models import TaskHead
-from experiments import finetune, tasks
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
 
 __all__ = ['pretrained']
 

@@ -5,11 +5,11 @@ import types
 
 import numpy as np
 import pytest
-from tiny_runs import finetune_settings, lines
 
 from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
 from experiments import finetune, probe, tasks
 from experiments.settings import SettingsError
+from tests.tiny_runs import finetune_settings, lines
 
 SPLITS = ('train', 'validation', 'test')
 

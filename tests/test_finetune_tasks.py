@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
-from tiny_runs import (
+
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.conversion import conversion_objective
+from experiments import finetune, probe, tasks
+from experiments.finetune_settings import with_defaults
+from experiments.settings import SettingsError
+from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
   assert_same_run,
@@ -19,13 +26,6 @@ from tiny_runs import (
   lines,
   saved_state,
 )
-
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.models import TaskHead, UserEncoder
-from adaptssr_jax.objectives.conversion import conversion_objective
-from experiments import finetune, probe, tasks
-from experiments.finetune_settings import with_defaults
-from experiments.settings import SettingsError
 
 # 511 rows of click are of 193 users: 4 batches an epoch.
 CLICK = {'task': 'click', 'batch_size': 64, 'num_epochs': 2}

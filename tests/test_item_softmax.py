@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from scipy import special
-from tiny_runs import PEAK_MIB, last_line_of
 
 from adaptssr_jax.item_softmax import (
   sampled_softmax_losses,
   softmax_losses,
   softmax_losses_and_best,
 )
+from tests.tiny_runs import PEAK_MIB, last_line_of
 
 IDS = 11
 # Dividing the ids or not, all of them, more than there are, and one by one.

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_runs import PEAK_MIB, last_line_of
 
 from adaptssr_jax import augment
 from adaptssr_jax.buckets import Buckets, in_buckets
@@ -13,6 +12,7 @@ from adaptssr_jax.losses import adaptssr_loss
 from adaptssr_jax.microbatches import in_microbatches
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from tests.tiny_runs import PEAK_MIB, last_line_of
 
 LARGE = (
   PEAK_MIB

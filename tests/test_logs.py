@@ -1,7 +1,10 @@
 """Metrics reach the files, and progress the eye."""
 
+import contextlib
 import json
+import math
 import os
+import pathlib
 import re
 
 import pytest
@@ -9,7 +12,8 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from experiments import logs
-from experiments.logs import MetricsLog, Progress
+from experiments.logs import MetricsLog, Muted, Progress, mend_metrics
+from experiments.settings import SettingsError
 
 
 def read(folder):
@@ -110,6 +114,80 @@ def test_a_run_without_checkpoint_begins_anew(tmp_path):
   write(tmp_path, [2, 4])
   write(tmp_path, [1], resume_at=0)
   assert [line['step'] for line in read(tmp_path)] == [1]
+
+
+def test_what_follows_the_last_whole_line_is_cut(tmp_path):
+  write(tmp_path, [2, 4])
+  path = tmp_path / 'metrics.jsonl'
+  with path.open('ab') as file:
+    file.write(b'\0\0\xff\n"text"\n{"loss": 1.0}\n\n{"step": 5')
+  write(tmp_path, [6], resume_at=4)
+  assert [line['step'] for line in read(tmp_path)] == [2, 4, 6]
+
+
+def test_what_is_broken_between_whole_lines_is_an_error(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n')
+  before = path.read_bytes()
+  with pytest.raises(SettingsError, match=f'{path}, line 2: not the JSON'):
+    MetricsLog(tmp_path, resume_at=3)
+  assert path.read_bytes() == before
+
+
+def test_lines_that_are_lost_come_from_the_checkpoints(tmp_path):
+  log = MetricsLog(tmp_path, resume_at=0)
+  saved = []
+  for step in range(1, 9):
+    log.write(step, {'loss': step / 7})
+    if step % 3 == 0:
+      saved.append(log.since_save(step))
+  log.close()
+  assert [len(part['lines']) for part in saved] == [3, 3]
+  path = tmp_path / 'metrics.jsonl'
+  whole = path.read_text().splitlines(keepends=True)
+  # Of three checkpoints the first is gone.
+  for kept, expected in [(0, [4, 5, 6]), (2, [1, 2, 4, 5, 6])]:
+    path.write_text(''.join(whole[:kept]) + whole[kept][:-4])
+    mend_metrics(tmp_path, resume_at=6, saved=saved[1:])
+    assert [line['step'] for line in read(tmp_path)] == expected
+  path.write_text(whole[0])
+  mend_metrics(tmp_path, resume_at=6, saved=saved)
+  assert path.read_text() == ''.join(whole[:6])
+
+
+def test_what_is_no_number_is_left_out(tmp_path):
+  log = MetricsLog(tmp_path, resume_at=0)
+  log.write(1, {'loss': math.nan, 'lambda': 0.5, 'mean': -math.inf})
+  log.close()
+  assert (tmp_path / 'metrics.jsonl').read_text() == (
+    '{"step": 1, "lambda": 0.5}\n'
+  )
+  assert events(tmp_path) == in_lines(tmp_path)
+
+
+@pytest.mark.parametrize('part', ['_file', '_events'])
+def test_a_full_disk_is_told_of(tmp_path, monkeypatch, part):
+  log = MetricsLog(tmp_path, resume_at=0)
+  # As large as what a file collects before it writes.
+  values = {f'number_{number}': 0.5 for number in range(9999)}
+  with pathlib.Path('/dev/full').open('a' if part == '_file' else 'ab') as full:
+    if part == '_file':
+      log._file = full
+    else:
+      log._events._py_recordio_writer._writer = full
+    with pytest.raises(SettingsError, match=r'No space left.*: make room, and'):
+      log.write(1, values)
+    with contextlib.suppress(OSError):
+      full.close()
+
+
+def test_the_other_processes_write_nothing(tmp_path):
+  log = Muted()
+  log.write(1, {'loss': 1.0})
+  log.update(1.0)
+  assert log.since_save(1) == {}
+  log.close()
+  assert not list(tmp_path.iterdir())
 
 
 class Clock:

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.test_util import check_grads
 
 from adaptssr_jax import losses
+from tests import reference
 
 FUSIONS = ('adaptive', 'batch_mean', 0.3)
 

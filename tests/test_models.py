@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from random_params import random_params
 
 from adaptssr_jax.models import TaskHead, UserEncoder, pooling_penalty
+from tests.random_params import random_params
 
 ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)
 ITEMS = jnp.array([[1, 2, 3, 4], [5, 6, 10, 0], [7, 0, 0, 0], [0, 0, 0, 0]])

@@ -8,12 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from movielens_made import (
-  SIZES,
-  all_tasks,
-  log_of,
-  plain,
-)
 
 from adaptssr_jax.data import DataError, load, movielens_sources
 from adaptssr_jax.data.movielens_files import EDITIONS, Log, Person, read
@@ -22,6 +16,12 @@ from adaptssr_jax.data.movielens_users import (
   ranking_rows,
   split_off_last,
   user_rows,
+)
+from tests.movielens_made import (
+  SIZES,
+  all_tasks,
+  log_of,
+  plain,
 )
 
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from movielens_made import (
+
+from adaptssr_jax.data import DataError, load
+from adaptssr_jax.data.movielens_files import EDITIONS, read
+from tests.movielens_made import (
   SIZES,
   TITLES,
   all_tasks,
@@ -13,9 +16,6 @@ from movielens_made import (
   wheel_files,
   write_zip,
 )
-
-from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.movielens_files import EDITIONS, read
 
 
 @pytest.mark.parametrize('size', SIZES)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.train import AXIS, pmap_step, replicate, split
+from adaptssr_jax.devices import AXIS, replicate, split
+from adaptssr_jax.train import pmap_step
 from experiments.prefetch import Prefetch
 
 

@@ -7,7 +7,15 @@ import jax
 import numpy as np
 import pytest
 from test_logs import events, in_lines
-from tiny_runs import (
+
+from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.data import batches
+from adaptssr_jax.diagnostics import ViewSimilarities
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from experiments import loop, objectives, pretrain
+from experiments.settings import SettingsError, from_flagfile
+from experiments.workdir import open_workdir
+from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
   assert_same_run,
@@ -18,13 +26,6 @@ from tiny_runs import (
   saved_state,
   saved_steps,
 )
-
-from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
-from adaptssr_jax.data import batches
-from adaptssr_jax.diagnostics import ViewSimilarities
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
-from experiments import loop, objectives, pretrain
-from experiments.settings import SettingsError, from_flagfile
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +80,7 @@ def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(finished):
 
 
 def test_events_say_what_the_lines_say(finished):
-  folder = pretrain.open_workdir(finished)
+  folder = open_workdir(finished)
   assert events(folder) == in_lines(folder)
 
 
@@ -273,7 +274,7 @@ def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
       pretrain_settings(tmp_path / 'run', **{'data_dir': data_dir} | changes)
     )
   # The folder is still good for a run with the mistake mended.
-  pretrain.open_workdir(pretrain_settings(tmp_path / 'run', data_dir))
+  open_workdir(pretrain_settings(tmp_path / 'run', data_dir))
 
 
 def test_other_settings_are_refused_before_anything_is_done(

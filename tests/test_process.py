@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import ROOT
 
 from experiments.process import parts_of
+from tests.tiny_runs import ROOT
 
 DEVICES = """
 import jax

@@ -12,27 +12,24 @@ import pytest
 from adaptssr_jax import augment
 from adaptssr_jax.checkpoint import Checkpoints, restore_encoder
 from adaptssr_jax.description import describe
+from adaptssr_jax.devices import AXIS, replicate
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.optimizers import row_adam
-from adaptssr_jax.train import (
-  AXIS,
+from adaptssr_jax.row_training import (
   caught_up_params,
   caught_up_state,
   init_row_state,
-  init_state,
-  pmap_step,
-  replicate,
   row_train_step,
-  train_step,
 )
+from adaptssr_jax.train import init_state, pmap_step, train_step
 
 USERS, LENGTH, ITEMS, STEPS = 16, 5, 300, 6
 SIZE = USERS * LENGTH + 2
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
 KEY = jax.random.key(3)
 # An epsilon above the rounding of gradients that are 0, as of the keys' bias.
-ADAM = 0.01, 0.9, 0.999, 1e-5
+ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
 def loss_of(encoder, axis_name=None):

@@ -5,13 +5,20 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny_runs import ENCODER, FINETUNE, PRETRAIN, lines, pretrain_settings
-from user_table_files import write
 
 from adaptssr_jax.checkpoint import restore_encoder
 from experiments import finetune, pretrain
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
+from experiments.workdir import open_workdir
+from tests.tiny_runs import (
+  ENCODER,
+  FINETUNE,
+  PRETRAIN,
+  lines,
+  pretrain_settings,
+)
+from tests.user_table_files import write
 
 # Some items of the tiny users, in another order, and others.
 ITEMS = ['item_7', 'unknown', 'item_3', 'item_60', 'item_61', '7']
@@ -112,10 +119,10 @@ def test_a_run_on_another_vocabulary_trains_and_is_tested(
 @pytest.mark.parametrize('field', ['events', 'labels'])
 def test_other_tables_are_another_run(tables, tmp_path, field):
   settings = finetune_settings(tables, workdir=str(tmp_path))
-  finetune.open_workdir(settings)
+  open_workdir(settings)
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
   other = dataclasses.replace(
     settings, **{field: ('x.csv',) if field == 'events' else 'x.csv'}
   )
   with pytest.raises(SettingsError, match=f'--{field} was .*, is x.csv'):
-    finetune.open_workdir(other)
+    open_workdir(other)

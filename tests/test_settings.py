@@ -6,7 +6,6 @@ import sys
 
 import pytest
 from absl import flags
-from tiny_runs import ROOT
 
 from experiments.baselines import BaselineSettings
 from experiments.compare import CompareSettings
@@ -23,6 +22,7 @@ from experiments.settings import (
   from_flags,
 )
 from experiments.similarity import SimilaritySettings
+from tests.tiny_runs import ROOT
 
 COMMANDS = [
   PretrainSettings,
@@ -41,9 +41,20 @@ def parse(settings_type, *words):
   return from_flags(settings_type, values)
 
 
+# Values that are right together only.
+TOGETHER = {
+  'distributed': 'on',
+  'coordinator': 'a.host:1234',
+  'num_processes': 3,
+  'process_id': 2,
+}
+
+
 def changed(field):
   """Another value than the default that the field may have."""
   choices = field.metadata['choices']
+  if field.name in TOGETHER:
+    return TOGETHER[field.name]
   if isinstance(field.default, tuple) or 'tuple' in str(field.type):
     return choices[1:] if choices else ('a.csv', 'b c.csv')
   if choices:

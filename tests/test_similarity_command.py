@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny_runs import files
 
 from adaptssr_jax.checkpoint import (
   CheckpointError,
@@ -22,6 +21,7 @@ from experiments import similarity, similarity_views
 from experiments.datasets import open_data
 from experiments.objectives import make_augmentations
 from experiments.settings import SettingsError, from_flagfile
+from tests.tiny_runs import files
 
 KINDS = ['dropout', 'crop', 'mask', 'reorder', 'other']
 ITEMS = [f'item_{number}' for number in range(1, 61)]

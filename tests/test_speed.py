@@ -7,22 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_runs import (
-  Interruption,
-  assert_same_bits,
-  assert_same_run,
-  finetune_settings,
-  interrupt_at,
-  lines,
-  pretrain_settings,
-  saved_state,
-)
 
 from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import RowOptState, row_train_step, train_step
+from adaptssr_jax.row_training import RowOptState, row_train_step
+from adaptssr_jax.train import train_step
 from experiments import finetune, pretrain
 from experiments.objectives import encoded_lengths
 from experiments.settings import SettingsError
@@ -32,6 +23,16 @@ from experiments.speed import (
   make_buckets,
   make_training,
   sample_lengths,
+)
+from tests.tiny_runs import (
+  Interruption,
+  assert_same_bits,
+  assert_same_run,
+  finetune_settings,
+  interrupt_at,
+  lines,
+  pretrain_settings,
+  saved_state,
 )
 
 # Large steps, so that a row left behind would show in the losses.

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from adaptssr_jax import augment
+from adaptssr_jax.devices import AXIS, replicate
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.classification import (
@@ -20,11 +21,9 @@ from adaptssr_jax.objectives.masked_items import (
   masked_items_objective,
 )
 from adaptssr_jax.train import (
-  AXIS,
   init_state,
   mean_metrics,
   pmap_step,
-  replicate,
   train_step,
 )
 

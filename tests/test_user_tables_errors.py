@@ -4,9 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
-from user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 from adaptssr_jax import data
+from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 CSV_ERRORS = [
   ('u3,i,3', '3 cells, but the header has 4'),

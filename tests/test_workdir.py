@@ -1,17 +1,23 @@
 """The folder of a run is made, resumed, or refused."""
 
+import errno
+import os
+import pathlib
+
 import pytest
-from tiny_runs import files
 
 from adaptssr_jax.data import UserData, Vocabulary
+from experiments import workdir
 from experiments.pretrain import PretrainSettings
 from experiments.settings import SettingsError, from_flagfile
 from experiments.workdir import (
   METRICS,
   open_workdir,
+  opened_workdir,
   write_dataset,
   write_whole,
 )
+from tests.tiny_runs import files
 
 
 def settings(folder, **changes):
@@ -102,6 +108,60 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
   with pytest.raises(TypeError):
     write_whole(tmp_path / 'f', 3)
   assert (tmp_path / 'f').read_text() == 'old'
+
+
+def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
+  folder = open_workdir(settings(tmp_path / 'run'))
+
+  def full(path, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+  monkeypatch.setattr(pathlib.Path, 'write_bytes', full)
+  with pytest.raises(SettingsError) as error:
+    write_whole(folder / 'f', 'text')
+  assert str(error.value) == (
+    f'--workdir={folder} cannot be written (No space left on device): make '
+    'room, and give the same command to go on'
+  )
+
+
+def test_one_run_at_a_time(tmp_path):
+  one = settings(tmp_path / 'run', seed=3)
+  with opened_workdir(one) as folder:
+    before = files(folder)
+    with (
+      pytest.raises(
+        SettingsError,
+        match=f'run is in use by process {os.getpid()} on .*: wait for its end',
+      ),
+      opened_workdir(settings(tmp_path / 'run', seed=4)),
+    ):
+      pass
+    assert files(folder) == before
+    # Another folder is another run.
+    with opened_workdir(settings(tmp_path / 'run' / 'inside')):
+      pass
+  assert '.lock' not in files(folder)
+  with opened_workdir(one):
+    pass
+
+
+def test_what_a_killed_run_left_of_its_lock_locks_nothing(tmp_path):
+  (tmp_path / '.lock').write_text('process 1 on moon')
+  (tmp_path / 'flags.txt.part').write_text('--see')
+  with opened_workdir(settings(tmp_path)) as folder:
+    assert f'process {os.getpid()} '.encode() in files(folder)['.lock']
+  assert list(files(tmp_path)) == ['flags.txt']
+
+
+def test_only_the_first_process_writes(begun, monkeypatch):
+  monkeypatch.setattr(workdir, 'is_first', lambda: False)
+  before = files(begun)
+  with opened_workdir(settings(begun, seed=4)) as folder:
+    assert folder == begun
+    write_dataset(folder, dataset(['a']))
+    write_whole(folder / 'f', 'text')
+    assert files(begun) == before
 
 
 def dataset(items, name='made/pretrain/1.0.0'):

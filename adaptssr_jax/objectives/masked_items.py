@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import augment
@@ -21,6 +22,8 @@ from adaptssr_jax.objectives.users import (
   user_keys,
 )
 from adaptssr_jax.reductions import reduce_losses
+from adaptssr_jax.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table_shards import fetch_from
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
 _MOST_SCORES = 2**27
@@ -82,9 +85,11 @@ def masked_items_objective(
 
   Args:
     params: `encoder`, the parameters of the encoder, and `head`, of
-      `init_masked_items`.
+      `init_masked_items`; where the table is split, also `table`, see
+      `table_shards.on_rows`.
     batch: `items` int32 [users, length], `where` bool [users], and
-      `example_id` int32 [users], of this device.
+      `example_id` int32 [users], of this device; where the table is split,
+      also `ids`.
     key: of this step.
     encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden.
@@ -114,24 +119,53 @@ def masked_items_objective(
     buckets=buckets,
   )
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  guesses = (
+  losses, metrics = _softmax(
+    sample_key,
+    params,
     states.reshape(-1, states.shape[-1]),
-    params['encoder']['item_embedding'][: encoder.mask_id],
-    params['head']['bias'],
-    labels.reshape(-1),
+    _ids_of(batch, labels.reshape(-1)),
+    sampled_items=sampled_items,
+    axis_name=axis_name,
   )
-  metrics = {}
-  if sampled_items:
-    losses = sampled_softmax_losses(
-      sample_key, *guesses, num_sampled=sampled_items
-    )
-  else:
-    losses, best = softmax_losses_and_best(
-      *guesses, chunk_size=chunk_size(where.size, encoder.mask_id)
-    )
-    metrics['accuracy'] = best == labels.reshape(-1)
   loss = reduce_losses(losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where, metrics)
+
+
+def _softmax(
+  key: Key[Array, ''],
+  params: dict[str, Any],
+  hidden: Float[Array, 'n dim'],
+  labels: Int[Array, ' n'],
+  *,
+  sampled_items: int,
+  axis_name: str | None,
+) -> tuple[Float[Array, ' n'], dict[str, Array]]:
+  """The loss of each hidden position, and what else is measured there."""
+  bias, shard = params['head']['bias'], params.get('table')
+  table = params['encoder']['item_embedding'][: len(bias)]
+  if sampled_items:
+    rows = table if shard is None else fetch_from(shard, axis_name)
+    return sampled_softmax_losses(
+      key, hidden, rows, bias, labels, num_sampled=sampled_items
+    ), {}
+  if shard is None:
+    size = chunk_size(len(labels), len(bias))
+    losses, best = softmax_losses_and_best(
+      hidden, table, bias, labels, chunk_size=size
+    )
+  else:
+    size = chunk_size(len(labels) * lax.axis_size(axis_name), len(shard))
+    losses, best = shard_softmax_losses_and_best(
+      hidden, shard, bias, labels, chunk_size=size, axis_name=axis_name
+    )
+  return losses, {'accuracy': best == labels}
+
+
+def _ids_of(
+  batch: dict[str, Array], items: Int[Array, ' n']
+) -> Int[Array, ' n']:
+  """The ids of items that may be numbered as rows of a small table."""
+  return batch['ids'][items] if 'ids' in batch else items
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:

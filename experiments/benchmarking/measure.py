@@ -1,7 +1,6 @@
 """Measures one configuration, in this process."""
 
 import contextlib
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -12,16 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays
+from adaptssr_jax.devices import replicate
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
-from adaptssr_jax.train import (
-  AXIS,
-  RowOptState,
-  TrainState,
-  caught_up_params,
-  pmap_step,
-  replicate,
-)
+from adaptssr_jax.row_training import RowOptState, caught_up_params
+from adaptssr_jax.train import TrainState, pmap_step
 from experiments import loop
 from experiments.benchmarking.made_users import made_users
 from experiments.benchmarking.options import BenchmarkSettings
@@ -30,7 +23,12 @@ from experiments.encoders import make_encoder
 from experiments.objectives import encoded_lengths
 from experiments.pretrain import PretrainSettings, make_pretraining
 from experiments.process import num_cores
-from experiments.speed import length_seen, make_buckets, sample_lengths
+from experiments.speed import (
+  length_seen,
+  make_buckets,
+  make_encoding,
+  sample_lengths,
+)
 
 # Enough for batches to be read from memory rather than from a cache.
 _USERS = 32_768
@@ -196,19 +194,18 @@ def _time_encoding(
   """The seconds of batches that are encoded without dropout."""
   length = length_seen([users], encoder.max_length)
   lengths = sample_lengths(users, length)
-  step_fn = pmap_step(
-    functools.partial(
-      encode_users,
-      encoder=encoder,
-      buckets=make_buckets(pretraining, lengths),
-      axis_name=AXIS,
-    )
+  step_fn, params = make_encoding(
+    pretraining,
+    encoder,
+    params['encoder'],
+    buckets=make_buckets(pretraining, lengths),
+    length=length,
   )
-  params, done = replicate(params), []
+  done = []
   some = users.first((_WARM_UP + settings.steps) * settings.batch_size)
   batches = loop.batches_in_order(some, pretraining, length)
   with contextlib.closing(batches):
-    for batch in batches:
+    for batch, _ in batches:
       np.asarray(step_fn(params, batch))
       done.append(time.perf_counter())
       if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 from experiments.pretrain import PretrainSettings
+from experiments.process import ProcessSettings
 from experiments.settings import SettingsError, flag
-from experiments.shared_settings import EncoderSettings, ProcessSettings
+from experiments.shared_settings import EncoderSettings
 from experiments.speed import SpeedSettings
 
 # The catalogues of MovieLens-100k and of TTL, about.

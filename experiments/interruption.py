@@ -1,0 +1,91 @@
+"""SIGTERM and Ctrl-C: training ends between two steps, and saves.
+
+A machine that may be taken away gives notice by SIGTERM.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Interrupted(BaseException):
+  """Somebody asked the process to end; the message says how to go on."""
+
+
+class _Notice:
+  """What the process was told, and whether it will ask by itself."""
+
+  def __init__(self) -> None:
+    self.signal: str | None = None
+    self.is_asked_for = False
+
+
+_NOTICE = _Notice()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+  """Lets SIGTERM and SIGINT raise `Interrupted`, or wait where that is safer.
+
+  Call it before `jax.distributed.initialize`, with which JAX takes SIGTERM: to
+  tell all processes of it.
+  """
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.signal(number, _on_signal) for number in numbers]
+  try:
+    yield
+  finally:
+    _NOTICE.signal = None
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """Lets a signal wait until `asked_to_stop` is asked, or until the end."""
+  _NOTICE.is_asked_for = True
+  try:
+    yield
+  finally:
+    _NOTICE.is_asked_for = False
+  if _NOTICE.signal:
+    raise _interrupted()
+
+
+def asked_to_stop(step: int) -> bool:
+  """Whether to stop after this step: in all processes after the same.
+
+  Args:
+    step: that is about to end. Ask after every one.
+  """
+  if jax.distributed.is_initialized():
+    return multihost_utils.reached_preemption_sync_point(step)
+  return _NOTICE.signal is not None
+
+
+def _interrupted() -> Interrupted:
+  return Interrupted(
+    f'stopped by {_NOTICE.signal}: give the same command to go on'
+  )
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+  del frame
+  name = signal.Signals(number).name
+  if _NOTICE.signal == name == 'SIGINT':
+    # Who presses Ctrl-C again does not want to wait.
+    raise KeyboardInterrupt
+  # Kept, since what is raised now and then meets code that swallows it.
+  _NOTICE.signal = name
+  if not _NOTICE.is_asked_for:
+    raise _interrupted()
+  if number == signal.SIGINT and jax.distributed.is_initialized():
+    # No process may stop alone: this is how JAX tells the others.
+    os.kill(os.getpid(), signal.SIGTERM)
+  # Not printed: what prints may be what was interrupted.
+  os.write(2, f'\n{name}: saves and stops after this step\n'.encode())

@@ -1,0 +1,159 @@
+"""What a plan says, and its table."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+_NAMES = {'psum': 'all_reduce', 'pmax': 'all_reduce of maxima'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a run needs; sizes are in bytes.
+
+  Args:
+    dataset: its name.
+    backend: that the step was compiled for.
+    simulated: whether the devices are not those at hand.
+    devices: that share the batch.
+    users: of the split that is trained on.
+    behaviours: of these users.
+    items: of the catalogue.
+    data_on_disk: of the prepared data set, with all of its splits.
+    data_in_memory: of what is not left on disk: where each user begins, the
+      order of two epochs, and the names of the items.
+    steps_per_epoch: updates that show every user once.
+    num_steps: updates of the whole run.
+    batch_size: users of a step, on all devices.
+    parameters: how many numbers are learned.
+    parameters_size: of these.
+    table: how many of them are the item table's.
+    table_size: of these.
+    optimizer_size: of the optimizer's state.
+    arguments: state and batch of one device.
+    results: of one device that take no argument's place.
+    temporaries: of one device, the most there are of them at a time.
+    flops: of the matrix products of a step, on all devices.
+    most_flops: the same if every sequence had the full length.
+    sent: by one device in a step, by the kind of the collective.
+  """
+
+  dataset: str
+  backend: str
+  simulated: bool
+  devices: int
+  users: int
+  behaviours: int
+  items: int
+  data_on_disk: int
+  data_in_memory: int
+  steps_per_epoch: int
+  num_steps: int
+  batch_size: int
+  parameters: int
+  parameters_size: int
+  table: int
+  table_size: int
+  optimizer_size: int
+  arguments: int
+  results: int
+  temporaries: int
+  flops: float
+  most_flops: float
+  sent: Mapping[str, float]
+
+  @property
+  def peak(self) -> int:
+    """The memory of one device at the peak of a step."""
+    return self.arguments + self.results + self.temporaries
+
+
+def report(plan: Plan) -> str:
+  """The table of a plan, and what it leaves out."""
+  devices = f'{plan.devices} {plan.backend} device{"s"[: plan.devices > 1]}'
+  lines = [f'plan: {plan.dataset}, {devices}, nothing is trained']
+  for name, count, size in _rows(plan):
+    # A name alone is a heading.
+    lines.append(f'{name:<38}{count:>18}{size:>14}'.rstrip())
+  return '\n'.join([*lines, '', *_notes(plan)])
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
+  yield 'data', '', ''
+  yield '  users trained on', f'{plan.users:,}', ''
+  yield '  their behaviours', f'{plan.behaviours:,}', ''
+  yield '  items', f'{plan.items:,}', ''
+  yield '  on disk', '', size_text(plan.data_on_disk)
+  yield '  in memory of each process', '', size_text(plan.data_in_memory)
+  yield 'steps', '', ''
+  yield '  of an epoch', f'{plan.steps_per_epoch:,}', ''
+  yield '  of the run', f'{plan.num_steps:,}', ''
+  yield '  users of a step', f'{plan.batch_size:,}', ''
+  yield '    on a device', f'{plan.batch_size // plan.devices:,}', ''
+  yield 'model', '', ''
+  yield _both('  parameters', plan.parameters, plan.parameters_size)
+  yield _both('    of the item table', plan.table, plan.table_size)
+  yield '  state of the optimizer', '', size_text(plan.optimizer_size)
+  yield 'memory of a device', '', ''
+  yield '  model, optimizer, batch', '', size_text(plan.arguments)
+  yield '  results beside them', '', size_text(plan.results)
+  yield '  activations, gradients', '', size_text(plan.temporaries)
+  yield '  peak of a step', '', size_text(plan.peak)
+  yield '    on all devices', '', size_text(plan.devices * plan.peak)
+  yield 'work of a step', '', ''
+  yield '  matrix products', _flops(plan.flops), ''
+  yield '    if all users were the longest', _flops(plan.most_flops), ''
+  yield '  sent by a device', '', size_text(sum(plan.sent.values()))
+  for name, size in plan.sent.items():
+    name = _NAMES.get(name, name).replace('_', '-')
+    yield f'    {name}', '', size_text(size)
+
+
+def _both(name: str, count: int, size: int) -> tuple[str, str, str]:
+  return name, f'{count:,}', size_text(size)
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+  yield (
+    'The peak is that of the compiled step. Validation, and a checkpoint on '
+    'its way\nto disk, come on top: leave room for parameters once more.'
+  )
+  yield (
+    'Products are counted with padding, and again where the gradient computes '
+    'them\nagain; what is done element by element is not.'
+  )
+  if plan.sent:
+    yield (
+      'Sent, in a ring: gradients by all-reduce; item ids, user vectors and, '
+      'of a split\ntable, rows by all-gather; gradients of these by '
+      'reduce-scatter.'
+    )
+  if plan.simulated:
+    yield (
+      f'A CPU simulated the {plan.devices} devices: a GPU or TPU has the same '
+      'model, other\nactivations, and encodes more at once unless --microbatch '
+      'is given.'
+    )
+
+
+def size_text(size: float) -> str:
+  """Bytes, in the unit in which they are easy to read.
+
+  Example:
+    >>> size_text(130), size_text(1536), size_text(25.6e9)
+    ('130 B', '1.5 KiB', '23.8 GiB')
+  """
+  if size < 1024:
+    return f'{size:.0f} B'
+  for unit in ('KiB', 'MiB', 'GiB', 'TiB'):
+    size /= 1024
+    if size < 1024 or unit == 'TiB':
+      break
+  return f'{size:,.1f} {unit}'
+
+
+def _flops(flops: float) -> str:
+  for unit in ('MFLOP', 'GFLOP', 'TFLOP', 'PFLOP'):
+    flops /= 1e6 if unit == 'MFLOP' else 1e3
+    if flops < 1000:
+      break
+  return f'{flops:,.1f} {unit}'

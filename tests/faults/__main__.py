@@ -1,0 +1,39 @@
+"""Hurts training runs, and prints the table of the README.
+
+python -m tests.faults --times=20
+"""
+
+import argparse
+import pathlib
+import tempfile
+
+from absl import logging
+
+from tests.faults.injuries import INJURIES, open_ward, victim_of
+
+
+def main():
+  logging.set_verbosity(logging.ERROR)
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--times', type=int, default=3)
+  parser.add_argument('--only', nargs='*', default=[''])
+  options = parser.parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    ward = open_ward(folder, str(pathlib.Path(folder) / 'data'))
+    print('| fault | times | steps done twice: mean, most |\n|---|---|---|')
+    for injury in INJURIES:
+      if not any(word in injury.__name__ for word in options.only):
+        continue
+      redone = [
+        injury(victim_of(ward, injury.__name__, seed))
+        for seed in range(options.times)
+      ]
+      mean = sum(redone) / len(redone)
+      name = injury.__name__.replace('_', ' ')
+      print(
+        f'| {name} | {len(redone)} | {mean:.1f}, {max(redone)} |', flush=True
+      )
+
+
+if __name__ == '__main__':
+  main()

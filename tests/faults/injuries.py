@@ -1,0 +1,379 @@
+"""What can happen to a training run, done to real processes.
+
+Each injury takes a run that goes half its way, hurts it, lets it go on by the
+same command, and tells how many steps were done twice. That the run ends as if
+nothing had happened is for `assert_same_run` to say.
+"""
+
+import dataclasses
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests import processes
+from tests.processes import end
+from tests.tiny_runs import (
+  assert_same_run,
+  lines,
+  pretrain_settings,
+  saved_steps,
+)
+
+# Of a process that lives 5 seconds on a machine that has nothing else to do.
+SECONDS = 120
+# So small that what a process does is mostly to begin and to save.
+TINY = {
+  'num_steps': 36,
+  'checkpoint_every': 2,
+  'log_every': 1,
+  'buckets': 1,
+  'microbatch': 0,
+}
+# As long as nothing ends here that would not end there: a multiple of an epoch.
+HALF = 18
+
+
+class Victim(NamedTuple):
+  """A run to be hurt.
+
+  Args:
+    settings: of the run, which may have begun.
+    whole: the folder of an equal run that nothing happened to.
+    rng: of the moments and the wounds.
+  """
+
+  settings: object
+  whole: pathlib.Path
+  rng: random.Random
+
+  @property
+  def folder(self):
+    return pathlib.Path(self.settings.workdir)
+
+  @property
+  def checkpoints(self):
+    return self.folder / 'checkpoints'
+
+
+def settings_of(folder, data_dir, **changes):
+  return pretrain_settings(folder, data_dir, **TINY | changes)
+
+
+def start(settings, *, file_size=None):
+  """Starts a run in a process of its own, on two simulated devices."""
+  flags = settings.to_flagfile().splitlines()
+  return processes.start('pretrain', flags, devices=2, file_size=file_size)
+
+
+def start_pair(settings):
+  """Starts a run in two processes of a device each."""
+  flags = settings.to_flagfile().splitlines()
+  return processes.start_all('pretrain', flags, processes=2, devices=1)
+
+
+def finish(settings):
+  return end(start(settings))
+
+
+def finish_pair(settings):
+  """What the first of two processes printed, which alone tells."""
+  first, second = map(end, start_pair(settings))
+  assert second == ''
+  return first
+
+
+def last_step(settings):
+  """The last step whose numbers were written."""
+  try:
+    return max((line['step'] for line in lines(settings.workdir)), default=0)
+  except (FileNotFoundError, ValueError):
+    return 0  # Not there yet, or half a line.
+
+
+def steps_redone(before, output):
+  """How many steps a run does twice that had come so far and now goes on."""
+  found = re.search(r'(?:goes on|finished) at step ([\d,]+)', output)
+  return before - (int(found[1].replace(',', '')) if found else 0)
+
+
+def go_on(victim, before=None, *, finish=finish):
+  """Lets the run finish, which must end like the whole one; steps redone."""
+  before = last_step(victim.settings) if before is None else before
+  output = finish(victim.settings)
+  assert_same_run(victim.folder, victim.whole)
+  left = {path.name for path in victim.folder.iterdir()}
+  assert not {name for name in left if 'lock' in name or 'part' in name}
+  assert not list(victim.folder.rglob('*tmp*'))
+  return steps_redone(before, output), output
+
+
+# When a process is hurt.
+
+
+def wait_until(process, is_time: Callable[[], bool]):
+  """Waits for a moment in the life of a process; False if it ended before."""
+  deadline = time.monotonic() + SECONDS
+  while process.poll() is None:
+    if is_time():
+      return True
+    assert time.monotonic() < deadline, 'the moment never came'
+    time.sleep(0.001)
+  return False
+
+
+def some_time(victim):
+  """A moment of its whole life."""
+  moment = time.monotonic() + victim.rng.uniform(0.2, 6.0)
+  return lambda: time.monotonic() > moment
+
+
+def some_step(victim):
+  """When some more steps have been done."""
+  step = last_step(victim.settings) + victim.rng.randrange(1, 6)
+  return lambda: last_step(victim.settings) >= step
+
+
+def some_save(victim):
+  """In the middle of a save, this or that part of it."""
+  count = victim.rng.randrange(1, 9)
+  pattern = '*.orbax-checkpoint-tmp/*'
+
+  def is_time():
+    return len(list(victim.checkpoints.glob(pattern))) >= count
+
+  return is_time
+
+
+def some_data(victim):
+  """In the middle of the preparation of the data."""
+  folder = pathlib.Path(victim.settings.data_dir)
+  count = len(list(folder.rglob('*'))) + victim.rng.randrange(1, 9)
+  return lambda: len(list(folder.rglob('*'))) >= count
+
+
+MOMENTS = (some_time, some_step, some_save)
+
+
+# The injuries.
+
+
+def killed(victim, moment=some_step):
+  """SIGKILL, once."""
+  process = start(victim.settings)
+  if wait_until(process, moment(victim)):
+    process.kill()
+    end(process, -signal.SIGKILL)
+  return go_on(victim)[0]
+
+
+def killed_while_it_saves(victim):
+  return killed(victim, some_save)
+
+
+def killed_at_any_time(victim):
+  return killed(victim, some_time)
+
+
+def killed_while_it_prepares_data(victim):
+  """SIGKILL while the data set is written."""
+  data = str(victim.folder.with_name(f'{victim.folder.name}_data'))
+  settings = dataclasses.replace(victim.settings, data_dir=data)
+  return killed(victim._replace(settings=settings), some_data)
+
+
+def told_to_stop(victim, number=signal.SIGTERM):
+  """SIGTERM: it saves, and ends by itself."""
+  process = start(victim.settings)
+  assert wait_until(process, some_step(victim))
+  told = time.monotonic()
+  process.send_signal(number)
+  output = end(process)
+  assert time.monotonic() - told < 30
+  assert 'stopped after step' in output, output
+  redone, _ = go_on(victim)
+  assert redone == 0
+  return redone
+
+
+def told_to_stop_early(victim):
+  """SIGTERM before there is anything to save."""
+  shutil.rmtree(victim.folder)
+  process = start(victim.settings)
+  moment = victim.rng.choice(['flags.txt', 'dataset.txt'])
+  assert wait_until(process, (victim.folder / moment).exists)
+  process.terminate()
+  output = end(process)
+  assert 'give the same command to go on' in output, output
+  return go_on(victim)[0]
+
+
+def _newest_is_hurt(victim, wound):
+  """Hurts files of the newest checkpoint: the one before is taken, and told.
+
+  Unless nobody needs what is lost, since Orbax writes some things twice.
+  """
+  before = last_step(victim.settings)
+  newest = victim.checkpoints / str(saved_steps(victim.folder)[-1])
+  wound([path for path in newest.rglob('*') if path.is_file()])
+  redone, output = go_on(victim, before)
+  told = [line for line in output.splitlines() if str(newest) in line]
+  if redone:
+    assert redone == victim.settings.checkpoint_every, output
+    assert len(told) == 1, output
+    assert f'{newest}: damaged' in told[0]
+  aside = victim.folder / 'damaged_checkpoints' / newest.name
+  assert aside.is_dir() == bool(redone)
+  return redone
+
+
+def newest_truncated(victim):
+  """All files of the newest checkpoint are cut somewhere."""
+
+  def cut(paths):
+    for path in paths:
+      os.truncate(path, victim.rng.randrange(path.stat().st_size))
+
+  assert _newest_is_hurt(victim, cut)
+  return victim.settings.checkpoint_every
+
+
+def newest_emptied(victim):
+  """No file of the newest checkpoint has any bytes."""
+
+  def empty(paths):
+    for path in paths:
+      os.truncate(path, 0)
+
+  assert _newest_is_hurt(victim, empty)
+  return victim.settings.checkpoint_every
+
+
+def newest_misses_a_file(victim):
+  """The newest checkpoint has lost a file."""
+  return _newest_is_hurt(
+    victim, lambda paths: victim.rng.choice(sorted(paths)).unlink()
+  )
+
+
+def metrics_cut(victim):
+  """`metrics.jsonl` ends in the middle of a line, below the checkpoint too."""
+  before = last_step(victim.settings)
+  path = victim.folder / 'metrics.jsonl'
+  os.truncate(path, path.stat().st_size - victim.rng.randrange(1, 300))
+  return go_on(victim, before)[0]
+
+
+def metrics_spoilt(victim):
+  """`metrics.jsonl` ends in what a broken disk leaves."""
+  before = last_step(victim.settings)
+  with (victim.folder / 'metrics.jsonl').open('ab') as file:
+    file.write(bytes(victim.rng.randrange(256) for _ in range(99)) + b'\0\n\0')
+  return go_on(victim, before)[0]
+
+
+def disk_full(victim):
+  """No file can grow: the next save fails."""
+  kept = saved_steps(victim.folder)
+  output = end(start(victim.settings, file_size=12), code=1)
+  told = output.splitlines()[-1]
+  assert told.startswith('error: '), output
+  assert 'make room, and give the same command to go on' in told, output
+  assert saved_steps(victim.folder) == kept
+  return go_on(victim)[0]
+
+
+def two_at_once(victim):
+  """The same command is given while the run still goes."""
+  process = start(victim.settings)
+  assert wait_until(process, (victim.folder / '.lock').exists)
+  refused = end(start(victim.settings), code=1)
+  assert f'is in use by process {process.pid}' in refused
+  end(process)
+  return go_on(victim)[0]
+
+
+def one_of_two_killed(victim):
+  """SIGKILL of one of two processes: the other says so, and ends."""
+  pair = start_pair(victim.settings)
+  assert wait_until(pair[0], some_step(victim))
+  killed = victim.rng.randrange(2)
+  pair[killed].kill()
+  told = time.monotonic()
+  left = pair[1 - killed]
+  output, _ = left.communicate(timeout=SECONDS)
+  assert time.monotonic() - told < 30
+  assert left.returncode not in (0, None), output
+  # The first of these lines is JAX's, where the first process is killed.
+  assert 'another task died' in output or 'error: another process' in output
+  assert 'Traceback' not in output, output
+  pair[killed].communicate(timeout=SECONDS)
+  return go_on(victim, finish=finish_pair)[0]
+
+
+def one_of_two_told_to_stop(victim):
+  """SIGTERM to one of two processes: both save the same step, and end."""
+  pair = start_pair(victim.settings)
+  assert wait_until(pair[0], some_step(victim))
+  victim.rng.choice(pair).terminate()
+  output, _ = map(end, pair)
+  assert 'stopped after step' in output, output
+  redone, _ = go_on(victim, finish=finish_pair)
+  assert redone == 0
+  return redone
+
+
+INJURIES = (
+  killed_at_any_time,
+  killed,
+  killed_while_it_saves,
+  killed_while_it_prepares_data,
+  told_to_stop,
+  told_to_stop_early,
+  newest_truncated,
+  newest_emptied,
+  newest_misses_a_file,
+  metrics_cut,
+  metrics_spoilt,
+  disk_full,
+  two_at_once,
+  one_of_two_killed,
+  one_of_two_told_to_stop,
+)
+
+
+class Ward(NamedTuple):
+  """Where runs are hurt: two folders that all victims start from, or equal."""
+
+  folder: pathlib.Path
+  data_dir: str
+
+  @property
+  def whole(self):
+    return self.folder / 'whole'
+
+  @property
+  def half(self):
+    return self.folder / 'half'
+
+
+def open_ward(folder, data_dir):
+  """Makes the whole run and the half one."""
+  ward = Ward(pathlib.Path(folder), data_dir)
+  finish(settings_of(ward.whole, data_dir))
+  finish(settings_of(ward.half, data_dir, num_steps=HALF))
+  return ward
+
+
+def victim_of(ward, name, seed):
+  """A copy of the half run, to be hurt."""
+  folder = ward.folder / f'{name}_{seed}'
+  shutil.copytree(ward.half, folder)
+  return Victim(
+    settings_of(folder, ward.data_dir), ward.whole, random.Random(seed)
+  )

@@ -1,0 +1,228 @@
+"""A damaged checkpoint is told of, set aside, and never taken for a whole one.
+
+Nor is one of another model taken for a damaged one.
+"""
+
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from adaptssr_jax.checkpoint import (
+  CheckpointError,
+  Checkpoints,
+  restore_encoder,
+)
+from adaptssr_jax.checkpoint_files import DamagedError
+from adaptssr_jax.description import describe
+from adaptssr_jax.devices import replicate
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import init_state
+from tests.tiny_runs import assert_same_bits, saved_steps
+
+ENCODER = UserEncoder(num_items=5, max_length=3, embed_dim=4, num_layers=1)
+LOG = {'after': 0, 'until': 4, 'lines': [], 'skipped_in_a_row': 0}
+
+
+def state_of(encoder, step=0, change=0.0):
+  params = jax.eval_shape(
+    encoder.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+  )['params']
+  params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, change), params)
+  state = init_state({'encoder': params}, optax.sgd(0.1, momentum=0.9))
+  return replicate(state._replace(step=jnp.int32(step)))
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A run of two checkpoints, of steps 2 and 4."""
+  folder = tmp_path_factory.mktemp('saved')
+  run = Checkpoints(folder, keep=2)
+  for step in (2, 4):
+    run.save(
+      state_of(ENCODER, step, step / 8),
+      describe(ENCODER, list('abcde'), {'seed': '3'}),
+      score=step / 10,
+      log=LOG,
+    )
+  run.close()
+  return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+  """The same, to be damaged."""
+  return shutil.copytree(saved, tmp_path / 'copied')
+
+
+def restore(folder, encoder=ENCODER):
+  """The state to go on from, and what was told."""
+  told = []
+  run = Checkpoints(folder, keep=2, tell=told.append)
+  try:
+    return run.restore(state_of(encoder)), told
+  finally:
+    run.close()
+
+
+def cut(path):
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+  os.truncate(path, 0)
+
+
+WOUNDS = {'cut': cut, 'emptied': empty, 'missing': pathlib.Path.unlink}
+ITEMS = (
+  'params',
+  'opt_state',
+  'encoder',
+  'vocabulary',
+  'flags',
+  'log',
+  'metrics',
+)
+
+
+@pytest.mark.parametrize('item', ITEMS)
+@pytest.mark.parametrize('wound', WOUNDS)
+def test_a_run_goes_on_from_the_one_before(copied, item, wound):
+  newest = copied / 'checkpoints' / '4'
+  for path in (newest / item).rglob('*'):
+    if path.is_file():
+      WOUNDS[wound](path)
+  before = {path for path in newest.rglob('*')}
+  state, told = restore(copied)
+  assert_same_bits(state, state_of(ENCODER, 2, 0.25))
+  assert len(told) == 1
+  assert told[0].startswith(f'{newest}: damaged (')
+  assert '\n' not in told[0]
+  aside = copied / 'damaged_checkpoints'
+  assert str(aside) in told[0]
+  assert len(list((aside / '4').rglob('*'))) == len(before)
+  # Once: now it is as if it had never been there.
+  assert saved_steps(copied) == [2]
+  assert restore(copied)[1] == []
+
+
+def refusal(folder):
+  """What a reader is told of a run, or nothing."""
+  try:
+    restore_encoder(folder)
+  except DamagedError as error:
+    return str(error)
+  return ''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('wound', WOUNDS)
+def test_no_file_of_a_checkpoint_is_lost_unseen(saved, tmp_path, wound):
+  newest, older = state_of(ENCODER, 4, 0.5), state_of(ENCODER, 2, 0.25)
+  inside = pathlib.Path('checkpoints') / '4'
+  names = [path.relative_to(saved) for path in (saved / inside).rglob('*')]
+  needed = 0
+  for number, name in enumerate(sorted(names)):
+    folder = tmp_path / str(number)
+    if not (saved / name).is_file():
+      continue
+    shutil.copytree(saved, folder)
+    WOUNDS[wound](folder / name)
+    refused = refusal(folder)
+    if refused:
+      assert f'The one before is {folder}/checkpoints/2' in refused, name
+      needed += 1
+    else:
+      # Nothing was lost that a reader needs.
+      assert_same_bits(restore_encoder(folder)[1], newest.params['encoder'])
+    state, told = restore(folder)
+    assert_same_bits(state, older if told else newest)
+    shutil.rmtree(folder)
+  assert needed >= 5
+
+
+def test_the_same_step_can_be_damaged_twice(copied):
+  for _ in range(2):
+    empty(copied / 'checkpoints' / '4' / 'encoder' / 'metadata')
+    state, _ = restore(copied)
+    run = Checkpoints(copied, keep=2)
+    run.save(state._replace(step=jnp.int32(4)), describe(ENCODER, [], {}))
+    run.close()
+  aside = copied / 'damaged_checkpoints'
+  assert sorted(path.name for path in aside.iterdir()) == ['4', '4.2']
+  assert saved_steps(copied) == [2, 4]
+
+
+@pytest.mark.parametrize('item', ['params', 'metrics'])
+def test_where_none_is_whole_nothing_is_moved(copied, item):
+  for step in '24':
+    for path in (copied / 'checkpoints' / step / item).rglob('*'):
+      if path.is_file():
+        empty(path)
+  with pytest.raises(
+    CheckpointError, match='no checkpoint is whole, the newest is damaged'
+  ):
+    restore(copied)
+  assert saved_steps(copied) == [2, 4]
+  with pytest.raises(DamagedError):
+    restore_encoder(copied)
+
+
+@pytest.mark.parametrize(
+  'changes', [{'embed_dim': 6}, {'num_layers': 2}, {'max_length': 2}]
+)
+def test_another_model_is_no_damage(copied, changes):
+  with pytest.raises(CheckpointError, match=r'checkpoints/4: of another model'):
+    restore(copied, ENCODER.clone(**changes))
+  assert saved_steps(copied) == [2, 4]
+
+
+def test_another_model_behind_a_damaged_checkpoint_is_no_damage(copied):
+  shutil.rmtree(copied / 'checkpoints' / '4' / 'params')
+  with pytest.raises(CheckpointError, match=r'/\d: of another model'):
+    restore(copied, ENCODER.clone(embed_dim=6))
+  assert saved_steps(copied) == [2, 4]
+
+
+@pytest.mark.parametrize('score', ['{"score": 0.4', '{}', '[]', '{"score": 1}'])
+def test_a_damaged_score(copied, score):
+  (copied / 'checkpoints' / '4' / 'metrics' / 'metrics').write_text(score)
+  with pytest.raises(DamagedError, match=r'checkpoints/4: damaged \(its score'):
+    restore_encoder(copied)
+  state, told = restore(copied)
+  assert_same_bits(state, state_of(ENCODER, 2, 0.25))
+  assert len(told) == 1
+
+
+def test_what_a_killed_save_left_is_removed(copied):
+  folder = copied / 'checkpoints'
+  shutil.copytree(folder / '4', folder / '6.orbax-checkpoint-tmp')
+  state, told = restore(copied)
+  assert (int(state.step), told) == (4, [])
+  assert saved_steps(copied) == [2, 4]
+
+
+def test_no_room_for_a_checkpoint(copied, monkeypatch):
+  run = Checkpoints(copied, keep=2)
+
+  def full(*args, **settings):
+    raise OSError(28, os.strerror(28))
+
+  monkeypatch.setattr(run._manager._checkpointer, 'save', full)
+  with pytest.raises(CheckpointError, match=r'No space left.*: make room, and'):
+    run.save(state_of(ENCODER, 6), describe(ENCODER, [], {}))
+  run.close()
+  assert saved_steps(copied) == [2, 4]
+
+
+def test_the_one_before_can_be_named(copied):
+  empty(copied / 'checkpoints' / '4' / 'metrics' / 'metrics')
+  with pytest.raises(DamagedError) as error:
+    restore_encoder(copied)
+  *_, before = str(error.value).split()
+  _, params, _ = restore_encoder(before)
+  assert_same_bits(params, state_of(ENCODER, 2, 0.25).params['encoder'])

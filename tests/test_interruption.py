@@ -1,0 +1,119 @@
+"""A run that is told to stop saves, and goes on as if it had not."""
+
+import signal
+
+import pytest
+
+from experiments import finetune, pretrain
+from experiments.interruption import (
+  Interrupted,
+  asked_to_stop,
+  deferred,
+  listening,
+)
+from experiments.logs import Progress
+from tests.tiny_runs import (
+  assert_same_run,
+  finetune_settings,
+  pretrain_settings,
+  saved_steps,
+)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_does_not_ask(number):
+  before = signal.getsignal(number)
+  with (
+    pytest.raises(Interrupted, match=f'stopped by {number.name}: give the'),
+    listening(),
+  ):
+    signal.raise_signal(number)
+  assert signal.getsignal(number) is before
+
+
+def asks():
+  """Whether to stop, before a notice and after it."""
+  before = asked_to_stop(1)
+  signal.raise_signal(signal.SIGTERM)
+  # A second notice says nothing new.
+  signal.raise_signal(signal.SIGTERM)
+  return [before, asked_to_stop(2)]
+
+
+def test_a_signal_waits_where_somebody_asks(capfd):
+  answers = []
+  with (
+    pytest.raises(Interrupted, match='stopped by SIGTERM'),
+    listening(),
+    deferred(),
+  ):
+    answers += asks()
+  assert answers == [False, True]
+  assert 'SIGTERM: saves and stops after this step' in capfd.readouterr().err
+
+
+def press_twice():
+  signal.raise_signal(signal.SIGINT)
+  signal.raise_signal(signal.SIGINT)
+
+
+def test_who_presses_twice_does_not_want_to_wait():
+  with pytest.raises(KeyboardInterrupt), listening(), deferred():
+    press_twice()
+
+
+def test_an_old_notice_does_not_stop_the_next_run():
+  with pytest.raises(Interrupted), listening():
+    signal.raise_signal(signal.SIGTERM)
+  assert not asked_to_stop(1)
+
+
+def tell_after(monkeypatch, step):
+  """Sends SIGTERM in this step of the next run."""
+  update, done = Progress.update, []
+
+  def count(self, loss):
+    update(self, loss)
+    done.append(loss)
+    if len(done) == step:
+      signal.raise_signal(signal.SIGTERM)
+
+  monkeypatch.setattr(Progress, 'update', count)
+
+
+def test_pre_training_saves_where_it_is_told_to_stop(
+  tmp_path, data_dir, monkeypatch
+):
+  whole, stopped = (
+    pretrain_settings(tmp_path / name, data_dir) for name in 'ab'
+  )
+  pretrain.main(whole)
+  with monkeypatch.context() as patch:
+    tell_after(patch, 6)
+    with (
+      pytest.raises(
+        Interrupted,
+        match=r'b: stopped after step 7 of 9, which is saved: give the same',
+      ),
+      listening(),
+    ):
+      pretrain.main(stopped)
+  # Neither a multiple of --checkpoint_every, nor of an epoch.
+  assert saved_steps(stopped.workdir)[-1] == 7
+  pretrain.main(stopped)
+  assert_same_run(stopped.workdir, whole.workdir)
+
+
+def test_fine_tuning_that_is_told_late_is_tested_later(
+  tmp_path, data_dir, monkeypatch
+):
+  settings = finetune_settings(tmp_path / 'run', data_dir)
+  with monkeypatch.context() as patch:
+    # In the last step.
+    tell_after(patch, 12)
+    with pytest.raises(Interrupted), listening():
+      finetune.main(settings)
+  assert not (tmp_path / 'run' / 'result.json').exists()
+  assert saved_steps(settings.workdir)[-1] == 12
+  result = finetune.main(settings)
+  assert result == finetune.main(finetune_settings(tmp_path / 'a', data_dir))

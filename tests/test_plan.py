@@ -1,0 +1,321 @@
+"""`--plan`: equal to what a run takes, and no trace of it."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from adaptssr_jax.buckets import Buckets, in_buckets
+from adaptssr_jax.devices import AXIS
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import pmap_step
+from experiments import finetune, pretrain
+from experiments.benchmarking.work import encoding_flops, step_flops
+from experiments.plan import shapes_of
+from experiments.planning.counting import program_shares, work_of
+from experiments.planning.report import size_text
+from experiments.settings import SettingsError
+from tests.tiny_runs import (
+  ROOT,
+  files,
+  finetune_settings,
+  pretrain_settings,
+)
+
+# All sequences as long as the longest, which makes counting by hand simple.
+PLAIN = {'buckets': 1, 'microbatch': 0, 'augmentations': ('mask',)}
+
+
+def bytes_of(tree):
+  return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+
+
+def encoder_of(plan, settings):
+  names = ('max_length', 'embed_dim', 'num_layers')
+  return UserEncoder(plan.items, **{n: getattr(settings, n) for n in names})
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, data_dir):
+  """A run of pre-training: its settings, and its last state."""
+  folder = tmp_path_factory.mktemp('planned') / 'run'
+  settings = pretrain_settings(folder, data_dir, num_steps=1, **PLAIN)
+  return settings, pretrain.main(settings)
+
+
+@pytest.fixture(scope='module')
+def planned(run):
+  """The same run, planned elsewhere; what it printed; what was there before."""
+  settings, _ = run
+  before = files(settings.data_dir)
+  aside = settings.workdir + '_planned'
+  settings = dataclasses.replace(settings, workdir=aside, plan=True)
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    plan = pretrain.main(settings)
+  return plan, printed.getvalue(), before
+
+
+def test_a_plan_leaves_no_trace(run, planned):
+  settings, _ = run
+  assert not os.path.exists(settings.workdir + '_planned')
+  assert files(settings.data_dir) == planned[-1]
+
+
+def test_a_plan_has_the_sizes_of_the_run(run, planned):
+  settings, state = run
+  plan, *_ = planned
+  table = state.params['encoder']['item_embedding']
+  leaves = jax.tree.leaves(state.params)
+  assert plan.parameters == sum(leaf.size for leaf in leaves)
+  assert plan.parameters_size == bytes_of(state.params)
+  assert (plan.table, plan.table_size) == (table.size, table.nbytes)
+  assert plan.optimizer_size == bytes_of(state.opt_state)
+  assert plan.devices == jax.device_count() == 8
+  assert plan.batch_size == settings.batch_size
+  # 180 users, 64 a step.
+  assert (plan.users, plan.steps_per_epoch, plan.num_steps) == (180, 3, 1)
+
+
+def test_a_plan_tells_of_the_data(run, planned):
+  settings, _ = run
+  plan, *_ = planned
+  data = pretrain.open_data(settings, task='pretrain')
+  users, names = data.splits['train'].items, data.vocabulary.items
+  assert plan.items == len(names)
+  assert plan.behaviours == len(users.values)
+  folder = os.path.join(settings.data_dir, data.name)
+  assert plan.data_on_disk == sum(map(len, files(folder).values()))
+  # Offsets of users and their ids in two splits, two orders, and the names.
+  offsets = sum(2 * (len(part.items) + 1) for part in data.splits.values())
+  names = sum(8 + sys.getsizeof(name) for name in names)
+  assert plan.data_in_memory == 8 * (offsets + 2 * len(users)) + names
+
+
+def test_memory_is_that_of_a_device(run, planned):
+  settings, state = run
+  plan, *_ = planned
+  # Items, keys and all else of 8 of the 64 users, and a key.
+  users = 8 * (4 * settings.max_length + 1 + 4)
+  assert plan.arguments == pytest.approx(bytes_of(state) + users + 8, rel=1e-3)
+  # The state takes the memory of the one before; metrics are a few numbers.
+  assert 0 < plan.results < 1024
+  assert plan.temporaries > bytes_of(state.params)
+  assert plan.peak == plan.arguments + plan.results + plan.temporaries
+
+
+def test_products_are_those_counted_by_hand(run, planned):
+  settings, _ = run
+  plan, *_ = planned
+  encoder = encoder_of(plan, settings)
+  lengths = np.array([settings.max_length])
+  by_hand = step_flops(lengths, users=settings.batch_size, encoder=encoder)
+  # The similarities that are logged are products as large as the loss's.
+  by_hand += 16 * settings.batch_size**2 * settings.embed_dim
+  assert plan.flops == plan.most_flops
+  assert plan.flops == pytest.approx(by_hand, rel=0.01)
+
+
+def test_what_is_sent_is_what_was_counted_by_hand(run, planned):
+  settings, state = run
+  plan, *_ = planned
+  # Of a ring of 8: gradients and a few sums, to all and back.
+  reduced = bytes_of(state.params) * 2 * 7 / 8
+  assert plan.sent['psum'] == pytest.approx(reduced, rel=0.05)
+  vectors = 4 * 8 * 4 * settings.embed_dim
+  assert plan.sent['all_gather'] >= 7 * vectors
+  assert plan.sent['reduce_scatter'] >= 7 * vectors
+
+
+def test_the_table_is_printed(planned):
+  plan, text, _ = planned
+  assert text.count('\n') > 30
+  for number in (plan.users, plan.behaviours, plan.items, plan.parameters):
+    assert f' {number:,}' in text
+  for size in (plan.peak, plan.temporaries, plan.optimizer_size):
+    assert f' {size_text(size)}\n' in text
+
+
+def test_masked_items_and_buckets_are_counted_by_hand(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path / 'run',
+    data_dir,
+    plan=True,
+    objective='masked_items',
+    mask_ratio=0.5,
+    plan_items=5000,
+  )
+  plan = pretrain.main(settings)
+  assert plan.items == 5000
+  assert plan.parameters == 5002 * 8 + plan.parameters - plan.table
+  encoder = encoder_of(plan, settings)
+  products = encoding_flops(np.array(6), encoder) - 4 * 6 * 8
+  # Encoded twice for the gradient; 3 of 6 items are hidden.
+  most = 64 * (4 * products + 3 * 2 * 3 * 5001 * 8)
+  assert plan.most_flops == pytest.approx(most, rel=0.01)
+  assert 0.8 * most < plan.flops <= plan.most_flops
+
+
+def test_a_split_table_is_on_all_devices_in_part(planned, run):
+  settings, state = run
+  whole, *_ = planned
+  settings = dataclasses.replace(settings, plan=True, shard_table=True)
+  plan = pretrain.main(settings)
+  table = state.params['encoder']['item_embedding'].nbytes
+  # Each of 8 devices has an eighth of the table and of its moments, rounded up
+  # to rows.
+  spared = 3 * table * 7 / 8
+  assert plan.arguments == pytest.approx(whole.arguments - spared, abs=128)
+  # Rows come and their gradients go, and the table is not reduced.
+  assert plan.sent['psum'] < whole.sent['psum'] - table
+  assert plan.sent['reduce_scatter'] > whole.sent['reduce_scatter']
+
+
+@pytest.mark.parametrize('mode', ['full', 'frozen'])
+def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
+  settings = finetune_settings(
+    tmp_path / 'run',
+    data_dir,
+    pretrained=run[0].workdir,
+    mode=mode,
+    plan=True,
+  )
+  plan = finetune.main(settings)
+  assert not os.listdir(tmp_path)
+  assert plan.table == run[1].params['encoder']['item_embedding'].size
+  assert (plan.users, plan.steps_per_epoch, plan.num_steps) == (120, 4, 12)
+  head = 64 * (8 + 1) + 2 * (64 + 1)
+  of_run = sum(leaf.size for leaf in jax.tree.leaves(run[1].params))
+  assert plan.parameters == of_run + head
+  # A frozen encoder has no moments.
+  moments = head if mode == 'frozen' else plan.parameters
+  assert plan.optimizer_size == 4 * (2 * moments + 1)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'plan_devices': 5}, '--plan_devices=5: JAX has begun with 8'),
+    ({'plan_items': 9, 'init_from': 'runs/a'}, 'a start from runs/a'),
+  ],
+)
+def test_what_cannot_be_planned_is_refused(tmp_path, data_dir, changes, words):
+  settings = pretrain_settings(tmp_path / 'run', data_dir, plan=True, **changes)
+  with pytest.raises(SettingsError, match=words):
+    pretrain.main(settings)
+
+
+def test_a_probe_has_no_step_to_plan(tmp_path, data_dir):
+  settings = finetune_settings(tmp_path, data_dir, plan=True, mode='probe')
+  with pytest.raises(SettingsError, match='--mode=probe'):
+    finetune.main(settings)
+
+
+@pytest.mark.parametrize('name', ['plan_devices', 'plan_items'])
+def test_flags_of_a_plan_want_a_plan(name):
+  with pytest.raises(SettingsError, match=f'--{name} is for --plan'):
+    pretrain.PretrainSettings(**{name: 8})
+
+
+@pytest.mark.slow
+def test_a_table_larger_than_the_machine_is_planned(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path / 'run',
+    data_dir,
+    plan=True,
+    plan_devices=32,
+    plan_items=10**9,
+    embed_dim=64,
+    table_update='rows',
+  )
+  command = [sys.executable, '-m', 'experiments.pretrain']
+  done = subprocess.run(
+    [*command, *settings.to_flagfile().splitlines()],
+    cwd=ROOT,
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': '2'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert '32 cpu devices' in done.stdout
+  assert 'A CPU simulated the 32 devices' in done.stdout
+  assert f'{(10**9 + 2) * 64:,}' in done.stdout
+  assert not os.listdir(tmp_path)
+
+
+def collective(state, batch):
+  def body(_, x):
+    return lax.psum(x @ x, AXIS)
+
+  state = lax.fori_loop(0, 5, body, state)
+  gathered = lax.all_gather(batch, AXIS)
+  return lax.switch(
+    gathered.sum().astype(jnp.int32),
+    [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x],
+    state,
+  )
+
+
+def test_loops_switches_and_collectives_are_counted():
+  shapes = jnp.ones((10, 10)), jnp.ones((8, 3))
+  traced = jax.make_jaxpr(pmap_step(collective))(*shapes)
+  work = work_of(traced, devices=8)
+  assert work.flops == (5 + 2) * 2000
+  assert work.sent == {
+    'psum': 5 * 400 * 2 * 7 / 8,
+    'all_gather': 7 * 12,
+  }
+  shares = np.array([0.5, 0.25, 0.25])
+  work = work_of(traced, devices=8, shares=shares)
+  assert work.flops == (5 + 0.5 + 0.25) * 2000
+  assert not work_of(traced, devices=1).sent
+
+
+def widths(items):
+  return jnp.full(items.shape[0], items.shape[1], jnp.int32)
+
+
+def test_shares_are_those_of_the_widths_taken():
+  lengths = np.array([1, 2, 2, 3, 5, 9])
+  buckets = Buckets(widths=(2, 4), size=3)
+  shares = program_shares(
+    lengths, rows=8, buckets=buckets, length=9, batches=10
+  )
+  drawn = np.random.default_rng(0).choice(lengths, (10, 8))
+  encode = jax.jit(functools.partial(in_buckets, widths, buckets=buckets))
+  taken = []
+  for batch in drawn:
+    items = jnp.asarray(np.arange(9)[None] < batch[:, None], jnp.int32)
+    found = np.sort(encode(items))
+    taken += found[[0, 3, 6]].tolist()
+  expected = [taken.count(width) / len(taken) for width in (2, 4, 9)]
+  np.testing.assert_allclose(shares, expected)
+  assert math.isclose(shares.sum(), 1)
+
+
+def test_shapes_take_no_memory_and_the_rest_is_as_it_is():
+  shape = jax.ShapeDtypeStruct((10**7, 10**7), jnp.float32)
+  tree = shapes_of(lambda x: {'x': x + 1, 'name': 'a', 'f': len}, shape)
+  assert tree == {'x': shape, 'name': 'a', 'f': len}
+
+
+@pytest.mark.parametrize(
+  ('size', 'text'),
+  [
+    (130, '130 B'),
+    (1536, '1.5 KiB'),
+    (25.6e9, '23.8 GiB'),
+    (2**51, '2,048.0 TiB'),
+  ],
+)
+def test_sizes_are_told_in_units(size, text):
+  assert size_text(size) == text

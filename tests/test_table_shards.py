@@ -1,0 +1,295 @@
+"""A table that is split over the devices trains as a whole one does."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adaptssr_jax import augment
+from adaptssr_jax.checkpoint import Checkpoints, restore_encoder
+from adaptssr_jax.description import describe
+from adaptssr_jax.devices import AXIS, Shards, replicate, shard, to_global
+from adaptssr_jax.item_softmax import softmax_losses_and_best
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  masked_items_objective,
+)
+from adaptssr_jax.optimizers import row_adam
+from adaptssr_jax.row_training import (
+  caught_up_params,
+  caught_up_state,
+  init_row_state,
+  row_train_step,
+  shard_row_train_step,
+)
+from adaptssr_jax.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table_shards import (
+  fetch_from,
+  gather_gradients,
+  on_rows,
+  take_table,
+  with_table,
+)
+from adaptssr_jax.train import init_state, pmap_step, train_step
+
+# 37 rows on 8 devices: 5 a device, and 3 that fill up.
+ITEMS, USERS, LENGTH, STEPS = 35, 16, 5, 4
+SIZE, OWN_SIZE = USERS * LENGTH + 2, USERS // 8 * LENGTH + 2
+ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+KEY = jax.random.key(3)
+# An epsilon above the rounding of gradients that are 0, as of the keys' bias.
+ADAM = 0.01, 0.9, 0.999, 1e-5
+
+
+def adaptssr(encoder):
+  views = functools.partial(augment.mask, ratio=0.5, mask_id=encoder.mask_id)
+  return functools.partial(
+    adaptssr_objective,
+    encoder=encoder,
+    augmentations=(views, views),
+    axis_name=AXIS,
+  )
+
+
+def masked_items(encoder, **settings):
+  return functools.partial(
+    masked_items_objective, encoder=encoder, axis_name=AXIS, **settings
+  )
+
+
+def batch_of(step):
+  rng = np.random.default_rng(step)
+  lengths = rng.integers(0, LENGTH + 1, USERS)
+  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
+  batch = {
+    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
+    'where': np.arange(USERS) < USERS - 1,
+    'example_id': np.arange(USERS, dtype=np.int32) + USERS * step,
+  }
+  return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
+
+
+@pytest.fixture(scope='module')
+def params():
+  params = ENCODER.init(jax.random.key(0), batch_of(0)['items'][0])['params']
+  # As trained: at first the views of all users are hardly told apart.
+  params = jax.tree.map(lambda x: 20 * x, params)
+  return {'encoder': params, 'head': init_masked_items(ENCODER)}
+
+
+def split_table(params):
+  table, others = take_table(params)
+  return with_table(others, shard(table))
+
+
+def joined(params):
+  """The whole of a table that was split, without what fills it up."""
+  params = jax.tree.map(np.asarray, to_global(params))
+  table, others = take_table(params)
+  assert not table[ITEMS + 2 :].any()
+  return with_table(others, table[: ITEMS + 2])
+
+
+def run(step, state):
+  step, state, losses = pmap_step(step, whole=1), replicate(state), []
+  for i in range(STEPS):
+    state, metrics = step(state, batch_of(i), KEY)
+    losses.append(float(metrics['loss']))
+  return state, losses
+
+
+def rows_of(step, make_loss, size, **settings):
+  return functools.partial(
+    step,
+    loss_fn=make_loss(ENCODER.clone(num_items=size - 2)),
+    optimizer=optax.adam(*ADAM),
+    table_optimizer=row_adam(*ADAM),
+    size=size,
+    axis_name=AXIS,
+    **settings,
+  )
+
+
+def start_rows(params):
+  return init_row_state(params, optax.adam(*ADAM), row_adam(*ADAM))
+
+
+@pytest.fixture(scope='module')
+def split_rows(params):
+  step = rows_of(
+    shard_row_train_step, adaptssr, OWN_SIZE, mask_id=ENCODER.mask_id
+  )
+  return run(step, start_rows(split_table(params)))
+
+
+def test_rows_of_a_split_table(params, split_rows):
+  state, losses = split_rows
+  whole, expected = run(
+    rows_of(row_train_step, adaptssr, SIZE), start_rows(params)
+  )
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  trained = joined(caught_up_params(state))
+  chex.assert_trees_all_close(trained, caught_up_params(whole), atol=1e-5)
+  moved = trained['encoder']['item_embedding']
+  moved = np.abs(moved - params['encoder']['item_embedding'])
+  assert moved.max() > 0.03
+  # Each device holds its part and no more.
+  for name in ('mu', 'nu', 'last', 'to_come'):
+    array = getattr(state.opt_state.table, name).rows
+    assert {part.data.shape[:2] for part in array.addressable_shards} == {
+      (1, 5)
+    }
+
+
+@pytest.mark.parametrize(
+  'make_loss',
+  [masked_items, functools.partial(masked_items, sampled_items=6)],
+  ids=['exact', 'sampled'],
+)
+def test_all_of_a_split_table(params, make_loss):
+  optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)
+  step = functools.partial(train_step, optimizer=optimizer, axis_name=AXIS)
+  whole, expected = run(
+    functools.partial(step, loss_fn=make_loss(ENCODER)),
+    init_state(params, optimizer),
+  )
+  loss_fn = on_rows(
+    make_loss(ENCODER.clone(num_items=OWN_SIZE - 2)),
+    mask_id=ENCODER.mask_id,
+    size=OWN_SIZE,
+    axis_name=AXIS,
+  )
+  state, losses = run(
+    functools.partial(step, loss_fn=loss_fn),
+    init_state(split_table(params), optimizer),
+  )
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  chex.assert_trees_all_close(joined(state.params), whole.params, atol=1e-5)
+  assert isinstance(state.opt_state[0].mu['encoder']['item_embedding'], Shards)
+
+
+def save(state, folder):
+  checkpoints = Checkpoints(folder, keep=1)
+  items = [str(i) for i in range(ITEMS)]
+  checkpoints.save(state, describe(ENCODER, items, flags={}))
+  checkpoints.close()
+
+
+def restore(like, folder):
+  checkpoints = Checkpoints(folder, keep=1)
+  restored = checkpoints.restore(like=replicate(like))
+  checkpoints.close()
+  return restored
+
+
+def test_a_checkpoint_restores_with_and_without_splitting(
+  params, split_rows, tmp_path
+):
+  state, _ = split_rows
+  save(state, tmp_path / 'split')
+  again = restore(start_rows(split_table(params)), tmp_path / 'split')
+  chex.assert_trees_all_equal(again, state)
+  whole = restore(start_rows(params), tmp_path / 'split')
+  chex.assert_trees_all_equal(whole.params, joined(state.params))
+  save(whole, tmp_path / 'whole')
+  back = restore(start_rows(split_table(params)), tmp_path / 'whole')
+  chex.assert_trees_all_equal(joined(back.params), joined(state.params))
+  for again in (back, whole):
+    chex.assert_trees_all_close(
+      joined(caught_up_params(again)), joined(caught_up_params(state))
+    )
+
+  encoder, restored, _ = restore_encoder(tmp_path / 'split')
+  assert encoder == ENCODER
+  expected = joined(caught_up_params(state))['encoder']
+  chex.assert_trees_all_close(restored, expected)
+
+
+def test_no_row_of_a_split_table_is_behind(split_rows):
+  state = caught_up_state(split_rows[0])
+  assert (split_rows[0].opt_state.table.last.rows < STEPS).any()
+  assert (state.opt_state.table.last.rows == STEPS).all()
+  chex.assert_trees_all_close(
+    state.params, caught_up_params(split_rows[0]), atol=1e-6
+  )
+
+
+def test_rows_come_from_where_they_are_and_gradients_go_back():
+  table = np.arange(37 * 2, dtype=np.float32).reshape(37, 2)
+  ids = np.random.default_rng(0).integers(0, 38, (8, 6)).astype(np.int32)
+  step = functools.partial(fetch_and_send, axis_name=AXIS)
+  fetched, sums = pmap_step(step)(shard(table), ids)
+  expected = np.append(table, [[0, 0]], axis=0)[ids]
+  np.testing.assert_array_equal(fetched.rows, expected)
+  # The gradient of each fetched row is the row itself.
+  counts = np.bincount(ids.reshape(-1), minlength=40)[:, None]
+  expected = counts * np.pad(table, ((0, 3), (0, 0)))
+  np.testing.assert_array_equal(sums.rows.reshape(40, 2), expected)
+
+
+def fetch_and_send(shards, ids, *, axis_name):
+  rows = fetch_from(shards.rows, axis_name)(ids)
+  sums, places = gather_gradients(
+    rows, ids, num_rows=len(shards.rows), axis_name=axis_name
+  )
+  placed = jnp.zeros_like(shards.rows).at[places].set(sums, mode='drop')
+  return Shards(rows), Shards(placed)
+
+
+@pytest.mark.parametrize('chunk_size', [None, 2])
+def test_the_softmax_over_a_split_table(chunk_size):
+  rng = np.random.default_rng(1)
+  table, bias = rng.normal(size=(37, 3)), rng.normal(size=36)
+  hidden, labels = rng.normal(size=(8, 2, 3)), rng.integers(0, 36, (8, 2))
+  table, bias, hidden = [x.astype(np.float32) for x in (table, bias, hidden)]
+  # Equal scores: the first of them is the best.
+  table[[3, 17]], bias[[3, 17]] = 4, 4
+  batch = {'hidden': hidden, 'labels': labels.astype(np.int32)}
+  step = functools.partial(split_softmax, chunk_size=chunk_size)
+  losses, best, grads = pmap_step(step, whole=1)(shard(table), batch, bias)
+  flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1)
+  expected, expected_best = softmax_losses_and_best(*flat)
+  np.testing.assert_allclose(losses.rows.reshape(-1), expected, rtol=1e-5)
+  np.testing.assert_array_equal(best.rows.reshape(-1), expected_best)
+  expected = jax.grad(mean_loss, argnums=(0, 1, 2))(*flat)
+  for found, wanted in zip(
+    (
+      grads[0].rows.reshape(16, 3),
+      grads[1].rows.reshape(40, 3)[:36],
+      grads[2],
+    ),
+    expected,
+    strict=True,
+  ):
+    np.testing.assert_allclose(found / 8, wanted, atol=1e-6)
+
+
+def mean_loss(*args):
+  return softmax_losses_and_best(*args)[0].mean()
+
+
+def split_softmax(shards, batch, bias, *, chunk_size):
+  loss_fn = functools.partial(
+    split_loss, labels=batch['labels'], chunk_size=chunk_size
+  )
+  value_and_grad = jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
+  (_, found), (hidden, table, own_bias) = value_and_grad(
+    batch['hidden'], shards.rows, bias
+  )
+  losses, best = found
+  # As `train.gradients` treats what is split and what is whole.
+  grads = Shards(hidden), Shards(table), jax.lax.psum(own_bias, AXIS)
+  return Shards(losses), Shards(best), grads
+
+
+def split_loss(hidden, table, bias, *, labels, chunk_size):
+  losses, best = shard_softmax_losses_and_best(
+    hidden, table, bias, labels, chunk_size=chunk_size, axis_name=AXIS
+  )
+  return jax.lax.pmean(losses.mean(), AXIS), (losses, best)
