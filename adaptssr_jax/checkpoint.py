@@ -8,10 +8,9 @@ follows from the seed and the step.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +19,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from adaptssr_jax import checkpoint_files as files
-from adaptssr_jax.checkpoint_files import CheckpointError, DamagedError
+from adaptssr_jax.checkpoint_files import DamagedError
 from adaptssr_jax.checkpoint_items import (
-  open_manager,
+  check_shapes,
+  latest_and_best,
+  open_at,
+  open_reader,
   read_description,
   read_items,
   saved_shapes,
+  saving_together,
 )
 from adaptssr_jax.description import Description
 from adaptssr_jax.devices import global_shapes, to_global, to_local
@@ -63,18 +66,25 @@ class Checkpoints:
   ):
     self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
     self._tell = tell
-    damaged = files.unreadable_scores(self._folder)
-    if damaged and len(damaged) == len(files.saved_steps(self._folder)):
-      raise files.none_is_whole(damaged[-1])
-    self._set_aside(damaged)
-    self._manager = open_manager(
-      self._folder,
-      preservation_policy=_latest_and_best(keep),
+    self._set_aside(self._unreadable_scores())
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=latest_and_best(keep),
       # Without it Orbax would not write the scores.
       best_fn=files.rank,
       # What a process left that was killed while it saved.
       cleanup_tmp_directories=True,
+      async_options=saving_together(),
     )
+    with files.reading(self._folder):
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def _unreadable_scores(self) -> list[DamagedError]:
+    if jax.process_index() != 0:
+      return []
+    damaged = files.unreadable_scores(self._folder)
+    if damaged and len(damaged) == len(files.saved_steps(self._folder)):
+      raise files.none_is_whole(damaged[-1])
+    return damaged
 
   def latest_step(self) -> int | None:
     """The step of the newest checkpoint; None if there is none."""
@@ -85,7 +95,12 @@ class Checkpoints:
     # A score is not on disk before its checkpoint is.
     with files.writing(self._folder):
       self._manager.wait_until_finished()
-    return files.best_of(self._folder)
+    best = files.best_of(self._folder)
+    if jax.process_count() > 1:
+      # A disk may show all of them something else.
+      told = multihost_utils.broadcast_one_to_all(-1 if best is None else best)
+      best = None if told < 0 else int(told)
+    return best
 
   def logs(self) -> list[dict[str, Any]]:
     """What was saved as the log with the checkpoints, the oldest first."""
@@ -136,15 +151,14 @@ class Checkpoints:
         force=True,
       )
 
-  def restore(
-    self, like: TrainState, step: int | None = None
-  ) -> TrainState | None:
-    """Restores a state onto the devices of `like`.
+  def restore(self, like: TrainState) -> TrainState | None:
+    """Restores the newest state that is whole, onto the devices of `like`.
+
+    Damaged ones after it are told of, and moved to the folder
+    `damaged_checkpoints`. With several processes all have to call this.
 
     Args:
       like: a state of the same shapes, where the arrays are to go.
-      step: which one; by default the latest that is whole. Damaged ones after
-        it are told of, and moved to the folder `damaged_checkpoints`.
 
     Returns:
       The state, or None if nothing was saved yet.
@@ -153,21 +167,41 @@ class Checkpoints:
       CheckpointError: the checkpoint is of another model, or damaged, and so
         are all before it.
     """
-    if step is not None:
-      return self._restored(like, step)
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        state = self._restored(like, step)
-      except DamagedError as error:
-        damaged.append(error)
-        continue
-      self._set_aside(damaged)
-      self._manager.reload()
-      return state
+      found = self._whole(like, step)
+      if isinstance(found, TrainState):
+        self._set_aside(damaged)
+        self._manager.reload()
+        return found
+      damaged.append(found)
     if damaged:
       raise files.none_is_whole(damaged[0])
     return None
+
+  def restore_best(self, like: TrainState) -> TrainState | None:
+    """As `restore`, of those with a score the best; None if there is none."""
+    while (step := self.best_step()) is not None:
+      found = self._whole(like, step)
+      if isinstance(found, TrainState):
+        return found
+      self._set_aside([found])
+      self._manager.reload()
+    return None
+
+  def _whole(self, like: TrainState, step: int) -> TrainState | DamagedError:
+    """The state of a step, if no process finds it damaged."""
+    try:
+      found = self._restored(like, step)
+    except DamagedError as error:
+      found = error
+    is_damaged = isinstance(found, DamagedError)
+    if jax.process_count() > 1:
+      is_damaged = multihost_utils.process_allgather(is_damaged).any()
+    if is_damaged and isinstance(found, TrainState):
+      path = self._folder / str(step)
+      return DamagedError(path, 'another process could not read it')
+    return found
 
   def _restored(self, like: TrainState, step: int) -> TrainState:
     like = like._asdict()
@@ -175,13 +209,14 @@ class Checkpoints:
       jax.numpy.asarray(step, like['step'].dtype), like.pop('step').sharding
     )
     wanted = global_shapes(like)
-    _check_shapes(self._manager, step, wanted)
     items = {
       # Of a split table, the rows that fill it up may be more or less.
       name: ocp.args.StandardRestore(tree, strict=False)
       for name, tree in wanted.items()
     }
-    restored = read_items(self._manager, step, items)
+    with open_reader(self._folder) as manager:
+      check_shapes(manager, step, wanted)
+      restored = read_items(manager, step, items)
     files.log_of(self._folder / str(step))
     return TrainState(at_step, **to_local(dict(restored.items()), like))
 
@@ -192,6 +227,14 @@ class Checkpoints:
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged checkpoints set aside')
 
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    # With several processes, the others may never come to the end of a save.
+    if kind is None or jax.process_count() == 1:
+      self.close()
+
   def close(self) -> None:
     """Waits until everything is written."""
     with files.writing(self._folder):
@@ -201,7 +244,7 @@ class Checkpoints:
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """What a checkpoint says of itself; `path` as for `restore_encoder`."""
-  with _reader(path) as (manager, step):
+  with open_at(path) as (manager, step):
     return read_description(manager, step)
 
 
@@ -239,7 +282,7 @@ def restore_encoder(
     ((1, 4), ['a', 'b'])
   """
   device = SingleDeviceSharding(jax.local_devices()[0])
-  with _reader(path) as (manager, step):
+  with open_at(path) as (manager, step):
     description = read_description(manager, step)
     wanted = {
       'params': saved_shapes(manager, step, 'params', device),
@@ -266,50 +309,7 @@ def restore_encoder(
     return encoder, params, description.vocabulary
 
 
-def _check_shapes(
-  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
-) -> None:
-  """Raises `CheckpointError` where other shapes were saved."""
-  rows = read_description(manager, step).encoder['num_items'] + 2
-  for item, tree in wanted.items():
-    saved = saved_shapes(manager, step, item, None)
-    path = pathlib.Path(manager.directory) / str(step) / item
-    files.refuse_other_shapes(path, saved, tree, rows=rows)
-
-
 def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
   settings = AdamSettings(**saved['settings'])
   state = RowAdamState(**saved | {'settings': settings})
   return caught_up_table(table, state)
-
-
-def _latest_and_best(keep: int) -> Any:
-  policy = ocp.checkpoint_managers
-  return policy.AnyPreservationPolicy(
-    [
-      policy.LatestN(keep),
-      policy.BestN(
-        n=1, get_metric_fn=files.rank, keep_checkpoints_without_metrics=False
-      ),
-    ]
-  )
-
-
-@contextlib.contextmanager
-def _reader(
-  path: str | pathlib.Path,
-) -> Iterator[tuple[ocp.CheckpointManager, int]]:
-  """Opens the checkpoints at a path, and says which one is meant."""
-  folder, step = files.find(path)
-  # Of one that is named, no score is asked for.
-  if step is None:
-    step = files.best_of(folder)
-  with open_manager(
-    folder, read_only=True, lightweight_initialize=True
-  ) as manager:
-    if manager.latest_step() is None:
-      raise CheckpointError(
-        f'{path}: holds no checkpoint; give the workdir of a run that has '
-        'saved one'
-      )
-    yield manager, manager.latest_step() if step is None else step

@@ -14,12 +14,15 @@ from typing import Any
 
 import jax
 
+from adaptssr_jax.devices import rows_per_device
+
 # The folder of all checkpoints, in that of their run.
 FOLDER = 'checkpoints'
 # The item of a checkpoint that is the log.
 LOG = 'log'
 # Characters of what Orbax says that are told.
 _LONGEST = 300
+_NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,13 +78,15 @@ def reading(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   # Nothing is wrong with the checkpoint there.
-  except (
-    CheckpointError,
-    MemoryError,
-    PermissionError,
-    jax.errors.JaxRuntimeError,
-  ):
+  except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
     raise
+  except OSError as error:
+    if isinstance(error, _NOT_THERE):
+      raise DamagedError(path, _reason(error)) from error
+    raise CheckpointError(
+      f'{path}: cannot be read now ({_reason(error)}): mend that, and give the '
+      'same command to go on'
+    ) from error
   # Orbax and TensorStore raise many types for a damaged or missing file.
   except Exception as error:
     raise DamagedError(path, _reason(error)) from error
@@ -153,7 +158,10 @@ def _rank_of(path: pathlib.Path) -> tuple[float, int] | None:
 
 def _items_of(path: pathlib.Path) -> set[str]:
   """What was saved in a checkpoint, by what Orbax notes and by its folders."""
-  items = {folder.name for folder in path.iterdir() if folder.is_dir()}
+  try:
+    items = {folder.name for folder in path.iterdir() if folder.is_dir()}
+  except FileNotFoundError:
+    return set()  # Another process has just removed all of it.
   try:
     noted = json.loads((path / '_CHECKPOINT_METADATA').read_bytes())
     return items | noted['item_handlers'].keys()
@@ -172,8 +180,8 @@ def none_is_whole(newest: DamagedError) -> CheckpointError:
   """There are checkpoints, all of them damaged."""
   return CheckpointError(
     f'{newest.path.parent}: no checkpoint is whole, the newest is damaged '
-    f'({newest.reason}). Choose another --workdir, or remove this folder to '
-    'begin anew'
+    f'({newest.reason}). Choose another --workdir, or, if no copy of it can be '
+    'had, remove this folder to begin anew'
   )
 
 
@@ -214,14 +222,16 @@ def refuse_other_shapes(
     wanted: the same of the model that is to be restored.
     rows: of the item table, which may have been filled up to more.
   """
-  found = _by_path(saved)
+  found, devices = _by_path(saved), jax.device_count()
+  filled_up = devices * rows_per_device(rows, devices)
   for name, leaf in _by_path(wanted).items():
     shape = found[name].shape if name in found else None
     if shape != leaf.shape and not (
       shape
       and _is_of_table(name)
       and shape[1:] == leaf.shape[1:]
-      and min(shape[0], leaf.shape[0]) >= rows
+      and shape[0] >= rows
+      and leaf.shape[0] in (rows, filled_up)
     ):
       raise CheckpointError(
         f'{path.parent}: of another model: its {path.name}.{name} is '

@@ -34,17 +34,19 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     raise SettingsError('--beam_options is for --beam: give that too')
   builder = _builder(settings, task)
   try:
-    if not data.is_prepared(builder):
-      tell(f'Downloading and preparing {builder.data_dir}...')
     users = data.load(
       builder,
       manual_dir=settings.manual_dir or None,
       beam_options=settings.beam_options if settings.beam else None,
+      tell=tell,
     )
   except OSError as error:
+    flag, folder = '--data_dir', settings.data_dir
+    manual = settings.manual_dir
+    if manual and str(error.filename).startswith(manual):
+      flag, folder = '--manual_dir', manual
     raise SettingsError(
-      f'--data_dir={settings.data_dir} cannot be used ({error}): choose '
-      'another folder'
+      f'{flag}={folder} cannot be used ({error}): choose another folder'
     ) from error
   sizes = ', '.join(
     f'{len(split.items):,} {name}' for name, split in users.splits.items()

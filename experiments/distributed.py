@@ -34,7 +34,8 @@ class DistributedSettings(ProcessSettings):
   )
   join_timeout: int = flag(
     300,
-    'Seconds to wait at the start for all processes.',
+    'Seconds to wait at the start for all processes, after which JAX ends this '
+    'one.',
     low=1,
     same_run=False,
   )
@@ -92,7 +93,7 @@ class DistributedSettings(ProcessSettings):
     """Meets the other processes; with `auto`, alone if nothing tells of any.
 
     Raises:
-      SettingsError: they are not known, or not there.
+      SettingsError: they are not known, or cannot be joined.
     """
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     try:
@@ -106,15 +107,15 @@ class DistributedSettings(ProcessSettings):
     except ValueError as error:
       if self.distributed == 'on' or self.coordinator:
         raise SettingsError(
-          '--distributed=on: nothing says which processes there are '
-          f'({error}) Give --coordinator, --num_processes and --process_id'
+          f'--distributed={self.distributed}: nothing says which processes '
+          f'there are ({error}) Give --coordinator, --num_processes and '
+          '--process_id'
         ) from error
     except RuntimeError as error:
       raise SettingsError(
-        f'--distributed={self.distributed}: the processes did not find each '
-        f'other within --join_timeout={self.join_timeout} s '
-        f'({str(error).splitlines()[0]}). Start all of them, with the same '
-        '--coordinator'
+        f'--distributed={self.distributed}: the other processes cannot be '
+        f'joined ({str(error).splitlines()[0]}). If this one is to work alone, '
+        'give --distributed=off'
       ) from error
 
 

@@ -92,7 +92,7 @@ def finetune_in(
 
 
 def plan(settings: FinetuneSettings) -> Plan:
-  """Tells what the run needs, and leaves no trace of it."""
+  """Tells what the run needs, and writes nothing but the data."""
   if settings.mode == 'probe':
     raise SettingsError(
       '--plan is of training steps, of which --mode=probe has none: leave out '

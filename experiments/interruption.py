@@ -33,7 +33,8 @@ def listening() -> Iterator[None]:
   """Lets SIGTERM and SIGINT raise `Interrupted`, or wait where that is safer.
 
   Call it before `jax.distributed.initialize`, with which JAX takes SIGTERM: to
-  tell all processes of it.
+  tell all processes of it. Of several processes none may stop alone, so that
+  there only training heeds SIGTERM, and Ctrl-C elsewhere ends them all.
   """
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = [signal.signal(number, _on_signal) for number in numbers]
@@ -53,7 +54,8 @@ def deferred() -> Iterator[None]:
     yield
   finally:
     _NOTICE.is_asked_for = False
-  if _NOTICE.signal:
+  # Others may have come to the end without a notice.
+  if _NOTICE.signal and not jax.distributed.is_initialized():
     raise _interrupted()
 
 
@@ -76,15 +78,16 @@ def _interrupted() -> Interrupted:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
   del frame
-  name = signal.Signals(number).name
-  if _NOTICE.signal == name == 'SIGINT':
+  name, together = signal.Signals(number).name, jax.distributed.is_initialized()
+  is_alone_told = together and not _NOTICE.is_asked_for
+  if name == 'SIGINT' and (_NOTICE.signal == name or is_alone_told):
     # Who presses Ctrl-C again does not want to wait.
     raise KeyboardInterrupt
   # Kept, since what is raised now and then meets code that swallows it.
   _NOTICE.signal = name
   if not _NOTICE.is_asked_for:
     raise _interrupted()
-  if number == signal.SIGINT and jax.distributed.is_initialized():
+  if together:
     # No process may stop alone: this is how JAX tells the others.
     os.kill(os.getpid(), signal.SIGTERM)
   # Not printed: what prints may be what was interrupted.

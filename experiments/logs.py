@@ -17,6 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from experiments.process import is_first
 from experiments.settings import SettingsError
 from experiments.workdir import METRICS, write_whole, writing
 
@@ -117,6 +118,18 @@ class Muted:
 
   def close(self) -> None:
     """Does nothing."""
+
+
+def open_log(
+  folder: pathlib.Path,
+  *,
+  resume_at: int,
+  saved: Sequence[Mapping[str, Any]] = (),
+) -> MetricsLog | Muted:
+  """The log of this process, which is nobody's in all but the first."""
+  if not is_first():
+    return Muted()
+  return MetricsLog(folder, resume_at=resume_at, saved=saved)
 
 
 def mend_metrics(

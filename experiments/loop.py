@@ -23,7 +23,7 @@ from adaptssr_jax.devices import replicate, split
 from adaptssr_jax.row_training import caught_up_params, caught_up_state
 from adaptssr_jax.train import TrainState, pmap_step
 from experiments.interruption import Interrupted, asked_to_stop, deferred
-from experiments.logs import MetricsLog, Muted, Progress, mend_metrics
+from experiments.logs import Muted, Progress, mend_metrics, open_log
 from experiments.prefetch import Prefetch
 from experiments.process import is_first, tell
 from experiments.settings import SettingsError
@@ -69,6 +69,11 @@ class Run:
 
 def check_devices(settings: RunSettings) -> None:
   """Raises `SettingsError` where the batch cannot be split over the devices."""
+  if jax.device_count() != jax.process_count() * jax.local_device_count():
+    raise SettingsError(
+      f'this process has {jax.local_device_count()} of {jax.device_count()} '
+      f'devices: give each of the {jax.process_count()} processes as many'
+    )
   try:
     users_per_device(settings.batch_size, jax.device_count())
   except ValueError as error:
@@ -97,29 +102,39 @@ def train(run: Run, state: TrainState) -> TrainState:
     The state after the last step, or the best one if epochs have scores.
   """
   settings = run.settings
-  # Closed even if interrupted, so that the checkpoint being written is whole.
-  with contextlib.closing(
-    Checkpoints(run.folder, keep=settings.keep_checkpoints, tell=tell)
-  ) as checkpoints:
-    state = replicate(state)
-    state = checkpoints.restore(like=state) or state
-    start = int(state.step)
-    if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
-      state = _train_from(run, state, checkpoints)
-    else:
-      mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
-      tell(f'{run.folder}: finished at step {start:,}; nothing to train')
-    best = checkpoints.best_step()
-    if best is not None:
-      state = checkpoints.restore(like=state, step=best)
+  with deferred():
+    # Closed even if interrupted, so that the checkpoint being written is whole.
+    with Checkpoints(
+      run.folder, keep=settings.keep_checkpoints, tell=tell
+    ) as checkpoints:
+      state, is_stopped = _train_on(run, replicate(state), checkpoints)
+      if not is_stopped:
+        state = checkpoints.restore_best(like=state) or state
+    if is_stopped:
+      raise Interrupted(
+        f'{run.folder}: stopped after step {int(state.step):,} of '
+        f'{run.num_steps:,}, which is saved: give the same command to go on'
+      )
   return caught_up_state(state)
+
+
+def _train_on(
+  run: Run, state: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, bool]:
+  """The last state, and whether the run was told to stop before its end."""
+  state = checkpoints.restore(like=state) or state
+  start = int(state.step)
+  if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
+    return _train_from(run, state, checkpoints)
+  mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
+  tell(f'{run.folder}: finished at step {start:,}; nothing to train')
+  return state, False
 
 
 def _train_from(
   run: Run, state: TrainState, checkpoints: Checkpoints
-) -> TrainState:
-  settings, total = run.settings, run.num_steps
-  start = int(state.step)
+) -> tuple[TrainState, bool]:
+  settings, total, start = run.settings, run.num_steps, int(state.step)
   if start:
     tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
   step_fn, key = pmap_step(run.step, whole=1, donate=True), replicate(run.key)
@@ -131,9 +146,8 @@ def _train_from(
     contextlib.closing(batches),
     contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
     contextlib.closing(_progress(run, start, batches)) as progress,
-    deferred(),
   ):
-    metrics = None
+    metrics, stop = None, False
     for step, batch in enumerate(batches, start + 1):
       before = metrics
       state, metrics = step_fn(state, batch, key)
@@ -163,11 +177,8 @@ def _train_from(
         )
         break
       if stop:
-        raise Interrupted(
-          f'{run.folder}: stopped after step {step:,} of {total:,}, which is '
-          'saved: give the same command to go on'
-        )
-  return state
+        break
+  return state, stop
 
 
 def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
@@ -189,9 +200,7 @@ class _StepLog:
     self._skipped = SkippedSteps(
       run.folder, run.settings, run.users, in_a_row=in_a_row
     )
-    self._log = Muted()
-    if is_first():
-      self._log = MetricsLog(run.folder, resume_at=start, saved=saved)
+    self._log = open_log(run.folder, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:

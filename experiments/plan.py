@@ -23,7 +23,7 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.batches import steps_per_epoch
 from adaptssr_jax.train import TrainState, pmap_step
 from experiments import loop
-from experiments.planning.counting import program_shares, work_of
+from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
 from experiments.process import tell
 from experiments.settings import SettingsError
@@ -87,7 +87,8 @@ def plan_run(
   batch = loop.training_batch(users, 0, settings=settings, length=length)
   key = jax.eval_shape(jax.random.key, settings.seed)
   step_fn = pmap_step(step, whole=1, donate=True)
-  memory = step_fn.lower(state, batch, key).compile().memory_analysis()
+  compiled = step_fn.lower(state, batch, key).compile()
+  memory = compiled.memory_analysis()
   traced = jax.make_jaxpr(step_fn)(state, batch, key)
   shares = program_shares(
     encoded,
@@ -96,9 +97,6 @@ def plan_run(
     length=length,
   )
   longest = np.eye(len(shares))[-1]
-  work, most = (
-    work_of(traced, devices=devices, shares=some) for some in (shares, longest)
-  )
   in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
   plan = Plan(
     backend=jax.default_backend(),
@@ -110,9 +108,9 @@ def plan_run(
     arguments=memory.argument_size_in_bytes,
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
-    flops=devices * work.flops,
-    most_flops=devices * most.flops,
-    sent=work.sent,
+    flops=devices * flops_of(traced, shares=shares),
+    most_flops=devices * flops_of(traced, shares=longest),
+    sent=sent_of(compiled.as_text(), devices=devices),
     **_sizes_of_data(settings, data, users),
     **_sizes_of_state(state),
   )

@@ -118,7 +118,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
 
 
 def plan(settings: PretrainSettings) -> Plan:
-  """Tells what the run needs, and leaves no trace of it."""
+  """Tells what the run needs, and writes nothing but the data."""
   check_plan(settings, source=settings.init_from)
   data = open_data(settings, task='pretrain')
   encoder, params = shapes_of(

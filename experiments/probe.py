@@ -8,7 +8,7 @@ import numpy as np
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.models import UserEncoder
 from experiments.finetune_settings import FinetuneSettings
-from experiments.logs import MetricsLog
+from experiments.logs import open_log
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
 from experiments.speed import (
@@ -57,23 +57,22 @@ def probe(
   label = {name: split.label for name, split in splits.items()}
   check_classes(label['train'], settings)
   vectors = encode_splits(settings, splits, encoder, params)
-  log = MetricsLog(folder, resume_at=0)
   best = None
-  for number, strength in enumerate(STRENGTHS, 1):
-    fitted = fit_regression(
-      vectors['train'], label['train'], settings, strength
-    )
-    outputs = {
-      name: regression_outputs(fitted, vectors[name], data)
-      for name in ('validation', 'test')
-    }
-    values = kind.measure(outputs['validation'], label['validation'])
-    named = {f'validation_{name}': value for name, value in values.items()}
-    log.write(number, {'C': strength} | named)
-    # Among equals the first, which is the simplest.
-    if best is None or goodness(values, metric) > best[0]:
-      best = goodness(values, metric), strength, outputs
-  log.close()
+  with contextlib.closing(open_log(folder, resume_at=0)) as log:
+    for number, strength in enumerate(STRENGTHS, 1):
+      fitted = fit_regression(
+        vectors['train'], label['train'], settings, strength
+      )
+      outputs = {
+        name: regression_outputs(fitted, vectors[name], data)
+        for name in ('validation', 'test')
+      }
+      values = kind.measure(outputs['validation'], label['validation'])
+      named = {f'validation_{name}': value for name, value in values.items()}
+      log.write(number, {'C': strength} | named)
+      # Among equals the first, which is the simplest.
+      if best is None or goodness(values, metric) > best[0]:
+        best = goodness(values, metric), strength, outputs
   _, strength, outputs = best
   return {'best_step': 0, 'C': strength}, outputs
 

@@ -4,6 +4,7 @@ import dataclasses
 import operator
 import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from adaptssr_jax.checkpoint import CheckpointError
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import DataError
 from experiments.interruption import Interrupted, listening
 
@@ -215,27 +216,41 @@ def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
         settings.prepare_process()
         main(settings)
     except Interrupted as notice:
-      print(notice, flush=True)
+      if not jax.distributed.is_initialized() or jax.process_index() == 0:
+        print(notice, flush=True)
     except (SettingsError, DataError, CheckpointError) as error:
-      _fail(str(error))
-    except jax.errors.JaxRuntimeError as error:
+      _fail(f'error: {error}')
+    except BaseException as error:
       if not jax.distributed.is_initialized():
         raise
-      reason, *_ = str(error).splitlines()
-      _fail(
-        'another process of this run has stopped, or cannot be reached: look '
-        'at what it says, and give the same command to all processes to go on '
-        f'({reason})'
-      )
+      _fail(_lost(error) or traceback.format_exc())
 
   app.run(start)
 
 
+def _lost(error: BaseException) -> str:
+  """The line of an error that other processes are to blame for, else nothing.
+
+  They end without a word to this one, which finds that out when it sends them
+  something, or receives.
+  """
+  reason, *_ = str(error).splitlines() or ['']
+  own = reason.startswith(('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT'))
+  if own or not isinstance(error, jax.errors.JaxRuntimeError):
+    return ''
+  return (
+    'error: another process of this run has stopped, or cannot be reached: '
+    'look at what it says, and give the same command to all processes to go on '
+    f'({reason})'
+  )
+
+
 def _fail(text: str) -> None:
-  """Ends the process with one line that says why."""
+  """Ends the process with a text that says why."""
   if not jax.distributed.is_initialized():
-    sys.exit(f'error: {text}')
-  print(f'error: {text}', file=sys.stderr, flush=True)
+    sys.exit(text)
+  print(text, file=sys.stderr, flush=True)
+  sys.stdout.flush()
   # Else JAX would wait for the others, who may wait for this one. They are told
   # when it is gone.
   os._exit(1)

@@ -49,7 +49,7 @@ class DataSettings(Settings):
   beam_options: tuple[str, ...] = flag(
     (),
     '--beam: options of the pipeline, such as --runner=FlinkRunner,'
-    '--flink_master=HOST:8081; by default it runs on this machine.',
+    '--flink_master=HOST:8081; by default FnApiRunner runs it on this machine.',
     same_run=False,
   )
 
@@ -115,8 +115,8 @@ class PlanSettings(RunSettings):
 
   plan: bool = flag(
     False,
-    'Train nothing and write nothing: tell what the run needs of memory, of '
-    'operations and of the wire.',
+    'Train nothing, and write nothing but the prepared data: tell what the run '
+    'needs of memory, of operations and of the wire.',
     same_run=False,
   )
   plan_devices: int = flag(

@@ -11,8 +11,16 @@ from tests.tiny_runs import ROOT
 NOISE = '[Gloo]'
 
 
-def start_all(module, flags, *, processes, devices):
-  """Starts a command in processes that work together."""
+def start_all(module, flags, *, processes, devices, file_size=None):
+  """Starts a command in processes that work together.
+
+  Args:
+    module: of `experiments`.
+    flags: of the command.
+    processes: how many.
+    devices: of each.
+    file_size: of the first, as of `start`.
+  """
   with socket.create_server(('localhost', 0)) as server:
     port = server.getsockname()[1]
   together = [f'--coordinator=localhost:{port}', f'--num_processes={processes}']
@@ -21,6 +29,7 @@ def start_all(module, flags, *, processes, devices):
       module,
       [*flags, *together, f'--process_id={i}'] if processes > 1 else flags,
       devices=devices,
+      file_size=None if i else file_size,
     )
     for i in range(processes)
   ]

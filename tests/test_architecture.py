@@ -171,8 +171,11 @@ def test_one_function_maps_devices():
   assert calls('jax.pmap') == ['adaptssr_jax.train']
 
 
-def test_one_file_calls_orbax():
-  assert using('import orbax') == ['adaptssr_jax.checkpoint']
+def test_two_files_call_orbax():
+  assert using('import orbax') == [
+    'adaptssr_jax.checkpoint',
+    'adaptssr_jax.checkpoint_items',
+  ]
   assert using('from orbax') == []
 
 

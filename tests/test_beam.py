@@ -1,14 +1,22 @@
 """With Beam, here on its local runner, a data set is what it is without."""
 
 import dataclasses
+import logging
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import beam, ttl_pieces
+from adaptssr_jax.data import (
+  beam,
+  pieces,
+  table_pieces,
+  ttl_lines,
+  ttl_pieces,
+)
 from adaptssr_jax.data.user_tables import user_tables_config
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
@@ -64,6 +72,7 @@ def prepared(name, data_dir, manual, options, config=None):
   users = data.load(builder, manual_dir=str(manual), beam_options=options)
   return (
     files(pathlib.Path(builder.data_dir) / 'arrays'),
+    list(users.splits),
     list(users.vocabulary.items),
     list(users.vocabulary.labels),
     builder.info.metadata.get('source'),
@@ -145,6 +154,89 @@ def test_users_whose_labels_contradict_are_found_between_files(tmp_path):
       prepared('user_tables', tmp_path, tmp_path, options, config)
 
 
+def here(function, arguments, folder):
+  """Stands in for Beam."""
+  del folder
+  for argument in arguments:
+    function(argument)
+
+
+def grouped(folder, events, labels=None):
+  folder.mkdir(parents=True)
+  source = table_pieces.Source(
+    tuple(map(str, events)), labels, 'user_id', 'item_id', 'time', 'age'
+  )
+  return table_pieces.group_users(
+    source,
+    split=lambda count: {'train': np.arange(count)},
+    run=here,
+    folder=folder,
+  )
+
+
+def test_a_label_that_contradicts_is_found_without_events(tmp_path):
+  events = write(tmp_path / 'a.csv', EVENTS[:1])
+  # In any bucket: all but one of eight have no events.
+  for user in range(9):
+    rows = [('anna', 'x'), (f'{user}', 'x'), (f'{user}', 'y')]
+    labels = write(tmp_path / 'l.csv', rows, ('user_id', 'age'))
+    with pytest.raises(data.DataError, match=f'line 3 and .y. in {labels}'):
+      grouped(tmp_path / f'{user}' / 'pieces', [events], str(labels))
+
+
+def test_rows_dealt_out_to_buckets_stay_in_one_file(tmp_path):
+  paths = [write(tmp_path / f'{n}.csv', EVENTS) for n in range(5)]
+  made = grouped(tmp_path / 'pieces', paths)
+  assert len(list((tmp_path / 'pieces').glob('part-*'))) == len(paths)
+  numbers = np.concatenate([pieces.load_rows(path)[1] for path in made.paths])
+  assert sorted(numbers) == list(range(19))
+  assert made.vocabulary.labels == ['new', 'old']
+
+
+def test_the_users_of_ttl_are_read_once_a_span(tmp_path, manual, monkeypatch):
+  loaded = []
+
+  def load(path, *names):
+    loaded.append(pathlib.Path(path).name)
+    return pieces.load(path, *names)
+
+  monkeypatch.setattr(ttl_pieces, 'load', load)
+  monkeypatch.setattr(ttl_lines, '_BLOCK', 50)
+  made = ttl_pieces.number_lines(
+    manual / PRETRAIN,
+    manual / AGE,
+    kind='classification',
+    split=lambda count: {'train': np.arange(count)},
+    run=here,
+    folder=tmp_path,
+  )
+  assert len(made.paths) == loaded.count('users.npz') == 1
+  # The last line of a sequence names its user.
+  users = [*map(str, range(1, 22))]
+  users[4] = '21'
+  assert pieces.load_rows(made.paths[0])[0].user_id == users
+
+
+def test_integers_that_floats_of_another_file_would_round_are_found(tmp_path):
+  paths = [
+    write(tmp_path / f'{time}.csv', [('u', 'i', time, 'x')])
+    for time in (2**53 + 1, 0.5)
+  ]
+  with pytest.raises(
+    data.DataError, match=f'{paths[0]}, line 2: time .*rounded'
+  ):
+    grouped(tmp_path / 'pieces', paths)
+
+
+def test_arrays_are_saved_as_they_are_and_never_pickled(tmp_path):
+  path = tmp_path / 'a.npz'
+  pieces.save(path, numbers=np.arange(3))
+  assert list(pieces.load(path)) == ['numbers']
+  with pytest.raises(TypeError, match='names holds objects'):
+    pieces.save(path, names=np.array(['a', None]))
+  assert [file.name for file in tmp_path.iterdir()] == ['a.npz']
+
+
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'apache_beam', None)
   settings = DataSettings(
@@ -164,13 +256,60 @@ def test_options_without_beam_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_options_reach_the_pipeline(tmp_path):
+@pytest.mark.parametrize(
+  ('option', 'reason'),
+  [
+    ('--runner=no_such_runner', 'Unexpected pipeline runner'),
+    ('--runner=no_such.Runner', 'No module named'),
+    ('--direct_num_workers=many', 'direct_num_workers: invalid int value'),
+    ('--no_such_flag=3', 'there is no option --no_such_flag'),
+    ('runner=FlinkRunner', 'write --NAME=VALUE'),
+    ('--help', 'it only helps'),
+  ],
+)
+def test_wrong_options_are_an_error_before_any_work(tmp_path, option, reason):
   settings = DataSettings(
     dataset='synthetic_users/tiny',
     data_dir=str(tmp_path),
     beam=True,
-    beam_options=('--runner=no_such_runner',),
+    beam_options=(option,),
   )
-  with pytest.raises(ValueError, match='no_such_runner'):
+  with pytest.raises(data.DataError) as error:
     open_data(settings, 'age')
+  assert f'--beam_options={option} cannot be used: ' in str(error.value)
+  assert reason in str(error.value)
   assert not list(tmp_path.rglob('*1.0.0*'))
+
+
+@pytest.mark.slow
+def test_options_of_any_runner_are_kept_and_the_local_one_is_the_default():
+  for given, expected in (
+    ([], {'runner': 'FnApiRunner'}),
+    (['--max_num_workers=3'], {'runner': 'FnApiRunner', 'max_num_workers': 3}),
+    (
+      ['--runner=FlinkRunner', '--flink_master=h:1', '--of_its_server=3'],
+      {'runner': 'FlinkRunner', 'flink_master': 'h:1'},
+    ),
+  ):
+    found = beam.pipeline_options(given).get_all_options()
+    assert expected.items() <= found.items()
+
+
+@pytest.mark.slow
+def test_options_that_are_tried_do_not_swallow_the_log(monkeypatch):
+  # As in a program that has not set up logging.
+  monkeypatch.setattr(logging.root, 'handlers', [])
+  beam.pipeline_options([])
+  assert [handler.stream for handler in logging.root.handlers] == [sys.stderr]
+
+
+def _fail(number):
+  if number:
+    raise OSError(28, 'No space left on device', f'/disk/{number}')
+
+
+@pytest.mark.slow
+def test_what_the_system_refuses_to_a_worker_is_no_traceback_of_beam(tmp_path):
+  with pytest.raises(OSError, match='No space left on device') as error:
+    beam.for_each(_fail, range(3), tmp_path / 'told', options=[])
+  assert '/disk/1' in str(error.value)

@@ -11,16 +11,16 @@ import optax
 import pytest
 
 from adaptssr_jax.checkpoint import (
-  CheckpointError,
   Checkpoints,
   restore_description,
   restore_encoder,
 )
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.description import describe
 from adaptssr_jax.devices import replicate
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import TrainState, init_state, pmap_step
-from tests.tiny_runs import assert_same_bits, saved_steps
+from tests.tiny_runs import assert_same_bits, saved_state, saved_steps
 
 ENCODER = UserEncoder(
   num_items=5, max_length=3, embed_dim=4, num_layers=1, num_queries=2
@@ -52,12 +52,9 @@ def save(folder, *states, keep=9, scores=None, labels=None, encoder=ENCODER):
   return folder
 
 
-def restore(folder, like, step=None):
-  checkpoints = Checkpoints(folder, keep=9)
-  try:
-    return checkpoints.restore(like, step)
-  finally:
-    checkpoints.close()
+def restore(folder, like, *, best=False):
+  with Checkpoints(folder, keep=9) as checkpoints:
+    return (checkpoints.restore_best if best else checkpoints.restore)(like)
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +72,7 @@ def copied(saved, tmp_path):
 
 def test_a_state_comes_back_to_the_bit(saved, state):
   assert_same_bits(restore(saved, state), at(state, 4, 1.5))
-  assert_same_bits(restore(saved, state, step=2), at(state, 2, 0.5))
+  assert restore(saved, state, best=True) is None
 
 
 def test_nothing_saved_restores_nothing(tmp_path, state):
@@ -218,12 +215,12 @@ def test_a_state_donated_while_it_is_saved_is_saved_whole(tmp_path):
       checkpoints.save(state, describe(ENCODER, VOCABULARY, FLAGS))
   checkpoints.close()
   for number in (1, 6):
-    restored = restore(tmp_path, state, step=number)
+    restored = saved_state(tmp_path, number)
     np.testing.assert_array_equal(
-      restored.params['encoder'], np.arange(1_000_000) + number
+      restored['params']['encoder'], np.arange(1_000_000) + number
     )
     np.testing.assert_array_equal(
-      restored.opt_state[0], np.full(1_000_000, number)
+      restored['opt_state'][0], np.full(1_000_000, number)
     )
 
 

@@ -130,6 +130,16 @@ def test_a_size_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
     read_member(path, 'good.txt')
 
 
+def test_a_large_archive_is_refused_unopened(tmp_path, monkeypatch):
+  path = zip_of(tmp_path / 'a.zip')
+  assert read_member(path, 'good.txt') == b'good'
+  with path.open('ab') as file:
+    file.truncate(1 << 28)
+  monkeypatch.setattr(zipfile, 'ZipFile', None)
+  with pytest.raises(DataError, match='it has more than 134,217,728 bytes'):
+    read_member(path, 'good.txt')
+
+
 def test_a_file_that_lies_about_its_size_is_an_error(tmp_path):
   path = zip_of(tmp_path / 'a.zip', ('liar', b'0123456789' * 50))
   whole = path.read_bytes()

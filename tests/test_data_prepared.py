@@ -1,5 +1,6 @@
 """Who prepares a data set, and when: it is there whole, or it is not there."""
 
+import fcntl
 import os
 import pathlib
 import threading
@@ -16,6 +17,9 @@ from adaptssr_jax.data import (
   load,
   prepare,
 )
+from experiments import datasets
+from experiments.settings import SettingsError
+from experiments.shared_settings import DataSettings
 from tests.tiny_runs import files, last_line_of
 
 NAME = 'synthetic_users/tiny_click'
@@ -107,10 +111,43 @@ def test_leftovers_of_this_machine_and_old_ones_are_removed(tmp_path):
   ):
     (parent / name / 'synthetic_users').mkdir(parents=True)
     if then:
+      os.utime(parent / name / 'synthetic_users', (then, then))
       os.utime(parent / name, (then, then))
   load(make(tmp_path))
   beside = {path.name for path in parent.iterdir()}
   assert beside == {'1.0.0', '.lock', 'preparing.elsewhere.alive'}
+
+
+def test_a_folder_in_which_files_are_young_is_no_leftover(tmp_path):
+  parent = place(tmp_path).parent
+  folder = parent / 'preparing.elsewhere.alive'
+  (folder / 'synthetic_users').mkdir(parents=True)
+  (folder / 'synthetic_users' / 'young').touch()
+  os.utime(folder, (0, 0))
+  load(make(tmp_path))
+  assert folder.exists()
+  assert prepare._last_written(parent / 'removed meanwhile') == 0.0
+
+
+def test_who_waits_for_another_process_is_told_so(tmp_path):
+  parent = place(tmp_path).parent
+  parent.mkdir(parents=True)
+  told, expected = [], f'Waiting for a process that prepares {parent}...'
+  waiting = threading.Thread(
+    target=load, args=[make(tmp_path)], kwargs={'tell': told.append}
+  )
+  with (parent / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting.start()
+    for _ in range(500):
+      if expected in told:
+        break
+      time.sleep(0.02)
+    assert not is_prepared(make(tmp_path))
+  waiting.join()
+  assert told[0] == expected
+  assert told[1:] == [f'Downloading and preparing {place(tmp_path)}...']
+  assert is_prepared(make(tmp_path))
 
 
 def test_what_is_prepared_is_opened_without_a_lock(tmp_path, monkeypatch):
@@ -148,10 +185,30 @@ def test_arrays_that_were_cut_are_an_error(tmp_path, name, keep):
     path.unlink()
   else:
     path.write_bytes(whole[: int(keep * len(whole))])
-  if name == 'targets' and keep is None:
-    return  # As in a task without targets.
   with pytest.raises(DataError, match=f'damaged: delete {place(tmp_path)}'):
     load(make(tmp_path))
+
+
+def test_a_lost_label_is_an_error(tmp_path):
+  name = 'synthetic_users/tiny_age'
+  load(tfds.builder(name, data_dir=tmp_path))
+  (tmp_path / name / '1.0.0' / 'arrays' / 'test' / 'label').unlink()
+  with pytest.raises(DataError, match=r'damaged: delete .*tiny_age'):
+    load(tfds.builder(name, data_dir=tmp_path))
+
+
+@pytest.mark.parametrize('folder', ['manual', 'data'])
+def test_the_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch, folder):
+  def refuse(*_, **__):
+    raise PermissionError(13, 'Permission denied', f'{tmp_path}/{folder}/a.zip')
+
+  monkeypatch.setattr(datasets.data, 'load', refuse)
+  settings = DataSettings(
+    data_dir=f'{tmp_path}/data', manual_dir=f'{tmp_path}/manual'
+  )
+  flag = f'--{folder}_dir={tmp_path}/{folder} cannot be used .*a.zip'
+  with pytest.raises(SettingsError, match=flag):
+    datasets.open_data(settings, 'age')
 
 
 @pytest.mark.slow

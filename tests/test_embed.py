@@ -9,7 +9,8 @@ import pytest
 from test_similarity_command import save_run
 
 from adaptssr_jax.buckets import AT_ONCE
-from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import Ragged, UserArrays
 from experiments import embed, vector_files
 from experiments.datasets import open_data

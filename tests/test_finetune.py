@@ -12,7 +12,8 @@ from sklearn import metrics
 from test_pretrain import finished as pretrained
 
 from adaptssr_jax import data
-from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.models import TaskHead
 from experiments import finetune, tasks
 from experiments.datasets import open_data

@@ -22,8 +22,8 @@ from adaptssr_jax import UserEncoder, adaptssr_loss
 from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.objectives.users import encode_sequences
 
-USERS, LENGTH = 16_384, 16
-encoder = UserEncoder(4_000, max_length=LENGTH)
+USERS, LENGTH = 16_384, 8
+encoder = UserEncoder(4_000, max_length=LENGTH, num_layers=1)
 shape = (2, 1, USERS, LENGTH)
 views = jax.random.randint(jax.random.key(0), shape, 1, 4_001)
 # Two passes a view, which differ by their dropout.

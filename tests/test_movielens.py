@@ -208,6 +208,13 @@ def _real(request, tmp_path_factory):
   return size, source, read(source.path, source.layout)
 
 
+@pytest.fixture(scope='module')
+def tasks(real):
+  """The rows of all tasks of the file."""
+  size, _, log = real
+  return all_tasks(log, size)
+
+
 @pytest.mark.slow
 def test_real_counts(real):
   size, _, log = real
@@ -226,8 +233,8 @@ def test_real_counts(real):
 
 
 @pytest.mark.slow
-def test_real_rows_follow_the_protocol_written_out_plainly(real):
-  size, source, log = real
+def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
+  _, source, _ = real
   layout = source.layout
   by_user = collections.defaultdict(list)
   with zipfile.ZipFile(source.path) as wheel:
@@ -245,7 +252,6 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real):
     expected_likes += [
       (name, item) for _, _, item, stars in history[-10:] if stars >= 4
     ]
-  tasks = all_tasks(log, size)
   splits, vocabulary = tasks['pretrain']
   found = {
     rows.user_id[at]: [vocabulary.items[item - 1] for item in rows.items[at]]
@@ -265,14 +271,14 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real):
 
 
 @pytest.mark.slow
-def test_real_data_is_prepared_and_read_back(real, tmp_path):
-  size, source, log = real
+def test_real_data_is_prepared_and_read_back(real, tasks, tmp_path):
+  size, source, _ = real
   for task in ('gender', 'thumb_up_by_user'):
     builder = tfds.builder(f'movielens_users/{size}_{task}', data_dir=tmp_path)
     data = load(builder, manual_dir=str(source.path.parent))
     assert builder.info.metadata['source'] == str(source.path)
     key = 'liked=True, by_user=True' if 'thumb' in task else task
-    splits, vocabulary = all_tasks(log, size)[key]
+    splits, vocabulary = tasks[key]
     assert list(data.vocabulary.items) == vocabulary.items
     for split, rows in splits.items():
       columns = data.splits[split]

@@ -88,6 +88,14 @@ def test_a_wheel_of_another_release_is_refused(manager, offline):
     movielens_sources.obtain(EDITIONS['1m'], manager)
 
 
+def test_a_folder_named_like_the_wheel_is_named(manager, offline):
+  folder = pathlib.Path(manager.download_dir).parent / 'manual'
+  path = folder / EDITIONS['1m'].wheel.names[0]
+  path.mkdir()
+  with pytest.raises(DataError, match=f'{path} cannot be read .Is a directory'):
+    movielens_sources.obtain(EDITIONS['1m'], manager)
+
+
 def test_a_zip_that_is_no_download_is_refused_among_downloads(manager, offline):
   name = EDITIONS['1m'].grouplens.names[0]
   path = pathlib.Path(manager.download_dir) / name

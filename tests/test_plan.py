@@ -22,7 +22,7 @@ from adaptssr_jax.train import pmap_step
 from experiments import finetune, pretrain
 from experiments.benchmarking.work import encoding_flops, step_flops
 from experiments.plan import shapes_of
-from experiments.planning.counting import program_shares, work_of
+from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import size_text
 from experiments.settings import SettingsError
 from tests.tiny_runs import (
@@ -130,10 +130,11 @@ def test_what_is_sent_is_what_was_counted_by_hand(run, planned):
   plan, *_ = planned
   # Of a ring of 8: gradients and a few sums, to all and back.
   reduced = bytes_of(state.params) * 2 * 7 / 8
-  assert plan.sent['psum'] == pytest.approx(reduced, rel=0.05)
+  assert plan.sent['all-reduce'] == pytest.approx(reduced, rel=0.05)
+  # Of 8 users of a device, 4 vectors, whether they count, and one number.
   vectors = 4 * 8 * 4 * settings.embed_dim
-  assert plan.sent['all_gather'] >= 7 * vectors
-  assert plan.sent['reduce_scatter'] >= 7 * vectors
+  assert plan.sent['all-gather'] == 7 * (vectors + 8 * (4 + 1))
+  assert plan.sent['reduce-scatter'] == 7 * (vectors + 8 * 4)
 
 
 def test_the_table_is_printed(planned):
@@ -153,6 +154,8 @@ def test_masked_items_and_buckets_are_counted_by_hand(tmp_path, data_dir):
     objective='masked_items',
     mask_ratio=0.5,
     plan_items=5000,
+    buckets=4,
+    microbatch=16,
   )
   plan = pretrain.main(settings)
   assert plan.items == 5000
@@ -176,8 +179,8 @@ def test_a_split_table_is_on_all_devices_in_part(planned, run):
   spared = 3 * table * 7 / 8
   assert plan.arguments == pytest.approx(whole.arguments - spared, abs=128)
   # Rows come and their gradients go, and the table is not reduced.
-  assert plan.sent['psum'] < whole.sent['psum'] - table
-  assert plan.sent['reduce_scatter'] > whole.sent['reduce_scatter']
+  assert plan.sent['all-reduce'] < whole.sent['all-reduce'] - table
+  assert plan.sent['reduce-scatter'] > whole.sent['reduce-scatter']
 
 
 @pytest.mark.parametrize('mode', ['full', 'frozen'])
@@ -199,6 +202,9 @@ def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
   # A frozen encoder has no moments.
   moments = head if mode == 'frozen' else plan.parameters
   assert plan.optimizer_size == 4 * (2 * moments + 1)
+  # And no gradients, of which the head's are all that is sent but a few sums.
+  reduced = 4 * moments * 2 * 7 / 8
+  assert plan.sent['all-reduce'] == pytest.approx(reduced, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -252,32 +258,50 @@ def test_a_table_larger_than_the_machine_is_planned(tmp_path, data_dir):
   assert not os.listdir(tmp_path)
 
 
-def collective(state, batch):
-  def body(_, x):
-    return lax.psum(x @ x, AXIS)
-
-  state = lax.fori_loop(0, 5, body, state)
-  gathered = lax.all_gather(batch, AXIS)
+def branching(state):
+  state = lax.fori_loop(0, 5, lambda _, x: x @ x, state)
   return lax.switch(
-    gathered.sum().astype(jnp.int32),
+    state.sum().astype(jnp.int32),
     [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x],
     state,
   )
 
 
-def test_loops_switches_and_collectives_are_counted():
-  shapes = jnp.ones((10, 10)), jnp.ones((8, 3))
-  traced = jax.make_jaxpr(pmap_step(collective))(*shapes)
-  work = work_of(traced, devices=8)
-  assert work.flops == (5 + 2) * 2000
-  assert work.sent == {
-    'psum': 5 * 400 * 2 * 7 / 8,
-    'all_gather': 7 * 12,
-  }
+def test_loops_and_switches_are_counted():
+  traced = jax.make_jaxpr(branching)(jnp.ones((10, 10)))
+  assert flops_of(traced) == (5 + 2) * 2000
   shares = np.array([0.5, 0.25, 0.25])
-  work = work_of(traced, devices=8, shares=shares)
-  assert work.flops == (5 + 0.5 + 0.25) * 2000
-  assert not work_of(traced, devices=1).sent
+  assert flops_of(traced, shares=shares) == (5 + 0.5 + 0.25) * 2000
+
+
+def collective(x):
+  return {
+    'gathered': lax.all_gather(x, AXIS),
+    'added': lax.psum(x[0], AXIS),
+    'scattered': lax.psum_scatter(x[:, 1], AXIS),
+    'turned': lax.all_to_all(x[:, 2], AXIS, 0, 0),
+    'passed': lax.ppermute(x[0, 0], AXIS, [(i, (i + 1) % 8) for i in range(8)]),
+  }
+
+
+def test_collectives_are_counted():
+  step = pmap_step(lambda state, x: (state, collective(x)))
+  batch = jnp.ones((8, 8, 3))
+  program = step.lower(jnp.ones(1), batch).compile().as_text()
+  # Floats that each of 8 devices sends in a ring.
+  floats = {
+    'all-gather': 7 * 8 * 3,
+    'all-reduce': 2 * 7 / 8 * 3,
+    'reduce-scatter': 7,
+    'all-to-all': 7,
+    'collective-permute': 1,
+  }
+  expected = {name: 4 * count for name, count in floats.items()}
+  assert sent_of(program, devices=8) == expected
+  # Where it is begun, and waited for elsewhere.
+  begun = '%a = (f32[3]{0}, f32[24]{0}) all-gather-start(%b), channel_id=1'
+  assert sent_of(begun, devices=8) == {'all-gather': 7 * 12}
+  assert not sent_of(program, devices=1)
 
 
 def widths(items):

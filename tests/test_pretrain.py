@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_logs import events, in_lines
 
-from adaptssr_jax.checkpoint import CheckpointError, restore_encoder
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import batches
 from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective

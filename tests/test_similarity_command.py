@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from adaptssr_jax.checkpoint import (
-  CheckpointError,
   Checkpoints,
   restore_encoder,
 )
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.description import describe
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import init_state

@@ -50,9 +50,28 @@ def test_timestamps_without_a_zone_are_utc():
     (pa.array(['1', 'nan'], TEXT), 1),
     (pa.array(['x', '1'], TEXT), 0),
     (pa.array([True]), 0),
+    (pa.array([1, 2**63], pa.uint64()), 1),
+    (pa.array(['1', '0x10'], TEXT), 1),
+    (pa.array(['1', '1_0'], TEXT), 1),
+    (pa.array(['0.5', f'{2**53}', f'{2**53 + 1}'], TEXT), 2),
+    (pa.array(['0.5', '0' * 5000 + f'{2**53 + 1}'], TEXT), 1),
+    (pa.array([' 1', f' {2**53 + 1}'], TEXT), 1),
+    (pa.array(['1', f'{2**63}'], TEXT), 1),
   ],
 )
 def test_a_time_that_does_not_parse_has_its_row(cells, row):
   with pytest.raises(BadTimeError) as error:
     parse_times(pa.chunked_array([cells]))
   assert error.value.row == row
+
+
+@pytest.mark.parametrize('type_', [pa.uint64(), TEXT])
+def test_large_integers_keep_their_order(type_):
+  numbers = [2**63 - 1, 2**63 - 2, 2**53 + 1, 0]
+  times = parse_times(pa.chunked_array([pa.array(numbers).cast(type_)]))
+  assert times.values.tolist() == numbers
+
+
+def test_large_floats_are_taken_as_they_are():
+  for cells in (pa.array([1e18, 0.5]), pa.array(['1e18', '.5'], TEXT)):
+    assert parse_times(pa.chunked_array([cells])).values.tolist() == [1e18, 0.5]

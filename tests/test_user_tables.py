@@ -132,6 +132,13 @@ def test_files_are_read_one_after_the_other(tmp_path):
   assert columns_of(load(tmp_path, listed)) == whole
 
 
+def test_a_long_column_name_makes_no_long_folder_name(tmp_path):
+  events = write(tmp_path / 'e.csv', EVENTS, (*COLUMNS, 'x' * 300))
+  users = load(tmp_path, events, label_column='x' * 300)
+  assert f'user_tables/{"x" * 50}_' in users.name
+  assert list(users.vocabulary.labels) == ['new', 'old']
+
+
 def test_other_column_names_and_more_columns(tmp_path):
   names = ('junk', 'when', 'what', 'who')
   rows = [('x', row[2], row[1], row[0]) for row in EVENTS]

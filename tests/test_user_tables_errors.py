@@ -1,11 +1,14 @@
 """Tables with something wrong: the file, the line, the reason, no data set."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from adaptssr_jax.data.table_rows import Columns, json_header
 from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 CSV_ERRORS = [
@@ -98,6 +101,28 @@ def test_a_missing_column_names_those_there_are(tmp_path, suffix):
   assert "'user_id', 'item_id', 'time', 'age'" in message
 
 
+def test_a_header_after_a_blank_line_is_asked_for(tmp_path):
+  path = csv_file(tmp_path, {1: '\nuser_id,item_id,time,age'})
+  assert f'{path}, line 1 is blank: put' in error_of(tmp_path, path)
+
+
+def test_a_lone_carriage_return_is_told_in_plain_words(tmp_path):
+  for line, bad in ((1, 'user_id,item_id,time\ru,i,3'), (5, 'u3,i,3\rx,x')):
+    path = csv_file(tmp_path, {line: bad})
+    message = error_of(tmp_path, path)
+    assert f'{path}, line {line}: malformed CSV: a carriage return' in message
+    assert 'universal-newline' not in message
+
+
+def test_of_many_objects_only_wanted_names_are_kept(tmp_path):
+  path = tmp_path / 'e.jsonl'
+  lines = [{f'{row}': row, 'item_id': row} for row in range(9)]
+  lines.append({'user_id': 'u', 'item_id': 'x'})
+  path.write_text('\n'.join(map(json.dumps, lines)))
+  header = json_header(path, Columns(('user_id', 'item_id')))
+  assert header == {'0': 0, 'item_id': 0, 'user_id': 'u'}
+
+
 def test_a_column_that_is_there_twice_is_an_error(tmp_path):
   path = csv_file(tmp_path, {1: 'user_id,item_id,time,time'})
   assert "two columns 'time'" in error_of(tmp_path, path)
@@ -124,6 +149,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   assert labels in error_of(tmp_path, events, **settings)
   other = write(tmp_path / 'e.jsonl', EVENTS).rename(tmp_path / 'e.xlsx')
   assert f'{other}: unknown format' in error_of(tmp_path, other)
+  # None that has no end, either.
+  assert 'unknown format' in error_of(tmp_path, '/dev/zero')
+  (tmp_path / 'endless.csv').symlink_to('/dev/zero')
+  assert 'no file of this' in error_of(tmp_path, tmp_path / 'endless.csv')
   (tmp_path / 'folder.csv').mkdir()
   assert 'folder.csv' in error_of(tmp_path, tmp_path / 'folder.csv')
 
@@ -171,6 +200,35 @@ def test_files_whose_times_differ_in_kind_are_an_error(tmp_path):
   second = write(tmp_path / 'e2.csv', rows, COLUMNS)
   message = error_of(tmp_path, f'{first},{second}')
   assert f'{second} holds timestamps, that of {first} numbers' in message
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'jsonl'])
+def test_integers_that_other_times_would_round_are_an_error(tmp_path, suffix):
+  rows = [('a', 'b', time) for time in (0.5, 2**53 + 1)]
+  text = '\n'.join(
+    ['user_id,item_id,time', *(f'{u},{i},{time}' for u, i, time in rows)]
+    if suffix == 'csv'
+    else [
+      f'{{"user_id": "{u}", "item_id": "{i}", "time": {time}}}'
+      for u, i, time in rows
+    ]
+  )
+  path = tmp_path / f'e.{suffix}'
+  path.write_text(text)
+  line = text.count('\n') + 1
+  assert f'{path}, line {line}: time' in error_of(tmp_path, path)
+  # Neither file is wrong alone.
+  first = write(tmp_path / f'1.{suffix}', rows[:1], COLUMNS)
+  second = write(tmp_path / f'2.{suffix}', rows[1:], COLUMNS)
+  message = error_of(tmp_path, f'{first},{second}')
+  assert f"{second}, line {line - 1}: time '{2**53 + 1}'" in message
+  assert 'would be rounded' in message
+
+
+def test_a_column_name_that_is_not_utf8_is_an_error(tmp_path):
+  path = write(tmp_path / 'e.parquet', EVENTS)
+  path.write_bytes(path.read_bytes().replace(b'age', b'a\xffe'))
+  assert f'{path}: the name ' in error_of(tmp_path, path)
 
 
 def test_contradicting_settings_are_errors(tmp_path):

@@ -15,15 +15,21 @@ from experiments.loop import Progress
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENCODER = {'embed_dim': 8, 'num_layers': 1, 'max_length': 6}
+# One program for all lengths, which is soon traced and compiled.
+PLAIN = {'buckets': 1, 'microbatch': 0}
 # 180 users to pre-train on, 3 batches an epoch; 120 to fine-tune on, 4 batches.
-PRETRAIN = ENCODER | {
-  'dataset': 'synthetic_users/tiny',
-  'batch_size': 64,
-  'num_steps': 9,
-  'log_every': 2,
-  'checkpoint_every': 4,
-}
-FINETUNE = {
+PRETRAIN = (
+  ENCODER
+  | PLAIN
+  | {
+    'dataset': 'synthetic_users/tiny',
+    'batch_size': 64,
+    'num_steps': 9,
+    'log_every': 2,
+    'checkpoint_every': 4,
+  }
+)
+FINETUNE = PLAIN | {
   'dataset': 'synthetic_users/tiny',
   'task': 'gender',
   'batch_size': 32,

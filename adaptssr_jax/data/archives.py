@@ -1,7 +1,8 @@
 """Reading a file of a zip or wheel that somebody else made.
 
-Nothing is unpacked to disk, and nothing is read before the whole directory of
-the archive is found harmless.
+Nothing is unpacked to disk, an archive is not opened if it is too large for one
+that is expected, and no file of it is read before its whole directory is found
+harmless.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from adaptssr_jax.data.rows import DataError, shown
 # The archives that are read have some hundred files, of 25 MB at most.
 _MOST_FILES = 100_000
 _MOST_BYTES = 1 << 30
+# Of the archive: its directory, which is all read at once, may be most of it.
+_MOST_ARCHIVE = 1 << 27
 # Text is packed some five times, at most some twenty; zeros a thousand times.
 _MOST_PACKED = 100
 # A ratio says nothing of a small file.
@@ -40,6 +43,8 @@ def read_member(path: pathlib.Path, member: str) -> bytes:
       of it, a link, more files or bytes than are believable.
   """
   try:
+    if path.stat().st_size > _MOST_ARCHIVE:
+      raise _refused(path, f'it has more than {_MOST_ARCHIVE:,} bytes')
     with zipfile.ZipFile(path) as archive:
       _check(path, archive.infolist())
       return _read(path, archive, archive.getinfo(member))

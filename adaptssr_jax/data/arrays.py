@@ -8,7 +8,7 @@ pages that are touched.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +74,7 @@ def load(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
+  tell: Callable[[str], None] | None = None,
 ) -> UserData:
   """Prepares a data set, unless it already is, and opens it.
 
@@ -87,24 +88,28 @@ def load(
 
   Returns:
     Its splits and vocabulary.
+    tell: is told what takes time: preparing, or waiting for who does.
 
   Raises:
     DataError: the source cannot be had or read, or Beam is not installed.
   """
   if not is_prepared(builder):
-    prepare(builder, manual_dir=manual_dir, beam_options=beam_options)
+    prepare(
+      builder, manual_dir=manual_dir, beam_options=beam_options, tell=tell
+    )
   if not builder.info.initialized:
     builder.info.read_from_directory(builder.data_dir)
   folder = pathlib.Path(builder.data_dir) / ARRAYS
   metadata = builder.info.metadata
+  kind = builder.builder_config.kind
   return UserData(
     name=builder.info.full_name,
     splits={
-      split: UserArrays(**open_columns(folder / split))
+      split: UserArrays(**open_columns(folder / split, kind))
       for split in builder.info.splits
     },
     vocabulary=Vocabulary(metadata['items'], metadata['labels']),
-    kind=builder.builder_config.kind,
+    kind=kind,
   )
 
 

@@ -5,8 +5,8 @@
 The examples are those that are made without Beam, in the same order. Each step
 is a function of one piece of the source, which Beam runs wherever there is
 room; what the pieces hand over are files in the data folder, so that all
-machines have to share it and the source, under the same absolute paths, and
-this package has to be installed on them.
+machines have to share it and the source, under the same absolute paths and as
+the same user, and this package has to be installed on them.
 
 Lines of `ttl` and files of `user_tables` are parsed, and their users put
 together, on all machines. On the one that starts the pipeline remain: numbering
@@ -19,8 +19,11 @@ and Beam only encodes and writes the examples.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import pathlib
+import shutil
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -37,15 +40,29 @@ from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 
 # Rows of a piece, of rows that are already in memory.
 _BLOCK = 8192
+# Unlike Beam's default, it never downloads a program and starts that instead.
+_LOCAL_RUNNER = '--runner=FnApiRunner'
+_MOST_REASON = 500
+# What a worker may be wrong with, by the suffix of the file that tells it.
+_ERRORS = {'.data': DataError, '.os': OSError}
 
 
 def pipeline_options(options: Sequence[str] | None) -> Any:
   """The options as Beam wants them; None if there are none.
 
   Raises:
-    DataError: Apache Beam is not installed.
+    DataError: Apache Beam is not installed, or has no such options.
   """
-  return None if options is None else _options(_beam(), options)
+  if options is None:
+    return None
+  beam = _beam()
+  reason = _objection(beam, options)
+  if reason:
+    raise DataError(
+      f'--beam_options={",".join(options)} cannot be used: '
+      f'{reason[:_MOST_REASON]}'
+    )
+  return _options(beam, options)
 
 
 def for_each(
@@ -64,7 +81,8 @@ def for_each(
     options: of the pipeline.
 
   Raises:
-    DataError: what the function raised for the first piece that is wrong.
+    DataError, OSError: what the function raised for the first piece that is
+      wrong.
   """
   beam = _beam()
   folder.mkdir()
@@ -77,7 +95,7 @@ def for_each(
       | beam.Map(attempt)
     )
   for path in sorted(folder.iterdir()):
-    raise DataError(path.read_text())
+    raise _ERRORS[path.suffix](path.read_text())
 
 
 def _attempt(
@@ -87,8 +105,9 @@ def _attempt(
   number, argument = piece
   try:
     function(argument)
-  except DataError as error:
-    pathlib.Path(folder, f'{number:09}').write_text(str(error))
+  except tuple(_ERRORS.values()) as error:
+    suffix = '.data' if isinstance(error, DataError) else '.os'
+    pathlib.Path(folder, f'{number:09}{suffix}').write_text(str(error))
 
 
 def generators(pieces: Pieces, folder: pathlib.Path) -> dict[str, Any]:
@@ -123,13 +142,45 @@ def cut(
 
 
 def _options(beam: types.ModuleType, options: Sequence[str]) -> Any:
-  return beam.options.pipeline_options.PipelineOptions(list(options))
+  given = list(options)
+  if not any(option.startswith('--runner=') for option in given):
+    given.append(_LOCAL_RUNNER)
+  return beam.options.pipeline_options.PipelineOptions(given)
+
+
+def _objection(beam: types.ModuleType, options: Sequence[str]) -> str:
+  """What Beam has against the options, or nothing."""
+  for option in options:
+    # Beam leaves it out, and with it what somebody wanted.
+    if not option.startswith('--'):
+      return f'{option!r} is none; write --NAME=VALUE, with commas between'
+  said = io.StringIO()
+  try:
+    # Outside, because it may set up logging to what is then sys.stderr.
+    parsed = _options(beam, options)
+    with contextlib.redirect_stderr(said):
+      known = parsed.get_all_options()
+      given = parsed.get_all_options(retain_unknown_options=True)
+      pipeline = beam.Pipeline(options=parsed)
+  except SystemExit:
+    return said.getvalue().strip().rpartition('error: ')[2] or 'it only helps'
+  # A runner may be any class of any module.
+  except Exception as error:
+    return str(error)
+  shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+  unknown = sorted(given.keys() - known.keys())
+  # The server of such a runner has options of its own.
+  portable = beam.runners.portability.portable_runner.PortableRunner
+  if unknown and not isinstance(pipeline.runner, portable):
+    return f'there is no option --{unknown[0].partition("=")[0]}'
+  return ''
 
 
 def _beam() -> types.ModuleType:
   try:
     import apache_beam
     import apache_beam.options.pipeline_options
+    import apache_beam.runners.portability.portable_runner
   except ImportError as error:
     raise DataError(
       f"--beam needs Apache Beam ({error}): pip install -e '.[beam]'"

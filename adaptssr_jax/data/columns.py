@@ -12,7 +12,7 @@ import numpy as np
 
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.data.rows import DataError, Kind
 
 # How many examples are decoded before they are appended to the columns.
 _BLOCK = 8192
@@ -36,11 +36,13 @@ def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
       _append(examples, folder / split)
 
 
-def open_columns(folder: pathlib.Path) -> dict[str, Ragged | np.ndarray | None]:
-  """The columns of one split by name; None for those it does not have.
+def open_columns(
+  folder: pathlib.Path, kind: Kind
+) -> dict[str, Ragged | np.ndarray | None]:
+  """The columns of one split by name; None for those its kind does not have.
 
   Raises:
-    DataError: a file is shorter or longer than it was written.
+    DataError: a file is missing, or is shorter or longer than it was written.
   """
   columns = {
     'user_id': _open_ragged(folder / 'user_id', np.uint8),
@@ -49,7 +51,10 @@ def open_columns(folder: pathlib.Path) -> dict[str, Ragged | np.ndarray | None]:
     'targets': _open_ragged(folder / 'targets', np.int32),
   }
   rows = {len(column) for column in columns.values() if column is not None}
-  if columns['items'] is None or len(rows) > 1:
+  needed = {'user_id', 'items'}
+  needed |= {'label'} if kind in ('classification', 'conversion') else set()
+  needed |= {'targets'} if kind == 'ranking' else set()
+  if any(columns[name] is None for name in needed) or len(rows) > 1:
     raise _damaged(folder)
   return columns
 

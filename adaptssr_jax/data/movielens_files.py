@@ -120,6 +120,11 @@ _OCCUPATIONS_1M = (
   'technician/engineer', 'tradesman/craftsman', 'unemployed', 'writer',
 )  # fmt: skip
 _MOST_REASON = 100
+# Beyond these a file is damaged: no year after 2105, say.
+_MOST_USER = 2**31 - 1
+_MOST_AGE = 120
+_MOST_RATING = 5
+_MOST_SECOND = 2**32 - 1
 _URL = 'https://files.grouplens.org/datasets/movielens'
 
 
@@ -195,14 +200,20 @@ def read(path: pathlib.Path, layout: Layout) -> Log:
   if layout.films:
     films = _columns(path, layout.films)
     item = dict(zip(films['item'], films['title'], strict=True)).__getitem__
-  user = functools.partial(_user_number, prefix=layout.user_prefix)
-  users = _columns(path, layout.users, user=user, age=int)
+  user = functools.partial(_number, most=_MOST_USER, prefix=layout.user_prefix)
+  age = functools.partial(_number, most=_MOST_AGE)
+  users = _columns(path, layout.users, user=user, age=age)
   attributes = zip(
     users['gender'], users['age'], users['occupation'], strict=True
   )
   people = dict(zip(users['user'], map(Person._make, attributes), strict=True))
   ratings = _columns(
-    path, layout.ratings, user=user, item=item, rating=int, time=int
+    path,
+    layout.ratings,
+    user=user,
+    item=item,
+    rating=functools.partial(_number, most=_MOST_RATING),
+    time=functools.partial(_number, most=_MOST_SECOND),
   )
   strangers = set(ratings['user']) - set(people)
   if strangers:
@@ -219,8 +230,11 @@ def read(path: pathlib.Path, layout: Layout) -> Log:
   )
 
 
-def _user_number(field: str, prefix: str) -> int:
-  return int(field.removeprefix(prefix))
+def _number(field: str, most: int, prefix: str = '') -> int:
+  number = int(field.removeprefix(prefix))
+  if not 1 <= number <= most:
+    raise ValueError(f'{number} is not in 1..{most}')
+  return number
 
 
 def _columns(

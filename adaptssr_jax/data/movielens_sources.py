@@ -106,8 +106,14 @@ def _published_sha256(url: str) -> str:
 def _check_sha256(path: pathlib.Path, sha256: str | None) -> None:
   if sha256 is None:
     return
-  with path.open('rb') as file:
-    found = hashlib.file_digest(file, 'sha256').hexdigest()
+  try:
+    with path.open('rb') as file:
+      found = hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise DataError(
+      f'{path} cannot be read ({error.strerror}); delete it and download it '
+      'again'
+    ) from error
   if found != sha256:
     raise DataError(
       f'{path} has the sha256 {found}, and {sha256} is expected: it is damaged '

@@ -83,9 +83,13 @@ def load_rows(path: str | os.PathLike) -> tuple[Rows, np.ndarray]:
 
 
 def save(path: str | os.PathLike, **arrays: np.ndarray) -> None:
-  """Writes arrays to a file."""
+  """Writes arrays to a file; those of objects would have to be pickled."""
+  for name, array in arrays.items():
+    if array.dtype.hasobject:
+      raise TypeError(f'{name} holds objects')
+  # Not `allow_pickle=False`, which an older numpy takes for one more array.
   with appearing(path) as aside, aside.open('wb') as file:
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -45,6 +45,7 @@ def prepare(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
+  tell: Callable[[str], None] | None = None,
 ) -> None:
   """Prepares a data set, unless another process does it meanwhile.
 
@@ -53,6 +54,7 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: of the Beam pipeline that makes the examples; None makes them
       in this process.
+    tell: is told what it waits for, if it has to, and when it begins.
 
   Raises:
     DataError: the source cannot be had or read; nothing is left behind.
@@ -60,8 +62,10 @@ def prepare(
   # Other machines may write here, too, who have another working folder.
   folder = pathlib.Path(builder.data_dir).absolute()
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with _alone(folder.parent / _LOCK) as is_alone:
+  tell = tell or _tell_nobody
+  with _alone(folder.parent / _LOCK, tell) as is_alone:
     if not is_prepared(builder):
+      tell(f'Downloading and preparing {builder.data_dir}...')
       if is_alone:
         _remove_leftovers(folder.parent)
       with _scratch_in(folder.parent) as scratch:
@@ -71,6 +75,10 @@ def prepare(
         else:
           made = _make(builder, scratch, manual_dir, beam_options)
           _publish(made, folder)
+
+
+def _tell_nobody(text: str) -> None:
+  pass
 
 
 def _make(
@@ -119,12 +127,16 @@ def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[bool]:
+def _alone(path: pathlib.Path, tell: Callable[[str], None]) -> Iterator[bool]:
   """Waits for the lock of a file; False where the file system has none."""
   with path.open('w') as file:
     try:
       # The kernel takes it back from a process that dies.
-      fcntl.flock(file, fcntl.LOCK_EX)
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        tell(f'Waiting for a process that prepares {path.parent}...')
+        fcntl.flock(file, fcntl.LOCK_EX)
       is_alone = True
     except OSError:
       is_alone = False
@@ -145,8 +157,18 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
   for path in parent.glob(f'{_SCRATCH}.*'):
     # Some locks do not reach other machines, where it may still be written.
     is_ours = path.name.startswith(f'{_prefix()}.')
-    if is_ours or time.time() - path.stat().st_mtime > _ABANDONED:
+    if is_ours or time.time() - _last_written(path) > _ABANDONED:
       shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_written(folder: pathlib.Path) -> float:
+  """When anything in a folder was, in seconds; 0 if it is gone meanwhile."""
+  last = 0.0
+  for parent, _, names in os.walk(folder):
+    for path in (parent, *(os.path.join(parent, name) for name in names)):
+      with contextlib.suppress(FileNotFoundError):
+        last = max(last, os.path.getmtime(path))
+  return last
 
 
 def _prefix() -> str:

@@ -2,7 +2,9 @@
 
 Each file is read whole by one worker, which deals its rows out to buckets by
 user. A bucket then has all rows of its users, wherever they stood. Which
-numbers the items and the users get is only known when all are through.
+numbers the items and the users get is only known when all are through. The rows
+of a file stay in one file, however many buckets there are: each is a batch of
+it, found without reading the others.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.ipc
 import pyarrow.parquet
 
 from adaptssr_jax.data.pieces import (
@@ -32,6 +35,7 @@ from adaptssr_jax.data.rows import Rows, Vocabulary
 from adaptssr_jax.data.table_rows import Columns
 from adaptssr_jax.data.table_users import (
   Users,
+  check_exact,
   check_filled,
   check_kinds,
   class_names,
@@ -39,6 +43,7 @@ from adaptssr_jax.data.table_users import (
   labels_of,
   no_label,
   read_users,
+  rounded,
   times_of,
 )
 from adaptssr_jax.data.tables import TEXT, Table, read_table
@@ -111,6 +116,8 @@ def group_users(
   check_kinds(source.events, [tell['kind'] for tell in told], source.time)
   item_ids = _join_items(source, folder)
   floats = any(tell['type'] == 'float64' for tell in told)
+  if floats:
+    check_exact(tell['rounded'] for tell in told)
   run(
     functools.partial(_group, floats=floats, **place),
     buckets,
@@ -142,22 +149,25 @@ def _deal_out(
   for name in columns.texts:
     if name != source.label or of_labels:
       check_filled(table, name)
-  told = {'kind': None, 'type': None}
   if not of_labels:
     check_filled(table, source.time)
-    kind, values = times_of(table, source.time)
-    table.cells[source.time] = pa.chunked_array([pa.array(values)])
-    told = {'kind': kind, 'type': str(values.dtype)}
+    times = times_of(table, source.time)
+    told = {
+      'kind': times.kind,
+      'type': str(times.values.dtype),
+      'rounded': rounded(table, times),
+    }
+    _write_json(folder / f'told-{number}', told)
+    table.cells[source.time] = pa.chunked_array([pa.array(times.values)])
     _, distinct = encode([table], source.item)
     _write(folder / f'items-{number}', [distinct])
-  _write_json(folder / f'told-{number}', told)
   codes, ids = encode([table], source.user)
   hashes = [zlib.crc32(user.encode()) % buckets for user in ids.to_pylist()]
   bucket = np.array(hashes)[codes]
-  for at in range(buckets):
-    rows = np.flatnonzero(bucket == at)
-    taken = [table.cells[name].take(pa.array(rows)) for name in columns.names]
-    _write(folder / f'part-{number}-{at}', [pa.array(rows), *taken])
+  rows = np.argsort(bucket, kind='stable')
+  ends = np.cumsum(np.bincount(bucket, minlength=buckets))
+  taken = [table.cells[name].take(pa.array(rows)) for name in columns.names]
+  _write_batches(folder / f'part-{number}', [pa.array(rows), *taken], ends)
 
 
 def _group(
@@ -169,7 +179,8 @@ def _group(
     for number in range(len(source.events))
   ]
   events = [part for part in parts if len(part)]
-  rows, numbers, names = Rows([], Ragged.from_rows([])), np.zeros(0, int), []
+  users = Users(pa.array([], TEXT), Ragged.from_rows([]), pa.array([], TEXT))
+  numbers, names = np.zeros(0, int), []
   if events:
     users = read_users(
       events, user=source.user, item=source.item, time=source.time
@@ -182,13 +193,14 @@ def _group(
     codes, _ = encode(events, source.user)
     place = [at * _FILE + part.rows for at, part in enumerate(parts)]
     numbers = np.concatenate(place)[np.unique(codes, return_index=True)[1]]
-    rows = Rows(users.ids.to_pylist(), users.items)
-    if source.label is not None:
-      tables = events
-      if source.labels is not None:
-        tables = [_part(bucket, len(parts), source, folder, floats)]
-      rows, kept, names = _labelled(users, tables, source)
-      numbers = numbers[kept]
+  rows = Rows(users.ids.to_pylist(), users.items)
+  if source.label is not None:
+    tables = events
+    if source.labels is not None:
+      # Of all its users, those without events, too: they may be wrong.
+      tables = [_part(bucket, len(parts), source, folder, floats)]
+    rows, kept, names = _labelled(users, tables, source)
+    numbers = numbers[kept]
   save_rows(folder / f'group-{bucket}.npz', rows, numbers)
   _write_json(folder / f'names-{bucket}', names)
 
@@ -218,7 +230,8 @@ def _finish(bucket: int, *, classes: list[str], folder: pathlib.Path) -> None:
   rows, numbers = load_rows(folder / f'group-{bucket}.npz')
   if rows.label is not None:
     names = _read_json(folder / f'names-{bucket}')
-    own = np.array([classes.index(name) for name in names], np.int32)
+    number = {name: place for place, name in enumerate(classes)}
+    own = np.array([number[name] for name in names], np.int32)
     rows = rows._replace(label=own[rows.label])
   first = load(folder / 'first.npz')['first']
   save_rows(
@@ -234,7 +247,7 @@ def _part(
   floats: bool,
 ) -> Table:
   """The rows of a bucket in one file."""
-  rows, *cells = _read(folder / f'part-{number}-{bucket}')
+  rows, *cells = _read_batch(folder / f'part-{number}', bucket)
   of_labels = number == len(source.events)
   path = source.labels if of_labels else source.events[number]
   columns = source.columns(of_labels=of_labels)
@@ -276,3 +289,27 @@ def _write(
 
 def _read(path: pathlib.Path) -> list[pa.ChunkedArray]:
   return pyarrow.parquet.read_table(path).columns
+
+
+def _write_batches(
+  path: pathlib.Path,
+  columns: Sequence[pa.Array | pa.ChunkedArray],
+  ends: np.ndarray,
+) -> None:
+  """Writes rows as batches, of which each ends before one of these rows."""
+  names = [str(place) for place in range(len(columns))]
+  table = pa.table(dict(zip(names, columns, strict=True)))
+  with (
+    appearing(path) as aside,
+    pyarrow.ipc.new_file(aside, table.schema) as file,
+  ):
+    for start, end in zip([0, *ends], ends, strict=False):
+      rows = table.slice(start, end - start).columns
+      cells = [column.combine_chunks() for column in rows]
+      file.write_batch(pa.record_batch(cells, names))
+
+
+def _read_batch(path: pathlib.Path, number: int) -> list[pa.ChunkedArray]:
+  with pa.memory_map(str(path)) as file:
+    batch = pyarrow.ipc.open_file(file).get_batch(number)
+    return [pa.chunked_array([column]) for column in batch.columns]

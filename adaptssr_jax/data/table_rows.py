@@ -76,17 +76,24 @@ def csv_header(path: pathlib.Path) -> list[str]:
   """The names of the columns, none for an empty file."""
   try:
     with _long_cells():
-      return next(csv.reader(_lines(path), strict=True), [])
+      header = next(csv.reader(_lines(path), strict=True), None)
   except csv.Error as error:
-    raise DataError(f'{path}, line 1: malformed CSV: {error}') from None
+    raise _malformed(path, 1, error) from None
+  if header == []:
+    raise DataError(
+      f'{path}, line 1 is blank: put the names of the columns there'
+    )
+  return header or []
 
 
 def json_header(path: pathlib.Path, columns: Columns) -> dict[str, Any]:
   """The first object, and what it lacks of these columns from later ones."""
   header = {}
   for _, record in _json_records(path):
-    header = record | header
     # Some writers leave out what is null.
+    lacking = [name for name in columns.names if name not in header]
+    found = {name: record[name] for name in lacking if name in record}
+    header = header | found if header else record
     if all(name in header for name in columns.names):
       break
   return header
@@ -127,7 +134,18 @@ def _csv_rows_of_any_length(
         yield line, [cells[place] for place in places]
       line = reader.line_num + 1
   except csv.Error as error:
-    raise DataError(f'{path}, line {line}: malformed CSV: {error}') from None
+    raise _malformed(path, line, error) from None
+
+
+def _malformed(path: pathlib.Path, line: int, error: csv.Error) -> DataError:
+  reason = str(error)
+  if reason.startswith('new-line character'):
+    # What Python advises is for programmers.
+    reason = (
+      'a carriage return without a line feed; end lines by line feeds, and put '
+      'a cell with a carriage return between quotation marks'
+    )
+  return DataError(f'{path}, line {line}: malformed CSV: {reason}')
 
 
 def _json_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,13 @@ import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import DataError, Rows, shown
-from adaptssr_jax.data.table_times import BadTimeError, Times, parse_times
+from adaptssr_jax.data.table_times import (
+  BadTimeError,
+  Times,
+  first_inexact,
+  inexact,
+  parse_times,
+)
 from adaptssr_jax.data.tables import TEXT, Table
 
 
@@ -185,6 +191,8 @@ def _times(tables: Sequence[Table], column: str) -> np.ndarray:
   parts = [times_of(table, column) for table in tables]
   paths = [table.path for table in tables]
   check_kinds(paths, [part.kind for part in parts], column)
+  if any(part.values.dtype == np.float64 for part in parts):
+    check_exact(map(rounded, tables, parts))
   return np.concatenate([part.values for part in parts])
 
 
@@ -194,6 +202,20 @@ def times_of(table: Table, column: str) -> Times:
     return parse_times(table.cells[column])
   except BadTimeError as error:
     raise DataError(f'{table.where(error.row)}: {error}') from None
+
+
+def rounded(table: Table, times: Times) -> str | None:
+  """What would be wrong if these times became floats, if anything."""
+  row = first_inexact(times)
+  if row is None:
+    return None
+  return f'{table.where(row)}: {inexact(times.values[row])}'
+
+
+def check_exact(complaints: Iterable[str | None]) -> None:
+  """Raises `DataError` for the first that `rounded` has of a file."""
+  for complaint in filter(None, complaints):
+    raise DataError(complaint)
 
 
 def check_kinds(

@@ -8,16 +8,18 @@ which line is wrong, and why.
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.data.rows import DataError, shown
 from adaptssr_jax.data.table_rows import (
   CSV,
   JSON,
@@ -29,6 +31,7 @@ from adaptssr_jax.data.table_rows import (
   json_header,
   read_rows,
 )
+from adaptssr_jax.data.table_times import EXACT
 
 # Not `string`, whose offsets end at 2 GiB of text.
 TEXT = pa.large_string()
@@ -81,12 +84,9 @@ def read_table(path: pathlib.Path, columns: Columns) -> Table:
     DataError: the file is not there, not in that format, has no rows or lacks a
       column; the message has the line, if it is one line that is wrong.
   """
-  suffix = path.suffix.lower()
-  if suffix not in CSV + JSON + _PARQUET:
-    known = ', '.join(CSV + JSON + _PARQUET)
-    raise DataError(f'{path}: unknown format; its name must end in {known}')
+  check_path(path)
   try:
-    if suffix in _PARQUET:
+    if path.suffix.lower() in _PARQUET:
       cells = _read_parquet(path, columns)
     else:
       cells = _read_lines(path, columns)
@@ -97,6 +97,16 @@ def read_table(path: pathlib.Path, columns: Columns) -> Table:
   if not len(table):
     raise DataError(f'{path} has no rows')
   return table
+
+
+def check_path(path: pathlib.Path) -> None:
+  """Raises `DataError` for what is no file, or not in a format that is read."""
+  if path.suffix.lower() not in CSV + JSON + _PARQUET:
+    known = ', '.join(CSV + JSON + _PARQUET)
+    raise DataError(f'{path}: unknown format; its name must end in {known}')
+  # A device may have no end.
+  if not os.path.isfile(path):
+    raise DataError(f'{path} cannot be read: there is no file of this name')
 
 
 def _read_lines(
@@ -152,6 +162,10 @@ def _bulk_json(
   )
   if count_lines(path, blank=False) != len(table):
     raise ValueError('an object may go on in the next line')
+  if columns.time and types[columns.time] == pa.float64():
+    largest = pc.max(pc.abs(table.column(columns.time))).as_py()
+    if largest is not None and largest >= EXACT:
+      raise ValueError('an integer may have been rounded')
   # Unlike those of CSV, these are not checked to be UTF-8.
   table.validate(full=True)
   cells = {name: table.column(name) for name in columns.names}
@@ -177,6 +191,11 @@ def _read_parquet(
     with pyarrow.parquet.ParquetFile(path) as file:
       check_columns(path, file.schema_arrow.names, columns)
       table = file.read(columns=columns.names)
+  except UnicodeDecodeError as error:
+    raise DataError(
+      f'{path}: the name {shown(error.object)} of a column is not UTF-8; '
+      'rename it'
+    ) from None
   except pa.ArrowException as error:
     raise DataError(
       f'{path} is no readable Parquet file: {_first_line(error)}'

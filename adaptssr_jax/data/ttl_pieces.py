@@ -53,6 +53,14 @@ class _Work(NamedTuple):
   first_row: int = 0
 
 
+class _Known(NamedTuple):
+  """What is numbered: items, labels, and the digests and lines of users."""
+
+  items: Numbering
+  labels: Numbering
+  users: dict[str, np.ndarray]
+
+
 def number_lines(
   pretrain: pathlib.Path,
   task: pathlib.Path | None,
@@ -163,12 +171,15 @@ def _counted(works: Sequence[_Work]) -> tuple[list[_Work], int]:
 
 def _number(work: _Work, *, known: str, kind: Kind) -> None:
   """Makes the piece of a span."""
-  items, tails = Numbering(), Numbering()
-  for name, numbering in (('items', items), ('tails', tails)):
-    numbering.add(load(known, name)[name])
+  users = {}
+  if kind != 'pretrain':
+    users = load(pathlib.Path(work.piece).with_name('users.npz'))
+  numbered = _Known(Numbering(), Numbering(), users)
+  numbered.items.add(load(known, 'items')['items'])
+  numbered.labels.add(load(known, 'tails')['tails'])
   parts, line = [], work.first_line
   for block in read_span(work.span):
-    parts.append(_rows(work, block, line, (items, tails), kind))
+    parts.append(_rows(work, block, line, numbered, kind))
     line += len(block.items)
   rows = _concatenated(parts)
   numbers = work.first_row + np.arange(len(rows.items))
@@ -176,21 +187,16 @@ def _number(work: _Work, *, known: str, kind: Kind) -> None:
 
 
 def _rows(
-  work: _Work,
-  block: Block,
-  line: int,
-  numberings: tuple[Numbering, Numbering],
-  kind: Kind,
+  work: _Work, block: Block, line: int, known: _Known, kind: Kind
 ) -> Rows:
-  items, labels = numberings
   path = pathlib.Path(work.span.path)
-  numbers = Ragged(items.find(block.items.values), block.items.offsets)
+  numbers = Ragged(known.items.find(block.items.values), block.items.offsets)
   if kind == 'pretrain':
     return Rows([str(line + row) for row in range(len(numbers))], numbers)
   check_known(path, line, block.items, numbers)
-  users = _users(pathlib.Path(work.piece).with_name('users.npz'), block)
+  users = _users(known.users, block)
   rows = Rows(user_ids(path, line, block.items, users), numbers)
-  targets = labels.find(block.tails.values) - np.int32(1)
+  targets = known.labels.find(block.tails.values) - np.int32(1)
   tails = Ragged(targets, block.tails.offsets)
   # One row per target, as without Beam.
   of_line = np.repeat(np.arange(len(tails)), tails.lengths)
@@ -198,9 +204,8 @@ def _rows(
   return with_tails(rows.take(of_line), tails, of_line, every, kind)
 
 
-def _users(path: pathlib.Path, block: Block) -> dict[bytes, str]:
+def _users(known: dict[str, np.ndarray], block: Block) -> dict[bytes, str]:
   """The last lines of those sequences of a block that have one."""
-  known = load(path)
   own = _digests(block)
   found = np.array(own, 'S16')
   place = np.searchsorted(known['digests'], found)

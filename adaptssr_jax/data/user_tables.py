@@ -38,13 +38,14 @@ from adaptssr_jax.data.rows import (
   split_for_task,
 )
 from adaptssr_jax.data.table_pieces import Source, group_users
-from adaptssr_jax.data.table_rows import Columns
 from adaptssr_jax.data.table_users import (
   labelled_rows,
   labels_of,
   read_users,
 )
-from adaptssr_jax.data.tables import read_table
+from adaptssr_jax.data.tables import check_path, read_table
+
+_LONGEST_NAME = 50
 
 
 @dataclasses.dataclass(eq=False)
@@ -156,10 +157,13 @@ def _name(
     labels and _fingerprint(labels),
   ]
   digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8)
-  return f'{re.sub("[^0-9A-Za-z]+", "_", task)}_{digest.hexdigest()}'
+  # It becomes the name of a folder, which may not be of any length.
+  readable = re.sub('[^0-9A-Za-z]+', '_', task)[:_LONGEST_NAME]
+  return f'{readable}_{digest.hexdigest()}'
 
 
 def _fingerprint(path: str) -> list[str]:
+  check_path(pathlib.Path(path))
   try:
     with open(path, 'rb') as file:
       digest = hashlib.file_digest(file, 'blake2b').hexdigest()
@@ -183,55 +187,55 @@ class UserTables(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
-    config = self.builder_config
-    self.info.metadata['source'] = ', '.join(
-      [*config.events, *filter(None, [config.labels])]
-    )
-    user, label = config.user_column, config.label_column
-    in_events = label is not None and config.labels is None
-    columns = Columns(
-      (user, config.item_column, *([label] if in_events else [])),
-      config.time_column,
-    )
-    events = [read_table(pathlib.Path(path), columns) for path in config.events]
+    source = self._source()
+    columns = source.columns()
+    events = [read_table(pathlib.Path(path), columns) for path in source.events]
     users = read_users(
-      events, user=user, item=config.item_column, time=config.time_column
+      events, user=source.user, item=source.item, time=source.time
     )
     item_ids = users.item_ids.to_pylist()
-    if label is None:
+    if source.label is None:
       rows = Rows(users.ids.to_pylist(), users.items)
       return split_for_pretraining(rows), Vocabulary(item_ids)
 
-    if in_events:
-      labels = labels_of(events, users.ids, user=user, label=label)
-    else:
-      path = pathlib.Path(config.labels)
-      table = read_table(path, Columns((user, label)))
-      labels = labels_of(
-        [table], users.ids, user=user, label=label, required=True
-      )
-    rows, classes = labelled_rows(users, labels, config.events)
+    tables = events
+    if source.labels is not None:
+      columns = source.columns(of_labels=True)
+      tables = [read_table(pathlib.Path(source.labels), columns)]
+    labels = labels_of(
+      tables,
+      users.ids,
+      user=source.user,
+      label=source.label,
+      required=source.labels is not None,
+    )
+    rows, classes = labelled_rows(users, labels, source.events)
     return split_for_task(rows), Vocabulary(item_ids, classes)
 
   def _pieces(
     self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
   ) -> Pieces:
     del dl_manager
+    source = self._source()
+    pretrain = source.label is None
+    return group_users(
+      source,
+      split=deal_out_for_pretraining if pretrain else deal_out_for_task,
+      run=functools.partial(for_each, options=self.beam_options),
+      folder=folder,
+    )
+
+  def _source(self) -> Source:
+    """The tables, which are also told in the data set's own description."""
     config = self.builder_config
     self.info.metadata['source'] = ', '.join(
       [*config.events, *filter(None, [config.labels])]
     )
-    pretrain = config.label_column is None
-    return group_users(
-      Source(
-        config.events,
-        config.labels,
-        user=config.user_column,
-        item=config.item_column,
-        time=config.time_column,
-        label=config.label_column,
-      ),
-      split=deal_out_for_pretraining if pretrain else deal_out_for_task,
-      run=functools.partial(for_each, options=self.beam_options),
-      folder=folder,
+    return Source(
+      config.events,
+      config.labels,
+      user=config.user_column,
+      item=config.item_column,
+      time=config.time_column,
+      label=config.label_column,
     )

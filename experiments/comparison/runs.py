@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from adaptssr_jax.checkpoint import CheckpointError
+from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import DataError
 from adaptssr_jax.models import UserEncoder
 from experiments import baselines, finetune, pretrain

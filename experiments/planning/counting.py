@@ -1,49 +1,36 @@
-"""What a step computes and sends, counted in the program that JAX traces."""
+"""What a step computes, as JAX traces it, and sends, as XLA compiles it."""
 
 import collections
 import math
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Float, Int
 
 from adaptssr_jax.buckets import Buckets
 
-# What one of n devices sends of its operand, in a ring.
+# Sequences drawn to see how long those of a batch are.
+_MOST_DRAWN = 10_000_000
+# What one of n devices sends in a ring, for each byte of its result.
 _SENT = {
-  'all_gather': lambda n: n - 1,
-  'all_to_all': lambda n: (n - 1) / n,
-  'ppermute': lambda n: 1,
-  'psum': lambda n: 2 * (n - 1) / n,
-  'pmax': lambda n: 2 * (n - 1) / n,
-  'pmin': lambda n: 2 * (n - 1) / n,
-  'reduce_scatter': lambda n: (n - 1) / n,
+  'all-gather': lambda n: (n - 1) / n,
+  'all-to-all': lambda n: (n - 1) / n,
+  'collective-permute': lambda n: 1,
+  'all-reduce': lambda n: 2 * (n - 1) / n,
+  'reduce-scatter': lambda n: n - 1,
 }
+_COLLECTIVE = re.compile(rf' = (.+?) ({"|".join(_SENT)})(-start)?\(')
+_ARRAY = re.compile(r'(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
 
 
-class Work(NamedTuple):
-  """What one device does in a step.
-
-  Args:
-    flops: operations of its matrix products; a multiplication and an addition
-      are 2.
-    sent: bytes that it sends to other devices, by the kind of the collective.
-  """
-
-  flops: float
-  sent: Mapping[str, float]
-
-
-def work_of(
+def flops_of(
   jaxpr: ClosedJaxpr | Jaxpr,
   *,
-  devices: int,
   shares: Float[np.ndarray, 'programs'] | None = None,
-) -> Work:
-  """Counts the matrix products and the collectives of a traced step.
+) -> float:
+  """Counts the matrix products of a traced step, of one device.
 
   A product [b, m, k] x [b, k, n] counts 2 b m n k, the body of a loop as often
   as it runs, and what the gradient computes again once more. XLA's
@@ -51,55 +38,77 @@ def work_of(
 
   Args:
     jaxpr: of the step.
-    devices: that share the batch.
     shares: how often each branch of a switch of so many is taken. Without it,
       or of another number, the branch with the most operations counts.
 
   Returns:
-    The work of one device.
+    Operations; a multiplication and an addition are 2.
 
   Example:
     >>> def loop(matrix):
     ...   return jax.lax.fori_loop(0, 5, lambda _, x: x @ x, matrix)
-    >>> traced = jax.make_jaxpr(loop)(np.ones((10, 10)))
-    >>> work_of(traced, devices=1).flops
+    >>> flops_of(jax.make_jaxpr(loop)(np.ones((10, 10))))
     10000.0
   """
-  flops, sent = 0.0, collections.Counter()
+  flops = 0.0
   for eqn in getattr(jaxpr, 'jaxpr', jaxpr).eqns:
-    # As some collectives are named that shard_map checks.
-    name = eqn.primitive.name.removesuffix('_invariant')
     inner = [
-      work_of(body, devices=devices, shares=shares)
-      for body in jaxprs_in_params(eqn.params)
+      flops_of(body, shares=shares) for body in jaxprs_in_params(eqn.params)
     ]
-    weights = _weights(name, eqn, inner, shares)
-    for work, weight in zip(inner, weights, strict=True):
-      flops += weight * work.flops
-      for kind, size in work.sent.items():
-        sent[kind] += weight * size
-    if name == 'dot_general':
+    flops += float(np.dot(_weights(eqn, inner, shares), inner))
+    if eqn.primitive.name == 'dot_general':
       flops += _product(eqn)
-    if name in _SENT and devices > 1:
-      size = sum(_bytes(variable.aval) for variable in eqn.invars)
-      sent[name] += size * _SENT[name](devices)
-  return Work(flops, dict(sent))
+  return flops
+
+
+def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
+  """Counts what one device sends to the others, by the kind of the collective.
+
+  Args:
+    program: the text of a compiled step. A collective in a loop counts once:
+      training has none there.
+    devices: that work together, in a ring.
+
+  Returns:
+    Bytes of each kind.
+
+  Example:
+    >>> sent_of('%a = f32[4,8]{1,0} all-gather(%b), channel_id=1', devices=4)
+    {'all-gather': 96.0}
+  """
+  sent = collections.Counter()
+  if devices > 1:
+    for result, kind, is_start in _COLLECTIVE.findall(program):
+      size = sum(map(_bytes, _ARRAY.findall(result)))
+      # What is started tells of its operand as well.
+      if is_start and kind == 'all-gather':
+        size *= devices / (devices + 1)
+      elif is_start and kind == 'collective-permute':
+        size /= 2
+      sent[kind] += size * _SENT[kind](devices)
+  return dict(sent)
+
+
+def _bytes(array: tuple[str, str, str]) -> float:
+  _, bits, shape = array
+  sizes = [int(size) for size in shape.split(',') if size]
+  return int(bits or 8) / 8 * math.prod(sizes)
 
 
 def _weights(
-  name: str,
   eqn: JaxprEqn,
-  inner: list[Work],
+  inner: list[float],
   shares: Float[np.ndarray, 'programs'] | None,
 ) -> list[float]:
   """How often each program inside of an equation runs."""
+  name = eqn.primitive.name
   if name == 'scan':
     return [float(eqn.params['length'])] * len(inner)
   if name != 'cond':
     return [1.0] * len(inner)
   if shares is not None and len(shares) == len(inner):
     return shares.tolist()
-  most = int(np.argmax([work.flops for work in inner]))
+  most = int(np.argmax(inner))
   return [float(branch == most) for branch in range(len(inner))]
 
 
@@ -108,10 +117,6 @@ def _product(eqn: JaxprEqn) -> float:
   left, result = eqn.invars[0].aval, eqn.outvars[0].aval
   length = math.prod(left.shape[axis] for axis in contracted)
   return 2.0 * length * math.prod(result.shape)
-
-
-def _bytes(aval: jax.core.AbstractValue) -> int:
-  return math.prod(aval.shape) * aval.dtype.itemsize
 
 
 def program_shares(
@@ -129,7 +134,7 @@ def program_shares(
     rows: sequences of a batch on one device.
     buckets: in which parts they are encoded.
     length: to which they are padded before.
-    batches: how many are drawn.
+    batches: how many are drawn at most; fewer of large ones.
 
   Returns:
     A share for each width, the last one that of the full length.
@@ -142,6 +147,7 @@ def program_shares(
   """
   widths = [*(width for width in buckets.widths if width < length), length]
   size = min(buckets.size or rows, rows)
+  batches = max(min(batches, _MOST_DRAWN // rows), 1)
   drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
   last = np.minimum(np.arange(0, rows, size) + size, rows) - 1
   longest = np.sort(drawn, axis=1)[:, last]

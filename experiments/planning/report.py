@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-_NAMES = {'psum': 'all_reduce', 'pmax': 'all_reduce of maxima'}
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -24,7 +22,8 @@ class Plan:
     steps_per_epoch: updates that show every user once.
     num_steps: updates of the whole run.
     batch_size: users of a step, on all devices.
-    parameters: how many numbers are learned.
+    parameters: how many numbers the model has, frozen ones and what fills up
+      a split table included.
     parameters_size: of these.
     table: how many of them are the item table's.
     table_size: of these.
@@ -104,7 +103,6 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
   yield '    if all users were the longest', _flops(plan.most_flops), ''
   yield '  sent by a device', '', size_text(sum(plan.sent.values()))
   for name, size in plan.sent.items():
-    name = _NAMES.get(name, name).replace('_', '-')
     yield f'    {name}', '', size_text(size)
 
 

@@ -71,10 +71,12 @@ def start(settings, *, file_size=None):
   return processes.start('pretrain', flags, devices=2, file_size=file_size)
 
 
-def start_pair(settings):
+def start_pair(settings, *, file_size=None):
   """Starts a run in two processes of a device each."""
   flags = settings.to_flagfile().splitlines()
-  return processes.start_all('pretrain', flags, processes=2, devices=1)
+  return processes.start_all(
+    'pretrain', flags, processes=2, devices=1, file_size=file_size
+  )
 
 
 def finish(settings):
@@ -152,23 +154,32 @@ def some_save(victim):
 
 def some_data(victim):
   """In the middle of the preparation of the data."""
-  folder = pathlib.Path(victim.settings.data_dir)
-  count = len(list(folder.rglob('*'))) + victim.rng.randrange(1, 9)
-  return lambda: len(list(folder.rglob('*'))) >= count
 
+  def written():
+    # What disappears meanwhile is no error of a walk.
+    walked = os.walk(victim.settings.data_dir)
+    return sum(len(folders) + len(files) for _, folders, files in walked)
 
-MOMENTS = (some_time, some_step, some_save)
+  count = written() + victim.rng.randrange(1, 9)
+  return lambda: written() >= count
 
 
 # The injuries.
 
 
-def killed(victim, moment=some_step):
-  """SIGKILL, once."""
+def kill(victim, moment):
+  """Starts a run and kills it, unless it ends before the moment comes."""
   process = start(victim.settings)
   if wait_until(process, moment(victim)):
     process.kill()
     end(process, -signal.SIGKILL)
+  else:
+    end(process)
+
+
+def killed(victim, moment=some_step):
+  """SIGKILL, once."""
+  kill(victim, moment)
   return go_on(victim)[0]
 
 
@@ -304,16 +315,31 @@ def one_of_two_killed(victim):
   assert wait_until(pair[0], some_step(victim))
   killed = victim.rng.randrange(2)
   pair[killed].kill()
-  told = time.monotonic()
-  left = pair[1 - killed]
-  output, _ = left.communicate(timeout=SECONDS)
-  assert time.monotonic() - told < 30
-  assert left.returncode not in (0, None), output
-  # The first of these lines is JAX's, where the first process is killed.
+  pair[killed].communicate(timeout=SECONDS)
+  is_left_by(pair[1 - killed])
+  return go_on(victim, finish=finish_pair)[0]
+
+
+def one_of_two_has_no_room(victim):
+  """The disk of the first of two processes is full: both end, and say why."""
+  kept = saved_steps(victim.folder)
+  pair = start_pair(victim.settings, file_size=12)
+  output = end(pair[0], code=1)
+  assert 'make room, and give the same command to go on' in output, output
+  is_left_by(pair[1])
+  assert saved_steps(victim.folder) == kept
+  return go_on(victim, finish=finish_pair)[0]
+
+
+def is_left_by(process):
+  """A process that another one left ends soon, and says so."""
+  left = time.monotonic()
+  output, _ = process.communicate(timeout=SECONDS)
+  assert time.monotonic() - left < 30
+  assert process.returncode not in (0, None), output
+  # The first of these lines is JAX's, where the first process has gone.
   assert 'another task died' in output or 'error: another process' in output
   assert 'Traceback' not in output, output
-  pair[killed].communicate(timeout=SECONDS)
-  return go_on(victim, finish=finish_pair)[0]
 
 
 def one_of_two_told_to_stop(victim):
@@ -343,6 +369,7 @@ INJURIES = (
   disk_full,
   two_at_once,
   one_of_two_killed,
+  one_of_two_has_no_room,
   one_of_two_told_to_stop,
 )
 

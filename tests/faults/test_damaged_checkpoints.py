@@ -10,14 +10,14 @@ import shutil
 import jax
 import jax.numpy as jnp
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from adaptssr_jax.checkpoint import (
-  CheckpointError,
   Checkpoints,
   restore_encoder,
 )
-from adaptssr_jax.checkpoint_files import DamagedError
+from adaptssr_jax.checkpoint_files import CheckpointError, DamagedError
 from adaptssr_jax.description import describe
 from adaptssr_jax.devices import replicate
 from adaptssr_jax.models import UserEncoder
@@ -59,14 +59,12 @@ def copied(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'copied')
 
 
-def restore(folder, encoder=ENCODER):
-  """The state to go on from, and what was told."""
+def restore(folder, encoder=ENCODER, *, best=False):
+  """The state to go on from, or the best one, and what was told."""
   told = []
-  run = Checkpoints(folder, keep=2, tell=told.append)
-  try:
-    return run.restore(state_of(encoder)), told
-  finally:
-    run.close()
+  with Checkpoints(folder, keep=2, tell=told.append) as run:
+    find = run.restore_best if best else run.restore
+    return find(state_of(encoder)), told
 
 
 def cut(path):
@@ -172,8 +170,38 @@ def test_where_none_is_whole_nothing_is_moved(copied, item):
     restore_encoder(copied)
 
 
+def test_of_the_best_ones_the_next_is_taken(copied):
+  assert_same_bits(restore(copied, best=True)[0], state_of(ENCODER, 4, 0.5))
+  shutil.rmtree(copied / 'checkpoints' / '4' / 'params')
+  state, told = restore(copied, best=True)
+  assert_same_bits(state, state_of(ENCODER, 2, 0.25))
+  assert len(told) == 1
+  shutil.rmtree(copied / 'checkpoints' / '2' / 'params')
+  assert restore(copied, best=True)[0] is None
+  assert saved_steps(copied) == []
+
+
+def test_an_error_that_may_pass_is_no_damage(copied, monkeypatch):
+  def fail(*args, **settings):
+    raise OSError(24, os.strerror(24))
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'restore', fail)
+  with pytest.raises(
+    CheckpointError, match=r'4: cannot be read now .*open fil'
+  ):
+    restore(copied)
+  assert saved_steps(copied) == [2, 4]
+
+
 @pytest.mark.parametrize(
-  'changes', [{'embed_dim': 6}, {'num_layers': 2}, {'max_length': 2}]
+  'changes',
+  [
+    {'embed_dim': 6},
+    {'num_layers': 2},
+    {'max_length': 2},
+    {'num_items': 9},
+    {'num_items': 4},
+  ],
 )
 def test_another_model_is_no_damage(copied, changes):
   with pytest.raises(CheckpointError, match=r'checkpoints/4: of another model'):
