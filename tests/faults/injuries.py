@@ -45,11 +45,13 @@ class Victim(NamedTuple):
   Args:
     settings: of the run, which may have begun.
     whole: the folder of an equal run that nothing happened to.
+    seconds: that such a process lives.
     rng: of the moments and the wounds.
   """
 
   settings: object
   whole: pathlib.Path
+  seconds: float
   rng: random.Random
 
   @property
@@ -131,7 +133,7 @@ def wait_until(process, is_time: Callable[[], bool]):
 
 def some_time(victim):
   """A moment of its whole life."""
-  moment = time.monotonic() + victim.rng.uniform(0.2, 6.0)
+  moment = time.monotonic() + victim.rng.uniform(0.1, 0.9) * victim.seconds
   return lambda: time.monotonic() > moment
 
 
@@ -375,10 +377,14 @@ INJURIES = (
 
 
 class Ward(NamedTuple):
-  """Where runs are hurt: two folders that all victims start from, or equal."""
+  """Where runs are hurt: two folders that all victims start from, or equal.
+
+  And how many seconds it took to make the second one.
+  """
 
   folder: pathlib.Path
   data_dir: str
+  seconds: float = 0.0
 
   @property
   def whole(self):
@@ -393,14 +399,14 @@ def open_ward(folder, data_dir):
   """Makes the whole run and the half one."""
   ward = Ward(pathlib.Path(folder), data_dir)
   finish(settings_of(ward.whole, data_dir))
+  begin = time.monotonic()
   finish(settings_of(ward.half, data_dir, num_steps=HALF))
-  return ward
+  return ward._replace(seconds=time.monotonic() - begin)
 
 
 def victim_of(ward, name, seed):
   """A copy of the half run, to be hurt."""
   folder = ward.folder / f'{name}_{seed}'
   shutil.copytree(ward.half, folder)
-  return Victim(
-    settings_of(folder, ward.data_dir), ward.whole, random.Random(seed)
-  )
+  settings = settings_of(folder, ward.data_dir)
+  return Victim(settings, ward.whole, ward.seconds, random.Random(seed))

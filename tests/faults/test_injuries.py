@@ -50,7 +50,7 @@ def ward(tmp_path_factory, data_dir):
 
 def test_a_run_killed_again_and_again(ward):
   settings = settings_of(ward.folder / 'killed', str(ward.folder / 'made'))
-  victim = Victim(settings, ward.whole, random.Random(0))
+  victim = Victim(settings, ward.whole, ward.seconds, random.Random(0))
   for moment in (some_data, some_time, some_step, some_save):
     kill(victim, moment)
   redone, _ = go_on(victim)
