@@ -141,7 +141,7 @@ def test_runs_at_the_same_time_and_after_each_other_share_a_cache(
   for names in (['first'], ['second', 'other_seed']):
     processes = [run(name) for name in names]
     for process in processes:
-      output, _ = process.communicate(timeout=90)
+      output, _ = process.communicate(timeout=200)
       assert process.returncode == 0, output
       assert 'compilation cache' not in output
     if names == ['first']:

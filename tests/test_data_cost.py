@@ -37,7 +37,7 @@ print(sorted({{name.split('.')[0] for name in sys.modules}}))
 
 
 @pytest.mark.slow
-def test_100_000_users_are_made_and_written_in_a_minute(tmp_path):
+def test_100_000_users_are_made_and_written_in_two_minutes(tmp_path):
   seconds, mebibytes = last_line_of(f"""{PEAK_MIB}
 import time
 import tensorflow_datasets as tfds
@@ -48,6 +48,7 @@ adaptssr_jax.data.load(
 )
 print(time.monotonic() - start, peak_mib())
 """).split()
-  assert float(seconds) < 60
+  # Half a minute where nothing else runs; machines differ by a factor of two.
+  assert float(seconds) < 120
   # 16 times as many users, as in `ttl`, must fit a machine of 16 GiB.
   assert float(mebibytes) < 1024
