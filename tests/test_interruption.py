@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from adaptssr_jax.checkpoint import Checkpoints
 from experiments import finetune, pretrain
 from experiments.interruption import (
   Interrupted,
@@ -102,6 +103,23 @@ def test_pre_training_saves_where_it_is_told_to_stop(
   assert saved_steps(stopped.workdir)[-1] == 7
   pretrain.main(stopped)
   assert_same_run(stopped.workdir, whole.workdir)
+
+
+def test_a_second_notice_does_not_end_the_save(tmp_path, data_dir, monkeypatch):
+  close = Checkpoints.close
+
+  def told_again(checkpoints):
+    signal.raise_signal(signal.SIGTERM)
+    close(checkpoints)
+
+  monkeypatch.setattr(Checkpoints, 'close', told_again)
+  tell_after(monkeypatch, 2)
+  with (
+    pytest.raises(Interrupted, match='stopped after step 3 of 9, which is sav'),
+    listening(),
+  ):
+    pretrain.main(pretrain_settings(tmp_path, data_dir))
+  assert saved_steps(tmp_path) == [3]
 
 
 def test_fine_tuning_that_is_told_late_is_tested_later(
