@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from adaptssr_jax.devices import rows_per_device
+from adaptssr_jax.devices import is_of_lost_process, rows_per_device
 
 # The folder of all checkpoints, in that of their run.
 FOLDER = 'checkpoints'
@@ -100,6 +100,8 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
   except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
+    if jax.process_count() > 1 and is_of_lost_process(error):
+      raise
     # What there is of it takes room that the next start needs.
     for path in folder.glob('[0-9]*tmp*'):
       shutil.rmtree(path, ignore_errors=True)

@@ -13,6 +13,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Shaped
 
 AXIS = 'devices'
+# Words in the errors of who waits for a process that has gone.
+_LOST = (
+  'Gloo',
+  'NCCL',
+  'UNAVAILABLE',
+  'DEADLINE_EXCEEDED',
+  'Barrier failed',
+  'coordination service',
+)
 
 
 class Shards(NamedTuple):
@@ -24,6 +33,19 @@ class Shards(NamedTuple):
   """
 
   rows: Shaped[Array, '...']
+
+
+def is_of_lost_process(error: BaseException) -> bool:
+  """Whether an error tells that another process cannot be reached.
+
+  JAX and Orbax raise several types for it.
+
+  Example:
+    >>> is_of_lost_process(ValueError('UNKNOWN: Gloo AllGather failed: reset'))
+    True
+  """
+  texts = f'{error} {error.__cause__}'
+  return any(word in texts for word in _LOST)
 
 
 def is_shards(node: Any) -> bool:

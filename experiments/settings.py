@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import DataError
+from adaptssr_jax.devices import is_of_lost_process
 from experiments.interruption import Interrupted, listening
 
 
@@ -234,10 +235,9 @@ def _lost(error: BaseException) -> str:
   They end without a word to this one, which finds that out when it sends them
   something, or receives.
   """
-  reason, *_ = str(error).splitlines() or ['']
-  own = reason.startswith(('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT'))
-  if own or not isinstance(error, jax.errors.JaxRuntimeError):
+  if not is_of_lost_process(error):
     return ''
+  reason, *_ = str(error).splitlines()
   return (
     'error: another process of this run has stopped, or cannot be reached: '
     'look at what it says, and give the same command to all processes to go on '

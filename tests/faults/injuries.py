@@ -340,7 +340,8 @@ def is_left_by(process):
   assert time.monotonic() - left < 60
   assert process.returncode not in (0, None), output
   # The first of these lines is JAX's, where the first process has gone.
-  assert 'another task died' in output or 'error: another process' in output
+  told = 'another task died' in output or 'error: another process' in output
+  assert told, output
   assert 'Traceback' not in output, output
 
 
