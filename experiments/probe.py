@@ -1,5 +1,6 @@
 """Logistic regression on the vectors of a frozen encoder."""
 
+import contextlib
 import pathlib
 from typing import Any
 

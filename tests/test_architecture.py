@@ -1,6 +1,8 @@
 """How the code is laid out: who imports whom, and what is never imported."""
 
 import ast
+import builtins
+import dis
 import importlib
 import inspect
 import pathlib
@@ -203,6 +205,24 @@ def test_the_library_has_no_flags_environment_or_global_state(path):
     ), (path, node.lineno)
     if isinstance(node, ast.Expr):
       assert isinstance(node.value, ast.Constant), (path, node.lineno)
+
+
+def globals_of(code):
+  """The global names that a program reads, its functions included."""
+  for instruction in dis.get_instructions(code):
+    if instruction.opname == 'LOAD_GLOBAL':
+      yield instruction.argval
+  for constant in code.co_consts:
+    if inspect.iscode(constant):
+      yield from globals_of(constant)
+
+
+@pytest.mark.parametrize('path', LIBRARY + COMMANDS, ids=name_of)
+def test_every_name_is_defined(path):
+  # The shapes of jaxtyping are strings, for which the linter cannot tell.
+  module = importlib.import_module(name_of(path))
+  read = set(globals_of(compile(path.read_text(), str(path), 'exec')))
+  assert read <= vars(module).keys() | vars(builtins).keys()
 
 
 def modules():
