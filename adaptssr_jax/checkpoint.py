@@ -171,8 +171,9 @@ class Checkpoints:
     for step in sorted(self._manager.all_steps(), reverse=True):
       found = self._whole(like, step)
       if isinstance(found, TrainState):
-        self._set_aside(damaged)
-        self._manager.reload()
+        if damaged:
+          self._set_aside(damaged)
+          self._manager.reload()
         return found
       damaged.append(found)
     if damaged:

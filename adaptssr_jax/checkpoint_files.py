@@ -23,7 +23,8 @@ LOG = 'log'
 # Characters of what Orbax says that are told.
 _LONGEST = 300
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Of a disk that is full, or as good as.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(ValueError):
@@ -106,7 +107,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
     for path in folder.glob('[0-9]*tmp*'):
       shutil.rmtree(path, ignore_errors=True)
     reason, advice = _reason(error), 'mend that'
-    if any(os.strerror(number) in str(error) for number in _NO_ROOM):
+    if any(os.strerror(number) in str(error) for number in NO_ROOM):
       advice = 'make room'
     raise CheckpointError(
       f'{folder}: a checkpoint could not be written ({reason}). The ones '

@@ -4,7 +4,6 @@ Of several processes the first alone writes.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -13,6 +12,7 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import BinaryIO
 
+from adaptssr_jax.checkpoint_files import NO_ROOM
 from adaptssr_jax.data import UserData
 from experiments.process import is_first
 from experiments.settings import SettingsError
@@ -21,7 +21,6 @@ from experiments.shared_settings import RunSettings
 _FLAGS = 'flags.txt'
 _LOCK = '.lock'
 _PART = '.part'
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
 
@@ -76,7 +75,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     advice = 'choose another folder'
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
       advice = 'make room, and give the same command to go on'
     raise SettingsError(
       f'--workdir={folder} cannot be written ({error.strerror}): {advice}'
