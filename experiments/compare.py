@@ -27,7 +27,7 @@ from experiments.compilation import forget_compiled
 from experiments.datasets import open_data
 from experiments.finetune import open_task
 from experiments.finetune_settings import FinetuneSettings, with_defaults
-from experiments.objectives import parse_fusion
+from experiments.objective_settings import parse_fusion
 from experiments.pretrain import PretrainSettings
 from experiments.process import ProcessSettings
 from experiments.settings import (

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from experiments.objectives import AUGMENTATIONS
+from experiments.objective_settings import EDITS as AUGMENTATIONS
 from experiments.settings import SettingsError
 from experiments.tasks import KINDS
 
