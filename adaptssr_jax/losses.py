@@ -75,9 +75,9 @@ def adaptssr_loss(
     temperature: By which similarities are divided; 1 is the paper.
     smooth: Of hard pairs, see `mpr_loss`; 0 is the paper.
     block_size: None compares anchors with all users at once, which takes
-      `[batch, 2 * views * all]` numbers. Otherwise with so many at a time, also for the
-      gradient: the same to rounding, in the memory of one block, and faster if
-      hard. Of equally hard negatives the first gets the gradient.
+      `[batch, 2 * views * all]` numbers. Otherwise with so many at a time, also
+      for the gradient: the same to rounding, in the memory of one block, and
+      faster if hard. Of equally hard negatives the first gets the gradient.
     axis_name: The axis of `jax.pmap` or `jax.shard_map` over which users are
       split. Negatives and 'batch_mean' are then those of all its devices. The
       value is the same on each, and the gradient of a parameter, averaged over

@@ -238,14 +238,12 @@ def _over_chunks(
   *,
   chunk_size: int,
 ) -> tuple[Losses, Losses]:
-  """log sum exp z of each row, and the sum of z over its labels in the table.
+  """Computes log sum exp z of each row, and the sum of z over its labels.
 
   Labels outside of 0..ids-1 are those of another part of the table.
   """
   size = min(chunk_size, len(table))
-  chunk = functools.partial(
-    _of_chunk, size, hidden, table, bias, labels, where
-  )
+  chunk = functools.partial(_of_chunk, size, hidden, table, bias, labels, where)
   if size == len(table):
     return chunk(jnp.zeros((), labels.dtype))
   # The gradient scores a chunk again: keeping all of them is what we avoid.

@@ -171,8 +171,8 @@ def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
     0 < weight < float('inf') for weight in weights
   ):
     raise SettingsError(
-      f'--objective_weights={",".join(words)} must be a number above 0 for each '
-      f'of --objective={",".join(settings.objective)}'
+      f'--objective_weights={",".join(words)} must be a number above 0 for '
+      f'each of --objective={",".join(settings.objective)}'
     )
   return dict(zip(settings.objective, weights, strict=True))
 

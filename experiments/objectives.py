@@ -1,6 +1,5 @@
 """From the flags of pre-training to its objective."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
