@@ -80,6 +80,7 @@ COMMAND_LAYERS = [
   {'skipped'},
   {'loop'},
   {'tasks', 'plan'},
+  {'labelled_rows'},
   {'probe', 'tuning'},
 ]
 
