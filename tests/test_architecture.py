@@ -66,8 +66,9 @@ COMMAND_LAYERS = [
     'similarity_views',
     'interruption',
     'planning',
+    'features',
   },
-  {'settings'},
+  {'settings', 'reading'},
   {'objective_settings'},
   {'speed', 'process', 'scikit_learn'},
   {'distributed'},
@@ -83,6 +84,7 @@ COMMAND_LAYERS = [
   {'skipped'},
   {'loop'},
   {'tasks', 'plan'},
+  {'labelled_rows'},
   {'probe', 'tuning'},
 ]
 
