@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ from experiments.objectives import (
 )
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
+from experiments.probe_epochs import EpochProbe, open_probe
 from experiments.process import tell
 from experiments.settings import flag, run
 from experiments.shared_settings import EncoderSettings, PlanSettings
@@ -61,6 +62,17 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
   init_from: str = flag(
     '', 'Workdir of a run whose encoder to start from; else at random.'
+  )
+  select_by: str = flag(
+    'loss',
+    'What chooses the best epoch: the validation loss, or the accuracy of a '
+    'logistic regression on the vectors of the users of --probe_task.',
+    choices=('loss', 'probe'),
+  )
+  probe_task: str = flag(
+    'gender',
+    '--select_by=probe: the task whose training and validation rows judge the '
+    'vectors; its test rows are not looked at.',
   )
 
 
@@ -130,12 +142,22 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
           whole=1,
         ),
         key=replicate(eval_key),
+        probe=probe_of(settings, encoder, items),
       ),
     ),
     state,
   )
   tell(f'pre-trained: {folder}')
   return state
+
+
+def probe_of(
+  settings: PretrainSettings, encoder: UserEncoder, items: Sequence[str]
+) -> EpochProbe | None:
+  """What chooses the epoch, if it is not the loss."""
+  if settings.select_by == 'loss':
+    return None
+  return open_probe(settings, encoder, items, task=settings.probe_task)
 
 
 def plan(settings: PretrainSettings) -> Plan:
@@ -258,11 +280,13 @@ def validate(
   settings: PretrainSettings,
   step: Callable,
   key: jax.Array,
+  probe: EpochProbe | None = None,
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, who are ranked within their batch.
 
-  And the score of the state, minus the loss. A state that has collapsed has
-  none, since its loss may be the lowest of all; it is warned of.
+  And the score of the state, minus the loss or the accuracy of the probe. A
+  state that has collapsed has none, since its loss may be the lowest of all; it
+  is warned of.
   """
   totals, vectors = None, []
   for batch, rows in loop.batches_in_order(users, settings, length):
@@ -274,11 +298,14 @@ def validate(
     for name, (total, count) in totals.items()
   }
   values |= spread_of_users(np.concatenate(vectors))
+  score = -values['loss']
+  if probe:
+    score = values['probe_accuracy'] = probe.accuracy(state.params)
   warning = collapse_warning(values, objective=settings.objective)
   if warning:
     tell(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}
-  return named, None if warning else -values['loss']
+  return named, None if warning else score
 
 
 if __name__ == '__main__':

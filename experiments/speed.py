@@ -218,9 +218,22 @@ def make_encoding(
     buckets: in which parts the users are encoded.
     length: of the sequences of a batch.
   """
-  make = functools.partial(_encoding, buckets)
-  step = pmap_step(on_table(settings, make, encoder, length=length))
+  step = pmap_step(
+    encoding_step(settings, encoder, buckets=buckets, length=length)
+  )
   return step, replicate(with_split_table(settings, {'encoder': params}))
+
+
+def encoding_step(
+  settings: TableSettings,
+  encoder: UserEncoder,
+  *,
+  buckets: Buckets,
+  length: int,
+) -> Callable:
+  """The step of `make_encoding`, before `pmap_step`."""
+  make = functools.partial(_encoding, buckets)
+  return on_table(settings, make, encoder, length=length)
 
 
 def _encoding(buckets: Buckets, encoder: UserEncoder) -> Callable:

@@ -85,7 +85,7 @@ COMMAND_LAYERS = [
   {'loop'},
   {'tasks', 'plan'},
   {'labelled_rows'},
-  {'probe', 'tuning'},
+  {'probe', 'probe_epochs', 'tuning'},
 ]
 
 

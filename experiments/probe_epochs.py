@@ -1,0 +1,140 @@
+"""Chooses the epoch of a pre-training run by what its vectors tell.
+
+The loss of a ranking of views is no judge of epochs: it falls while the vectors
+get worse. A logistic regression on the vectors of the users of a task, fitted
+on its training rows and measured on its validation rows, is one. The test rows
+are not looked at.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.train import pmap_step
+from experiments import loop
+from experiments.datasets import open_data
+from experiments.reading import Labelled, read
+from experiments.scikit_learn import scikit_learn
+from experiments.settings import SettingsError
+from experiments.shared_settings import RunSettings
+from experiments.speed import (
+  encoding_step,
+  length_seen,
+  make_buckets,
+  sample_lengths,
+)
+
+
+class EpochProbe(NamedTuple):
+  """A task whose labels judge the vectors of an epoch.
+
+  Args:
+    users: of the training and then of the validation rows, without labels.
+    labelled: the labels of these rows.
+    encode: (params, users) -> their vectors, [rows, dim].
+  """
+
+  users: tuple[UserArrays, UserArrays]
+  labelled: Labelled
+  encode: Callable[..., np.ndarray]
+
+  def accuracy(self, params: dict[str, Any]) -> float:
+    """The accuracy on the validation rows."""
+    vectors = [self.encode(params, users) for users in self.users]
+    return read(np.concatenate(vectors), self.labelled).score
+
+
+def open_probe(
+  settings: RunSettings,
+  encoder: UserEncoder,
+  items: Sequence[str],
+  *,
+  task: str,
+) -> EpochProbe:
+  """Opens the task that judges the epochs.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained.
+    items: the raw ids of its items.
+    task: of the same data set.
+
+  Raises:
+    SettingsError: the task has no classes, or scikit-learn is missing.
+  """
+  scikit_learn('--select_by=probe')
+  data = open_data(settings, task)
+  if data.kind not in ('classification', 'conversion'):
+    raise SettingsError(
+      f'--probe_task={task} is a {data.kind} task: --select_by=probe needs one '
+      'with classes'
+    )
+  splits = [data.splits[name] for name in ('train', 'validation')]
+  users = tuple(
+    _renumbered(split, data.vocabulary.items, items, unknown=encoder.mask_id)
+    for split in splits
+  )
+  label = np.concatenate([split.label for split in splits])
+  ends = np.cumsum([len(split.label) for split in splits])
+  validation = np.arange(*ends)
+  length = length_seen(users, encoder.max_length)
+  encode = pmap_step(
+    encoding_step(
+      settings,
+      encoder,
+      buckets=make_buckets(settings, sample_lengths(users[0], length)),
+      length=length,
+    )
+  )
+  return EpochProbe(
+    users,
+    Labelled(
+      label,
+      # Nothing is tested.
+      {
+        'train': np.arange(ends[0]),
+        'validation': validation,
+        'test': validation[:1],
+      },
+      len(data.vocabulary.labels),
+    ),
+    functools.partial(
+      _vectors, encode=encode, settings=settings, length=length
+    ),
+  )
+
+
+def _vectors(
+  params: dict[str, Any],
+  users: UserArrays,
+  *,
+  encode: Callable,
+  settings: RunSettings,
+  length: int,
+) -> np.ndarray:
+  batches = loop.batches_in_order(users, settings, length)
+  return np.concatenate(
+    [np.asarray(encode(params, batch))[: len(rows)] for batch, rows in batches]
+  )
+
+
+def _renumbered(
+  users: UserArrays,
+  own: Sequence[str],
+  items: Sequence[str],
+  *,
+  unknown: int,
+) -> UserArrays:
+  """The users without labels, their items numbered as those of the encoder."""
+  histories = users.items
+  if list(own) != list(items):
+    number = {name: place for place, name in enumerate(items, 1)}
+    numbers = np.array(
+      [0, *(number.get(name, unknown) for name in own)], np.int32
+    )
+    histories = Ragged(numbers[histories.values], histories.offsets)
+  return UserArrays(users.user_id, histories)
