@@ -96,7 +96,9 @@ def encoded_lengths(
     lengths: of users, of their whole histories if slices are drawn of them.
     max_length: of the encoder.
   """
-  names = augmentations_of(settings) + (settings.second_augmentations or ())
+  first = augmentations_of(settings)
+  second = settings.second_augmentations or first
+  views = first + second * (settings.num_slices - 1)
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.
   drawn = np.linspace(low, high, 16).astype(int)
@@ -107,11 +109,11 @@ def encoded_lengths(
     if objective == 'pooled_items':
       found.append(slices)
     elif objective == 'adaptssr':
-      seen = slices if 'slice' in names else recent
+      seen = slices if 'slice' in first + second else recent
       # Only crop makes a sequence shorter.
       found += [
         np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
-        for name in set(names) - {'slice'} or {'slice'}
+        for name in views
       ]
     else:
       found.append(recent)

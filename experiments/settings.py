@@ -102,6 +102,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   if value is None:
     return
   rule = field.metadata
+  if isinstance(field.default, tuple) and isinstance(value, str):
+    raise SettingsError(
+      f'--{field.name} holds several words: give a tuple of them, not {value!r}'
+    )
   words = value if isinstance(value, tuple) else (value,)
   if rule['choices'] and not words:
     raise SettingsError(

@@ -12,7 +12,7 @@ from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.data import batches
 from adaptssr_jax.diagnostics import ViewSimilarities
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.views import views_objective
 from experiments import loop, objectives, pretrain
 from experiments.settings import SettingsError, from_flagfile
 from experiments.workdir import open_workdir
@@ -153,7 +153,7 @@ def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
 
   def objective(*args, **settings):
     traced.append(settings)
-    return adaptssr_objective(*args, **settings)
+    return views_objective(*args, **settings)
 
   def batch_at(users, step, **settings):
     batch = batches.batch_at(users, step, **settings)
@@ -161,7 +161,7 @@ def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
       seen.extend(batch['example_id'][batch['where']].tolist())
     return batch
 
-  monkeypatch.setattr(objectives, 'adaptssr_objective', objective)
+  monkeypatch.setattr(objectives, 'views_objective', objective)
   monkeypatch.setattr(loop, 'batch_at', batch_at)
   pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=6))
   # Once to train, once to validate: compiling is slow.

@@ -193,13 +193,23 @@ def test_lengths_are_those_of_what_batches_hold():
       {'augmentations': ('mask',), 'second_augmentations': ('crop',)},
       [3, 10, 2, 4],
     ),
-    ({'objective': 'masked_items', 'augmentations': ('crop',)}, [3, 10]),
+    ({'objective': ('masked_items',), 'augmentations': ('crop',)}, [3, 10]),
   ],
 )
 def test_views_have_the_lengths_of_their_augmentations(changes, expected):
   settings = pretrain_settings('', '', crop_ratio=0.4, **changes)
-  found = encoded_lengths(settings, np.array([3, 10]))
+  found = encoded_lengths(settings, np.array([3, 10]), max_length=100)
   assert found.tolist() == expected
+
+
+def test_slices_have_lengths_of_their_own():
+  settings = pretrain_settings(
+    '', '', objective=('pooled_items',), slice_lengths=('2', '6')
+  )
+  found = encoded_lengths(settings, np.array([3, 50]), max_length=6)
+  # Of 3 behaviours no more than 3; of 50, from 2 to 6 alike.
+  assert set(found) == {2, 3, 4, 5, 6}
+  assert (found == 3).sum() > (found == 6).sum() >= 1
 
 
 def test_buckets_are_of_16_sequences_on_a_cpu():

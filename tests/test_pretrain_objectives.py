@@ -1,0 +1,175 @@
+"""Pre-training by slices and prefixes, with and without AdaptSSR."""
+
+import numpy as np
+import pytest
+
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.models import UserEncoder
+from experiments import pretrain, probe_epochs
+from experiments.objectives import init_head, recent_items
+from experiments.settings import SettingsError
+from tests.tiny_runs import (
+  Interruption,
+  assert_same_run,
+  interrupt_at,
+  lines,
+  pretrain_settings,
+  saved_state,
+)
+
+POOLED = {'objective': ('pooled_items',), 'slice_lengths': ('2', '6')}
+JOINT = POOLED | {
+  'objective': ('pooled_items', 'adaptssr'),
+  'objective_weights': ('1', '0.3'),
+  'loss_form': 'list',
+  'temperature': 0.1,
+}
+
+
+@pytest.fixture(scope='module')
+def pooled(tmp_path_factory, data_dir):
+  folder = tmp_path_factory.mktemp('pooled') / 'run'
+  settings = pretrain_settings(folder, data_dir, num_steps=6, **POOLED)
+  pretrain.main(settings)
+  return settings
+
+
+def test_pooled_items_learn(pooled):
+  losses = [line['loss'] for line in lines(pooled.workdir) if 'loss' in line]
+  assert losses[-1] < losses[0]
+  assert 'validation_effective_rank' in lines(pooled.workdir)[-1]
+  assert set(saved_state(pooled.workdir)['params']) == {'encoder', 'head'}
+  # Wide enough to begin with.
+  table = saved_state(pooled.workdir)['params']['encoder']['item_embedding']
+  assert 0.05 < table.std() < 0.07
+
+
+def test_a_killed_run_goes_on_to_the_bit(
+  pooled, tmp_path, data_dir, monkeypatch
+):
+  settings = pretrain_settings(tmp_path, data_dir, num_steps=6, **POOLED)
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 5)
+    with pytest.raises(Interruption):
+      pretrain.main(settings)
+  pretrain.main(settings)
+  assert_same_run(tmp_path, pooled.workdir)
+
+
+def test_a_split_table_learns_the_same(pooled, tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path, data_dir, num_steps=6, shard_table=True, **POOLED
+  )
+  pretrain.main(settings)
+  for ours, whole in zip(lines(tmp_path), lines(pooled.workdir), strict=True):
+    for name in {'loss', 'validation_loss'} & set(whole):
+      np.testing.assert_allclose(ours[name], whole[name], rtol=1e-4)
+
+
+def test_adaptssr_joins_from_the_first_stage(pooled, tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path, data_dir, init_from=pooled.workdir, num_steps=2, **JOINT
+  )
+  pretrain.main(settings)
+  line = lines(tmp_path)[0]
+  total = line['pooled_items_loss'] + 0.3 * line['adaptssr_loss']
+  np.testing.assert_allclose(line['loss'], total, rtol=1e-5)
+  assert {'lambda', 'implicit', 'explicit'} <= set(line)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'objective': ('next_items',), 'num_next': 2},
+    # Nothing in common but the encoder: each sees what it needs.
+    {
+      'objective': ('pooled_items', 'adaptssr', 'masked_items'),
+      'augmentations': ('crop', 'mask'),
+      'window': 'random',
+      'sampled_items': 5,
+    },
+    {'augmentations': ('slice', 'mask'), 'num_slices': 3},
+  ],
+  ids=str,
+)
+def test_other_objectives_train(tmp_path, data_dir, changes):
+  settings = pretrain_settings(tmp_path, data_dir, num_steps=2, **changes)
+  pretrain.main(settings)
+  values = [v for line in lines(tmp_path) for v in line.values()]
+  assert np.isfinite(values).all()
+
+
+def test_the_bias_starts_at_the_shares_of_the_items():
+  users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
+  encoder = UserEncoder(3, embed_dim=2)
+  settings = pretrain_settings('', '', **POOLED)
+  bias = init_head(settings, encoder, users)['head']['bias']
+  # One more of each: padding, then items 1, 2 and 3.
+  np.testing.assert_allclose(
+    np.exp(bias), np.array([1, 5, 1, 2]) / 9, rtol=1e-6
+  )
+  zeros = pretrain_settings('', '', output_bias='zeros', **POOLED)
+  assert not init_head(zeros, encoder, users)['head']['bias'].any()
+  assert init_head(pretrain_settings('', ''), encoder, users) == {}
+
+
+def test_the_encoder_reads_the_end_of_a_history():
+  items = np.array([[1, 2, 3, 4], [5, 6, 0, 0]])
+  assert recent_items(items, length=3).tolist() == [[2, 3, 4], [5, 6, 0]]
+  assert recent_items(items, length=4) is items
+
+
+def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):
+  told = iter([0.5, 0.9, 0.7])
+  monkeypatch.setattr(
+    probe_epochs.EpochProbe, 'accuracy', lambda *args: next(told)
+  )
+  settings = pretrain_settings(
+    tmp_path, data_dir, select_by='probe', probe_task='age', **POOLED
+  )
+  state = pretrain.main(settings)
+  assert int(state.step) == 6
+  found = [line.get('validation_probe_accuracy') for line in lines(tmp_path)]
+  assert [value for value in found if value] == [0.5, 0.9, 0.7]
+
+
+def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path, data_dir, num_steps=3, select_by='probe', **POOLED
+  )
+  pretrain.main(settings)
+  (value,) = [
+    line['validation_probe_accuracy']
+    for line in lines(tmp_path)
+    if 'validation_probe_accuracy' in line
+  ]
+  # Of 40 validation users, which are of two genders.
+  assert 0.4 < value <= 1
+  assert abs(value * 40 - round(value * 40)) < 1e-4
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'slice_lengths': ('5',)}, '--slice_lengths must be two numbers'),
+    ({'slice_lengths': ('4', '3')}, 'the least and the most behaviours'),
+    ({'slice_lengths': ('4', '90')}, 'the encoder reads 6 behaviours; shorten'),
+    (
+      {'objective_weights': ('1',)},
+      'a number above 0 for each of --objective=',
+    ),
+    ({'objective_weights': ('1', '-1')}, '--objective_weights=1,-1 must be'),
+    ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
+    ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
+    ({'objective': 'adaptssr'}, '--objective holds several words'),
+    (
+      {'second_augmentations': ('crop',), 'num_slices': 3},
+      '--second_augmentations is for two views',
+    ),
+    ({'table_update': 'rows'}, 'does not go with --objective=pooled_items'),
+    ({'select_by': 'probe', 'probe_task': 'click'}, 'needs one with classes'),
+  ],
+)
+def test_bad_flags_are_refused(tmp_path, data_dir, changes, words):
+  with pytest.raises(SettingsError, match=words):
+    pretrain.main(pretrain_settings(tmp_path, data_dir, **JOINT | changes))
