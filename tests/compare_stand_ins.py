@@ -8,8 +8,8 @@ import pytest
 
 from adaptssr_jax.data import resplit
 from experiments import compare
-from experiments.compare import CompareSettings
-from experiments.comparison import runs
+from experiments.comparison import commands
+from experiments.comparison.options import CompareSettings
 from experiments.datasets import open_data
 from experiments.workdir import open_workdir
 from tests.tiny_runs import Interruption
@@ -24,8 +24,8 @@ class StandIns:
     self.calls = []
     self.settings = []
     self.die_at = None
-    monkeypatch.setattr(runs.pretrain, 'main', self.pretrain)
-    monkeypatch.setattr(runs.finetune, 'main', self.finetune)
+    monkeypatch.setattr(commands.pretrain, 'main', self.pretrain)
+    monkeypatch.setattr(commands.finetune, 'main', self.finetune)
     # Nothing of theirs is compiled, and to look for it takes seconds.
     monkeypatch.setattr(compare, 'forget_compiled', lambda: None)
 

@@ -6,10 +6,11 @@ import jax
 import pytest
 
 from experiments import compare
-from experiments.compare import CompareSettings
-from experiments.comparison import methods
+from experiments.comparison import methods, stages
 from experiments.comparison.grid import Cell, Pretraining, plan
+from experiments.comparison.options import CompareSettings
 from experiments.compilation import forget_compiled
+from experiments.finetune_settings import FinetuneSettings
 from experiments.settings import from_flagfile
 from tests.compare_stand_ins import (
   SHAPE,
@@ -229,14 +230,14 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
   settings = from_flagfile(CompareSettings, path)
   chosen = methods.choose_methods(settings.methods)
-  found = compare._read_pretraining(settings, chosen.values())
+  found = stages.read_pretraining(settings, methods.METHODS, chosen)
   own = found['pretrain'].encoder_fields()
   # Given, so that it is the same after a warm start and without.
   assert own.pop('dropout_rate') > 0
   if 'warm_start' in found:
     assert own.items() <= found['warm_start'].encoder_fields().items()
   for kind in methods.METRICS:
-    tuned = compare._read_flagfile(compare.FinetuneSettings, settings, kind)
+    tuned = stages.read_flagfile(FinetuneSettings, settings, kind)
     assert tuned.dataset == settings.dataset or not getattr(settings, kind)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import compare
-from experiments.comparison import runs
+from experiments.comparison import commands, setup
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
 from tests.compare_stand_ins import (
@@ -65,7 +65,7 @@ def test_a_run_on_other_data_is_refused(
     data = open_data(settings, opened)
     return data._replace(name='changed') if opened == task else data
 
-  monkeypatch.setattr(compare, 'open_data', open_changed)
+  monkeypatch.setattr(setup, 'open_data', open_changed)
   words = f'^{name} --dataset was synthetic_users/tiny_{task}/.*, is changed'
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
@@ -126,7 +126,7 @@ def test_an_error_names_its_run(settings, monkeypatch):
   def fail(settings):
     raise SettingsError('--num_heads: no')
 
-  monkeypatch.setattr(runs.finetune, 'main', fail)
+  monkeypatch.setattr(commands.finetune, 'main', fail)
   words = r'^cells/none/gender/share_1/split_0/seed_0: --num_heads: no$'
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
