@@ -49,9 +49,7 @@ def crop(
     >>> crop(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]), ratio=0.5)
     Array([7, 7, 0, 0, 0], dtype=int32)
   """
-  start, size = _random_run(key, items, ratio)
-  kept = jnp.arange(len(items)) < size
-  return jnp.where(kept, jnp.roll(items, -start), 0)
+  return _keep(items, *_random_run(key, items, ratio))
 
 
 def mask(
@@ -134,6 +132,70 @@ def reorder(
   return jnp.asarray(items)[order]
 
 
+def random_slice(
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+  *,
+  lengths: tuple[int, int],
+) -> Int[Array, ' length']:
+  """Keeps a run of random length and moves it to the front.
+
+  Of `n` behaviours the run has `m`, drawn uniformly from
+  `min(low, n)..min(high, n)`; every start is equally likely. Two slices of one
+  history are two views of the same user, in which nothing is edited.
+
+  Args:
+    key: A random key.
+    items: `[length]`, the whole history: real ids first, 0 is padding.
+    lengths: `(low, high)`, the least and the most behaviours of a slice.
+
+  Returns:
+    `[length]`, the run, then padding; all after the first `high` is padding.
+
+  Raises:
+    ValueError: If not `1 <= low <= high`.
+
+  Example:
+    >>> history = jnp.array([7, 7, 7, 7, 0])
+    >>> random_slice(jax.random.key(0), history, lengths=(2, 2))
+    Array([7, 7, 0, 0, 0], dtype=int32)
+
+  Reference:
+    Babaev et al., "CoLES: Contrastive Learning for Event Sequences with
+    Self-Supervision", SIGMOD 2022: random slices of one sequence as views.
+  """
+  low, high = lengths
+  if not 1 <= low <= high:
+    raise ValueError(f'lengths must be 1 <= low <= high, not {lengths}.')
+  size_key, start_key = jax.random.split(key)
+  n = jnp.sum(_is_real(items), dtype=jnp.int32)
+  least, most = jnp.minimum(low, n), jnp.minimum(high, n)
+  size = jax.random.randint(size_key, (), least, most + 1)
+  start = jax.random.randint(start_key, (), 0, n - size + 1)
+  return _keep(items, start, size)
+
+
+def recent(
+  items: Int[ArrayLike, ' length'], *, length: int
+) -> Int[Array, ' kept']:
+  """The last behaviours of a history, as an encoder of that length reads them.
+
+  Args:
+    items: `[all]`, real ids first, 0 is padding.
+    length: How many behaviours are kept.
+
+  Returns:
+    `[min(all, length)]`, the behaviours, then padding.
+
+  Example:
+    >>> recent(jnp.array([5, 6, 7, 8, 0]), length=2)
+    Array([7, 8], dtype=int32)
+  """
+  n = jnp.sum(_is_real(items), dtype=jnp.int32)
+  size = jnp.minimum(n, length)
+  return _keep(items, n - size, size)[:length]
+
+
 def one_of(*augmentations: Augmentation) -> Augmentation:
   """Makes an augmentation that applies one of several, drawn uniformly.
 
@@ -169,6 +231,45 @@ def _apply_one(
   choice_key, key = jax.random.split(key)
   choice = jax.random.randint(choice_key, (), 0, len(augmentations))
   return jax.lax.switch(choice, augmentations, key, items)
+
+
+def in_turn(*augmentations: Augmentation) -> Augmentation:
+  """Makes an augmentation that applies several, one after the other.
+
+  Args:
+    *augmentations: Functions `(key, items) -> items`, settings already bound.
+
+  Returns:
+    A function `(key, items) -> items`.
+
+  Example:
+    >>> augment = in_turn(
+    ...   functools.partial(random_slice, lengths=(4, 4)),
+    ...   functools.partial(crop, ratio=0.5),
+    ... )
+    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 7]))
+    Array([7, 7, 0, 0, 0], dtype=int32)
+  """
+  return functools.partial(_apply_in_turn, augmentations)
+
+
+def _apply_in_turn(
+  augmentations: tuple[Augmentation, ...],
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+) -> Int[Array, ' length']:
+  keys = jax.random.split(key, len(augmentations))
+  for augment, part in zip(augmentations, keys, strict=True):
+    items = augment(part, items)
+  return jnp.asarray(items)
+
+
+def _keep(
+  items: Int[ArrayLike, ' length'], start: Array, size: Array
+) -> Int[Array, ' length']:
+  """Moves a run of behaviours to the front, and drops the others."""
+  kept = jnp.arange(len(items)) < size
+  return jnp.where(kept, jnp.roll(items, -start), 0)
 
 
 def _random_run(

@@ -34,16 +34,16 @@ _BLOCK = 256
 
 
 class ViewSimilarities(NamedTuple):
-  """The similarities that AdaptSSR ranks, each the mean of both anchors.
+  """The similarities that AdaptSSR ranks, each the mean of all anchors.
 
   Args:
     implicit: to the same view under the other dropout mask, `[batch]`.
-    explicit: to the two passes of the other view, their mean, `[batch]`.
-    other: to the four vectors of every other user, their mean, `[batch]`.
+    explicit: to both passes of the other views, their mean, `[batch]`.
+    other: to all vectors of every other user, their mean, `[batch]`.
     hardest: to the most similar of those, `[batch]`.
-    implicit_over_explicit: share of the 2 pairs of an anchor whose implicit
+    implicit_over_explicit: share of the pairs of an anchor whose implicit
       view is strictly nearer than the explicit one, `[batch]`.
-    explicit_over_other: share of the `2 * 4 * (users - 1)` pairs of an anchor
+    explicit_over_other: share of the pairs of an anchor
       whose explicit view is strictly nearer than the other user, `[batch]`.
   """
 
@@ -56,7 +56,7 @@ class ViewSimilarities(NamedTuple):
 
 
 def view_similarities(
-  users: Float[ArrayLike, '2 2 batch dim'],
+  users: Float[ArrayLike, 'views 2 batch dim'],
   *,
   anchors: int | None = None,
   where: Bool[ArrayLike, ' batch'] | None = None,
@@ -64,12 +64,12 @@ def view_similarities(
 ) -> ViewSimilarities:
   """Tells how the views of each user of a batch are ranked.
 
-  The anchors of a user are the first passes of its two explicit views; every
-  number is the mean over the two.
+  The anchors of a user are the first passes of its explicit views; every number
+  is the mean over them.
 
   Args:
-    users: `[2, 2, batch, dim]` = (explicit view, dropout pass, user, feature),
-      of any scale, as `adaptssr_loss` takes them.
+    users: `[views, 2, batch, dim]` = (explicit view, dropout pass, user,
+      feature), of any scale, as `adaptssr_loss` takes them.
     anchors: Of how many users, the first of each device; None: of all. The time
       is that of `4 * anchors * all` cosines.
     where: Bool `[batch]`. False marks padding: neither anchor nor other user.
@@ -98,35 +98,36 @@ def view_similarities(
   own, users = own[:anchors], users[:, :, :anchors]
   where = None if where is None else jnp.asarray(where)[:anchors]
   rank = functools.partial(_rank_views, everyone, ids)
-  halves = [
+  turns = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
+  found = [
     map_chunks(
       rank,
       own,
       views[0, 0],
       views[0, 1],
-      jnp.moveaxis(views[1], 0, 1),
+      jnp.moveaxis(views[1:], 2, 0).reshape(len(own), -1, views.shape[-1]),
       size=_BLOCK,
     )
-    for views in (users, users[::-1])
+    for views in turns
   ]
-  means = jax.tree.map(lambda *pair: sum(pair) / 2, *halves)
+  means = jax.tree.map(lambda *values: sum(values) / len(values), *found)
   return jax.tree.map(functools.partial(zero_unless, where), means)
 
 
 def _rank_views(
-  everyone: Float[Array, '2 2 all dim'],
+  everyone: Float[Array, 'views 2 all dim'],
   ids: Int[Array, ' all'],
   own: Int[Array, ' batch'],
   anchors: Float[Array, 'batch dim'],
   implicit_view: Float[Array, 'batch dim'],
-  explicit_views: Float[Array, 'batch 2 dim'],
+  explicit_views: Float[Array, 'batch explicit dim'],
 ) -> ViewSimilarities:
   """The similarities of some anchors; all vectors have length 1."""
   implicit = exact_dot('bd,bd->b', anchors, implicit_view)
   explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
   other = exact_dot('bd,vpad->bvpa', anchors, everyone)
   other = other.reshape(len(anchors), -1)
-  exists = jnp.tile(is_another(own, ids), 4)
+  exists = jnp.tile(is_another(own, ids), 2 * len(everyone))
   count = jnp.sum(exists, axis=-1)
   # A batch of one has no others: its sums are 0, and so are its shares.
   at_least_one = jnp.maximum(count, 1)
@@ -139,7 +140,7 @@ def _rank_views(
     hardest=jnp.where(count > 0, hardest, 0),
     implicit_over_explicit=jnp.mean(implicit[:, None] > explicit, axis=-1),
     explicit_over_other=jnp.sum(nearer & exists[:, None, :], axis=(-2, -1))
-    / (2 * at_least_one),
+    / (explicit.shape[1] * at_least_one),
   )
 
 

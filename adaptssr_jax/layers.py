@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-normal = nn.initializers.normal(stddev=0.02)
+# Of matrices and embeddings at the start.
+INIT_STDDEV = 0.02
+normal = nn.initializers.normal(stddev=INIT_STDDEV)
 
 
 class Dense(nn.Module):

@@ -12,7 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.microbatches import in_chunks
 from adaptssr_jax.reductions import AxisName
-from adaptssr_jax.similarity import all_users, exact_dot, is_another
+from adaptssr_jax.similarity import (
+  all_users,
+  exact_dot,
+  is_another,
+  smooth_max,
+)
 
 Anchors = Float[Array, 'batch dim']
 Ids = Int[Array, ' batch']
@@ -31,14 +36,14 @@ class Negatives(NamedTuple):
 
 
 def negatives_of(
-  users: Float[Array, '2 2 batch dim'],
+  users: Float[Array, 'views 2 batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
 ) -> tuple[Negatives, Ids]:
-  """The four vectors of each user of all devices; the ids of the local users.
+  """All vectors of each user of all devices; the ids of the local users.
 
   Args:
-    users: `[2, 2, batch, dim]`, of length 1.
+    users: `[views, 2, batch, dim]`, of length 1.
     where: Bool `[batch]`, the users that count.
     axis_name: The axis over whose devices users are split.
 
@@ -47,7 +52,7 @@ def negatives_of(
   """
   everyone, ids, own = all_users(users, where, axis_name)
   vectors = everyone.reshape(-1, everyone.shape[-1])
-  return Negatives(vectors, jnp.tile(ids, 4)), own
+  return Negatives(vectors, jnp.tile(ids, 2 * len(users))), own
 
 
 def negative_similarities(
@@ -106,6 +111,55 @@ def hardest_similarity(
   nearest = exact_dot('bd,bd->b', anchors, negatives.vectors[index])
   nobody = jnp.max(best, axis=0) == -jnp.inf
   return jnp.where(nobody, -jnp.inf, nearest)[:, None]
+
+
+def smooth_hardest_similarity(
+  anchors: Anchors,
+  own: Ids,
+  negatives: Negatives,
+  *,
+  smooth: float,
+  block_size: int,
+) -> Float[Array, 'batch 1']:
+  """The smooth maximum of the cosines of anchors to other users.
+
+      s log sum_n exp(cosine_n / s)
+
+  The gradient computes each block again, so that one of them is held at a time.
+
+  Args:
+    anchors: `[batch, dim]`, of length 1.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+    smooth: s, see `smooth_max`.
+    block_size: How many of them are compared at a time.
+
+  Returns:
+    `[batch, 1]`, -inf for an anchor without any negative.
+
+  Example:
+    >>> negatives = Negatives(jnp.eye(2), jnp.array([1, 2]))
+    >>> anchors, own = jnp.array([[1.0, 0.0]]), jnp.array([3])
+    >>> hardest = smooth_hardest_similarity(
+    ...   anchors, own, negatives, smooth=1.0, block_size=1
+    ... )
+    >>> print(f'{hardest[0, 0]:.4f} = log(e + 1)')
+    1.3133 = log(e + 1)
+  """
+  block_max = functools.partial(_smooth_max_of_block, smooth, anchors, own)
+  # The loop already keeps the compiler from merging the two passes.
+  found = lax.map(
+    jax.checkpoint(block_max, prevent_cse=False),
+    in_chunks(negatives, size=block_size),
+  )
+  return smooth_max(found.T, smooth=smooth)
+
+
+def _smooth_max_of_block(
+  smooth: float, anchors: Anchors, own: Ids, negatives: Negatives
+) -> Float[Array, ' batch']:
+  found = negative_similarities(anchors, own, negatives)
+  return smooth_max(found, smooth=smooth)[:, 0]
 
 
 def mean_over_blocks(

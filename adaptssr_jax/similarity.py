@@ -1,5 +1,6 @@
 """Cosines that stay right where numbers break."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -23,13 +24,14 @@ def unit_length(
 
 def unit_users(
   users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
-) -> Float[Array, '2 2 batch dim']:
+) -> Float[Array, 'views 2 batch dim']:
   """Checks the shape, zeroes padding, and gives each vector length 1."""
-  if jnp.ndim(users) != 4 or jnp.shape(users)[:2] != (2, 2):
+  shape = jnp.shape(users)
+  if len(shape) != 4 or shape[0] < 2 or shape[1] != 2:
     raise ValueError(
-      'users must be [2, 2, batch, dim] = (explicit view, dropout pass, user, '
-      f'feature), not {jnp.shape(users)}: jnp.stack([jnp.stack([a, a_again]), '
-      'jnp.stack([b, b_again])]).'
+      'users must be [views, 2, batch, dim] = (explicit view, dropout pass, '
+      f'user, feature), not {shape}: two views are '
+      'jnp.stack([jnp.stack([a, a_again]), jnp.stack([b, b_again])]).'
     )
   if where is not None:
     where = jnp.broadcast_to(where, jnp.shape(users)[:3])
@@ -43,6 +45,34 @@ def cosines(
   return exact_dot('bd,vbd->bv', anchors, views)
 
 
+def smooth_max(
+  values: Float[Array, '*batch n'], *, smooth: float
+) -> Float[Array, '*batch 1']:
+  """The maximum of the last axis, or a smooth one above it.
+
+  s log sum exp(x / s), and max x in the limit s = 0
+
+  Args:
+    values: `[..., n]`; -inf means "not there".
+    smooth: s.
+
+  Returns:
+    `[..., 1]`, -inf where nothing is there, with a gradient of 0.
+
+  Example:
+    >>> print(f'{smooth_max(jnp.zeros(2), smooth=1.0)[0]:.4f} = log 2')
+    0.6931 = log 2
+  """
+  if not smooth:
+    return jnp.max(values, axis=-1, keepdims=True, initial=-jnp.inf)
+  exists = values > -jnp.inf
+  some = jnp.any(exists, axis=-1, keepdims=True)
+  # What is not there must not enter the sum, where its gradient would be nan.
+  values = jnp.where(some, values, 0)
+  largest = smooth * jax.nn.logsumexp(values / smooth, axis=-1, keepdims=True)
+  return jnp.where(some, largest, -jnp.inf)
+
+
 def exact_dot(spec: str, left: Array, right: Array) -> Array:
   """`jnp.einsum` in full precision.
 
@@ -52,11 +82,11 @@ def exact_dot(spec: str, left: Array, right: Array) -> Array:
 
 
 def all_users(
-  users: Float[Array, '2 2 batch dim'],
+  users: Float[Array, 'views 2 batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
 ) -> tuple[
-  Float[Array, '2 2 all dim'], Int[Array, ' all'], Int[Array, ' batch']
+  Float[Array, 'views 2 all dim'], Int[Array, ' all'], Int[Array, ' batch']
 ]:
   """Returns the users of all devices, their ids, and those of the local users.
 

@@ -1,20 +1,19 @@
 """Logistic regression on the set of items that a user has seen."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from adaptssr_jax.data import UserData
+from experiments.features import bag_svd, tf_idf
+from experiments.labelled_rows import bags_of_rows, labelled_rows, outputs_of
+from experiments.reading import BAG_STRENGTHS, best_of, read
 from experiments.scikit_learn import scikit_learn
 from experiments.tasks import KINDS
 
 # Strengths of the regularisation, strongest first, for bags of ones and for
 # bags weighted to unit length.
-_STRENGTHS = {
-  'binary': (0.001, 0.01, 0.1, 1.0),
-  'tf_idf': (0.3, 1.0, 3.0, 10.0),
-}
+_STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
 
 
 def classify_bags(
@@ -24,7 +23,7 @@ def classify_bags(
 
   Args:
     data: a task with labels.
-    length: behaviours seen of a user.
+    length: behaviours seen of a user; 0: all of them.
 
   Returns:
     What was chosen, and its outputs for validation and test: logits of the
@@ -33,79 +32,42 @@ def classify_bags(
   Raises:
     SettingsError: scikit-learn is not installed; names the extra.
   """
-  kind = KINDS[data.kind]
-  label = {name: np.asarray(part.label) for name, part in data.splits.items()}
-  best = None
+  scikit_learn('bag_of_items')
+  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  bag, readings = bags_of_rows(data, length), []
   for weighting, strengths in _STRENGTHS.items():
-    bags = bags_of(data, length, weighting)
-    for strength in strengths:
-      model = _fit(bags['train'], label['train'], strength)
-      outputs = {
-        name: _outputs(model, bags[name], data)
-        for name in ('validation', 'test')
-      }
-      values = kind.measure(outputs['validation'], label['validation'])
-      score = values.get(kind.select_by[0], 0.0)
-      # Among equals the first, which is the simplest.
-      if best is None or score > best[0]:
-        best = score, {'weighting': weighting, 'C': strength}, outputs
-  _, chosen, outputs = best
-  return chosen, outputs
+    features = _weighted(bag, labelled.rows['train'], weighting)
+    reading = read(features, labelled, strengths=strengths)
+    chosen = {'weighting': weighting} | reading.chosen
+    readings.append(reading._replace(chosen=chosen))
+  best = best_of(readings)
+  return best.chosen, outputs_of(best, data)
 
 
-def bags_of(data: UserData, length: int, weighting: str) -> dict[str, Any]:
-  """Which items the last behaviours of each row hold, as sparse matrices.
+def classify_svd(
+  data: UserData, length: int, *, num_components: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """As `classify_bags`, of a truncated SVD of the bags of all rows.
 
   Args:
-    data: the splits.
-    length: behaviours seen of a user.
-    weighting: 'binary', or 'tf_idf': rarer items weigh more, by how many rows
-      of the training split hold them, and rows have unit length.
+    data: a task with labels.
+    length: as of `classify_bags`.
+    num_components: of the SVD.
 
   Returns:
-    [rows, items + 1] of every split; column 0 stands for padding.
+    As `classify_bags`.
+
+  Raises:
+    SettingsError: scikit-learn is not installed; names the extra.
   """
-  from scipy import sparse
-
-  bags = {}
-  for name, users in data.splits.items():
-    items = users.items.padded(np.arange(len(users.items)), length)
-    row, place = np.nonzero(items)
-    shape = (len(items), len(data.vocabulary.items) + 1)
-    bag = sparse.csr_matrix(
-      (np.ones(len(row)), (row, items[row, place])), shape
-    )
-    # Items met twice were added up.
-    bag.data[:] = 1
-    bags[name] = bag
-  if weighting == 'tf_idf':
-    weigh = scikit_learn(
-      'bag_of_items'
-    ).feature_extraction.text.TfidfTransformer()
-    weigh.fit(bags['train'])
-    bags = {name: weigh.transform(bag) for name, bag in bags.items()}
-  return bags
+  scikit_learn('bag_svd')
+  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  bag = tf_idf(bags_of_rows(data, length))
+  vectors = bag_svd(bag, num_components=num_components)
+  best = read(vectors, labelled)
+  chosen = {'num_components': vectors.shape[1]} | best.chosen
+  return chosen, outputs_of(best, data)
 
 
-def _fit(features: Any, labels: np.ndarray, strength: float) -> Any:
-  learn = scikit_learn('bag_of_items')
-  if len(np.unique(labels)) == 1:
-    # A few labels may be all of one class, from which nothing is learned.
-    return learn.dummy.DummyClassifier(strategy='prior').fit(features, labels)
-  model = learn.linear_model.LogisticRegression(C=strength, max_iter=300)
-  with warnings.catch_warnings():
-    # Weak regularisation may be cut short; validation then judges the model.
-    warnings.simplefilter('ignore', learn.exceptions.ConvergenceWarning)
-    return model.fit(features, labels)
-
-
-def _outputs(model: Any, bags: Any, data: UserData) -> np.ndarray:
-  """What a network would put out: logits of all classes, or log-odds."""
-  # A class that is not among the training rows has no chance.
-  shape = bags.shape[0], len(data.vocabulary.labels)
-  logits = np.full(shape, -np.inf, np.float32)
-  logits[:, model.classes_] = model.predict_log_proba(bags)
-  if data.kind == 'conversion':
-    # Finite where nothing was learned, so that the log loss is.
-    return np.clip(logits[:, 1] - logits[:, 0], -30, 30)
-  return logits
+def _weighted(bag: Any, train: np.ndarray, weighting: str) -> Any:
+  return tf_idf(bag, rows=train) if weighting == 'tf_idf' else bag

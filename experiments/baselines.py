@@ -3,6 +3,7 @@
   python -m experiments.baselines --method=bag_of_items --task=gender
 
 bag_of_items: logistic regression on which items a user has seen (labels);
+bag_svd: on the directions in which the TF-IDF of all users differs most;
 most_popular, last_item: counts of the training rows (ranking). They leave the
 same `result.json` and `predictions.npz` as `experiments.finetune`.
 """
@@ -13,7 +14,7 @@ import pathlib
 from typing import Any
 
 from adaptssr_jax.data import resplit
-from experiments.bag_of_items import classify_bags
+from experiments.bag_of_items import classify_bags, classify_svd
 from experiments.count_ranking import rank_by_counts
 from experiments.datasets import open_data
 from experiments.finetune import write_predictions
@@ -31,11 +32,14 @@ class BaselineSettings(DataSettings):
   method: str = flag(
     'bag_of_items',
     'Which baseline.',
-    choices=('bag_of_items', 'most_popular', 'last_item'),
+    choices=('bag_of_items', 'bag_svd', 'most_popular', 'last_item'),
   )
   task: str = flag('gender', 'The task: gender, age, click, ...')
   max_length: int = flag(
-    100, 'Behaviours seen of a user, the last ones.', low=1
+    100, 'Behaviours seen of a user, the last ones; 0: all of them.', low=0
+  )
+  num_components: int | None = flag(
+    None, 'bag_svd: features of a user [64].', low=1
   )
   split_seed: int = flag(
     0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
@@ -45,6 +49,14 @@ class BaselineSettings(DataSettings):
     'Labelled rows to train on, the first of the shuffled split; 0: all.',
     low=0,
   )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.num_components and self.method != 'bag_svd':
+      raise SettingsError(
+        f'--num_components is for --method=bag_svd, not {self.method}: leave '
+        'it out'
+      )
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
@@ -60,7 +72,7 @@ def baseline_in(
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
   data = data._replace(splits=data.splits | {'train': train})
-  ranks = settings.method != 'bag_of_items'
+  ranks = settings.method in ('most_popular', 'last_item')
   if ranks != (data.kind == 'ranking'):
     raise SettingsError(
       f'--method={settings.method} cannot do --task={settings.task}, which is '
@@ -69,6 +81,12 @@ def baseline_in(
   if ranks:
     chosen, outputs = rank_by_counts(
       data, last_item=settings.method == 'last_item'
+    )
+  elif settings.method == 'bag_svd':
+    chosen, outputs = classify_svd(
+      data,
+      settings.max_length,
+      num_components=settings.num_components or 64,
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)

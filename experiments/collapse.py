@@ -21,10 +21,10 @@ _SPREAD = {
   'uniformity': jax.jit(diagnostics.uniformity),
   'effective_rank': jax.jit(diagnostics.effective_rank),
 }
+_LONGER = 'train longer, or with another --learning_rate'
 _ADVICE = {
-  'adaptssr': 'start from a run of --objective=masked_items (--init_from), or '
-  'lower --learning_rate',
-  'masked_items': 'train longer, or with another --learning_rate',
+  ('adaptssr',): 'start from a run of --objective=pooled_items (--init_from), '
+  'or lower --learning_rate'
 }
 
 
@@ -33,7 +33,9 @@ def spread_of_users(users: np.ndarray) -> dict[str, float]:
   return {name: float(measure(users)) for name, measure in _SPREAD.items()}
 
 
-def collapse_warning(values: dict[str, float], *, objective: str) -> str:
+def collapse_warning(
+  values: dict[str, float], *, objective: tuple[str, ...]
+) -> str:
   """What is wrong with the user vectors, if these numbers show it.
 
   Args:
@@ -45,7 +47,7 @@ def collapse_warning(values: dict[str, float], *, objective: str) -> str:
   Returns:
     A sentence that says what to try, or nothing.
   """
-  advice = _ADVICE[objective]
+  advice = _ADVICE.get(objective, _LONGER)
   if values['mean_cosine'] > _LARGEST_MEAN_COSINE:
     return (
       'all users are encoded alike (mean cosine '

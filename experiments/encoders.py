@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.layers import INIT_STDDEV
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.transfer import map_item_rows
 from experiments.process import tell
@@ -42,7 +43,7 @@ def make_encoder(
   given = settings.encoder_fields()
   if not source:
     encoder = _build(num_items=len(items), **given)
-    return encoder, _init(encoder, key)
+    return encoder, _init(encoder, key, settings.item_stddev)
 
   # Also where all else is traced, as for a plan.
   with jax.ensure_compile_time_eval():
@@ -57,7 +58,7 @@ def make_encoder(
   encoder = encoder.clone(num_items=len(items), **free)
   table, found = map_item_rows(
     params['item_embedding'],
-    _init(encoder, key)['item_embedding'],
+    _init(encoder, key, settings.item_stddev)['item_embedding'],
     known,
     items,
   )
@@ -75,6 +76,12 @@ def _build(**fields: Any) -> UserEncoder:
     raise SettingsError(f'the encoder cannot be built: {error}') from error
 
 
-def _init(encoder: UserEncoder, key: jax.Array) -> dict[str, Any]:
+def _init(
+  encoder: UserEncoder, key: jax.Array, item_stddev: float | None
+) -> dict[str, Any]:
   # Compiled, since op by op it takes seconds.
-  return jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))['params']
+  params = jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))['params']
+  if item_stddev is None:
+    return params
+  scale = item_stddev / INIT_STDDEV
+  return params | {'item_embedding': scale * params['item_embedding']}

@@ -24,7 +24,7 @@ from experiments.datasets import open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
-from experiments.probe import probe
+from experiments.probe import probe, probe_name
 from experiments.process import tell
 from experiments.settings import SettingsError, run
 from experiments.speed import check_table_update, on_table
@@ -87,7 +87,7 @@ def finetune_in(
   write_predictions(folder, outputs['test'], data)
   text = json.dumps(result, indent=2, allow_nan=False)
   write_whole(folder / RESULT, text + '\n')
-  print_result(result)
+  print_result(result, settings)
   return result
 
 
@@ -266,12 +266,12 @@ def write_predictions(
   write_whole(folder / PREDICTIONS, file.getvalue())
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   """Prints the metrics of the best epoch, a line a split."""
   start = result['pretrained'] or 'a random start'
   best = f'step {result["best_step"]:,}'
-  if 'C' in result:
-    best = f'a probe with C {result["C"]:g}'
+  if settings.mode == 'probe':
+    best = probe_name(result)
   tell(f'{result["task"]} from {start}, {best}:')
   for split in ('validation', 'test'):
     values = ', '.join(

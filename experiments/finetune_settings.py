@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from experiments.settings import flag
+from experiments.reading import MODELS
+from experiments.settings import SettingsError, flag
 from experiments.shared_settings import EncoderSettings, PlanSettings
 
 _LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
@@ -31,6 +32,16 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'What is trained: encoder and head, the head on a frozen encoder, or a '
     'logistic regression on its vectors.',
     choices=('full', 'frozen', 'probe'),
+  )
+  probe_model: str = flag(
+    'logistic',
+    '--mode=probe: a logistic regression, or the boosted trees of LightGBM.',
+    choices=MODELS,
+  )
+  with_bag: bool = flag(
+    False,
+    '--mode=probe: reads the items of the whole history too, weighted by '
+    'TF-IDF, beside the vector.',
   )
   num_epochs: int = flag(5, 'Passes over the users.', low=1)
   batch_size: int | None = flag(
@@ -72,6 +83,17 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'The validation metric by which the best epoch is chosen [classification '
     'accuracy, conversion auc, ranking ndcg@10].',
   )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.mode == 'probe':
+      return
+    for name, is_given in {
+      'with_bag': self.with_bag,
+      f'probe_model={self.probe_model}': self.probe_model != 'logistic',
+    }.items():
+      if is_given:
+        raise SettingsError(f'--{name} is for --mode=probe: give that too')
 
   def names_free_to_change(self) -> set[str]:
     """Not the length: a run that was tested is not trained any further."""

@@ -1,164 +1,311 @@
 """From the flags of pre-training to its objective."""
 
-import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax import augment
 from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.data import UserArrays
 from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
-from adaptssr_jax.objectives.masked_items import (
-  init_masked_items,
-  masked_items_objective,
+from adaptssr_jax.objectives.adaptssr import rank_views
+from adaptssr_jax.objectives.masked_items import masked_items_objective
+from adaptssr_jax.objectives.next_items import next_items_objective
+from adaptssr_jax.objectives.pooled_items import predict_views
+from adaptssr_jax.objectives.views import (
+  encode_views,
+  sum_objective,
+  views_objective,
 )
 from adaptssr_jax.train import LossFn
-from experiments.settings import Settings, SettingsError, flag
+from experiments.objective_settings import (
+  AugmentationSettings,
+  ObjectiveSettings,
+  augmentations_of,
+  parse_fusion,
+  parse_weights,
+  slice_lengths_of,
+  uses_histories,
+)
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
-AUGMENTATIONS = ('crop', 'mask', 'reorder')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentationSettings(Settings):
-  """How strong the augmentations are."""
-
-  crop_ratio: float = flag(
-    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
-  )
-  mask_ratio: float | None = flag(
-    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
-  )
-  reorder_ratio: float = flag(
-    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(AugmentationSettings):
-  """What is learned from behaviours alone."""
-
-  objective: str = flag(
-    'adaptssr',
-    'What is learned: to rank augmented views, or to guess masked items.',
-    choices=('adaptssr', 'masked_items'),
-  )
-  augmentations: tuple[str, ...] = flag(
-    AUGMENTATIONS,
-    'adaptssr: explicit augmentations, one drawn per view.',
-    choices=AUGMENTATIONS,
-  )
-  second_augmentations: tuple[str, ...] | None = flag(
-    None,
-    'adaptssr: those of the second view [the same as of the first].',
-    choices=AUGMENTATIONS,
-  )
-  mask_ratio: float | None = flag(
-    None,
-    'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
-    above=0.0,
-    high=1.0,
-  )
-  fusion: str = flag(
-    'adaptive',
-    'Lambda: adaptive (one per user), batch_mean, or a number in [0, 1].',
-  )
-  hard_negatives: bool = flag(
-    True, 'adaptssr: rank the hardest pairs of a batch, rather than all.'
-  )
-  sampled_items: int = flag(
-    0,
-    'masked_items: train on a softmax over this many sampled items; 0: over '
-    'all of them.',
-    low=0,
-  )
+# Those that look at views, and can share them.
+_OF_VIEWS = ('pooled_items', 'adaptssr')
 
 
 def make_objective(
   settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
 ) -> tuple[LossFn, LossFn]:
-  """The objective of the flags.
+  """The objective of the flags, or the weighted sum of several.
 
   Returns:
     The loss to train on and the loss to validate with, both (params, batch,
     key) -> loss, metrics.
   """
-  if settings.objective == 'masked_items':
-    return _masked_items(settings, encoder, buckets)
-  loss_fn = _adaptssr(settings, encoder, buckets)
-  # It needs dropout in validation too: that makes the implicit views.
-  return loss_fn, loss_fn
+  train, validation = (
+    _make_objective(settings, encoder, buckets, is_training=is_training)
+    for is_training in (True, False)
+  )
+  return train, validation
 
 
 def init_head(
-  settings: ObjectiveSettings, encoder: UserEncoder
+  settings: ObjectiveSettings, encoder: UserEncoder, users: UserArrays
 ) -> dict[str, Any]:
-  """The parameters of the objective that the encoder lacks."""
-  if settings.objective == 'masked_items':
-    return {'head': init_masked_items(encoder)}
-  return {}
+  """The parameters of the objectives that the encoder lacks: a bias per id.
+
+  It starts at zero, or at the log of how large a share of all behaviours each
+  item has, counted with one more, so that none has log 0.
+  """
+  if settings.objective == ('adaptssr',):
+    return {}
+  if settings.output_bias == 'zeros':
+    return {'head': {'bias': jnp.zeros(encoder.mask_id)}}
+  counts = 1.0 + np.bincount(users.items.values, minlength=encoder.mask_id)
+  # A plan may be of more items than the data have.
+  counts = counts[: encoder.mask_id]
+  shares = np.log(counts / counts.sum())
+  return {'head': {'bias': jnp.asarray(shares, jnp.float32)}}
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:
-  """How many sequences are encoded of each user: two views, each twice."""
-  return 1 if settings.objective == 'masked_items' else 4
+  """How many sequences are encoded of each user in a step."""
+  return sum(
+    {
+      'adaptssr': 2 * settings.num_slices,
+      # Of the passes of AdaptSSR, if it sees the same views.
+      'pooled_items': 0 if shares_views(settings) else settings.num_slices,
+    }.get(name, 1)
+    for name in settings.objective
+  )
 
 
 def encoded_lengths(
-  settings: ObjectiveSettings, lengths: np.ndarray
+  settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-  """How long the sequences are that are encoded of users so long."""
-  if settings.objective == 'masked_items':
-    return lengths
-  first = settings.augmentations
-  views = [
-    # Only crop makes a sequence shorter.
-    np.ceil(settings.crop_ratio * lengths) if name == 'crop' else lengths
-    for names in (first, settings.second_augmentations or first)
-    for name in names
-  ]
-  return np.concatenate(views).astype(int)
+  """How long the sequences are that are encoded of users so long.
+
+  Args:
+    settings: the flags.
+    lengths: of users, of their whole histories if slices are drawn of them.
+    max_length: of the encoder.
+  """
+  names = augmentations_of(settings) + (settings.second_augmentations or ())
+  low, high = slice_lengths_of(settings, max_length)
+  # Slices of all lengths that are drawn, as far as there are behaviours.
+  drawn = np.linspace(low, high, 16).astype(int)
+  slices = np.minimum(lengths[:, None], drawn).reshape(-1)
+  recent = np.minimum(lengths, max_length)
+  found = []
+  for objective in settings.objective:
+    if objective == 'pooled_items':
+      found.append(slices)
+    elif objective == 'adaptssr':
+      seen = slices if 'slice' in names else recent
+      # Only crop makes a sequence shorter.
+      found += [
+        np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
+        for name in set(names) - {'slice'} or {'slice'}
+      ]
+    else:
+      found.append(recent)
+  return np.concatenate(found).astype(int)
 
 
-def _masked_items(
-  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
-) -> tuple[LossFn, LossFn]:
-  loss_fn = functools.partial(
-    masked_items_objective,
-    encoder=encoder,
-    ratio=settings.mask_ratio or 0.3,
-    buckets=buckets,
-    axis_name=AXIS,
+def shares_views(settings: ObjectiveSettings) -> bool:
+  """Whether AdaptSSR and pooled items look at the same views: plain slices."""
+  return set(_OF_VIEWS) <= set(settings.objective) and (
+    augmentations_of(settings) == ('slice',)
+    and settings.second_augmentations in (None, ('slice',))
   )
-  train_fn = functools.partial(loss_fn, sampled_items=settings.sampled_items)
-  validate_fn = functools.partial(loss_fn, deterministic=True)
-  return train_fn, validate_fn
 
 
-def _adaptssr(
-  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
+def _make_objective(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  buckets: Buckets,
+  *,
+  is_training: bool,
 ) -> LossFn:
-  choices = make_augmentations(settings, encoder.mask_id)
-  first = settings.augmentations
-  second = settings.second_augmentations or first
-  return functools.partial(
-    adaptssr_objective,
-    encoder=encoder,
-    augmentations=tuple(
-      augment.one_of(*[choices[name] for name in names])
-      for names in (first, second)
+  """The loss to train on, or the one to validate with."""
+  weights = parse_weights(settings)
+  groups = [(name,) for name in settings.objective]
+  if shares_views(settings):
+    others = [group for group in groups if group[0] not in _OF_VIEWS]
+    groups = [_OF_VIEWS, *others]
+  made = {}
+  for group in groups:
+    make = _of_views if group[0] in _OF_VIEWS else _of_items
+    made['_and_'.join(group)] = make(
+      settings, encoder, buckets, group, weights, is_training=is_training
+    )
+  if len(made) == 1:
+    (only,) = made.values()
+    return only
+  return functools.partial(sum_objective, objectives=made, weights=weights)
+
+
+def _of_views(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  buckets: Buckets,
+  names: tuple[str, ...],
+  weights: dict[str, float],
+  *,
+  is_training: bool,
+) -> LossFn:
+  """AdaptSSR, pooled items, or both of the same views."""
+  ranks = 'adaptssr' in names
+  losses = {
+    'pooled_items': functools.partial(
+      predict_views,
+      sampled_items=settings.sampled_items if is_training else 0,
+      axis_name=AXIS,
     ),
-    fusion=parse_fusion(settings.fusion),
-    hard_negatives=settings.hard_negatives,
-    # All rankings of a small batch fit, and take less time at once.
-    block_size=_BLOCK if settings.hard_negatives else 4 * _BLOCK,
-    buckets=buckets,
-    axis_name=AXIS,
+    'adaptssr': functools.partial(
+      rank_views,
+      fusion=parse_fusion(settings.fusion),
+      form=settings.loss_form,
+      hard_negatives=settings.hard_negatives,
+      temperature=settings.temperature,
+      smooth=settings.smooth,
+      # All rankings of a small batch fit, and take less time at once.
+      block_size=_BLOCK if settings.hard_negatives else 4 * _BLOCK,
+      axis_name=AXIS,
+    ),
+  }
+  views = ('slice',) if not ranks else augmentations_of(settings)
+  objective = functools.partial(
+    views_objective,
+    losses={name: losses[name] for name in names},
+    # Weighted here if it is a sum already.
+    weights=weights if len(names) > 1 else None,
+    encode=functools.partial(
+      encode_views,
+      encoder=encoder,
+      augmentations=_view_augmentations(settings, encoder, views, ranks),
+      # AdaptSSR needs dropout in validation too: it makes the implicit views.
+      passes=2 if ranks else 1,
+      deterministic=not (ranks or is_training),
+      buckets=buckets,
+    ),
   )
+  if 'slice' in views:
+    return objective
+  return _on_window(settings, encoder, objective, is_training=is_training)
+
+
+def _of_items(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  buckets: Buckets,
+  names: tuple[str, ...],
+  weights: dict[str, float],
+  *,
+  is_training: bool,
+) -> LossFn:
+  """Masked items, or the next items after a prefix."""
+  del weights
+  shared = {
+    'encoder': encoder,
+    'sampled_items': settings.sampled_items if is_training else 0,
+    'deterministic': not is_training,
+    'buckets': buckets,
+    'axis_name': AXIS,
+  }
+  if names == ('next_items',):
+    return functools.partial(
+      next_items_objective, num_next=settings.num_next, **shared
+    )
+  objective = functools.partial(
+    masked_items_objective, ratio=settings.mask_ratio or 0.3, **shared
+  )
+  return _on_window(settings, encoder, objective, is_training=is_training)
+
+
+def _on_window(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  objective: LossFn,
+  *,
+  is_training: bool,
+) -> LossFn:
+  """Shows an objective what the encoder reads, where batches hold histories."""
+  if not uses_histories(settings):
+    return objective
+  return functools.partial(
+    see_window,
+    objective=objective,
+    length=encoder.max_length,
+    window=settings.window if is_training else 'last',
+  )
+
+
+def see_window(
+  params: dict[str, Any],
+  batch: dict[str, Any],
+  key: jax.Array,
+  *,
+  objective: LossFn,
+  length: int,
+  window: str,
+) -> tuple[jax.Array, dict[str, Any]]:
+  """An objective of the last behaviours, or of a random run, of histories."""
+  window_key, key = jax.random.split(key)
+  items = recent_items(batch['items'], length=length)
+  if window == 'random':
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+      window_key, batch['example_id']
+    )
+    draw = functools.partial(augment.random_slice, lengths=(length, length))
+    items = jax.vmap(draw)(keys, batch['items'])[:, :length]
+  return objective(params, batch | {'items': items}, key)
+
+
+def recent_items(items: jax.Array, *, length: int) -> jax.Array:
+  """The last behaviours of each user, [users, length] at most."""
+  if items.shape[1] <= length:
+    return items
+  return jax.vmap(functools.partial(augment.recent, length=length))(items)
+
+
+def _view_augmentations(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  first: tuple[str, ...],
+  ranks: bool,
+) -> tuple[augment.Augmentation, ...]:
+  """One augmentation for each view."""
+  second = (settings.second_augmentations if ranks else None) or first
+  choices = make_augmentations(settings, encoder.mask_id)
+  make = functools.partial(
+    _augmentation,
+    choices=choices,
+    lengths=slice_lengths_of(settings, encoder.max_length),
+  )
+  return make(first), *[make(second)] * (settings.num_slices - 1)
+
+
+def _augmentation(
+  names: tuple[str, ...],
+  *,
+  choices: dict[str, augment.Augmentation],
+  lengths: tuple[int, int],
+) -> augment.Augmentation:
+  """A slice if that is named, and then one of the others."""
+  edits = [choices[name] for name in names if name != 'slice']
+  steps: list[Callable] = []
+  if 'slice' in names:
+    steps.append(functools.partial(augment.random_slice, lengths=lengths))
+  if edits:
+    steps.append(augment.one_of(*edits))
+  return steps[0] if len(steps) == 1 else augment.in_turn(*steps)
 
 
 def make_augmentations(
@@ -177,18 +324,3 @@ def make_augmentations(
     ),
     'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
   }
-
-
-def parse_fusion(text: str) -> str | float:
-  """The value of `--fusion`: a word, or a number in [0, 1]."""
-  if text in ('adaptive', 'batch_mean'):
-    return text
-  try:
-    value = float(text)
-  except ValueError:
-    value = -1.0
-  if not 0 <= value <= 1:
-    raise SettingsError(
-      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
-    )
-  return value

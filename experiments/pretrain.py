@@ -8,6 +8,7 @@ Started again with the same flags, it goes on where it stopped.
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,17 @@ from experiments import loop
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
-from experiments.objectives import (
+from experiments.objective_settings import (
   ObjectiveSettings,
+  check_objective,
+  uses_histories,
+)
+from experiments.objectives import (
   encoded_lengths,
   encoded_of_a_user,
   init_head,
   make_objective,
+  recent_items,
 )
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
@@ -58,8 +64,22 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   )
 
 
+# The item table starts wider where the user vector predicts items: at 0.02 its
+# scores are so close to each other that training stands still for epochs.
+_ITEM_STDDEV = 0.06
+_FROM_THE_VECTOR = ('pooled_items', 'next_items')
+
+
+def with_defaults(settings: PretrainSettings) -> PretrainSettings:
+  """The settings with the flags that the objective decides, unless given."""
+  if settings.item_stddev is None and settings.objective[0] in _FROM_THE_VECTOR:
+    return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)
+  return settings
+
+
 def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state that validates best; or the plan."""
+  settings = with_defaults(settings)
   loop.check_devices(settings)
   check_table_update(settings)
   if settings.plan:
@@ -82,8 +102,9 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   )
   users = data.splits['train']
   length, _, buckets = lengths_of(settings, data, encoder)
+  head = init_head(settings, encoder, users)
   step, state = make_pretraining(
-    settings, encoder, params, buckets, length=length
+    settings, encoder, {'encoder': params} | head, buckets, length=length
   )
   state = loop.train(
     loop.Run(
@@ -131,6 +152,9 @@ def plan(settings: PretrainSettings) -> Plan:
     jax.random.key(settings.seed),
   )
   length, encoded, buckets = lengths_of(settings, data, encoder)
+  params = {'encoder': params} | init_head(
+    settings, encoder, data.splits['train']
+  )
   make = functools.partial(
     make_pretraining, settings, encoder, buckets=buckets, length=length
   )
@@ -153,9 +177,13 @@ def lengths_of(
 
   The sequences are those of a sample.
   """
-  length = length_seen(data.splits.values(), encoder.max_length)
+  check_objective(settings, encoder.max_length)
+  most = encoder.max_length
+  if uses_histories(settings):
+    most = settings.max_history or sys.maxsize
+  length = length_seen(data.splits.values(), most)
   seen = sample_lengths(data.splits['train'], length)
-  encoded = encoded_lengths(settings, seen)
+  encoded = encoded_lengths(settings, seen, max_length=encoder.max_length)
   return length, encoded, make_buckets(settings, encoded)
 
 
@@ -171,7 +199,7 @@ def make_pretraining(
   return make_training(
     settings,
     encoder,
-    {'encoder': params} | init_head(settings, encoder),
+    params,
     functools.partial(training_loss, settings, buckets),
     loop.make_optimizer(settings),
     length=length,
@@ -211,8 +239,13 @@ def validation_step(
   And the vectors of its users, without dropout.
   """
   _, metrics = loss_fn(params, batch, key)
+  items = recent_items(batch['items'], length=encoder.max_length)
   users = encode_users(
-    params, batch, encoder=encoder, buckets=buckets, axis_name=AXIS
+    params,
+    batch | {'items': items},
+    encoder=encoder,
+    buckets=buckets,
+    axis_name=AXIS,
   )
   return sum_metrics(metrics, axis_name=AXIS), users
 

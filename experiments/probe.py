@@ -1,4 +1,4 @@
-"""Logistic regression on the vectors of a frozen encoder."""
+"""A simple model on the vectors of a frozen encoder."""
 
 import contextlib
 import pathlib
@@ -8,9 +8,17 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.models import UserEncoder
+from experiments.features import tf_idf
 from experiments.finetune_settings import FinetuneSettings
+from experiments.labelled_rows import bags_of_rows, labelled_rows, outputs_of
 from experiments.logs import open_log
-from experiments.scikit_learn import scikit_learn
+from experiments.reading import (
+  Reading,
+  best_of,
+  candidates,
+  joined_candidates,
+)
+from experiments.scikit_learn import check_lightgbm, scikit_learn
 from experiments.settings import SettingsError
 from experiments.speed import (
   length_seen,
@@ -21,13 +29,9 @@ from experiments.speed import (
 from experiments.tasks import (
   KINDS,
   examples_of,
-  goodness,
   predict_users,
   select_by,
 )
-
-# Inverse strengths of the penalty, of which validation chooses.
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 def probe(
@@ -37,7 +41,7 @@ def probe(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Fits a regression of each strength, and tests the best one.
+  """Fits a model with each of some settings, and tests the best one.
 
   Args:
     settings: of the run.
@@ -50,37 +54,44 @@ def probe(
     The metrics of the validation and test users, and the outputs of either.
 
   Raises:
-    SettingsError: scikit-learn is missing, or all training rows are of one
-      class.
+    SettingsError: scikit-learn or LightGBM is missing, or all training rows
+      are of one class.
   """
-  kind, metric = KINDS[data.kind], select_by(settings, data)
-  splits = examples_of(settings, data)
-  label = {name: split.label for name, split in splits.items()}
-  check_classes(label['train'], settings)
+  metric, splits = select_by(settings, data), examples_of(settings, data)
+  known = data._replace(splits=splits)
+  labelled = labelled_rows(
+    known, metric, positive_weight=settings.positive_weight
+  )
+  check_classes(labelled.label[labelled.rows['train']], settings)
   vectors = encode_splits(settings, splits, encoder, params)
-  best = None
+  vectors = np.concatenate([vectors[name] for name in splits])
+  if settings.with_bag:
+    bag = tf_idf(bags_of_rows(known, 0))
+    found = joined_candidates(
+      vectors, bag, labelled, model=settings.probe_model
+    )
+  else:
+    found = candidates(vectors, labelled, model=settings.probe_model)
+  readings = []
   with contextlib.closing(open_log(folder, resume_at=0)) as log:
-    for number, strength in enumerate(STRENGTHS, 1):
-      fitted = fit_regression(
-        vectors['train'], label['train'], settings, strength
-      )
-      outputs = {
-        name: regression_outputs(fitted, vectors[name], data)
-        for name in ('validation', 'test')
-      }
-      values = kind.measure(outputs['validation'], label['validation'])
-      named = {f'validation_{name}': value for name, value in values.items()}
-      log.write(number, {'C': strength} | named)
-      # Among equals the first, which is the simplest.
-      if best is None or goodness(values, metric) > best[0]:
-        best = goodness(values, metric), strength, outputs
-  _, strength, outputs = best
-  return {'best_step': 0, 'C': strength}, outputs
+    for number, reading in enumerate(found, 1):
+      log.write(number, reading.chosen | _validation(reading, known))
+      readings.append(reading)
+  best = best_of(readings)
+  return {'best_step': 0} | best.chosen, outputs_of(best, data)
+
+
+def _validation(reading: Reading, data: UserData) -> dict[str, float]:
+  outputs = outputs_of(reading, data)['validation']
+  values = KINDS[data.kind].measure(outputs, data.splits['validation'].label)
+  return {f'validation_{name}': value for name, value in values.items()}
 
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
   """Raises `SettingsError` where there is nothing that could be fitted."""
   scikit_learn('--mode=probe')
+  if settings.probe_model == 'lightgbm':
+    check_lightgbm('--probe_model=lightgbm')
   if len(np.unique(label)) > 1:
     return
   few = settings.train_users
@@ -115,32 +126,12 @@ def encode_splits(
   }
 
 
-def fit_regression(
-  vectors: np.ndarray,
-  label: np.ndarray,
-  settings: FinetuneSettings,
-  strength: float,
-) -> Any:
-  """Features of mean 0 and variance 1, then a regression: scikit-learn's."""
-  learn = scikit_learn('--mode=probe')
-  weight = {1: settings.positive_weight}
-  regression = learn.linear_model.LogisticRegression(
-    C=strength,
-    max_iter=1000,
-    class_weight=None if settings.positive_weight == 1 else weight,
-  )
-  scaler = learn.preprocessing.StandardScaler()
-  return learn.pipeline.make_pipeline(scaler, regression).fit(vectors, label)
+def probe_name(result: dict[str, Any]) -> str:
+  """The settings that validation chose, in words.
 
-
-def regression_outputs(
-  fitted: Any, vectors: np.ndarray, data: UserData
-) -> np.ndarray:
-  """What a network would put out: logits of all classes, or log-odds."""
-  if data.kind == 'conversion':
-    return fitted.decision_function(vectors).astype(np.float32)
-  # A class that is not among the training rows has no chance.
-  shape = len(vectors), len(data.vocabulary.labels)
-  logits = np.full(shape, -np.inf, np.float32)
-  logits[:, fitted.classes_] = fitted.predict_log_proba(vectors)
-  return logits
+  Example:
+    >>> probe_name({'bag_weight': 0.5, 'C': 0.01})
+    'a probe with bag_weight 0.5, C 0.01'
+  """
+  names = [name for name in ('bag_weight', 'C', 'trees') if name in result]
+  return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)

@@ -149,13 +149,38 @@ def read_joined(
   Returns:
     The best candidate, whose `chosen` has 'bag_weight' too.
   """
-  readings = []
-  for weight in weights:
+  return best_of(
+    joined_candidates(
+      vectors, bag, labelled, model, weights=weights, strengths=strengths
+    )
+  )
+
+
+def joined_candidates(
+  vectors: np.ndarray,
+  bag: Features,
+  labelled: Labelled,
+  model: str = 'logistic',
+  *,
+  weights: Sequence[float] = BAG_WEIGHTS,
+  strengths: Sequence[float] = STRENGTHS,
+) -> Iterator[Reading]:
+  """The readings of which `read_joined` returns the best.
+
+  Args:
+    vectors: as of `read_joined`.
+    bag: as of `read_joined`.
+    labelled: as of `read_joined`.
+    model: as of `read_joined`.
+    weights: as of `read_joined`.
+    strengths: as of `read_joined`.
+  """
+  # Trees see the order of the values of a feature alone.
+  for weight in weights if model == 'logistic' else (1.0,):
     features = joined(vectors, bag, labelled.rows['train'], weight=weight)
-    reading = read(features, labelled, model=model, strengths=strengths)
-    chosen = {'bag_weight': weight} | reading.chosen
-    readings.append(reading._replace(chosen=chosen))
-  return best_of(readings)
+    for reading in candidates(features, labelled, model, strengths=strengths):
+      chosen = {'bag_weight': weight} | reading.chosen
+      yield reading._replace(chosen=chosen)
 
 
 def log_odds(outputs: np.ndarray) -> np.ndarray:
@@ -192,10 +217,19 @@ def _regressions(
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], labelled.label[train])
       found = {
-        name: model.predict_log_proba(inputs[name])
+        name: _log_softmax(model.decision_function(inputs[name]))
         for name in ('validation', 'test')
       }
     yield _reading({'C': strength}, found, model.classes_, labelled)
+
+
+def _log_softmax(scores: np.ndarray) -> np.ndarray:
+  """Log-probabilities, [rows, classes]; of two, their log-odds are given."""
+  if scores.ndim == 1:
+    scores = np.stack([np.zeros_like(scores), scores], axis=1)
+  # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
+  scores = scores - scores.max(axis=1, keepdims=True)
+  return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
 def _boosted_trees(features: Features, labelled: Labelled) -> Iterator[Reading]:

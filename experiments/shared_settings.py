@@ -175,6 +175,12 @@ class EncoderSettings(Settings):
   dropout_rate: float | None = flag(
     None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
   )
+  item_stddev: float | None = flag(
+    None,
+    'Standard deviation of the item table at a random start [0.02; 0.06 where '
+    'the user vector is to predict items].',
+    above=0.0,
+  )
   dtype: str | None = flag(
     None,
     'In which the encoder computes; parameters and losses stay float32 '

@@ -31,7 +31,8 @@ from adaptssr_jax.train import pmap_step
 from experiments import loop
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
-from experiments.objectives import AugmentationSettings, make_augmentations
+from experiments.objective_settings import AugmentationSettings
+from experiments.objectives import make_augmentations
 from experiments.process import ProcessSettings
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import (

@@ -30,6 +30,7 @@ from adaptssr_jax.train import (
   pmap_step,
   train_step,
 )
+from experiments.objective_settings import OVER_ALL_ITEMS
 from experiments.settings import Settings, SettingsError, flag
 
 # What sequences are encoded at once. On a CPU few, since what is written for 16
@@ -248,8 +249,9 @@ def _whole_table(settings: SpeedSettings) -> str:
   """The flag by which a step does not touch the rows of its batch alone."""
   if settings.weight_decay:
     return f'--weight_decay={settings.weight_decay:g}'
-  if getattr(settings, 'objective', None) == 'masked_items':
-    return '--objective=masked_items'
+  for name in getattr(settings, 'objective', ()):
+    if name in OVER_ALL_ITEMS:
+      return f'--objective={name}'
   if getattr(settings, 'mode', 'full') != 'full':
     return f'--mode={settings.mode}'
   return ''

@@ -29,6 +29,9 @@ LAYERS = [
     'losses',
     'metrics',
     'diagnostics',
+    'fusion',
+    'ranking_losses',
+    'set_softmax',
     'reductions',
     'similarity',
     'negatives',
@@ -66,6 +69,7 @@ COMMAND_LAYERS = [
     'features',
   },
   {'settings', 'reading'},
+  {'objective_settings'},
   {'speed', 'process', 'scikit_learn'},
   {'distributed'},
   {'shared_settings'},
@@ -80,6 +84,7 @@ COMMAND_LAYERS = [
   {'skipped'},
   {'loop'},
   {'tasks', 'plan'},
+  {'labelled_rows'},
   {'probe', 'tuning'},
 ]
 

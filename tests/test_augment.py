@@ -200,3 +200,73 @@ def test_refuses_padding_as_mask_id():
 def test_one_of_refuses_nothing():
   with pytest.raises(ValueError, match='one_of needs'):
     augment.one_of()
+
+
+def slices(lengths, repeats=40):
+  """Before and after, of sequences of every length 0..LENGTH."""
+  items = jnp.tile(every_length(), (repeats, 1))
+  keys = jax.random.split(jax.random.key(5), len(items))
+  draw = functools.partial(augment.random_slice, lengths=lengths)
+  return np.asarray(items), np.asarray(jax.jit(jax.vmap(draw))(keys, items))
+
+
+@pytest.mark.parametrize('lengths', [(1, 1), (3, 7), (5, 5), (15, 100)])
+def test_a_slice_is_a_run_of_the_history(lengths):
+  low, high = lengths
+  items, after = slices(lengths)
+  assert (after.dtype, after.shape) == (np.int32, items.shape)
+  for row, view in zip(items, after, strict=True):
+    n, kept = (row != 0).sum(), (view != 0).sum()
+    assert min(low, n) <= kept <= min(high, n)
+    assert not view[kept:].any()
+    if kept:
+      start = list(row).index(view[0])
+      np.testing.assert_array_equal(view[:kept], row[start : start + kept])
+
+
+def test_slices_have_all_lengths_and_all_places():
+  items, after = slices((3, 7), repeats=400)
+  of_ten = after[(items != 0).sum(axis=1) == 10]
+  kept = (of_ten != 0).sum(axis=1)
+  shares = np.bincount(kept, minlength=8)[3:] / len(kept)
+  # Uniform: a fifth each, with a standard error of .02.
+  np.testing.assert_allclose(shares, 0.2, atol=0.08)
+  starts = of_ten[kept == 7][:, 0] - 101
+  assert set(starts) == {0, 1, 2, 3}
+
+
+def test_slices_are_of_the_key():
+  row = every_length()[-1]
+  draw = functools.partial(augment.random_slice, lengths=(2, 9))
+  keys = jax.random.split(jax.random.key(3), 8)
+  seen = np.asarray(jax.vmap(draw, (0, None))(keys, row))
+  np.testing.assert_array_equal(draw(keys[2], row), seen[2])
+  assert len(np.unique(seen, axis=0)) > 4
+
+
+@pytest.mark.parametrize('lengths', [(0, 3), (4, 3), (-1, -1)])
+def test_slices_of_no_length_are_refused(lengths):
+  with pytest.raises(ValueError, match='lengths must be 1 <= low <= high'):
+    augment.random_slice(jax.random.key(0), jnp.array([1]), lengths=lengths)
+
+
+def test_recent_behaviours_of_every_length():
+  items = every_length()
+  for length in (1, 5, LENGTH, LENGTH + 3):
+    keep = functools.partial(augment.recent, length=length)
+    for row, view in zip(items, jax.vmap(keep)(items), strict=True):
+      n = int((row != 0).sum())
+      expected = np.zeros(min(length, LENGTH), int)
+      last = np.asarray(row[max(n - length, 0) : n])
+      expected[: len(last)] = last
+      np.testing.assert_array_equal(view, expected)
+
+
+def test_in_turn_applies_each_by_its_own_key():
+  key, row = jax.random.key(1), every_length()[-1]
+  cut = functools.partial(augment.random_slice, lengths=(8, 8))
+  keep = functools.partial(augment.crop, ratio=0.5)
+  first, second = jax.random.split(key)
+  np.testing.assert_array_equal(
+    augment.in_turn(cut, keep)(key, row), keep(second, cut(first, row))
+  )

@@ -16,6 +16,8 @@ from adaptssr_jax.data import (
   resplit,
 )
 from experiments import bag_of_items, baselines, count_ranking
+from experiments.features import tf_idf
+from experiments.labelled_rows import bags_of_rows, labelled_rows
 from experiments.settings import SettingsError
 from tests.tiny_runs import files
 
@@ -72,15 +74,16 @@ def bag_by_hand(users, length):
 
 def test_bags_hold_the_last_items_once():
   data = labelled()
-  bags = bag_of_items.bags_of(data, 4, 'binary')
-  weighed = bag_of_items.bags_of(data, 4, 'tf_idf')
+  rows = labelled_rows(data, 'accuracy').rows
+  bags = bags_of_rows(data, 4)
+  weighed = tf_idf(bags, rows=rows['train'])
   train = bag_by_hand(data.splits['train'], 4)
   idf = np.log((1 + len(train)) / (1 + train.sum(axis=0))) + 1
   for name, users in data.splits.items():
     bag = bag_by_hand(users, 4)
-    assert bags[name].toarray() == pytest.approx(bag)
+    assert bags[rows[name]].toarray() == pytest.approx(bag)
     expected = bag * idf / np.linalg.norm(bag * idf, axis=1, keepdims=True)
-    assert weighed[name].toarray() == pytest.approx(expected)
+    assert weighed[rows[name]].toarray() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_users_in_all_directions_are_spread():
   assert abs(spread['mean_cosine']) < 0.05
   assert 15 < spread['effective_rank'] <= 16
   assert spread['uniformity'] < -3
-  assert collapse_warning(spread, objective='adaptssr') == ''
+  assert collapse_warning(spread, objective=('adaptssr',)) == ''
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_users_at_a_point_or_on_a_line_are_not(center, noise, words):
   along = rng.normal(center, noise, size=(400, 1))
   users = along * np.ones((1, 16)) + rng.normal(scale=1e-4, size=(400, 16))
   spread = spread_of_users(users.astype(np.float32))
-  assert words in collapse_warning(spread, objective='masked_items')
+  assert words in collapse_warning(spread, objective=('masked_items',))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_users_at_a_point_or_on_a_line_are_not(center, noise, words):
   ],
 )
 def test_what_is_wrong_is_said_with_its_numbers(values, words):
-  warning = collapse_warning(values, objective='adaptssr')
+  warning = collapse_warning(values, objective=('adaptssr',))
   assert bool(warning) == ('--init_from' in warning)
   assert words in warning
   assert bool(warning) == bool(words)

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.models import TaskHead, UserEncoder
 from adaptssr_jax.objectives.conversion import conversion_objective
-from experiments import finetune, probe, tasks
+from experiments import finetune, reading, tasks
 from experiments.finetune_settings import with_defaults
 from experiments.settings import SettingsError
 from tests.tiny_runs import (
@@ -205,7 +205,7 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
     vectors[name], labels[name] = np.asarray(encoded), users.label[rows]
   mean, scale = vectors['train'].mean(axis=0), vectors['train'].std(axis=0)
   scores = {}
-  for strength in probe.STRENGTHS:
+  for strength in reading.STRENGTHS:
     fitted = LogisticRegression(C=strength, max_iter=1000)
     fitted.fit((vectors['train'] - mean) / scale, labels['train'])
     found = {}

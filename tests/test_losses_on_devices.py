@@ -18,6 +18,9 @@ SETTINGS = [
   {'fusion': 'batch_mean', 'hard_negatives': False},
   {'fusion': 'adaptive', 'block_size': 3},
   {'fusion': 'batch_mean', 'hard_negatives': False, 'block_size': 3},
+  {'form': 'list', 'temperature': 0.2},
+  {'form': 'list', 'temperature': 0.2, 'block_size': 3},
+  {'smooth': 0.1, 'temperature': 0.5, 'block_size': 3},
 ]
 # Devices hold 0, 1 or 2 users that count.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)

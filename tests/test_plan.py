@@ -151,7 +151,7 @@ def test_masked_items_and_buckets_are_counted_by_hand(tmp_path, data_dir):
     tmp_path / 'run',
     data_dir,
     plan=True,
-    objective='masked_items',
+    objective=('masked_items',),
     mask_ratio=0.5,
     plan_items=5000,
     buckets=4,

@@ -207,7 +207,7 @@ def test_masked_items_warm_start_the_ranking(tmp_path, data_dir, sampled_items):
   warm = pretrain_settings(
     tmp_path / 'warm',
     data_dir,
-    objective='masked_items',
+    objective=('masked_items',),
     sampled_items=sampled_items,
     num_steps=3,
   )

@@ -10,7 +10,7 @@ from absl import flags
 from experiments.baselines import BaselineSettings
 from experiments.compare import CompareSettings
 from experiments.finetune import FinetuneSettings
-from experiments.objectives import parse_fusion
+from experiments.objective_settings import parse_fusion
 from experiments.pretrain import PretrainSettings
 from experiments.quickstart import QuickstartSettings
 from experiments.settings import (

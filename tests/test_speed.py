@@ -98,7 +98,7 @@ def test_a_run_by_rows_is_resumed_to_the_bit(
   ('command', 'changes', 'flag'),
   [
     ('pretrain', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
-    ('pretrain', {'objective': 'masked_items'}, '--objective=masked_items'),
+    ('pretrain', {'objective': ('masked_items',)}, '--objective=masked_items'),
     ('finetune', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
     ('finetune', {'mode': 'frozen'}, '--mode=frozen'),
     ('finetune', {'mode': 'probe'}, '--mode=probe'),
@@ -143,7 +143,7 @@ def training_of(num_items, **changes):
     (19, {'table_update': 'dense'}, False),
     (3, {'table_update': 'rows'}, True),
     (19, {'weight_decay': 0.1}, False),
-    (19, {'objective': 'masked_items'}, False),
+    (19, {'objective': ('masked_items',)}, False),
   ],
 )
 def test_rows_pay_from_some_items_on(num_items, changes, rows):

@@ -60,10 +60,14 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
   length = length_seen([users], encoder.max_length)
-  lengths = encoded_lengths(pretraining, sample_lengths(users, length))
+  lengths = encoded_lengths(
+    pretraining,
+    sample_lengths(users, length),
+    max_length=encoder.max_length,
+  )
   buckets = make_buckets(pretraining, lengths)
   step, state = make_pretraining(
-    pretraining, encoder, params, buckets, length=length
+    pretraining, encoder, {'encoder': params}, buckets, length=length
   )
   state, found = _time_training(
     settings, pretraining, length, users, step, state, key=train_key

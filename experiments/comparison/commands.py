@@ -104,14 +104,12 @@ def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
   } | grid.data
 
 
-def _seen(grid: Grid) -> int:
-  """The behaviours of a user that the encoders see."""
-  return grid.shape().get('max_length', UserEncoder.max_length)
-
-
 def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
   method = grid.method(cell.method)
-  fields = _cell_fields(grid, cell) | {'max_length': _seen(grid)}
+  fields = _cell_fields(grid, cell)
+  # As much of a user as the encoders see.
+  default = UserEncoder.max_length
+  fields['max_length'] = grid.shape().get('max_length', default)
   return baselines.BaselineSettings(
     method=method.baseline, **fields | method.changes
   )
@@ -159,7 +157,6 @@ def _reading(
   settings = frozen.ReadingSettings(
     vectors=_source_path(grid, cell),
     with_bag=cell.mode == FROZEN_WITH_BAG,
-    max_length=_seen(grid),
     **_cell_fields(grid, cell),
   )
   main = functools.partial(

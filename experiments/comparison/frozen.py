@@ -5,7 +5,6 @@ users. A cell then is a regression on the CPU, without any JAX program.
 """
 
 import dataclasses
-import functools
 import io
 import json
 import pathlib
@@ -22,6 +21,7 @@ from experiments.comparison.histories import Histories, users_in_order
 from experiments.embed import with_items
 from experiments.encoders import make_encoder
 from experiments.finetune import write_predictions
+from experiments.labelled_rows import labelled_rows, outputs_of
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import flag
 from experiments.shared_settings import DataSettings, EncoderSettings
@@ -33,7 +33,7 @@ from experiments.speed import (
   make_encoding,
   sample_lengths,
 )
-from experiments.tasks import KINDS, goodness, measured, predict_users
+from experiments.tasks import KINDS, measured, predict_users
 from experiments.workdir import RESULT, opened_workdir, write_whole
 
 VECTORS = 'vectors.npz'
@@ -64,7 +64,7 @@ class ReadingSettings(DataSettings):
   task: str = flag('gender', 'The task, which has labels.')
   with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')
   max_length: int = flag(
-    100, 'Behaviours of the bag, the last ones; 0: all.', low=0
+    0, 'Behaviours of the bag, the last ones; 0: all.', low=0
   )
   split_seed: int = flag(
     0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
@@ -139,17 +139,21 @@ def read_vectors(
   """
   scikit_learn('--modes=frozen')
   with opened_workdir(settings) as folder:
-    with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
-      vectors = found['vector'][histories.places]
     dealt = resplit(data, settings.split_seed)
-    labelled = _labelled(dealt, settings.train_users)
+    train = dealt.splits['train'].first(settings.train_users)
+    dealt = dealt._replace(splits=dealt.splits | {'train': train})
+    labelled = labelled_rows(dealt, KINDS[data.kind].select_by[0])
+    number = np.concatenate([part.number for part in dealt.splits.values()])
+    places = histories.places[number]
+    with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
+      vectors = found['vector'][places]
     if settings.with_bag:
-      bag = _bag(data, histories, settings.max_length)
-      found = reading.read_joined(vectors, bag, labelled)
+      bag = _bag(data, histories, settings.max_length)[places]
+      best = reading.read_joined(vectors, bag, labelled)
     else:
-      found = reading.read(vectors, labelled)
-    outputs = {name: _outputs(data, of) for name, of in found.outputs.items()}
-    result = {'task': settings.task} | found.chosen
+      best = reading.read(vectors, labelled)
+    outputs = outputs_of(best, dealt)
+    result = {'task': settings.task} | best.chosen
     result |= {name: measured(of, dealt, name) for name, of in outputs.items()}
     write_predictions(folder, outputs['test'], dealt)
     text = json.dumps(result, indent=2, allow_nan=False)
@@ -157,40 +161,14 @@ def read_vectors(
     return result
 
 
-def _labelled(data: UserData, train_users: int) -> reading.Labelled:
-  """The labels of all rows, by their numbers, and which are to train on."""
-  parts = data.splits
-  label = np.empty(sum(len(part.number) for part in parts.values()), np.int32)
-  for part in parts.values():
-    label[part.number] = part.label
-  rows = {name: part.number for name, part in parts.items()}
-  rows['train'] = parts['train'].first(train_users).number
-  return reading.Labelled(
-    label,
-    rows,
-    num_classes=len(data.vocabulary.labels),
-    score=functools.partial(_score, data),
-  )
-
-
-def _score(data: UserData, outputs: np.ndarray, label: np.ndarray) -> float:
-  """The metric by which methods are compared."""
-  kind = KINDS[data.kind]
-  values = kind.measure(_outputs(data, outputs), label)
-  return goodness(values, kind.select_by[0])
-
-
-def _outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:
-  """What a network would put out: logits of all classes, or log-odds."""
-  return reading.log_odds(outputs) if data.kind == 'conversion' else outputs
-
-
 def _bag(
   data: UserData, histories: Histories, max_length: int
 ) -> features.Features:
-  """The weighted bags of items of all rows, by their numbers."""
+  """The weighted bags of items of all users, labelled or not, in their order.
+
+  On few labels, those alone would not tell which items are rare.
+  """
   users = users_in_order(data, histories)
-  bag = features.bags(
-    users.items, len(data.vocabulary.items), max_length=max_length
-  )
-  return features.tf_idf(bag)[histories.places]
+  num_items = len(data.vocabulary.items)
+  bag = features.bags(users.items, num_items, max_length=max_length)
+  return features.tf_idf(bag)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.objectives import AUGMENTATIONS
+from experiments.objective_settings import EDITS as AUGMENTATIONS
 from experiments.settings import SettingsError
 from experiments.tasks import KINDS
 
@@ -73,7 +73,7 @@ def _one_augmentation(name: str) -> Method:
   return _adaptssr(f', {name} only', **changes)
 
 
-# A bag in place of a vector: nothing could be joined to it but itself.
+# In place of a vector: no bag is joined to another.
 _BAG = {'kinds': LABELS, 'modes': (FINE_TUNED, FROZEN)}
 
 METHODS = {
@@ -81,15 +81,13 @@ METHODS = {
   'random_encoder': Method(
     title='Random encoder', kinds=LABELS, modes=(FROZEN, FROZEN_WITH_BAG)
   ),
+  'bag_of_items': Method(title='Bag of items', baseline='bag_of_items', **_BAG),
   # The bag that is joined to the vectors.
-  'bag_of_items': Method(
-    title='Bag of items', baseline='bag_of_items', kinds=LABELS
-  ),
   'bag_of_items_whole': Method(
     title='Bag of items, whole history',
     baseline='bag_of_items',
     changes={'max_length': 0},
-    **_BAG,
+    kinds=LABELS,
   ),
   'bag_svd': Method(title='SVD of the bag', baseline='bag_svd', **_BAG),
   'most_popular': Method(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison.table import Column, Summary
-from experiments.objectives import AUGMENTATIONS
+from experiments.objective_settings import EDITS as AUGMENTATIONS
 from experiments.pictures import (
   MissingPlotsError,
   Panel,

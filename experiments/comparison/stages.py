@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import loop
 from experiments.comparison.methods import Method
-from experiments.objectives import parse_fusion
+from experiments.objective_settings import parse_fusion
 from experiments.pretrain import PretrainSettings
 from experiments.settings import Settings, SettingsError, from_flagfile
 from experiments.speed import check_table_update

@@ -1,0 +1,110 @@
+"""Next items: the user vector of a prefix predicts what comes after it."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from adaptssr_jax.buckets import AT_ONCE, Buckets
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.pooled_items import predict_items
+from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.objectives.views import LossAndMetrics
+
+
+def prefix_and_next(
+  key: Key[Array, ''],
+  items: Int[Array, 'length'],
+  *,
+  max_length: int,
+  num_next: int,
+) -> tuple[Int[Array, 'kept'], Int[Array, 'next']]:
+  """Cuts a history at a random place, all places being equally likely.
+
+  Args:
+    key: of this user at this step.
+    items: the whole history, padded with 0, [length].
+    max_length: behaviours kept before the cut, the last ones.
+    num_next: behaviours kept after the cut, the first ones.
+
+  Returns:
+    `[min(length, max_length)]`, at least one behaviour, then padding; and
+    `[num_next]`, at least one behaviour unless the history has but one.
+
+  Example:
+    >>> prefix, after = prefix_and_next(
+    ...   jax.random.key(0), jnp.array([5, 6, 0]), max_length=2, num_next=2
+    ... )
+    >>> prefix.tolist(), after.tolist()
+    ([5, 0], [6, 0])
+  """
+  n = jnp.sum(items != 0)
+  cut = jnp.minimum(jax.random.randint(key, (), 1, jnp.maximum(n, 2)), n)
+  start = jnp.maximum(cut - max_length, 0)
+  place = jnp.arange(min(len(items), max_length))
+  prefix = items.at[start + place].get(mode='fill', fill_value=0)
+  prefix = jnp.where(place < cut - start, prefix, 0)
+  after = items.at[cut + jnp.arange(num_next)].get(mode='fill', fill_value=0)
+  return prefix, after
+
+
+def next_items_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  num_next: int = 10,
+  sampled_items: int = 0,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """Likelihood of the items after a cut, given the user vector before it.
+
+  - mean over x in items(cut + 1 .. cut + K) of log softmax(E u + b)[x]
+
+  Args:
+    params: see `pooled_items_objective`.
+    batch: see `pooled_items_objective`.
+    key: of this step.
+    encoder: gives the user vectors.
+    num_next: K, how many behaviours after the cut are predicted, as a set.
+    sampled_items: estimate the softmax from so many sampled items; 0: exact.
+    deterministic: no dropout, for validation.
+    buckets: in which parts the users are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the users of all devices, and `loss` as (sum, count) over
+    those of this device.
+
+  Reference:
+    Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via
+    Self-supervision, EMNLP Findings 2020, whose second task is to predict the
+    next K behaviours.
+  """
+  user_key, sample_key = jax.random.split(key)
+  keys = jax.vmap(jax.random.split)(user_keys(user_key, batch['example_id']))
+  cut = functools.partial(
+    prefix_and_next, max_length=encoder.max_length, num_next=num_next
+  )
+  prefixes, after = jax.vmap(cut)(keys[:, 0], batch['items'])
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    prefixes,
+    keys=None if deterministic else keys[:, 1],
+    buckets=buckets,
+  )
+  return predict_items(
+    params,
+    batch,
+    users,
+    after,
+    sample_key,
+    sampled_items=sampled_items,
+    axis_name=axis_name,
+  )

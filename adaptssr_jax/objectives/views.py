@@ -1,0 +1,214 @@
+"""Views of users: augmented sequences, each encoded under dropout.
+
+Objectives that look at the same views share their encodings: each is a loss of
+`(params, batch, views, key)`, and `views_objective` adds them up.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax.buckets import AT_ONCE, Buckets
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.users import encode_sequences, user_keys
+
+Augmentation = Callable[[Array, Array], Array]
+Augmentations = tuple[Augmentation, ...]
+LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
+
+
+class Views(NamedTuple):
+  """The views of the users of a device.
+
+  Args:
+    items: `[views, users, length]`, the augmented sequences.
+    users: `[views, passes, users, dim]`, their vectors under as many dropout
+      masks as there are passes.
+  """
+
+  items: Int[Array, 'views users length']
+  users: Float[Array, 'views passes users dim']
+
+
+# (params, batch, views, key) -> loss and metrics
+ViewsLoss = Callable[
+  [dict[str, Any], dict[str, Array], Views, Array], LossAndMetrics
+]
+
+
+def user_views(
+  key: Key[Array, ''],
+  items: Int[Array, 'length'],
+  *,
+  augmentations: Augmentations,
+  passes: int = 2,
+) -> tuple[Int[Array, 'views length'], Key[Array, 'views passes']]:
+  """Augmented views of one user, and what each is to be dropped out by.
+
+  Args:
+    key: of this user at this step.
+    items: the behaviours, padded with 0, [length].
+    augmentations: of each view, (key, items) -> items.
+    passes: how many dropout masks each view is encoded under.
+
+  Returns:
+    The views [view, length], and keys [view, dropout pass].
+  """
+  view_key, dropout_key = jax.random.split(key)
+  keys = jax.random.split(view_key, len(augmentations))
+  views = [
+    augment(key, items)
+    for augment, key in zip(augmentations, keys, strict=True)
+  ]
+  dropout_keys = jax.random.split(dropout_key, (len(views), passes))
+  return jnp.stack(views), dropout_keys
+
+
+def encode_views(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  augmentations: Augmentations,
+  passes: int = 2,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+) -> Views:
+  """Draws and encodes the views of a batch.
+
+  A user's random draws depend on the key and on the user alone, not on who
+  else is in the batch or on which device.
+
+  Args:
+    params: `encoder`, the parameters of the encoder.
+    batch: `items` int32 [users, length], which may be longer than the encoder
+      reads if every augmentation cuts it to that, and `example_id` int32
+      [users], of this device.
+    key: of this step.
+    encoder: gives the user vectors.
+    augmentations: of each view of a user, (key, items) -> items.
+    passes: dropout masks of each view.
+    deterministic: no dropout, in the one pass that is then allowed.
+    buckets: in which parts the sequences are encoded.
+  """
+  draw = functools.partial(
+    user_views, augmentations=augmentations, passes=passes
+  )
+  items, keys = jax.vmap(draw)(
+    user_keys(key, batch['example_id']), batch['items']
+  )
+  items = items[..., : encoder.max_length]
+  # Each view next to its other passes.
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    jnp.repeat(items.reshape(-1, items.shape[-1]), passes, axis=0),
+    keys=None if deterministic else keys.reshape(-1),
+    buckets=buckets,
+  )
+  users = users.reshape(len(items), len(augmentations), passes, -1)
+  return Views(jnp.moveaxis(items, 0, 1), jnp.moveaxis(users, 0, 2))
+
+
+def views_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  losses: Mapping[str, ViewsLoss],
+  weights: Mapping[str, float] | None = None,
+  encode: Callable[..., Views] = encode_views,
+) -> LossAndMetrics:
+  """Losses of the same views of a batch, which are encoded once for all.
+
+  sum over losses of weight * loss
+
+  Args:
+    params: of the encoder and of what the losses learn beside it.
+    batch: see `encode_views`.
+    key: of this step.
+    losses: by name, each (params, batch, views, key) -> loss and metrics.
+    weights: of the losses, by name; 1 where none is given.
+    encode: `encode_views` with its settings bound.
+
+  Returns:
+    The weighted sum, and the metrics of all; see `weighted_sum`.
+  """
+  views = encode(params, batch, key)
+  return weighted_sum(
+    {name: loss(params, batch, views, key) for name, loss in losses.items()},
+    weights or {},
+  )
+
+
+def sum_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  objectives: Mapping[str, Callable[..., LossAndMetrics]],
+  weights: Mapping[str, float],
+) -> LossAndMetrics:
+  """Objectives that share nothing but the parameters and the users.
+
+  sum over objectives of weight * loss
+
+  Args:
+    params: of all of them.
+    batch: of all of them.
+    key: of this step; each objective draws by a key of its own.
+    objectives: by name, each (params, batch, key) -> loss and metrics.
+    weights: by name; 1 where none is given.
+
+  Returns:
+    The weighted sum, and the metrics of all; see `weighted_sum`.
+  """
+  keys = jax.random.split(key, len(objectives))
+  found = {
+    name: objective(params, batch, own)
+    for (name, objective), own in zip(objectives.items(), keys, strict=True)
+  }
+  return weighted_sum(found, weights)
+
+
+def weighted_sum(
+  parts: Mapping[str, LossAndMetrics], weights: Mapping[str, float]
+) -> LossAndMetrics:
+  """Adds losses up, and puts their metrics side by side.
+
+  Args:
+    parts: the loss and the metrics of each, by name.
+    weights: by name; 1 where none is given.
+
+  Returns:
+    The weighted sum; and the metrics of all, where `loss` is that sum and, of
+    several, `NAME_loss` is the loss of each.
+
+  Example:
+    >>> one, half = jnp.ones(()), jnp.full((), 0.5)
+    >>> loss, metrics = weighted_sum(
+    ...   {'a': (one, {'loss': (4 * one, 4 * one)}),
+    ...    'b': (half, {'loss': (half, one)})},
+    ...   {'b': 0.2},
+    ... )
+    >>> print(f'{loss:.1f}', {k: float(s / n) for k, (s, n) in metrics.items()})
+    1.1 {'loss': 1.100000023841858, 'a_loss': 1.0, 'b_loss': 0.5}
+  """
+  if len(parts) == 1 and not weights:
+    (only,) = parts.values()
+    return only
+  total = jnp.zeros(())
+  named = {}
+  for name, (loss, metrics) in parts.items():
+    total += weights.get(name, 1.0) * loss
+    named |= {key: value for key, value in metrics.items() if key != 'loss'}
+    named[f'{name}_loss'] = metrics['loss']
+  # The total as (sum, count) over the examples of this device, whatever the
+  # parts count: of the first, which every device has in the same share.
+  _, count = next(iter(parts.values()))[1]['loss']
+  return total, {'loss': (total * count, count)} | named

@@ -1,0 +1,263 @@
+"""Objectives of slices and prefixes against loops over their formulas."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax import augment
+from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.devices import AXIS, Shards, shard
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.adaptssr import rank_views
+from adaptssr_jax.objectives.next_items import (
+  next_items_objective,
+  prefix_and_next,
+)
+from adaptssr_jax.objectives.pooled_items import (
+  pooled_items_objective,
+  predict_views,
+)
+from adaptssr_jax.objectives.views import (
+  encode_views,
+  sum_objective,
+  views_objective,
+)
+from adaptssr_jax.table_shards import on_rows, take_table, with_table
+from adaptssr_jax.train import pmap_step, sum_metrics
+
+# Histories of up to 12 behaviours, of which the encoder reads 5.
+ITEMS, USERS, HISTORY, LENGTH = 35, 16, 12, 5
+ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+KEY = jax.random.key(3)
+SLICE = functools.partial(augment.random_slice, lengths=(2, LENGTH))
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  lengths = np.array([0, 1, 2, *rng.integers(3, HISTORY + 1, USERS - 3)])
+  items = rng.integers(1, ITEMS + 1, (USERS, HISTORY)).astype(np.int32)
+  return {
+    'items': jnp.where(np.arange(HISTORY) < lengths[:, None], items, 0),
+    'where': jnp.arange(USERS) < USERS - 1,
+    'example_id': jnp.arange(USERS),
+  }
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
+  encoder = jax.tree.map(lambda x: 20 * x, init['params'])
+  bias = np.random.default_rng(1).normal(size=ITEMS + 1).astype(np.float32)
+  return {'encoder': encoder, 'head': {'bias': jnp.asarray(bias)}}
+
+
+def pooled_items(encoder=ENCODER, views=2, axis_name=None, **settings):
+  return functools.partial(
+    pooled_items_objective,
+    encoder=encoder,
+    augmentations=(SLICE,) * views,
+    axis_name=axis_name,
+    **settings,
+  )
+
+
+def next_items(encoder=ENCODER, **settings):
+  return functools.partial(
+    next_items_objective, encoder=encoder, num_next=3, **settings
+  )
+
+
+def likelihood(params, user, items):
+  """-mean over the set of items of log softmax(E u + b), padding left out."""
+  table = np.asarray(params['encoder']['item_embedding'], float)[1:-1]
+  z = table @ np.asarray(user, float) + np.asarray(params['head']['bias'])[1:]
+  log_sum = np.log(np.exp(z).sum())
+  return np.mean([log_sum - z[i - 1] for i in set(items)])
+
+
+def real(row):
+  return [int(item) for item in row if item]
+
+
+@pytest.mark.parametrize('views', [2, 3])
+def test_a_slice_predicts_the_items_of_the_next(params, batch, views):
+  augmentations = (SLICE,) * views
+  objective = pooled_items(views=views, deterministic=True)
+  loss, metrics = jax.jit(objective)(params, batch, KEY)
+  seen = encode_views(
+    params,
+    batch,
+    KEY,
+    encoder=ENCODER,
+    augmentations=augmentations,
+    passes=1,
+    deterministic=True,
+  )
+  assert seen.items.shape == (views, USERS, LENGTH)
+  expected = [
+    likelihood(params, seen.users[view, 0, user], wanted)
+    for view in range(views)
+    for user in range(USERS - 1)
+    if (wanted := real(seen.items[(view + 1) % views, user]))
+  ]
+  # One user has no behaviours, and one is padding.
+  assert len(expected) == views * (USERS - 2) == metrics['loss'][1]
+  np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+  np.testing.assert_allclose(metrics['loss'][0], np.sum(expected), rtol=1e-5)
+
+
+def test_a_prefix_predicts_what_follows(params, batch):
+  loss, metrics = jax.jit(next_items(deterministic=True))(params, batch, KEY)
+  user_key, _ = jax.random.split(KEY)
+  expected = []
+  for user in range(USERS - 1):
+    key, _ = jax.random.split(jax.random.fold_in(user_key, user))
+    prefix, after = prefix_and_next(
+      key, batch['items'][user], max_length=LENGTH, num_next=3
+    )
+    if real(after):
+      vector = ENCODER.apply({'params': params['encoder']}, prefix[None])[0]
+      expected.append(likelihood(params, vector, real(after)))
+  # Those of 0 and 1 behaviours have nothing that follows.
+  assert len(expected) == USERS - 3 == metrics['loss'][1]
+  np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize('n', [0, 1, 2, 7, HISTORY])
+def test_prefixes_end_where_the_next_begin(n):
+  history = jnp.where(jnp.arange(HISTORY) < n, jnp.arange(HISTORY) + 1, 0)
+  cut = functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
+  cuts = set()
+  for key in jax.random.split(KEY, 40):
+    prefix, after = (real(row) for row in cut(key, history))
+    run = prefix + after
+    first = run[0] if run else 0
+    assert run == list(range(first, first + len(run)))
+    assert len(prefix) <= LENGTH
+    assert (bool(prefix), bool(after)) == (n > 0, n > 1)
+    cuts.add(prefix[-1] if prefix else 0)
+  # Every place between two behaviours; of one, all of it.
+  assert cuts == set(range(1, n)) | ({n} if n < 2 else set())
+
+
+@pytest.mark.parametrize('make', [pooled_items, next_items])
+def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
+  table, others = take_table(params)
+  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
+  objective = make(deterministic=True)
+  expected, metrics = jax.jit(objective)(params, batch, KEY)
+  # The rows of a device's two users, padding and mask.
+  size = 2 * HISTORY + 2
+  small = make(
+    encoder=ENCODER.clone(num_items=size - 2),
+    axis_name=AXIS,
+    deterministic=True,
+  )
+  on_devices = {
+    'whole': (params, make(axis_name=AXIS, deterministic=True)),
+    'split': (
+      with_table(others, shard(table)),
+      on_rows(small, mask_id=ENCODER.mask_id, size=size, axis_name=AXIS),
+    ),
+  }
+  for name, (start, function) in on_devices.items():
+    step = functools.partial(summed, function=function)
+    loss, sums, grads = pmap_step(step, whole=1)(start, split, KEY)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
+    gradient = jax.grad(lambda p: objective(p, batch, KEY)[0])(params)
+    wanted = np.asarray(gradient['encoder']['item_embedding'])
+    found = grads['encoder']['item_embedding']
+    if isinstance(found, Shards):
+      # Each device has the sum over all of them.
+      found = found.rows.reshape(-1, 4)[: len(wanted)] / 8
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def summed(params, batch, key, *, function):
+  """The loss, the metrics and the gradient of the batch of all devices."""
+  value_and_grad = jax.value_and_grad(function, has_aux=True)
+  (loss, metrics), grads = value_and_grad(params, batch, key)
+  table, others = take_table(grads)
+  if not isinstance(table, Shards):
+    grads = jax.lax.pmean(grads, AXIS)
+  else:
+    grads = with_table(jax.lax.pmean(others, AXIS), table)
+  return loss, sum_metrics(metrics, axis_name=AXIS), grads
+
+
+def test_buckets_and_the_order_of_users_change_nothing(params, batch):
+  loss = jax.jit(
+    lambda batch, buckets: pooled_items(buckets=buckets)(params, batch, KEY)[0],
+    static_argnums=1,
+  )
+  whole = loss(batch, Buckets())
+  np.testing.assert_allclose(loss(batch, Buckets((3,), 4)), whole, rtol=1e-5)
+  order = np.random.default_rng(2).permutation(USERS)
+  permuted = {name: values[order] for name, values in batch.items()}
+  np.testing.assert_allclose(loss(permuted, Buckets()), whole, rtol=1e-5)
+
+
+def test_sampled_items_come_near_all_of_them(params, batch):
+  exact, _ = pooled_items(deterministic=True)(params, batch, KEY)
+  many, _ = pooled_items(deterministic=True, sampled_items=20_000)(
+    params, batch, KEY
+  )
+  # Padding may be sampled, and is no class.
+  np.testing.assert_allclose(many, exact, rtol=0.05)
+  few, _ = pooled_items(deterministic=True, sampled_items=1)(params, batch, KEY)
+  assert abs(few - exact) > 0.05 * exact
+
+
+def test_the_pooling_learns(params, batch):
+  grads = jax.grad(lambda p: pooled_items()(p, batch, KEY)[0])(params)
+  for leaf in (
+    grads['encoder']['pooling']['query'],
+    grads['encoder']['item_embedding'],
+    grads['head']['bias'],
+  ):
+    assert np.isfinite(leaf).all()
+    assert np.abs(leaf).max() > 1e-4
+  # Padding is no class.
+  assert grads['head']['bias'][0] == 0
+
+
+def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):
+  losses = {'pooled_items': predict_views, 'adaptssr': rank_views}
+  encode = functools.partial(
+    encode_views, encoder=ENCODER, augmentations=(SLICE, SLICE)
+  )
+  weights = {'pooled_items': 2.0, 'adaptssr': 0.5}
+  total, metrics = jax.jit(
+    functools.partial(
+      views_objective, losses=losses, weights=weights, encode=encode
+    )
+  )(params, batch, KEY)
+  views = encode(params, batch, KEY)
+  pooled, _ = predict_views(params, batch, views, KEY)
+  ranked, _ = rank_views(params, batch, views, KEY)
+  np.testing.assert_allclose(total, 2 * pooled + 0.5 * ranked, rtol=1e-5)
+  means = {name: float(s / n) for name, (s, n) in metrics.items()}
+  np.testing.assert_allclose(means['loss'], total, rtol=1e-5)
+  np.testing.assert_allclose(means['pooled_items_loss'], pooled, rtol=1e-5)
+  np.testing.assert_allclose(means['adaptssr_loss'], ranked, rtol=1e-5)
+  assert {'lambda', 'implicit', 'explicit'} <= set(means)
+
+
+def test_objectives_that_share_nothing_draw_by_keys_of_their_own(params, batch):
+  objectives = {'first': pooled_items(), 'second': pooled_items()}
+  total, metrics = sum_objective(
+    params, batch, KEY, objectives=objectives, weights={'second': 3.0}
+  )
+  keys = jax.random.split(KEY)
+  first, second = (pooled_items()(params, batch, key)[0] for key in keys)
+  assert first != second
+  np.testing.assert_allclose(total, first + 3 * second, rtol=1e-5)
+  chex.assert_trees_all_close(
+    metrics['second_loss'][0] / metrics['second_loss'][1], second, rtol=1e-5
+  )

@@ -1,0 +1,195 @@
+"""The order as a list, temperatures, smooth extremes, more than two views."""
+
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from adaptssr_jax import diagnostics, losses
+from tests import reference
+
+VIEWS, BATCH, DIM = 3, 5, 4
+FORMS = [
+  {'form': 'list', 'temperature': 0.5},
+  {'form': 'pairs', 'temperature': 0.2, 'smooth': 0.3},
+  {'form': 'pairs', 'hard_negatives': False, 'temperature': 2.0},
+]
+
+
+def random_users(views=VIEWS, seed=0):
+  rng = np.random.default_rng(seed)
+  users = rng.normal(size=(views, 2, BATCH, DIM))
+  return (users + 1.5 * users[:1, :1]).astype(np.float32)
+
+
+def listwise(p, e, n, weight, temperature):
+  """One anchor, by the formula: lists of similarities in, a number out."""
+  p, e, n = (
+    [math.exp(x / temperature) for x in values] for values in (p, e, n)
+  )
+  first = [-math.log(x / (x + sum(e) + sum(n))) for x in p]
+  second = [-math.log(x / (x + sum(n))) for x in e]
+  mean = weight * sum(first) / len(p)
+  return mean + (1 - weight) * sum(second) / len(e)
+
+
+def soft_max(values, smooth):
+  return smooth * math.log(sum(math.exp(x / smooth) for x in values))
+
+
+def test_a_list_is_a_likelihood_of_its_order():
+  p, e, n = [0.9, 0.7], [0.5, 0.1], [0.2, -0.3, 0.0]
+  found = losses.listwise_ranking_loss(
+    jnp.array([p]), jnp.array([e]), jnp.array([n]), weight=0.3, temperature=0.5
+  )
+  np.testing.assert_allclose(found, listwise(p, e, n, 0.3, 0.5), rtol=1e-6)
+
+
+def test_smooth_extremes_and_temperature_of_pairs():
+  p, e, n = [0.9, 0.7], [0.5, 0.1], [0.2, -0.3, 0.0]
+  found = losses.mpr_loss(
+    jnp.array([p]),
+    jnp.array([e]),
+    jnp.array([n]),
+    weight=0.3,
+    temperature=0.5,
+    smooth=0.2,
+  )
+  low_p, low_e = (-soft_max([-x for x in values], 0.2) for values in (p, e))
+  margin = 0.3 * (low_p - soft_max(e, 0.2)) + 0.7 * (low_e - soft_max(n, 0.2))
+  expected = math.log1p(math.exp(-margin / 0.5))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  # The limit is the paper's.
+  nearly = losses.mpr_loss(
+    jnp.array([p]), jnp.array([e]), jnp.array([n]), weight=0.3, smooth=1e-3
+  )
+  np.testing.assert_allclose(nearly, reference.mpr(p, e, n, 0.3), rtol=1e-4)
+
+
+def of_three_views(users, settings):
+  """The loss of each user, by loops over views and the formulas."""
+  users = np.asarray(users, float)
+  found = []
+  for i in range(BATCH):
+    pairs = [
+      max(reference.cosine(users[v][q][i], users[w][r][i]), 0)
+      for v in range(VIEWS)
+      for w in range(v)
+      for q in (0, 1)
+      for r in (0, 1)
+    ]
+    weight = 1 - np.mean(pairs)
+    total = 0.0
+    for view in range(VIEWS):
+      anchor = users[view][0][i]
+      p = [reference.cosine(anchor, users[view][1][i])]
+      e = [
+        reference.cosine(anchor, users[w][q][i])
+        for w in range(VIEWS)
+        for q in (0, 1)
+        if w != view
+      ]
+      n = [
+        reference.cosine(anchor, users[w][q][j])
+        for w in range(VIEWS)
+        for q in (0, 1)
+        for j in range(BATCH)
+        if j != i
+      ]
+      t = settings['temperature']
+      if settings['form'] == 'list':
+        total += listwise(p, e, n, weight, t)
+      elif not settings.get('hard_negatives', True):
+        scaled = [[x / t for x in values] for values in (p, e, n)]
+        total += reference.mpr(*scaled, weight, hard_negatives=False)
+      else:
+        s = settings['smooth']
+        margin = weight * (p[0] - soft_max(e, s)) + (1 - weight) * (
+          -soft_max([-x for x in e], s) - soft_max(n, s)
+        )
+        total += math.log1p(math.exp(-margin / t))
+    found.append(total / VIEWS)
+  return found
+
+
+@pytest.mark.parametrize('settings', FORMS, ids=str)
+def test_three_views_against_loops_at_once_and_in_blocks(settings):
+  users = random_users()
+  expected = of_three_views(users, settings)
+  gradients = []
+  for block_size in (None, 2):
+    loss = functools.partial(
+      losses.adaptssr_loss, block_size=block_size, **settings
+    )
+    each = jax.jit(functools.partial(loss, reduce_fn=None))(users)
+    np.testing.assert_allclose(each, expected, rtol=1e-5)
+    gradients.append(jax.jit(jax.grad(loss))(users))
+  scale = np.abs(gradients[0]).max()
+  np.testing.assert_allclose(*gradients, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize('settings', FORMS, ids=str)
+def test_gradients_are_numerical_ones(settings):
+  with jax.enable_x64(True):
+    loss = functools.partial(
+      losses.adaptssr_loss, fusion=0.3, block_size=2, **settings
+    )
+    users = jnp.array(random_users(2), jnp.float64)
+    check_grads(jax.jit(loss), (users,), order=1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('block_size', [None, 2])
+@pytest.mark.parametrize('settings', FORMS, ids=str)
+def test_extreme_and_missing_users_stay_finite(settings, block_size):
+  loss = functools.partial(
+    losses.adaptssr_loss, block_size=block_size, **settings
+  )
+  compute = jax.jit(jax.value_and_grad(loss))
+  users = random_users(2)
+  for where in (np.zeros(BATCH, bool), np.arange(BATCH) == 3):
+    value, gradient = compute(users, where=where)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert not gradient[:, :, ~where].any()
+    alone = loss(users[:, :, where]) if where.any() else 0
+    np.testing.assert_allclose(value, alone, rtol=1e-5)
+  everywhere = np.ones(BATCH, bool)
+  for extreme in (0 * users, 1e30 * users, np.ones_like(users)):
+    value, gradient = compute(extreme, where=everywhere)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_diagnostics_of_three_views():
+  users = random_users()
+  found = diagnostics.view_similarities(users)
+  explicit = [
+    reference.cosine(users[v][0][0], users[w][q][0])
+    for v in range(VIEWS)
+    for w in range(VIEWS)
+    for q in (0, 1)
+    if w != v
+  ]
+  np.testing.assert_allclose(found.explicit[0], np.mean(explicit), rtol=1e-5)
+  # Of equal vectors, none is nearer than another.
+  same = diagnostics.view_similarities(np.ones_like(users))
+  np.testing.assert_allclose(same.explicit, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'words'),
+  [
+    ({'form': 'tree'}, "form must be 'pairs' or 'list', not 'tree'"),
+    ({'temperature': 0.0}, 'temperature must be positive'),
+    ({'form': 'list', 'temperature': -1.0}, 'temperature must be positive'),
+    ({'smooth': -0.1}, 'smooth must be at least 0'),
+  ],
+)
+def test_refuses_settings_without_meaning(settings, words):
+  with pytest.raises(ValueError, match=words):
+    inspect.unwrap(losses.adaptssr_loss)(random_users(), **settings)

@@ -1,0 +1,187 @@
+"""The likelihood of sets of items against loops, wherever the table is."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from adaptssr_jax.set_softmax import (
+  distinct,
+  sampled_set_softmax_losses,
+  set_softmax_losses,
+  shard_set_softmax_losses,
+)
+from adaptssr_jax.table_shards import fetch_from
+
+# 21 ids on 8 devices: 3 a device, and 3 that fill up.
+ROWS, IDS, DIM, LABELS = 16, 21, 3, 4
+
+
+@pytest.fixture(scope='module')
+def scores():
+  rng = np.random.default_rng(0)
+  shapes = (ROWS, DIM), (IDS, DIM), (IDS,)
+  hidden, table, bias = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes
+  )
+  labels = jnp.array([rng.permutation(IDS)[:LABELS] for _ in range(ROWS)])
+  where = jnp.array(
+    [np.arange(LABELS) < row % (LABELS + 1) for row in range(ROWS)]
+  )
+  # The first id is no class, as padding is none.
+  bias = bias.at[0].set(jnp.finfo(jnp.float32).min)
+  where &= labels > 0
+  return hidden, table, bias, labels, where
+
+
+def by_loops(hidden, table, bias, labels, where):
+  hidden, table, bias = (np.asarray(x, float) for x in (hidden, table, bias))
+  losses = []
+  for row in range(ROWS):
+    z = table[1:] @ hidden[row] + bias[1:]
+    wanted = [z[i - 1] for i in np.asarray(labels)[row][where[row]]]
+    log_sum = np.log(np.sum(np.exp(z)))
+    losses.append(np.mean([log_sum - own for own in wanted]) if wanted else 0)
+  return losses
+
+
+def losses_of(hidden, table, bias, labels, where, **settings):
+  return set_softmax_losses(
+    hidden, table, bias, labels, where=where, **settings
+  )
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 4, 7, 100])
+def test_is_the_mean_of_the_labels_losses(scores, chunk_size):
+  found = jax.jit(functools.partial(losses_of, chunk_size=chunk_size))(*scores)
+  np.testing.assert_allclose(found, by_loops(*scores), rtol=1e-5, atol=1e-5)
+  assert not found[~scores[-1].any(axis=1)].any()
+
+
+def test_gradients_in_chunks_are_those_of_the_whole(scores):
+  *arrays, labels, where = scores
+
+  def mean(hidden, table, bias, chunk_size=None):
+    return jnp.mean(
+      losses_of(hidden, table, bias, labels, where, chunk_size=chunk_size)
+    )
+
+  grad = jax.grad(mean, argnums=(0, 1, 2))
+  expected, found = grad(*arrays), grad(*arrays, chunk_size=4)
+  for ours, other in zip(found, expected, strict=True):
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, other, atol=1e-5 * np.abs(other).max())
+  # Of what is no class, nothing is learned.
+  assert not np.any(expected[1][0])
+  with jax.enable_x64(True):
+    arrays = [jnp.asarray(x, jnp.float64) for x in arrays[:2]]
+    bias = jnp.zeros(IDS, jnp.float64)
+    check_grads(functools.partial(mean, bias=bias), arrays, order=1)
+
+
+def test_a_split_table_gives_the_same(scores):
+  hidden, table, bias, labels, where = scores
+  shards = jnp.pad(table, ((0, 3), (0, 0))).reshape(8, 3, DIM)
+  by_device = [
+    x.reshape(8, ROWS // 8, *x.shape[1:]) for x in (hidden, labels, where)
+  ]
+
+  def on_device(shard, hidden, labels, where, chunk_size):
+    return shard_set_softmax_losses(
+      hidden,
+      shard,
+      bias,
+      labels,
+      where=where,
+      chunk_size=chunk_size,
+      axis_name='devices',
+    )
+
+  for chunk_size in (None, 2):
+    step = functools.partial(on_device, chunk_size=chunk_size)
+    found = jax.pmap(step, 'devices')(shards, *by_device).reshape(-1)
+    np.testing.assert_allclose(found, by_loops(*scores), rtol=1e-5, atol=1e-5)
+
+
+def test_many_samples_come_near_the_whole_softmax(scores):
+  hidden, table, bias, labels, where = scores
+  bias = bias.at[0].set(0)
+  expected = losses_of(hidden, table, bias, labels, where)
+  sampled = functools.partial(
+    sampled_set_softmax_losses,
+    jax.random.key(0),
+    hidden,
+    bias=bias,
+    labels=labels,
+    where=where,
+  )
+  found = sampled(table, num_sampled=20_000)
+  np.testing.assert_allclose(found, expected, rtol=0.05)
+  few = sampled(table, num_sampled=2)
+  assert np.abs(few - expected).max() > 0.3
+  np.testing.assert_array_equal(
+    sampled(lambda ids: table[ids], num_sampled=2), few
+  )
+
+
+def test_samples_that_are_labels_count_once():
+  # Two ids, both labels: whatever is sampled, the sum is that of the two.
+  found = sampled_set_softmax_losses(
+    jax.random.key(0),
+    jnp.array([[1.0]]),
+    jnp.array([[0.0], [2.0]]),
+    jnp.zeros(2),
+    jnp.array([[0, 1]]),
+    where=jnp.array([[True, True]]),
+    num_sampled=5,
+  )
+  np.testing.assert_allclose(found, np.log(1 + np.exp(2)) - 1, rtol=1e-6)
+
+
+def test_sampled_rows_of_a_split_table(scores):
+  hidden, table, bias, labels, where = scores
+  shards = jnp.pad(table, ((0, 3), (0, 0))).reshape(8, 3, DIM)
+  sampled = functools.partial(
+    sampled_set_softmax_losses, jax.random.key(0), num_sampled=6
+  )
+  expected = sampled(hidden, table, bias, labels, where=where)
+
+  def on_device(shard, hidden, labels, where):
+    rows = fetch_from(shard, 'devices')
+    return sampled(hidden, rows, bias, labels, where=where)
+
+  by_device = [
+    x.reshape(8, ROWS // 8, *x.shape[1:]) for x in (hidden, labels, where)
+  ]
+  found = jax.pmap(on_device, 'devices')(shards, *by_device).reshape(-1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_item_that_stands_twice_is_one():
+  items = jnp.array([[3, 3, 5, 3, 0, 0], [0] * 6, [9, 8, 7, 9, 8, 7]])
+  assert distinct(items).tolist() == [
+    [True, False, True, False, False, False],
+    [False] * 6,
+    [True, True, True, False, False, False],
+  ]
+
+
+@pytest.mark.parametrize(
+  ('function', 'settings', 'words'),
+  [
+    (losses_of, {'chunk_size': 0}, 'chunk_size must be at least 1 or None'),
+    (
+      functools.partial(sampled_set_softmax_losses, jax.random.key(0)),
+      {'num_sampled': 0},
+      'num_sampled must be at least 1',
+    ),
+  ],
+)
+def test_refuses_sizes_of_nothing(scores, function, settings, words):
+  *arrays, where = scores
+  with pytest.raises(ValueError, match=words):
+    inspect.unwrap(function)(*arrays, where=where, **settings)
