@@ -65,7 +65,8 @@ def _of_frozen(grid: Grid) -> list[str]:
   lines = [
     'Frozen: logistic regression on standardised vectors of the encoder as '
     'pre-training left it, C by validation; + bag: on them and the TF-IDF bag '
-    'of items, whose weight validation chooses too. Labels are dealt out anew '
+    'of the whole history, whose weight validation chooses too. Labels are '
+    'dealt out anew '
     f'in each of {number} splits. A share of the labels is one of those to '
     'train on; the validation rows are all there.'
   ]

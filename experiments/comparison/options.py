@@ -37,7 +37,8 @@ class CompareSettings(DataSettings, ProcessSettings):
     (FINE_TUNED,),
     'Columns of a task with labels: encoder and head trained on them; a '
     'logistic regression on the vectors of the frozen encoder; and that on the '
-    'vectors joined with the TF-IDF bag of the whole history. Rankings are fine-tuned.',
+    'vectors joined with the TF-IDF bag of the whole history. Rankings are '
+    'fine-tuned.',
     choices=MODES,
   )
   seeds: tuple[str, ...] = flag(('0',), 'Seeds of fine-tuning.')
