@@ -8,7 +8,7 @@ import pytest
 
 from adaptssr_jax.data import resplit
 from experiments import compare
-from experiments.comparison import commands
+from experiments.comparison import commands, report
 from experiments.comparison.options import CompareSettings
 from experiments.datasets import open_data
 from experiments.workdir import open_workdir
@@ -29,8 +29,10 @@ class StandIns:
     monkeypatch.setattr(commands.baselines, 'main', self.baseline)
     monkeypatch.setattr(commands.frozen, 'encode', self.encode)
     monkeypatch.setattr(commands.frozen, 'read_vectors', self.read)
-    # Nothing of theirs is compiled, and to look for it takes seconds.
+    # Nothing of theirs is compiled, and to look for it takes seconds; so do
+    # pictures.
     monkeypatch.setattr(compare, 'forget_compiled', lambda: None)
+    monkeypatch.setattr(report, 'draw_all', lambda *_: None)
 
   def pretrain(self, settings):
     folder = self._start(settings)
