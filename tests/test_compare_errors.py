@@ -222,11 +222,8 @@ def test_a_stage_has_the_encoder_that_it_starts_from(
   )
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
-  path.write_text('--num_queries=2\n')
-  with pytest.raises(SettingsError, match=r'--num_queries=2 .* which has 1'):
-    compare.main(settings)
   assert not stand_ins.calls
-  # From a random start it may have another one, and the same in all else.
+  # From a random start it may have another one, and all else as the others.
   path.write_text('--embed_dim=16\n')
   compare.main(changed(settings, methods=('adaptssr_cold',), tasks=('gender',)))
   assert stand_ins.settings[0].embed_dim == 16

@@ -165,9 +165,8 @@ def test_columns_are_those_of_all_modes(whole):
   assert tuned['runs'] == 2
 
 
-def test_the_page_is_made_from_the_results_alone(stand_ins, settings, tmp_path):
-  compare.main(settings)
-  folder = tmp_path / 'compare'
+def test_the_page_is_made_from_the_results_alone(whole):
+  folder = pathlib.Path(whole.settings.workdir)
   page = (folder / 'results.md').read_text()
   results = json.loads((folder / 'results.json').read_text())
   assert page.startswith(page_of(results))
