@@ -8,8 +8,8 @@ import pytest
 
 from adaptssr_jax.data import resplit
 from experiments import compare
-from experiments.compare import CompareSettings
-from experiments.comparison import runs
+from experiments.comparison import commands, report
+from experiments.comparison.options import CompareSettings
 from experiments.datasets import open_data
 from experiments.workdir import open_workdir
 from tests.tiny_runs import Interruption
@@ -18,16 +18,21 @@ SHAPE = {'max_length': 6, 'embed_dim': 8, 'num_layers': 1}
 
 
 class StandIns:
-  """Counts what is trained; the outcome depends on the flags alone."""
+  """Counts what is made; the outcome depends on the flags alone."""
 
   def __init__(self, monkeypatch):
     self.calls = []
     self.settings = []
     self.die_at = None
-    monkeypatch.setattr(runs.pretrain, 'main', self.pretrain)
-    monkeypatch.setattr(runs.finetune, 'main', self.finetune)
-    # Nothing of theirs is compiled, and to look for it takes seconds.
+    monkeypatch.setattr(commands.pretrain, 'main', self.pretrain)
+    monkeypatch.setattr(commands.finetune, 'main', self.finetune)
+    monkeypatch.setattr(commands.baselines, 'main', self.baseline)
+    monkeypatch.setattr(commands.frozen, 'encode', self.encode)
+    monkeypatch.setattr(commands.frozen, 'read_vectors', self.read)
+    # Nothing of theirs is compiled, and to look for it takes seconds; so do
+    # pictures.
     monkeypatch.setattr(compare, 'forget_compiled', lambda: None)
+    monkeypatch.setattr(report, 'draw_all', lambda *_: None)
 
   def pretrain(self, settings):
     folder = self._start(settings)
@@ -37,12 +42,29 @@ class StandIns:
     (folder / 'metrics.jsonl').write_text(text)
 
   def finetune(self, settings):
+    self._cell(settings, settings.seed)
+
+  def baseline(self, settings):
+    self._cell(settings, None)
+
+  def encode(self, settings, *, data, histories):
+    assert len(histories.order) == sum(
+      len(part.items) for part in data.splits.values()
+    )
+    self._start(settings)
+
+  def read(self, settings, *, data, histories):
+    assert settings.vectors.endswith(histories.name)
+    # Of the pre-training: vectors/METHOD/seed_N/USERS.
+    self._cell(settings, settings.vectors.split('/')[-2])
+
+  def _cell(self, settings, seed):
     folder = self._start(settings)
     data = resplit(open_data(settings, settings.task), settings.split_seed)
     test = data.splits['test'].number
     count = len(test)
     method = settings.workdir.split('/cells/')[1].split('/')[0]
-    place = f'{method} {settings.task} {settings.split_seed} {settings.seed}'
+    place = f'{method} {settings.task} {settings.split_seed} {seed}'
     rng = np.random.default_rng(zlib.crc32(place.encode()))
     if data.kind == 'ranking':
       columns = {'rank': rng.integers(1, 30, count)}
@@ -55,8 +77,9 @@ class StandIns:
       columns = {'correct': (rng.random(count) < share).astype(int)}
       scores = {'accuracy': float(columns['correct'].mean())}
     np.savez(folder / 'predictions.npz', example_id=test, **columns)
-    result = {'best_step': 40 + settings.seed}
-    result |= {'validation': scores, 'test': scores}
+    result = {'validation': scores, 'test': scores}
+    if seed is not None:
+      result['best_step'] = 40 + getattr(settings, 'seed', 0)
     (folder / 'result.json').write_text(json.dumps(result))
 
   def _start(self, settings):
@@ -74,6 +97,9 @@ def flag_files(folder, *, learning_rate=0.001):
   texts = {
     'warm_start': f'{shape}--objective=masked_items\n',
     'pretrain': f'--learning_rate={learning_rate}\n',
+    'first_stage': f'{shape}--objective=pooled_items\n--learning_rate=0.002\n',
+    'last_stage': '--objective=pooled_items,adaptssr\n--learning_rate=0.0003\n',
+    'joint': '--objective=pooled_items,adaptssr\n',
     'classification': '--num_epochs=2\n--patience=3\n',
   }
   paths = {name: folder / f'{name}.flags' for name in texts}

@@ -6,10 +6,11 @@ import jax
 import pytest
 
 from experiments import compare
-from experiments.compare import CompareSettings
-from experiments.comparison import methods
+from experiments.comparison import methods, stages
 from experiments.comparison.grid import Cell, Pretraining, plan
+from experiments.comparison.options import CompareSettings
 from experiments.compilation import forget_compiled
+from experiments.finetune_settings import FinetuneSettings
 from experiments.settings import from_flagfile
 from tests.compare_stand_ins import (
   SHAPE,
@@ -35,7 +36,7 @@ def test_every_run_is_made_once_after_those_it_needs(
   runs = plan(grid)
   # 2 stages x 2 seeds; 3 models x 2 tasks x 2 splits x 2 seeds; 1 x 2 splits.
   assert len(runs) == len(set(runs)) == 4 + 24 + 2
-  assert len(stand_ins.calls) == 28
+  assert len(stand_ins.calls) == 30
   names = [one.name for one in runs]
   assert names[0] == 'cells/none/gender/share_1/split_0/seed_0'
   for stage, before in (('adaptssr', 'masked_items'),):
@@ -51,7 +52,7 @@ def test_every_run_is_made_once_after_those_it_needs(
   printed = capsys.readouterr().out
   assert f'[30/30] {names[-1]}: 0 s; about 0:00:00 left' in printed
   compare.main(settings)
-  assert len(stand_ins.calls) == 28
+  assert len(stand_ins.calls) == 30
 
 
 def test_runs_have_the_flags_of_their_method(stand_ins, settings):
@@ -95,7 +96,7 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   assert stages['adaptssr_cold'].init_from == ''
   assert stages['adaptssr_cold'].encoder_fields() == SHAPE
   longer = stages['masked_items_longer']
-  assert (longer.objective, longer.num_steps) == ('masked_items', 17)
+  assert (longer.objective, longer.num_steps) == (('masked_items',), 17)
   assert longer.init_from == f'{folder}/masked_items/seed_7'
   assert stages['adaptssr_batch_mean'].fusion == 'batch_mean'
   assert stages['adaptssr_half'].fusion == '0.5'
@@ -109,7 +110,23 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   shares = rho.crop_ratio, rho.mask_ratio, rho.reorder_ratio
   assert shares == (0.9, 0.1, 0.1)
   # Crop, mask and reorder with themselves are the ablations.
-  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1
+  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1 + 5
+  assert stages['pooled_items'].encoder_fields() == SHAPE
+  assert stages['pooled_items'].learning_rate == 0.002
+  longer = stages['pooled_items_longer']
+  assert (longer.objective, longer.num_steps) == (('pooled_items',), 17)
+  # The control of the last stage, at the rate of its file.
+  assert longer.learning_rate == stages['last_stage'].learning_rate == 0.0003
+  for name in ('pooled_items_longer', 'last_stage', 'adaptssr_after_pooled'):
+    assert stages[name].init_from == f'{folder}/pooled_items/seed_7'
+  assert stages['last_stage'].objective == ('pooled_items', 'adaptssr')
+  assert stages['adaptssr_after_pooled'].objective == ('adaptssr',)
+  assert stages['joint'].init_from == ''
+  assert stages['joint'].encoder_fields() == SHAPE
+  bags = 'cells/bag_of_items', 'gender/share_0.5/split_3'
+  assert made['/'.join(bags)].max_length == SHAPE['max_length']
+  assert made['_whole/'.join(bags)].max_length == 0
+  assert made[f'cells/bag_svd/{bags[1]}'].method == 'bag_svd'
 
 
 def test_interrupted_and_resumed_is_uninterrupted(
@@ -119,7 +136,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
   whole, stand_ins.calls = stand_ins.calls, []
   resumed = settings_of(tmp_path, data_dir, workdir=str(tmp_path / 'resumed'))
   # While pre-training, in the middle of a cell, and in the last one.
-  for die_at in (9, 4, 17):
+  for die_at in (11, 4, 17):
     stand_ins.calls, stand_ins.die_at = [], die_at
     with pytest.raises(Interruption):
       compare.main(resumed)
@@ -130,7 +147,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     for one in plan(compare.read_grid(resumed))
   ]
   assert sum(record['resumed'] for record in records) == 3
-  assert len(stand_ins.calls) == len(whole) - 8 - 3 - 16
+  assert len(stand_ins.calls) == len(whole) - 10 - 3 - 16
   assert results_of(resumed) == results_of(settings)
 
 
@@ -215,10 +232,13 @@ def test_what_is_compiled_is_forgotten():
 
 def test_the_time_left_is_that_of_runs_like_those_done():
   cell = Cell('none', 'age', 1.0, 0, 0)
-  other = Cell('bag_of_items', 'age', 1.0, 0, None)
-  seconds = {cell.alike: [2.0, 4.0], 'pretrain': [10.0]}
+  other = Cell('bag_of_items', 'age', 1.0, 0, None, '')
+  seconds = {cell.alike: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
+  # A stage takes as long as the others, and what is like none as all.
   assert compare.time_left(seconds, left) == 3 + 10 + 6.5
+  few = Cell('none', 'age', 0.05, 0, 0)
+  assert compare.time_left(seconds, [few, few]) == 3 + 3
   # Where all that is done was resumed, nothing is known.
   assert compare.time_left({}, left) == 0
 
@@ -229,14 +249,14 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
   settings = from_flagfile(CompareSettings, path)
   chosen = methods.choose_methods(settings.methods)
-  found = compare._read_pretraining(settings, chosen.values())
+  found = stages.read_pretraining(settings, methods.METHODS, chosen)
   own = found['pretrain'].encoder_fields()
   # Given, so that it is the same after a warm start and without.
   assert own.pop('dropout_rate') > 0
   if 'warm_start' in found:
     assert own.items() <= found['warm_start'].encoder_fields().items()
   for kind in methods.METRICS:
-    tuned = compare._read_flagfile(compare.FinetuneSettings, settings, kind)
+    tuned = stages.read_flagfile(FinetuneSettings, settings, kind)
     assert tuned.dataset == settings.dataset or not getattr(settings, kind)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import compare
-from experiments.comparison import runs
+from experiments.comparison import commands, setup
+from experiments.comparison.stages import STAGES
 from experiments.datasets import open_data
 from experiments.settings import SettingsError
 from tests.compare_stand_ins import (
@@ -65,7 +66,7 @@ def test_a_run_on_other_data_is_refused(
     data = open_data(settings, opened)
     return data._replace(name='changed') if opened == task else data
 
-  monkeypatch.setattr(compare, 'open_data', open_changed)
+  monkeypatch.setattr(setup, 'open_data', open_changed)
   words = f'^{name} --dataset was synthetic_users/tiny_{task}/.*, is changed'
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
@@ -126,7 +127,7 @@ def test_an_error_names_its_run(settings, monkeypatch):
   def fail(settings):
     raise SettingsError('--num_heads: no')
 
-  monkeypatch.setattr(runs.finetune, 'main', fail)
+  monkeypatch.setattr(commands.finetune, 'main', fail)
   words = r'^cells/none/gender/share_1/split_0/seed_0: --num_heads: no$'
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
@@ -153,6 +154,21 @@ def test_an_error_names_its_run(settings, monkeypatch):
       r'--crossed=false with 3 --seeds and 2 --splits',
     ),
     ({'tasks': ()}, r'--tasks needs at least one task'),
+    ({'modes': ('probe',)}, r'--modes must be .*frozen.*, not .probe.'),
+    ({'modes': ()}, r'--modes needs at least one of fine_tuned'),
+    ({'probe_splits': 0}, r'--probe_splits must be at least 1, not 0'),
+    (
+      {'reference': 'pooled_items'},
+      r'--reference=pooled_items is not among the rows: add it to --methods',
+    ),
+    (
+      {'methods': ('last_stage',), 'first_stage': ''},
+      r'--first_stage=FLAGFILE is needed',
+    ),
+    (
+      {'methods': ('pooled_items_longer',), 'last_stage': ''},
+      r'--last_stage=FLAGFILE is needed',
+    ),
     ({'pretrain': ''}, r'--pretrain=FLAGFILE is needed'),
     ({'warm_start': ''}, r'--warm_start=FLAGFILE is needed'),
     ({'ranking': 'no/such.flags'}, r'--ranking=no/such.flags: '),
@@ -163,9 +179,52 @@ def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
     compare.main(settings_of(tmp_path, data_dir, **changes))
 
 
-def test_the_files_must_have_their_objective(tmp_path, data_dir):
+@pytest.mark.parametrize(
+  ('name', 'objective', 'words'),
+  [
+    ('warm_start', 'masked_items,adaptssr', '--objective=masked_items, not'),
+    ('pretrain', 'masked_items', '--objective=adaptssr, not masked_items'),
+    ('pretrain', 'adaptssr,pooled_items', '--objective=adaptssr, not'),
+    (
+      'first_stage',
+      'adaptssr,pooled_items',
+      '--objective=pooled_items, or that and more, not adaptssr,pooled_items',
+    ),
+    ('last_stage', 'pooled_items', '--objective=adaptssr among it, not'),
+    ('joint', 'pooled_items', '--objective=pooled_items,adaptssr among it, '),
+  ],
+)
+def test_the_files_must_have_their_objective(
+  tmp_path, data_dir, name, objective, words
+):
   settings = settings_of(tmp_path, data_dir)
-  swapped = changed(settings, pretrain=settings.warm_start)
-  words = r'--pretrain=.* must have --objective=adaptssr, not masked_items'
+  (tmp_path / f'{name}.flags').write_text(f'--objective={objective}\n')
+  with pytest.raises(SettingsError, match=f'^--{name}=.* must have {words}'):
+    compare.main(settings)
+
+
+def test_the_files_may_have_more_objectives():
+  joint = ('adaptssr', 'pooled_items', 'masked_items')
+  assert STAGES['joint'].allows(joint)
+  assert STAGES['last_stage'].allows(('adaptssr',))
+  assert STAGES['last_stage'].allows(joint)
+  assert STAGES['first_stage'].allows(('pooled_items', 'masked_items'))
+
+
+def test_a_stage_has_the_encoder_that_it_starts_from(
+  stand_ins, settings, tmp_path
+):
+  path = tmp_path / 'pretrain.flags'
+  path.write_text('--embed_dim=16\n--dropout_rate=0.3\n')
+  words = (
+    '^--pretrain: --embed_dim=16 contradicts the encoder that '
+    '--methods=adaptssr starts from, masked_items, which has 8: leave it out'
+  )
   with pytest.raises(SettingsError, match=words):
-    compare.main(swapped)
+    compare.main(settings)
+  assert not stand_ins.calls
+  # From a random start it may have another one, and all else as the others.
+  path.write_text('--embed_dim=16\n')
+  compare.main(changed(settings, methods=('adaptssr_cold',), tasks=('gender',)))
+  assert stand_ins.settings[0].embed_dim == 16
+  assert stand_ins.settings[0].max_length == 6

@@ -10,6 +10,7 @@ from experiments.comparison.pictures import (
   methods_panel,
   sweep_panels,
 )
+from experiments.comparison.split_summary import summarise_splits
 from experiments.comparison.summary import Outcome, summarise
 from experiments.comparison.sweeps import as_csv, sweep_points
 from experiments.comparison.table import Column, markdown
@@ -25,25 +26,27 @@ def values_of(mean, std=None, p=None, improvement=None):
   return {
     'mean': mean,
     'std': std,
-    'runs': 2,
+    'error': None if std is None else std / 2,
+    'runs': 4,
     'interval': [mean - 0.01, mean + 0.02],
     'improvement': improvement,
     'difference': difference,
     'difference_interval': None if p is None else [difference - 0.005, 0.3],
     'p': p,
+    'p_holm': None if p is None else min(1, 2 * p),
     'test': None if p is None else 'bootstrap',
   }
 
 
 SUMMARY = {
   AGE: {
-    'none': values_of(0.4, 0.012),
-    'bag': values_of(0.5, p=0.0499, improvement=25.0),
-    'ssr': values_of(0.45678, 0.001, p=0.05, improvement=14.196),
+    'none': values_of(0.4, 0.024),
+    'bag': values_of(0.5, p=0.02499, improvement=25.0),
+    'ssr': values_of(0.45678, 0.002, p=0.025, improvement=14.196),
   },
   CLICK: {
     'none': values_of(0.02, 0.0),
-    'ssr': values_of(0.01, 0.0, p=0.0002, improvement=-50.0),
+    'ssr': values_of(0.01, 0.0, p=0.0001, improvement=-50.0),
   },
   FEW: {'none': values_of(0.3)},
 }
@@ -64,12 +67,14 @@ def test_the_table_to_the_letter():
 
 95 % intervals of the metric, and of its difference to None, in points:
 
-| Pre-train | age accuracy | difference | p | click ndcg@10 | difference | p |
-|---|--:|--:|--:|--:|--:|--:|
-| None | [39.00, 42.00] | - | - | [1.00, 4.00] | - | - |
-| Bag of items | [49.00, 52.00] | +10.00 [+9.50, +30.00] | 0.0499 | - | - | - |
-| AdaptSSR | [44.68, 47.68] | +5.68 [+5.18, +30.00] | 0.0500 \
-| [0.00, 3.00] | -39.00 [-39.50, +30.00] | 0.0002 |
+| Pre-train | age accuracy | difference | p | Holm \
+| click ndcg@10 | difference | p | Holm |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|
+| None | [39.00, 42.00] | - | - | - | [1.00, 4.00] | - | - | - |
+| Bag of items | [49.00, 52.00] | +10.00 [+9.50, +30.00] | 0.0250 | 0.0500 \
+| - | - | - | - |
+| AdaptSSR | [44.68, 47.68] | +5.68 [+5.18, +30.00] | 0.0250 | 0.0500 \
+| [0.00, 3.00] | -39.00 [-39.50, +30.00] | 0.0001 | 0.0002 |
 
 ## 5 % of the training labels
 
@@ -81,11 +86,11 @@ def test_the_table_to_the_letter():
 
 95 % intervals of the metric, and of its difference to None, in points:
 
-| Pre-train | age accuracy | difference | p |
-|---|--:|--:|--:|
-| None | [29.00, 32.00] | - | - |
-| Bag of items | - | - | - |
-| AdaptSSR | - | - | - |
+| Pre-train | age accuracy | difference | p | Holm |
+|---|--:|--:|--:|--:|
+| None | [29.00, 32.00] | - | - | - |
+| Bag of items | - | - | - | - |
+| AdaptSSR | - | - | - | - |
 """
   )
 
@@ -93,6 +98,68 @@ def test_the_table_to_the_letter():
 def test_the_best_is_that_of_the_rows_shown():
   page = markdown(SUMMARY, {'none': 'None', 'ssr': 'AdaptSSR'})
   assert '| AdaptSSR | **45.68 ± 0.10** | 14.20 |' in page
+
+
+def test_frozen_columns_have_no_improvement():
+  summary = {
+    AGE: {'none': values_of(0.4), 'ssr': values_of(0.5, improvement=25.0)},
+    AGE._replace(mode='frozen'): {'ssr': values_of(0.45, 0.01)},
+    AGE._replace(mode='frozen_with_bag'): {
+      'bag': values_of(0.5, 0.02),
+      'ssr': values_of(0.52, 0.01, p=0.001, improvement=4.0),
+    },
+  }
+  page = markdown(summary, TITLES, reference='bag')
+  head, _, *rows = page.split('\n\n')[1].splitlines()
+  assert head == (
+    '| Pre-train | age accuracy, fine-tuned | Impr | age accuracy, frozen '
+    '| age accuracy, frozen + bag |'
+  )
+  assert rows == [
+    '| None | 40.00 | - | - | - |',
+    '| Bag of items | - | - | - | 50.00 ± 1.00 |',
+    '| AdaptSSR | **50.00** | 25.00 | **45.00 ± 0.50** | **52.00 ± 0.50** † |',
+  ]
+  assert 'its difference to Bag of items, in points' in page
+  titles = [column.title for column in summary]
+  assert titles == [
+    'age, accuracy',
+    'age, accuracy, frozen',
+    'age, accuracy, frozen + bag',
+  ]
+
+
+def test_splits_are_summarised_by_hand():
+  # Two seeds on split 4, of which the mean counts.
+  scores = {
+    'none': [(0, 0.125), (4, 0.25), (4, 0.5), (7, 0.625)],
+    'one': [(0, 0.25), (4, 0.625), (7, 1.0)],
+    'two': [(7, 0.625), (4, 0.375), (0, 0.125)],
+  }
+  outcomes = {
+    name: [Outcome(score, split, None) for split, score in found]
+    for name, found in scores.items()
+  }
+  found = summarise_splits(outcomes, test_per_train=1 / 3)
+  assert found['none']['mean'] == 0.375
+  assert found['none']['std'] == 0.25
+  assert found['none']['error'] == pytest.approx(0.25 / np.sqrt(3))
+  assert found['none']['by_split'] == {'0': 0.125, '4': 0.375, '7': 0.625}
+  assert found['none']['p'] is found['none']['p_holm'] is None
+  # Differences of 1/8, 2/8, 3/8: t^2 = 6 of 2 degrees of freedom.
+  p = 1 - np.sqrt(6 / 8)
+  assert found['one']['p'] == pytest.approx(p)
+  assert found['one']['p_holm'] == pytest.approx(2 * p)
+  assert found['one']['difference'] == 0.25
+  assert found['one']['improvement'] == pytest.approx(200 / 3)
+  low, high = found['one']['difference_interval']
+  # The 97.5 % quantile of 2 degrees of freedom is 4.3027.
+  assert high - low == pytest.approx(2 * 4.3027 * 0.125 * np.sqrt(2 / 3), 1e-4)
+  assert found['two']['p'] == found['two']['p_holm'] == 1
+  other = summarise_splits(outcomes, test_per_train=1 / 3, reference='one')
+  assert other['none']['difference'] == -0.25
+  absent = summarise_splits(outcomes, test_per_train=1 / 3, reference='bag')
+  assert {values['p'] for values in absent.values()} == {None}
 
 
 def outcomes_of(folder, name, values, score):
@@ -132,7 +199,9 @@ def test_the_summary_is_that_of_all_runs(tmp_path):
   for name, runs_made in (('none', 6), ('other', 2)):
     assert found[name]['runs'] == runs_made
     assert found[name]['mean'] == pytest.approx(scores[name].mean())
-    assert found[name]['std'] == pytest.approx(np.std(scores[name], ddof=1))
+    std = np.std(scores[name], ddof=1)
+    assert found[name]['std'] == pytest.approx(std)
+    assert found[name]['error'] == pytest.approx(std / np.sqrt(runs_made))
   assert found['none']['p'] is found['none']['improvement'] is None
   ratio = scores['other'].mean() / scores['none'].mean()
   assert found['other']['improvement'] == pytest.approx(100 * (ratio - 1))
@@ -228,7 +297,7 @@ def test_sweeps_are_listed_point_by_point():
   assert len(pairs) == 12
   assert len(set(pairs)) == 6
   lines = as_csv(found['rho']).splitlines()
-  assert lines[0] == 'rho,task,share,metric,mean,std,low,high'
+  assert lines[0] == 'rho,task,share,metric,mode,mean,std,low,high'
   assert len(lines) == 5
   assert sweep_points(sweep_summary(), (), pairs=False) == {}
 

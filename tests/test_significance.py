@@ -116,3 +116,71 @@ def test_mcnemar_is_the_binomial_test(better, worse):
     expected = stats.binomtest(better, better + worse, 0.5).pvalue
   assert significance.mcnemar(first, second) == pytest.approx(expected)
   assert significance.mcnemar(second, first) == pytest.approx(expected)
+
+
+def test_splits_that_overlap_count_less():
+  # The variance is 1; with n_test / n_train = 1/3 the factor is 1/3 + 1/3, so
+  # t^2 = 4 / (2/3) = 6. Of 2 degrees of freedom, p = 1 - t / sqrt(2 + t^2).
+  differences = np.array([1.0, 2.0, 3.0])
+  p = significance.split_test(differences, test_per_train=1 / 3)
+  assert p == pytest.approx(1 - np.sqrt(6 / 8))
+  assert significance.split_test(
+    -differences, test_per_train=1 / 3
+  ) == pytest.approx(p)
+  # Without overlap it is the paired t test.
+  expected = stats.ttest_1samp(differences, 0).pvalue
+  assert significance.split_test(
+    differences, test_per_train=0
+  ) == pytest.approx(expected)
+  assert p > expected
+  error = significance.split_error(differences, test_per_train=1 / 3)
+  assert error == pytest.approx(np.sqrt(2 / 3))
+  plain = significance.split_error(differences, test_per_train=0)
+  assert plain == pytest.approx(np.sqrt(1 / 3))
+
+
+def test_an_interval_and_its_test_agree():
+  rng = np.random.default_rng(4)
+  values = rng.normal(0.5, 1, 10)
+  p = significance.split_test(values, test_per_train=0.4)
+  low, high = significance.split_interval(
+    values, test_per_train=0.4, level=1 - p
+  )
+  assert 0 in (pytest.approx(low), pytest.approx(high))
+  assert (low + high) / 2 == pytest.approx(values.mean())
+
+
+def test_methods_that_never_differ_are_not_told_apart():
+  assert significance.split_test(np.zeros(3), test_per_train=0.3) == 1
+  assert significance.split_test(np.ones(3), test_per_train=0.3) == 0
+
+
+def test_the_split_test_is_calibrated_where_splits_overlap():
+  # 400 users of whom each split tests a fifth; the true difference is 0.
+  rng = np.random.default_rng(5)
+  plain, corrected = [], []
+  for _ in range(200):
+    user = rng.normal(size=400)
+    means = np.array(
+      [user[rng.permutation(400)[:80]].mean() for _ in range(10)]
+    )
+    plain.append(significance.split_test(means, test_per_train=0))
+    corrected.append(significance.split_test(means, test_per_train=80 / 320))
+  # Binomial(200, 0.1) is within 9..33 by 0.999.
+  assert 9 <= sum(p < 0.1 for p in corrected) <= 33
+  assert sum(p < 0.1 for p in plain) > 45
+
+
+@pytest.mark.parametrize(
+  ('p_values', 'expected'),
+  [
+    ([], []),
+    ([0.25], [0.25]),
+    # 3 x .01; 2 x .03; .04, but not less than the one before.
+    ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+    ([0.4, 0.01, 0.9], [0.8, 0.03, 0.9]),
+    ([0.6, 0.7], [1, 1]),
+  ],
+)
+def test_holm_by_hand(p_values, expected):
+  assert significance.holm(p_values) == pytest.approx(expected)

@@ -7,8 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adaptssr_jax.data import UserData
+from adaptssr_jax.models import UserEncoder
 from experiments import finetune, pretrain
-from experiments.comparison.methods import METHODS, Method
+from experiments.comparison.histories import Histories
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  METHODS,
+  Method,
+)
+from experiments.settings import SettingsError
+
+# What a run may have otherwise than the one that it starts from.
+_FREE = ('dropout_rate', 'dtype')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,31 +36,65 @@ class Pretraining:
   @property
   def alike(self) -> str:
     """What runs that take about as long have in common."""
-    return 'pretrain'
+    return f'pretrain/{self.method}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+  """What an encoder, pre-trained or random, says of all users of some tasks."""
+
+  method: str
+  seed: int
+  users: str
+
+  @property
+  def name(self) -> str:
+    """Its folder in that of the comparison."""
+    return f'vectors/{self.method}/seed_{self.seed}/{self.users}'
+
+  @property
+  def alike(self) -> str:
+    """What runs that take about as long have in common."""
+    return f'vectors/{self.users}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A method on a task: a fine-tuned model, or a baseline if without a seed."""
+  """A method on a task: a model or vectors, or a baseline if without a seed.
+
+  The seed is that of fine-tuning, or of the pre-training behind the vectors. A
+  baseline has no mode either: it is the same in all columns.
+  """
 
   method: str
   task: str
   share: float
   split: int
   seed: int | None
+  mode: str = FINE_TUNED
+
+  @property
+  def is_frozen(self) -> bool:
+    """Whether it reads vectors, and trains no encoder."""
+    return self.mode not in ('', FINE_TUNED)
 
   @property
   def name(self) -> str:
     """Its folder in that of the comparison."""
-    place = f'cells/{self.method}/{self.task}/share_{self.share:g}'
+    place = f'cells/{self.method}/{self.task}'
+    if self.is_frozen:
+      place += f'/{self.mode}'
     seed = '' if self.seed is None else f'/seed_{self.seed}'
-    return f'{place}/split_{self.split}{seed}'
+    return f'{place}/share_{self.share:g}/split_{self.split}{seed}'
 
   @property
   def alike(self) -> str:
     """What runs that take about as long have in common."""
-    model = self.method if self.seed is None else 'model'
+    model = self.method if self.seed is None else self.mode
     return f'{model}/{self.task}/{self.share:g}'
+
+
+Run = Pretraining | Vectors | Cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +105,13 @@ class Grid:
     folder: of the comparison.
     data: the flags of the data set.
     methods: the rows, by name.
+    reference: the row that the others are compared with.
     tasks: the columns: the data of each task, with the stored splits.
+    modes: how the vectors of tasks with labels are used.
+    histories: of the tasks whose users are encoded as they are.
     shares: of the training rows.
     splits: seeds of the splits.
+    probe_splits: the same where vectors are read.
     seeds: of fine-tuning.
     crossed: every seed in every split; else the first seed in the first split,
       the second in the second, and so on, round the shorter of the two.
@@ -76,9 +124,13 @@ class Grid:
   folder: pathlib.Path
   data: Mapping[str, Any]
   methods: Mapping[str, Method]
+  reference: str
   tasks: Mapping[str, UserData]
+  modes: tuple[str, ...]
+  histories: Mapping[str, Histories]
   shares: tuple[float, ...]
   splits: tuple[int, ...]
+  probe_splits: tuple[int, ...]
   seeds: tuple[int, ...]
   crossed: bool
   pretrain_seeds: tuple[int, ...]
@@ -89,6 +141,14 @@ class Grid:
   def method(self, name: str) -> Method:
     """The method of this name, a row of the table or what a row starts from."""
     return (METHODS | self.methods)[name]
+
+  def modes_of(self, task: str) -> tuple[str, ...]:
+    """How the vectors are used for a task; a ranking is always fine-tuned."""
+    return (FINE_TUNED,) if self.tasks[task].kind == 'ranking' else self.modes
+
+  def splits_of(self, mode: str) -> tuple[int, ...]:
+    """The seeds of the splits of a column."""
+    return self.splits if mode == FINE_TUNED else self.probe_splits
 
   def runs(self) -> list[tuple[int, int]]:
     """The (split, seed) of all fine-tuned models of a number of the table."""
@@ -101,35 +161,78 @@ class Grid:
   def shape(self) -> dict[str, Any]:
     """The encoder that all methods have, as far as pre-training says it."""
     fields = {}
-    for flags in ('warm_start', 'pretrain'):
-      if flags in self.pretraining:
-        fields |= self.pretraining[flags].encoder_fields()
+    for settings in self.pretraining.values():
+      fields |= settings.encoder_fields()
     fields.pop('dropout_rate', None)
     return fields
 
+  def shape_of(self, name: str) -> dict[str, Any]:
+    """The encoder of a method: what its file says, or what it starts from."""
+    method = self.method(name)
+    if method.after:
+      return self.shape_of(method.after)
+    own = self.pretraining[method.flags].encoder_fields()
+    return self.shape() | own
 
-def plan(grid: Grid) -> list[Pretraining | Cell]:
+
+def check_shapes(grid: Grid) -> None:
+  """Refuses now what would be refused after hours of pre-training.
+
+  Raises:
+    SettingsError: a run cannot have the encoder that its file says, since it
+      starts from another one.
+  """
+  for run in plan(grid):
+    if not isinstance(run, Pretraining):
+      continue
+    method = grid.method(run.method)
+    given = grid.pretraining[method.flags].encoder_fields()
+    has = grid.shape_of(run.method)
+    for name in given.keys() - set(_FREE):
+      known = has.get(name, getattr(UserEncoder, name))
+      if known != given[name]:
+        raise SettingsError(
+          f'--{method.flags}: --{name}={given[name]} contradicts the encoder '
+          f'that --methods={run.method} starts from, {method.after}, which has '
+          f'{known}: leave it out of the file, or leave out the method'
+        )
+
+
+def plan(grid: Grid) -> list[Run]:
   """All runs, each after those that it needs, method by method."""
-  runs: list[Pretraining | Cell] = []
+  runs: list[Run] = []
   for name in grid.methods:
     for seed in grid.pretrain_seeds:
       runs += _pretrainings(grid, name, seed)
     for task in grid.tasks:
-      for share in grid.shares:
-        runs += cells_of(grid, name, task, share)
+      for mode in grid.modes_of(task):
+        for share in grid.shares:
+          cells = cells_of(grid, name, task, share, mode)
+          runs += [
+            vectors_of(grid, cell) for cell in cells if cell.is_frozen
+          ] + cells
   return list(dict.fromkeys(runs))
 
 
-def cells_of(grid: Grid, name: str, task: str, share: float) -> list[Cell]:
+def cells_of(
+  grid: Grid, name: str, task: str, share: float, mode: str
+) -> list[Cell]:
   """The cells behind one number of the table; none where it is a dash."""
   method = grid.methods[name]
-  if grid.tasks[task].kind not in method.kinds:
+  if grid.tasks[task].kind not in method.kinds or mode not in method.modes:
     return []
   runs = grid.runs()
   if method.baseline:
-    # It has nothing random.
-    runs = [(split, None) for split in grid.splits]
-  return [Cell(name, task, share, split, seed) for split, seed in runs]
+    # It has nothing random, and no encoder.
+    runs, mode = [(split, None) for split in grid.splits_of(mode)], ''
+  elif mode != FINE_TUNED:
+    runs = itertools.product(grid.probe_splits, grid.pretrain_seeds)
+  return [Cell(name, task, share, split, seed, mode) for split, seed in runs]
+
+
+def vectors_of(grid: Grid, cell: Cell) -> Vectors:
+  """The vectors that a cell reads."""
+  return Vectors(cell.method, cell.seed, grid.histories[cell.task].name)
 
 
 def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:

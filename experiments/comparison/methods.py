@@ -1,15 +1,15 @@
-"""The rows of a comparison: where each method's fine-tuning starts.
+"""The rows of a comparison: what each method's user vectors come from.
 
 A method is a pre-training run, given by the flag file it has and by what it
 changes there; or it is counted or fitted without any user model. A new row is
-a new entry of METHODS.
+a new entry of METHODS, and a new flag file one of `stages.STAGES`.
 """
 
 import dataclasses
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from experiments.objective_settings import EDITS as AUGMENTATIONS
 from experiments.settings import SettingsError
@@ -18,6 +18,15 @@ from experiments.tasks import KINDS
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {name: kind.select_by[0] for name, kind in KINDS.items()}
 LABELS = ('classification', 'conversion')
+# What the methods are compared with by default.
+REFERENCE = 'none'
+# How the vectors of a method are used: the encoder is trained on the task, or
+# a regression reads what it says as it is, alone or beside the bag of items.
+FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
+  'fine_tuned',
+  'frozen',
+  'frozen_with_bag',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,21 +36,26 @@ class Method:
   Args:
     title: its name in the table.
     flags: the flag of `compare` that names the flag file of its pre-training;
-      without, fine-tuning starts at random.
+      without, its encoder is random.
     after: the method whose pre-trained encoder this pre-training starts from.
-    changes: what its pre-training has otherwise than the file says.
+    changes: what its pre-training, or its baseline, has otherwise than the
+      flags say.
     steps_of: the method as many of whose pre-training steps it takes.
+    rate_of: the flag whose file says its learning rate, in place of its own.
     baseline: the one of `baselines` that it is, instead of a user model.
     kinds: the kinds of task that it can do.
+    modes: the columns that it has a number in.
   """
 
   title: str
-  flags: Literal['', 'warm_start', 'pretrain'] = ''
+  flags: str = ''
   after: str = ''
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   steps_of: str = ''
+  rate_of: str = ''
   baseline: str = ''
   kinds: Sequence[str] = tuple(METRICS)
+  modes: Sequence[str] = MODES
 
 
 def _adaptssr(title: str, **changes: Any) -> Method:
@@ -59,11 +73,23 @@ def _one_augmentation(name: str) -> Method:
   return _adaptssr(f', {name} only', **changes)
 
 
+# In place of a vector: no bag is joined to another.
+_BAG = {'kinds': LABELS, 'modes': (FINE_TUNED, FROZEN)}
+
 METHODS = {
-  'none': Method(title='None'),
-  'bag_of_items': Method(
-    title='Bag of items', baseline='bag_of_items', kinds=LABELS
+  'none': Method(title='None', modes=(FINE_TUNED,)),
+  'random_encoder': Method(
+    title='Random encoder', kinds=LABELS, modes=(FROZEN, FROZEN_WITH_BAG)
   ),
+  'bag_of_items': Method(title='Bag of items', baseline='bag_of_items', **_BAG),
+  # The bag that is joined to the vectors.
+  'bag_of_items_whole': Method(
+    title='Bag of items, whole history',
+    baseline='bag_of_items',
+    changes={'max_length': 0},
+    kinds=LABELS,
+  ),
+  'bag_svd': Method(title='SVD of the bag', baseline='bag_svd', **_BAG),
   'most_popular': Method(
     title='Most popular', baseline='most_popular', kinds=('ranking',)
   ),
@@ -82,6 +108,24 @@ METHODS = {
   'adaptssr_batch_mean': _adaptssr(', batch-mean fusion', fusion='batch_mean'),
   'adaptssr_half': _adaptssr(', fusion 0.5', fusion='0.5'),
   'adaptssr_all_pairs': _adaptssr(', all pairs', hard_negatives=False),
+  'pooled_items': Method(title='Pooled items', flags='first_stage'),
+  'pooled_items_longer': Method(
+    title='Pooled items, continued',
+    flags='first_stage',
+    after='pooled_items',
+    steps_of='last_stage',
+    # Rates often are lower at the end, which helps by itself.
+    rate_of='last_stage',
+  ),
+  'adaptssr_after_pooled': Method(
+    title='AdaptSSR after pooled items', flags='pretrain', after='pooled_items'
+  ),
+  'last_stage': Method(
+    title='Pooled items, then AdaptSSR',
+    flags='last_stage',
+    after='pooled_items',
+  ),
+  'joint': Method(title='Pooled items and AdaptSSR', flags='joint'),
 } | {f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS}
 
 # Those of the table by default; the others are ablations.

@@ -1,10 +1,9 @@
 """What a comparison leaves: results.json, results.md, and pictures of both."""
 
-import collections
 import contextlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -18,25 +17,14 @@ from experiments.comparison.grid import (
   cells_of,
   plan,
 )
-from experiments.comparison.methods import METRICS
+from experiments.comparison.methods import FINE_TUNED, METRICS
+from experiments.comparison.notes import notes
 from experiments.comparison.pictures import draw_all
-from experiments.comparison.runs import (
-  LONGEST,
-  best_validation,
-  collapse_of,
-  steps_taken,
-)
+from experiments.comparison.split_summary import summarise_splits
 from experiments.comparison.summary import Outcome, summarise
 from experiments.comparison.sweeps import as_csv, sweep_points
-from experiments.comparison.table import (
-  DASH,
-  LEVEL,
-  MARK,
-  REFERENCE,
-  Column,
-  Summary,
-  markdown,
-)
+from experiments.comparison.table import Column, Summary, markdown
+from experiments.comparison.training_logs import best_validation, steps_taken
 from experiments.finetune import PREDICTIONS
 from experiments.settings import Settings, SettingsError
 from experiments.workdir import RESULT, write_whole
@@ -62,9 +50,8 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   results = _results(settings, grid, summary, sweeps)
   text = json.dumps(results, indent=2, ensure_ascii=False)
   write_whole(grid.folder / 'results.json', text + '\n')
-  write_whole(
-    grid.folder / 'results.md', _page(settings, grid, summary, results)
-  )
+  page = f'{page_of(results)}\n## How to read this\n\n{notes(grid, results)}'
+  write_whole(grid.folder / 'results.md', page)
   for name, rows in sweeps.items():
     write_whole(grid.folder / f'{name}.csv', as_csv(rows))
   titles = {name: grid.methods[name].title for name in settings.methods}
@@ -74,6 +61,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
 
 
 def _summary(grid: Grid) -> Summary:
+  """The columns, by share of the labels, task and mode."""
   summary = {}
   for task, data in grid.tasks.items():
     everybody = np.concatenate(
@@ -82,20 +70,40 @@ def _summary(grid: Grid) -> Summary:
         for part in data.splits.values()
       ]
     )
-    rows = {
-      split: resplit(data, split).splits['test'].number for split in grid.splits
-    }
-    users = {split: everybody[numbers] for split, numbers in rows.items()}
-    metric = METRICS[data.kind]
-    for share in grid.shares:
-      outcomes = {
-        name: [_outcome(grid, cell, metric, rows[cell.split]) for cell in cells]
-        for name in grid.methods
-        if (cells := cells_of(grid, name, task, share))
+    for mode in grid.modes_of(task):
+      dealt = {
+        split: resplit(data, split).splits for split in grid.splits_of(mode)
       }
-      column = Column(task, share, metric)
-      summary[column] = summarise(outcomes, metric, users) if outcomes else {}
+      rows = {split: parts['test'].number for split, parts in dealt.items()}
+      users = {split: everybody[numbers] for split, numbers in rows.items()}
+      sizes = next(iter(dealt.values()))
+      test_per_train = len(sizes['test'].number) / len(sizes['train'].number)
+      for share in grid.shares:
+        column = Column(task, share, METRICS[data.kind], mode)
+        outcomes = _outcomes(grid, column, rows)
+        if mode == FINE_TUNED or len(rows) == 1:
+          summary[column] = summarise(
+            outcomes, column.metric, users, reference=grid.reference
+          )
+        else:
+          summary[column] = summarise_splits(
+            outcomes, test_per_train=test_per_train, reference=grid.reference
+          )
   return summary
+
+
+def _outcomes(
+  grid: Grid, column: Column, rows: Mapping[int, np.ndarray]
+) -> dict[str, list[Outcome]]:
+  """What the cells of a column came to, by method."""
+  outcomes = {}
+  for name in grid.methods:
+    cells = cells_of(grid, name, column.task, column.share, column.mode)
+    if cells:
+      outcomes[name] = [
+        _outcome(grid, cell, column.metric, rows[cell.split]) for cell in cells
+      ]
+  return outcomes
 
 
 def _outcome(grid: Grid, cell: Cell, metric: str, rows: np.ndarray) -> Outcome:
@@ -134,6 +142,7 @@ def _results(
     'commits': sorted({record['commit'] for record in records}),
     'devices': sorted({record['device'] for record in records}),
     'versions': _versions(),
+    'titles': {name: method.title for name, method in grid.methods.items()},
     'pretraining': [
       {
         'method': one.method,
@@ -151,6 +160,8 @@ def _results(
         'share': one.share,
         'split': one.split,
         'seed': one.seed,
+        # None of a baseline, which is the same in all columns.
+        'mode': one.mode or None,
       }
       | _what_counts(_result(grid, one))
       for one in runs
@@ -165,23 +176,26 @@ def _results(
 
 
 def _what_counts(result: Mapping[str, Any]) -> dict[str, Any]:
-  names = ('best_step', 'validation', 'test')
-  return {name: result[name] for name in names if name in result}
+  """All but what the cell and its folder say of themselves already."""
+  names = ('task', 'method', 'pretrained')
+  return {name: of for name, of in result.items() if name not in names}
 
 
-def _page(
-  settings: Settings,
-  grid: Grid,
-  summary: Summary,
-  results: Mapping[str, Any],
-) -> str:
-  titles = {name: method.title for name, method in grid.methods.items()}
-  main = {name: titles[name] for name in settings.methods}
-  parts = [f'# {settings.dataset}\n', markdown(summary, main)]
+def page_of(results: Mapping[str, Any]) -> str:
+  """The tables, from nothing but what `results.json` says."""
+  titles, reference = results['titles'], results['flags']['reference']
+  summary = {
+    Column(*(one[field] for field in Column._fields)): one['methods']
+    for one in results['summary']
+  }
+  main = {name: titles[name] for name in results['flags']['methods'].split(',')}
+  parts = [
+    f'# {results["flags"]["dataset"]}\n',
+    markdown(summary, main, reference=reference),
+  ]
   swept = {name: titles[name] for name in titles if name not in main}
   if swept:
-    parts += ['# Sweeps\n', markdown(summary, swept)]
-  parts += ['## How to read this\n', _notes(grid, titles, results)]
+    parts += ['# Sweeps\n', markdown(summary, swept, reference=reference)]
   return '\n'.join(parts)
 
 
@@ -192,56 +206,3 @@ def _versions() -> dict[str, str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
   return found
-
-
-def _notes(
-  grid: Grid, titles: Mapping[str, str], results: Mapping[str, Any]
-) -> str:
-  seeds, splits = len(grid.seeds), len(grid.splits)
-  notes = [
-    f'Metrics in percent on test rows, mean ± standard deviation over runs: '
-    f'{len(grid.runs())} of {seeds} seeds and {splits} splits; a baseline has '
-    f'no seed. Best in bold; {DASH} where a method cannot do the task.',
-    f'Impr: percent over {titles.get(REFERENCE, REFERENCE)}, end-to-end '
-    f'training. {MARK}: p < {LEVEL} in a two-sided paired test against it, not '
-    'corrected for the number of rows: a bootstrap over test users, each with '
-    'all of its rows and the mean over its seeds; for accuracy in a single run '
-    "McNemar's exact test. Intervals are of the same bootstrap: they tell of "
-    'the choice of users, not of that of the seeds.',
-    f'Pre-trained with {len(grid.pretrain_seeds)} of the {seeds} seeds. Steps '
-    f'of each stage: {_ranges(grid, results["pretraining"], "steps")}.',
-    'Updates of fine-tuning up to the epoch that validated best: '
-    f'{_ranges(grid, results["cells"], "best_step")}. On a share of the labels '
-    f'there are as many times more epochs, at most {LONGEST} times.',
-    f'Commit {", ".join(results["commits"])}; on '
-    f'{", ".join(results["devices"])}; '
-    + ', '.join(f'{name} {of}' for name, of in results['versions'].items())
-    + '.',
-  ]
-  notes += _collapsed(grid, results['pretraining'])
-  return ''.join(f'- {note}\n' for note in notes)
-
-
-def _ranges(grid: Grid, runs: Sequence[Mapping[str, Any]], number: str) -> str:
-  """The least and the largest number of the runs of each method."""
-  found = collections.defaultdict(list)
-  for one in runs:
-    if number in one:
-      found[one['method']].append(one[number])
-  ranges = [
-    f'{grid.method(name).title} {min(numbers):,}'
-    + (f' to {max(numbers):,}' if min(numbers) < max(numbers) else '')
-    for name, numbers in found.items()
-  ]
-  return ', '.join(ranges) or 'none'
-
-
-def _collapsed(grid: Grid, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-  """A warning of each pre-training whose chosen state has collapsed."""
-  warnings = [collapse_of(grid, one['method'], one['best']) for one in runs]
-  return [
-    f'WARNING: {grid.method(one["method"]).title}, seed {one["seed"]}: '
-    f'{warning}.'
-    for one, warning in zip(runs, warnings, strict=True)
-    if warning
-  ]

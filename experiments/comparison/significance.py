@@ -1,13 +1,15 @@
 """Is a difference between two methods more than chance?
 
 Everything is paired: the methods meet the same users. What is drawn again is
-the user, with all that is known of it: its rows, in all splits and seeds.
+the user, with all that is known of it: its rows, in all splits and seeds. Or,
+where there are many splits, it is the split.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import scipy.stats
 
 # Numbers of a block of resamples, so that memory stays small: 32 MB.
 _BLOCK = 4_000_000
@@ -191,3 +193,108 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
   # In whole numbers, so that it is exact for any number of examples.
   ways = sum(math.comb(total, hits) for hits in range(min(better, worse) + 1))
   return min(1.0, 2 * ways / 2**total)
+
+
+def split_error(values: np.ndarray, *, test_per_train: float) -> float:
+  """The standard error of a mean over random splits, which overlap.
+
+  sqrt((1 / n + n_test / n_train) var)
+
+  The second term stands for what the splits have in common, and does not get
+  smaller with more of them. Without, it is the plain std / sqrt(n).
+
+  Args:
+    values: of each split, [n], 2 or more.
+    test_per_train: test rows of a split for each of its training rows; 0 for
+      the plain error.
+
+  Example:
+    >>> round(split_error(np.array([1.0, 2.0, 3.0]), test_per_train=1 / 3), 4)
+    0.8165
+
+  Reference:
+    Nadeau and Bengio, Inference for the generalization error, Machine Learning
+    2003.
+  """
+  factor = 1 / len(values) + test_per_train
+  return math.sqrt(factor * float(np.var(values, ddof=1)))
+
+
+def split_interval(
+  values: np.ndarray, *, test_per_train: float, level: float = 0.95
+) -> tuple[float, float]:
+  """Lower and upper end of the interval of the mean over random splits.
+
+  mean -+ t_(n - 1) split_error
+
+  Args:
+    values: of each split, [n], 2 or more.
+    test_per_train: test rows of a split for each of its training rows.
+    level: how often such intervals hold the mean of all splits.
+
+  Example:
+    >>> values = np.array([1.0, 2.0, 3.0])
+    >>> low, high = split_interval(values, test_per_train=1 / 3)
+    >>> round(low, 2), round(high, 2)
+    (-1.51, 5.51)
+  """
+  error = split_error(values, test_per_train=test_per_train)
+  reach = error * float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1))
+  mean = float(np.mean(values))
+  return mean - reach, mean + reach
+
+
+def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
+  """The corrected resampled t test that the mean difference is 0.
+
+  t = mean / split_error, two-sided, with n - 1 degrees of freedom
+
+  Args:
+    differences: of two methods, on each of the same splits, [n], 2 or more.
+    test_per_train: test rows of a split for each of its training rows.
+
+  Returns:
+    The p value; 1 where the methods never differ.
+
+  Example:
+    >>> differences = np.array([1.0, 2.0, 3.0])
+    >>> round(split_test(differences, test_per_train=1 / 3), 4)
+    0.134
+
+  Reference:
+    Nadeau and Bengio, Inference for the generalization error, Machine Learning
+    2003.
+  """
+  mean = float(np.mean(differences))
+  error = split_error(differences, test_per_train=test_per_train)
+  if not error:
+    return 0.0 if mean else 1.0
+  return float(2 * scipy.stats.t.sf(abs(mean / error), len(differences) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Holm's correction of p values for their number.
+
+  The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
+  that stay below a level are false with a chance below it, taken together.
+
+  Args:
+    p_values: of m tests.
+
+  Returns:
+    The corrected ones, in the same order.
+
+  Example:
+    >>> holm([0.25, 0.125, 0.5])
+    [0.5, 0.375, 0.5]
+
+  Reference:
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian
+    Journal of Statistics 1979.
+  """
+  order = np.argsort(p_values, kind='stable')
+  times = np.arange(len(p_values), 0, -1)
+  ordered = np.minimum(1, times * np.asarray(p_values)[order])
+  corrected = np.empty(len(p_values))
+  corrected[order] = np.maximum.accumulate(ordered)
+  return corrected.tolist()

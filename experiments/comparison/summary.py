@@ -1,11 +1,13 @@
 """What the runs of a column say together: means, intervals, tests.
 
+Here runs are few, and users are drawn again; `split_summary` is of many splits.
 The test split of every split seed is the same for all methods. Of a method,
 each test row first gets its mean over the seeds; then users are drawn again,
 each with all of its rows in all splits, for all methods at once.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ import numpy as np
 
 from adaptssr_jax import metrics
 from experiments.comparison import significance
-from experiments.comparison.table import REFERENCE
+from experiments.comparison.methods import REFERENCE
 
 # The AUC of a resample costs a pass over the rows of every run.
 _RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
@@ -38,6 +40,8 @@ def summarise(
   outcomes: Mapping[str, Sequence[Outcome]],
   metric: str,
   users: Mapping[int, Sequence[str]],
+  *,
+  reference: str = REFERENCE,
 ) -> dict[str, dict[str, Any]]:
   """Summarises a column of the table.
 
@@ -45,12 +49,14 @@ def summarise(
     outcomes: of every method that can do the task.
     metric: 'accuracy', 'auc' or 'ndcg@10'.
     users: the user of each test row, for each split.
+    reference: the method that the others are compared with, if it is there.
 
   Returns:
-    For each method its `mean` and `std` over runs (None if there is but one),
-    the number of `runs`, the 95 % `interval` of the mean over users, and,
-    compared with the reference, the `improvement` in percent, the `difference`,
-    its 95 % interval, `p`, and the name of the `test`; None for the reference.
+    For each method its `mean`, `std` over runs and standard `error` (None if
+    there is but one), the number of `runs`, the 95 % `interval` of the mean
+    over users, and, compared with the reference, the `improvement` in percent,
+    the `difference`, its 95 % interval, `p`, `p_holm` corrected for the number
+    of rows, and the name of the `test`; None for the reference.
   """
   names = list(outcomes)
   samples = _resampled(outcomes, metric, users)
@@ -58,24 +64,46 @@ def summarise(
   summary = {}
   for place, name in enumerate(names):
     scores = np.array([outcome.score for outcome in outcomes[name]])
-    summary[name] = {
-      'mean': float(scores.mean()),
-      'std': float(scores.std(ddof=1)) if len(scores) > 1 else None,
-      'runs': len(scores),
+    summary[name] = spread(scores) | {
       'interval': [float(lows[place]), float(highs[place])],
-    } | dict.fromkeys(
-      ('improvement', 'difference', 'difference_interval', 'p', 'test')
-    )
-  if REFERENCE in outcomes:
-    reference = samples[:, names.index(REFERENCE)]
+    }
+  if reference in outcomes:
+    of_reference = samples[:, names.index(reference)]
     for place, name in enumerate(names):
-      if name != REFERENCE:
+      if name != reference:
         summary[name] |= _compared(
           summary[name]['mean'],
-          summary[REFERENCE]['mean'],
-          samples[:, place] - reference,
-        ) | _mcnemar(outcomes[name], outcomes[REFERENCE], metric)
-  return summary
+          summary[reference]['mean'],
+          samples[:, place] - of_reference,
+        ) | _mcnemar(outcomes[name], outcomes[reference], metric)
+  return with_holm(summary)
+
+
+def spread(scores: np.ndarray) -> dict[str, Any]:
+  """The numbers of a method by itself; None stands for those that follow."""
+  several = len(scores) > 1
+  std = float(scores.std(ddof=1)) if several else None
+  return {
+    'mean': float(scores.mean()),
+    'std': std,
+    'error': std / math.sqrt(len(scores)) if several else None,
+    'runs': len(scores),
+  } | dict.fromkeys(
+    ('improvement', 'difference', 'difference_interval', 'p', 'p_holm', 'test')
+  )
+
+
+def with_holm(
+  summary: Mapping[str, dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+  """The summary of a column with its p values corrected for their number."""
+  tested = [name for name in summary if summary[name]['p'] is not None]
+  corrected = significance.holm([summary[name]['p'] for name in tested])
+  p_holm = dict(zip(tested, corrected, strict=True))
+  return {
+    name: values | {'p_holm': p_holm.get(name)}
+    for name, values in summary.items()
+  }
 
 
 def _compared(

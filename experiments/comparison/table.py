@@ -3,8 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-# What the methods are compared with.
-REFERENCE = 'none'
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  FROZEN,
+  FROZEN_WITH_BAG,
+  REFERENCE,
+)
+
 # Below this p, the table says so.
 LEVEL = 0.05
 MARK = '†'
@@ -12,35 +17,48 @@ DASH = '-'
 
 
 class Column(NamedTuple):
-  """A task, at a share of its training labels.
+  """A task, at a share of its training labels, in one mode.
 
   Args:
     task: its name.
     share: of the training rows.
     metric: by which methods are compared, a number in 0..1.
+    mode: how the vectors are used.
   """
 
   task: str
   share: float
   metric: str
+  mode: str = FINE_TUNED
 
   @property
   def title(self) -> str:
-    """`age, accuracy`, and the share if it is not all."""
+    """`age, accuracy`, and the share and mode if they are not as usual."""
     labels = '' if self.share == 1 else f', {_percent(self.share)} of labels'
-    return f'{self.task}, {self.metric}{labels}'
+    mode = '' if self.mode == FINE_TUNED else f', {_MODES[self.mode]}'
+    return f'{self.task}, {self.metric}{labels}{mode}'
 
+
+_MODES = {
+  FINE_TUNED: 'fine-tuned',
+  FROZEN: 'frozen',
+  FROZEN_WITH_BAG: 'frozen + bag',
+}
 
 Summary = Mapping[Column, Mapping[str, Mapping[str, Any]]]
 
 
-def markdown(summary: Summary, titles: Mapping[str, str]) -> str:
+def markdown(
+  summary: Summary, titles: Mapping[str, str], *, reference: str = REFERENCE
+) -> str:
   """The tables of all shares of the labels, each followed by its intervals.
 
   Args:
-    summary: for each column and method, what `summary.summarise`
-      says; a method is missing where it cannot do the task.
+    summary: for each column and method, what `summary.summarise` or
+      `split_summary.summarise_splits` says; a method is missing where it cannot
+      do the task.
     titles: of the rows, by method, in order.
+    reference: the method that the others are compared with.
 
   Returns:
     Markdown, a heading and two tables a share.
@@ -54,19 +72,29 @@ def markdown(summary: Summary, titles: Mapping[str, str]) -> str:
       f'## {heading} training labels\n',
       _means(summary, columns, titles),
       '95 % intervals of the metric, and of its difference to '
-      f'{titles.get(REFERENCE, REFERENCE)}, in points:\n',
+      f'{titles.get(reference, reference)}, in points:\n',
       _intervals(summary, columns, titles),
     ]
   return '\n'.join(parts)
 
 
+def _names(columns: Sequence[Column]) -> list[str]:
+  """Of the columns of a table, with the mode where there are several."""
+  several = any(column.mode != FINE_TUNED for column in columns)
+  return [
+    f'{column.task} {column.metric}'
+    + (f', {_MODES[column.mode]}' if several else '')
+    for column in columns
+  ]
+
+
 def _means(
   summary: Summary, columns: Sequence[Column], titles: Mapping[str, str]
 ) -> str:
-  """Mean, spread and improvement: two columns a task, as in the paper."""
+  """Mean and error; where it is fine-tuned the improvement, as in the paper."""
   head = ['Pre-train']
-  for column in columns:
-    head += [f'{column.task} {column.metric}', 'Impr']
+  for column, name in zip(columns, _names(columns), strict=True):
+    head += [name, 'Impr'] if column.mode == FINE_TUNED else [name]
   # The best of these rows: a sweep has a table of its own.
   shown = {
     column: {
@@ -78,36 +106,39 @@ def _means(
   for name, title in titles.items():
     row = [title]
     for column in columns:
-      row += _mean_and_improvement(shown[column], name)
+      row.append(_mean(shown[column], name))
+      if column.mode == FINE_TUNED:
+        row.append(_improvement(shown[column].get(name)))
     rows.append(row)
   return _table(head, rows)
 
 
-def _mean_and_improvement(
-  methods: Mapping[str, Mapping[str, Any]], name: str
-) -> list[str]:
+def _mean(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
   if name not in methods:
-    return [DASH, DASH]
+    return DASH
   values = methods[name]
   text = f'{100 * values["mean"]:.2f}'
-  if values['std'] is not None:
-    text += f' ± {100 * values["std"]:.2f}'
+  if values['error'] is not None:
+    text += f' ± {100 * values["error"]:.2f}'
   if values['mean'] == max(other['mean'] for other in methods.values()):
     text = f'**{text}**'
-  if values['p'] is not None and values['p'] < LEVEL:
+  if values['p_holm'] is not None and values['p_holm'] < LEVEL:
     text += f' {MARK}'
-  improvement = values['improvement']
-  if name == REFERENCE or improvement is None:
-    return [text, DASH]
-  return [text, f'{improvement:.2f}']
+  return text
+
+
+def _improvement(values: Mapping[str, Any] | None) -> str:
+  if values is None or values['improvement'] is None:
+    return DASH
+  return f'{values["improvement"]:.2f}'
 
 
 def _intervals(
   summary: Summary, columns: Sequence[Column], titles: Mapping[str, str]
 ) -> str:
   head = ['Pre-train']
-  for column in columns:
-    head += [f'{column.task} {column.metric}', 'difference', 'p']
+  for name in _names(columns):
+    head += [name, 'difference', 'p', 'Holm']
   rows = []
   for name, title in titles.items():
     row = [title]
@@ -119,15 +150,18 @@ def _intervals(
 
 def _interval_cells(values: Mapping[str, Any] | None) -> list[str]:
   if values is None:
-    return [DASH] * 3
+    return [DASH] * 4
   own = _interval(values['interval'])
   if values['difference'] is None:
-    return [own, DASH, DASH]
+    return [own, DASH, DASH, DASH]
   difference = f'{100 * values["difference"]:+.2f}'
   ends = _interval(values['difference_interval'], sign='+')
-  p = values['p']
-  shown = f'{p:.4f}' if p >= 0.0001 else '< 0.0001'
-  return [own, f'{difference} {ends}', shown]
+  tests = [_chance(values[name]) for name in ('p', 'p_holm')]
+  return [own, f'{difference} {ends}', *tests]
+
+
+def _chance(p: float) -> str:
+  return f'{p:.4f}' if p >= 0.0001 else '< 0.0001'
 
 
 def _interval(ends: Sequence[float], sign: str = '') -> str:

@@ -1,0 +1,174 @@
+"""Cells without training: vectors of all users once, and what is read in them.
+
+The vectors of a pre-training run are encoded once for all tasks with the same
+users. A cell then is a regression on the CPU, without any JAX program.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.data import UserData, resplit
+from adaptssr_jax.models import UserEncoder
+from experiments import features, loop, reading
+from experiments.comparison.histories import Histories, users_in_order
+from experiments.embed import with_items
+from experiments.encoders import make_encoder
+from experiments.finetune import write_predictions
+from experiments.labelled_rows import labelled_rows, outputs_of
+from experiments.scikit_learn import scikit_learn
+from experiments.settings import flag
+from experiments.shared_settings import DataSettings, EncoderSettings
+from experiments.speed import (
+  EncodingSettings,
+  TableSettings,
+  length_seen,
+  make_buckets,
+  make_encoding,
+  sample_lengths,
+)
+from experiments.tasks import KINDS, measured, predict_users
+from experiments.workdir import RESULT, opened_workdir, write_whole
+
+VECTORS = 'vectors.npz'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorSettings(
+  DataSettings, EncodingSettings, TableSettings, EncoderSettings
+):
+  """How the users of a data set are encoded."""
+
+  workdir: str = flag('runs/vectors', 'Folder of the vectors.', same_run=False)
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder it is; else it is random.'
+  )
+  seed: int = flag(0, 'Of a random encoder.', low=0, high=2**32 - 1)
+  batch_size: int = flag(
+    512, 'Users of a batch, over all devices.', low=1, same_run=False
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadingSettings(DataSettings):
+  """How vectors are read."""
+
+  workdir: str = flag('runs/reading', 'Folder of the result.', same_run=False)
+  vectors: str = flag('', 'Folder of the vectors.')
+  task: str = flag('gender', 'The task, which has labels.')
+  with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')
+  max_length: int = flag(
+    0, 'Behaviours of the bag, the last ones; 0: all.', low=0
+  )
+  split_seed: int = flag(
+    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+
+
+def encode(
+  settings: VectorSettings, *, data: UserData, histories: Histories
+) -> np.ndarray:
+  """Writes the vectors of all users of a task, and returns them.
+
+  Args:
+    settings: the flags.
+    data: the task, with the stored splits.
+    histories: of its users, in whose order the vectors are.
+
+  Returns:
+    float32 [users, features].
+  """
+  with opened_workdir(settings) as folder:
+    loop.check_devices(settings)
+    encoder, params = _encoder(settings, data)
+    users = users_in_order(data, histories)
+    length = length_seen([users], encoder.max_length)
+    buckets = make_buckets(settings, sample_lengths(users, length))
+    encode_batch, params = make_encoding(
+      settings, encoder, params, buckets=buckets, length=length
+    )
+    vectors = predict_users(
+      params,
+      users=users,
+      predict=encode_batch,
+      settings=settings,
+      length=length,
+    )
+    file = io.BytesIO()
+    np.savez(file, vector=vectors)
+    write_whole(folder / VECTORS, file.getvalue())
+    return vectors
+
+
+def _encoder(
+  settings: VectorSettings, data: UserData
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """The encoder for the items of the task, and its parameters."""
+  items = data.vocabulary.items
+  if not settings.pretrained:
+    return make_encoder(settings, items, jax.random.key(settings.seed))
+  encoder, params, known = restore_encoder(settings.pretrained)
+  return with_items(encoder, params, known, items, source=settings.pretrained)
+
+
+def read_vectors(
+  settings: ReadingSettings, *, data: UserData, histories: Histories
+) -> dict[str, Any]:
+  """Fits a regression on vectors, and returns what `result.json` says.
+
+  It leaves the same files as fine-tuning.
+
+  Args:
+    settings: the flags.
+    data: the task, with the stored splits.
+    histories: of its users, in whose order the vectors are.
+
+  Raises:
+    SettingsError: scikit-learn is not installed; names the extra.
+  """
+  scikit_learn('--modes=frozen')
+  with opened_workdir(settings) as folder:
+    dealt = resplit(data, settings.split_seed)
+    train = dealt.splits['train'].first(settings.train_users)
+    dealt = dealt._replace(splits=dealt.splits | {'train': train})
+    labelled = labelled_rows(dealt, KINDS[data.kind].select_by[0])
+    number = np.concatenate([part.number for part in dealt.splits.values()])
+    places = histories.places[number]
+    with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
+      vectors = found['vector'][places]
+    if settings.with_bag:
+      bag = _bag(data, histories, settings.max_length)[places]
+      best = reading.read_joined(vectors, bag, labelled)
+    else:
+      best = reading.read(vectors, labelled)
+    outputs = outputs_of(best, dealt)
+    result = {'task': settings.task} | best.chosen
+    result |= {name: measured(of, dealt, name) for name, of in outputs.items()}
+    write_predictions(folder, outputs['test'], dealt)
+    text = json.dumps(result, indent=2, allow_nan=False)
+    write_whole(folder / RESULT, text + '\n')
+    return result
+
+
+def _bag(
+  data: UserData, histories: Histories, max_length: int
+) -> features.Features:
+  """The weighted bags of items of all users, labelled or not, in their order.
+
+  On few labels, those alone would not tell which items are rare.
+  """
+  users = users_in_order(data, histories)
+  num_items = len(data.vocabulary.items)
+  bag = features.bags(users.items, num_items, max_length=max_length)
+  return features.tf_idf(bag)

@@ -1,0 +1,109 @@
+"""The flags of `experiments.compare`."""
+
+import dataclasses
+
+from experiments.comparison import methods
+from experiments.comparison.methods import FINE_TUNED, MODES, REFERENCE
+from experiments.process import ProcessSettings
+from experiments.settings import flag
+from experiments.shared_settings import DataSettings
+
+# The files are those of the commands that make a single run.
+_REPLACED = (
+  ' Its --workdir, data, --seed, --task, --split_seed, --train_users, '
+  '--compilation_cache, --cpu_devices and where it starts from are those of '
+  'the comparison.'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSettings(DataSettings, ProcessSettings):
+  """The flags of a comparison."""
+
+  workdir: str = flag(
+    'runs/compare',
+    'Folder of all runs and of the results; runs in it are used again.',
+    same_run=False,
+  )
+  tasks: tuple[str, ...] = flag(('gender',), 'The tasks, columns of the table.')
+  methods: tuple[str, ...] = flag(
+    methods.MAIN_ROWS,
+    f'The rows of the table, of: {", ".join(methods.METHODS)}.',
+  )
+  reference: str = flag(
+    REFERENCE, 'The row that all others are compared with by paired tests.'
+  )
+  modes: tuple[str, ...] = flag(
+    (FINE_TUNED,),
+    'Columns of a task with labels: encoder and head trained on them; a '
+    'logistic regression on the vectors of the frozen encoder; and that on the '
+    'vectors joined with the TF-IDF bag of the whole history. Rankings are '
+    'fine-tuned.',
+    choices=MODES,
+  )
+  seeds: tuple[str, ...] = flag(('0',), 'Seeds of fine-tuning.')
+  splits: tuple[str, ...] = flag(
+    ('0',), 'Seeds by which the labelled rows are split; 0: as stored.'
+  )
+  probe_splits: int = flag(
+    10,
+    'How many splits there are in the frozen columns, where a number takes '
+    'seconds: those of the seeds 0, 1, 2, ...',
+    low=1,
+  )
+  crossed: bool = flag(
+    True,
+    'Every seed in every split; else the first seed in the first split, the '
+    'second in the second, and so on.',
+  )
+  train_shares: tuple[str, ...] = flag(
+    ('1',), 'Shares of the training labels to learn from, a table each.'
+  )
+  pretrain_seeds: int = flag(
+    0,
+    'How many of --seeds are also pre-trained with; fine-tuning goes round '
+    'them. 0: all.',
+    low=0,
+  )
+  warm_start: str = flag(
+    '', 'Flag file of pre-training on masked items.' + _REPLACED
+  )
+  pretrain: str = flag('', 'Flag file of pre-training by AdaptSSR.' + _REPLACED)
+  first_stage: str = flag(
+    '',
+    'Flag file of pre-training on pooled items, or on them and more.'
+    + _REPLACED,
+  )
+  last_stage: str = flag(
+    '', 'Flag file of AdaptSSR, alone or among others, after it.' + _REPLACED
+  )
+  joint: str = flag(
+    '', 'Flag file of both together from a random start.' + _REPLACED
+  )
+  classification: str = flag(
+    '', 'Flag file of fine-tuning on classes.' + _REPLACED
+  )
+  conversion: str = flag(
+    '', 'Flag file of fine-tuning on conversions.' + _REPLACED
+  )
+  ranking: str = flag('', 'Flag file of fine-tuning on rankings.' + _REPLACED)
+  rhos: tuple[str, ...] = flag(
+    (),
+    'Also AdaptSSR with these shares of a sequence changed by augmentation.',
+  )
+  augmentation_pairs: bool = flag(
+    False, 'Also AdaptSSR with one augmentation a view, all pairs.'
+  )
+
+  dry_run: bool = flag(
+    False,
+    'Make and write nothing but the prepared data: list the runs that are '
+    'missing, and how long they take if it is as long as those like them took.',
+    same_run=False,
+  )
+
+  def names_free_to_change(self) -> set[str]:
+    """All but the data: each run of the grid keeps watch over its own flags."""
+    names = {field.name for field in dataclasses.fields(self)}
+    data = {field.name for field in dataclasses.fields(DataSettings)}
+    return super().names_free_to_change() | (names - data)

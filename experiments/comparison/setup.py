@@ -1,0 +1,172 @@
+"""From the flags of a comparison to what is compared."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from adaptssr_jax.data import UserData, resplit
+from experiments import loop
+from experiments.comparison import methods
+from experiments.comparison.grid import Grid, check_shapes
+from experiments.comparison.histories import histories_of
+from experiments.comparison.methods import FINE_TUNED, REFERENCE
+from experiments.comparison.options import CompareSettings
+from experiments.comparison.stages import (
+  naming,
+  read_flagfile,
+  read_pretraining,
+)
+from experiments.datasets import open_data
+from experiments.finetune import open_task
+from experiments.finetune_settings import FinetuneSettings, with_defaults
+from experiments.scikit_learn import scikit_learn
+from experiments.settings import SettingsError
+from experiments.shared_settings import DataSettings
+from experiments.speed import check_table_update
+from experiments.tasks import check_task
+
+
+def read_grid(settings: CompareSettings) -> Grid:
+  """What the flags say is compared.
+
+  Raises:
+    SettingsError: a flag has a value that it cannot have.
+  """
+  seeds = numbers_of('seeds', settings.seeds, int, high=2**32 - 1)
+  splits = numbers_of('splits', settings.splits, int)
+  shares = numbers_of(
+    'train_shares', settings.train_shares, float, above=0.0, high=1.0
+  )
+  chosen = _choose_methods(settings)
+  if not settings.tasks:
+    raise SettingsError('--tasks needs at least one task')
+  tasks = {task: open_data(settings, task) for task in settings.tasks}
+  _check_crossing(settings, splits, seeds)
+  place = {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(DataSettings)
+  }
+  finetuning = {}
+  probe_splits = tuple(range(settings.probe_splits))
+  for task, users in tasks.items():
+    # A pre-training "task" has no such flag; what follows refuses it.
+    kind = users.kind if users.kind in methods.METRICS else 'classification'
+    finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
+    tuned = dataclasses.replace(finetuning[kind], task=task, **place)
+    _check_tuning(settings, tuned, kind)
+    for split in splits:
+      # Refuses before hours of training what could not be measured after them.
+      open_task(dataclasses.replace(tuned, split_seed=split))
+    if kind != 'ranking' and settings.modes != (FINE_TUNED,):
+      _check_probes(tuned, users, probe_splits)
+  pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
+  grid = Grid(
+    folder=pathlib.Path(settings.workdir),
+    data=place,
+    methods=chosen,
+    reference=settings.reference,
+    tasks=tasks,
+    modes=settings.modes,
+    histories={
+      task: histories_of(users)
+      for task, users in tasks.items()
+      if users.kind != 'ranking' and settings.modes != (FINE_TUNED,)
+    },
+    shares=shares,
+    splits=splits,
+    probe_splits=probe_splits,
+    seeds=seeds,
+    crossed=settings.crossed,
+    pretrain_seeds=seeds[: settings.pretrain_seeds or len(seeds)],
+    pretraining=pretraining,
+    pretrain_data=open_data(settings, 'pretrain').name if pretraining else '',
+    finetuning=finetuning,
+  )
+  check_shapes(grid)
+  return grid
+
+
+def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
+  """The rows of all tables, those of the main one first."""
+  chosen = methods.choose_methods(settings.methods)
+  rhos = numbers_of('rhos', settings.rhos, float, high=0.99, above=0.0)
+  chosen |= methods.rho_methods(rhos)
+  if settings.augmentation_pairs:
+    chosen |= methods.pair_methods()
+  reference = settings.reference
+  # By default there may be none.
+  if reference not in chosen and reference != REFERENCE:
+    raise SettingsError(
+      f'--reference={reference} is not among the rows: add it to --methods, or '
+      f'take one of {", ".join(chosen)}'
+    )
+  return chosen
+
+
+def _check_probes(
+  tuned: FinetuneSettings, users: UserData, splits: Sequence[int]
+) -> None:
+  """Refuses splits on which a task could not be measured."""
+  scikit_learn('--modes=frozen')
+  for split in splits:
+    check_task(tuned, resplit(users, split))
+
+
+def _check_crossing(
+  settings: CompareSettings, splits: Sequence[int], seeds: Sequence[int]
+) -> None:
+  """Refuses a mean over runs in which some splits count more than others."""
+  few, many = sorted((len(splits), len(seeds)))
+  if not settings.crossed and many % few:
+    raise SettingsError(
+      f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
+      'uses some more often than others: give as many of both, or a multiple'
+    )
+
+
+def _check_tuning(
+  settings: CompareSettings, tuned: FinetuneSettings, kind: str
+) -> None:
+  """Refuses now what fine-tuning would refuse after hours of pre-training."""
+  path = f'--{kind}={getattr(settings, kind)}'
+  if tuned.kind not in (None, kind):
+    raise SettingsError(
+      f'{path}: leave out --kind={tuned.kind}; methods are compared by the '
+      f'kind that the data set says, which is {kind} for {tuned.task}'
+    )
+  with naming(path):
+    loop.check_devices(with_defaults(tuned))
+    check_table_update(tuned)
+
+
+def numbers_of(
+  name: str,
+  words: Sequence[str],
+  kind: type,
+  *,
+  above: float = -1.0,
+  high: float | None = None,
+) -> tuple[Any, ...]:
+  """The numbers that a list flag holds, each once.
+
+  Raises:
+    SettingsError: a word is no such number; names the flag.
+  """
+  numbers = []
+  for word in words:
+    try:
+      number = kind(word)
+    except ValueError:
+      number = None
+    if number is None or not above < number or (high and number > high):
+      what = 'whole numbers' if kind is int else 'numbers'
+      bounds = 'from 0' if above < 0 else f'above {above:g}'
+      raise SettingsError(
+        f'--{name} must be {what} {bounds}'
+        f'{f" to {high:g}" if high else ""}, not {word!r}'
+      )
+    numbers.append(number)
+  if not numbers and name != 'rhos':
+    raise SettingsError(f'--{name} needs at least one number')
+  return tuple(dict.fromkeys(numbers))

@@ -1,0 +1,134 @@
+"""The stages of pre-training, each with a flag file: what it has to train.
+
+A new stage is a new entry of STAGES, a flag of `options.CompareSettings`, and a
+row of `methods.METHODS` that has it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import loop
+from experiments.comparison.methods import Method
+from experiments.objective_settings import parse_fusion
+from experiments.pretrain import PretrainSettings
+from experiments.settings import Settings, SettingsError, from_flagfile
+from experiments.speed import check_table_update
+
+
+class Stage(NamedTuple):
+  """What the `--objective` of a flag file must be.
+
+  Args:
+    objectives: those that it must have.
+    place: whether it has them alone, has them first, or has them anywhere.
+  """
+
+  objectives: tuple[str, ...]
+  place: str
+
+  def allows(self, objectives: tuple[str, ...]) -> bool:
+    """Whether a file with these objectives may be the stage's."""
+    if self.place == 'alone':
+      return objectives == self.objectives
+    if self.place == 'first':
+      return objectives[: len(self.objectives)] == self.objectives
+    return set(self.objectives) <= set(objectives)
+
+  @property
+  def rule(self) -> str:
+    """What a file must have, in words."""
+    words = ','.join(self.objectives)
+    ends = {'alone': '', 'first': ', or that and more', 'anywhere': ' among it'}
+    return f'--objective={words}{ends[self.place]}'
+
+
+# In the order in which they say the shape of an encoder that none of its own
+# flags says: the last one that does.
+STAGES = {
+  'warm_start': Stage(('masked_items',), 'alone'),
+  'pretrain': Stage(('adaptssr',), 'alone'),
+  'first_stage': Stage(('pooled_items',), 'first'),
+  'last_stage': Stage(('adaptssr',), 'anywhere'),
+  'joint': Stage(('pooled_items', 'adaptssr'), 'anywhere'),
+}
+
+
+def objectives_of(settings: PretrainSettings) -> tuple[str, ...]:
+  """What is learned, which may be several things at once."""
+  objective = settings.objective
+  return (objective,) if isinstance(objective, str) else tuple(objective)
+
+
+def read_pretraining(
+  settings: Settings, methods: Mapping[str, Method], chosen: Sequence[str]
+) -> dict[str, PretrainSettings]:
+  """The flags of pre-training, as far as the methods need any.
+
+  Args:
+    settings: of the comparison; a flag for each stage names its file.
+    methods: all of them, by name.
+    chosen: the names of those that are compared.
+
+  Raises:
+    SettingsError: a file is missing, cannot be read, or trains something else;
+      names it.
+  """
+  needed = set().union(*(_stages_of(methods, name) for name in chosen))
+  found = {}
+  for name, stage in STAGES.items():
+    path = getattr(settings, name)
+    if not path and name not in needed:
+      continue
+    if not path:
+      raise SettingsError(
+        f'--{name}=FLAGFILE is needed by the --methods: it says how they are '
+        'pre-trained'
+      )
+    found[name] = read_flagfile(PretrainSettings, settings, name)
+    with naming(f'--{name}={path}'):
+      loop.check_devices(found[name])
+      check_table_update(found[name])
+      parse_fusion(found[name].fusion)
+    objectives = objectives_of(found[name])
+    if not stage.allows(objectives):
+      raise SettingsError(
+        f'--{name}={path} must have {stage.rule}, not {",".join(objectives)}'
+      )
+  return found
+
+
+def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:
+  """The stages whose files a method needs, and those that it starts from."""
+  method = methods[name]
+  needed = {method.flags, method.rate_of} - {''}
+  for other in (method.after, method.steps_of):
+    if other:
+      needed |= _stages_of(methods, other)
+  return needed
+
+
+def read_flagfile(
+  settings_type: type[Settings], settings: Settings, name: str
+) -> Any:
+  """The settings of the file that a flag names; the defaults if it is empty.
+
+  Raises:
+    SettingsError: the file cannot be read; names it.
+  """
+  path = getattr(settings, name)
+  if not path:
+    return settings_type()
+  with naming(f'--{name}={path}'):
+    return from_flagfile(settings_type, path)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+  """An error of a flag file names the file."""
+  try:
+    yield
+  except (flags.Error, SettingsError) as error:
+    raise SettingsError(f'{path}: {error}') from error

@@ -1,0 +1,372 @@
+"""Columns in which vectors are read: encoded once, and read by the split."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from test_similarity_command import save_run
+
+from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.data import resplit
+from experiments import compare
+from experiments.comparison import frozen
+from experiments.comparison.grid import Cell, Vectors, plan
+from experiments.comparison.histories import histories_of, users_in_order
+from experiments.comparison.options import CompareSettings
+from experiments.comparison.report import page_of
+from experiments.datasets import open_data
+from experiments.encoders import make_encoder
+from experiments.settings import SettingsError
+from tests.compare_stand_ins import (
+  SHAPE,
+  StandIns,
+  changed,
+  flag_files,
+  settings_of,
+  stand_ins,
+)
+from tests.tiny_runs import Interruption
+
+__all__ = ['stand_ins']
+MODES = ('frozen', 'fine_tuned', 'frozen_with_bag')
+
+
+def settings_in(folder, data_dir):
+  return settings_of(
+    folder,
+    data_dir,
+    tasks=('gender', 'age', 'click'),
+    methods=(
+      'none',
+      'random_encoder',
+      'bag_of_items',
+      'bag_of_items_whole',
+      'pooled_items',
+    ),
+    modes=MODES,
+    reference='pooled_items',
+    splits=('0', '5'),
+    probe_splits=3,
+    train_shares=('1', '0.05'),
+    seeds=('7',),
+  )
+
+
+@pytest.fixture
+def settings(tmp_path, data_dir):
+  return settings_in(tmp_path, data_dir)
+
+
+class Whole(NamedTuple):
+  """A comparison that several tests look at."""
+
+  settings: CompareSettings
+  results: dict[str, Any]
+  made: StandIns
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, data_dir):
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    made = StandIns(monkeypatch)
+    settings = settings_in(tmp_path_factory.mktemp('whole'), data_dir)
+    return Whole(settings, compare.main(settings), made)
+
+
+def test_vectors_are_encoded_once_for_tasks_with_the_same_users(whole):
+  grid = compare.read_grid(whole.settings)
+  runs = plan(grid)
+  names = [one.name for one in runs]
+  vectors = [one for one in runs if isinstance(one, Vectors)]
+  # Gender and age label the same users.
+  assert [one.method for one in vectors] == ['random_encoder', 'pooled_items']
+  for one in vectors:
+    first = f'cells/{one.method}/gender/frozen/share_1/split_0/seed_7'
+    assert names.index(one.name) < names.index(first)
+  pretrained = names.index('pretrain/pooled_items/seed_7')
+  assert pretrained < names.index(vectors[1].name)
+  cells = [one for one in runs if isinstance(one, Cell)]
+  # Of 2 models x 2 shares x 2 tasks x 2 modes x 3 splits.
+  assert sum(one.is_frozen for one in cells) == 48
+  # Fine-tuned: 2 models x 2 shares x 3 tasks x 2 splits. Of a bag, 2 x 2 x 4
+  # splits, since both kinds of columns have the first.
+  assert len(cells) == 48 + 24 + 2 * 16
+  assert len(whole.made.calls) == len(runs) == len(cells) + 3
+  assert len(whole.results['cells']) == len(cells)
+  assert whole.results['cells'][0]['mode'] == 'fine_tuned'
+
+
+def test_cells_have_the_flags_of_their_mode(whole):
+  settings = whole.settings
+  made = {one.workdir.split('/compare/')[1]: one for one in whole.made.settings}
+  place = 'cells/pooled_items/gender'
+  cell = made[f'{place}/frozen/share_0.05/split_2/seed_7']
+  # 5 % of the 120 labels.
+  assert (cell.split_seed, cell.train_users, cell.with_bag) == (2, 6, False)
+  folder = f'{settings.workdir}/vectors/pooled_items/seed_7/'
+  assert cell.vectors.startswith(folder)
+  cell = made[f'{place}/frozen_with_bag/share_1/split_0/seed_7']
+  assert (cell.train_users, cell.with_bag, cell.max_length) == (0, True, 0)
+  encoding = made[cell.vectors.split('/compare/')[1]]
+  pretrained = f'{settings.workdir}/pretrain/pooled_items/seed_7'
+  assert (encoding.pretrained, encoding.seed) == (pretrained, 7)
+  (name,) = (name for name in made if name.startswith('vectors/random'))
+  assert made[name].pretrained == ''
+  assert made[name].encoder_fields() == SHAPE
+
+
+def test_columns_are_those_of_all_modes(whole):
+  results = whole.results
+  columns = [
+    (one['task'], one['mode'], one['share']) for one in results['summary']
+  ]
+  assert len(columns) == len(set(columns)) == 2 * 3 * 2 + 2
+  assert ('click', 'fine_tuned', 1.0) in columns
+  found = {
+    column: one['methods']
+    for column, one in zip(columns, results['summary'], strict=True)
+  }
+  assert list(found['gender', 'fine_tuned', 1.0]) == [
+    'none',
+    'bag_of_items',
+    'bag_of_items_whole',
+    'pooled_items',
+  ]
+  assert list(found['gender', 'frozen', 0.05]) == [
+    'random_encoder',
+    'bag_of_items',
+    'bag_of_items_whole',
+    'pooled_items',
+  ]
+  # The bag that is joined, by itself.
+  joined = found['age', 'frozen_with_bag', 0.05]
+  assert list(joined) == [
+    'random_encoder',
+    'bag_of_items_whole',
+    'pooled_items',
+  ]
+  pooled = joined['pooled_items']
+  assert pooled['p'] is None
+  assert list(pooled['by_split']) == ['0', '1', '2']
+  of_cells = [
+    one['test']['accuracy']
+    for one in results['cells']
+    if (one['method'], one['task'], one['mode'], one['share'])
+    == ('pooled_items', 'age', 'frozen_with_bag', 0.05)
+  ]
+  assert list(pooled['by_split'].values()) == of_cells
+  assert joined['random_encoder']['test'] == 'corrected resampled t'
+  tuned = found['age', 'fine_tuned', 0.05]['none']
+  assert tuned['test'] == 'bootstrap'
+  assert tuned['runs'] == 2
+
+
+def test_the_page_is_made_from_the_results_alone(whole):
+  folder = pathlib.Path(whole.settings.workdir)
+  page = (folder / 'results.md').read_text()
+  results = json.loads((folder / 'results.json').read_text())
+  assert page.startswith(page_of(results))
+  assert 'gender accuracy, frozen + bag |' in page
+  assert 'dealt out anew in each of 3 splits' in page
+  assert 'paired test against Pooled items' in page
+
+
+def test_a_killed_comparison_reads_the_rest(
+  stand_ins, whole, settings, tmp_path
+):
+  settings = changed(settings, tasks=('gender', 'age'), modes=('frozen',))
+  # The 3rd and the 10th call of a run are frozen cells.
+  for die_at in (3, 10):
+    stand_ins.calls, stand_ins.die_at = [], die_at
+    with pytest.raises(Interruption):
+      compare.main(settings)
+    assert '/frozen/' in stand_ins.calls[-1]
+  stand_ins.calls, stand_ins.die_at = [], None
+  results = compare.main(settings)
+  # 2 models and 2 bags x 2 tasks x 2 shares x 3 splits, after the vectors.
+  assert len(stand_ins.calls) == 48 + 3 - 2 - 9
+  # As without interruption, and without the other columns.
+  frozen_columns = [
+    one for one in whole.results['summary'] if one['mode'] == 'frozen'
+  ]
+  assert results['summary'] == frozen_columns
+  # More splits may be added.
+  stand_ins.calls = []
+  compare.main(changed(settings, probe_splits=4))
+  assert len(stand_ins.calls) == 16
+
+
+def test_vectors_of_another_pre_training_are_refused(
+  stand_ins, settings, tmp_path
+):
+  settings = changed(settings, modes=('frozen',), methods=('pooled_items',))
+  compare.main(settings)
+  path = tmp_path / 'first_stage.flags'
+  path.write_text(path.read_text().replace('0.002', '0.1'))
+  with pytest.raises(SettingsError, match=r'^pretrain/pooled_items/seed_7 was'):
+    compare.main(settings)
+  folder = tmp_path / 'compare' / 'pretrain' / 'pooled_items'
+  (folder / 'seed_7.json').unlink()
+  (folder / 'seed_7' / 'metrics.jsonl').unlink()
+  words = r'^vectors/pooled_items/.*seed_7:learning_rate was 0.002, is 0.1'
+  with pytest.raises(SettingsError, match=words):
+    compare.main(settings)
+
+
+def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
+  rows = ('random_encoder', 'pooled_items')
+  whole = changed(settings, methods=rows, modes=('frozen',), tasks=('gender',))
+  dry = changed(whole, dry_run=True)
+  missing = compare.main(dry)['missing']
+  grid = compare.read_grid(whole)
+  assert missing == [one.name for one in plan(grid)]
+  printed = capsys.readouterr().out
+  assert '15 of 15 runs are missing' in printed
+  assert 'of which there are none yet' in printed
+  assert not (tmp_path / 'compare').exists()
+  few = changed(whole, methods=rows[:1], reference='none')
+  compare.main(few)
+  folder = tmp_path / 'compare'
+  for path in (folder / 'cells').rglob('split_*/seed_7.json'):
+    record = json.loads(path.read_text()) | {'seconds': 2.0}
+    path.write_text(json.dumps(record))
+  del stand_ins.calls[:]
+  capsys.readouterr()
+  missing = compare.main(dry)['missing']
+  assert missing == [one.name for one in plan(grid)[7:]]
+  printed = capsys.readouterr().out
+  # 6 cells of 2 s; the vectors as before, and a stage as the average.
+  line = 'pooled_items/gender/frozen/share_1/split_0/seed_7: about 0:00:02'
+  assert line in printed
+  assert '8 of 15 runs are missing: about 0:00:1' in printed
+  assert 'There are runs like 7 of them' in printed
+  assert not stand_ins.calls
+  # It refuses what the comparison would.
+  flag_files(tmp_path)
+  (folder / 'cells/random_encoder/gender/frozen/share_1/split_0').joinpath(
+    'seed_7.json'
+  ).write_text(json.dumps(record | {'flags': {}}))
+  with pytest.raises(SettingsError, match='was made with other flags'):
+    compare.main(dry)
+
+
+def test_a_ranking_is_fine_tuned_whatever_the_modes(stand_ins, settings):
+  settings = changed(
+    settings, modes=('frozen',), tasks=('click',), reference='none'
+  )
+  results = compare.main(settings)
+  assert [one['mode'] for one in results['summary']] == ['fine_tuned'] * 2
+
+
+def test_histories_agree_whatever_the_labels(settings):
+  gender, age = (open_data(settings, task) for task in ('gender', 'age'))
+  of_gender, of_age = histories_of(gender), histories_of(age)
+  assert of_gender.name == of_age.name
+  assert of_gender.name.startswith('200_users_')
+  for data, histories in ((gender, of_gender), (age, of_age)):
+    users = users_in_order(data, histories)
+    stored = resplit(data, 0).splits
+    for part in stored.values():
+      for row, number in enumerate(part.number):
+        place = histories.places[number]
+        assert users.user_id[place].tolist() == part.user_id[row].tolist()
+        assert users.items[place].tolist() == part.items[row].tolist()
+  click = open_data(settings, 'click')
+  assert histories_of(click).name != of_age.name
+  items = age.vocabulary.items
+  other = age._replace(vocabulary=age.vocabulary._replace(items=items[::-1]))
+  assert histories_of(other).name != of_age.name
+
+
+@pytest.mark.parametrize('with_bag', [False, True])
+@pytest.mark.parametrize(
+  ('task', 'metric'), [('age', 'accuracy'), ('conversion', 'auc')]
+)
+def test_vectors_are_read_by_the_row(
+  tmp_path, data_dir, task, metric, with_bag
+):
+  place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
+  settings = frozen.ReadingSettings(
+    workdir=str(tmp_path / 'cell'),
+    vectors=str(tmp_path),
+    task=task,
+    with_bag=with_bag,
+    split_seed=3,
+    **place,
+  )
+  data = open_data(settings, task)
+  histories = histories_of(data)
+  # Vectors that say the label, in the order of the histories.
+  label = np.concatenate([part.label for part in data.splits.values()])
+  ones = np.eye(len(data.vocabulary.labels), dtype=np.float32)
+  np.savez(tmp_path / 'vectors.npz', vector=ones[label[histories.order]])
+  found = frozen.read_vectors(settings, data=data, histories=histories)
+  assert found['test'][metric] == found['validation'][metric] == 1
+  assert ('bag_weight' in found) == with_bag
+  folder = tmp_path / 'cell'
+  assert json.loads((folder / 'result.json').read_text()) == found
+  with np.load(folder / 'predictions.npz') as written:
+    test = resplit(data, 3).splits['test'].number
+    assert written['example_id'].tolist() == test.tolist()
+    assert written['label'].tolist() == label[test].tolist()
+
+
+def test_few_labels_are_the_first_of_the_training_rows(tmp_path, data_dir):
+  settings = frozen.ReadingSettings(
+    workdir=str(tmp_path / 'cell'),
+    vectors=str(tmp_path),
+    task='gender',
+    train_users=5,
+    split_seed=4,
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
+  )
+  data = open_data(settings, 'gender')
+  histories = histories_of(data)
+  train = resplit(data, 4).splits['train']
+  label = np.concatenate([part.label for part in data.splits.values()])
+  # The other training rows say the opposite of their label.
+  says = label.copy()
+  says[train.number[5:]] = 1 - label[train.number[5:]]
+  assert len(set(label[train.number[:5]])) == 2
+  vector = says[histories.order, None].astype(np.float32)
+  np.savez(tmp_path / 'vectors.npz', vector=vector)
+  found = frozen.read_vectors(settings, data=data, histories=histories)
+  assert found['test']['accuracy'] == found['validation']['accuracy'] == 1
+
+
+@pytest.mark.parametrize('is_pretrained', [False, True])
+def test_vectors_are_those_of_the_encoder(tmp_path, data_dir, is_pretrained):
+  settings = frozen.VectorSettings(
+    workdir=str(tmp_path / 'vectors'),
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
+    batch_size=64,
+    buckets=1,
+    **SHAPE,
+  )
+  data = open_data(settings, 'gender')
+  items = data.vocabulary.items
+  if is_pretrained:
+    # It knows the items in another order.
+    source = save_run(tmp_path / 'run', items[::-1], seed=3)
+    settings = dataclasses.replace(settings, pretrained=source)
+    encoder, params, known = restore_encoder(source)
+  else:
+    encoder, params = make_encoder(settings, items, jax.random.key(0))
+    known = items
+  histories = histories_of(data)
+  vectors = frozen.encode(settings, data=data, histories=histories)
+  with np.load(tmp_path / 'vectors' / 'vectors.npz') as found:
+    assert np.array_equal(found['vector'], vectors)
+  assert vectors.shape == (200, SHAPE['embed_dim'])
+  users = users_in_order(data, histories)
+  rows = users.items.padded(np.array([3, 150]), SHAPE['max_length'])
+  number = {item: place for place, item in enumerate(known, 1)}
+  numbers = np.array([0, *(number[item] for item in items)])
+  expected = encoder.apply({'params': params}, numbers[rows])
+  assert vectors[[3, 150]] == pytest.approx(np.asarray(expected), abs=1e-5)
