@@ -11,11 +11,17 @@ products take longer on many, and how they round would depend on how many.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.features import Features, joined, one_thread, standardised
+from experiments.features import (
+  Features,
+  joined,
+  moments,
+  one_thread,
+  standardised,
+)
 
 # Inverse strengths of the penalty, the strongest first: for standardised
 # vectors, and for bags of unit length.
@@ -24,6 +30,8 @@ BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 # What a bag counts beside a vector.
 BAG_WEIGHTS = (0.5, 1.0, 2.0)
 TREES = (10, 30, 100, 300)
+# The logit of a class without training rows, where it has to be finite.
+_NEVER = -30.0
 MODELS = ('logistic', 'lightgbm')
 
 
@@ -54,11 +62,14 @@ class Reading(NamedTuple):
     outputs: for the rows of 'validation' and 'test', the log-probabilities of
       the classes, float32 [rows, classes]; -inf for one without training rows.
     score: of the validation rows.
+    linear: of a regression, the matrix [features, classes] and bias [classes]
+      that give its logits, of features that are standardised.
   """
 
   chosen: dict[str, float]
   outputs: dict[str, np.ndarray]
   score: float
+  linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def read(
@@ -191,6 +202,27 @@ def log_odds(outputs: np.ndarray) -> np.ndarray:
   return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
 
 
+def on_vectors(
+  linear: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, train: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """A linear model of vectors, from the one of standardised vectors.
+
+  (u - m) / s W + c = u (W / s) + (c - m (W / s))
+
+  Args:
+    linear: of a `Reading`.
+    vectors: of all rows, [rows, dim].
+    train: the rows over which they were standardised.
+
+  Returns:
+    The matrix [dim, classes] and the bias [classes], in float32.
+  """
+  kernel, bias = linear
+  mean, shrink = moments(vectors, train)
+  kernel = shrink[:, None] * kernel
+  return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
+
+
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
   """The share of rows whose largest output is that of their class."""
   return float((outputs.argmax(axis=1) == labels).mean())
@@ -220,7 +252,22 @@ def _regressions(
         name: _log_softmax(model.decision_function(inputs[name]))
         for name in ('validation', 'test')
       }
-    yield _reading({'C': strength}, found, model.classes_, labelled)
+    reading = _reading({'C': strength}, found, model.classes_, labelled)
+    yield reading._replace(linear=_linear(model, labelled.num_classes))
+
+
+def _linear(model: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """The matrix and the bias of a regression, of all classes."""
+  kernel, bias = model.coef_.T, model.intercept_
+  if len(model.classes_) == 2:
+    kernel, bias = (
+      np.concatenate([np.zeros_like(part), part], axis=-1)
+      for part in (kernel, bias)
+    )
+  linear = np.zeros((len(kernel), num_classes)), np.full(num_classes, _NEVER)
+  linear[0][:, model.classes_] = kernel
+  linear[1][model.classes_] = bias
+  return linear
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
