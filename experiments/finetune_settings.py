@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.reading import MODELS
+from experiments.classifiers import MODELS
 from experiments.settings import SettingsError, flag
 from experiments.shared_settings import EncoderSettings, PlanSettings
 
