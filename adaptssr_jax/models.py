@@ -188,11 +188,11 @@ class UserEncoder(nn.Module):
 
 
 class TaskHead(nn.Module):
-  """The head that fine-tuning puts on users: W relu(W' u).
+  """The head that fine-tuning puts on users: W relu(W' u), or W u.
 
   Attributes:
     num_outputs: Classes, or items to rank.
-    hidden_dim: Features between the two layers.
+    hidden_dim: Features between the two layers; 0: there is but one.
 
   Example:
     >>> import jax
@@ -210,8 +210,10 @@ class TaskHead(nn.Module):
     self, users: Float[ArrayLike, '*batch features']
   ) -> Float[Array, '*batch outputs']:
     """Returns logits `[..., num_outputs]` of users `[..., features]`."""
-    hidden = Dense(self.hidden_dim, name='hidden')(jnp.asarray(users))
-    return Dense(self.num_outputs, name='output')(nn.relu(hidden))
+    hidden = jnp.asarray(users)
+    if self.hidden_dim:
+      hidden = nn.relu(Dense(self.hidden_dim, name='hidden')(hidden))
+    return Dense(self.num_outputs, name='output')(hidden)
 
 
 def pooling_penalty(

@@ -50,17 +50,14 @@ class BaselineSettings(DataSettings):
     low=0,
   )
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    if self.num_components and self.method != 'bag_svd':
-      raise SettingsError(
-        f'--num_components is for --method=bag_svd, not {self.method}: leave '
-        'it out'
-      )
-
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
   """Fits the baseline, and returns what `result.json` says."""
+  if settings.num_components and settings.method != 'bag_svd':
+    raise SettingsError(
+      f'--num_components is for --method=bag_svd, not {settings.method}: leave '
+      'it out'
+    )
   with opened_workdir(settings) as folder:
     return baseline_in(folder, settings)
 

@@ -149,14 +149,22 @@ def standardised(features: Features, train: np.ndarray) -> Features:
   """
   if not isinstance(features, np.ndarray):
     return features.astype(np.float32)
+  mean, shrink = moments(features, train)
+  return ((features - mean) * shrink).astype(np.float32)
+
+
+def moments(
+  features: np.ndarray, train: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The mean of each column, and 1 / its standard deviation: [dim], [dim].
+
+  Of a column that does not vary, 0 instead of the latter.
+  """
   of_train = features[train].astype(np.float64)
   scale = of_train.std(axis=0)
   # Less is rounding: dividing by it would make noise of a constant.
   varies = scale > 1e-6 * np.abs(of_train).max(axis=0, initial=0)
-  centred = features - of_train.mean(axis=0)
-  return np.where(varies, centred / np.where(varies, scale, 1), 0).astype(
-    np.float32
-  )
+  return of_train.mean(axis=0), varies / np.where(varies, scale, 1)
 
 
 @contextlib.contextmanager

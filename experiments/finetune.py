@@ -24,7 +24,7 @@ from experiments.datasets import open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
-from experiments.probe import probe, probe_name
+from experiments.probe import probe, probe_head, probe_name
 from experiments.process import tell
 from experiments.settings import SettingsError, run
 from experiments.speed import check_table_update, on_table
@@ -78,6 +78,10 @@ def finetune_in(
       settings, folder, data, model['encoder'], params['encoder']
     )
   else:
+    if settings.head == 'probe':
+      params['head'] = probe_head(
+        settings, data, model['encoder'], params['encoder']
+      )
     best, outputs = tune(settings, folder, data, model, params, train_key)
   result = {'task': settings.task, 'pretrained': settings.pretrained}
   result |= event | best
@@ -211,6 +215,7 @@ def tune(
         kind=kind,
         metric=select_by(settings, data),
       ),
+      score_start=settings.head == 'probe',
     ),
     state,
   )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.reading import MODELS
+from experiments.classifiers import MODELS
 from experiments.settings import SettingsError, flag
 from experiments.shared_settings import EncoderSettings, PlanSettings
 
@@ -42,6 +42,25 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     False,
     '--mode=probe: reads the items of the whole history too, weighted by '
     'TF-IDF, beside the vector.',
+  )
+  head: str = flag(
+    'mlp',
+    'What is put on the vectors: two layers, one, or one that begins as the '
+    'logistic regression of --mode=probe, which the best epoch has to beat.',
+    choices=('mlp', 'linear', 'probe'),
+  )
+  encoder_learning_rate: float | None = flag(
+    None, 'Of the encoder [that of the head, --learning_rate].', above=0.0
+  )
+  layer_decay: float = flag(
+    1.0,
+    'Each layer of the encoder below the pooling is trained with this times '
+    'the rate of the one above it, the embeddings last.',
+    above=0.0,
+    high=1.0,
+  )
+  head_epochs: int = flag(
+    0, 'Epochs at first in which the head alone is trained.', low=0
   )
   num_epochs: int = flag(5, 'Passes over the users.', low=1)
   batch_size: int | None = flag(
@@ -86,14 +105,19 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.mode == 'probe':
-      return
-    for name, is_given in {
-      'with_bag': self.with_bag,
-      f'probe_model={self.probe_model}': self.probe_model != 'logistic',
+    for name, (is_given, modes) in {
+      'with_bag': (self.with_bag, ('probe',)),
+      'probe_model': (self.probe_model != 'logistic', ('probe',)),
+      'head': (self.head != 'mlp', ('full', 'frozen')),
+      'encoder_learning_rate': (self.encoder_learning_rate, ('full',)),
+      'layer_decay': (self.layer_decay != 1, ('full',)),
+      'head_epochs': (self.head_epochs, ('full',)),
     }.items():
-      if is_given:
-        raise SettingsError(f'--{name} is for --mode=probe: give that too')
+      if is_given and self.mode not in modes:
+        raise SettingsError(
+          f'--{name} is for --mode={" or ".join(modes)}, not {self.mode}: '
+          'leave out either'
+        )
 
   def names_free_to_change(self) -> set[str]:
     """Not the length: a run that was tested is not trained any further."""

@@ -44,6 +44,7 @@ class Run:
     key: of the run, from which all draws of its steps follow.
     description: what checkpoints say of themselves.
     on_epoch: state -> (numbers to log, score of the checkpoint or None).
+    score_start: whether the state before the first step may be the best.
   """
 
   settings: RunSettings
@@ -54,6 +55,7 @@ class Run:
   key: jax.Array
   description: Description
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
+  score_start: bool = False
 
   @property
   def steps_per_epoch(self) -> int:
@@ -82,13 +84,19 @@ def check_devices(settings: RunSettings) -> None:
     ) from error
 
 
-def make_optimizer(settings: RunSettings) -> optax.GradientTransformation:
-  """Adam, with decoupled weight decay if there is any."""
+def make_optimizer(
+  settings: RunSettings, *, rate: float | optax.Schedule | None = None
+) -> optax.GradientTransformation:
+  """Adam, with decoupled weight decay if there is any.
+
+  Args:
+    settings: of the run.
+    rate: instead of its --learning_rate.
+  """
+  rate = settings.learning_rate if rate is None else rate
   if settings.weight_decay:
-    return optax.adamw(
-      settings.learning_rate, weight_decay=settings.weight_decay
-    )
-  return optax.adam(settings.learning_rate)
+    return optax.adamw(rate, weight_decay=settings.weight_decay)
+  return optax.adam(rate)
 
 
 def train(run: Run, state: TrainState) -> TrainState:
@@ -148,6 +156,11 @@ def _train_from(
     contextlib.closing(_progress(run, start, batches)) as progress,
   ):
     metrics, stop = None, False
+    if run.score_start and not start:
+      score = _end_epoch(run, state, log)
+      checkpoints.save(
+        state, run.description, score=score, log=log.since_save(0)
+      )
     for step, batch in enumerate(batches, start + 1):
       before = metrics
       state, metrics = step_fn(state, batch, key)

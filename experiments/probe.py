@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
@@ -13,10 +14,13 @@ from experiments.finetune_settings import FinetuneSettings
 from experiments.labelled_rows import bags_of_rows, labelled_rows, outputs_of
 from experiments.logs import open_log
 from experiments.reading import (
+  Labelled,
   Reading,
   best_of,
   candidates,
   joined_candidates,
+  on_vectors,
+  read,
 )
 from experiments.scikit_learn import check_lightgbm, scikit_learn
 from experiments.settings import SettingsError
@@ -57,14 +61,8 @@ def probe(
     SettingsError: scikit-learn or LightGBM is missing, or all training rows
       are of one class.
   """
-  metric, splits = select_by(settings, data), examples_of(settings, data)
-  known = data._replace(splits=splits)
-  labelled = labelled_rows(
-    known, metric, positive_weight=settings.positive_weight
-  )
-  check_classes(labelled.label[labelled.rows['train']], settings)
-  vectors = encode_splits(settings, splits, encoder, params)
-  vectors = np.concatenate([vectors[name] for name in splits])
+  known, labelled = to_read(settings, data)
+  vectors = vectors_of(settings, known, encoder, params)
   if settings.with_bag:
     bag = tf_idf(bags_of_rows(known, 0))
     found = joined_candidates(
@@ -81,6 +79,63 @@ def probe(
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
 
 
+def to_read(
+  settings: FinetuneSettings, data: UserData
+) -> tuple[UserData, Labelled]:
+  """The rows that the flags leave, and their labels.
+
+  Raises:
+    SettingsError: as `probe`.
+  """
+  known = data._replace(splits=examples_of(settings, data))
+  labelled = labelled_rows(
+    known, select_by(settings, data), positive_weight=settings.positive_weight
+  )
+  check_classes(labelled.label[labelled.rows['train']], settings)
+  return known, labelled
+
+
+def vectors_of(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> np.ndarray:
+  """The vectors of the users of all splits, [rows, features]."""
+  vectors = encode_splits(settings, data.splits, encoder, params)
+  return np.concatenate(list(vectors.values()))
+
+
+def probe_head(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> dict[str, Any]:
+  """The parameters of a linear head that does what the best regression does.
+
+  Args:
+    settings: of the run.
+    data: a task with classes.
+    encoder: gives the vectors, without dropout.
+    params: of the encoder.
+
+  Returns:
+    The parameters of `TaskHead(hidden_dim=0)`.
+
+  Raises:
+    SettingsError: as `probe`.
+  """
+  known, labelled = to_read(settings, data)
+  vectors = vectors_of(settings, known, encoder, params)
+  best = read(vectors, labelled)
+  kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
+  if data.kind == 'conversion':
+    # A network has one output: the log-odds.
+    kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
+  return {'output': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
+
+
 def _validation(reading: Reading, data: UserData) -> dict[str, float]:
   outputs = outputs_of(reading, data)['validation']
   values = KINDS[data.kind].measure(outputs, data.splits['validation'].label)
@@ -89,14 +144,17 @@ def _validation(reading: Reading, data: UserData) -> dict[str, float]:
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
   """Raises `SettingsError` where there is nothing that could be fitted."""
-  scikit_learn('--mode=probe')
+  flag = (
+    f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
+  )
+  scikit_learn(flag)
   if settings.probe_model == 'lightgbm':
     check_lightgbm('--probe_model=lightgbm')
   if len(np.unique(label)) > 1:
     return
   few = settings.train_users
   raise SettingsError(
-    f'--mode=probe needs training rows of two classes; all {len(label):,} are '
+    f'{flag} needs training rows of two classes; all {len(label):,} are '
     'of one: '
     + (f'take more than --train_users={few}' if few else 'take --mode=frozen')
   )

@@ -9,13 +9,18 @@ All of it is functions of NumPy arrays and SciPy matrices, on one thread: small
 products take longer on many, and how they round would depend on how many.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.features import Features, joined, one_thread, standardised
+from experiments.classifiers import Fitted, fit
+from experiments.features import (
+  Features,
+  joined,
+  moments,
+  standardised,
+)
 
 # Inverse strengths of the penalty, the strongest first: for standardised
 # vectors, and for bags of unit length.
@@ -23,8 +28,8 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 # What a bag counts beside a vector.
 BAG_WEIGHTS = (0.5, 1.0, 2.0)
-TREES = (10, 30, 100, 300)
-MODELS = ('logistic', 'lightgbm')
+# The logit of a class without training rows, where it has to be finite.
+_NEVER = -30.0
 
 
 class Labelled(NamedTuple):
@@ -54,11 +59,14 @@ class Reading(NamedTuple):
     outputs: for the rows of 'validation' and 'test', the log-probabilities of
       the classes, float32 [rows, classes]; -inf for one without training rows.
     score: of the validation rows.
+    linear: of a regression, the matrix [features, classes] and bias [classes]
+      that give its logits, of features that are standardised.
   """
 
   chosen: dict[str, float]
   outputs: dict[str, np.ndarray]
   score: float
+  linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def read(
@@ -100,7 +108,7 @@ def candidates(
   *,
   strengths: Sequence[float] = STRENGTHS,
 ) -> Iterator[Reading]:
-  """The readings of which `read` returns the best, the simplest first.
+  """Yields the readings of which `read` returns the best, the simplest first.
 
   Args:
     features: as of `read`.
@@ -108,14 +116,16 @@ def candidates(
     model: as of `read`.
     strengths: as of `read`.
   """
-  train = labelled.rows['train']
-  features = standardised(features, train)
-  if len(np.unique(labelled.label[train])) == 1:
-    # A few labels may be all of one class, from which nothing is learned.
-    return iter([_only_class(labelled)])
-  if model == 'lightgbm':
-    return _boosted_trees(features, labelled)
-  return _regressions(features, labelled, strengths)
+  features = standardised(features, labelled.rows['train'])
+  fitted = fit(
+    {name: features[rows] for name, rows in labelled.rows.items()},
+    labelled.label[labelled.rows['train']],
+    model,
+    strengths=strengths,
+    positive_weight=labelled.positive_weight,
+  )
+  for one in fitted:
+    yield _reading(one, labelled)
 
 
 def best_of(readings: Iterable[Reading]) -> Reading:
@@ -165,7 +175,7 @@ def joined_candidates(
   weights: Sequence[float] = BAG_WEIGHTS,
   strengths: Sequence[float] = STRENGTHS,
 ) -> Iterator[Reading]:
-  """The readings of which `read_joined` returns the best.
+  """Yields the readings of which `read_joined` returns the best.
 
   Args:
     vectors: as of `read_joined`.
@@ -191,97 +201,51 @@ def log_odds(outputs: np.ndarray) -> np.ndarray:
   return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
 
 
+def on_vectors(
+  linear: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, train: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """A linear model of vectors, from the one of standardised vectors.
+
+  (u - m) / s W + c = u (W / s) + (c - m (W / s))
+
+  Args:
+    linear: of a `Reading`.
+    vectors: of all rows, [rows, dim].
+    train: the rows over which they were standardised.
+
+  Returns:
+    The matrix [dim, classes] and the bias [classes], in float32.
+  """
+  kernel, bias = linear
+  mean, shrink = moments(vectors, train)
+  kernel = shrink[:, None] * kernel
+  return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
+
+
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
   """The share of rows whose largest output is that of their class."""
   return float((outputs.argmax(axis=1) == labels).mean())
 
 
-def _regressions(
-  features: Features, labelled: Labelled, strengths: Sequence[float]
-) -> Iterator[Reading]:
-  """A logistic regression of each strength, from where the last one ended."""
-  import sklearn.exceptions
-  import sklearn.linear_model
-
-  train, weight = labelled.rows['train'], {1: labelled.positive_weight}
-  model = sklearn.linear_model.LogisticRegression(
-    max_iter=1000,
-    class_weight=None if labelled.positive_weight == 1 else weight,
-    warm_start=True,
-  )
-  inputs = {name: features[rows] for name, rows in labelled.rows.items()}
-  for strength in strengths:
-    model.set_params(C=strength)
-    with one_thread(), warnings.catch_warnings():
-      # A weak penalty may be cut short; validation then judges the model.
-      warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
-      model.fit(inputs['train'], labelled.label[train])
-      found = {
-        name: _log_softmax(model.decision_function(inputs[name]))
-        for name in ('validation', 'test')
-      }
-    yield _reading({'C': strength}, found, model.classes_, labelled)
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-  """Log-probabilities, [rows, classes]; of two, their log-odds are given."""
-  if scores.ndim == 1:
-    scores = np.stack([np.zeros_like(scores), scores], axis=1)
-  # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
-  scores = scores - scores.max(axis=1, keepdims=True)
-  return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-
-
-def _boosted_trees(features: Features, labelled: Labelled) -> Iterator[Reading]:
-  """Gradient boosting, after each of some numbers of trees."""
-  import lightgbm
-
-  train, weight = labelled.rows['train'], {1: labelled.positive_weight}
-  model = lightgbm.LGBMClassifier(
-    n_estimators=max(TREES),
-    learning_rate=0.05,
-    num_leaves=15,
-    class_weight=None if labelled.positive_weight == 1 else weight,
-    random_state=0,
-    n_jobs=1,
-    deterministic=True,
-    force_row_wise=True,
-    verbosity=-1,
-  )
-  model.fit(features[train], labelled.label[train])
-  for trees in TREES:
-    found = {
-      name: np.log(
-        model.predict_proba(features[labelled.rows[name]], num_iteration=trees)
-      )
-      for name in ('validation', 'test')
-    }
-    yield _reading({'trees': trees}, found, model.classes_, labelled)
-
-
-def _only_class(labelled: Labelled) -> Reading:
-  """All training rows are of one class, of which all rows are taken to be."""
-  only = labelled.label[labelled.rows['train'][:1]]
-  found = {
-    name: np.zeros((len(labelled.rows[name]), 1))
-    for name in ('validation', 'test')
-  }
-  return _reading({}, found, only, labelled)
-
-
-def _reading(
-  chosen: dict[str, float],
-  found: dict[str, np.ndarray],
-  classes: np.ndarray,
-  labelled: Labelled,
-) -> Reading:
+def _reading(fitted: Fitted, labelled: Labelled) -> Reading:
   """Brings log-probabilities to all classes, and scores them."""
   outputs = {}
-  for name, values in found.items():
+  for name, values in fitted.outputs.items():
     # A class that is not among the training rows has no chance.
     shape = len(values), labelled.num_classes
     outputs[name] = np.full(shape, -np.inf, np.float32)
-    outputs[name][:, classes] = values
+    outputs[name][:, fitted.classes] = values
   label = labelled.label[labelled.rows['validation']]
   score = (labelled.score or accuracy)(outputs['validation'], label)
-  return Reading(chosen, outputs, score)
+  linear = fitted.linear and _of_all_classes(fitted, labelled.num_classes)
+  return Reading(fitted.chosen, outputs, score, linear)
+
+
+def _of_all_classes(
+  fitted: Fitted, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  kernel, bias = fitted.linear
+  all_kernel = np.zeros((len(kernel), num_classes))
+  all_bias = np.full(num_classes, _NEVER)
+  all_kernel[:, fitted.classes], all_bias[fitted.classes] = kernel, bias
+  return all_kernel, all_bias

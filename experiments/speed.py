@@ -124,6 +124,7 @@ def make_training(
   optimizer: optax.GradientTransformation,
   *,
   length: int,
+  table_rate: float | None = None,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with.
 
@@ -134,6 +135,7 @@ def make_training(
     make_loss: gives the loss of an encoder, which may have fewer items.
     optimizer: of all parameters.
     length: of the sequences of a batch.
+    table_rate: the learning rate of the item table [--learning_rate].
 
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
@@ -148,7 +150,7 @@ def make_training(
       axis_name=AXIS,
     )
     return step, init_state(params, optimizer)
-  table_optimizer = row_adam(settings.learning_rate)
+  table_optimizer = row_adam(table_rate or settings.learning_rate)
   state = init_row_state(params, optimizer, table_optimizer)
   step = row_train_step
   if settings.shard_table:
@@ -267,6 +269,8 @@ def _whole_table(settings: SpeedSettings) -> str:
       return f'--objective={name}'
   if getattr(settings, 'mode', 'full') != 'full':
     return f'--mode={settings.mode}'
+  if getattr(settings, 'head_epochs', 0):
+    return f'--head_epochs={settings.head_epochs}'
   return ''
 
 

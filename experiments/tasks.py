@@ -203,6 +203,11 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--mode=probe needs classes, and {task} is a ranking task: take '
       '--mode=frozen'
     )
+  if data.kind == 'ranking' and settings.head != 'mlp':
+    raise SettingsError(
+      f'--head={settings.head} needs classes, and {task} is a ranking task: '
+      'leave it out'
+    )
   _check_select_by(settings, data)
 
 
@@ -259,7 +264,10 @@ def make_model(
   encoder, params = make_encoder(
     settings, items, encoder_key, source=settings.pretrained
   )
-  head = TaskHead(num_outputs=1 if data.kind == 'conversion' else len(labels))
+  head = TaskHead(
+    num_outputs=1 if data.kind == 'conversion' else len(labels),
+    hidden_dim=64 if settings.head == 'mlp' else 0,
+  )
   user = jnp.zeros((1, encoder.num_queries * encoder.embed_dim))
   head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}

@@ -10,6 +10,7 @@ import optax
 
 from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.batches import steps_per_epoch
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import LossFn, TrainState
 from experiments import loop
@@ -20,7 +21,7 @@ from experiments.speed import (
   make_training,
   sample_lengths,
 )
-from experiments.tasks import KINDS
+from experiments.tasks import KINDS, examples_of
 
 
 def lengths_of(
@@ -51,8 +52,13 @@ def make_finetuning(
     functools.partial(
       training_loss, settings, data, model | {'buckets': buckets}
     ),
-    make_optimizer(settings),
+    make_optimizer(
+      settings,
+      model['encoder'],
+      head_steps=_head_steps(settings, data),
+    ),
     length=length,
+    table_rate=layer_rates(settings, model['encoder'])['item_embedding'],
   )
 
 
@@ -87,13 +93,78 @@ def frozen_loss(
   return loss_fn(params | {'encoder': encoder}, batch, key)
 
 
-def make_optimizer(settings: FinetuneSettings) -> optax.GradientTransformation:
-  """The optimizer of the flags, of the head alone if the encoder is frozen."""
+def make_optimizer(
+  settings: FinetuneSettings, encoder: UserEncoder, *, head_steps: int = 0
+) -> optax.GradientTransformation:
+  """The optimizer of the flags: of each layer, with a rate of its own.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained, or frozen.
+    head_steps: updates at first in which the head alone is trained.
+  """
   optimizer = loop.make_optimizer(settings)
-  if settings.mode != 'frozen':
+  if settings.mode == 'frozen':
+    # Weight decay would move even what has no gradient.
+    return optax.multi_transform(
+      {'trained': optimizer, 'frozen': optax.set_to_zero()},
+      {'encoder': 'frozen', 'head': 'trained'},
+    )
+  rates = layer_rates(settings, encoder)
+  if set(rates.values()) == {settings.learning_rate} and not head_steps:
     return optimizer
-  # Weight decay would move even what has no gradient.
-  return optax.multi_transform(
-    {'trained': optimizer, 'frozen': optax.set_to_zero()},
-    {'encoder': 'frozen', 'head': 'trained'},
-  )
+  optimizers = {
+    part: loop.make_optimizer(settings, rate=_delayed(rate, head_steps))
+    for part, rate in rates.items()
+  }
+  # The table is not among the parameters where its rows have an optimizer.
+  return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
+
+
+def layer_rates(
+  settings: FinetuneSettings, encoder: UserEncoder
+) -> dict[str, float]:
+  """The learning rate of each part of the encoder.
+
+  Of the pooling it is r = --encoder_learning_rate, of block b of L counted from
+  0 it is r d^(L - b), and of the embeddings r d^(L + 1): d is --layer_decay.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained.
+  """
+  rate = settings.encoder_learning_rate or settings.learning_rate
+  layers = encoder.num_layers
+  depths = {'pooling': 0}
+  depths |= {f'blocks_{b}': layers - b for b in range(layers)}
+  embeddings = ('norm', 'position_embedding', 'item_embedding')
+  depths |= dict.fromkeys(embeddings, layers + 1)
+  return {
+    part: rate * settings.layer_decay**depth for part, depth in depths.items()
+  }
+
+
+def part_names(params: dict[str, Any]) -> dict[str, Any]:
+  """Parameters -> the part that each is of: a layer of the encoder, the head.
+
+  Example:
+    >>> part_names({'encoder': {'norm': {'scale': 1}}, 'head': {'output': 2}})
+    {'encoder': {'norm': 'norm'}, 'head': 'head'}
+  """
+  return {'encoder': {part: part for part in params['encoder']}, 'head': 'head'}
+
+
+def _delayed(rate: float, steps: int) -> float | optax.Schedule:
+  """A learning rate that is 0 in the first steps."""
+  if not steps:
+    return rate
+  rates = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
+  return optax.join_schedules(rates, [steps])
+
+
+def _head_steps(settings: FinetuneSettings, data: UserData) -> int:
+  """The updates of --head_epochs."""
+  if not settings.head_epochs:
+    return 0
+  users = examples_of(settings, data)['train'].items
+  return settings.head_epochs * steps_per_epoch(len(users), settings.batch_size)

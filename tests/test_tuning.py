@@ -1,0 +1,182 @@
+"""Fine-tuning: the rates of layers, and the head that starts as the probe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax.models import UserEncoder
+from experiments import finetune, tuning
+from experiments.finetune_settings import FinetuneSettings, with_defaults
+from experiments.settings import SettingsError
+from tests.tiny_runs import finetune_settings, lines, saved_state
+
+ENCODER = UserEncoder(num_items=3, max_length=2, embed_dim=2, num_layers=2)
+EMBEDDINGS = ('norm', 'position_embedding', 'item_embedding')
+# What is trained of two layers, the pooling first, by powers of the decay.
+DEPTHS = {'pooling': 0, 'blocks_1': 1, 'blocks_0': 2} | dict.fromkeys(
+  EMBEDDINGS, 3
+)
+
+
+def params_of(value=0.0):
+  items = jnp.ones((1, 2), jnp.int32)
+  shapes = jax.eval_shape(ENCODER.init, jax.random.key(0), items)['params']
+  encoder = jax.tree.map(lambda leaf: jnp.full(leaf.shape, value), shapes)
+  return {'encoder': dict(encoder), 'head': {'output': jnp.full(2, value)}}
+
+
+def moves(settings, steps, **kwargs):
+  """How far each part is moved by each of some gradients of ones."""
+  optimizer = tuning.make_optimizer(settings, ENCODER, **kwargs)
+  params = params_of()
+  state, found = optimizer.init(params), []
+  for _ in range(steps):
+    updates, state = optimizer.update(params_of(1.0), state, params)
+    parts = updates['encoder'] | {'head': updates['head']}
+    found.append(
+      {
+        name: {round(float(x), 9) for x in leaf_values(part)}
+        for name, part in parts.items()
+      }
+    )
+  return found
+
+
+def leaf_values(part):
+  return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(part)])
+
+
+def test_each_layer_is_trained_less_than_the_one_above():
+  settings = FinetuneSettings(
+    learning_rate=0.1, encoder_learning_rate=0.08, layer_decay=0.5
+  )
+  rates = {name: 0.08 * 0.5**depth for name, depth in DEPTHS.items()}
+  assert tuning.layer_rates(settings, ENCODER) == pytest.approx(rates)
+  # The first step of Adam is as long as its rate.
+  (found,) = moves(settings, 1)
+  for name, rate in (rates | {'head': 0.1}).items():
+    assert found[name] == pytest.approx({-rate}, rel=1e-5), name
+
+
+def test_the_head_alone_is_trained_at_first():
+  settings = FinetuneSettings(learning_rate=0.1)
+  first, second, third = moves(settings, 3, head_steps=2)
+  for found in (first, second):
+    for name in DEPTHS:
+      assert found[name] == {0.0}
+    assert found['head'] == pytest.approx({-0.1}, rel=1e-5)
+  assert set(map(tuple, third.values())) == {tuple(third['head'])}
+
+
+def test_without_rates_of_its_own_the_optimizer_is_the_plain_one():
+  settings = with_defaults(FinetuneSettings())
+  state = tuning.make_optimizer(settings, ENCODER).init(params_of())
+  assert jax.tree.structure(state[0].mu) == jax.tree.structure(params_of())
+
+
+def test_rows_of_the_table_are_updated_at_its_rate(tmp_path, data_dir):
+  tables = {}
+  for update in ('dense', 'rows'):
+    settings = finetune_settings(
+      tmp_path / update,
+      data_dir,
+      num_steps=2,
+      table_update=update,
+      learning_rate=0.01,
+      encoder_learning_rate=0.004,
+      layer_decay=0.5,
+      dropout_rate=0.0,
+    )
+    finetune.main(settings)
+    state = saved_state(tmp_path / update, 2)
+    tables[update] = state['params']['encoder']['item_embedding']
+  np.testing.assert_allclose(tables['rows'], tables['dense'], atol=2e-5)
+
+
+@pytest.mark.parametrize('kind', [None, 'conversion'])
+def test_the_best_epoch_is_no_worse_than_the_probe(tmp_path, data_dir, kind):
+  """Steps that only do harm leave the start as the best."""
+  same = {'kind': kind, 'split_seed': 3}
+  frozen = finetune.main(
+    finetune_settings(tmp_path / 'probe', data_dir, mode='probe', **same)
+  )
+  tuned = finetune.main(
+    finetune_settings(
+      tmp_path / 'tuned',
+      data_dir,
+      head='probe',
+      num_steps=1,
+      learning_rate=30.0,
+      **same,
+    )
+  )
+  assert tuned['best_step'] == 0
+  for split in ('validation', 'test'):
+    for name in ('auc',):
+      assert tuned[split][name] == pytest.approx(frozen[split][name], abs=1e-5)
+  first, *_, last = lines(tmp_path / 'tuned')
+  assert (first['step'], last['step']) == (0, 1)
+  metric = 'validation_auc' if kind else 'validation_accuracy'
+  assert last[metric] <= first[metric]
+
+
+def test_epochs_of_the_head_leave_the_encoder(tmp_path, data_dir):
+  """Two epochs of four batches each, of which the first is the head's."""
+  settings = finetune_settings(
+    tmp_path,
+    data_dir,
+    num_epochs=2,
+    head_epochs=1,
+    checkpoint_every=1,
+    keep_checkpoints=9,
+    head='linear',
+  )
+  finetune.main(settings)
+  states = [saved_state(tmp_path, step)['params'] for step in (1, 4, 5)]
+  first, fourth, fifth = (leaf_values(state['encoder']) for state in states)
+  assert (first == fourth).all()
+  assert (fourth != fifth).any()
+  assert set(states[0]['head']) == {'output'}
+  assert (
+    leaf_values(states[0]['head']) != leaf_values(states[1]['head'])
+  ).any()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'with_bag': True}, '--with_bag is for --mode=probe, not full'),
+    ({'probe_model': 'lightgbm'}, '--probe_model is for --mode=probe'),
+    ({'mode': 'probe', 'head': 'probe'}, '--head is for --mode=full or frozen'),
+    (
+      {'mode': 'frozen', 'layer_decay': 0.5},
+      '--layer_decay is for --mode=full',
+    ),
+    ({'mode': 'probe', 'head_epochs': 1}, '--head_epochs is for --mode=full'),
+    (
+      {'mode': 'frozen', 'encoder_learning_rate': 0.5},
+      '--encoder_learning_rate is for --mode=full, not frozen',
+    ),
+    ({'layer_decay': 1.5}, '--layer_decay must be at most 1'),
+  ],
+)
+def test_flags_of_another_mode_are_refused(changes, words):
+  with pytest.raises(SettingsError, match=words):
+    FinetuneSettings(**changes)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'task': 'click', 'head': 'linear'}, '--head=linear needs classes'),
+    ({'head': 'probe', 'train_users': 1}, '--head=probe needs training rows'),
+    (
+      {'head_epochs': 1, 'table_update': 'rows'},
+      '--table_update=rows does not go with --head_epochs=1',
+    ),
+  ],
+)
+def test_heads_that_cannot_be_are_refused(tmp_path, data_dir, changes, words):
+  with pytest.raises(SettingsError, match=words):
+    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
