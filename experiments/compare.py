@@ -46,7 +46,11 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     record, is_new = make(grid, one)
     if not record['resumed']:
       seconds[one.alike].append(record['seconds'])
-    if is_new:
+    # A probe takes less time than its line: one for all of its splits.
+    is_probe = isinstance(one, Cell) and one.is_frozen
+    following = runs[place + 1].alike if place + 1 < len(runs) else ''
+    is_told = not is_probe or one.alike != following
+    if is_new and is_told:
       left = time_left(seconds, runs[place + 1 :])
       print(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
@@ -54,8 +58,8 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
         f'about {_in_words(left)} left',
         flush=True,
       )
-      if not (isinstance(one, Cell) and one.is_frozen):
-        forget_compiled()
+    if is_new and not is_probe:
+      forget_compiled()
 
 
 def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:

@@ -1,19 +1,35 @@
-"""Pre-trains on made users, fine-tunes twice, and compares.
+"""Pre-trains on synthetic users, and reads the vectors from few labels.
 
   python -m experiments.quickstart
 
-The two fine-tuning runs differ in nothing but where they start: from the
-pre-trained encoder, and at random.
+A comparison in small: `experiments.compare` with the flags of
+configs/quickstart_compare.flags. A logistic regression reads gender and age
+from the frozen vectors of an untrained encoder, of the first stage of
+pre-training, and of the last one with AdaptSSR, and from a bag of items.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from experiments import finetune, pretrain
+import numpy as np
+
+from experiments import compare
 from experiments.process import ProcessSettings
 from experiments.settings import flag, from_flagfile, run
 
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'
+# Names of the rows, which are methods of the comparison, best first.
+ROWS = {
+  'pretrained': 'pooled_items',
+  '+ adaptssr': 'last_stage',
+  'bag': 'bag_of_items_whole',
+  'random': 'random_encoder',
+}
+LABELS = (100, 300, 1000)
+_SHOWN = 'gender', 300
+_WIDTH = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,40 +37,90 @@ class QuickstartSettings(ProcessSettings):
   """The flags of the quickstart."""
 
   workdir: str = flag(
-    'runs/quickstart', 'Folder of the three runs; finished ones are reused.'
+    'runs/quickstart', 'Folder of all runs; finished ones are reused.'
   )
   data_dir: str = flag('data', 'Folder of the prepared data sets.')
 
 
-def main(settings: QuickstartSettings) -> dict[str, dict]:
-  """Runs all three, prints the comparison, and returns both results."""
-  folder = pathlib.Path(settings.workdir)
-  pretrained = folder / 'pretrain'
-  pretrain.main(
+def main(settings: QuickstartSettings) -> dict[str, Any]:
+  """Makes the comparison, prints it, and returns its `results.json`."""
+  results = compare.main(
     from_flagfile(
-      pretrain.PretrainSettings,
-      _CONFIGS / 'quickstart.flags',
-      workdir=str(pretrained),
+      compare.CompareSettings,
+      _CONFIGS / 'quickstart_compare.flags',
+      workdir=str(pathlib.Path(settings.workdir) / 'compare'),
       data_dir=settings.data_dir,
+      first_stage=str(_CONFIGS / 'quickstart.flags'),
+      last_stage=str(_CONFIGS / 'quickstart_last.flags'),
+      cpu_devices=settings.cpu_devices,
+      compilation_cache=settings.compilation_cache,
     )
   )
-  results = {
-    start: finetune.main(
-      from_flagfile(
-        finetune.FinetuneSettings,
-        _CONFIGS / 'quickstart_gender.flags',
-        workdir=str(folder / f'gender_from_{start}'),
-        data_dir=settings.data_dir,
-        pretrained=source,
-      )
-    )
-    for start, source in (('pretrained', str(pretrained)), ('random', ''))
-  }
-  print(f'\n{"start":<12}{"validation":>12}{"test":>12}   (accuracy)')
-  for start, result in results.items():
-    scores = [result[split]['accuracy'] for split in ('validation', 'test')]
-    print(f'{start:<12}' + ''.join(f'{score:>12.4f}' for score in scores))
+  print(
+    '\nTest accuracy of a logistic regression on frozen vectors: mean over '
+    'five splits, and its standard error'
+  )
+  for task in ('gender', 'age'):
+    print('\n' + _table(results['cells'], task))
+  print(f'\nThe same for gender and {_SHOWN[1]} labels')
+  print(_last_lines(results['cells']), flush=True)
   return results
+
+
+def accuracies(
+  cells: Sequence[Mapping[str, Any]],
+  method: str,
+  task: str,
+  labels: int,
+  split: str,
+) -> np.ndarray:
+  """The accuracy of each way to deal the rows out.
+
+  Args:
+    cells: of `results.json`.
+    method: the row of the comparison.
+    task: the task.
+    labels: how many were learned from.
+    split: 'validation' or 'test'.
+  """
+  shares = sorted({cell['share'] for cell in cells})
+  share = shares[LABELS.index(labels)]
+  return np.array(
+    [
+      cell[split]['accuracy']
+      for cell in cells
+      if (cell['method'], cell['task'], cell['share']) == (method, task, share)
+    ]
+  )
+
+
+def _table(cells: Sequence[Mapping[str, Any]], task: str) -> str:
+  """The test accuracy of a task, a row a method, a column a number of labels."""
+  head = f'{task:<{_WIDTH}}' + ''.join(f'{n:>10,} labels' for n in LABELS)
+  lines = [head]
+  for name, method in ROWS.items():
+    line = f'{name:<{_WIDTH}}'
+    for labels in LABELS:
+      found = accuracies(cells, method, task, labels, 'test')
+      error = found.std(ddof=1) / np.sqrt(len(found))
+      line += f'{found.mean():>11.3f} ±{error:.3f}'
+    lines.append(line)
+  return '\n'.join(lines)
+
+
+def _last_lines(cells: Sequence[Mapping[str, Any]]) -> str:
+  task, labels = _SHOWN
+  head = f'{"vectors":<{_WIDTH}}{"validation":>{_WIDTH}}{"test":>{_WIDTH}}'
+  lines = [head + '   (accuracy)']
+  for name, method in ROWS.items():
+    means = [
+      accuracies(cells, method, task, labels, split).mean()
+      for split in ('validation', 'test')
+    ]
+    lines.append(
+      f'{name:<{_WIDTH}}' + ''.join(f'{mean:>{_WIDTH}.4f}' for mean in means)
+    )
+  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

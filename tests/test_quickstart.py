@@ -1,0 +1,64 @@
+"""What the quickstart prints of a comparison."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from experiments import compare, quickstart
+
+SHARES = dict(zip(quickstart.LABELS, (0.03, 0.1, 0.3), strict=True))
+
+
+@pytest.fixture(scope='module')
+def cells():
+  """Accuracies that rise with the labels, and differ by row and split."""
+  return [
+    {
+      'method': method,
+      'task': task,
+      'share': share,
+      'split': split,
+      'validation': {'accuracy': share + row / 100},
+      'test': {'accuracy': share + row / 100 + split / 1000},
+    }
+    for (row, method), task, share, split in itertools.product(
+      enumerate(quickstart.ROWS.values()),
+      ('gender', 'age'),
+      SHARES.values(),
+      range(5),
+    )
+  ]
+
+
+def test_accuracies_are_those_of_the_splits(cells):
+  found = quickstart.accuracies(cells, 'last_stage', 'age', 1000, 'test')
+  np.testing.assert_allclose(found, 0.31 + np.arange(5) / 1000)
+
+
+def test_it_compares_and_prints(cells, monkeypatch, tmp_path, capsys):
+  asked = []
+
+  def compared(settings):
+    asked.append(settings)
+    return {'cells': cells}
+
+  monkeypatch.setattr(compare, 'main', compared)
+  settings = quickstart.QuickstartSettings(workdir=str(tmp_path))
+  assert quickstart.main(settings) == {'cells': cells}
+  (found,) = asked
+  assert set(found.methods) == set(quickstart.ROWS.values())
+  assert set(found.train_shares) and found.modes == ('frozen',)
+  # As many labels as the table says, of the 3,600 training rows.
+  labels = [round(3600 * float(share)) for share in found.train_shares]
+  assert tuple(labels) == quickstart.LABELS
+  lines = capsys.readouterr().out.splitlines()
+  # 0.03 + 0.002 on average; the deviation of 0..4 is 1.58, over root 5.
+  assert 'pretrained        0.032 ±0.001' in '\n'.join(lines)
+  assert lines[-5:] == [
+    'vectors       validation        test   (accuracy)',
+    'pretrained        0.1000      0.1020',
+    '+ adaptssr        0.1100      0.1120',
+    'bag               0.1200      0.1220',
+    'random            0.1300      0.1320',
+  ]
