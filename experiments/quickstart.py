@@ -95,7 +95,7 @@ def accuracies(
 
 
 def _table(cells: Sequence[Mapping[str, Any]], task: str) -> str:
-  """The test accuracy of a task, a row a method, a column a number of labels."""
+  """The test accuracy of a task by method and number of labels."""
   head = f'{task:<{_WIDTH}}' + ''.join(f'{n:>10,} labels' for n in LABELS)
   lines = [head]
   for name, method in ROWS.items():
