@@ -16,8 +16,8 @@ _FAST = {
   'xla_cpu_use_fusion_emitters': 'false',
   'xla_cpu_parallel_codegen_split_count': '1',
 }
-# What TEST_ISA may be: x86-64 CPUs differ in how wide their vectors are, so that
-# sums are rounded in another order.
+# What TEST_ISA may be: CPUs differ in how wide their vectors are, so that sums
+# are rounded in another order.
 _ISAS = ('SSE4_2', 'AVX', 'AVX2', 'AVX512')
 
 
