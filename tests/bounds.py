@@ -1,5 +1,6 @@
 """Bounds of floats that hold on any CPU, in any order of summation."""
 
+import chex
 import jax
 import numpy as np
 
@@ -24,6 +25,7 @@ def assert_same_training(actual, expected, start, *, share=1e-3):
       the terms of a gradient cancel, their rounding makes 1e-7 / epsilon of a
       step for each that they were large: epsilon should be 1e-4 or more.
   """
+  chex.assert_trees_all_equal_shapes(actual, expected, start)
   way = _furthest(expected, start)
   assert way > 0, 'nothing was trained'
   off = _furthest(actual, expected)
