@@ -16,6 +16,9 @@ _FAST = {
   'xla_cpu_use_fusion_emitters': 'false',
   'xla_cpu_parallel_codegen_split_count': '1',
 }
+# What TEST_ISA may be: CPUs differ in how wide their vectors are, so that sums
+# are rounded in another order.
+_ISAS = ('SSE4_2', 'AVX', 'AVX2', 'AVX512')
 
 
 def _known(names):
@@ -31,12 +34,24 @@ def _known(names):
   return [name for name in names if name in found]
 
 
+def _xla_flags():
+  """Those that are given, else the fast ones; and the instructions to use."""
+  flags = os.environ.get('XLA_FLAGS')
+  if flags is None:
+    flags = ' '.join(f'--{name}={_FAST[name]}' for name in _known(_FAST))
+  # Not left to processes that inherit the flags, which hold it already.
+  isa = os.environ.pop('TEST_ISA', None)
+  if isa is None:
+    return flags
+  # XLA would ignore any other, and take all instructions of this CPU.
+  if isa not in _ISAS:
+    raise ValueError(f'TEST_ISA must be one of {", ".join(_ISAS)}, not {isa!r}')
+  return f'{flags} --xla_cpu_max_isa={isa}'
+
+
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', '8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-if 'XLA_FLAGS' not in os.environ:
-  os.environ['XLA_FLAGS'] = ' '.join(
-    f'--{name}={_FAST[name]}' for name in _known(_FAST)
-  )
+os.environ['XLA_FLAGS'] = _xla_flags()
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _compiled = tempfile.mkdtemp(prefix='adaptssr_jax_compiled.')
   atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
@@ -54,6 +69,10 @@ import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 import pytest  # noqa: E402
+
+
+def pytest_report_header():
+  return f'XLA_FLAGS: {os.environ["XLA_FLAGS"]}'
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -81,7 +82,7 @@ def by_hand(source):
   items = np.zeros((len(histories), 6), np.int32)
   for row, history in zip(items, histories.values(), strict=True):
     row[: len(history)] = history[-6:]
-  vectors = encoder.apply({'params': params}, items)
+  vectors = jax.jit(encoder.apply)({'params': params}, items)
   return dict(zip(histories, vectors, strict=True))
 
 

@@ -56,12 +56,8 @@ def expected_scores(settings, split, step):
   rows = np.arange(len(users.items))
   items = jnp.asarray(users.items.padded(rows, encoder.max_length))
   head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
-  logits = np.asarray(
-    head.apply(
-      {'params': params['head']},
-      encoder.apply({'params': params['encoder']}, items),
-    )
-  )
+  vectors = jax.jit(encoder.apply)({'params': params['encoder']}, items)
+  logits = np.asarray(head.apply({'params': params['head']}, vectors))
   guess, label = logits.argmax(axis=1), users.label
   return {
     'accuracy': metrics.accuracy_score(label, guess),

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from adaptssr_jax.microbatches import in_chunks, in_microbatches, map_chunks
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
+from tests.bounds import assert_same_to_rounding
 
 ROWS, LENGTH = 16, 6
 ITEMS = jnp.array([[1 + (n + t) % 9 if t < n % 7 else 0 for t in range(LENGTH)]
@@ -42,12 +43,7 @@ def users_and_gradients(params, items, keys, size=None):
   return jax.grad(loss, has_aux=True)(params, items, keys, size)
 
 
-def assert_close(tree, expected):
-  """To rounding: of sums in another order, relative to the largest entry."""
-  leaves = jax.tree.leaves(tree), jax.tree.leaves(expected)
-  for leaf, other in zip(*leaves, strict=True):
-    scale = 1e-3 + float(jnp.abs(other).max())
-    np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * scale)
+assert_close = functools.partial(assert_same_to_rounding, least=1e-3)
 
 
 @pytest.mark.parametrize('size', [4, 7, ROWS], ids=['even', 'filled up', 'one'])

@@ -3,6 +3,7 @@
 import pathlib
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -187,15 +188,34 @@ def test_a_host_that_accepts_and_is_mute_is_given_up():
 
 
 def test_a_mute_name_server_is_given_up(monkeypatch):
-  monkeypatch.setattr(
-    movielens_sources.urllib.request,
-    'urlopen',
-    lambda *_, **__: time.sleep(3),
-  )
+  over = threading.Event()
+
+  def mute(*_, **__):
+    over.wait(30)
+    raise OSError('no name server')
+
+  monkeypatch.setattr(movielens_sources.urllib.request, 'urlopen', mute)
   start = time.monotonic()
   silence = movielens_sources._silence('http://nowhere/', 0.1)
   assert silence == 'no answer in 0.1 s'
-  assert time.monotonic() - start < 2
+  assert time.monotonic() - start < 20
+  over.set()
+
+
+def test_a_host_that_talks_another_protocol_is_given_up():
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
+    answer = threading.Thread(target=_greet_as_mail_server, args=(server,))
+    answer.start()
+    assert '220 mail ready' in movielens_sources._silence(url, 10.0)
+    answer.join()
+
+
+def _greet_as_mail_server(server):
+  client, _ = server.accept()
+  with client:
+    client.recv(4096)
+    client.sendall(b'220 mail ready\r\n')
 
 
 def test_an_unknown_host_says_so():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.resources
 import os
 import pathlib
@@ -149,7 +150,8 @@ def _silence(url: str, seconds: float) -> str:
     try:
       with urllib.request.urlopen(request, timeout=seconds):
         answers.append('')
-    except (OSError, ValueError) as error:
+    # What answers may be no web server at all.
+    except (OSError, ValueError, http.client.HTTPException) as error:
       answers.append(str(error))
 
   thread = threading.Thread(target=ask, daemon=True)
