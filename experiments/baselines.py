@@ -18,13 +18,13 @@ from experiments.count_ranking import rank_by_counts
 from experiments.datasets import open_data
 from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import DataSettings
+from experiments.shared_settings import SplitSettings
 from experiments.tasks import measured
 from experiments.workdir import RESULT, opened_workdir, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineSettings(DataSettings):
+class BaselineSettings(SplitSettings):
   """The flags of a baseline."""
 
   workdir: str = flag('runs/baseline', 'Folder of the result.', same_run=False)

@@ -25,6 +25,7 @@ _ADVICE = {
   'adaptssr': 'start from a run of --objective=masked_items (--init_from), or '
   'lower --learning_rate',
   'masked_items': 'train longer, or with another --learning_rate',
+  'causal_items': 'train longer, or with another --learning_rate',
 }
 
 

@@ -16,11 +16,14 @@ from adaptssr_jax.objectives.masked_items import (
   masked_items_objective,
 )
 from adaptssr_jax.train import LossFn
+from experiments.causal_items import CAUSAL_ITEMS, make_causal_items
 from experiments.settings import Settings, SettingsError, flag
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
 AUGMENTATIONS = ('crop', 'mask', 'reorder')
+# Objectives that guess items from one encoding of a user.
+_OF_ITEMS = ('masked_items', CAUSAL_ITEMS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,9 @@ class ObjectiveSettings(AugmentationSettings):
 
   objective: str = flag(
     'adaptssr',
-    'What is learned: to rank augmented views, or to guess masked items.',
-    choices=('adaptssr', 'masked_items'),
+    'What is learned: to rank augmented views, to guess masked items, or to '
+    'guess each next item.',
+    choices=('adaptssr', 'masked_items', CAUSAL_ITEMS),
   )
   augmentations: tuple[str, ...] = flag(
     AUGMENTATIONS,
@@ -72,8 +76,8 @@ class ObjectiveSettings(AugmentationSettings):
   )
   sampled_items: int = flag(
     0,
-    'masked_items: train on a softmax over this many sampled items; 0: over '
-    'all of them.',
+    'masked_items, causal_items: train on a softmax over this many sampled '
+    'items; 0: over all of them.',
     low=0,
   )
 
@@ -89,6 +93,8 @@ def make_objective(
   """
   if settings.objective == 'masked_items':
     return _masked_items(settings, encoder, buckets)
+  if settings.objective == CAUSAL_ITEMS:
+    return make_causal_items(settings, encoder, buckets)
   loss_fn = _adaptssr(settings, encoder, buckets)
   # It needs dropout in validation too: that makes the implicit views.
   return loss_fn, loss_fn
@@ -98,21 +104,21 @@ def init_head(
   settings: ObjectiveSettings, encoder: UserEncoder
 ) -> dict[str, Any]:
   """The parameters of the objective that the encoder lacks."""
-  if settings.objective == 'masked_items':
+  if settings.objective in _OF_ITEMS:
     return {'head': init_masked_items(encoder)}
   return {}
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:
   """How many sequences are encoded of each user: two views, each twice."""
-  return 1 if settings.objective == 'masked_items' else 4
+  return 1 if settings.objective in _OF_ITEMS else 4
 
 
 def encoded_lengths(
   settings: ObjectiveSettings, lengths: np.ndarray
 ) -> np.ndarray:
   """How long the sequences are that are encoded of users so long."""
-  if settings.objective == 'masked_items':
+  if settings.objective in _OF_ITEMS:
     return lengths
   first = settings.augmentations
   views = [

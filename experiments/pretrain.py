@@ -20,9 +20,10 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.description import describe
 from adaptssr_jax.devices import AXIS, replicate
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.objectives.users import encode_users, last_behaviours
 from adaptssr_jax.train import LossFn, TrainState, pmap_step, sum_metrics
 from experiments import loop
+from experiments.causal_items import longest_sequence, with_causal_encoder
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
@@ -60,6 +61,7 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state that validates best; or the plan."""
+  settings = with_causal_encoder(settings)
   loop.check_devices(settings)
   check_table_update(settings)
   if settings.plan:
@@ -153,7 +155,8 @@ def lengths_of(
 
   The sequences are those of a sample.
   """
-  length = length_seen(data.splits.values(), encoder.max_length)
+  longest = longest_sequence(settings, encoder.max_length)
+  length = length_seen(data.splits.values(), longest)
   seen = sample_lengths(data.splits['train'], length)
   encoded = encoded_lengths(settings, seen)
   return length, encoded, make_buckets(settings, encoded)
@@ -211,8 +214,13 @@ def validation_step(
   And the vectors of its users, without dropout.
   """
   _, metrics = loss_fn(params, batch, key)
+  items = last_behaviours(batch['items'], length=encoder.max_length)
   users = encode_users(
-    params, batch, encoder=encoder, buckets=buckets, axis_name=AXIS
+    params,
+    batch | {'items': items},
+    encoder=encoder,
+    buckets=buckets,
+    axis_name=AXIS,
   )
   return sum_metrics(metrics, axis_name=AXIS), users
 

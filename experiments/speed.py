@@ -248,8 +248,11 @@ def _whole_table(settings: SpeedSettings) -> str:
   """The flag by which a step does not touch the rows of its batch alone."""
   if settings.weight_decay:
     return f'--weight_decay={settings.weight_decay:g}'
-  if getattr(settings, 'objective', None) == 'masked_items':
-    return '--objective=masked_items'
+  objective = getattr(settings, 'objective', None)
+  if objective in ('masked_items', 'causal_items'):
+    return f'--objective={objective}'
+  if getattr(settings, 'tied_targets', False):
+    return '--tied_targets'
   if getattr(settings, 'mode', 'full') != 'full':
     return f'--mode={settings.mode}'
   return ''

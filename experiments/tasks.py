@@ -260,7 +260,7 @@ def make_model(
     settings, items, encoder_key, source=settings.pretrained
   )
   head = TaskHead(num_outputs=1 if data.kind == 'conversion' else len(labels))
-  user = jnp.zeros((1, encoder.num_queries * encoder.embed_dim))
+  user = jnp.zeros((1, encoder.vector_dim))
   head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
   return model, {'encoder': params, 'head': head_params}

@@ -48,6 +48,7 @@ LAYERS = [
     'optimizers',
     'table_shards',
     'shard_softmax',
+    'padded_softmax',
   },
   {'objectives', 'convert', 'description'},
   {'checkpoint_items'},
@@ -68,7 +69,14 @@ COMMAND_LAYERS = [
   {'speed', 'process', 'scikit_learn'},
   {'distributed'},
   {'shared_settings'},
-  {'workdir', 'datasets', 'encoders', 'pictures', 'vector_files'},
+  {
+    'workdir',
+    'datasets',
+    'encoders',
+    'pictures',
+    'vector_files',
+    'causal_items',
+  },
   {
     'finetune_settings',
     'logs',
