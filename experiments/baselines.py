@@ -15,7 +15,7 @@ from typing import Any
 from adaptssr_jax.data import resplit
 from experiments.bag_of_items import classify_bags
 from experiments.count_ranking import rank_by_counts
-from experiments.datasets import open_data
+from experiments.datasets import check_split_seed, open_data
 from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
 from experiments.shared_settings import SplitSettings
@@ -57,6 +57,7 @@ def baseline_in(
   folder: pathlib.Path, settings: BaselineSettings
 ) -> dict[str, Any]:
   """Fits the baseline in an open folder."""
+  check_split_seed(settings)
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
   data = data._replace(splits=data.splits | {'train': train})

@@ -8,7 +8,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from experiments.process import tell
 from experiments.settings import SettingsError
-from experiments.shared_settings import LEAVE_ONE_OUT, DataSettings
+from experiments.shared_settings import (
+  LEAVE_ONE_OUT,
+  DataSettings,
+  SplitSettings,
+)
 
 _BUILDERS = (
   data.SyntheticUsers,
@@ -57,6 +61,15 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     + (f'; from {source}' if source else '')
   )
   return users
+
+
+def check_split_seed(settings: SplitSettings) -> None:
+  """Raises `SettingsError` where rows are not to be dealt out anew."""
+  if settings.split_seed and settings.split == LEAVE_ONE_OUT:
+    raise SettingsError(
+      '--split_seed deals out rows, and would part what --split=leave_one_out '
+      'holds out: leave it out'
+    )
 
 
 def _builder(settings: DataSettings, task: str) -> data.UserBuilder:

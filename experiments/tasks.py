@@ -29,6 +29,7 @@ from experiments import loop
 from experiments.encoders import make_encoder
 from experiments.finetune_settings import FinetuneSettings
 from experiments.settings import SettingsError
+from experiments.target_heads import check_ranking, make_tied_targets
 
 CUTOFFS = (5, 10, 20)
 
@@ -203,6 +204,7 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--mode=probe needs classes, and {task} is a ranking task: take '
       '--mode=frozen'
     )
+  check_ranking(settings, data)
   _check_select_by(settings, data)
 
 
@@ -259,9 +261,13 @@ def make_model(
   encoder, params = make_encoder(
     settings, items, encoder_key, source=settings.pretrained
   )
-  head = TaskHead(num_outputs=1 if data.kind == 'conversion' else len(labels))
-  user = jnp.zeros((1, encoder.vector_dim))
-  head_params = head.init(head_key, user)['params']
+  if settings.tied_targets:
+    head, head_params = make_tied_targets(settings, data, encoder, head_key)
+  else:
+    one = data.kind == 'conversion'
+    head = TaskHead(num_outputs=1 if one else len(labels))
+    user = jnp.zeros((1, encoder.vector_dim))
+    head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
   return model, {'encoder': params, 'head': head_params}
 
