@@ -151,7 +151,6 @@ def trained(made, tmp_path_factory):
   folder = tmp_path_factory.mktemp('trained') / 'run'
   settings = pretrain_settings(
     folder,
-    made['data_dir'],
     **made | {'objective': 'causal_items', 'batch_size': 16, 'num_steps': 4},
   )
   pretrain.main(settings)
@@ -172,7 +171,7 @@ def test_causal_items_learn_a_causal_encoder_read_at_its_last_state(trained):
 def zero_shot_settings(workdir, made, trained, **changes):
   flags = {'task': 'next_item', 'mode': 'zero_shot', 'batch_size': 16}
   flags |= {'dropout_rate': None, 'pretrained': str(trained)}
-  return finetune_settings(workdir, made['data_dir'], **made | flags | changes)
+  return finetune_settings(workdir, **made | flags | changes)
 
 
 def test_zero_shot_ranks_by_the_pretrained_scores(made, trained, tmp_path):
@@ -216,10 +215,10 @@ def test_tied_targets_are_fine_tuned_by_a_softmax(made, trained, tmp_path):
   _, before, _ = restore_model(trained)
   assert encoder.readout == 'pooled,last'
   assert set(params['head']) == {'projection', 'bias'}
-  # Half of either part, and then away from there.
+  # Half of either part, and then two steps of Adam of 0.1.
   start = np.tile(np.eye(8) / 2, (2, 1))
   change = np.abs(params['head']['projection'] - start)
-  assert 1e-3 < change.max() < 0.2
+  assert 1e-3 < change.max() < 0.25
   table, old = (p['encoder']['item_embedding'] for p in (params, before))
   assert np.abs(table - old)[1:41].max() > 1e-3
 
@@ -281,9 +280,7 @@ def test_what_cannot_be_ranked_is_refused(
 
 
 def test_a_run_that_scores_no_items_ranks_none(made, tmp_path):
-  settings = pretrain_settings(
-    tmp_path / 'p', made['data_dir'], **made | {'num_steps': 1}
-  )
+  settings = pretrain_settings(tmp_path / 'p', **made | {'num_steps': 1})
   pretrain.main(settings)
   settings = zero_shot_settings(tmp_path / 'f', made, tmp_path / 'p')
   with pytest.raises(SettingsError, match='has not learned to score items'):
