@@ -175,27 +175,6 @@ def random_slice(
   return _keep(items, start, size)
 
 
-def recent(
-  items: Int[ArrayLike, ' length'], *, length: int
-) -> Int[Array, ' kept']:
-  """The last behaviours of a history, as an encoder of that length reads them.
-
-  Args:
-    items: `[all]`, real ids first, 0 is padding.
-    length: How many behaviours are kept.
-
-  Returns:
-    `[min(all, length)]`, the behaviours, then padding.
-
-  Example:
-    >>> recent(jnp.array([5, 6, 7, 8, 0]), length=2)
-    Array([7, 8], dtype=int32)
-  """
-  n = jnp.sum(_is_real(items), dtype=jnp.int32)
-  size = jnp.minimum(n, length)
-  return _keep(items, n - size, size)[:length]
-
-
 def one_of(*augmentations: Augmentation) -> Augmentation:
   """Makes an augmentation that applies one of several, drawn uniformly.
 

@@ -27,6 +27,7 @@ class Block(nn.Module):
   num_heads: int
   dropout_rate: float
   dtype: str = 'float32'
+  causal: bool = False
 
   @nn.compact
   def __call__(
@@ -34,7 +35,9 @@ class Block(nn.Module):
   ) -> States:
     """Applies the block to states; `where` is False at padding."""
     embed_dim, rate, dtype = hidden.shape[-1], self.dropout_rate, self.dtype
-    attention = Attention(self.num_heads, rate, dtype, name='attention')
+    attention = Attention(
+      self.num_heads, rate, dtype, self.causal, name='attention'
+    )
     mixed = attention(hidden, where=where, seeds=seeds[0])
     hidden = hidden + dropout(seeds[1], mixed, rate=rate)
     hidden = LayerNorm(dtype=dtype, name='attention_norm')(hidden)
@@ -48,11 +51,14 @@ class Attention(nn.Module):
   """Multi-head self-attention; padding is not attended to.
 
   head = dropout(softmax(q k^T / sqrt(dim))) v;  output = W concat(heads)
+
+  With `causal`, a state attends to itself and to those before it alone.
   """
 
   num_heads: int
   dropout_rate: float
   dtype: str = 'float32'
+  causal: bool = False
 
   @nn.compact
   def __call__(self, hidden: States, *, where: Real, seeds: Seeds) -> States:
@@ -69,7 +75,10 @@ class Attention(nn.Module):
       for name in ('query', 'key', 'value')
     )
     scores = (query / math.sqrt(dim)) @ key.swapaxes(-1, -2)
-    weights = masked_softmax(scores, where=where[:, None, None, :])
+    seen = where[:, None, None, :]
+    if self.causal:
+      seen = seen & jnp.tri(length, dtype=bool)[None, None]
+    weights = masked_softmax(scores, where=seen)
     weights = dropout(seeds, weights.astype(self.dtype), rate=self.dropout_rate)
     heads = (weights @ value).transpose(0, 2, 1, 3)
     return Dense(embed_dim, self.dtype, name='output')(
@@ -100,3 +109,25 @@ class AttentionPooling(nn.Module):
     scores = jnp.einsum('kd,btd->bkt', queries, keys)
     weights = masked_softmax(scores, where=where[:, None, :])
     return (weights @ hidden).reshape(batch, self.num_queries * embed_dim)
+
+
+def last_states(hidden: States, *, where: Real) -> Users:
+  """The state of the last real position of each sequence, in float32.
+
+  Args:
+    hidden: `[batch, length, embed]`.
+    where: `[batch, length]`, False at padding, which is at the end.
+
+  Returns:
+    `[batch, embed]`, zeros if all is padding.
+
+  Example:
+    >>> hidden = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])
+    >>> where = jnp.array([[True, True, False], [False, False, False]])
+    >>> last_states(hidden, where=where).tolist()
+    [[2.0], [0.0]]
+  """
+  count = jnp.sum(where, axis=1)
+  place = jnp.maximum(count - 1, 0)[:, None, None]
+  last = jnp.take_along_axis(hidden, place, axis=1)[:, 0].astype(jnp.float32)
+  return jnp.where(count[:, None] > 0, last, 0)

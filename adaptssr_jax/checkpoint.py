@@ -282,6 +282,25 @@ def restore_encoder(
     >>> encoder.apply({'params': params}, items).shape, vocabulary
     ((1, 4), ['a', 'b'])
   """
+  encoder, params, vocabulary = restore_model(path)
+  return encoder, params['encoder'], vocabulary
+
+
+def restore_model(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """As `restore_encoder`, with all that was learned beside the encoder.
+
+  Args:
+    path: as for `restore_encoder`.
+
+  Returns:
+    The encoder, all parameters, of which `encoder` are its own, and the
+    vocabulary.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+  """
   device = SingleDeviceSharding(jax.local_devices()[0])
   with open_at(path) as (manager, step):
     description = read_description(manager, step)
@@ -298,15 +317,14 @@ def restore_encoder(
       step,
       {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
     )
-    params = restored['params']['encoder']
+    params = restored['params']
+    table = params['encoder']['item_embedding']
     if 'opt_state' in restored:
-      params['item_embedding'] = _caught_up(
-        params['item_embedding'], restored['opt_state']['table']
-      )
+      table = _caught_up(table, restored['opt_state']['table'])
     with files.reading(pathlib.Path(manager.directory) / str(step)):
       encoder = UserEncoder(**description.encoder)
     # A table that was split may have been filled up.
-    params['item_embedding'] = params['item_embedding'][: encoder.mask_id + 1]
+    params['encoder']['item_embedding'] = table[: encoder.mask_id + 1]
     return encoder, params, description.vocabulary
 
 

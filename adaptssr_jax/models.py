@@ -8,19 +8,30 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.blocks import AttentionPooling, Block, Seeds, States, Users
+from adaptssr_jax.blocks import (
+  AttentionPooling,
+  Block,
+  Seeds,
+  States,
+  Users,
+  last_states,
+)
 from adaptssr_jax.dropout import dropout, row_seeds
 from adaptssr_jax.layers import Dense, LayerNorm, normal
 from adaptssr_jax.similarity import unit_length
 
 Items = Int[ArrayLike, 'batch length']
 Keys = Key[Array, 'batch']
+READOUTS = ('pooled', 'last', 'pooled,last')
 
 
 class UserEncoder(nn.Module):
-  """Encodes the items of a user into one vector: a small bidirectional BERT.
+  """Encodes the items of a user into one vector: a small Transformer.
 
   h = blocks(dropout(LayerNorm(E[items] + P)));  u = concat_k pool(q_k, h)
+
+  Bidirectional, as BERT, unless `causal`. The vector may also be, or end in,
+  the state of the last item: see `readout`.
 
   Ids are 0 for padding (at the end of a sequence), 1..num_items, and
   `mask_id` = num_items + 1. A sequence without items is encoded as zeros. An id
@@ -37,6 +48,9 @@ class UserEncoder(nn.Module):
     dropout_rate: In [0, 1); rounded to a multiple of 1/256, see `dropout`.
     dtype: In which it computes, 'float32' or 'bfloat16'. Parameters, norms,
       softmaxes and user vectors are float32 all the same.
+    causal: A state sees the items up to its own, and none after.
+    readout: What the vector of a user is: 'pooled'; 'last', the state of the
+      last item; or 'pooled,last', the one after the other.
 
   Raises:
     ValueError: If a field is out of its range.
@@ -64,6 +78,8 @@ class UserEncoder(nn.Module):
   cosine_pooling: bool = False
   dropout_rate: float = 0.1
   dtype: str = 'float32'
+  causal: bool = False
+  readout: str = 'pooled'
 
   def __post_init__(self):
     names = 'num_items max_length embed_dim num_layers num_heads num_queries'
@@ -85,6 +101,10 @@ class UserEncoder(nn.Module):
       raise ValueError(
         f"dtype must be 'float32' or 'bfloat16', not {self.dtype!r}"
       )
+    if self.readout not in READOUTS:
+      raise ValueError(
+        f'readout must be {" or ".join(READOUTS)}, not {self.readout!r}'
+      )
     super().__post_init__()
 
   def setup(self) -> None:
@@ -97,7 +117,7 @@ class UserEncoder(nn.Module):
     )
     self.norm = LayerNorm(dtype=self.dtype)
     self.blocks = [
-      Block(self.num_heads, self.dropout_rate, self.dtype)
+      Block(self.num_heads, self.dropout_rate, self.dtype, self.causal)
       for _ in range(self.num_layers)
     ]
     self.pooling = AttentionPooling(self.num_queries, self.cosine_pooling)
@@ -106,6 +126,16 @@ class UserEncoder(nn.Module):
   def mask_id(self) -> int:
     """The id that stands for a masked item: num_items + 1."""
     return self.num_items + 1
+
+  @property
+  def vector_dim(self) -> int:
+    """Features of the vector of a user."""
+    parts = {'pooled': self.num_queries, 'last': 1}
+    return self.embed_dim * sum(parts[part] for part in self._parts)
+
+  @property
+  def _parts(self) -> list[str]:
+    return self.readout.split(',')
 
   def embed(self, items: Items) -> States:
     """Looks up items [batch, length] in the table: [batch, length, embed]."""
@@ -131,12 +161,19 @@ class UserEncoder(nn.Module):
       embedded: what `embed` gave for the items, if that was called before.
 
     Returns:
-      `[batch, num_queries * embed_dim]`, not normalised.
+      `[batch, vector_dim]`, not normalised.
     """
     hidden = self.hidden_states(
       items, deterministic=deterministic, keys=keys, embedded=embedded
     )
-    return self.pooling(hidden, where=jnp.asarray(items) != 0)
+    where = jnp.asarray(items) != 0
+    # Pooled in any case, so that parameters do not depend on the readout; what
+    # is not read out costs nothing once compiled.
+    vectors = {
+      'pooled': self.pooling(hidden, where=where),
+      'last': last_states(hidden, where=where),
+    }
+    return jnp.concatenate([vectors[part] for part in self._parts], axis=1)
 
   def hidden_states(
     self,

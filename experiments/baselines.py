@@ -16,16 +16,16 @@ from typing import Any
 from adaptssr_jax.data import resplit
 from experiments.bag_of_items import classify_bags, classify_svd
 from experiments.count_ranking import rank_by_counts
-from experiments.datasets import open_data
+from experiments.datasets import check_split_seed, open_data
 from experiments.finetune import write_predictions
 from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import DataSettings
+from experiments.shared_settings import SplitSettings
 from experiments.tasks import measured
 from experiments.workdir import RESULT, opened_workdir, write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineSettings(DataSettings):
+class BaselineSettings(SplitSettings):
   """The flags of a baseline."""
 
   workdir: str = flag('runs/baseline', 'Folder of the result.', same_run=False)
@@ -66,6 +66,7 @@ def baseline_in(
   folder: pathlib.Path, settings: BaselineSettings
 ) -> dict[str, Any]:
   """Fits the baseline in an open folder."""
+  check_split_seed(settings)
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
   data = data._replace(splits=data.splits | {'train': train})

@@ -8,7 +8,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from experiments.process import tell
 from experiments.settings import SettingsError
-from experiments.shared_settings import DataSettings
+from experiments.shared_settings import (
+  LEAVE_ONE_OUT,
+  DataSettings,
+  SplitSettings,
+)
 
 _BUILDERS = (
   data.SyntheticUsers,
@@ -59,11 +63,21 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   return users
 
 
+def check_split_seed(settings: SplitSettings) -> None:
+  """Raises `SettingsError` where rows are not to be dealt out anew."""
+  if settings.split_seed and settings.split == LEAVE_ONE_OUT:
+    raise SettingsError(
+      '--split_seed deals out rows, and would part what --split=leave_one_out '
+      'holds out: leave it out'
+    )
+
+
 def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   name, _, size = settings.dataset.partition('/')
   builders = {builder.name: builder for builder in _BUILDERS}
   if name not in builders:
     raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
+  split = _split_of(settings, task)
   if name == data.UserTables.name:
     return _tables_builder(settings, task)
   if settings.events or settings.labels:
@@ -71,6 +85,7 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
       '--events and --labels are for --dataset=user_tables, not for '
       f'--dataset={settings.dataset}'
     )
+  size = '_'.join(filter(None, (size, split)))
   config = f'{size}_{task}' if size else task
   known = [known.name for known in builders[name].BUILDER_CONFIGS]
   if config not in known:
@@ -78,6 +93,25 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
       f'--dataset={settings.dataset} --task={task}: ' + _unknown(config, known)
     )
   return tfds.builder(f'{name}/{config}', data_dir=settings.data_dir)
+
+
+def _split_of(settings: DataSettings, task: str) -> str:
+  """What the names of the configs of another split begin with, or nothing."""
+  is_movielens = settings.dataset.partition('/')[0] == data.MovielensUsers.name
+  if getattr(settings, 'split', '') != LEAVE_ONE_OUT:
+    if is_movielens and task == 'next_item':
+      raise SettingsError('--task=next_item needs --split=leave_one_out')
+    return ''
+  if not is_movielens:
+    raise SettingsError(
+      '--split=leave_one_out is for --dataset=movielens_users/{100k,1m}, not '
+      f'for --dataset={settings.dataset}: leave it out'
+    )
+  if task not in ('pretrain', 'next_item'):
+    raise SettingsError(
+      f'--split=leave_one_out has --task=next_item, not --task={task}'
+    )
+  return LEAVE_ONE_OUT
 
 
 def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:

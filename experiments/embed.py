@@ -118,7 +118,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     settings, splits, encoder, params, buckets=buckets, length=length
   )
   total = sum(len(users.items) for users in splits)
-  shape = total, encoder.num_queries * encoder.embed_dim
+  shape = total, encoder.vector_dim
   if is_first():
     write_vectors(path, told(pieces, total), shape)
   else:

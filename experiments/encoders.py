@@ -15,7 +15,7 @@ from experiments.settings import SettingsError
 from experiments.shared_settings import EncoderSettings
 
 # What a checkpoint's parameters do not depend on.
-_FREE = ('dropout_rate', 'dtype')
+_FREE = ('dropout_rate', 'dtype', 'readout')
 
 
 def make_encoder(

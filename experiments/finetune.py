@@ -17,10 +17,11 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData, resplit
 from adaptssr_jax.description import describe
+from adaptssr_jax.devices import replicate
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import TrainState, pmap_step
 from experiments import loop
-from experiments.datasets import open_data
+from experiments.datasets import check_split_seed, open_data
 from experiments.finetune_settings import FinetuneSettings, with_defaults
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
@@ -73,7 +74,9 @@ def finetune_in(
   event = event_of(settings, data)
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
-  if settings.mode == 'probe':
+  if settings.mode == 'zero_shot':
+    best, outputs = zero_shot(settings, data, model, params)
+  elif settings.mode == 'probe':
     best, outputs = probe(
       settings, folder, data, model['encoder'], params['encoder']
     )
@@ -97,10 +100,10 @@ def finetune_in(
 
 def plan(settings: FinetuneSettings) -> Plan:
   """Tells what the run needs, and writes nothing but the data."""
-  if settings.mode == 'probe':
+  if settings.mode in ('probe', 'zero_shot'):
     raise SettingsError(
-      '--plan is of training steps, of which --mode=probe has none: leave out '
-      'either'
+      f'--plan is of training steps, of which --mode={settings.mode} has none: '
+      'leave out either'
     )
   check_plan(settings, source=settings.pretrained)
   data = open_task(settings)
@@ -144,6 +147,7 @@ def open_task(settings: FinetuneSettings) -> UserData:
   Raises:
     SettingsError: the flags do not fit the task.
   """
+  check_split_seed(settings)
   if settings.split_seed and settings.task.endswith('_by_user'):
     raise SettingsError(
       '--split_seed deals out rows, and would part the users that '
@@ -180,19 +184,8 @@ def tune(
   step, state = make_finetuning(
     settings, data, model, params, buckets=buckets, length=length
   )
-  model |= {'buckets': buckets}
-  predict = functools.partial(
-    predict_users,
-    predict=pmap_step(
-      on_table(
-        settings,
-        functools.partial(prediction, kind, model),
-        encoder,
-        length=length,
-      )
-    ),
-    settings=settings,
-    length=length,
+  predict = make_predict(
+    settings, kind, model | {'buckets': buckets}, length=length
   )
   best = loop.train(
     loop.Run(
@@ -223,6 +216,48 @@ def tune(
     name: predict(best.params, users=examples[name])
     for name in ('validation', 'test')
   }
+
+
+def zero_shot(
+  settings: FinetuneSettings,
+  data: UserData,
+  model: dict[str, Any],
+  params: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """What the model puts out for validation and test rows as it is."""
+  examples = examples_of(settings, data)
+  length, _, buckets = lengths_of(settings, examples, model['encoder'])
+  predict = make_predict(
+    settings, KINDS[data.kind], model | {'buckets': buckets}, length=length
+  )
+  params = replicate(params)
+  return {'best_step': 0}, {
+    name: predict(params, users=examples[name])
+    for name in ('validation', 'test')
+  }
+
+
+def make_predict(
+  settings: FinetuneSettings,
+  kind: Kind,
+  model: dict[str, Any],
+  *,
+  length: int,
+) -> Callable[..., np.ndarray]:
+  """(params, users) -> what the task predicts of all rows of a split."""
+  return functools.partial(
+    predict_users,
+    predict=pmap_step(
+      on_table(
+        settings,
+        functools.partial(prediction, kind, model),
+        model['encoder'],
+        length=length,
+      )
+    ),
+    settings=settings,
+    length=length,
+  )
 
 
 def prediction(

@@ -29,9 +29,21 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   mode: str = flag(
     'full',
-    'What is trained: encoder and head, the head on a frozen encoder, or a '
-    'logistic regression on its vectors.',
-    choices=('full', 'frozen', 'probe'),
+    'What is trained: encoder and head, the head on a frozen encoder, a '
+    'logistic regression on its vectors, or nothing: zero_shot ranks items as '
+    'they were learned in pre-training.',
+    choices=('full', 'frozen', 'probe', 'zero_shot'),
+  )
+  ranking_loss: str = flag(
+    'bpr',
+    'Rankings: each positive against one sampled negative (bpr), or against '
+    'all of them (softmax).',
+    choices=('bpr', 'softmax'),
+  )
+  tied_targets: bool = flag(
+    False,
+    'Rankings: a target that is an item is scored by its row in the item table '
+    '[zero_shot true].',
   )
   probe_model: str = flag(
     'logistic',
@@ -139,4 +151,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
     for name, value in defaults.items()
     if getattr(settings, name) is None
   }
+  if settings.mode == 'zero_shot':
+    # A head of its own would know nothing yet.
+    missing['tied_targets'] = True
   return dataclasses.replace(settings, **missing)

@@ -7,7 +7,7 @@ from experiments.settings import Settings, SettingsError, flag
 EDITS = ('crop', 'mask', 'reorder')
 AUGMENTATIONS = (*EDITS, 'slice')
 # Those whose softmax is over all items, and so needs the whole table.
-OVER_ALL_ITEMS = ('masked_items', 'pooled_items', 'next_items')
+OVER_ALL_ITEMS = ('masked_items', 'causal_items', 'pooled_items', 'next_items')
 OBJECTIVES = ('adaptssr', *OVER_ALL_ITEMS)
 # The least behaviours of a slice, if the encoder reads as many.
 _SLICE_FROM = 15
@@ -35,7 +35,8 @@ class ObjectiveSettings(AugmentationSettings):
   objective: tuple[str, ...] = flag(
     ('adaptssr',),
     'What is learned, or several, which are added up: to rank augmented views '
-    '(adaptssr), to guess masked items (masked_items), to predict from the '
+    '(adaptssr), to guess masked items (masked_items) or each next item '
+    '(causal_items), to predict from the '
     'vector of a slice of a user the items of another slice (pooled_items), '
     'or from that of a prefix the items that follow it (next_items).',
     choices=OBJECTIVES,

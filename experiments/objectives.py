@@ -14,15 +14,18 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import rank_views
+from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import masked_items_objective
 from adaptssr_jax.objectives.next_items import next_items_objective
 from adaptssr_jax.objectives.pooled_items import predict_views
+from adaptssr_jax.objectives.users import last_behaviours
 from adaptssr_jax.objectives.views import (
   encode_views,
   sum_objective,
   views_objective,
 )
 from adaptssr_jax.train import LossFn
+from experiments.causal_items import longest_sequence
 from experiments.objective_settings import (
   AugmentationSettings,
   ObjectiveSettings,
@@ -32,6 +35,7 @@ from experiments.objective_settings import (
   slice_lengths_of,
   uses_histories,
 )
+from experiments.shared_settings import LEAVE_ONE_OUT
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
@@ -212,7 +216,7 @@ def _of_items(
   *,
   is_training: bool,
 ) -> LossFn:
-  """Masked items, or the next items after a prefix."""
+  """Masked items, each next item, or the next items after a prefix."""
   del weights
   shared = {
     'encoder': encoder,
@@ -225,9 +229,17 @@ def _of_items(
     return functools.partial(
       next_items_objective, num_next=settings.num_next, **shared
     )
-  objective = functools.partial(
-    masked_items_objective, ratio=settings.mask_ratio or 0.3, **shared
-  )
+  if names == ('causal_items',):
+    # The users that leave-one-out validates are those it trains on, with one
+    # item more, which alone is new.
+    last_only = settings.split == LEAVE_ONE_OUT and not is_training
+    objective = functools.partial(
+      causal_items_objective, last_only=last_only, **shared
+    )
+  else:
+    objective = functools.partial(
+      masked_items_objective, ratio=settings.mask_ratio or 0.3, **shared
+    )
   return _on_window(settings, encoder, objective, is_training=is_training)
 
 
@@ -244,7 +256,7 @@ def _on_window(
   return functools.partial(
     see_window,
     objective=objective,
-    length=encoder.max_length,
+    length=longest_sequence(settings, encoder.max_length),
     window=settings.window if is_training else 'last',
   )
 
@@ -260,7 +272,7 @@ def see_window(
 ) -> tuple[jax.Array, dict[str, Any]]:
   """An objective of the last behaviours, or of a random run, of histories."""
   window_key, key = jax.random.split(key)
-  items = recent_items(batch['items'], length=length)
+  items = last_behaviours(batch['items'], length=length)
   if window == 'random':
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
       window_key, batch['example_id']
@@ -268,13 +280,6 @@ def see_window(
     draw = functools.partial(augment.random_slice, lengths=(length, length))
     items = jax.vmap(draw)(keys, batch['items'])[:, :length]
   return objective(params, batch | {'items': items}, key)
-
-
-def recent_items(items: jax.Array, *, length: int) -> jax.Array:
-  """The last behaviours of each user, [users, length] at most."""
-  if items.shape[1] <= length:
-    return items
-  return jax.vmap(functools.partial(augment.recent, length=length))(items)
 
 
 def _view_augmentations(

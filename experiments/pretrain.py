@@ -21,9 +21,10 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.description import describe
 from adaptssr_jax.devices import AXIS, replicate
 from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.objectives.users import encode_users, last_behaviours
 from adaptssr_jax.train import LossFn, TrainState, pmap_step, sum_metrics
 from experiments import loop
+from experiments.causal_items import longest_sequence, with_causal_encoder
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
 from experiments.encoders import make_encoder
@@ -37,7 +38,6 @@ from experiments.objectives import (
   encoded_of_a_user,
   init_head,
   make_objective,
-  recent_items,
 )
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
@@ -91,7 +91,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
 
 def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state that validates best; or the plan."""
-  settings = with_defaults(settings)
+  settings = with_defaults(with_causal_encoder(settings))
   loop.check_devices(settings)
   check_table_update(settings)
   if settings.plan:
@@ -200,10 +200,10 @@ def lengths_of(
   The sequences are those of a sample.
   """
   check_objective(settings, encoder.max_length)
-  most = encoder.max_length
+  longest = longest_sequence(settings, encoder.max_length)
   if uses_histories(settings):
-    most = settings.max_history or sys.maxsize
-  length = length_seen(data.splits.values(), most)
+    longest = settings.max_history or sys.maxsize
+  length = length_seen(data.splits.values(), longest)
   seen = sample_lengths(data.splits['train'], length)
   encoded = encoded_lengths(settings, seen, max_length=encoder.max_length)
   return length, encoded, make_buckets(settings, encoded)
@@ -261,7 +261,7 @@ def validation_step(
   And the vectors of its users, without dropout.
   """
   _, metrics = loss_fn(params, batch, key)
-  items = recent_items(batch['items'], length=encoder.max_length)
+  items = last_behaviours(batch['items'], length=encoder.max_length)
   users = encode_users(
     params,
     batch | {'items': items},

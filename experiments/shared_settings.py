@@ -4,10 +4,12 @@ import dataclasses
 
 import jax
 
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.models import READOUTS, UserEncoder
 from experiments.distributed import DistributedSettings
 from experiments.settings import Settings, SettingsError, flag
 from experiments.speed import SpeedSettings
+
+LEAVE_ONE_OUT = 'leave_one_out'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,19 @@ class DataSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(DataSettings, DistributedSettings, SpeedSettings):
+class SplitSettings(DataSettings):
+  """What of each user is held out."""
+
+  split: str = flag(
+    'last_ten',
+    'movielens_users: what is held out of each user, the last ten films, or '
+    'one for the test and one for validation (--task=next_item).',
+    choices=('last_ten', LEAVE_ONE_OUT),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
   """How a model is trained, logged and saved."""
 
   workdir: str = flag(
@@ -172,6 +186,17 @@ class EncoderSettings(Settings):
     None, 'Queries of the pooling; the vector has this x embed_dim [1].', low=1
   )
   cosine_pooling: bool | None = flag(None, 'Pool by cosine [false].')
+  causal: bool | None = flag(
+    None,
+    'The state of a behaviour sees those before it alone [false; '
+    'causal_items true].',
+  )
+  readout: str | None = flag(
+    None,
+    'The vector of a user: pooled states, the last state, or both [pooled; '
+    'causal_items last].',
+    choices=READOUTS,
+  )
   dropout_rate: float | None = flag(
     None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
   )

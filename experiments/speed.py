@@ -267,6 +267,8 @@ def _whole_table(settings: SpeedSettings) -> str:
   for name in getattr(settings, 'objective', ()):
     if name in OVER_ALL_ITEMS:
       return f'--objective={name}'
+  if getattr(settings, 'tied_targets', False):
+    return '--tied_targets'
   if getattr(settings, 'mode', 'full') != 'full':
     return f'--mode={settings.mode}'
   if getattr(settings, 'head_epochs', 0):

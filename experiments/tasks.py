@@ -29,6 +29,7 @@ from experiments import loop
 from experiments.encoders import make_encoder
 from experiments.finetune_settings import FinetuneSettings
 from experiments.settings import SettingsError
+from experiments.target_heads import check_ranking, make_tied_targets
 
 CUTOFFS = (5, 10, 20)
 
@@ -208,6 +209,7 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--head={settings.head} needs classes, and {task} is a ranking task: '
       'leave it out'
     )
+  check_ranking(settings, data)
   _check_select_by(settings, data)
 
 
@@ -264,12 +266,15 @@ def make_model(
   encoder, params = make_encoder(
     settings, items, encoder_key, source=settings.pretrained
   )
-  head = TaskHead(
-    num_outputs=1 if data.kind == 'conversion' else len(labels),
-    hidden_dim=64 if settings.head == 'mlp' else 0,
-  )
-  user = jnp.zeros((1, encoder.num_queries * encoder.embed_dim))
-  head_params = head.init(head_key, user)['params']
+  if settings.tied_targets:
+    head, head_params = make_tied_targets(settings, data, encoder, head_key)
+  else:
+    head = TaskHead(
+      num_outputs=1 if data.kind == 'conversion' else len(labels),
+      hidden_dim=64 if settings.head == 'mlp' else 0,
+    )
+    user = jnp.zeros((1, encoder.vector_dim))
+    head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
   return model, {'encoder': params, 'head': head_params}
 

@@ -12,6 +12,7 @@ from adaptssr_jax.buckets import Buckets
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.batches import steps_per_epoch
 from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.train import LossFn, TrainState
 from experiments import loop
 from experiments.finetune_settings import FinetuneSettings
@@ -69,9 +70,10 @@ def training_loss(
   encoder: UserEncoder,
 ) -> LossFn:
   """The objective of the task, of the encoder or of a smaller one."""
-  loss_fn = functools.partial(
-    KINDS[data.kind].objective, **model | {'encoder': encoder}
-  )
+  objective = KINDS[data.kind].objective
+  if data.kind == 'ranking' and settings.ranking_loss == 'softmax':
+    objective = softmax_ranking_objective
+  loss_fn = functools.partial(objective, **model | {'encoder': encoder})
   if data.kind == 'conversion':
     loss_fn = functools.partial(
       loss_fn, positive_weight=settings.positive_weight

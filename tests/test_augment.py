@@ -250,18 +250,6 @@ def test_slices_of_no_length_are_refused(lengths):
     augment.random_slice(jax.random.key(0), jnp.array([1]), lengths=lengths)
 
 
-def test_recent_behaviours_of_every_length():
-  items = every_length()
-  for length in (1, 5, LENGTH, LENGTH + 3):
-    keep = functools.partial(augment.recent, length=length)
-    for row, view in zip(items, jax.vmap(keep)(items), strict=True):
-      n = int((row != 0).sum())
-      expected = np.zeros(min(length, LENGTH), int)
-      last = np.asarray(row[max(n - length, 0) : n])
-      expected[: len(last)] = last
-      np.testing.assert_array_equal(view, expected)
-
-
 def test_in_turn_applies_each_by_its_own_key():
   key, row = jax.random.key(1), every_length()[-1]
   cut = functools.partial(augment.random_slice, lengths=(8, 8))

@@ -14,6 +14,7 @@ from adaptssr_jax.checkpoint import (
   Checkpoints,
   restore_description,
   restore_encoder,
+  restore_model,
 )
 from adaptssr_jax.checkpoint_files import CheckpointError
 from adaptssr_jax.description import describe
@@ -175,6 +176,23 @@ def test_a_fine_tuned_encoder_is_rebuilt_without_its_head(tmp_path, state):
   assert encoder == ENCODER
   assert_same_bits(params, state.params['encoder'])
   assert restore_description(tmp_path).labels == ['no', 'yes']
+
+
+def test_all_that_was_learned_can_be_restored(tmp_path, state):
+  head = {'bias': jnp.arange(6.0)}
+  save(tmp_path, state._replace(params={**state.params, 'head': head}))
+  encoder, params, vocabulary = restore_model(tmp_path)
+  assert (encoder, vocabulary) == (ENCODER, VOCABULARY)
+  assert_same_bits(params, {**state.params, 'head': head})
+
+
+def test_an_encoder_of_before_it_could_be_causal(tmp_path, state):
+  description = describe(ENCODER, VOCABULARY, FLAGS)
+  fields = dict(description.encoder)
+  assert (fields.pop('causal'), fields.pop('readout')) == (False, 'pooled')
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(state, description._replace(encoder=fields))
+  assert restore_encoder(tmp_path)[0] == ENCODER
 
 
 def test_a_description_comes_back(saved):

@@ -40,6 +40,8 @@ def test_defaults_and_mask_id():
     cosine_pooling=False,
     dropout_rate=0.1,
     dtype='float32',
+    causal=False,
+    readout='pooled',
   )
   assert UserEncoder(50).mask_id == 51
 
@@ -127,6 +129,29 @@ def test_cosine_pooling_ignores_the_length_of_a_query(params):
   chex.assert_tree_all_finite(zero)
 
 
+def test_the_last_state_may_be_read_out(params):
+  pooled = encode(params, ITEMS)
+  last = encode(params, ITEMS, encoder=ENCODER.clone(readout='last'))
+  both = encode(params, ITEMS, encoder=ENCODER.clone(readout='pooled,last'))
+  states = ENCODER.apply({'params': params}, ITEMS, method='hidden_states')
+  # An empty sequence has none.
+  expected = [states[0, 3], states[1, 2], states[2, 0], jnp.zeros(8)]
+  chex.assert_trees_all_close(last, jnp.stack(expected), atol=1e-5)
+  chex.assert_trees_all_close(both, jnp.concatenate([pooled, last], axis=1))
+  assert ENCODER.vector_dim == 32
+  assert ENCODER.clone(readout='last').vector_dim == 8
+  assert ENCODER.clone(readout='pooled,last').vector_dim == 40
+
+
+@pytest.mark.parametrize('readout', ['last', 'pooled,last'])
+def test_the_readout_changes_no_parameter(readout):
+  found, expected = (
+    jax.eval_shape(encoder.init, jax.random.key(0), ITEMS)
+    for encoder in (ENCODER.clone(readout=readout), ENCODER)
+  )
+  assert found == expected
+
+
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
@@ -141,6 +166,7 @@ def test_cosine_pooling_ignores_the_length_of_a_query(params):
     ({'dropout_rate': -0.1}, r'dropout_rate must be in \[0, 1\), not -0.1'),
     ({'dtype': 'float64'}, "dtype must be 'float32' or 'bfloat16', not 'float"),
     ({'dtype': 'half'}, "dtype must be .* not 'half'"),
+    ({'readout': 'first'}, "readout must be pooled or last .* not 'first'"),
   ],
 )
 def test_a_bad_field_is_refused(fields, message):

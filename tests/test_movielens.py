@@ -154,6 +154,7 @@ def test_an_unknown_class_is_named(task):
 def test_the_configs_are_those_of_the_protocol():
   tasks = ['pretrain', 'gender', 'age', 'occupation', 'click', 'thumb_up']
   tasks += ['click_by_user', 'thumb_up_by_user']
+  tasks += ['leave_one_out_pretrain', 'leave_one_out_next_item']
   names = {f'{size}_{task}' for size in SIZES for task in tasks}
   assert set(MovielensUsers.builder_configs) == names
 

@@ -21,6 +21,7 @@ from adaptssr_jax.objectives.pooled_items import (
   pooled_items_objective,
   predict_views,
 )
+from adaptssr_jax.objectives.users import last_behaviours
 from adaptssr_jax.objectives.views import (
   encode_views,
   sum_objective,
@@ -143,6 +144,14 @@ def test_prefixes_end_where_the_next_begin(n):
     cuts.add(prefix[-1] if prefix else 0)
   # Every place between two behaviours; of one, all of it.
   assert cuts == set(range(1, n)) | ({n} if n < 2 else set())
+
+
+def test_an_encoder_reads_the_end_of_a_history(batch):
+  for length in (1, LENGTH, HISTORY + 1):
+    kept = last_behaviours(batch['items'], length=length)
+    for row, history in zip(kept, batch['items'], strict=True):
+      assert real(row) == real(history)[-length:]
+      assert not row[len(real(row)) :].any()
 
 
 @pytest.mark.parametrize('make', [pooled_items, next_items])

@@ -6,7 +6,7 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.models import UserEncoder
 from experiments import pretrain, probe_epochs
-from experiments.objectives import init_head, recent_items
+from experiments.objectives import init_head
 from experiments.settings import SettingsError
 from tests.tiny_runs import (
   Interruption,
@@ -111,12 +111,6 @@ def test_the_bias_starts_at_the_shares_of_the_items():
   zeros = pretrain_settings('', '', output_bias='zeros', **POOLED)
   assert not init_head(zeros, encoder, users)['head']['bias'].any()
   assert init_head(pretrain_settings('', ''), encoder, users) == {}
-
-
-def test_the_encoder_reads_the_end_of_a_history():
-  items = np.array([[1, 2, 3, 4], [5, 6, 0, 0]])
-  assert recent_items(items, length=3).tolist() == [[2, 3, 4], [5, 6, 0]]
-  assert recent_items(items, length=4) is items
 
 
 def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):

@@ -14,6 +14,11 @@ from adaptssr_jax.objectives.ranking import (
   draw_negatives,
   ranking_objective,
   ranks_of_positives,
+  softmax_ranking_objective,
+)
+from adaptssr_jax.objectives.target_scores import (
+  log_sum_of_others,
+  some_scores,
   target_ranks,
   target_scores,
 )
@@ -100,7 +105,8 @@ def test_scores_of_some_targets_are_those_of_the_head():
   weights = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
 
   def by_gathering(head, users):
-    return (target_scores(head, users, some) * weights).sum()
+    scores = target_scores({'head': head}, users, HEAD)
+    return (some_scores(scores, some) * weights).sum()
 
   def by_the_head(head, users):
     logits = HEAD.apply({'params': head}, users)
@@ -141,7 +147,10 @@ def test_ranks_are_those_of_the_whole_catalogue(chunk_size, levels):
   users = jnp.asarray(rng.integers(3, size=(16, 4)), jnp.float32)
   batch = made_batch()
   ranks = target_ranks(
-    head, users, batch['positives'], batch['targets'], chunk_size=chunk_size
+    target_scores({'head': head}, users, HEAD),
+    batch['positives'],
+    batch['targets'],
+    chunk_size=chunk_size,
   )
   logits = np.asarray(HEAD.apply({'params': head}, users))
   batch = jax.tree.map(np.asarray, batch)
@@ -170,7 +179,10 @@ def test_equal_targets_share_their_mean_place(chunk_size):
   # Nothing is left out, so that all five of a target are ranked.
   nothing = jnp.full((12, 1), -1)
   ranks = target_ranks(
-    head, users, jnp.asarray(positives), nothing, chunk_size=chunk_size
+    target_scores({'head': head}, users, TaskHead(num_outputs=95)),
+    jnp.asarray(positives),
+    nothing,
+    chunk_size=chunk_size,
   )
   leaves = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), head)
   hidden = np.asarray(users, np.float64) @ leaves['hidden']['kernel']
@@ -189,7 +201,8 @@ def test_a_positive_without_a_score_has_no_place():
   positive = batch['positives'][0, 0]
   head['output']['bias'] = head['output']['bias'].at[positive].set(jnp.nan)
   users = jnp.ones((16, 4))
-  ranks = target_ranks(head, users, batch['positives'], batch['targets'])
+  scores = target_scores({'head': head}, users, HEAD)
+  ranks = target_ranks(scores, batch['positives'], batch['targets'])
   broken = batch['positives'] == positive
   assert 0 < broken.sum() < broken.size
   np.testing.assert_array_equal(jnp.isnan(ranks), broken)
@@ -259,10 +272,10 @@ def test_the_objective_is_bpr_of_each_positive_and_its_negative():
   np.testing.assert_allclose(metrics['loss'], (total, count), rtol=1e-5)
 
 
-def mean_grads(params, batch, *, key):
+def mean_grads(params, batch, *, key, objective=OBJECTIVE):
   """Loss, metrics and gradient of the batch of all devices."""
   found = jax.value_and_grad(
-    functools.partial(OBJECTIVE, axis_name=AXIS), has_aux=True
+    functools.partial(objective, axis_name=AXIS), has_aux=True
   )(params, batch, key)
   (loss, metrics), grads = found
   return loss, jax.lax.psum(metrics, AXIS), jax.lax.pmean(grads, AXIS)
@@ -294,3 +307,74 @@ def test_who_has_no_negative_has_no_gradient():
   )
   assert metrics['loss'] == (0, 0)
   assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads))
+
+
+def users_and_scores():
+  batch = made_batch()
+  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  return batch, target_scores(params(), users, HEAD)
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 4, 100])
+def test_the_denominator_is_of_the_negatives_alone(chunk_size):
+  batch, scores = users_and_scores()
+
+  def total(bias):
+    sums = log_sum_of_others(
+      scores._replace(bias=bias), batch['targets'], chunk_size=chunk_size
+    )
+    return sums.sum(), sums
+
+  (_, found), grads = jax.value_and_grad(total, has_aux=True)(scores.bias)
+  logits = np.asarray(scores.hidden @ scores.kernel + scores.bias[None])
+  shares = np.zeros(13)
+  for row, targets in enumerate(np.asarray(batch['targets'])):
+    rest = [target for target in range(13) if target not in targets]
+    exponentials = np.exp(logits[row, rest])
+    np.testing.assert_allclose(
+      found[row], np.log(exponentials.sum()), rtol=1e-5
+    )
+    shares[rest] += exponentials / exponentials.sum()
+  np.testing.assert_allclose(grads, shares, rtol=1e-4)
+
+
+SOFTMAX = functools.partial(
+  softmax_ranking_objective, encoder=ENCODER, head=HEAD
+)
+
+
+def test_the_softmax_leaves_out_the_users_other_positives():
+  batch, scores = users_and_scores()
+  # A user of all targets, who has no negative.
+  everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
+  batch['targets'] = everything.at[2].set(jnp.arange(13))
+  compute = jax.jit(jax.value_and_grad(SOFTMAX, has_aux=True))
+  (loss, metrics), grads = compute(params(), batch, jax.random.key(0))
+  logits = np.asarray(scores.hidden @ scores.kernel + scores.bias[None])
+  losses = []
+  for row in set(range(15)) - {2}:
+    targets = batch['targets'][row].tolist()
+    for positive in batch['positives'][row].tolist():
+      if positive >= 0:
+        rest = [at for at in range(13) if at not in targets]
+        among = np.exp(logits[row, [positive, *rest]])
+        losses.append(-np.log(among[0] / among.sum()))
+  np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+  expected = np.sum(losses), len(losses)
+  np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_eight_devices_learn_the_softmax_as_one():
+  batch, key = made_batch(), jax.random.key(3)
+  step = pmap_step(functools.partial(mean_grads, key=key, objective=SOFTMAX))
+  found = step(params(), split_over_devices(batch))
+  (loss, metrics), grads = jax.jit(jax.value_and_grad(SOFTMAX, has_aux=True))(
+    params(), batch, key
+  )
+  for leaf, other in zip(
+    jax.tree.leaves(found),
+    jax.tree.leaves((loss, metrics, grads)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)

@@ -16,6 +16,7 @@ from adaptssr_jax.devices import AXIS, Shards, replicate, shard, to_global
 from adaptssr_jax.item_softmax import softmax_losses_and_best
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
@@ -62,6 +63,15 @@ def adaptssr(encoder):
 def masked_items(encoder, **settings):
   return functools.partial(
     masked_items_objective, encoder=encoder, axis_name=AXIS, **settings
+  )
+
+
+def causal_items(encoder, **settings):
+  return functools.partial(
+    causal_items_objective,
+    encoder=encoder.clone(causal=True),
+    axis_name=AXIS,
+    **settings,
   )
 
 
@@ -149,8 +159,12 @@ def test_rows_of_a_split_table(params, split_rows):
 
 @pytest.mark.parametrize(
   'make_loss',
-  [masked_items, functools.partial(masked_items, sampled_items=6)],
-  ids=['exact', 'sampled'],
+  [
+    masked_items,
+    functools.partial(masked_items, sampled_items=6),
+    causal_items,
+  ],
+  ids=['exact', 'sampled', 'causal'],
 )
 def test_all_of_a_split_table(params, make_loss):
   optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)

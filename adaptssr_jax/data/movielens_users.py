@@ -11,12 +11,15 @@ Films are numbered from 1 in the order of their first appearance in the
 histories, viewer by viewer in the order of their numbers. Targets are numbered
 from 0 likewise, apart from the items, over all target films of the task; a
 target need not be in any history.
+
+The protocol of published next-item recommendation is beside it, in
+`movielens_leave_one_out`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +28,12 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data import movielens_sources
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
+from adaptssr_jax.data.movielens_leave_one_out import (
+  next_item_rows,
+  sequence_rows,
+  sequences_of,
+)
+from adaptssr_jax.data.movielens_order import by_user, number_names
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import (
   DataError,
@@ -59,10 +68,13 @@ class MovielensConfig(TaskConfig):
   Args:
     edition: which of the two data sets.
     by_user: whether all rows of a user go to the same split.
+    leaves_one_out: whether the last two films of a user are held out, one for
+      validation and one for the test, rather than the last ten.
   """
 
   edition: Edition = EDITIONS['100k']
   by_user: bool = False
+  leaves_one_out: bool = False
 
 
 def _configs() -> list[MovielensConfig]:
@@ -78,6 +90,17 @@ def _configs() -> list[MovielensConfig]:
     for size, edition in EDITIONS.items()
     for task, kind in _KINDS.items()
     for by_user in ((False, True) if kind == 'ranking' else (False,))
+  ] + [
+    MovielensConfig(
+      name=f'{size}_leave_one_out_{task}',
+      description=f'MovieLens-{size}, leave one out: {task}',
+      task=task,
+      kind=kind,
+      edition=edition,
+      leaves_one_out=True,
+    )
+    for size, edition in EDITIONS.items()
+    for task, kind in (('pretrain', 'pretrain'), ('next_item', 'ranking'))
   ]
 
 
@@ -88,7 +111,9 @@ class MovielensUsers(UserBuilder):
   have one row a user, 60/20/20. `click` has one row for each of a user's last
   ten films, and `thumb_up` for those of them that were rated 4 or 5; they are
   split 60/20/20 by row, or by user where the name ends so. All splits are drawn
-  with fixed seeds.
+  with fixed seeds. With `leave_one_out`, `next_item` has a row for the last
+  film of each user but two, but one, and the very last, and `pretrain` all
+  before the last two.
 
   Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015. GroupLens
   allows research use, and neither redistribution nor commercial use without
@@ -106,7 +131,15 @@ class MovielensUsers(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     config = self.builder_config
     source = movielens_sources.obtain(config.edition, dl_manager)
-    histories = split_off_last(read(source.path, source.layout))
+    log = read(source.path, source.layout)
+    if config.leaves_one_out:
+      sequences = sequences_of(log)
+      self.info.metadata.update(
+        source=source.origin, users_left_out=sequences.left_out
+      )
+      make = next_item_rows if config.kind == 'ranking' else sequence_rows
+      return make(sequences)
+    histories = split_off_last(log)
     self.info.metadata.update(
       source=source.origin, users_left_out=histories.left_out
     )
@@ -137,11 +170,9 @@ class Histories(NamedTuple):
 
 def split_off_last(log: Log) -> Histories:
   """Orders each user's ratings in time and holds the last ten out."""
-  # Sorting is stable: ratings of the same second stay in the file's order.
-  order = np.lexsort((log.time, log.user))
-  user, counts = np.unique(log.user, return_counts=True)
-  kept = np.flatnonzero(counts > _HELD_OUT)
-  ratings = Ragged.from_lengths(order, counts).take(kept)
+  user, ratings = by_user(log)
+  kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
+  ratings = ratings.take(kept)
   last = ratings.offsets[1:, None] + np.arange(-_HELD_OUT, 0)
   in_history = np.ones(len(ratings.values), bool)
   in_history[last] = False
@@ -149,7 +180,7 @@ def split_off_last(log: Log) -> Histories:
     log=log,
     user=user[kept],
     history=Ragged.from_lengths(
-      ratings.values[in_history], counts[kept] - _HELD_OUT
+      ratings.values[in_history], ratings.lengths - _HELD_OUT
     ),
     last=ratings.values[last],
     left_out=len(user) - len(kept),
@@ -212,7 +243,7 @@ def ranking_rows(
     )
     for last in histories.last
   ]
-  numbers, labels = _number(name for names in targets for name in names)
+  numbers, labels = number_names(name for names in targets for name in names)
   lengths = np.array([len(names) for names in targets], int)
   rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
   rows = rows.take(np.flatnonzero(lengths))
@@ -227,19 +258,12 @@ def ranking_rows(
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
   """The histories as rows, and the raw names of their items."""
   item = histories.log.item
-  numbers, names = _number(item[at] for at in histories.history.values)
+  numbers, names = number_names(item[at] for at in histories.history.values)
   rows = Rows(
     user_id=[str(user) for user in histories.user],
     items=Ragged(numbers + 1, histories.history.offsets),
   )
   return rows, names
-
-
-def _number(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-  """Numbers names from 0 by first appearance: the numbers, and the names."""
-  known: dict[str, int] = {}
-  numbers = [known.setdefault(name, len(known)) for name in names]
-  return np.array(numbers, np.int32), list(known)
 
 
 def _look_up(

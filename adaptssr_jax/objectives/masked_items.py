@@ -119,11 +119,11 @@ def masked_items_objective(
     buckets=buckets,
   )
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  losses, metrics = _softmax(
+  losses, metrics = item_losses(
     sample_key,
     params,
     states.reshape(-1, states.shape[-1]),
-    _ids_of(batch, labels.reshape(-1)),
+    whole_ids(batch, labels.reshape(-1)),
     sampled_items=sampled_items,
     axis_name=axis_name,
   )
@@ -131,7 +131,7 @@ def masked_items_objective(
   return loss, as_sums(loss, where, metrics)
 
 
-def _softmax(
+def item_losses(
   key: Key[Array, ''],
   params: dict[str, Any],
   hidden: Float[Array, 'n dim'],
@@ -140,7 +140,21 @@ def _softmax(
   sampled_items: int,
   axis_name: str | None,
 ) -> tuple[Float[Array, ' n'], dict[str, Array]]:
-  """The loss of each hidden position, and what else is measured there."""
+  """The loss of the item at each position, and what else is measured there.
+
+  -log softmax(E h + b)[label]
+
+  Args:
+    key: of the sample of items, where there is one.
+    params: as of `masked_items_objective`.
+    hidden: the states, h, [n, dim].
+    labels: the items, [n].
+    sampled_items: as of `masked_items_objective`.
+    axis_name: as of `masked_items_objective`.
+
+  Returns:
+    The losses, [n], and, of the exact softmax, `accuracy`, [n].
+  """
   bias, shard = params['head']['bias'], params.get('table')
   table = params['encoder']['item_embedding'][: len(bias)]
   if sampled_items:
@@ -161,7 +175,7 @@ def _softmax(
   return losses, {'accuracy': best == labels}
 
 
-def _ids_of(
+def whole_ids(
   batch: dict[str, Array], items: Int[Array, ' n']
 ) -> Int[Array, ' n']:
   """The ids of items that may be numbered as rows of a small table."""

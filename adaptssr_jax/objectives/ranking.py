@@ -1,12 +1,12 @@
-"""Ranking of targets for users: BPR in training, all targets in evaluation.
+"""Ranking of targets for users: by pairs or over all targets in training.
 
-A target is one of the outputs of the head. A row of `positives` are the targets
-that are learned, or ranked, for a user, and a row of `targets` all that no
-negative may be, these among them; -1 follows in both.
+A target is one of the outputs of the head; evaluation ranks among all of them.
+A row of `positives` are the targets that are learned, or ranked, for a user,
+and a row of `targets` all that no negative may be, these among them; -1 follows
+in both.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,9 +14,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax import losses, metrics
+from adaptssr_jax import losses
 from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.objectives.masked_items import chunk_size
+from adaptssr_jax.objectives.target_scores import (
+  log_sum_of_others,
+  some_scores,
+  target_ranks,
+  target_scores,
+)
 from adaptssr_jax.objectives.users import (
   as_sums,
   encode_sequences,
@@ -24,6 +31,7 @@ from adaptssr_jax.objectives.users import (
   user_keys,
 )
 from adaptssr_jax.reductions import reduce_losses
+from adaptssr_jax.tied_targets import TiedTargets
 
 
 def ranking_objective(
@@ -32,7 +40,7 @@ def ranking_objective(
   key: Key[Array, ''],
   *,
   encoder: UserEncoder,
-  head: TaskHead,
+  head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
@@ -51,7 +59,7 @@ def ranking_objective(
       int32 [users], of this device.
     key: of this step.
     encoder: gives the user vectors, with dropout.
-    head: has an output for each target.
+    head: has an output for each target, or ties targets to items.
     buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
 
@@ -82,10 +90,85 @@ def ranking_objective(
   where &= negatives < head.num_outputs
 
   pairs = jnp.concatenate([positives, negatives], axis=1)
-  scores = jnp.split(target_scores(params['head'], users, pairs), 2, axis=1)
+  scores = some_scores(target_scores(params, users, head), pairs)
+  scores = jnp.split(scores, 2, axis=1)
   pair_losses = losses.bpr_loss(*scores, where=where, reduce_fn=None)
   loss = reduce_losses(pair_losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where)
+
+
+def softmax_ranking_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  head: TaskHead | TiedTargets,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Cross entropy of each positive among it and all negatives of its user.
+
+  Mean over the positives of `positive_losses`, where a negative is any target
+  that is no positive of the user in any split. A user without one does not
+  count.
+
+  Args:
+    params: see `ranking_objective`.
+    batch: see `ranking_objective`.
+    key: see `ranking_objective`.
+    encoder: see `ranking_objective`.
+    head: see `ranking_objective`.
+    buckets: see `ranking_objective`.
+    axis_name: see `ranking_objective`.
+
+  Returns:
+    As `ranking_objective`.
+
+  Reference:
+    Klenitskiy & Vasilev, Turning Dross Into Gold Loss: is BERT4Rec really
+    better than SASRec?, RecSys 2023 (https://arxiv.org/abs/2309.07602).
+  """
+  users = encode_sequences(
+    params['encoder'],
+    encoder,
+    batch['items'],
+    keys=user_keys(key, batch['example_id']),
+    buckets=buckets,
+  )
+  positives, targets = batch['positives'], batch['targets']
+  scores = target_scores(params, users, head)
+  others = log_sum_of_others(
+    scores, targets, chunk_size=chunk_size(len(users), head.num_outputs)
+  )
+  where = batch['where'][:, None] & (positives >= 0)
+  # Else all targets are positives.
+  where &= (others > jnp.finfo(others.dtype).min)[:, None]
+  positive_loss = positive_losses(some_scores(scores, positives), others)
+  loss = reduce_losses(positive_loss, where, axis_name=axis_name)
+  return loss, as_sums(loss, where)
+
+
+def positive_losses(
+  positive: Float[Array, 'users most'], others: Float[Array, ' users']
+) -> Float[Array, 'users most']:
+  """The softmax loss of positives, each without the user's other positives.
+
+  -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
+
+  Args:
+    positive: scores of the positives, z_p, [users, most].
+    others: log sum_n exp(z_n) over the negatives of each user, [users].
+
+  Returns:
+    A loss per positive, [users, most].
+
+  Example:
+    >>> losses = positive_losses(jnp.array([[0.0]]), jnp.log(jnp.array([3.0])))
+    >>> print(f'{losses[0, 0]:.4f} = log(4)')
+    1.3863 = log(4)
+  """
+  return jax.nn.softplus(others[:, None] - positive)
 
 
 def draw_negatives(
@@ -146,151 +229,20 @@ def draw_negative(
   return number + jnp.sum(before)
 
 
-def target_scores(
-  params: dict[str, Any],
-  users: Float[Array, 'users features'],
-  targets: Int[Array, 'users some'],
-) -> Float[Array, 'users some']:
-  """What `TaskHead` gives some targets of each user, and no more than these.
-
-  Args:
-    params: of the head.
-    users: their vectors, [users, features].
-    targets: whose scores are wanted, [users, some].
-
-  Returns:
-    The scores, [users, some].
-  """
-  output = params['output']
-  # Where there is no target, any number will do, but not nan.
-  columns = output['kernel'].at[:, targets].get(mode='clip')
-  scores = jnp.einsum('uh,hus->us', _hidden(params, users), columns)
-  return scores + output['bias'].at[targets].get(mode='clip')
-
-
-def target_ranks(
-  params: dict[str, Any],
-  users: Float[Array, 'users features'],
-  positives: Int[Array, 'users most'],
-  targets: Int[Array, 'users width'],
-  *,
-  chunk_size: int = 4096,
-) -> Float[Array, 'users most']:
-  """The place of each positive among all targets that are none of its user.
-
-  Goes through the targets in chunks, twice: memory is users x chunk_size.
-
-  Args:
-    params: of the head.
-    users: their vectors, [users, features].
-    positives: whose places are wanted, and -1, [users, most].
-    targets: all positives of the user, and -1, [users, width].
-    chunk_size: targets scored at once.
-
-  Returns:
-    Places from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
-    where the positive's own score is.
-  """
-  hidden = _hidden(params, users)
-  kernel, bias = params['output']['kernel'], params['output']['bias']
-  chunk_size = min(chunk_size, len(bias))
-  score = functools.partial(
-    _scores_of_chunk,
-    hidden=hidden,
-    kernel=kernel,
-    bias=bias,
-    chunk_size=chunk_size,
-  )
-  starts = jnp.arange(0, len(bias), chunk_size)
-  # A zero of the users, so that under shard_map it varies as they do.
-  nothing = jnp.zeros_like(positives, hidden.dtype)
-  # From the product that ranks the others: another sums in another order, and
-  # equal targets would be no ties.
-  pick = functools.partial(_scores_met, score=score, positives=positives)
-  relevant, _ = lax.scan(pick, nothing, starts)
-  rank_in = functools.partial(
-    _places_lost, score=score, relevant=relevant, targets=targets
-  )
-  lost, _ = lax.scan(rank_in, nothing, starts)
-  return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
-
-
-def _scores_of_chunk(
-  start: Int[Array, ''],
-  *,
-  hidden: Float[Array, 'users hidden'],
-  kernel: Float[Array, 'hidden targets'],
-  bias: Float[Array, 'targets'],
-  chunk_size: int,
-) -> tuple[Int[Array, ''], Float[Array, 'users chunk']]:
-  """Where a chunk of targets begins, moved back to fit, and its scores."""
-  begin = jnp.minimum(start, len(bias) - chunk_size)
-  columns = lax.dynamic_slice_in_dim(kernel, begin, chunk_size, axis=1)
-  # On its own, so that nothing that follows changes how it is summed.
-  scores = lax.optimization_barrier(hidden @ columns)
-  return begin, scores + lax.dynamic_slice_in_dim(bias, begin, chunk_size)[None]
-
-
-def _scores_met(
-  found: Float[Array, 'users most'],
-  start: Int[Array, ''],
-  *,
-  score: Callable,
-  positives: Int[Array, 'users most'],
-) -> tuple[Float[Array, 'users most'], None]:
-  """Puts in the scores of the positives that are in one chunk of targets."""
-  begin, scores = score(start)
-  place = positives - begin
-  inside = (place >= 0) & (place < scores.shape[1])
-  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
-  return jnp.where(inside, own, found), None
-
-
-def _places_lost(
-  lost: Float[Array, 'users most'],
-  start: Int[Array, ''],
-  *,
-  score: Callable,
-  relevant: Float[Array, 'users most'],
-  targets: Int[Array, 'users width'],
-) -> tuple[Float[Array, 'users most'], None]:
-  """Adds the places that the positives lose to one chunk of targets."""
-  begin, scores = score(start)
-  chunk_size = scores.shape[1]
-  # What the last chunk, moved back to fit, repeats does not count.
-  counts = jnp.arange(chunk_size) >= start - begin
-  counts = jnp.broadcast_to(counts, scores.shape)
-  # None of the user's positives: below 0 an index would wrap around.
-  place = jnp.where(targets < begin, chunk_size, targets - begin)
-  row = jnp.arange(len(place))[:, None]
-  counts = counts.at[row, place].set(False, mode='drop')
-  rank = functools.partial(metrics.rank, others=scores, where=counts)
-  # One positive of each user after the other, to hold no table for each.
-  return lost + lax.map(rank, relevant.T).T - 1, None
-
-
 def ranks_of_positives(
   params: dict[str, Any],
   batch: dict[str, Array],
   *,
   encoder: UserEncoder,
-  head: TaskHead,
+  head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
   """The places of the positives of all devices' users, without dropout."""
-  del head  # It has no more to say than its parameters.
   users = encode_users(params, batch, encoder=encoder, buckets=buckets)
   ranks = target_ranks(
-    params['head'], users, batch['positives'], batch['targets']
+    target_scores(params, users, head), batch['positives'], batch['targets']
   )
   if axis_name is None:
     return ranks
   return lax.all_gather(ranks, axis_name, tiled=True)
-
-
-def _hidden(
-  params: dict[str, Any], users: Float[Array, 'users features']
-) -> Float[Array, 'users hidden']:
-  hidden = params['hidden']
-  return jax.nn.relu(users @ hidden['kernel'] + hidden['bias'][None])

@@ -77,6 +77,23 @@ def _encode(
   return jax.vmap(take)(states, slots)
 
 
+def last_behaviours(
+  items: Int[Array, 'users wide'], *, length: int
+) -> Int[Array, 'users length']:
+  """The last behaviours of each user, at most `length`, 0 after them.
+
+  Example:
+    >>> items = jnp.array([[4, 5, 6], [7, 0, 0]])
+    >>> last_behaviours(items, length=2).tolist()
+    [[5, 6], [7, 0]]
+  """
+  if items.shape[1] <= length:
+    return items
+  count = jnp.sum(items != 0, axis=1, keepdims=True)
+  place = jnp.maximum(count - length, 0) + jnp.arange(length)[None]
+  return jnp.take_along_axis(items, place, axis=1)
+
+
 def encode_users(
   params: dict[str, Any],
   batch: dict[str, Array],

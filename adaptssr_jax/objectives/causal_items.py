@@ -1,0 +1,162 @@
+"""Causal items: guess each behaviour from those before it (SASRec)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adaptssr_jax.buckets import AT_ONCE, Buckets
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  item_losses,
+  whole_ids,
+)
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
+from adaptssr_jax.padded_softmax import (
+  real_softmax_losses_and_best,
+  rows_at_once,
+)
+from adaptssr_jax.reductions import reduce_losses
+
+init_causal_items = init_masked_items
+
+
+def next_items(
+  items: Int[Array, 'users length'], *, last_only: bool = False
+) -> tuple[Int[Array, 'users slots'], Int[Array, 'users slots']]:
+  """The positions that have a next item, and that item.
+
+  Args:
+    items: the behaviours, padded with 0 at the end.
+    last_only: the last item of each user alone is to be guessed.
+
+  Returns:
+    The positions, and the item after each; 0 where there is none. One of each
+    with `last_only`, else one for each position but the last.
+
+  Example:
+    >>> items = jnp.array([[5, 6, 7], [8, 0, 0]])
+    >>> slots, labels = next_items(items)
+    >>> slots.tolist(), labels.tolist()
+    ([[0, 1], [0, 1]], [[6, 7], [0, 0]])
+    >>> slots, labels = next_items(items, last_only=True)
+    >>> slots.tolist(), labels.tolist()
+    ([[1], [0]], [[7], [0]])
+  """
+  users, length = items.shape
+  slots = jnp.broadcast_to(jnp.arange(length - 1), (users, length - 1))
+  if last_only:
+    count = jnp.sum(items != 0, axis=1, keepdims=True, dtype=slots.dtype)
+    slots = jnp.maximum(count - 2, 0)
+  return slots, jnp.take_along_axis(items, slots + 1, axis=1)
+
+
+def causal_items_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  sampled_items: int = 0,
+  last_only: bool = False,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Cross entropy of each next item of a batch, over all items.
+
+  -log softmax(E h_t + b)[x_{t+1}], mean over the positions t of all users that
+  have a next item
+
+  E is the encoder's item table without the mask; padding is one of the classes,
+  as of `masked_items_objective`. The encoder sees all items but the last, so
+  that a user of max_length + 1 items trains all of its positions.
+
+  Args:
+    params: as of `masked_items_objective`.
+    batch: as of `masked_items_objective`, `items` int32 [users, length] with
+      2 <= length <= max_length + 1.
+    key: of this step.
+    encoder: gives the hidden states; it has to be causal, or it would see what
+      it is to guess.
+    sampled_items: estimate the softmax from so many sampled items; 0: exact.
+    last_only: guess the last item of each user alone, as a test does.
+    deterministic: no dropout, for validation.
+    buckets: in which parts the users are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the positions of all devices, and `loss` and, of the exact
+    softmax, `accuracy` as (sum, count) over those of this device.
+
+  Raises:
+    ValueError: If the encoder is not causal.
+
+  Reference:
+    Kang & McAuley, Self-Attentive Sequential Recommendation, ICDM 2018
+    (https://arxiv.org/abs/1808.09781); the loss over all items as in Klenitskiy
+    & Vasilev, Turning Dross Into Gold Loss, RecSys 2023
+    (https://arxiv.org/abs/2309.07602).
+  """
+  if not encoder.causal:
+    raise ValueError('causal items need an encoder with causal=True.')
+  user_key, sample_key = jax.random.split(key)
+  items = batch['items']
+  slots, labels = next_items(items, last_only=last_only)
+  keys = user_keys(user_key, batch['example_id'])
+  states = encode_sequences(
+    params['encoder'],
+    encoder,
+    items[:, :-1],
+    keys=None if deterministic else keys,
+    slots=slots,
+    buckets=buckets,
+  )
+  where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
+  losses, metrics = _losses(
+    sample_key,
+    params,
+    states.reshape(-1, states.shape[-1]),
+    whole_ids(batch, labels.reshape(-1)),
+    where=where,
+    sampled_items=sampled_items,
+    axis_name=axis_name,
+  )
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  return loss, as_sums(loss, where, metrics)
+
+
+def _losses(
+  key: Key[Array, ''],
+  params: dict[str, Any],
+  hidden: Float[Array, 'n dim'],
+  labels: Int[Array, ' n'],
+  *,
+  where: Bool[Array, ' n'],
+  sampled_items: int,
+  axis_name: str | None,
+) -> tuple[Float[Array, ' n'], dict[str, Array]]:
+  """As `item_losses`, sparing what does not count where that can be spared."""
+  bias = params['head']['bias']
+  size = rows_at_once(len(bias))
+  # A split table is scored by all devices together, and a sample in no time.
+  if 'table' in params or sampled_items or size is None:
+    return item_losses(
+      key,
+      params,
+      hidden,
+      labels,
+      sampled_items=sampled_items,
+      axis_name=axis_name,
+    )
+  table = params['encoder']['item_embedding'][: len(bias)]
+  losses, best = real_softmax_losses_and_best(
+    hidden, table, bias, labels, where=where, size=size
+  )
+  return losses, {'accuracy': best == labels}

@@ -1,0 +1,212 @@
+"""How users score targets, and where a target ranks among all of them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from adaptssr_jax import metrics
+from adaptssr_jax.models import TaskHead
+from adaptssr_jax.tied_targets import TiedTargets
+
+
+class TargetScores(NamedTuple):
+  """The scores z = h K + b of all targets, before they are multiplied out.
+
+  Args:
+    hidden: of users, h, [users, hidden].
+    kernel: of targets, K, [hidden, targets].
+    bias: of targets, b, [targets].
+  """
+
+  hidden: Float[Array, 'users hidden']
+  kernel: Float[Array, 'hidden targets']
+  bias: Float[Array, ' targets']
+
+
+def target_scores(
+  params: dict[str, Any],
+  users: Float[Array, 'users features'],
+  head: TaskHead | TiedTargets,
+) -> TargetScores:
+  """What a head makes of user vectors.
+
+  Args:
+    params: of the whole model: `head`, and the `encoder` for tied targets.
+    users: their vectors, [users, features].
+    head: has an output for each target, or ties targets to items.
+  """
+  if isinstance(head, TiedTargets):
+    return TargetScores(
+      users @ params['head']['projection'],
+      head.rows(params['encoder']['item_embedding'], params['head']).T,
+      params['head']['bias'],
+    )
+  hidden, output = params['head']['hidden'], params['head']['output']
+  inner = jax.nn.relu(users @ hidden['kernel'] + hidden['bias'][None])
+  return TargetScores(inner, output['kernel'], output['bias'])
+
+
+def some_scores(
+  scores: TargetScores, targets: Int[Array, 'users some']
+) -> Float[Array, 'users some']:
+  """The scores of some targets of each user, and no more than these.
+
+  Args:
+    scores: of all users and targets.
+    targets: whose scores are wanted, [users, some].
+
+  Returns:
+    The scores, [users, some].
+  """
+  # Where there is no target, any number will do, but not nan.
+  columns = scores.kernel.at[:, targets].get(mode='clip')
+  found = jnp.einsum('uh,hus->us', scores.hidden, columns)
+  return found + scores.bias.at[targets].get(mode='clip')
+
+
+def log_sum_of_others(
+  scores: TargetScores,
+  targets: Int[Array, 'users width'],
+  *,
+  chunk_size: int | None = None,
+) -> Float[Array, ' users']:
+  """The logarithm of the denominator of a softmax over a user's negatives.
+
+  log sum_{t not in targets} exp(z_t)
+
+  Args:
+    scores: of all users and targets.
+    targets: all positives of each user, and -1, [users, width].
+    chunk_size: targets scored at once, and once more for the gradient; None:
+      all of them.
+
+  Returns:
+    A number per user; the least one if all targets are positives.
+
+  Example:
+    >>> scores = TargetScores(jnp.ones((1, 1)), jnp.zeros((1, 4)), jnp.zeros(4))
+    >>> found = log_sum_of_others(scores, jnp.array([[2, -1]]))
+    >>> print(f'{found[0]:.4f} = log(3)')
+    1.0986 = log(3)
+  """
+  chunk_size = min(chunk_size or len(scores.bias), len(scores.bias))
+  # The gradient scores a chunk again: keeping all scores is what we avoid.
+  add_up = jax.checkpoint(
+    functools.partial(_log_sum_of_chunk, scores, targets, chunk_size=chunk_size)
+  )
+  starts = jnp.arange(0, len(scores.bias), chunk_size)
+  return jax.nn.logsumexp(lax.map(add_up, starts), axis=0)
+
+
+def target_ranks(
+  scores: TargetScores,
+  positives: Int[Array, 'users most'],
+  targets: Int[Array, 'users width'],
+  *,
+  chunk_size: int = 4096,
+) -> Float[Array, 'users most']:
+  """The place of each positive among all targets that are none of its user.
+
+  Goes through the targets in chunks, twice: memory is users x chunk_size.
+
+  Args:
+    scores: of all users and targets.
+    positives: whose places are wanted, and -1, [users, most].
+    targets: all positives of the user, and -1, [users, width].
+    chunk_size: targets scored at once.
+
+  Returns:
+    Places from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
+    where the positive's own score is.
+  """
+  chunk_size = min(chunk_size, len(scores.bias))
+  score = functools.partial(_scores_of_chunk, scores, chunk_size=chunk_size)
+  starts = jnp.arange(0, len(scores.bias), chunk_size)
+  # A zero of the users, so that under shard_map it varies as they do.
+  nothing = jnp.zeros_like(positives, scores.hidden.dtype)
+  # From the product that ranks the others: another sums in another order, and
+  # equal targets would be no ties.
+  pick = functools.partial(_scores_met, score=score, positives=positives)
+  relevant, _ = lax.scan(pick, nothing, starts)
+  rank_in = functools.partial(
+    _places_lost, score=score, relevant=relevant, targets=targets
+  )
+  lost, _ = lax.scan(rank_in, nothing, starts)
+  return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
+
+
+def _scores_of_chunk(
+  scores: TargetScores, start: Int[Array, ''], *, chunk_size: int
+) -> tuple[Int[Array, ''], Float[Array, 'users chunk']]:
+  """Where a chunk of targets begins, moved back to fit, and its scores."""
+  hidden, kernel, bias = scores
+  begin = jnp.minimum(start, len(bias) - chunk_size)
+  columns = lax.dynamic_slice_in_dim(kernel, begin, chunk_size, axis=1)
+  # On its own, so that nothing that follows changes how it is summed.
+  found = lax.optimization_barrier(hidden @ columns)
+  return begin, found + lax.dynamic_slice_in_dim(bias, begin, chunk_size)[None]
+
+
+def _counted(
+  shape: tuple[int, int],
+  begin: Int[Array, ''],
+  start: Int[Array, ''],
+  targets: Int[Array, 'users width'],
+) -> Array:
+  """Which scores of a chunk are of targets that are none of the user's."""
+  # What the last chunk, moved back to fit, repeats does not count.
+  counts = jnp.broadcast_to(jnp.arange(shape[1]) >= start - begin, shape)
+  # Below 0 an index would wrap around.
+  place = jnp.where(targets < begin, shape[1], targets - begin)
+  row = jnp.arange(len(place))[:, None]
+  return counts.at[row, place].set(False, mode='drop')
+
+
+def _log_sum_of_chunk(
+  scores: TargetScores,
+  targets: Int[Array, 'users width'],
+  start: Int[Array, ''],
+  *,
+  chunk_size: int,
+) -> Float[Array, ' users']:
+  begin, found = _scores_of_chunk(scores, start, chunk_size=chunk_size)
+  counts = _counted(found.shape, begin, start, targets)
+  # The least number, not -inf: a row of -inf has a gradient of nan.
+  least = jnp.finfo(found.dtype).min
+  return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
+
+
+def _scores_met(
+  found: Float[Array, 'users most'],
+  start: Int[Array, ''],
+  *,
+  score: Callable,
+  positives: Int[Array, 'users most'],
+) -> tuple[Float[Array, 'users most'], None]:
+  """Puts in the scores of the positives that are in one chunk of targets."""
+  begin, scores = score(start)
+  place = positives - begin
+  inside = (place >= 0) & (place < scores.shape[1])
+  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+  return jnp.where(inside, own, found), None
+
+
+def _places_lost(
+  lost: Float[Array, 'users most'],
+  start: Int[Array, ''],
+  *,
+  score: Callable,
+  relevant: Float[Array, 'users most'],
+  targets: Int[Array, 'users width'],
+) -> tuple[Float[Array, 'users most'], None]:
+  """Adds the places that the positives lose to one chunk of targets."""
+  begin, scores = score(start)
+  counts = _counted(scores.shape, begin, start, targets)
+  rank = functools.partial(metrics.rank, others=scores, where=counts)
+  # One positive of each user after the other, to hold no table for each.
+  return lost + lax.map(rank, relevant.T).T - 1, None

@@ -1,0 +1,128 @@
+"""Targets that are items: scored by the item table that was pre-trained."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TiedTargets:
+  """A head that ranks targets by the encoder's own table of items.
+
+  z_t = E[item of t] . (W u) + b_t
+
+  W starts as the mean of the parts of u, each as wide as an item, which is the
+  identity where there is one. So what was trained to score items, by pooled or
+  by causal items, ranks them before it is fine-tuned. A target that is no item
+  has a row of its own.
+
+  Attributes:
+    items: the id of the item that each target is, 0 for none, [targets].
+
+  Example:
+    >>> head = TiedTargets(np.array([2, 0]))
+    >>> params = head.init(jax.random.key(0), features=4, embed_dim=2)
+    >>> params['projection'].tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+    >>> head.rows(jnp.ones((4, 2)), params | {'rows': jnp.zeros((1, 2))})
+    Array([[1., 1.],
+           [0., 0.]], dtype=float32)
+
+  Reference:
+    Press & Wolf, Using the Output Embedding to Improve Language Models, EACL
+    2017; Inan et al., Tying Word Vectors and Word Classifiers, ICLR 2017.
+  """
+
+  items: Int[np.ndarray, ' targets']
+
+  @property
+  def num_outputs(self) -> int:
+    """How many targets there are."""
+    return len(self.items)
+
+  def init(
+    self,
+    key: Key[Array, ''],
+    *,
+    features: int,
+    embed_dim: int,
+    bias: Float[np.ndarray, ' targets'] | None = None,
+  ) -> dict[str, Array]:
+    """The parameters before fine-tuning.
+
+    Args:
+      key: of the rows of targets that are no items, N(0, 0.02).
+      features: of a user vector, a multiple of `embed_dim`.
+      embed_dim: features of an item.
+      bias: with which the targets start; None: zeros.
+
+    Returns:
+      `projection` W, `bias` b, and where some targets are no items `rows`.
+    """
+    parts = features // embed_dim
+    bias = np.zeros(self.num_outputs) if bias is None else bias
+    params = {
+      'projection': jnp.tile(jnp.eye(embed_dim) / parts, (parts, 1)),
+      'bias': jnp.asarray(bias, jnp.float32),
+    }
+    others = int((self.items == 0).sum())
+    # A checkpoint cannot hold an array without numbers.
+    if others:
+      rows = jax.random.normal(key, (others, embed_dim))
+      params['rows'] = 0.02 * rows
+    return params
+
+  def rows(
+    self, table: Float[Array, 'ids dim'], params: Mapping[str, Any]
+  ) -> Float[Array, 'targets dim']:
+    """The row of each target: its item's, or its own.
+
+    Args:
+      table: of items.
+      params: of the head.
+    """
+    rows = table[self.items]
+    (others,) = np.nonzero(self.items == 0)
+    return rows.at[others].set(params['rows']) if len(others) else rows
+
+
+def items_of_targets(
+  targets: Sequence[str], items: Sequence[str]
+) -> Int[np.ndarray, ' targets']:
+  """The id of the item that each target is, by raw id; 0 where it is none.
+
+  Example:
+    >>> items_of_targets(['b', 'x'], ['a', 'b']).tolist()
+    [2, 0]
+  """
+  number = {name: at for at, name in enumerate(items, 1)}
+  return np.array([number.get(name, 0) for name in targets], np.int32)
+
+
+def biases_of_targets(
+  bias: Float[np.ndarray, ' ids'],
+  targets: Sequence[str],
+  items: Sequence[str],
+) -> Float[np.ndarray, ' targets']:
+  """The bias of each target's item, or the least where it is none.
+
+  A new target would rank above all known ones, were its bias 0 and theirs the
+  logarithm of a share.
+
+  Args:
+    bias: of padding and items, by id.
+    targets: raw ids.
+    items: raw ids, that of item i at i - 1.
+
+  Example:
+    >>> bias = np.array([0.0, -2.0, -1.0])
+    >>> biases_of_targets(bias, ['b', 'x'], ['a', 'b']).tolist()
+    [-1.0, -2.0]
+  """
+  ids = items_of_targets(targets, items)
+  return np.where(ids > 0, bias[ids], bias[1:].min())

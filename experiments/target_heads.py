@@ -1,0 +1,114 @@
+"""The head of a ranking whose targets are tied to the item table."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from adaptssr_jax.checkpoint import restore_description, restore_model
+from adaptssr_jax.data import UserData
+from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.tied_targets import (
+  TiedTargets,
+  biases_of_targets,
+  items_of_targets,
+)
+from experiments.finetune_settings import FinetuneSettings
+from experiments.process import tell
+from experiments.settings import SettingsError
+from experiments.shared_settings import LEAVE_ONE_OUT
+
+
+def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
+  """Raises `SettingsError` where flags of rankings do not fit.
+
+  Args:
+    settings: of the run.
+    data: of its task.
+  """
+  zero_shot = settings.mode == 'zero_shot'
+  flags = {
+    '--mode=zero_shot': zero_shot,
+    '--tied_targets': settings.tied_targets,
+    '--ranking_loss=softmax': settings.ranking_loss == 'softmax',
+  }
+  given = [name for name, is_given in flags.items() if is_given]
+  if data.kind != 'ranking':
+    if given:
+      raise SettingsError(
+        f'{given[0]} is for rankings; {settings.task} is a {data.kind} task: '
+        'leave it out'
+      )
+    return
+  if settings.tied_targets and settings.shard_table:
+    raise SettingsError(
+      f'--shard_table does not go with {given[0]}, which scores targets by the '
+      'whole item table: leave out either'
+    )
+  if zero_shot and not settings.pretrained:
+    raise SettingsError(
+      '--mode=zero_shot needs --pretrained=DIR, the workdir of a run that has '
+      'learned to guess items: nothing else is trained'
+    )
+  if settings.pretrained:
+    _refuse_known_targets(settings)
+
+
+def _refuse_known_targets(settings: FinetuneSettings) -> None:
+  """The last ten films are no test of who has seen eight of them."""
+  flags = restore_description(settings.pretrained).flags
+  if flags.get('split') == LEAVE_ONE_OUT != settings.split:
+    raise SettingsError(
+      f'--pretrained={settings.pretrained} was trained with '
+      '--split=leave_one_out, so that it has seen films that '
+      f'--task={settings.task} holds out: take a run without it, or '
+      '--task=next_item'
+    )
+
+
+def make_tied_targets(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  key: jax.Array,
+) -> tuple[TiedTargets, dict[str, Any]]:
+  """The head and its parameters; prints how many targets are items.
+
+  Raises:
+    SettingsError: --mode=zero_shot of a run that has not learned to score
+      items.
+  """
+  items, targets = data.vocabulary
+  head = TiedTargets(items_of_targets(targets, items))
+  tell(
+    f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
+    'the others have rows of their own'
+  )
+  params = head.init(
+    key,
+    features=encoder.vector_dim,
+    embed_dim=encoder.embed_dim,
+    bias=_pretrained_bias(settings, targets),
+  )
+  return head, params
+
+
+def _pretrained_bias(
+  settings: FinetuneSettings, targets: list[str]
+) -> np.ndarray | None:
+  """With what bias the pre-trained model scores targets, if it scores items."""
+  if not settings.pretrained:
+    return None
+  # Also where all else is traced, as for a plan.
+  with jax.ensure_compile_time_eval():
+    encoder, params, known = restore_model(settings.pretrained)
+  bias = params.get('head', {}).get('bias')
+  if bias is not None and bias.shape == (encoder.mask_id,):
+    return biases_of_targets(np.asarray(bias), targets, known)
+  if settings.mode == 'zero_shot':
+    raise SettingsError(
+      f'--mode=zero_shot: {settings.pretrained} has not learned to score '
+      'items; take a run of --objective=causal_items, or fine-tune it with '
+      '--tied_targets'
+    )
+  return None

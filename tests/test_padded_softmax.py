@@ -1,0 +1,70 @@
+"""The softmax at real positions is that of all positions, and costs less."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax.item_softmax import softmax_losses_and_best
+from adaptssr_jax.padded_softmax import (
+  real_softmax_losses_and_best,
+  rows_at_once,
+)
+
+ROWS, IDS, DIM = 11, 7, 3
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  rng = np.random.default_rng(0)
+  shapes = (ROWS, DIM), (IDS, DIM), (IDS,)
+  return [jnp.asarray(rng.normal(size=x), jnp.float32) for x in shapes]
+
+
+LABELS = jnp.arange(ROWS) % IDS
+WHERE = jnp.arange(ROWS) % 3 == 1
+
+
+def total(arrays, losses_of):
+  losses, best = losses_of(*arrays, LABELS)
+  weight = jnp.where(WHERE, 1 + jnp.arange(ROWS), 0)
+  return jnp.sum(jnp.where(WHERE, losses, 0) * weight), best
+
+
+@pytest.mark.parametrize('size', [1, 2, 4, 100])
+def test_rows_that_count_are_as_without_the_others(arrays, size):
+  real = functools.partial(real_softmax_losses_and_best, where=WHERE, size=size)
+  whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+  (value, best), grads = whole(arrays, real)
+  (expected, expected_best), expected_grads = whole(
+    arrays, softmax_losses_and_best
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_array_equal(best[WHERE], expected_best[WHERE])
+  for leaf, other in zip(grads, expected_grads, strict=True):
+    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_without_a_row_that_counts_are_not_scored(arrays):
+  hidden, table, bias = arrays
+  # nan, were it multiplied.
+  hidden = jnp.where(WHERE[:, None], hidden, jnp.inf)
+  losses, _ = real_softmax_losses_and_best(
+    hidden, table, bias, LABELS, where=WHERE, size=1
+  )
+  expected, _ = softmax_losses_and_best(*arrays, LABELS)
+  np.testing.assert_allclose(losses[WHERE], expected[WHERE], rtol=1e-6)
+
+
+def test_a_size_below_one_is_refused(arrays):
+  with pytest.raises(ValueError, match='size must be at least 1, not 0'):
+    real_softmax_losses_and_best(*arrays, LABELS, where=WHERE, size=0)
+
+
+@pytest.mark.parametrize(
+  ('ids', 'rows'), [(3707, 282), (8192, 128), (8193, None)]
+)
+def test_a_group_has_a_million_scores(ids, rows):
+  assert rows_at_once(ids) == rows
