@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from adaptssr_jax.buckets import AT_ONCE, Buckets
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.masked_items import (
-  init_masked_items,
   item_losses,
   whole_ids,
 )
@@ -23,8 +22,6 @@ from adaptssr_jax.padded_softmax import (
   rows_at_once,
 )
 from adaptssr_jax.reductions import reduce_losses
-
-init_causal_items = init_masked_items
 
 
 def next_items(
