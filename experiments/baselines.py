@@ -71,6 +71,7 @@ def baseline_in(
   """Fits the baseline in an open folder."""
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
+  all_rows = data
   data = data._replace(splits=data.splits | {'train': train})
   ranks = settings.method in ('most_popular', 'last_item')
   if ranks != (data.kind == 'ranking'):
@@ -84,9 +85,10 @@ def baseline_in(
     )
   elif settings.method == 'bag_svd':
     chosen, outputs = classify_svd(
-      data,
+      all_rows,
       settings.max_length,
       num_components=settings.num_components or 64,
+      train_users=settings.train_users,
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)
