@@ -45,7 +45,7 @@ def classify_bags(
 
 
 def classify_svd(
-  data: UserData, length: int, *, num_components: int
+  data: UserData, length: int, *, num_components: int, train_users: int = 0
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """As `classify_bags`, of a truncated SVD of the bags of all rows.
 
@@ -53,6 +53,8 @@ def classify_svd(
     data: a task with labels.
     length: as of `classify_bags`.
     num_components: of the SVD.
+    train_users: labelled rows to train on, the first; 0: all. The SVD is of all
+      rows in any case.
 
   Returns:
     As `classify_bags`.
@@ -62,6 +64,8 @@ def classify_svd(
   """
   scikit_learn('bag_svd')
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  train = labelled.rows['train'][: train_users or None]
+  labelled = labelled._replace(rows=labelled.rows | {'train': train})
   bag = tf_idf(bags_of_rows(data, length))
   vectors = bag_svd(bag, num_components=num_components)
   best = read(vectors, labelled)

@@ -69,6 +69,7 @@ def baseline_in(
   check_split_seed(settings)
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
+  all_rows = data
   data = data._replace(splits=data.splits | {'train': train})
   ranks = settings.method in ('most_popular', 'last_item')
   if ranks != (data.kind == 'ranking'):
@@ -82,9 +83,10 @@ def baseline_in(
     )
   elif settings.method == 'bag_svd':
     chosen, outputs = classify_svd(
-      data,
+      all_rows,
       settings.max_length,
       num_components=settings.num_components or 64,
+      train_users=settings.train_users,
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)

@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.models import UserEncoder
-from experiments.features import tf_idf
+from experiments.features import Features, tf_idf
 from experiments.finetune_settings import FinetuneSettings
 from experiments.labelled_rows import bags_of_rows, labelled_rows, outputs_of
 from experiments.logs import open_log
@@ -64,7 +64,7 @@ def probe(
   known, labelled = to_read(settings, data)
   vectors = vectors_of(settings, known, encoder, params)
   if settings.with_bag:
-    bag = tf_idf(bags_of_rows(known, 0))
+    bag = _bag_of(known, data)
     found = joined_candidates(
       vectors, bag, labelled, model=settings.probe_model
     )
@@ -77,6 +77,15 @@ def probe(
       readings.append(reading)
   best = best_of(readings)
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
+
+
+def _bag_of(known: UserData, data: UserData) -> Features:
+  """The bags of known rows, weighted by how many rows of all hold an item."""
+  rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+  kept = [
+    rows[name][: len(users.items)] for name, users in known.splits.items()
+  ]
+  return tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
 
 
 def to_read(

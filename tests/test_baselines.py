@@ -16,7 +16,7 @@ from adaptssr_jax.data import (
   resplit,
 )
 from experiments import bag_of_items, baselines, count_ranking
-from experiments.features import tf_idf
+from experiments.features import bag_svd, bags, tf_idf
 from experiments.labelled_rows import bags_of_rows, labelled_rows
 from experiments.settings import SettingsError
 from tests.tiny_runs import files
@@ -133,6 +133,21 @@ def test_labels_of_one_class_teach_nothing(classes, kind):
     assert outputs['test'].tolist() == [[-np.inf, 0, -np.inf]] * 25
 
 
+def test_the_svd_is_of_all_rows_and_the_labels_of_some():
+  data = labelled()
+  rows = [items for users in data.splits.values() for items in users.items]
+  vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
+  chosen, outputs = bag_of_items.classify_svd(
+    data, 0, num_components=4, train_users=20
+  )
+  inputs = (vectors - vectors[:20].mean(axis=0)) / vectors[:20].std(axis=0)
+  model = LogisticRegression(C=chosen['C'], max_iter=1000)
+  model.fit(inputs[:20], data.splits['train'].label[:20])
+  expected = model.predict_log_proba(inputs[90:])
+  assert outputs['test'] == pytest.approx(expected, abs=0.02)
+  assert set(chosen) == {'num_components', 'C'}
+
+
 def counts_by_hand(data, histories):
   """How often targets are met after an item, and at all."""
   train = data.splits['train']
@@ -195,7 +210,8 @@ def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
 
 
 @pytest.mark.parametrize(
-  ('method', 'task'), [('bag_of_items', 'age'), ('last_item', 'click')]
+  ('method', 'task'),
+  [('bag_of_items', 'age'), ('bag_svd', 'age'), ('last_item', 'click')],
 )
 def test_a_baseline_leaves_what_fine_tuning_leaves(
   tmp_path, data_dir, method, task, capsys
@@ -240,3 +256,8 @@ def test_a_task_of_another_kind_is_refused(tmp_path, data_dir, method, task):
   )
   with pytest.raises(SettingsError, match=f'{method} cannot do --task={task}'):
     baselines.main(settings)
+
+
+def test_components_are_those_of_the_svd():
+  with pytest.raises(SettingsError, match='--num_components is for --method'):
+    baselines.BaselineSettings(num_components=8)

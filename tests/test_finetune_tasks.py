@@ -232,6 +232,33 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
     )
 
 
+@pytest.mark.parametrize(
+  ('flags', 'chosen', 'word'),
+  [
+    ({'with_bag': True}, {'bag_weight', 'C'}, 'bag_weight'),
+    ({'probe_model': 'lightgbm'}, {'trees'}, 'trees'),
+  ],
+)
+def test_a_probe_reads_bags_too_or_by_trees(
+  tmp_path, data_dir, capsys, flags, chosen, word
+):
+  settings = finetune_settings(
+    tmp_path, data_dir, mode='probe', train_users=60, **flags
+  )
+  result = finetune.main(settings)
+  assert {*result} == {*chosen, 'task', 'pretrained', 'best_step'} | {
+    'validation',
+    'test',
+  }
+  logged = lines(tmp_path)
+  best = max(logged, key=lambda line: line['validation_accuracy'])
+  assert {name: best[name] for name in chosen} == {
+    name: result[name] for name in chosen
+  }
+  assert len(logged) == {'bag_weight': 15, 'trees': 4}[word]
+  assert f'a probe with {word} {result[word]:g}' in capsys.readouterr().out
+
+
 def test_classes_are_written_as_logits_and_hits(tmp_path, data_dir):
   settings = finetune_settings(
     tmp_path, data_dir, num_steps=1, split_seed=1, window='last'

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adaptssr_jax.checkpoint import restore_encoder
 from adaptssr_jax.models import UserEncoder
 from experiments import finetune, tuning
 from experiments.finetune_settings import FinetuneSettings, with_defaults
@@ -59,11 +60,11 @@ def test_the_head_alone_is_trained_at_first():
   settings = FinetuneSettings(learning_rate=0.1)
   *early, third = moves(settings, 3, head_steps=2)
   for found in early:
-    assert found.pop('head') == pytest.approx([-0.1] * 2, rel=1e-5)
+    assert found.pop('head') == pytest.approx([-0.1] * 2, rel=1e-4)
     assert set(map(tuple, found.values())) == {(0, 0)}
   assert set(third) == {*DEPTHS, 'head'}
   for moved in third.values():
-    assert moved == pytest.approx([-0.1] * 2, rel=1e-5)
+    assert moved == pytest.approx([-0.1] * 2, rel=1e-4)
 
 
 def test_without_rates_of_its_own_the_optimizer_is_the_plain_one():
@@ -86,8 +87,8 @@ def test_rows_of_the_table_are_updated_at_its_rate(tmp_path, data_dir):
       dropout_rate=0.0,
     )
     finetune.main(settings)
-    state = saved_state(tmp_path / update, 2)
-    tables[update] = state['params']['encoder']['item_embedding']
+    _, params, _ = restore_encoder(tmp_path / update)
+    tables[update] = params['item_embedding']
   np.testing.assert_allclose(tables['rows'], tables['dense'], atol=2e-5)
 
 
