@@ -81,16 +81,23 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
       if not record['resumed']:
         seconds[one.alike].append(record['seconds'])
   for one in missing:
-    print(f'{one.name}: about {_in_words(time_left(seconds, [one]))}')
+    print(one.name + _about(seconds, [one]))
   known = sum(one.alike in seconds for one in missing)
-  print(
-    f'{len(missing):,} of {len(runs):,} runs are missing: about '
-    f'{_in_words(time_left(seconds, missing))}. There are runs like '
-    f'{known:,} of them; the others are taken to be as long as the most '
-    f'similar ones{"" if seconds else ", of which there are none yet"}',
-    flush=True,
-  )
+  text = f'{len(missing):,} of {len(runs):,} runs are missing'
+  if missing and seconds:
+    text += (
+      f'{_about(seconds, missing)}, if they take as long as those made: there '
+      f'are some just like {known:,} of them'
+    )
+  elif missing:
+    text += '; how long they take is known when some are made'
+  print(text, flush=True)
   return [one.name for one in missing]
+
+
+def _about(seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]) -> str:
+  """How long runs take, if anything is known of it."""
+  return f': about {_in_words(time_left(seconds, runs))}' if seconds else ''
 
 
 def _in_words(seconds: float) -> str:
