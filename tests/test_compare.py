@@ -7,7 +7,7 @@ import pytest
 
 from experiments import compare
 from experiments.comparison import methods, stages
-from experiments.comparison.grid import Cell, Pretraining, plan
+from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.compilation import forget_compiled
 from experiments.finetune_settings import FinetuneSettings
@@ -237,8 +237,10 @@ def test_the_time_left_is_that_of_runs_like_those_done():
   other = Cell('bag_of_items', 'age', 1.0, 0, None, '')
   seconds = {cell.alike: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
-  # A stage takes as long as the others, and what is like none as all.
-  assert compare.time_left(seconds, left) == 3 + 10 + 6.5
+  # A stage takes as long as the others, a cell as the other cells.
+  assert compare.time_left(seconds, left) == 3 + 10 + 3
+  vectors = Vectors('none', 0, '7_users')
+  assert compare.time_left(seconds, [vectors]) == 6.5
   few = Cell('none', 'age', 0.05, 0, 0)
   assert compare.time_left(seconds, [few, few]) == 3 + 3
   # Where all that is done was resumed, nothing is known.
@@ -280,10 +282,12 @@ def test_real_runs(tmp_path, data_dir):
     dataset='synthetic_users/tiny',
     tasks=('gender', 'click'),
     methods=('none', 'bag_of_items', 'last_item', 'masked_items', 'adaptssr'),
+    modes=('fine_tuned', 'frozen', 'frozen_with_bag'),
+    probe_splits=2,
     **{name: str(tmp_path / f'{name}.flags') for name in texts},
   )
   results = compare.main(settings)
-  gender, click = results['summary']
+  gender, frozen, with_bag, click = results['summary']
   assert list(gender['methods']) == [
     'none',
     'bag_of_items',
@@ -296,6 +300,12 @@ def test_real_runs(tmp_path, data_dir):
     'masked_items',
     'adaptssr',
   ]
+  assert list(frozen['methods']) == ['bag_of_items', 'masked_items', 'adaptssr']
+  assert list(with_bag['methods']) == ['masked_items', 'adaptssr']
+  for column in (frozen, with_bag):
+    for values in column['methods'].values():
+      assert list(values['by_split']) == ['0', '1']
+      assert 0 <= values['mean'] <= 1
   for column in (gender, click):
     for values in column['methods'].values():
       low, high = values['interval']

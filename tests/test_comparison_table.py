@@ -322,6 +322,14 @@ def test_curves_and_heat_maps_show_their_numbers():
   assert len(figure.axes) == 2
   (line,) = figure.axes[1].lines
   assert line.get_xydata() == pytest.approx(np.array([[0.1, 0], [0.5, 10]]))
+  frozen = [point | {'mode': 'frozen'} for point in found['rho']]
+  panels = sweep_panels(found['rho'] + frozen, 'rho')
+  assert [panel.title for panel in panels] == [
+    'age, accuracy',
+    'click, ndcg@10',
+    'age, accuracy, frozen',
+    'click, ndcg@10, frozen',
+  ]
   panels = sweep_panels(found['augmentation_pairs'], 'first', 'second')
   names = ('crop', 'mask', 'reorder')
   figure = pictures.draw_heat_maps(panels, names)

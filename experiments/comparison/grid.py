@@ -91,7 +91,7 @@ class Cell:
   def alike(self) -> str:
     """What runs that take about as long have in common."""
     model = self.method if self.seed is None else self.mode
-    return f'{model}/{self.task}/{self.share:g}'
+    return f'cell/{model}/{self.task}/{self.share:g}'
 
 
 Run = Pretraining | Vectors | Cell

@@ -25,7 +25,8 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
     'small, since splits overlap. Best in bold; '
     f'{DASH} where a method cannot do the task, or is no model to train.',
     f'{MARK}: p < {LEVEL} in a two-sided paired test against {title}, after '
-    "Holm's correction for the other rows of the column.",
+    "Holm's correction for the other rows of the column. A column in which "
+    'that row has no number is not tested.',
   ]
   if any(FINE_TUNED in grid.modes_of(task) for task in grid.tasks):
     lines += _of_fine_tuning(grid, results, title)

@@ -70,7 +70,7 @@ def methods_panel(
 def sweep_panels(
   points: Sequence[Mapping[str, Any]], *places: str
 ) -> list[Panel]:
-  """A panel for each task and share, in percent.
+  """A panel for each task, share and mode, in percent.
 
   Args:
     points: of all panels.
@@ -79,8 +79,9 @@ def sweep_panels(
   Returns:
     The panels, in the order of the points.
   """
-  keys = ('task', 'share', 'metric')
-  columns = [Column(*(point[key] for key in keys)) for point in points]
+  columns = [
+    Column(*(point[field] for field in Column._fields)) for point in points
+  ]
   panels = []
   for column in dict.fromkeys(columns):
     own = [
