@@ -27,7 +27,7 @@ from experiments.features import (
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 # What a bag counts beside a vector.
-BAG_WEIGHTS = (0.5, 1.0, 2.0)
+BAG_WEIGHTS = (0.5, 2.0, 8.0)
 # The logit of a class without training rows, where it has to be finite.
 _NEVER = -30.0
 

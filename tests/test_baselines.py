@@ -134,7 +134,7 @@ def test_labels_of_one_class_teach_nothing(classes, kind):
 
 
 def test_the_svd_is_of_all_rows_and_the_labels_of_some():
-  data = labelled()
+  data = labelled(2)
   rows = [items for users in data.splits.values() for items in users.items]
   vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
   chosen, outputs = bag_of_items.classify_svd(
