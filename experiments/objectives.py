@@ -17,7 +17,10 @@ from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import masked_items_objective
 from adaptssr_jax.objectives.next_items import next_items_objective
-from adaptssr_jax.objectives.pooled_items import predict_views
+from adaptssr_jax.objectives.pooled_items import (
+  init_projection,
+  predict_views,
+)
 from adaptssr_jax.objectives.users import last_behaviours
 from adaptssr_jax.objectives.views import (
   encode_views,
@@ -62,20 +65,23 @@ def make_objective(
 def init_head(
   settings: ObjectiveSettings, encoder: UserEncoder, users: UserArrays
 ) -> dict[str, Any]:
-  """The parameters of the objectives that the encoder lacks: a bias per id.
+  """The parameters of the objectives that the encoder lacks.
 
-  It starts at zero, or at the log of how large a share of all behaviours each
-  item has, counted with one more, so that none has log 0.
+  A bias per id starts at zero, or at the log of how large a share of all
+  behaviours each item has, counted with one more, so that none has log 0.
   """
   if settings.objective == ('adaptssr',):
     return {}
+  head = {}
+  if {'pooled_items', 'next_items'} & set(settings.objective):
+    head = init_projection(encoder)
   if settings.output_bias == 'zeros':
-    return {'head': {'bias': jnp.zeros(encoder.mask_id)}}
+    return {'head': head | {'bias': jnp.zeros(encoder.mask_id)}}
   counts = 1.0 + np.bincount(users.items.values, minlength=encoder.mask_id)
   # A plan may be of more items than the data have.
   counts = counts[: encoder.mask_id]
   shares = np.log(counts / counts.sum())
-  return {'head': {'bias': jnp.asarray(shares, jnp.float32)}}
+  return {'head': head | {'bias': jnp.asarray(shares, jnp.float32)}}
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:

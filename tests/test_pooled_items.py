@@ -18,6 +18,7 @@ from adaptssr_jax.objectives.next_items import (
   prefix_and_next,
 )
 from adaptssr_jax.objectives.pooled_items import (
+  init_projection,
   pooled_items_objective,
   predict_views,
 )
@@ -234,6 +235,19 @@ def test_the_pooling_learns(params, batch):
     assert np.abs(leaf).max() > 1e-4
   # Padding is no class.
   assert grads['head']['bias'][0] == 0
+
+
+def test_a_wide_vector_starts_as_the_mean_of_its_parts(params, batch):
+  encoder = ENCODER.clone(num_queries=2)
+  query = params['encoder']['pooling']['query']
+  wide = params['encoder'] | {'pooling': {'query': jnp.tile(query, (2, 1))}}
+  head = params['head'] | init_projection(encoder)
+  assert head['projection'].shape == (8, 4)
+  # Two queries that are one, whose mean is that one.
+  loss, _ = pooled_items(encoder)({'encoder': wide, 'head': head}, batch, KEY)
+  expected, _ = pooled_items()(params, batch, KEY)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  assert init_projection(ENCODER) == {}
 
 
 def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):

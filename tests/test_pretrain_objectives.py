@@ -89,6 +89,8 @@ def test_adaptssr_joins_from_the_first_stage(pooled, tmp_path, data_dir):
       'sampled_items': 5,
     },
     {'augmentations': ('slice', 'mask'), 'num_slices': 3},
+    # Vectors three times as wide as an item.
+    JOINT | {'num_queries': 2, 'readout': 'pooled,last'},
   ],
   ids=str,
 )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.masked_items import chunk_size
 from adaptssr_jax.objectives.users import as_sums
 from adaptssr_jax.objectives.views import (
@@ -39,8 +40,8 @@ def pooled_items_objective(
 
   Args:
     params: `encoder`, the parameters of the encoder, and `head`, of
-      `masked_items.init_masked_items`; where the table is split, also `table`,
-      see `table_shards.on_rows`.
+      `masked_items.init_masked_items` and `init_projection`; where the table is
+      split, also `table`, see `table_shards.on_rows`.
     batch: `items` int32 [users, length], the whole histories, `where` bool
       [users], and `example_id` int32 [users], of this device; where the table
       is split, also `ids`.
@@ -79,9 +80,10 @@ def predict_views(
   - mean over x in items(v + 1) of log softmax(E u_v + b)[x]
 
   with u_v the vector of view v, of every dropout pass, E the encoder's item
-  table without padding and mask, and b a bias for each item. The items are a
-  set: one that a view has twice counts once. The view after the last is the
-  first.
+  table without padding and mask, and b a bias for each item. A vector that is
+  wider than an item, as of several queries, is projected first, see
+  `init_projection`. The items are a set: one that a view has twice counts once.
+  The view after the last is the first.
 
   Args:
     params: see `pooled_items_objective`.
@@ -142,10 +144,13 @@ def predict_items(
   items = jnp.where(items == len(table) - 1, 0, items)
   items = items.reshape(-1, items.shape[-1])
   where = distinct(items)
+  vectors = users.reshape(-1, users.shape[-1])
+  if 'projection' in params['head']:
+    vectors = vectors @ params['head']['projection']
   losses = _set_losses(
     key,
     params,
-    users.reshape(-1, users.shape[-1]),
+    vectors,
     batch['ids'][items] if 'ids' in batch else items,
     where,
     sampled_items=sampled_items,
@@ -155,6 +160,30 @@ def predict_items(
   counts = real & where.any(axis=1)
   loss = reduce_losses(losses, counts, axis_name=axis_name)
   return loss, as_sums(loss, counts)
+
+
+def init_projection(encoder: UserEncoder) -> dict[str, Array]:
+  """What brings a wide user vector to the width of an item, if it is wider.
+
+  It starts as the mean of the parts, each of which is as wide as an item.
+
+  Args:
+    encoder: gives vectors [vector_dim], a multiple of its `embed_dim`.
+
+  Returns:
+    Nothing, or `projection`, [vector_dim, embed_dim].
+
+  Example:
+    >>> encoder = UserEncoder(num_items=5, embed_dim=2, num_queries=3)
+    >>> init_projection(encoder)['projection'].shape
+    (6, 2)
+  """
+  parts = encoder.vector_dim // encoder.embed_dim
+  if parts == 1:
+    return {}
+  return {
+    'projection': jnp.tile(jnp.eye(encoder.embed_dim), (parts, 1)) / parts
+  }
 
 
 def _set_losses(
