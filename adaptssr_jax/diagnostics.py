@@ -71,7 +71,7 @@ def view_similarities(
     users: `[views, 2, batch, dim]` = (explicit view, dropout pass, user,
       feature), of any scale, as `adaptssr_loss` takes them.
     anchors: Of how many users, the first of each device; None: of all. The time
-      is that of `4 * anchors * all` cosines.
+      is that of `2 * views * anchors * all` cosines.
     where: Bool `[batch]`. False marks padding: neither anchor nor other user.
     axis_name: The axis over whose devices users are split; the other users are
       then those of all devices.
@@ -79,7 +79,8 @@ def view_similarities(
   Returns:
     An array `[anchors]` per name, of users of this device: 0 for a padding
     user, and 0 in the three about other users where there are none. Average
-    them over `where`. Takes the memory of `4 * 256 * all` cosines.
+    them over `where`. Takes the memory of
+    `2 * views * 256 * all` cosines, and of as many comparisons.
 
   Example:
     >>> view = jnp.array([[1.0, 0.0], [0.0, 1.0]])

@@ -47,7 +47,7 @@ def adaptssr_loss(
   fusion: str | ArrayLike = 'adaptive',
   form: str = 'pairs',
   hard_negatives: bool = True,
-  temperature: float = 1.0,
+  temperature: ArrayLike = 1.0,
   smooth: float = 0.0,
   block_size: int | None = None,
   axis_name: AxisName | None = None,
@@ -107,24 +107,27 @@ def adaptssr_loss(
     )
   if form not in ('pairs', 'list'):
     raise ValueError(f"form must be 'pairs' or 'list', not {form!r}.")
+  if form == 'list' and (smooth or not hard_negatives):
+    raise ValueError("form='list' has no hard pairs, which could be smooth.")
   users = unit_users(users, where)
   negatives, own = negatives_of(users, where, axis_name)
   weight = functools.partial(
     augmentation_weight, fusion=fusion, where=where, axis_name=axis_name
   )
+  # How smooth the one negative is that stands for all of a block.
+  loss, scale = listwise_ranking_loss, temperature
   if form == 'pairs':
+    scale = smooth
     loss = functools.partial(
       mpr_loss, hard_negatives=hard_negatives, smooth=smooth
     )
-  else:
-    loss, smooth = listwise_ranking_loss, temperature
   anchors_loss = functools.partial(
     _anchors_loss,
     loss=functools.partial(loss, temperature=temperature, reduce_fn=None),
     own=own,
     negatives=negatives,
     is_mean=form == 'pairs' and not hard_negatives,
-    smooth=smooth,
+    smooth=scale,
     block_size=block_size,
   )
   # Each view first once, the others after it.
@@ -175,7 +178,7 @@ def _anchors_loss(
   own: Int[Array, ' batch'],
   negatives: Negatives,
   is_mean: bool,
-  smooth: float,
+  smooth: ArrayLike,
   block_size: int | None,
 ) -> Float[Array, ' batch']:
   """Ranks the views of `views[0, 0]`; all vectors have length 1."""
@@ -189,11 +192,12 @@ def _anchors_loss(
   )
   if block_size is None:
     return loss(negative_similarities(anchors, own, negatives))
-  size = min(4 * block_size, len(negatives.ids))
+  # All vectors of so many users.
+  size = min(views.shape[0] * 2 * block_size, len(negatives.ids))
   if is_mean:
     return mean_over_blocks(loss, anchors, own, negatives, block_size=size)
   # One negative that stands for all of them.
-  if smooth:
+  if isinstance(smooth, jax.core.Tracer) or smooth:
     hardest = functools.partial(smooth_hardest_similarity, smooth=smooth)
   else:
     hardest = hardest_similarity

@@ -118,7 +118,7 @@ def smooth_hardest_similarity(
   own: Ids,
   negatives: Negatives,
   *,
-  smooth: float,
+  smooth: ArrayLike,
   block_size: int,
 ) -> Float[Array, 'batch 1']:
   """The smooth maximum of the cosines of anchors to other users.
@@ -156,7 +156,7 @@ def smooth_hardest_similarity(
 
 
 def _smooth_max_of_block(
-  smooth: float, anchors: Anchors, own: Ids, negatives: Negatives
+  smooth: ArrayLike, anchors: Anchors, own: Ids, negatives: Negatives
 ) -> Float[Array, ' batch']:
   found = negative_similarities(anchors, own, negatives)
   return smooth_max(found, smooth=smooth)[:, 0]

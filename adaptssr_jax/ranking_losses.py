@@ -25,7 +25,7 @@ def mpr_loss(
   weight: Num[ArrayLike, '*#anchors'],
   where: Bool[ArrayLike, '*anchors'] | None = None,
   hard_negatives: bool = True,
-  temperature: float = 1.0,
+  temperature: ArrayLike = 1.0,
   smooth: float = 0.0,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
@@ -58,7 +58,8 @@ def mpr_loss(
     The reduced loss, 0 if no anchor counts, or `[...]`, 0 where none counts.
 
   Raises:
-    ValueError: If `temperature` is not positive, or `smooth` is negative.
+    ValueError: If `temperature` is not positive, or `smooth` is negative or
+      not of hard pairs.
 
   Example:
     >>> loss = mpr_loss(
@@ -74,6 +75,8 @@ def mpr_loss(
     its in-batch hard negative form.
   """
   _check_scales(temperature, smooth)
+  if smooth and not hard_negatives:
+    raise ValueError('smooth is of hard pairs: leave it at 0.')
   # Garbage in masked anchors must not reach the gradients as 0 * nan.
   implicit, explicit, negative = (
     zero_unless(where, as_float(x)) for x in (implicit, explicit, negative)
@@ -98,7 +101,7 @@ def listwise_ranking_loss(
   *,
   weight: Num[ArrayLike, '*#anchors'],
   where: Bool[ArrayLike, '*anchors'] | None = None,
-  temperature: float = 1.0,
+  temperature: ArrayLike = 1.0,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
   r"""The order of `mpr_loss` as a list: implicit, then explicit, then negative.
@@ -175,8 +178,9 @@ def _mean_over_triples(
   return jnp.mean(pairs, axis=(-2, -1))
 
 
-def _check_scales(temperature: float, smooth: float = 0.0) -> None:
-  if not temperature > 0:
+def _check_scales(temperature: ArrayLike, smooth: float = 0.0) -> None:
+  # Of a traced temperature, as one that is learned, nothing is known yet.
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
     raise ValueError(f'temperature must be positive, not {temperature}.')
   if not smooth >= 0:
     raise ValueError(f'smooth must be at least 0, not {smooth}.')

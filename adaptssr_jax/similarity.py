@@ -46,7 +46,7 @@ def cosines(
 
 
 def smooth_max(
-  values: Float[Array, '*batch n'], *, smooth: float
+  values: Float[Array, '*batch n'], *, smooth: ArrayLike
 ) -> Float[Array, '*batch 1']:
   """The maximum of the last axis, or a smooth one above it.
 
@@ -63,7 +63,7 @@ def smooth_max(
     >>> print(f'{smooth_max(jnp.zeros(2), smooth=1.0)[0]:.4f} = log 2')
     0.6931 = log 2
   """
-  if not smooth:
+  if not isinstance(smooth, jax.core.Tracer) and not smooth:
     return jnp.max(values, axis=-1, keepdims=True, initial=-jnp.inf)
   exists = values > -jnp.inf
   some = jnp.any(exists, axis=-1, keepdims=True)

@@ -7,7 +7,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
+
+
+def mean_projection(
+  features: int, embed_dim: int
+) -> Float[Array, 'features embed']:
+  """The map of a user vector to the mean of its parts.
+
+  (I ... I) / parts, the identity where there is one part
+
+  Args:
+    features: of a user vector, a multiple of `embed_dim`.
+    embed_dim: features of an item, and so of a part.
+
+  Returns:
+    `[features, embed_dim]`.
+
+  Example:
+    >>> mean_projection(4, 2).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+  """
+  parts = features // embed_dim
+  return jnp.tile(jnp.eye(embed_dim) / parts, (parts, 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +75,7 @@ class TiedTargets:
     features: int,
     embed_dim: int,
     bias: Float[np.ndarray, ' targets'] | None = None,
+    projection: Float[ArrayLike, 'features embed'] | None = None,
   ) -> dict[str, Array]:
     """The parameters before fine-tuning.
 
@@ -60,14 +84,17 @@ class TiedTargets:
       features: of a user vector, a multiple of `embed_dim`.
       embed_dim: features of an item.
       bias: with which the targets start; None: zeros.
+      projection: W, if it was learned; None: the mean of the parts of a vector
+        that are each as wide as an item.
 
     Returns:
       `projection` W, `bias` b, and where some targets are no items `rows`.
     """
-    parts = features // embed_dim
+    if projection is None:
+      projection = mean_projection(features, embed_dim)
     bias = np.zeros(self.num_outputs) if bias is None else bias
     params = {
-      'projection': jnp.tile(jnp.eye(embed_dim) / parts, (parts, 1)),
+      'projection': jnp.asarray(projection),
       'bias': jnp.asarray(bias, jnp.float32),
     }
     others = int((self.items == 0).sum())

@@ -23,10 +23,11 @@ def with_causal_encoder(settings: _Settings) -> _Settings:
       '--objective=causal_items needs --causal=true, or each state would see '
       'the item that it is to guess: leave --causal out'
     )
-  # The last state is what learns to guess, and the pooling learns nothing.
-  return dataclasses.replace(
-    settings, causal=True, readout=settings.readout or 'last'
-  )
+  readout = settings.readout
+  if settings.objective == (CAUSAL_ITEMS,):
+    # The last state is what learns to guess, and the pooling learns nothing.
+    readout = readout or 'last'
+  return dataclasses.replace(settings, causal=True, readout=readout)
 
 
 def longest_sequence(settings: EncoderSettings, max_length: int) -> int:

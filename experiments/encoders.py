@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint import restore_encoder, restore_model
 from adaptssr_jax.layers import INIT_STDDEV
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.transfer import map_item_rows
@@ -51,8 +52,9 @@ def make_encoder(
   for name, value in given.items():
     if name not in _FREE and getattr(encoder, name) != value:
       raise SettingsError(
-        f'--{name}={value} contradicts {source}, which has '
-        f'{getattr(encoder, name)}: leave the flag out'
+        f'--{name}={value}, given or needed by --objective, contradicts '
+        f'{source}, which has {getattr(encoder, name)}: leave the flag out, or '
+        'start from another run'
       )
   free = {name: given[name] for name in _FREE if name in given}
   encoder = encoder.clone(num_items=len(items), **free)
@@ -67,6 +69,37 @@ def make_encoder(
     'random'
   )
   return encoder, {**params, 'item_embedding': table}
+
+
+def restored_head(
+  head: dict[str, Any], items: Sequence[str], *, source: str
+) -> dict[str, Any]:
+  """What a run has learned beside its encoder, in place of a fresh start.
+
+  Args:
+    head: the fresh parameters: `bias`, a number per id, and `projection`.
+    items: raw item ids of the data set, by which biases are matched.
+    source: workdir of the run.
+
+  Returns:
+    The parameters, fresh where the run has none, or others.
+  """
+  _, params, known = restore_model(source)
+  saved = params.get('head', {})
+  found = {
+    name: saved[name]
+    for name in ('projection',)
+    if name in head and np.shape(saved.get(name)) == head[name].shape
+  }
+  if np.shape(saved.get('bias')) == (len(known) + 1,):
+    # As tables of one feature; the mask has no bias.
+    tables = [
+      jnp.append(jnp.asarray(bias), 0.0)[:, None]
+      for bias in (saved['bias'], head['bias'])
+    ]
+    bias, _ = map_item_rows(*tables, known, items)
+    found['bias'] = bias[:-1, 0]
+  return head | found
 
 
 def _build(**fields: Any) -> UserEncoder:

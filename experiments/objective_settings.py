@@ -1,6 +1,7 @@
 """The flags that say what is learned in pre-training."""
 
 import dataclasses
+import sys
 
 from experiments.settings import Settings, SettingsError, flag
 
@@ -9,6 +10,8 @@ AUGMENTATIONS = (*EDITS, 'slice')
 # Those whose softmax is over all items, and so needs the whole table.
 OVER_ALL_ITEMS = ('masked_items', 'causal_items', 'pooled_items', 'next_items')
 OBJECTIVES = ('adaptssr', *OVER_ALL_ITEMS)
+# Those that look at views, and can share them.
+OF_VIEWS = ('pooled_items', 'adaptssr')
 # The least behaviours of a slice, if the encoder reads as many.
 _SLICE_FROM = 15
 
@@ -110,6 +113,12 @@ class ObjectiveSettings(AugmentationSettings):
     choices=('shares', 'zeros'),
   )
 
+  def __post_init__(self) -> None:
+    if isinstance(self.objective, str):
+      # One word, as who calls `main(settings)` writes it.
+      object.__setattr__(self, 'objective', (self.objective,))
+    super().__post_init__()
+
 
 def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches hold whole histories, of which slices are drawn."""
@@ -124,6 +133,14 @@ def augmentations_of(settings: ObjectiveSettings) -> tuple[str, ...]:
   if settings.augmentations is not None:
     return settings.augmentations
   return ('slice',) if 'pooled_items' in settings.objective else EDITS
+
+
+def shares_views(settings: ObjectiveSettings) -> bool:
+  """Whether AdaptSSR and pooled items look at the same views: plain slices."""
+  return set(OF_VIEWS) <= set(settings.objective) and (
+    augmentations_of(settings) == ('slice',)
+    and settings.second_augmentations in (None, ('slice',))
+  )
 
 
 def slice_lengths_of(
@@ -178,17 +195,37 @@ def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
   return dict(zip(settings.objective, weights, strict=True))
 
 
-def check_objective(settings: ObjectiveSettings, max_length: int) -> None:
+def check_objective(settings: ObjectiveSettings) -> None:
   """Raises `SettingsError` where flags of the objective cannot be used."""
   parse_weights(settings)
   parse_fusion(settings.fusion)
-  slice_lengths_of(settings, max_length)
+  # What the encoder reads, only the encoder knows.
+  slice_lengths_of(settings, sys.maxsize)
   if len(set(settings.objective)) < len(settings.objective):
     raise SettingsError(
       f'--objective={",".join(settings.objective)} names one twice: give each '
       'once, and --objective_weights'
     )
-  if settings.second_augmentations and settings.num_slices != 2:
+  second = settings.second_augmentations
+  if second and ('slice' in second) != ('slice' in augmentations_of(settings)):
+    raise SettingsError(
+      f'--second_augmentations={",".join(second)} and --augmentations='
+      f'{",".join(augmentations_of(settings))}: give slice to both views or '
+      'to neither'
+    )
+  if settings.smooth and (
+    settings.loss_form == 'list' or not settings.hard_negatives
+  ):
+    raise SettingsError(
+      f'--smooth={settings.smooth:g} is for hard pairs: leave it out, or '
+      '--loss_form=list and --hard_negatives=false'
+    )
+  if settings.loss_form == 'list' and not settings.hard_negatives:
+    raise SettingsError(
+      '--hard_negatives=false is for --loss_form=pairs; a list has all '
+      'negatives: leave it out'
+    )
+  if second and settings.num_slices != 2:
     raise SettingsError(
       f'--second_augmentations is for two views, not --num_slices='
       f'{settings.num_slices}: leave out either'

@@ -15,13 +15,16 @@ from adaptssr_jax.devices import AXIS
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.causal_items import causal_items_objective
-from adaptssr_jax.objectives.masked_items import masked_items_objective
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  masked_items_objective,
+)
 from adaptssr_jax.objectives.next_items import next_items_objective
 from adaptssr_jax.objectives.pooled_items import (
   init_projection,
   predict_views,
 )
-from adaptssr_jax.objectives.users import last_behaviours
+from adaptssr_jax.objectives.users import last_behaviours, user_keys
 from adaptssr_jax.objectives.views import (
   encode_views,
   sum_objective,
@@ -30,11 +33,13 @@ from adaptssr_jax.objectives.views import (
 from adaptssr_jax.train import LossFn
 from experiments.causal_items import longest_sequence
 from experiments.objective_settings import (
+  OF_VIEWS,
   AugmentationSettings,
   ObjectiveSettings,
   augmentations_of,
   parse_fusion,
   parse_weights,
+  shares_views,
   slice_lengths_of,
   uses_histories,
 )
@@ -42,8 +47,7 @@ from experiments.shared_settings import LEAVE_ONE_OUT
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
-# Those that look at views, and can share them.
-_OF_VIEWS = ('pooled_items', 'adaptssr')
+_COUNTED_AT_ONCE = 2**24
 
 
 def make_objective(
@@ -63,79 +67,39 @@ def make_objective(
 
 
 def init_head(
-  settings: ObjectiveSettings, encoder: UserEncoder, users: UserArrays
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  *,
+  shares: np.ndarray | None,
 ) -> dict[str, Any]:
   """The parameters of the objectives that the encoder lacks.
 
-  A bias per id starts at zero, or at the log of how large a share of all
-  behaviours each item has, counted with one more, so that none has log 0.
+  Args:
+    settings: the flags.
+    encoder: that is trained.
+    shares: of `item_shares`, at whose log the bias of each id starts; None
+      starts it at zero.
   """
   if settings.objective == ('adaptssr',):
     return {}
-  head = {}
+  head = init_masked_items(encoder)
+  if shares is not None and settings.output_bias == 'shares':
+    head = {'bias': jnp.asarray(np.log(shares), jnp.float32)}
   if {'pooled_items', 'next_items'} & set(settings.objective):
-    head = init_projection(encoder)
-  if settings.output_bias == 'zeros':
-    return {'head': head | {'bias': jnp.zeros(encoder.mask_id)}}
-  counts = 1.0 + np.bincount(users.items.values, minlength=encoder.mask_id)
-  # A plan may be of more items than the data have.
-  counts = counts[: encoder.mask_id]
-  shares = np.log(counts / counts.sum())
-  return {'head': head | {'bias': jnp.asarray(shares, jnp.float32)}}
+    head |= init_projection(encoder)
+  return {'head': head}
 
 
-def encoded_of_a_user(settings: ObjectiveSettings) -> int:
-  """How many sequences are encoded of each user in a step."""
-  return sum(
-    {
-      'adaptssr': 2 * settings.num_slices,
-      # Of the passes of AdaptSSR, if it sees the same views.
-      'pooled_items': 0 if shares_views(settings) else settings.num_slices,
-    }.get(name, 1)
-    for name in settings.objective
-  )
-
-
-def encoded_lengths(
-  settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
-) -> np.ndarray:
-  """How long the sequences are that are encoded of users so long.
-
-  Args:
-    settings: the flags.
-    lengths: of users, of their whole histories if slices are drawn of them.
-    max_length: of the encoder.
-  """
-  first = augmentations_of(settings)
-  second = settings.second_augmentations or first
-  views = first + second * (settings.num_slices - 1)
-  low, high = slice_lengths_of(settings, max_length)
-  # Slices of all lengths that are drawn, as far as there are behaviours.
-  drawn = np.linspace(low, high, 16).astype(int)
-  slices = np.minimum(lengths[:, None], drawn).reshape(-1)
-  recent = np.minimum(lengths, max_length)
-  found = []
-  for objective in settings.objective:
-    if objective == 'pooled_items':
-      found.append(slices)
-    elif objective == 'adaptssr':
-      seen = slices if 'slice' in first + second else recent
-      # Only crop makes a sequence shorter.
-      found += [
-        np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
-        for name in views
-      ]
-    else:
-      found.append(recent)
-  return np.concatenate(found).astype(int)
-
-
-def shares_views(settings: ObjectiveSettings) -> bool:
-  """Whether AdaptSSR and pooled items look at the same views: plain slices."""
-  return set(_OF_VIEWS) <= set(settings.objective) and (
-    augmentations_of(settings) == ('slice',)
-    and settings.second_augmentations in (None, ('slice',))
-  )
+def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
+  """The share of each id, counted with one more, so that none is zero."""
+  counts = np.ones(encoder.mask_id)
+  values = users.items.values
+  # Piece by piece: to count, NumPy makes a copy of what it counts.
+  for start in range(0, len(values), _COUNTED_AT_ONCE):
+    counts += np.bincount(
+      values[start : start + _COUNTED_AT_ONCE], minlength=encoder.mask_id
+    )
+  return counts / counts.sum()
 
 
 def _make_objective(
@@ -149,13 +113,15 @@ def _make_objective(
   weights = parse_weights(settings)
   groups = [(name,) for name in settings.objective]
   if shares_views(settings):
-    others = [group for group in groups if group[0] not in _OF_VIEWS]
-    groups = [_OF_VIEWS, *others]
+    others = [group for group in groups if group[0] not in OF_VIEWS]
+    groups = [OF_VIEWS, *others]
   made = {}
   for group in groups:
-    make = _of_views if group[0] in _OF_VIEWS else _of_items
+    make = functools.partial(_of_items, group[0])
+    if group[0] in OF_VIEWS:
+      make = functools.partial(_of_views, group, weights)
     made['_and_'.join(group)] = make(
-      settings, encoder, buckets, group, weights, is_training=is_training
+      settings, encoder, buckets, is_training=is_training
     )
   if len(made) == 1:
     (only,) = made.values()
@@ -164,11 +130,11 @@ def _make_objective(
 
 
 def _of_views(
+  names: tuple[str, ...],
+  weights: dict[str, float],
   settings: ObjectiveSettings,
   encoder: UserEncoder,
   buckets: Buckets,
-  names: tuple[str, ...],
-  weights: dict[str, float],
   *,
   is_training: bool,
 ) -> LossFn:
@@ -210,20 +176,20 @@ def _of_views(
   )
   if 'slice' in views:
     return objective
-  return _on_window(settings, encoder, objective, is_training=is_training)
+  return _on_window(
+    settings, objective, encoder.max_length, is_training=is_training
+  )
 
 
 def _of_items(
+  name: str,
   settings: ObjectiveSettings,
   encoder: UserEncoder,
   buckets: Buckets,
-  names: tuple[str, ...],
-  weights: dict[str, float],
   *,
   is_training: bool,
 ) -> LossFn:
   """Masked items, each next item, or the next items after a prefix."""
-  del weights
   shared = {
     'encoder': encoder,
     'sampled_items': settings.sampled_items if is_training else 0,
@@ -231,39 +197,41 @@ def _of_items(
     'buckets': buckets,
     'axis_name': AXIS,
   }
-  if names == ('next_items',):
+  if name == 'next_items':
     return functools.partial(
       next_items_objective, num_next=settings.num_next, **shared
     )
-  if names == ('causal_items',):
+  if name == 'causal_items':
     # The users that leave-one-out validates are those it trains on, with one
     # item more, which alone is new.
     last_only = settings.split == LEAVE_ONE_OUT and not is_training
     objective = functools.partial(
       causal_items_objective, last_only=last_only, **shared
     )
+    length = longest_sequence(settings, encoder.max_length)
   else:
+    length = encoder.max_length
     objective = functools.partial(
       masked_items_objective, ratio=settings.mask_ratio or 0.3, **shared
     )
-  return _on_window(settings, encoder, objective, is_training=is_training)
+  return _on_window(settings, objective, length, is_training=is_training)
 
 
 def _on_window(
   settings: ObjectiveSettings,
-  encoder: UserEncoder,
   objective: LossFn,
+  length: int,
   *,
   is_training: bool,
 ) -> LossFn:
-  """Shows an objective what the encoder reads, where batches hold histories."""
-  if not uses_histories(settings):
-    return objective
+  """Shows an objective so many behaviours, where batches hold more of them."""
+  # Without histories, windows are drawn where batches are made.
+  is_drawn = is_training and uses_histories(settings)
   return functools.partial(
     see_window,
     objective=objective,
-    length=longest_sequence(settings, encoder.max_length),
-    window=settings.window if is_training else 'last',
+    length=length,
+    window=settings.window if is_drawn else 'last',
   )
 
 
@@ -277,12 +245,10 @@ def see_window(
   window: str,
 ) -> tuple[jax.Array, dict[str, Any]]:
   """An objective of the last behaviours, or of a random run, of histories."""
-  window_key, key = jax.random.split(key)
   items = last_behaviours(batch['items'], length=length)
   if window == 'random':
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-      window_key, batch['example_id']
-    )
+    window_key, key = jax.random.split(key)
+    keys = user_keys(window_key, batch['example_id'])
     draw = functools.partial(augment.random_slice, lengths=(length, length))
     items = jax.vmap(draw)(keys, batch['items'])[:, :length]
   return objective(params, batch | {'items': items}, key)

@@ -66,6 +66,7 @@ def plan_run(
   buckets: Buckets,
   encoded: np.ndarray,
   sequences: int,
+  longest: int | None = None,
 ) -> Plan:
   """Compiles the step of a run, and prints what it needs.
 
@@ -79,6 +80,7 @@ def plan_run(
     buckets: in which parts sequences are encoded.
     encoded: how long these are, a sample.
     sequences: that are encoded of a user.
+    longest: of the sequences that are encoded [length].
 
   Returns:
     What was printed.
@@ -94,9 +96,9 @@ def plan_run(
     encoded,
     rows=sequences * settings.batch_size // devices,
     buckets=buckets,
-    length=length,
+    length=longest or length,
   )
-  longest = np.eye(len(shares))[-1]
+  last = np.eye(len(shares))[-1]
   in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
   plan = Plan(
     backend=jax.default_backend(),
@@ -109,7 +111,7 @@ def plan_run(
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     flops=devices * flops_of(traced, shares=shares),
-    most_flops=devices * flops_of(traced, shares=longest),
+    most_flops=devices * flops_of(traced, shares=last),
     sent=sent_of(compiled.as_text(), devices=devices),
     **_sizes_of_data(settings, data, users),
     **_sizes_of_state(state),

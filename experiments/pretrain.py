@@ -27,16 +27,16 @@ from experiments import loop
 from experiments.causal_items import longest_sequence, with_causal_encoder
 from experiments.collapse import collapse_warning, spread_of_users
 from experiments.datasets import open_data
-from experiments.encoders import make_encoder
+from experiments.encoded_views import encoded_lengths, encoded_of_a_user
+from experiments.encoders import make_encoder, restored_head
 from experiments.objective_settings import (
   ObjectiveSettings,
   check_objective,
   uses_histories,
 )
 from experiments.objectives import (
-  encoded_lengths,
-  encoded_of_a_user,
   init_head,
+  item_shares,
   make_objective,
 )
 from experiments.plan import check_plan, plan_run, planned_items, shapes_of
@@ -84,7 +84,8 @@ _FROM_THE_VECTOR = ('pooled_items', 'next_items')
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """The settings with the flags that the objective decides, unless given."""
-  if settings.item_stddev is None and settings.objective[0] in _FROM_THE_VECTOR:
+  predicts = set(settings.objective) & set(_FROM_THE_VECTOR)
+  if settings.item_stddev is None and predicts:
     return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)
   return settings
 
@@ -94,6 +95,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
   settings = with_defaults(with_causal_encoder(settings))
   loop.check_devices(settings)
   check_table_update(settings)
+  check_objective(settings)
   if settings.plan:
     return plan(settings)
   with opened_workdir(settings) as folder:
@@ -114,13 +116,16 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   )
   users = data.splits['train']
   length, _, buckets = lengths_of(settings, data, encoder)
-  head = init_head(settings, encoder, users)
+  head = init_head(settings, encoder, shares=item_shares(encoder, users))
+  if settings.init_from and head:
+    learned = restored_head(head['head'], items, source=settings.init_from)
+    head = {'head': learned}
   step, state = make_pretraining(
     settings, encoder, {'encoder': params} | head, buckets, length=length
   )
   state = loop.train(
     loop.Run(
-      settings=settings,
+      settings=batch_settings(settings),
       folder=folder,
       users=users,
       length=length,
@@ -151,6 +156,17 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   return state
 
 
+def batch_settings(settings: PretrainSettings) -> PretrainSettings:
+  """The settings by which batches are made.
+
+  A random run of a history is drawn by the objective where batches hold
+  histories, of which --max_history keeps the last behaviours.
+  """
+  if uses_histories(settings):
+    return dataclasses.replace(settings, window='last')
+  return settings
+
+
 def probe_of(
   settings: PretrainSettings, encoder: UserEncoder, items: Sequence[str]
 ) -> EpochProbe | None:
@@ -174,8 +190,8 @@ def plan(settings: PretrainSettings) -> Plan:
     jax.random.key(settings.seed),
   )
   length, encoded, buckets = lengths_of(settings, data, encoder)
-  params = {'encoder': params} | init_head(
-    settings, encoder, data.splits['train']
+  head = jax.eval_shape(
+    functools.partial(init_head, settings, encoder, shares=None)
   )
   make = functools.partial(
     make_pretraining, settings, encoder, buckets=buckets, length=length
@@ -184,10 +200,11 @@ def plan(settings: PretrainSettings) -> Plan:
     settings,
     data,
     data.splits['train'],
-    *shapes_of(make, params),
+    *shapes_of(make, {'encoder': params} | head),
     length=length,
     buckets=buckets,
     encoded=encoded,
+    longest=min(length, longest_sequence(settings, encoder.max_length)),
     sequences=encoded_of_a_user(settings),
   )
 
@@ -199,7 +216,6 @@ def lengths_of(
 
   The sequences are those of a sample.
   """
-  check_objective(settings, encoder.max_length)
   longest = longest_sequence(settings, encoder.max_length)
   if uses_histories(settings):
     longest = settings.max_history or sys.maxsize

@@ -140,7 +140,7 @@ def make_training(
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
   """
-  size = settings.batch_size * length + 2
+  size = min(settings.batch_size * length, encoder.num_items) + 2
   params = with_split_table(settings, params)
   if not _update_rows(settings, encoder, size):
     step = functools.partial(
@@ -154,7 +154,7 @@ def make_training(
   state = init_row_state(params, optimizer, table_optimizer)
   step = row_train_step
   if settings.shard_table:
-    size = _rows_of_a_device(settings, length)
+    size = _rows_of_a_device(settings, encoder, length)
     step = functools.partial(shard_row_train_step, mask_id=encoder.mask_id)
   step = functools.partial(
     step,
@@ -194,7 +194,7 @@ def on_table(
   """
   if not settings.shard_table:
     return make(encoder)
-  size = _rows_of_a_device(settings, length)
+  size = _rows_of_a_device(settings, encoder, length)
   return on_rows(
     make(encoder.clone(num_items=size - 2)),
     mask_id=encoder.mask_id,
@@ -244,10 +244,12 @@ def _encoding(buckets: Buckets, encoder: UserEncoder) -> Callable:
   )
 
 
-def _rows_of_a_device(settings: TableSettings, length: int) -> int:
+def _rows_of_a_device(
+  settings: TableSettings, encoder: UserEncoder, length: int
+) -> int:
   """How many rows of the table a device's part of a batch needs at most."""
   users = users_per_device(settings.batch_size, jax.device_count())
-  return users * length + 2
+  return min(users * length, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:

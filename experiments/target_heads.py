@@ -84,31 +84,42 @@ def make_tied_targets(
     f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
     'the others have rows of their own'
   )
+  learned = _pretrained_head(settings, targets)
+  width = (encoder.vector_dim, encoder.embed_dim)
+  if np.shape(learned.get('projection')) != width:
+    # Learned for another --readout.
+    learned.pop('projection', None)
   params = head.init(
     key,
     features=encoder.vector_dim,
     embed_dim=encoder.embed_dim,
-    bias=_pretrained_bias(settings, targets),
+    **learned,
   )
   return head, params
 
 
-def _pretrained_bias(
+def _pretrained_head(
   settings: FinetuneSettings, targets: list[str]
-) -> np.ndarray | None:
-  """With what bias the pre-trained model scores targets, if it scores items."""
+) -> dict[str, np.ndarray]:
+  """By what the pre-trained model scores targets, if it scores items."""
   if not settings.pretrained:
-    return None
+    return {}
   # Also where all else is traced, as for a plan.
   with jax.ensure_compile_time_eval():
     encoder, params, known = restore_model(settings.pretrained)
-  bias = params.get('head', {}).get('bias')
-  if bias is not None and bias.shape == (encoder.mask_id,):
-    return biases_of_targets(np.asarray(bias), targets, known)
+  head = params.get('head', {})
+  learned = {
+    name: np.asarray(head[name])
+    for name in ('bias', 'projection')
+    if name in head
+  }
+  if np.shape(learned.get('bias')) == (encoder.mask_id,):
+    bias = biases_of_targets(learned['bias'], targets, known)
+    return learned | {'bias': bias}
   if settings.mode == 'zero_shot':
     raise SettingsError(
       f'--mode=zero_shot: {settings.pretrained} has not learned to score '
       'items; take a run of --objective=causal_items, or fine-tune it with '
       '--tied_targets'
     )
-  return None
+  return {}

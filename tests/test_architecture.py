@@ -88,6 +88,7 @@ COMMAND_LAYERS = [
     'logs',
     'similarity_picture',
     'collapse',
+    'encoded_views',
     'objectives',
   },
   {'skipped', 'target_heads'},

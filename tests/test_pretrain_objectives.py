@@ -6,7 +6,7 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.models import UserEncoder
 from experiments import pretrain, probe_epochs
-from experiments.objectives import init_head
+from experiments.objectives import init_head, item_shares
 from experiments.settings import SettingsError
 from tests.tiny_runs import (
   Interruption,
@@ -89,6 +89,8 @@ def test_adaptssr_joins_from_the_first_stage(pooled, tmp_path, data_dir):
       'sampled_items': 5,
     },
     {'augmentations': ('slice', 'mask'), 'num_slices': 3},
+    # Of which only one sees an item more.
+    {'objective': ('masked_items', 'causal_items', 'adaptssr')},
     # Vectors three times as wide as an item.
     JOINT | {'num_queries': 2, 'readout': 'pooled,last'},
   ],
@@ -105,14 +107,15 @@ def test_the_bias_starts_at_the_shares_of_the_items():
   users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
   encoder = UserEncoder(3, embed_dim=2)
   settings = pretrain_settings('', '', **POOLED)
-  bias = init_head(settings, encoder, users)['head']['bias']
+  shares = item_shares(encoder, users)
+  bias = init_head(settings, encoder, shares=shares)['head']['bias']
   # One more of each: padding, then items 1, 2 and 3.
   np.testing.assert_allclose(
     np.exp(bias), np.array([1, 5, 1, 2]) / 9, rtol=1e-6
   )
   zeros = pretrain_settings('', '', output_bias='zeros', **POOLED)
-  assert not init_head(zeros, encoder, users)['head']['bias'].any()
-  assert init_head(pretrain_settings('', ''), encoder, users) == {}
+  assert not init_head(zeros, encoder, shares=shares)['head']['bias'].any()
+  assert init_head(pretrain_settings('', ''), encoder, shares=shares) == {}
 
 
 def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):
@@ -157,9 +160,15 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ({'objective_weights': ('1', '-1')}, '--objective_weights=1,-1 must be'),
     ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
     ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
-    ({'objective': 'adaptssr'}, '--objective holds several words'),
+    ({'slice_lengths': '1,2'}, '--slice_lengths holds several words'),
+    ({'smooth': 0.1}, '--smooth=0.1 is for hard pairs'),
+    ({'hard_negatives': False}, 'a list has all negatives'),
     (
-      {'second_augmentations': ('crop',), 'num_slices': 3},
+      {'second_augmentations': ('mask',)},
+      'give slice to both views or to neither',
+    ),
+    (
+      {'second_augmentations': ('slice', 'crop'), 'num_slices': 3},
       '--second_augmentations is for two views',
     ),
     ({'table_update': 'rows'}, 'does not go with --objective=pooled_items'),

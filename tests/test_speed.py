@@ -15,7 +15,7 @@ from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.row_training import RowOptState, row_train_step
 from adaptssr_jax.train import train_step
 from experiments import finetune, pretrain
-from experiments.objectives import encoded_lengths
+from experiments.encoded_views import encoded_lengths
 from experiments.settings import SettingsError
 from experiments.speed import (
   EncodingSettings,

@@ -30,8 +30,9 @@ def prefix_and_next(
     num_next: behaviours kept after the cut, the first ones.
 
   Returns:
-    `[min(length, max_length)]`, at least one behaviour, then padding; and
-    `[num_next]`, at least one behaviour unless the history has but one.
+    `[min(length, max_length)]`, at least one behaviour unless the history is
+    empty, then padding; and `[num_next]`, at least one behaviour if the history
+    has two.
 
   Example:
     >>> prefix, after = prefix_and_next(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -25,6 +26,7 @@ from adaptssr_jax.set_softmax import (
   shard_set_softmax_losses,
 )
 from adaptssr_jax.table_shards import fetch_from
+from adaptssr_jax.tied_targets import mean_projection
 
 
 def pooled_items_objective(
@@ -107,7 +109,8 @@ def predict_views(
     batch,
     views.users,
     jnp.broadcast_to(labels, (*views.users.shape[:-1], labels.shape[-1])),
-    jax.random.fold_in(key, 1),
+    # The keys of users are folded in from 0 to 2^31 - 1.
+    jax.random.fold_in(key, np.uint32(2**32 - 1)),
     sampled_items=sampled_items,
     axis_name=axis_name,
   )
@@ -178,12 +181,9 @@ def init_projection(encoder: UserEncoder) -> dict[str, Array]:
     >>> init_projection(encoder)['projection'].shape
     (6, 2)
   """
-  parts = encoder.vector_dim // encoder.embed_dim
-  if parts == 1:
+  if encoder.vector_dim == encoder.embed_dim:
     return {}
-  return {
-    'projection': jnp.tile(jnp.eye(encoder.embed_dim), (parts, 1)) / parts
-  }
+  return {'projection': mean_projection(encoder.vector_dim, encoder.embed_dim)}
 
 
 def _set_losses(

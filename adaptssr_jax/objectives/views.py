@@ -93,7 +93,7 @@ def encode_views(
     encoder: gives the user vectors.
     augmentations: of each view of a user, (key, items) -> items.
     passes: dropout masks of each view.
-    deterministic: no dropout, in the one pass that is then allowed.
+    deterministic: no dropout: all passes of a view are then the same.
     buckets: in which parts the sequences are encoded.
   """
   draw = functools.partial(
@@ -202,13 +202,16 @@ def weighted_sum(
   if len(parts) == 1 and not weights:
     (only,) = parts.values()
     return only
-  total = jnp.zeros(())
+  total = sum(
+    weights.get(name, 1.0) * loss for name, (loss, _) in parts.items()
+  )
   named = {}
-  for name, (loss, metrics) in parts.items():
-    total += weights.get(name, 1.0) * loss
-    named |= {key: value for key, value in metrics.items() if key != 'loss'}
-    named[f'{name}_loss'] = metrics['loss']
-  # The total as (sum, count) over the examples of this device, whatever the
-  # parts count: of the first, which every device has in the same share.
+  for name, (_, metrics) in parts.items():
+    for key, value in metrics.items():
+      # Two of them may measure the same.
+      is_known = key == 'loss' or key in named
+      named[f'{name}_{key}' if is_known else key] = value
+  # Each part counts examples of its own. The total of a batch is of the users
+  # that the first part counts on this device, so that devices add up.
   _, count = next(iter(parts.values()))[1]['loss']
   return total, {'loss': (total * count, count)} | named

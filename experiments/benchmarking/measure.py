@@ -19,8 +19,8 @@ from experiments import loop
 from experiments.benchmarking.made_users import made_users
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.work import SEQUENCES, padding_share, step_flops
+from experiments.encoded_views import encoded_lengths
 from experiments.encoders import make_encoder
-from experiments.objectives import encoded_lengths
 from experiments.pretrain import PretrainSettings, make_pretraining
 from experiments.process import num_cores
 from experiments.speed import (

@@ -18,7 +18,7 @@ from experiments.comparison.methods import (
 from experiments.settings import SettingsError
 
 # What a run may have otherwise than the one that it starts from.
-_FREE = ('dropout_rate', 'dtype')
+_FREE = ('dropout_rate', 'dtype', 'readout')
 
 
 @dataclasses.dataclass(frozen=True)
