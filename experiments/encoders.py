@@ -16,7 +16,7 @@ from experiments.settings import SettingsError
 from experiments.shared_settings import EncoderSettings
 
 # What a checkpoint's parameters do not depend on.
-_FREE = ('dropout_rate', 'dtype', 'readout')
+FREE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
 def make_encoder(
@@ -50,13 +50,13 @@ def make_encoder(
   with jax.ensure_compile_time_eval():
     encoder, params, known = restore_encoder(source)
   for name, value in given.items():
-    if name not in _FREE and getattr(encoder, name) != value:
+    if name not in FREE_FIELDS and getattr(encoder, name) != value:
       raise SettingsError(
         f'--{name}={value}, given or needed by --objective, contradicts '
         f'{source}, which has {getattr(encoder, name)}: leave the flag out, or '
         'start from another run'
       )
-  free = {name: given[name] for name in _FREE if name in given}
+  free = {name: given[name] for name in FREE_FIELDS if name in given}
   encoder = encoder.clone(num_items=len(items), **free)
   table, found = map_item_rows(
     params['item_embedding'],

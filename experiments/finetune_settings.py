@@ -40,10 +40,10 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'all of them (softmax).',
     choices=('bpr', 'softmax'),
   )
-  tied_targets: bool = flag(
-    False,
+  tied_targets: bool | None = flag(
+    None,
     'Rankings: a target that is an item is scored by its row in the item table '
-    '[zero_shot true].',
+    '[of zero_shot true, else false].',
   )
   probe_model: str = flag(
     'logistic',
@@ -145,13 +145,12 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
     'learning_rate': _LEARNING_RATES.get(task, 2e-4),
     # It would blur vectors that cannot learn to be robust to it.
     'dropout_rate': 0.5 if settings.mode == 'full' else 0.0,
+    # A head of its own would know nothing yet.
+    'tied_targets': settings.mode == 'zero_shot',
   }
   missing = {
     name: value
     for name, value in defaults.items()
     if getattr(settings, name) is None
   }
-  if settings.mode == 'zero_shot':
-    # A head of its own would know nothing yet.
-    missing['tied_targets'] = True
   return dataclasses.replace(settings, **missing)

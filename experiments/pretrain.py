@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.checkpoint import restore_description
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.description import describe
 from adaptssr_jax.devices import AXIS, replicate
@@ -43,8 +44,12 @@ from experiments.plan import check_plan, plan_run, planned_items, shapes_of
 from experiments.planning.report import Plan
 from experiments.probe_epochs import EpochProbe, open_probe
 from experiments.process import tell
-from experiments.settings import flag, run
-from experiments.shared_settings import EncoderSettings, PlanSettings
+from experiments.settings import SettingsError, flag, run
+from experiments.shared_settings import (
+  LEAVE_ONE_OUT,
+  EncoderSettings,
+  PlanSettings,
+)
 from experiments.speed import (
   check_table_update,
   length_seen,
@@ -66,13 +71,15 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   select_by: str = flag(
     'loss',
     'What chooses the best epoch: the validation loss, or the accuracy of a '
-    'logistic regression on the vectors of the users of --probe_task.',
+    'logistic regression (the AUC, of a conversion) on the vectors of the '
+    'users of --probe_task.',
     choices=('loss', 'probe'),
   )
   probe_task: str = flag(
     'gender',
     '--select_by=probe: the task whose training and validation rows judge the '
-    'vectors; its test rows are not looked at.',
+    'vectors. Its test rows are not looked at, which is so for the stored '
+    'split alone, not for another --split_seed of fine-tuning.',
   )
 
 
@@ -104,6 +111,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
 
 def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   """Pre-trains in an open folder."""
+  check_source(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
   write_dataset(folder, data)
@@ -174,6 +182,19 @@ def probe_of(
   if settings.select_by == 'loss':
     return None
   return open_probe(settings, encoder, items, task=settings.probe_task)
+
+
+def check_source(settings: PretrainSettings) -> None:
+  """Raises `SettingsError` where the source has seen what is held out here."""
+  if not settings.init_from:
+    return
+  flags = restore_description(settings.init_from).flags
+  if flags.get('split') == LEAVE_ONE_OUT != settings.split:
+    raise SettingsError(
+      f'--init_from={settings.init_from} was trained with '
+      '--split=leave_one_out, and has seen films that are held out otherwise: '
+      'give that flag too, or take a run without it'
+    )
 
 
 def plan(settings: PretrainSettings) -> Plan:
@@ -316,7 +337,7 @@ def validate(
   values |= spread_of_users(np.concatenate(vectors))
   score = -values['loss']
   if probe:
-    score = values['probe_accuracy'] = probe.accuracy(state.params)
+    score = values['probe'] = probe.score(state.params)
   warning = collapse_warning(values, objective=settings.objective)
   if warning:
     tell(f'WARNING at step {int(state.step):,}: {warning}')

@@ -17,6 +17,7 @@ from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import pmap_step
 from experiments import loop
 from experiments.datasets import open_data
+from experiments.labelled_rows import labelled_rows
 from experiments.reading import Labelled, read
 from experiments.scikit_learn import scikit_learn
 from experiments.settings import SettingsError
@@ -27,23 +28,24 @@ from experiments.speed import (
   make_buckets,
   sample_lengths,
 )
+from experiments.tasks import KINDS
 
 
 class EpochProbe(NamedTuple):
   """A task whose labels judge the vectors of an epoch.
 
   Args:
-    users: of the training and then of the validation rows, without labels.
+    users: of the training, validation and test rows, without labels.
     labelled: the labels of these rows.
     encode: (params, users) -> their vectors, [rows, dim].
   """
 
-  users: tuple[UserArrays, UserArrays]
+  users: tuple[UserArrays, ...]
   labelled: Labelled
   encode: Callable[..., np.ndarray]
 
-  def accuracy(self, params: dict[str, Any]) -> float:
-    """The accuracy on the validation rows."""
+  def score(self, params: dict[str, Any]) -> float:
+    """The accuracy, or the AUC of a conversion, on the validation rows."""
     vectors = [self.encode(params, users) for users in self.users]
     return read(np.concatenate(vectors), self.labelled).score
 
@@ -73,14 +75,20 @@ def open_probe(
       f'--probe_task={task} is a {data.kind} task: --select_by=probe needs one '
       'with classes'
     )
-  splits = [data.splits[name] for name in ('train', 'validation')]
+  validation = data.splits['validation']
+  # A model is also tested, here on a row that is of no interest.
+  judges = {
+    'train': data.splits['train'],
+    'validation': validation,
+    'test': validation.first(1),
+  }
+  labelled = labelled_rows(
+    data._replace(splits=judges), KINDS[data.kind].select_by[0]
+  )
   users = tuple(
     _renumbered(split, data.vocabulary.items, items, unknown=encoder.mask_id)
-    for split in splits
+    for split in judges.values()
   )
-  label = np.concatenate([split.label for split in splits])
-  ends = np.cumsum([len(split.label) for split in splits])
-  validation = np.arange(*ends)
   length = length_seen(users, encoder.max_length)
   encode = pmap_step(
     encoding_step(
@@ -92,16 +100,7 @@ def open_probe(
   )
   return EpochProbe(
     users,
-    Labelled(
-      label,
-      # Nothing is tested.
-      {
-        'train': np.arange(ends[0]),
-        'validation': validation,
-        'test': validation[:1],
-      },
-      len(data.vocabulary.labels),
-    ),
+    labelled,
     functools.partial(
       _vectors, encode=encode, settings=settings, length=length
     ),

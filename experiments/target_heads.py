@@ -40,6 +40,10 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
         'leave it out'
       )
     return
+  if zero_shot and settings.tied_targets is False:
+    raise SettingsError(
+      '--mode=zero_shot ranks by the item table: leave out --tied_targets=false'
+    )
   if settings.tied_targets and settings.shard_table:
     raise SettingsError(
       f'--shard_table does not go with {given[0]}, which scores targets by the '
@@ -63,6 +67,15 @@ def _refuse_known_targets(settings: FinetuneSettings) -> None:
       '--split=leave_one_out, so that it has seen films that '
       f'--task={settings.task} holds out: take a run without it, or '
       '--task=next_item'
+    )
+  if settings.split == LEAVE_ONE_OUT and flags.get('task', '') not in (
+    '',
+    settings.task,
+  ):
+    raise SettingsError(
+      f'--pretrained={settings.pretrained} was fine-tuned on '
+      f'--task={flags["task"]}, so that it may have seen films that '
+      f'--task={settings.task} holds out: take a pre-training run'
     )
 
 
@@ -113,13 +126,17 @@ def _pretrained_head(
     for name in ('bias', 'projection')
     if name in head
   }
+  flags = restore_description(settings.pretrained).flags
+  trained = set(str(flags.get('objective', '')).split(','))
+  # Masked items train no vector of a user.
+  scores_users = trained & {'causal_items', 'pooled_items', 'next_items'}
+  if settings.mode == 'zero_shot' and not scores_users:
+    raise SettingsError(
+      f'--mode=zero_shot: {settings.pretrained} has not learned to score items '
+      'by the vector of a user; take a run of --objective=causal_items or '
+      'pooled_items, or fine-tune it with --tied_targets'
+    )
   if np.shape(learned.get('bias')) == (encoder.mask_id,):
     bias = biases_of_targets(learned['bias'], targets, known)
     return learned | {'bias': bias}
-  if settings.mode == 'zero_shot':
-    raise SettingsError(
-      f'--mode=zero_shot: {settings.pretrained} has not learned to score '
-      'items; take a run of --objective=causal_items, or fine-tune it with '
-      '--tied_targets'
-    )
   return {}

@@ -29,6 +29,7 @@ from experiments import loop
 from experiments.encoders import make_encoder
 from experiments.finetune_settings import FinetuneSettings
 from experiments.settings import SettingsError
+from experiments.shared_settings import LEAVE_ONE_OUT
 from experiments.target_heads import check_ranking, make_tied_targets
 
 CUTOFFS = (5, 10, 20)
@@ -248,13 +249,20 @@ def examples_of(
 ) -> dict[str, UserArrays]:
   """What is encoded of each split: its rows; for rankings, users with theirs.
 
-  Of the training split, only the rows that `--train_users` asks for.
+  Of the training split, only the rows that `--train_users` asks for. There, the
+  positives of a user in the other splits may be negatives like any target: to
+  spare them would tell training which targets are to be found in the test.
   """
   train = data.splits['train'].first(settings.train_users)
   splits = data.splits | {'train': train}
   if data.kind != 'ranking':
     return splits
-  return {name: group_rows(rows) for name, rows in splits.items()}
+  examples = {name: group_rows(rows) for name, rows in splits.items()}
+  if settings.split != LEAVE_ONE_OUT:
+    # Else its targets are what the user has seen before.
+    users = examples['train']
+    examples['train'] = users._replace(targets=users.positives)
+  return examples
 
 
 def make_model(

@@ -108,8 +108,14 @@ def test_predictions_of_other_rows_are_refused(stand_ins, settings):
     ),
     (
       'classification',
-      '--mode=frozen\n--table_update=rows',
-      '--table_update=rows does not go with --mode=frozen',
+      '--mode=frozen',
+      'leave out --mode=frozen; frozen vectors are columns',
+    ),
+    ('first_stage', '--objective=pooled_items\n--select_by=probe', 'leave out'),
+    (
+      'first_stage',
+      '--objective=pooled_items\n--split=leave_one_out',
+      'leave out --split=leave_one_out: all methods',
     ),
   ],
 )

@@ -338,3 +338,23 @@ def test_a_probe_without_scikit_learn_says_what_to_install(
   monkeypatch.setitem(sys.modules, 'sklearn.linear_model', None)
   with pytest.raises(SettingsError, match=r'pip install .\.\[probe\].$'):
     finetune.main(finetune_settings(tmp_path, data_dir, mode='probe'))
+
+
+def test_training_is_not_told_which_targets_are_tested(data_dir):
+  settings = finetune_settings('unused', data_dir, **CLICK)
+  data = finetune.open_task(settings)
+  examples = tasks.examples_of(settings, data)
+  train, test = examples['train'], examples['test']
+  own = {
+    name: train.positives[row].tolist()
+    for row, name in enumerate(train.user_ids(np.arange(len(train.items))))
+  }
+  held_out = 0
+  for row, name in enumerate(test.user_ids(np.arange(len(test.items)))):
+    # All positives are left out of a ranking, those to train on among them.
+    assert set(own.get(name, ())) <= set(test.targets[row].tolist())
+    held_out += len(set(test.positives[row]) - set(own.get(name, ())))
+  assert held_out > 50
+  for row in range(len(train.items)):
+    # Of a user's positives, a negative may be any that is not trained on.
+    assert sorted(train.targets[row]) == sorted(train.positives[row])

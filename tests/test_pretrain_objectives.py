@@ -121,14 +121,14 @@ def test_the_bias_starts_at_the_shares_of_the_items():
 def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):
   told = iter([0.5, 0.9, 0.7])
   monkeypatch.setattr(
-    probe_epochs.EpochProbe, 'accuracy', lambda *args: next(told)
+    probe_epochs.EpochProbe, 'score', lambda *args: next(told)
   )
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', probe_task='age', **POOLED
   )
   state = pretrain.main(settings)
   assert int(state.step) == 6
-  found = [line.get('validation_probe_accuracy') for line in lines(tmp_path)]
+  found = [line.get('validation_probe') for line in lines(tmp_path)]
   assert [value for value in found if value] == [0.5, 0.9, 0.7]
 
 
@@ -138,9 +138,9 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
   )
   pretrain.main(settings)
   (value,) = [
-    line['validation_probe_accuracy']
+    line['validation_probe']
     for line in lines(tmp_path)
-    if 'validation_probe_accuracy' in line
+    if 'validation_probe' in line
   ]
   # Of 40 validation users, which are of two genders.
   assert 0.4 < value <= 1

@@ -49,8 +49,8 @@ def ranking_objective(
   -log sigma(score(positive) - score(negative))
 
   A negative of its own is drawn for each positive, anew at every step,
-  uniformly from all targets that are no positive of the user in any split, so
-  that none is one to be found in the test. A user without any does not count.
+  uniformly from all targets that are not among the user's `targets`. A user
+  without any negative does not count.
 
   Args:
     params: `encoder` and `head`, the parameters of both.
@@ -110,8 +110,7 @@ def softmax_ranking_objective(
   """Cross entropy of each positive among it and all negatives of its user.
 
   Mean over the positives of `positive_losses`, where a negative is any target
-  that is no positive of the user in any split. A user without one does not
-  count.
+  that is not among the user's `targets`. A user without one does not count.
 
   Args:
     params: see `ranking_objective`.

@@ -46,9 +46,11 @@ def target_scores(
       head.rows(params['encoder']['item_embedding'], params['head']).T,
       params['head']['bias'],
     )
-  hidden, output = params['head']['hidden'], params['head']['output']
-  inner = jax.nn.relu(users @ hidden['kernel'] + hidden['bias'][None])
-  return TargetScores(inner, output['kernel'], output['bias'])
+  output = params['head']['output']
+  if head.hidden_dim:
+    hidden = params['head']['hidden']
+    users = jax.nn.relu(users @ hidden['kernel'] + hidden['bias'][None])
+  return TargetScores(users, output['kernel'], output['bias'])
 
 
 def some_scores(

@@ -110,6 +110,10 @@ def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
   # As much of a user as the encoders see.
   default = UserEncoder.max_length
   fields['max_length'] = grid.shape().get('max_length', default)
+  if method.baseline == 'bag_svd':
+    # As wide as the vectors.
+    width = grid.shape().get('embed_dim', UserEncoder.embed_dim)
+    fields['num_components'] = width
   return baselines.BaselineSettings(
     method=method.baseline, **fields | method.changes
   )

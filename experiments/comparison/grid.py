@@ -15,10 +15,10 @@ from experiments.comparison.methods import (
   METHODS,
   Method,
 )
+from experiments.encoders import FREE_FIELDS
 from experiments.settings import SettingsError
 
 # What a run may have otherwise than the one that it starts from.
-_FREE = ('dropout_rate', 'dtype', 'readout')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def check_shapes(grid: Grid) -> None:
     method = grid.method(run.method)
     given = grid.pretraining[method.flags].encoder_fields()
     has = grid.shape_of(run.method)
-    for name in given.keys() - set(_FREE):
+    for name in given.keys() - set(FREE_FIELDS):
       known = has.get(name, getattr(UserEncoder, name))
       if known != given[name]:
         raise SettingsError(

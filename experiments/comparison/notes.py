@@ -69,7 +69,12 @@ def _of_frozen(grid: Grid) -> list[str]:
     'of the whole history, whose weight validation chooses too. Labels are '
     'dealt out anew '
     f'in each of {number} splits. A share of the labels is one of those to '
-    'train on; the validation rows are all there.'
+    'train on; the validation rows are all there. Document frequencies and the '
+    'SVD, which need no label, are of all rows.',
+    'Frozen: the tests compare the encoders at hand, pre-trained with '
+    f'{len(grid.pretrain_seeds)} seed'
+    f'{"s" if len(grid.pretrain_seeds) > 1 else ""}: they tell of the choice '
+    'of labelled and tested users, not of that of the seed.',
   ]
   if number > 1:
     lines.append(

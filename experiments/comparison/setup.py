@@ -53,7 +53,10 @@ def read_grid(settings: CompareSettings) -> Grid:
     # A pre-training "task" has no such flag; what follows refuses it.
     kind = users.kind if users.kind in methods.METRICS else 'classification'
     finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
-    tuned = dataclasses.replace(finetuning[kind], task=task, **place)
+    # Where it starts from, the methods say.
+    tuned = dataclasses.replace(
+      finetuning[kind], task=task, pretrained='', **place
+    )
     _check_tuning(settings, tuned, kind)
     for split in splits:
       # Refuses before hours of training what could not be measured after them.
@@ -134,6 +137,11 @@ def _check_tuning(
     raise SettingsError(
       f'{path}: leave out --kind={tuned.kind}; methods are compared by the '
       f'kind that the data set says, which is {kind} for {tuned.task}'
+    )
+  if tuned.mode != 'full':
+    raise SettingsError(
+      f'{path}: leave out --mode={tuned.mode}; frozen vectors are columns of '
+      'their own (--modes=frozen)'
     )
   with naming(path):
     loop.check_devices(with_defaults(tuned))

@@ -92,12 +92,27 @@ def read_pretraining(
       loop.check_devices(found[name])
       check_table_update(found[name])
       parse_fusion(found[name].fusion)
+    _check_data(found[name], f'--{name}={path}')
     objectives = objectives_of(found[name])
     if not stage.allows(objectives):
       raise SettingsError(
         f'--{name}={path} must have {stage.rule}, not {",".join(objectives)}'
       )
   return found
+
+
+def _check_data(settings: PretrainSettings, path: str) -> None:
+  """Refuses what would look at labels, or at behaviours, that are tested."""
+  if settings.select_by == 'probe':
+    raise SettingsError(
+      f'{path}: leave out --select_by=probe, which looks at labels that are '
+      'test labels in other splits'
+    )
+  if settings.split != 'last_ten':
+    raise SettingsError(
+      f'{path}: leave out --split={settings.split}: all methods are '
+      'pre-trained on the same behaviours'
+    )
 
 
 def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:
