@@ -258,6 +258,10 @@ def test_a_task_of_another_kind_is_refused(tmp_path, data_dir, method, task):
     baselines.main(settings)
 
 
-def test_components_are_those_of_the_svd():
+def test_components_are_those_of_the_svd(tmp_path):
+  settings = baselines.BaselineSettings(
+    num_components=8, workdir=str(tmp_path / 'run')
+  )
   with pytest.raises(SettingsError, match='--num_components is for --method'):
-    baselines.BaselineSettings(num_components=8)
+    baselines.main(settings)
+  assert not list(tmp_path.iterdir())
