@@ -53,8 +53,8 @@ def make_encoder(
     if name not in FREE_FIELDS and getattr(encoder, name) != value:
       raise SettingsError(
         f'--{name}={value} contradicts {source}, which has '
-        f'{getattr(encoder, name)}: leave the flag out, or the --objective that '
-        'needs it, or start from another run'
+        f'{getattr(encoder, name)}: leave the flag out, or what needs it, or '
+        'start from another run'
       )
   free = {name: given[name] for name in FREE_FIELDS if name in given}
   encoder = encoder.clone(num_items=len(items), **free)
