@@ -115,22 +115,6 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'accuracy, conversion auc, ranking ndcg@10].',
   )
 
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    for name, (is_given, modes) in {
-      'with_bag': (self.with_bag, ('probe',)),
-      'probe_model': (self.probe_model != 'logistic', ('probe',)),
-      'head': (self.head != 'mlp', ('full', 'frozen')),
-      'encoder_learning_rate': (self.encoder_learning_rate, ('full',)),
-      'layer_decay': (self.layer_decay != 1, ('full',)),
-      'head_epochs': (self.head_epochs, ('full',)),
-    }.items():
-      if is_given and self.mode not in modes:
-        raise SettingsError(
-          f'--{name} is for --mode={" or ".join(modes)}, not {self.mode}: '
-          'leave out either'
-        )
-
   def names_free_to_change(self) -> set[str]:
     """Not the length: a run that was tested is not trained any further."""
     length = {'num_epochs', 'num_steps', 'patience'}
@@ -138,7 +122,12 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
-  """The settings with the flags that the task decides, unless given."""
+  """The settings with the flags that the task decides, unless given.
+
+  Raises:
+    SettingsError: a flag does not go with --mode.
+  """
+  _check_mode(settings)
   task = settings.task.removesuffix('_by_user')
   defaults = {
     'batch_size': _BATCH_SIZES.get(task, 128),
@@ -154,3 +143,20 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
     if getattr(settings, name) is None
   }
   return dataclasses.replace(settings, **missing)
+
+
+def _check_mode(settings: FinetuneSettings) -> None:
+  """Raises `SettingsError` where a flag says what its mode does not do."""
+  for name, (is_given, modes) in {
+    'with_bag': (settings.with_bag, ('probe',)),
+    'probe_model': (settings.probe_model != 'logistic', ('probe',)),
+    'head': (settings.head != 'mlp', ('full', 'frozen')),
+    'encoder_learning_rate': (settings.encoder_learning_rate, ('full',)),
+    'layer_decay': (settings.layer_decay != 1, ('full',)),
+    'head_epochs': (settings.head_epochs, ('full',)),
+  }.items():
+    if is_given and settings.mode not in modes:
+      raise SettingsError(
+        f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
+        'leave out either'
+      )

@@ -161,7 +161,7 @@ def test_epochs_of_the_head_leave_the_encoder(tmp_path, data_dir):
 )
 def test_flags_of_another_mode_are_refused(changes, words):
   with pytest.raises(SettingsError, match=words):
-    FinetuneSettings(**changes)
+    with_defaults(FinetuneSettings(**changes))
 
 
 @pytest.mark.parametrize(
