@@ -202,6 +202,37 @@ def sampled_softmax_losses(
   return jax.nn.logsumexp(scores, axis=1) - own
 
 
+def scores_of_chunk(
+  size: int,
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  first: Int[Array, ''],
+) -> tuple[Int[Array, ''], Float[Array, 'n size']]:
+  """Scores E h + b of the ids `first`, `first + 1`, ..., in arrays of one size.
+
+  Args:
+    size: ids of a chunk, at most those of the table.
+    hidden: `[n, dim]`, h.
+    table: `[ids, dim]`, E.
+    bias: `[ids]`, b; -inf is taken for the least number.
+    first: of the chunk.
+
+  Returns:
+    The id of the first column, and `[n, size]` scores. The last chunk starts
+    earlier than `first`, so that it has its size; what the chunk before has
+    counted scores the least number.
+  """
+  start = jnp.minimum(first, len(table) - size)
+  rows = lax.dynamic_slice_in_dim(table, start, size)
+  chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
+  counted = start + jnp.arange(size) < first
+  # Not -inf: a whole chunk of it has a gradient of nan.
+  least = jnp.finfo(bias.dtype).min
+  chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
+  return start, hidden @ rows.T + chunk_bias[None]
+
+
 def _softmax_of_chunk(
   size: int,
   hidden: Float[Array, 'n dim'],
@@ -214,16 +245,7 @@ def _softmax_of_chunk(
 
   log sum exp, the label's score if it is in this chunk, the highest, its id.
   """
-  # The last chunk starts earlier, so that it has its size, and leaves out what
-  # the one before has counted. The least number, not -inf: a whole chunk of
-  # -inf has a gradient of nan, and the caller's bias may be of it.
-  start = jnp.minimum(first, len(table) - size)
-  rows = lax.dynamic_slice_in_dim(table, start, size)
-  chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
-  counted = start + jnp.arange(size) < first
-  least = jnp.finfo(bias.dtype).min
-  chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
-  scores = hidden @ rows.T + chunk_bias[None]
+  start, scores = scores_of_chunk(size, hidden, table, bias, first)
   # Not a product of its own, which a GPU or TPU might round otherwise.
   own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
   best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)

@@ -9,7 +9,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from adaptssr_jax.item_softmax import scores_of_chunk
 from adaptssr_jax.reductions import as_float
+from adaptssr_jax.shard_softmax import bias_of_shard
 
 Losses = Float[Array, ' n']
 
@@ -121,17 +123,14 @@ def shard_set_softmax_losses(
     `[n]`, a loss per row of this device.
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
-  first = lax.axis_index(axis_name) * rows
-  # What fills the last part up has no share in the sum.
-  least = jnp.finfo(bias.dtype).min
-  bias = jnp.pad(bias, (0, devices * rows - len(bias)), constant_values=least)
+  first, bias = bias_of_shard(bias, rows, axis_name)
   hidden, labels, everywhere = (
     lax.all_gather(x, axis_name, tiled=True) for x in (hidden, labels, where)
   )
   log_sums, own = _over_chunks(
     hidden,
     shard,
-    lax.dynamic_slice_in_dim(bias, first, rows),
+    bias,
     labels - first,
     everywhere,
     chunk_size=chunk_size or rows,
@@ -263,16 +262,7 @@ def _of_chunk(
   first: Int[Array, ''],
 ) -> tuple[Losses, Losses]:
   """The part that the ids `first`, `first + 1`, ... have in either sum."""
-  # The last chunk starts earlier, so that it has its size, and leaves out what
-  # the one before has counted. The least number, not -inf: a whole chunk of
-  # -inf has a gradient of nan.
-  start = jnp.minimum(first, len(table) - size)
-  rows = lax.dynamic_slice_in_dim(table, start, size)
-  chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
-  least = jnp.finfo(bias.dtype).min
-  counted = start + jnp.arange(size) < first
-  chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
-  scores = hidden @ rows.T + chunk_bias[None]
+  start, scores = scores_of_chunk(size, hidden, table, bias, first)
   place = labels - start
   inside = where & (labels >= first) & (place < size)
   # Not a product of its own, which a GPU or TPU might round otherwise.

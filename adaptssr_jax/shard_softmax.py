@@ -45,14 +45,11 @@ def shard_softmax_losses_and_best(
     cross entropy over a vocabulary that is split.
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
-  first = lax.axis_index(axis_name) * rows
-  # What fills the last part up has no share in the sum.
-  least = jnp.finfo(bias.dtype).min
-  bias = jnp.pad(bias, (0, devices * rows - len(bias)), constant_values=least)
+  first, bias = bias_of_shard(bias, rows, axis_name)
   log_sums, own, top, best = softmax_of_chunks(
     lax.all_gather(hidden, axis_name, tiled=True),
     shard,
-    lax.dynamic_slice_in_dim(bias, first, rows),
+    bias,
     lax.all_gather(labels, axis_name, tiled=True) - first,
     chunk_size=chunk_size or rows,
   )
@@ -62,3 +59,21 @@ def shard_softmax_losses_and_best(
   ]
   losses = jax.nn.logsumexp(log_sums, axis=0) - pick(own, labels // rows)
   return losses, pick(best, jnp.argmax(top, axis=0))
+
+
+def bias_of_shard(
+  bias: Float[Array, ' ids'], rows: int, axis_name: str
+) -> tuple[Int[Array, ''], Float[Array, ' rows']]:
+  """The first id that this device holds, and the biases of its ids.
+
+  Args:
+    bias: `[ids]`, of all ids.
+    rows: how many ids each device holds; of the last devices, some may be
+      beyond the ids, and have no share in a softmax.
+    axis_name: the axis of the devices.
+  """
+  first = lax.axis_index(axis_name) * rows
+  beyond = lax.axis_size(axis_name) * rows - len(bias)
+  least = jnp.finfo(bias.dtype).min
+  bias = jnp.pad(bias, (0, beyond), constant_values=least)
+  return first, lax.dynamic_slice_in_dim(bias, first, rows)

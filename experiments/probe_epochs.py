@@ -15,7 +15,6 @@ import numpy as np
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.train import pmap_step
-from experiments import loop
 from experiments.datasets import open_data
 from experiments.labelled_rows import labelled_rows
 from experiments.reading import Labelled, read
@@ -28,7 +27,7 @@ from experiments.speed import (
   make_buckets,
   sample_lengths,
 )
-from experiments.tasks import KINDS
+from experiments.tasks import KINDS, predict_users
 
 
 class EpochProbe(NamedTuple):
@@ -37,7 +36,7 @@ class EpochProbe(NamedTuple):
   Args:
     users: of the training, validation and test rows, without labels.
     labelled: the labels of these rows.
-    encode: (params, users) -> their vectors, [rows, dim].
+    encode: (params, *, users) -> their vectors, [rows, dim].
   """
 
   users: tuple[UserArrays, ...]
@@ -46,7 +45,7 @@ class EpochProbe(NamedTuple):
 
   def score(self, params: dict[str, Any]) -> float:
     """The accuracy, or the AUC of a conversion, on the validation rows."""
-    vectors = [self.encode(params, users) for users in self.users]
+    vectors = [self.encode(params, users=users) for users in self.users]
     return read(np.concatenate(vectors), self.labelled).score
 
 
@@ -102,22 +101,8 @@ def open_probe(
     users,
     labelled,
     functools.partial(
-      _vectors, encode=encode, settings=settings, length=length
+      predict_users, predict=encode, settings=settings, length=length
     ),
-  )
-
-
-def _vectors(
-  params: dict[str, Any],
-  users: UserArrays,
-  *,
-  encode: Callable,
-  settings: RunSettings,
-  length: int,
-) -> np.ndarray:
-  batches = loop.batches_in_order(users, settings, length)
-  return np.concatenate(
-    [np.asarray(encode(params, batch))[: len(rows)] for batch, rows in batches]
   )
 
 

@@ -56,12 +56,6 @@ STAGES = {
 }
 
 
-def objectives_of(settings: PretrainSettings) -> tuple[str, ...]:
-  """What is learned, which may be several things at once."""
-  objective = settings.objective
-  return (objective,) if isinstance(objective, str) else tuple(objective)
-
-
 def read_pretraining(
   settings: Settings, methods: Mapping[str, Method], chosen: Sequence[str]
 ) -> dict[str, PretrainSettings]:
@@ -93,7 +87,7 @@ def read_pretraining(
       check_table_update(found[name])
       parse_fusion(found[name].fusion)
     _check_data(found[name], f'--{name}={path}')
-    objectives = objectives_of(found[name])
+    objectives = found[name].objective
     if not stage.allows(objectives):
       raise SettingsError(
         f'--{name}={path} must have {stage.rule}, not {",".join(objectives)}'
