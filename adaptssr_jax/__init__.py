@@ -2,7 +2,11 @@
 
 from adaptssr_jax.augment import crop, mask, one_of, random_slice, reorder
 from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.convert import encoder_from_reference
+from adaptssr_jax.encoder import (
+  TaskHead,
+  UserEncoder,
+  encoder_from_reference,
+)
 from adaptssr_jax.losses import (
   adaptssr_loss,
   augmentation_weight,
@@ -10,8 +14,7 @@ from adaptssr_jax.losses import (
   listwise_ranking_loss,
   mpr_loss,
 )
-from adaptssr_jax.models import TaskHead, UserEncoder
-from adaptssr_jax.train import TrainState, pmap_step
+from adaptssr_jax.training import TrainState, pmap_step
 
 __all__ = [
   'TaskHead',

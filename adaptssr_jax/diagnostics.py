@@ -14,14 +14,14 @@ from jax.scipy.special import entr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from adaptssr_jax.microbatches import map_chunks
-from adaptssr_jax.reductions import (
+from adaptssr_jax.ops.microbatches import map_chunks
+from adaptssr_jax.ops.reductions import (
   AxisName,
   as_float,
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import (
+from adaptssr_jax.ops.similarity import (
   all_users,
   exact_dot,
   is_another,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from adaptssr_jax.fusion import augmentation_weight
-from adaptssr_jax.negatives import (
+from adaptssr_jax.ops.fusion import augmentation_weight
+from adaptssr_jax.ops.negatives import (
   Negatives,
   hardest_similarity,
   mean_over_blocks,
@@ -22,15 +22,15 @@ from adaptssr_jax.negatives import (
   negatives_of,
   smooth_hardest_similarity,
 )
-from adaptssr_jax.ranking_losses import listwise_ranking_loss, mpr_loss
-from adaptssr_jax.reductions import (
+from adaptssr_jax.ops.ranking_losses import listwise_ranking_loss, mpr_loss
+from adaptssr_jax.ops.reductions import (
   AxisName,
   ReduceFn,
   as_float,
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.similarity import cosines, unit_users
+from adaptssr_jax.ops.similarity import cosines, unit_users
 
 __all__ = [
   'adaptssr_loss',

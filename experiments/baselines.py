@@ -14,21 +14,24 @@ import pathlib
 from typing import Any
 
 from adaptssr_jax.data import resplit
-from experiments.bag_of_items import classify_bags, classify_svd
-from experiments.count_ranking import rank_by_counts
-from experiments.datasets import check_split_seed, open_data
-from experiments.finetune import write_predictions
-from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import SplitSettings
-from experiments.tasks import measured
-from experiments.workdir import RESULT, opened_workdir, write_whole
+from experiments.finetuning.counts import rank_by_counts
+from experiments.finetuning.predictions import write_predictions
+from experiments.finetuning.tasks import measured
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.shared import SplitSettings
+from experiments.probing.bag_of_items import classify_bags, classify_svd
+from experiments.run.command import run
+from experiments.run.data import check_split_seed, open_data
+from experiments.run.workdir import RESULT, atomic_write, opened_workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineSettings(SplitSettings):
   """The flags of a baseline."""
 
-  workdir: str = flag('runs/baseline', 'Folder of the result.', same_run=False)
+  workdir: str = flag(
+    'runs/baseline', 'Folder of the result.', mutable_on_resume=True
+  )
   method: str = flag(
     'bag_of_items',
     'Which baseline.',
@@ -95,7 +98,7 @@ def baseline_in(
     name: measured(values, data, name) for name, values in outputs.items()
   }
   write_predictions(folder, outputs['test'], data)
-  write_whole(
+  atomic_write(
     folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + '\n'
   )
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())

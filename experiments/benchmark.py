@@ -26,9 +26,9 @@ from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import BenchmarkSettings, check
 from experiments.benchmarking.processes import run_case
 from experiments.benchmarking.report import report
-from experiments.comparison.runs import commit
-from experiments.settings import SettingsError, run
-from experiments.workdir import write_whole
+from experiments.flags.binder import SettingsError
+from experiments.run.command import run
+from experiments.run.workdir import atomic_write, commit
 
 
 def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _title(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
-  write_whole(path, json.dumps(values, indent=1) + '\n')
+  atomic_write(path, json.dumps(values, indent=1) + '\n')
 
 
 def _make_folder(settings: BenchmarkSettings) -> None:

@@ -21,9 +21,9 @@ from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import write_report
 from experiments.comparison.runs import found, is_made, make
 from experiments.comparison.setup import read_grid
-from experiments.compilation import forget_compiled
-from experiments.settings import run
-from experiments.workdir import opened_workdir
+from experiments.run.command import run
+from experiments.run.compilation import forget_compiled
+from experiments.run.workdir import opened_workdir
 
 
 def main(settings: CompareSettings) -> dict[str, Any]:

@@ -24,34 +24,33 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from adaptssr_jax.buckets import Buckets
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.groups import group_rows
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.transfer import map_item_rows
-from experiments import loop
-from experiments.datasets import open_data
-from experiments.distributed import DistributedSettings
-from experiments.process import is_first, tell
-from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import DataSettings
-from experiments.speed import (
-  EncodingSettings,
-  TableSettings,
-  length_seen,
+from adaptssr_jax.data.prepared.groups import group_rows
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import Buckets
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.process import DistributedSettings
+from experiments.flags.shared import DataSettings
+from experiments.flags.speed import EncodingSettings, TableSettings
+from experiments.run import loop
+from experiments.run.command import run
+from experiments.run.data import open_data
+from experiments.run.encoder import with_items
+from experiments.run.process import is_main_process, tell
+from experiments.run.speed import (
+  effective_length,
   make_buckets,
   make_encoding,
   sample_lengths,
 )
-from experiments.vector_files import Piece, check_file, write_vectors
+from experiments.run.vector_files import Piece, check_file, write_vectors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   )
   if settings.dtype:
     encoder = encoder.clone(dtype=settings.dtype)
-  length = length_seen(splits, encoder.max_length)
+  length = effective_length(splits, encoder.max_length)
   lengths = [sample_lengths(users, length) for users in splits]
   buckets = make_buckets(settings, np.concatenate(lengths))
   pieces = embedded(
@@ -119,7 +118,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   )
   total = sum(len(users.items) for users in splits)
   shape = total, encoder.vector_dim
-  if is_first():
+  if is_main_process():
     write_vectors(path, told(pieces, total), shape)
   else:
     # Their part of the work, of which the first process has the results.
@@ -144,38 +143,6 @@ def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
   if data.kind == 'ranking':
     splits = [group_rows(rows) for rows in splits]
   return [UserArrays(users.user_id, users.items) for users in splits]
-
-
-def with_items(
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  known: Sequence[str],
-  items: Sequence[str],
-  *,
-  source: str,
-) -> tuple[UserEncoder, dict[str, Any]]:
-  """The same encoder for the items of a data set, matched by raw id.
-
-  An item that it does not know counts as a masked one, about which it has
-  learned to know nothing. At random, the vector of a user would depend on the
-  data set, and of an unknown item it would say what is not so.
-
-  Args:
-    encoder: the encoder.
-    params: of it.
-    known: the raw ids of its items.
-    items: the raw ids of the items of the data set.
-    source: where it was found, to be told.
-  """
-  table = params['item_embedding']
-  masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
-  table, found = map_item_rows(table, masked, known, items)
-  tell(
-    f'{source}: knows {found:,} of {len(items):,} items; the others count as '
-    'masked'
-  )
-  encoder = encoder.clone(num_items=len(items))
-  return encoder, {**params, 'item_embedding': table}
 
 
 def embedded(

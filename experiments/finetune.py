@@ -6,49 +6,53 @@ With --pretrained=DIR it starts from the encoder of that run, else at random.
 """
 
 import functools
-import io
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from adaptssr_jax.data import UserArrays, UserData, resplit
-from adaptssr_jax.description import describe
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import TrainState, pmap_step
-from experiments import loop
-from experiments.datasets import check_split_seed, open_data
-from experiments.finetune_settings import FinetuneSettings, with_defaults
-from experiments.plan import check_plan, plan_run, planned_items, shapes_of
-from experiments.planning.report import Plan
-from experiments.probe import probe, probe_head, probe_name
-from experiments.process import tell
-from experiments.settings import SettingsError, run
-from experiments.speed import check_table_update, on_table
-from experiments.tasks import (
-  KINDS,
-  Kind,
-  check_task,
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.data import UserData
+from experiments.finetuning.data import (
+  event_of,
   examples_of,
-  goodness,
+  open_task,
+)
+from experiments.finetuning.predictions import (
+  make_predict,
+  validate,
+  write_predictions,
+  zero_shot,
+)
+from experiments.finetuning.step import lengths_of, make_finetuning
+from experiments.finetuning.tasks import (
+  KINDS,
   make_model,
   measured,
-  predict_users,
   select_by,
 )
-from experiments.tuning import lengths_of, make_finetuning
-from experiments.workdir import (
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings, with_defaults
+from experiments.planning.plan import (
+  check_plan,
+  plan_run,
+  planned_items,
+  shapes_of,
+)
+from experiments.planning.report import Plan
+from experiments.probing.probe import probe, probe_head, probe_name
+from experiments.run import loop
+from experiments.run.command import run
+from experiments.run.process import tell
+from experiments.run.speed import check_table_update
+from experiments.run.workdir import (
   RESULT,
+  atomic_write,
   opened_workdir,
   write_dataset,
-  write_whole,
 )
-
-PREDICTIONS = 'predictions.npz'
 
 
 def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
@@ -93,7 +97,7 @@ def finetune_in(
   }
   write_predictions(folder, outputs['test'], data)
   text = json.dumps(result, indent=2, allow_nan=False)
-  write_whole(folder / RESULT, text + '\n')
+  atomic_write(folder / RESULT, text + '\n')
   print_result(result, settings)
   return result
 
@@ -128,45 +132,6 @@ def plan(settings: FinetuneSettings) -> Plan:
     encoded=encoded,
     sequences=1,
   )
-
-
-def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
-  """Prints what event a conversion looks for, and names it."""
-  if data.kind != 'conversion':
-    return {}
-  event = data.vocabulary.labels[1]
-  label = data.splits['train'].first(settings.train_users).label
-  share = 100 * label.mean()
-  tell(f'event: {event} ({share:.3g} % of the training rows)')
-  return {'event': event}
-
-
-def open_task(settings: FinetuneSettings) -> UserData:
-  """The data of the task, split as the flags say.
-
-  Raises:
-    SettingsError: the flags do not fit the task.
-  """
-  check_split_seed(settings)
-  if settings.split_seed and settings.task.endswith('_by_user'):
-    raise SettingsError(
-      '--split_seed deals out rows, and would part the users that '
-      f'--task={settings.task} keeps together: leave it out'
-    )
-  data = open_data(settings, task=settings.task)
-  if data.kind == 'pretrain':
-    raise SettingsError(
-      f'--task={settings.task} has no labels and no targets: there is nothing '
-      'to fine-tune on'
-    )
-  if settings.kind and data.kind == 'ranking':
-    raise SettingsError(
-      f'--kind={settings.kind} needs labels; {settings.task} is a ranking task'
-    )
-  data = resplit(data, settings.split_seed)
-  data = data._replace(kind=settings.kind or data.kind)
-  check_task(settings, data)
-  return data
 
 
 def tune(
@@ -216,94 +181,6 @@ def tune(
     name: predict(best.params, users=examples[name])
     for name in ('validation', 'test')
   }
-
-
-def zero_shot(
-  settings: FinetuneSettings,
-  data: UserData,
-  model: dict[str, Any],
-  params: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """What the model puts out for validation and test rows as it is."""
-  examples = examples_of(settings, data)
-  length, _, buckets = lengths_of(settings, examples, model['encoder'])
-  predict = make_predict(
-    settings, KINDS[data.kind], model | {'buckets': buckets}, length=length
-  )
-  params = replicate(params)
-  return {'best_step': 0}, {
-    name: predict(params, users=examples[name])
-    for name in ('validation', 'test')
-  }
-
-
-def make_predict(
-  settings: FinetuneSettings,
-  kind: Kind,
-  model: dict[str, Any],
-  *,
-  length: int,
-) -> Callable[..., np.ndarray]:
-  """(params, users) -> what the task predicts of all rows of a split."""
-  return functools.partial(
-    predict_users,
-    predict=pmap_step(
-      on_table(
-        settings,
-        functools.partial(prediction, kind, model),
-        model['encoder'],
-        length=length,
-      )
-    ),
-    settings=settings,
-    length=length,
-  )
-
-
-def prediction(
-  kind: Kind, model: dict[str, Any], encoder: UserEncoder
-) -> Callable:
-  """What the task predicts of users, of the encoder or of a smaller one."""
-  return functools.partial(kind.predict, **model | {'encoder': encoder})
-
-
-def validate(
-  state: TrainState,
-  *,
-  users: UserArrays,
-  predict: Callable,
-  kind: Kind,
-  metric: str,
-) -> tuple[dict[str, float], float | None]:
-  """The metrics on the validation users, and the score that selects.
-
-  None of either where the model puts out what is no number.
-  """
-  outputs = predict(state.params, users=users)
-  if not np.isfinite(outputs).all():
-    tell(
-      f'WARNING: at step {int(state.step):,} the model puts out nan or '
-      'infinity, and is not validated: take a smaller --learning_rate'
-    )
-    return {}, None
-  values = kind.measure(outputs, users.label)
-  named = {f'validation_{name}': value for name, value in values.items()}
-  return named, goodness(values, metric)
-
-
-def write_predictions(
-  folder: pathlib.Path, outputs: np.ndarray, data: UserData
-) -> None:
-  """Writes what was put out for each test example, and its number.
-
-  The number is that of the row among all labelled ones, and so the same for
-  all methods, seeds and splits.
-  """
-  test = data.splits['test']
-  columns = KINDS[data.kind].columns(outputs, test.label)
-  file = io.BytesIO()
-  np.savez(file, example_id=test.number, **columns)
-  write_whole(folder / PREDICTIONS, file.getvalue())
 
 
 def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from experiments import compare
-from experiments.process import ProcessSettings
-from experiments.settings import flag, from_flagfile, run
+from experiments.flags.binder import flag, from_flagfile
+from experiments.flags.process import ProcessSettings
+from experiments.run.command import run
 
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'
 # Names of the rows, which are methods of the comparison, best first.

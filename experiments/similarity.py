@@ -24,30 +24,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint import restore_description
+from adaptssr_jax.checkpoint.checkpoints import restore_description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.train import pmap_step
-from experiments import loop
-from experiments.datasets import open_data
-from experiments.encoders import make_encoder
-from experiments.objective_settings import AugmentationSettings
-from experiments.objectives import make_augmentations
-from experiments.process import ProcessSettings
-from experiments.settings import SettingsError, flag, run
-from experiments.shared_settings import (
+from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.step import pmap_step
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.objectives import AugmentationSettings
+from experiments.flags.process import ProcessSettings
+from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
 )
-from experiments.similarity_picture import draw_similarities
-from experiments.similarity_views import similarity_step, with_other_users
-from experiments.speed import (
-  EncodingSettings,
-  length_seen,
-  make_buckets,
-  sample_lengths,
+from experiments.flags.speed import EncodingSettings
+from experiments.pretraining.objectives import make_augmentations
+from experiments.run import loop
+from experiments.run.command import run
+from experiments.run.data import open_data
+from experiments.run.encoder import make_encoder
+from experiments.run.similarity_picture import draw_similarities
+from experiments.run.similarity_views import similarity_step, with_other_users
+from experiments.run.speed import effective_length, make_buckets, sample_lengths
+from experiments.run.workdir import (
+  atomic_write,
+  differing_flags,
+  opened_workdir,
 )
-from experiments.workdir import differing_flags, opened_workdir, write_whole
 
 _NUMBERS = 'similarity.json'
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -69,7 +70,9 @@ class SimilaritySettings(
     'above where two are the same].',
   )
   workdir: str = flag(
-    'runs/similarity', 'Folder of the numbers and the picture.', same_run=False
+    'runs/similarity',
+    'Folder of the numbers and the picture.',
+    mutable_on_resume=True,
   )
   split: str = flag(
     'validation', 'Whose users.', choices=('train', 'validation')
@@ -124,7 +127,7 @@ def measure_in(
     },
   }
   save_values(folder / 'similarity.npz', found, users)
-  write_whole(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
+  atomic_write(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
   draw_similarities(folder / 'similarity.png', result)
@@ -207,7 +210,7 @@ def measure(
     source=source,
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
-  length = length_seen([users], encoder.max_length)
+  length = effective_length([users], encoder.max_length)
   step = pmap_step(
     functools.partial(
       similarity_step,
@@ -215,7 +218,7 @@ def measure(
       augmentations=tuple(augmentations.values()),
       buckets=make_buckets(settings, sample_lengths(users, length)),
     ),
-    whole=1,
+    num_replicated_args=1,
   )
   params, user_key = replicate((params, user_key))
   vectors, cosines = [], []

@@ -10,8 +10,8 @@ from adaptssr_jax.data import resplit
 from experiments import compare
 from experiments.comparison import commands, report
 from experiments.comparison.options import CompareSettings
-from experiments.datasets import open_data
-from experiments.workdir import open_workdir
+from experiments.run.data import open_data
+from experiments.run.workdir import open_workdir
 from tests.tiny_runs import Interruption
 
 SHAPE = {'max_length': 6, 'embed_dim': 8, 'num_layers': 1}

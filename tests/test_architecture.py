@@ -22,81 +22,40 @@ from tests.tiny_runs import (
 
 LIBRARY = sorted((ROOT / 'adaptssr_jax').rglob('*.py'))
 COMMANDS = sorted((ROOT / 'experiments').rglob('*.py'))
-# A module may import modules of lower layers, or of its own.
-LAYERS = [
-  {
-    'augment',
-    'losses',
-    'metrics',
-    'diagnostics',
-    'fusion',
-    'ranking_losses',
-    'reductions',
-    'similarity',
-    'negatives',
-    'microbatches',
-    'dropout',
-    'transfer',
-    'compact',
-    'checkpoint_files',
-    'devices',
-    'item_softmax',
-    'layers',
-  },
-  {
-    'blocks',
-    'models',
-    'buckets',
-    'optimizers',
-    'table_shards',
-    'shard_softmax',
-    'set_softmax',
-    'padded_softmax',
-    'tied_targets',
-  },
-  {'objectives', 'convert', 'description'},
-  {'checkpoint_items'},
-  {'train'},
-  {'row_training'},
+# A folder or a file of a package may import those before it, and its own.
+LIBRARY_ORDER = [
+  {'errors'},
+  {'ops'},
+  {'augment', 'losses', 'metrics', 'diagnostics'},
+  {'encoder'},
+  {'table'},
+  {'objectives'},
+  {'training'},
   {'checkpoint'},
 ]
-# What the commands of each layer may import of the commands.
-COMMAND_LAYERS = [
-  {
-    'compilation',
-    'prefetch',
-    'similarity_views',
-    'interruption',
-    'planning',
-    'features',
-  },
-  {'settings', 'classifiers'},
-  {'objective_settings', 'reading'},
-  {'speed', 'process', 'scikit_learn'},
-  {'distributed'},
-  {'shared_settings'},
-  {
-    'workdir',
-    'datasets',
-    'encoders',
-    'pictures',
-    'vector_files',
-    'causal_items',
-  },
-  {
-    'finetune_settings',
-    'logs',
-    'similarity_picture',
-    'collapse',
-    'encoded_views',
-    'objectives',
-  },
-  {'skipped', 'target_heads'},
-  {'loop'},
-  {'tasks', 'plan'},
-  {'labelled_rows'},
-  {'probe', 'probe_epochs', 'tuning'},
+COMMANDS_ORDER = [
+  {'flags'},
+  {'run'},
+  {'planning', 'finetuning'},
+  {'probing'},
+  {'pretraining'},
 ]
+# What is below the top of `data` alone may be imported by its readers.
+DATA_ORDER = [
+  {'ragged'},
+  {'rows'},
+  {'pieces'},
+  {'beam'},
+  {'readers'},
+  {'builder'},
+  {'prepare', 'movielens_order'},
+  {'movielens_leave_one_out'},
+  {'prepared'},
+]
+# Folders that one command has for itself, above all that commands share.
+COMMANDS_OWN = {'comparison': 'compare', 'benchmarking': 'benchmark'}
+# What runs other commands.
+CALLERS = {'experiments.quickstart', 'experiments.comparison.commands'}
 
 
 def name_of(path):
@@ -123,8 +82,9 @@ def parts_of(path, package):
       yield below[0]
 
 
-def layer_of(part, layers):
-  found = [at for at, names in enumerate(layers) if part in names]
+def place_of(part, order):
+  """The number of the layer that a folder or a file is of."""
+  found = [at for at, names in enumerate(order) if part in names]
   assert found, f'{part}: which layer is it of?'
   return found[0]
 
@@ -134,12 +94,16 @@ def test_imports_of_the_library_go_one_way(path):
   _, *below = name_of(path).split('.')
   if not below or below[0] == 'data':
     return
-  at = layer_of(below[0], LAYERS)
+  at = place_of(below[0], LIBRARY_ORDER)
   for part in parts_of(path, 'adaptssr_jax'):
-    assert layer_of(part, LAYERS) <= at, part
-  if below == ['train']:
+    found = place_of(part, LIBRARY_ORDER)
+    assert found < at or part == below[0], part
+  if below == ['training', 'step']:
     # It takes a loss function: whose, it does not know.
-    assert set(parts_of(path, 'adaptssr_jax')) == {'devices'}
+    ours = {name for name in imports(path) if name.startswith('adaptssr_jax')}
+    assert {name.rpartition('.')[0] for name in ours} == {
+      'adaptssr_jax.training.devices'
+    }
 
 
 @pytest.mark.parametrize('path', LIBRARY, ids=name_of)
@@ -150,20 +114,47 @@ def test_the_library_does_not_know_the_commands(path):
 def test_data_stands_alone():
   for path in LIBRARY:
     parts = set(parts_of(path, 'adaptssr_jax'))
-    if path.parent.name == 'data':
-      assert parts <= {'data'}, path
+    if 'data' in name_of(path).split('.'):
+      assert parts <= {'data', 'errors'}, path
       assert not any(name.split('.')[0] == 'jax' for name in imports(path))
     else:
       assert 'data' not in parts, path
 
 
-def test_commands_import_what_they_share_and_not_each_other():
-  shared = set().union(*COMMAND_LAYERS)
+@pytest.mark.parametrize('folder', ['readers', 'prepared'])
+def test_imports_of_the_data_code_go_one_way(folder):
+  at = place_of(folder, DATA_ORDER)
+  for path in (ROOT / 'adaptssr_jax/data' / folder).glob('*.py'):
+    for name in imports(path):
+      parts = name.split('.')
+      if parts[:2] == ['adaptssr_jax', 'data']:
+        assert place_of(parts[2], DATA_ORDER) <= at, (path, name)
+
+
+def test_what_commands_share_imports_one_way():
   for path in COMMANDS:
-    parts = set(parts_of(path, 'experiments'))
-    if path.parent.name == 'experiments' and path.stem in shared:
-      at = layer_of(path.stem, COMMAND_LAYERS)
-      assert all(layer_of(part, COMMAND_LAYERS) < at for part in parts), path
+    _, *below = name_of(path).split('.')
+    if not below or below[0] not in set().union(*COMMANDS_ORDER):
+      continue
+    at = place_of(below[0], COMMANDS_ORDER)
+    for part in set(parts_of(path, 'experiments')) - {below[0]}:
+      assert place_of(part, COMMANDS_ORDER) < at, (path, part)
+
+
+def test_commands_do_not_import_each_other():
+  shared = set().union(*COMMANDS_ORDER)
+  for path in COMMANDS:
+    name = name_of(path)
+    _, *below = name.split('.')
+    parts = set(parts_of(path, 'experiments')) - shared
+    own = {part for part in parts if COMMANDS_OWN.get(part) in below}
+    if below and below[0] in COMMANDS_OWN:
+      own = {below[0]}
+    if name in CALLERS:
+      # Or there would be nothing to make an exception for.
+      assert parts - own, name
+    else:
+      assert parts <= own, (name, parts - own)
 
 
 def using(text):
@@ -186,13 +177,13 @@ def calls(name):
 
 
 def test_one_function_maps_devices():
-  assert calls('jax.pmap') == ['adaptssr_jax.train']
+  assert calls('jax.pmap') == ['adaptssr_jax.training.step']
 
 
 def test_two_files_call_orbax():
   assert using('import orbax') == [
-    'adaptssr_jax.checkpoint',
-    'adaptssr_jax.checkpoint_items',
+    'adaptssr_jax.checkpoint.checkpoints',
+    'adaptssr_jax.checkpoint.items',
   ]
   assert using('from orbax') == []
 
@@ -323,7 +314,7 @@ import pathlib
 import {', '.join(commands)}
 import adaptssr_jax.data
 from experiments import finetune, pretrain
-from experiments.settings import from_flagfile
+from experiments.flags.binder import (from_flagfile)
 folder = pathlib.Path({str(tmp_path)!r})
 pretrain.main(from_flagfile(pretrain.PretrainSettings, folder / 'p.flags'))
 finetune.main(from_flagfile(finetune.FinetuneSettings, folder / 'f.flags'))

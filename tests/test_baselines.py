@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from adaptssr_jax.data import (
-  Ragged,
-  UserArrays,
-  UserData,
-  Vocabulary,
-  resplit,
-)
-from experiments import bag_of_items, baselines, count_ranking
-from experiments.features import bag_svd, bags, tf_idf
-from experiments.labelled_rows import bags_of_rows, labelled_rows
-from experiments.settings import SettingsError
+from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary, resplit
+from experiments import baselines
+from experiments.finetuning import counts as count_ranking
+from experiments.flags.binder import SettingsError
+from experiments.probing import bag_of_items
+from experiments.probing.features import bag_svd, bags, tf_idf
+from experiments.probing.labelled_rows import bags_of_rows, labelled_rows
 from tests.tiny_runs import files
 
 

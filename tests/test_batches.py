@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays, batch_at, steps_per_epoch
-from adaptssr_jax.data.batches import users_per_device
+from adaptssr_jax.data.prepared.batches import users_per_device
 
 USERS, BATCH, LENGTH = 21, 8, 4
 ROWS = [[100 * row + at + 1 for at in range(row % 7)] for row in range(USERS)]

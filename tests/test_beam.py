@@ -10,17 +10,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import (
-  beam,
-  pieces,
-  table_pieces,
-  ttl_lines,
-  ttl_pieces,
-)
+from adaptssr_jax.data import beam, pieces
+from adaptssr_jax.data.readers import table_pieces, ttl_lines, ttl_pieces
 from adaptssr_jax.data.user_tables import user_tables_config
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
-from experiments.shared_settings import DataSettings
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import DataSettings
+from experiments.run.data import open_data
 from tests.tiny_runs import files
 from tests.user_table_files import COLUMNS, EVENTS, write
 

@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from experiments import benchmark
 from experiments.benchmarking import cases, reference
-from experiments.benchmarking.made_users import made_users
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import BenchmarkSettings, check
 from experiments.benchmarking.report import report
+from experiments.benchmarking.synthetic_users import synthetic_users
 from experiments.benchmarking.work import (
   encoding_flops,
   padding_share,
   step_flops,
 )
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
 from tests.tiny_runs import start
 
 TINY = BenchmarkSettings(
@@ -94,7 +94,7 @@ def test_padding_share():
 
 
 def test_made_users():
-  users = made_users(2000, num_items=50, longest=100)
+  users = synthetic_users(2000, num_items=50, longest=100)
   lengths = users.items.lengths
   assert lengths.min() >= 10
   assert lengths.max() == 100
@@ -104,7 +104,7 @@ def test_made_users():
   assert counts[0] == counts[50] == 0
   # Zipf: the second item, which is 1, has 2 ** 1.2 as many as the third.
   assert counts[2] / counts[3] == pytest.approx(2**1.2, rel=0.1)
-  again = made_users(2000, num_items=50, longest=100)
+  again = synthetic_users(2000, num_items=50, longest=100)
   np.testing.assert_array_equal(users.items.values, again.items.values)
 
 

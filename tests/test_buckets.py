@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from adaptssr_jax import buckets as buckets_module
-from adaptssr_jax.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
-from adaptssr_jax.dropout import dropout, row_seeds
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.dropout import dropout, row_seeds
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
+from adaptssr_jax.ops import buckets as buckets_module
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
 from tests.bounds import assert_same_to_rounding
 
 LENGTHS = np.array([8, 1, 3, 0, 5, 2, 7, 3, 2, 6, 1, 4])

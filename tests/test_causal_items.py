@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives import causal_items
 from adaptssr_jax.objectives.causal_items import (
   causal_items_objective,
   next_items,
 )
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from tests.random_params import random_params
 
 ENCODER = UserEncoder(

@@ -10,17 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint import (
+from adaptssr_jax.checkpoint.checkpoints import (
   Checkpoints,
   restore_description,
   restore_encoder,
   restore_model,
 )
-from adaptssr_jax.checkpoint_files import CheckpointError
-from adaptssr_jax.description import describe
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import TrainState, init_state, pmap_step
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.step import TrainState, init_state, pmap_step
 from tests.tiny_runs import assert_same_bits, saved_state, saved_steps
 
 ENCODER = UserEncoder(

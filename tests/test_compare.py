@@ -9,9 +9,9 @@ from experiments import compare
 from experiments.comparison import methods, stages
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
-from experiments.compilation import forget_compiled
-from experiments.finetune_settings import FinetuneSettings
-from experiments.settings import from_flagfile
+from experiments.flags.binder import from_flagfile
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.run.compilation import forget_compiled
 from tests.compare_stand_ins import (
   SHAPE,
   changed,

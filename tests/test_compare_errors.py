@@ -6,8 +6,8 @@ import pytest
 from experiments import compare
 from experiments.comparison import commands, setup
 from experiments.comparison.stages import STAGES
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
 from tests.compare_stand_ins import (
   changed,
   flag_files,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.data import resplit
 from experiments import compare
 from experiments.comparison import frozen
@@ -18,9 +18,9 @@ from experiments.comparison.grid import Cell, Vectors, plan
 from experiments.comparison.histories import histories_of, users_in_order
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import page_of
-from experiments.datasets import open_data
-from experiments.encoders import make_encoder
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
+from experiments.run.encoder import make_encoder
 from tests.compare_stand_ins import (
   SHAPE,
   StandIns,

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from experiments import pictures
 from experiments.comparison import summary
 from experiments.comparison.pictures import (
   draw_all,
@@ -14,6 +13,7 @@ from experiments.comparison.split_summary import summarise_splits
 from experiments.comparison.summary import Outcome, summarise
 from experiments.comparison.sweeps import as_csv, sweep_points
 from experiments.comparison.table import Column, markdown
+from experiments.run import pictures
 from tests.tiny_runs import ROOT
 
 AGE = Column('age', 1.0, 'accuracy')

@@ -7,9 +7,10 @@ import types
 import jax
 import pytest
 
-from experiments import compilation
-from experiments.compilation import keep_compiled
-from experiments.shared_settings import RunSettings
+from experiments.flags.shared import RunSettings
+from experiments.run import compilation
+from experiments.run.compilation import keep_compiled
+from experiments.run.process import prepare_process
 from tests.tiny_runs import last_line_of, pretrain_settings, start
 
 FOLDER = 'jax_compilation_cache'
@@ -18,10 +19,10 @@ SMALL = """
 import collections, warnings
 import jax
 import numpy as np
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.train import pmap_step
-from experiments import compilation
-from experiments.compilation import keep_compiled
+from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.step import pmap_step
+from experiments.run import compilation
+from experiments.run.compilation import keep_compiled
 
 keep_compiled({cache!r}, workdir={workdir!r})
 events = collections.Counter()
@@ -114,9 +115,9 @@ def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False
   )
   monkeypatch.setattr(compilation, 'jax', types.SimpleNamespace(config=config))
-  RunSettings(
-    workdir='runs/one', compilation_cache=cache, distributed='off'
-  ).prepare_process()
+  prepare_process(
+    RunSettings(workdir='runs/one', compilation_cache=cache, distributed='off')
+  )
   folder = f'runs/{FOLDER}' if cache == 'auto' else cache
   assert config.jax_compilation_cache_dir == str(tmp_path / folder)
   assert config.jax_persistent_cache_min_compile_time_secs == 0.0

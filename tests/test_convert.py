@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.convert import encoder_from_reference
-from adaptssr_jax.models import UserEncoder, pooling_penalty
+from adaptssr_jax.encoder.convert import encoder_from_reference
+from adaptssr_jax.encoder.model import UserEncoder, pooling_penalty
 from tests.bounds import assert_same_to_rounding
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'

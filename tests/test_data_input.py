@@ -6,10 +6,11 @@ import zipfile
 
 import pytest
 
-from adaptssr_jax.data import DataError, archives
-from adaptssr_jax.data.archives import read_member
-from adaptssr_jax.data.movielens_files import EDITIONS, read
-from tests.movielens_made import grouplens_files, write_zip
+from adaptssr_jax.data import DataError
+from adaptssr_jax.data.readers import archives
+from adaptssr_jax.data.readers.archives import read_member
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from tests.synthetic_movielens import grouplens_files, write_zip
 from tests.tiny_runs import ROOT
 
 SOURCES = sorted(

@@ -12,14 +12,14 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data import (
   DataError,
   SyntheticUsers,
-  arrays,
   is_prepared,
   load,
   prepare,
 )
-from experiments import datasets
-from experiments.settings import SettingsError
-from experiments.shared_settings import DataSettings
+from adaptssr_jax.data.prepared import arrays
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import DataSettings
+from experiments.run import data as datasets
 from tests.tiny_runs import files, last_line_of
 
 NAME = 'synthetic_users/tiny_click'
@@ -217,7 +217,8 @@ def test_killed_at_any_moment_the_next_start_prepares_all_again(tmp_path):
     last_line_of(f"""
 import os, pathlib, signal
 import tensorflow_datasets as tfds
-from adaptssr_jax.data import builder, columns, load, pieces, prepare
+from adaptssr_jax.data import builder, load, pieces, prepare
+from adaptssr_jax.data.prepared import columns
 tfds.disable_progress_bar()
 
 def make(folder):

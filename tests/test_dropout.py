@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax import blocks, models
-from adaptssr_jax.dropout import dropout, mixed, random_bytes, row_seeds
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder import blocks
+from adaptssr_jax.encoder import model as models
+from adaptssr_jax.encoder.dropout import dropout, mixed, random_bytes, row_seeds
+from adaptssr_jax.encoder.model import UserEncoder
 from tests.random_params import random_params
 
 ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)

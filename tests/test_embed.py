@@ -9,13 +9,15 @@ import pyarrow.parquet
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.buckets import AT_ONCE
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.checkpoint_files import CheckpointError
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data import Ragged, UserArrays
-from experiments import embed, vector_files
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
+from adaptssr_jax.ops.buckets import AT_ONCE
+from experiments import embed
+from experiments.flags.binder import SettingsError
+from experiments.run import vector_files
+from experiments.run.data import open_data
+from experiments.run.encoder import with_items
 from tests.tiny_runs import start
 from tests.user_table_files import write
 
@@ -180,9 +182,7 @@ def test_an_unknown_item_has_the_same_vector_in_every_data_set(settings):
   encoder, params, known = restore_encoder(settings.pretrained)
   mask = np.asarray(params['item_embedding'])[-1]
   for items in (['new', *known], [known[4], 'newer', 'new']):
-    wider, found = embed.with_items(
-      encoder, params, known, items, source='here'
-    )
+    wider, found = with_items(encoder, params, known, items, source='here')
     rows = np.asarray(found['item_embedding'])
     assert rows.shape == (wider.num_items + 2, 8)
     np.testing.assert_array_equal(rows[1 + items.index('new')], mask)

@@ -12,12 +12,13 @@ from sklearn import metrics
 from test_pretrain import finished as pretrained
 
 from adaptssr_jax import data
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.checkpoint_files import CheckpointError
-from adaptssr_jax.models import TaskHead
-from experiments import finetune, tasks
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.encoder.model import TaskHead
+from experiments import finetune
+from experiments.finetuning import tasks
+from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,

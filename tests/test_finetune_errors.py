@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
-from experiments import finetune, probe, tasks
-from experiments.settings import SettingsError
+from experiments import finetune
+from experiments.finetuning import tasks
+from experiments.flags.binder import SettingsError
+from experiments.probing import probe
 from tests.tiny_runs import finetune_settings, lines
 
 SPLITS = ('train', 'validation', 'test')

@@ -11,12 +11,14 @@ import pytest
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.conversion import conversion_objective
-from experiments import finetune, reading, tasks
-from experiments.finetune_settings import with_defaults
-from experiments.settings import SettingsError
+from experiments import finetune
+from experiments.finetuning import tasks
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import with_defaults
+from experiments.probing import reading
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from adaptssr_jax.data import Ragged, RaggedView, UserArrays, groups
-from adaptssr_jax.data.groups import group_rows, in_row_order
+from adaptssr_jax.data import Ragged, RaggedView, UserArrays
+from adaptssr_jax.data.prepared import groups
+from adaptssr_jax.data.prepared.groups import group_rows, in_row_order
 
 
 def split_of(rows):

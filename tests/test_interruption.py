@@ -4,15 +4,15 @@ import signal
 
 import pytest
 
-from adaptssr_jax.checkpoint import Checkpoints
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from experiments import finetune, pretrain
-from experiments.interruption import (
+from experiments.run.interruption import (
   Interrupted,
   asked_to_stop,
   deferred,
   listening,
 )
-from experiments.logs import Progress
+from experiments.run.logs import Progress
 from tests.tiny_runs import (
   assert_same_run,
   finetune_settings,

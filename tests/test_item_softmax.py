@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special
 
-from adaptssr_jax.item_softmax import (
+from adaptssr_jax.ops.item_softmax import (
   sampled_softmax_losses,
   softmax_losses,
   softmax_losses_and_best,
@@ -258,7 +258,7 @@ os.environ['XLA_FLAGS'] = ''
 os.environ['JAX_NUM_CPU_DEVICES'] = '1'
 import math
 import jax, jax.numpy as jnp
-from adaptssr_jax.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 def loss(hidden, table, bias, labels):
   losses, best = softmax_losses_and_best(
     hidden, table, bias, labels, chunk_size=8192

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.buckets import Buckets, in_buckets
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.losses import adaptssr_loss
-from adaptssr_jax.microbatches import in_microbatches
-from adaptssr_jax.models import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.ops.buckets import Buckets, in_buckets
+from adaptssr_jax.ops.microbatches import in_microbatches
 from tests.tiny_runs import PEAK_MIB, last_line_of
 
 LARGE = (
@@ -19,7 +19,7 @@ LARGE = (
   + """
 import jax, jax.numpy as jnp
 from adaptssr_jax import UserEncoder, adaptssr_loss
-from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.objectives.users import encode_sequences
 
 USERS, LENGTH = 16_384, 8

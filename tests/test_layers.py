@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.layers import (
+from adaptssr_jax.encoder.layers import (
   Dense,
   LayerNorm,
   gelu,

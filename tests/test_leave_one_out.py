@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.checkpoint import restore_model
+from adaptssr_jax.checkpoint.checkpoints import restore_model
 from adaptssr_jax.data import load
 from adaptssr_jax.data.movielens_leave_one_out import (
   next_item_rows,
   sequence_rows,
   sequences_of,
 )
-from experiments import baselines, datasets, finetune, pretrain
-from experiments.settings import SettingsError
-from experiments.tasks import CUTOFFS
-from tests.movielens_made import grouplens_files, log_of, plain, write_zip
+from experiments import baselines, finetune, pretrain
+from experiments.finetuning.tasks import CUTOFFS
+from experiments.flags.binder import SettingsError
+from experiments.run import data as datasets
+from tests.synthetic_movielens import grouplens_files, log_of, plain, write_zip
 from tests.tiny_runs import ENCODER, finetune_settings, pretrain_settings
 
 SPLITS = ('train', 'validation', 'test')

@@ -11,9 +11,9 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from experiments import logs
-from experiments.logs import MetricsLog, Muted, Progress, mend_metrics
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.run import logs
+from experiments.run.logs import MetricsLog, Muted, Progress, mend_metrics
 
 
 def read(folder):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives import masked_items
 from adaptssr_jax.objectives.masked_items import (
   chunk_size,
@@ -18,6 +17,7 @@ from adaptssr_jax.objectives.masked_items import (
   masked_items_objective,
 )
 from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 RATIO = 0.3
 ENCODER = UserEncoder(12, max_length=10, embed_dim=8, num_layers=1)

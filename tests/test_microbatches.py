@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from adaptssr_jax.microbatches import in_chunks, in_microbatches, map_chunks
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
+from adaptssr_jax.ops.microbatches import in_chunks, in_microbatches, map_chunks
 from tests.bounds import assert_same_to_rounding
 
 ROWS, LENGTH = 16, 6

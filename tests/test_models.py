@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.models import TaskHead, UserEncoder, pooling_penalty
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder, pooling_penalty
 from tests.random_params import random_params
 
 ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)

@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import DataError, load, movielens_sources
-from adaptssr_jax.data.movielens_files import EDITIONS, Log, Person, read
+from adaptssr_jax.data import DataError, load
 from adaptssr_jax.data.movielens_users import (
   MovielensUsers,
   ranking_rows,
   split_off_last,
   user_rows,
 )
-from tests.movielens_made import (
+from adaptssr_jax.data.readers import movielens_sources
+from adaptssr_jax.data.readers.movielens_files import (
+  EDITIONS,
+  Log,
+  Person,
+  read,
+)
+from tests.synthetic_movielens import (
   SIZES,
   all_tasks,
   log_of,

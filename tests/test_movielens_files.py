@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.movielens_files import EDITIONS, read
-from tests.movielens_made import (
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from tests.synthetic_movielens import (
   SIZES,
   TITLES,
   all_tasks,

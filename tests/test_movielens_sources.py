@@ -9,12 +9,13 @@ import time
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import DataError, load, movielens_sources
-from adaptssr_jax.data.movielens_files import EDITIONS, read
+from adaptssr_jax.data import DataError, load
 from adaptssr_jax.data.movielens_users import (
   MovielensUsers,
 )
-from tests.movielens_made import (
+from adaptssr_jax.data.readers import movielens_sources
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from tests.synthetic_movielens import (
   SIZES,
   grouplens_files,
   write_zip,

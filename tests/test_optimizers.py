@@ -8,8 +8,8 @@ import optax
 import pytest
 from jax import lax
 
-from adaptssr_jax.compact import compact_ids
-from adaptssr_jax.optimizers import caught_up, caught_up_table, row_adam
+from adaptssr_jax.table.compact import compact_ids
+from adaptssr_jax.table.row_adam import caught_up, caught_up_table, row_adam
 from tests.bounds import assert_same_training
 
 ROWS, DIM, SLOTS = 200, 3, 20

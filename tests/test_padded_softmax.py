@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.item_softmax import softmax_losses_and_best
-from adaptssr_jax.padded_softmax import (
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
   rows_at_once,
 )

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from adaptssr_jax.buckets import Buckets, in_buckets
-from adaptssr_jax.devices import AXIS
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import pmap_step
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import Buckets, in_buckets
+from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.step import pmap_step
 from experiments import finetune, pretrain
 from experiments.benchmarking.work import encoding_flops, step_flops
-from experiments.plan import shapes_of
+from experiments.flags.binder import SettingsError
 from experiments.planning.counting import flops_of, program_shares, sent_of
+from experiments.planning.plan import shapes_of
 from experiments.planning.report import size_text
-from experiments.settings import SettingsError
 from tests.tiny_runs import (
   ROOT,
   files,

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.buckets import Buckets
-from adaptssr_jax.devices import AXIS, Shards, shard
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.next_items import (
   next_items_objective,
@@ -28,8 +26,10 @@ from adaptssr_jax.objectives.views import (
   sum_objective,
   views_objective,
 )
-from adaptssr_jax.table_shards import on_rows, take_table, with_table
-from adaptssr_jax.train import pmap_step, sum_metrics
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.table.shards import on_rows, take_table, with_table
+from adaptssr_jax.training.devices import AXIS, Shards, shard
+from adaptssr_jax.training.step import pmap_step, sum_metrics
 
 # Histories of up to 12 behaviours, of which the encoder reads 5.
 ITEMS, USERS, HISTORY, LENGTH = 35, 16, 12, 5
@@ -177,7 +177,9 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
   }
   for name, (start, function) in on_devices.items():
     step = functools.partial(summed, function=function)
-    loss, sums, grads = pmap_step(step, whole=1)(start, split, KEY)
+    loss, sums, grads = pmap_step(step, num_replicated_args=1)(
+      start, split, KEY
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
     gradient = jax.grad(lambda p: objective(p, batch, KEY)[0])(params)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.devices import AXIS, replicate, split
-from adaptssr_jax.train import pmap_step
-from experiments.prefetch import Prefetch
+from adaptssr_jax.training.devices import AXIS, replicate, shard_batch
+from adaptssr_jax.training.step import pmap_step
+from experiments.run.prefetch import Prefetch
 
 
 def made_by(threads):
@@ -138,7 +138,7 @@ def numbers(step):
 
 
 def test_each_device_has_its_part_and_the_values_stay():
-  batch, placed = numbers(1), split(numbers(1))
+  batch, placed = numbers(1), shard_batch(numbers(1))
   for name, array in placed.items():
     assert array.dtype == batch[name].dtype
     np.testing.assert_array_equal(array, batch[name])
@@ -152,7 +152,7 @@ def test_a_step_is_compiled_once(caplog):
   state, expected = replicate(np.int32(0)), 0
 
   def make(step):
-    return split(numbers(step))
+    return shard_batch(numbers(step))
 
   with jax.log_compiles(), open_prefetch(make, range(6)) as batches:
     for step, batch in enumerate(batches):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from test_logs import events, in_lines
 
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.checkpoint_files import CheckpointError
-from adaptssr_jax.data import batches
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.data.prepared import batches
 from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.views import views_objective
-from experiments import loop, objectives, pretrain
-from experiments.settings import SettingsError, from_flagfile
-from experiments.workdir import open_workdir
+from experiments import pretrain
+from experiments.flags.binder import SettingsError, from_flagfile
+from experiments.pretraining import objectives
+from experiments.run import loop
+from experiments.run.workdir import open_workdir
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,

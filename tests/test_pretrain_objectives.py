@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays
-from adaptssr_jax.models import UserEncoder
-from experiments import pretrain, probe_epochs
-from experiments.objectives import init_head, item_shares
-from experiments.settings import SettingsError
+from adaptssr_jax.encoder.model import UserEncoder
+from experiments import pretrain
+from experiments.flags.binder import SettingsError
+from experiments.pretraining import probe_epochs
+from experiments.pretraining.objectives import init_head, item_shares
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,

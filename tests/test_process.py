@@ -6,16 +6,17 @@ import sys
 
 import pytest
 
-from experiments.process import parts_of
+from experiments.run.process import parts_of
 from tests.tiny_runs import ROOT
 
 DEVICES = """
 import jax
+from experiments.run.process import prepare_process
 from experiments.compare import CompareSettings
-from experiments.pretrain import PretrainSettings
+from experiments.flags.pretraining import (PretrainSettings)
 
 settings = {settings}
-settings.prepare_process()
+prepare_process(settings)
 print(jax.local_device_count())
 """
 

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from experiments import embed
-from experiments.distributed import DistributedSettings
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.flags.process import DistributedSettings
+from experiments.run.distributed import join_processes
 from tests.processes import end, start_all
 from tests.tiny_runs import lines, pretrain_settings, saved_steps
 
@@ -143,5 +144,5 @@ def test_a_process_that_is_told_of_no_others(monkeypatch):
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
   with pytest.raises(SettingsError, match='nothing says which processes'):
-    DistributedSettings(distributed='on').join()
-  DistributedSettings().join()
+    join_processes(DistributedSettings(distributed='on'))
+  join_processes(DistributedSettings())

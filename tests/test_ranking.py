@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.devices import AXIS
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.ranking import (
   draw_negative,
   draw_negatives,
@@ -23,7 +22,8 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 from adaptssr_jax.objectives.users import user_keys
-from adaptssr_jax.train import pmap_step
+from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.step import pmap_step
 
 ENCODER = UserEncoder(
   num_items=9, max_length=4, embed_dim=4, num_layers=1, dropout_rate=0.0

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaptssr_jax import data
-from adaptssr_jax.data import table_rows, tables
-from adaptssr_jax.data.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers import table_rows, tables
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
 from adaptssr_jax.data.user_tables import user_tables_config
-from tests.movielens_made import grouplens_files, wheel_files, write_zip
+from tests.synthetic_movielens import grouplens_files, wheel_files, write_zip
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 30))
 fuzzed = settings(

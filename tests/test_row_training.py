@@ -10,19 +10,19 @@ import optax
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.checkpoint import Checkpoints, restore_encoder
-from adaptssr_jax.description import describe
-from adaptssr_jax.devices import AXIS, replicate
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints, restore_encoder
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
-from adaptssr_jax.optimizers import row_adam
-from adaptssr_jax.row_training import (
-  caught_up_params,
+from adaptssr_jax.table.row_adam import row_adam
+from adaptssr_jax.training.devices import AXIS, replicate
+from adaptssr_jax.training.row_step import (
+  apply_pending_updates,
   caught_up_state,
   init_row_state,
   row_train_step,
 )
-from adaptssr_jax.train import init_state, pmap_step, train_step
+from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from tests.bounds import assert_same_training
 from tests.random_params import widened
 
@@ -106,7 +106,7 @@ def by_rows(params):
 def test_same_losses_and_parameters(params, dense, by_rows):
   state, losses = by_rows
   np.testing.assert_allclose(losses, dense[1], rtol=1e-5)
-  assert_same_training(caught_up_params(state), dense[0].params, params)
+  assert_same_training(apply_pending_updates(state), dense[0].params, params)
   # Long missing rows are what could go wrong, and by more than the bound.
   with pytest.raises(AssertionError, match='off, where entries moved by'):
     assert_same_training(state.params, dense[0].params, params)
@@ -117,18 +117,20 @@ def test_same_on_eight_devices(params, by_rows):
     row_step, loss_fn=loss_of(COMPACT, AXIS), axis_name=AXIS
   )
   state, losses = run(
-    pmap_step(step, whole=1), replicate(row_start(params)), devices=8
+    pmap_step(step, num_replicated_args=1),
+    replicate(row_start(params)),
+    devices=8,
   )
   np.testing.assert_allclose(losses, by_rows[1], rtol=1e-5)
   assert_same_training(
-    caught_up_params(state), caught_up_params(by_rows[0]), params
+    apply_pending_updates(state), apply_pending_updates(by_rows[0]), params
   )
 
 
 def test_looking_does_not_change_the_run(by_rows):
   state, _ = by_rows
   before = jax.tree.map(np.array, state)
-  whole = caught_up_params(state)
+  whole = apply_pending_updates(state)
   chex.assert_trees_all_equal(state, before)
   late = state.params['encoder']['item_embedding']
   assert jnp.abs(late - whole['encoder']['item_embedding']).max() > 1e-3
@@ -138,14 +140,14 @@ def test_a_state_caught_up_has_no_row_behind(params, by_rows):
   state = caught_up_state(by_rows[0])
   assert (state.opt_state.table.last == STEPS).all()
   assert (by_rows[0].opt_state.table.last < STEPS).any()
-  assert_same_training(state.params, caught_up_params(by_rows[0]), params)
+  assert_same_training(state.params, apply_pending_updates(by_rows[0]), params)
   # What looks at it finds nothing to do.
-  chex.assert_trees_all_equal(caught_up_params(state), state.params)
+  chex.assert_trees_all_equal(apply_pending_updates(state), state.params)
 
 
 def test_a_dense_state_is_its_own(dense):
   assert caught_up_state(dense[0]) is dense[0]
-  assert caught_up_params(dense[0]) is dense[0].params
+  assert apply_pending_updates(dense[0]) is dense[0].params
 
 
 def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
@@ -167,7 +169,7 @@ def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   chex.assert_trees_all_equal(again, by_rows[0])
 
   _, encoder_params, _ = restore_encoder(tmp_path)
-  expected = caught_up_params(state)['encoder']
+  expected = apply_pending_updates(state)['encoder']
   chex.assert_trees_all_equal(encoder_params, expected)
   late = state.params['encoder']['item_embedding']
   assert jnp.abs(late - expected['item_embedding']).max() > 1e-3

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from experiments import finetune, pretrain
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
-from experiments.workdir import open_workdir
+from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
+from experiments.run.workdir import open_workdir
 from tests.tiny_runs import (
   ENCODER,
   FINETUNE,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.set_softmax import (
+from adaptssr_jax.ops.set_softmax import (
   distinct,
   sampled_set_softmax_losses,
   set_softmax_losses,
   shard_set_softmax_losses,
 )
-from adaptssr_jax.table_shards import fetch_from
+from adaptssr_jax.table.shards import fetch_from
 
 # 21 ids on 8 devices: 3 a device, and 3 that fill up.
 ROWS, IDS, DIM, LABELS = 16, 21, 3, 4

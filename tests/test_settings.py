@@ -9,11 +9,7 @@ from absl import flags
 
 from experiments.baselines import BaselineSettings
 from experiments.compare import CompareSettings
-from experiments.finetune import FinetuneSettings
-from experiments.objective_settings import parse_fusion
-from experiments.pretrain import PretrainSettings
-from experiments.quickstart import QuickstartSettings
-from experiments.settings import (
+from experiments.flags.binder import (
   Settings,
   SettingsError,
   define_flags,
@@ -21,6 +17,10 @@ from experiments.settings import (
   from_flagfile,
   from_flags,
 )
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.objectives import parse_fusion
+from experiments.flags.pretraining import PretrainSettings
+from experiments.quickstart import QuickstartSettings
 from experiments.similarity import SimilaritySettings
 from tests.tiny_runs import ROOT
 
@@ -211,7 +211,7 @@ def test_a_class_of_settings_needs_no_more_than_its_fields():
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Some(Settings):
     size: int = flag(2, 'A size.', low=1)
-    names: tuple[str, ...] = flag(('a',), 'Names.', same_run=False)
+    names: tuple[str, ...] = flag(('a',), 'Names.', mutable_on_resume=True)
 
   assert parse(Some, '--size=3').flag_values() == {'size': '3', 'names': 'a'}
   assert Some().names_free_to_change() == {'names'}

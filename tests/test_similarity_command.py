@@ -9,18 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint import (
+from adaptssr_jax.checkpoint.checkpoints import (
   Checkpoints,
   restore_encoder,
 )
-from adaptssr_jax.checkpoint_files import CheckpointError
-from adaptssr_jax.description import describe
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import init_state
-from experiments import similarity, similarity_views
-from experiments.datasets import open_data
-from experiments.objectives import make_augmentations
-from experiments.settings import SettingsError, from_flagfile
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.training.step import init_state
+from experiments import similarity
+from experiments.flags.binder import SettingsError, from_flagfile
+from experiments.pretraining.objectives import make_augmentations
+from experiments.run import similarity_views
+from experiments.run.data import open_data
 from tests.tiny_runs import files
 
 KINDS = ['dropout', 'crop', 'mask', 'reorder', 'other']

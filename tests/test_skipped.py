@@ -6,10 +6,10 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from adaptssr_jax.data.batches import batch_at
+from adaptssr_jax.data.prepared.batches import batch_at
 from experiments import pretrain
-from experiments.datasets import open_data
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
 from tests.tiny_runs import (
   assert_same_bits,
   lines,

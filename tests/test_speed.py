@@ -8,18 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.buckets import Buckets
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.data import Ragged, UserArrays
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.row_training import RowOptState, row_train_step
-from adaptssr_jax.train import train_step
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.training.row_step import RowOptState, row_train_step
+from adaptssr_jax.training.step import train_step
 from experiments import finetune, pretrain
-from experiments.encoded_views import encoded_lengths
-from experiments.settings import SettingsError
-from experiments.speed import (
-  EncodingSettings,
-  length_seen,
+from experiments.flags.binder import SettingsError
+from experiments.flags.speed import EncodingSettings
+from experiments.pretraining.encoded_views import encoded_lengths
+from experiments.run.speed import (
+  effective_length,
   make_buckets,
   make_training,
   sample_lengths,
@@ -176,7 +176,7 @@ def users_of(lengths):
 )
 def test_batches_are_as_long_as_the_longest_user(lengths, max_length, expected):
   splits = [users_of(some) for some in lengths]
-  assert length_seen(splits, max_length) == expected
+  assert effective_length(splits, max_length) == expected
 
 
 def test_lengths_are_those_of_what_batches_hold():

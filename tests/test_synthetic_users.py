@@ -9,9 +9,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from adaptssr_jax.data import (
-  load,
-)
+from adaptssr_jax.data import load
 from adaptssr_jax.data.synthetic_users import (
   SIZES,
   Size,

@@ -10,34 +10,40 @@ import optax
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.checkpoint import Checkpoints, restore_encoder
-from adaptssr_jax.description import describe
-from adaptssr_jax.devices import AXIS, Shards, replicate, shard, to_global
-from adaptssr_jax.item_softmax import softmax_losses_and_best
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints, restore_encoder
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
-from adaptssr_jax.optimizers import row_adam
-from adaptssr_jax.row_training import (
-  caught_up_params,
-  caught_up_state,
-  init_row_state,
-  row_train_step,
-  shard_row_train_step,
-)
-from adaptssr_jax.shard_softmax import shard_softmax_losses_and_best
-from adaptssr_jax.table_shards import (
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table.row_adam import row_adam
+from adaptssr_jax.table.shards import (
   fetch_from,
   gather_gradients,
   on_rows,
   take_table,
   with_table,
 )
-from adaptssr_jax.train import init_state, pmap_step, train_step
+from adaptssr_jax.training.devices import (
+  AXIS,
+  Shards,
+  replicate,
+  shard,
+  to_global,
+)
+from adaptssr_jax.training.row_step import (
+  apply_pending_updates,
+  caught_up_state,
+  init_row_state,
+  row_train_step,
+  shard_row_train_step,
+)
+from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from tests.bounds import assert_same_training
 from tests.random_params import widened
 
@@ -107,7 +113,11 @@ def joined(params):
 
 
 def run(step, state):
-  step, state, losses = pmap_step(step, whole=1), replicate(state), []
+  step, state, losses = (
+    pmap_step(step, num_replicated_args=1),
+    replicate(state),
+    [],
+  )
   for i in range(STEPS):
     state, metrics = step(state, batch_of(i), KEY)
     losses.append(float(metrics['loss']))
@@ -144,11 +154,13 @@ def test_rows_of_a_split_table(params, split_rows):
     rows_of(row_train_step, adaptssr, SIZE), start_rows(params)
   )
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
-  trained = joined(caught_up_params(state))
-  assert_same_training(trained, caught_up_params(whole), params)
+  trained = joined(apply_pending_updates(state))
+  assert_same_training(trained, apply_pending_updates(whole), params)
   # Rows that are behind are what could go wrong, and by more than the bound.
   with pytest.raises(AssertionError, match='off, where entries moved by'):
-    assert_same_training(joined(state.params), caught_up_params(whole), params)
+    assert_same_training(
+      joined(state.params), apply_pending_updates(whole), params
+    )
   # Each device holds its part and no more.
   for name in ('mu', 'nu', 'last', 'to_come'):
     array = getattr(state.opt_state.table, name).rows
@@ -216,12 +228,14 @@ def test_a_checkpoint_restores_with_and_without_splitting(
   chex.assert_trees_all_equal(joined(back.params), joined(state.params))
   for again in (back, whole):
     assert_same_training(
-      joined(caught_up_params(again)), joined(caught_up_params(state)), params
+      joined(apply_pending_updates(again)),
+      joined(apply_pending_updates(state)),
+      params,
     )
 
   encoder, restored, _ = restore_encoder(tmp_path / 'split')
   assert encoder == ENCODER
-  expected = joined(caught_up_params(state))['encoder']
+  expected = joined(apply_pending_updates(state))['encoder']
   assert_same_training(restored, expected, params['encoder'])
 
 
@@ -229,7 +243,7 @@ def test_no_row_of_a_split_table_is_behind(params, split_rows):
   state = caught_up_state(split_rows[0])
   assert (split_rows[0].opt_state.table.last.rows < STEPS).any()
   assert (state.opt_state.table.last.rows == STEPS).all()
-  expected = joined(caught_up_params(split_rows[0]))
+  expected = joined(apply_pending_updates(split_rows[0]))
   assert_same_training(joined(state.params), expected, params)
 
 
@@ -265,7 +279,9 @@ def test_the_softmax_over_a_split_table(chunk_size):
   table[[3, 17]], bias[[3, 17]] = 4, 4
   batch = {'hidden': hidden, 'labels': labels.astype(np.int32)}
   step = functools.partial(split_softmax, chunk_size=chunk_size)
-  losses, best, grads = pmap_step(step, whole=1)(shard(table), batch, bias)
+  losses, best, grads = pmap_step(step, num_replicated_args=1)(
+    shard(table), batch, bias
+  )
   flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1)
   expected, expected_best = softmax_losses_and_best(*flat)
   np.testing.assert_allclose(losses.rows.reshape(-1), expected, rtol=1e-5)

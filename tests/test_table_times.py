@@ -5,8 +5,8 @@ import datetime
 import pyarrow as pa
 import pytest
 
-from adaptssr_jax.data.table_times import BadTimeError, parse_times
-from adaptssr_jax.data.tables import TEXT
+from adaptssr_jax.data.readers.table_times import BadTimeError, parse_times
+from adaptssr_jax.data.readers.tables import TEXT
 
 
 @pytest.mark.parametrize(

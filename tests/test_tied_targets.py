@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adaptssr_jax.encoder.tied_targets import TiedTargets, biases_of_targets
 from adaptssr_jax.objectives.target_scores import (
   some_scores,
   target_ranks,
   target_scores,
 )
-from adaptssr_jax.tied_targets import TiedTargets, biases_of_targets
 
 # Targets are item 3, no item, item 1, no item.
 HEAD = TiedTargets(np.array([3, 0, 1, 0], np.int32))

@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from adaptssr_jax import augment
-from adaptssr_jax.devices import AXIS, replicate
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.classification import (
   class_logits,
@@ -20,7 +19,8 @@ from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
-from adaptssr_jax.train import (
+from adaptssr_jax.training.devices import AXIS, replicate
+from adaptssr_jax.training.step import (
   init_state,
   mean_metrics,
   pmap_step,
@@ -105,7 +105,7 @@ def whole(name):
 
 @functools.cache
 def mapped(name):
-  return pmap_step(step_of(name, AXIS), whole=1)
+  return pmap_step(step_of(name, AXIS), num_replicated_args=1)
 
 
 def on(devices, name, batch, state=None):

@@ -7,7 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import ttl, ttl_lines
+from adaptssr_jax.data import ttl
+from adaptssr_jax.data.readers import ttl_lines
 
 PRETRAIN = 'original_desen_pretrain.csv'
 AGE = 'original_desen_age.csv'

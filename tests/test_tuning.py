@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.models import UserEncoder
-from experiments import finetune, tuning
-from experiments.finetune_settings import FinetuneSettings, with_defaults
-from experiments.settings import SettingsError
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.encoder.model import UserEncoder
+from experiments import finetune
+from experiments.finetuning import step as tuning
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from tests.tiny_runs import finetune_settings, lines, saved_state
 
 ENCODER = UserEncoder(num_items=3, max_length=2, embed_dim=2, num_layers=2)

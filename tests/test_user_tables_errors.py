@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.table_rows import Columns, json_header
+from adaptssr_jax.data.readers.table_rows import Columns, json_header
 from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 CSV_ERRORS = [

@@ -7,15 +7,15 @@ import pathlib
 import pytest
 
 from adaptssr_jax.data import UserData, Vocabulary
-from experiments import workdir
-from experiments.pretrain import PretrainSettings
-from experiments.settings import SettingsError, from_flagfile
-from experiments.workdir import (
+from experiments.flags.binder import SettingsError, from_flagfile
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run import workdir
+from experiments.run.workdir import (
   METRICS,
+  atomic_write,
   open_workdir,
   opened_workdir,
   write_dataset,
-  write_whole,
 )
 from tests.tiny_runs import files
 
@@ -104,9 +104,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
-  write_whole(tmp_path / 'f', 'old')
+  atomic_write(tmp_path / 'f', 'old')
   with pytest.raises(TypeError):
-    write_whole(tmp_path / 'f', 3)
+    atomic_write(tmp_path / 'f', 3)
   assert (tmp_path / 'f').read_text() == 'old'
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, 'write_bytes', full)
   with pytest.raises(SettingsError) as error:
-    write_whole(folder / 'f', 'text')
+    atomic_write(folder / 'f', 'text')
   assert str(error.value) == (
     f'--workdir={folder} cannot be written (No space left on device): make '
     'room, and give the same command to go on'
@@ -155,12 +155,12 @@ def test_what_a_killed_run_left_of_its_lock_locks_nothing(tmp_path):
 
 
 def test_only_the_first_process_writes(begun, monkeypatch):
-  monkeypatch.setattr(workdir, 'is_first', lambda: False)
+  monkeypatch.setattr(workdir, 'is_main_process', lambda: False)
   before = files(begun)
   with opened_workdir(settings(begun, seed=4)) as folder:
     assert folder == begun
     write_dataset(folder, dataset(['a']))
-    write_whole(folder / 'f', 'text')
+    atomic_write(folder / 'f', 'text')
     assert files(begun) == before
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments import finetune, pretrain
-from experiments.loop import Progress
+from experiments.run.loop import Progress
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENCODER = {'embed_dim': 8, 'num_layers': 1, 'max_length': 6}

@@ -1,10 +1,15 @@
 """Data sets of users as TFDS builders, and the batches made from them."""
 
-from adaptssr_jax.data.arrays import UserArrays, UserData, load, resplit
-from adaptssr_jax.data.batches import batch_at, steps_per_epoch
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.movielens_users import MovielensUsers
 from adaptssr_jax.data.prepare import is_prepared
+from adaptssr_jax.data.prepared.arrays import (
+  UserArrays,
+  UserData,
+  load,
+  resplit,
+)
+from adaptssr_jax.data.prepared.batches import batch_at, steps_per_epoch
 from adaptssr_jax.data.ragged import Ragged, RaggedView
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 from adaptssr_jax.data.synthetic_users import SyntheticUsers

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adaptssr_jax.data.movielens_files import Log
 from adaptssr_jax.data.movielens_order import by_user, number_names
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers.movielens_files import Log
 from adaptssr_jax.data.rows import Rows, Vocabulary
 
 # A film to train on and the two held out, with something before them.

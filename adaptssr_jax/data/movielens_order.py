@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from adaptssr_jax.data.movielens_files import Log
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers.movielens_files import Log
 
 
 def by_user(log: Log) -> tuple[np.ndarray, Ragged]:

@@ -25,9 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import movielens_sources
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.movielens_files import EDITIONS, Edition, Log, read
 from adaptssr_jax.data.movielens_leave_one_out import (
   next_item_rows,
   sequence_rows,
@@ -35,6 +33,13 @@ from adaptssr_jax.data.movielens_leave_one_out import (
 )
 from adaptssr_jax.data.movielens_order import by_user, number_names
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers import movielens_sources
+from adaptssr_jax.data.readers.movielens_files import (
+  EDITIONS,
+  Edition,
+  Log,
+  read,
+)
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,

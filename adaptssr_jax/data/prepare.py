@@ -25,7 +25,7 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.beam import pipeline_options
 from adaptssr_jax.data.builder import UserBuilder
-from adaptssr_jax.data.columns import write_columns
+from adaptssr_jax.data.prepared.columns import write_columns
 from adaptssr_jax.data.rows import DataError
 
 ARRAYS = 'arrays'

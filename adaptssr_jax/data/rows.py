@@ -8,14 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.errors import DataError
 
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
-
-
-class DataError(ValueError):
-  """The data cannot be used; the message says where, why and what to do."""
 
 
 def shown(cell: Any, most: int = 80) -> str:

@@ -29,10 +29,9 @@ from adaptssr_jax.data.beam import for_each
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.pieces import Pieces
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
-from adaptssr_jax.data.ttl_lines import Numbering, read_blocks
-from adaptssr_jax.data.ttl_pieces import number_lines
-from adaptssr_jax.data.ttl_rows import (
+from adaptssr_jax.data.readers.ttl_lines import Numbering, read_blocks
+from adaptssr_jax.data.readers.ttl_pieces import number_lines
+from adaptssr_jax.data.readers.ttl_rows import (
   PRETRAIN_FILE,
   check_known,
   digest,
@@ -40,6 +39,7 @@ from adaptssr_jax.data.ttl_rows import (
   user_ids,
   with_tails,
 )
+from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 
 
 @dataclasses.dataclass(eq=False)

@@ -28,6 +28,13 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.beam import for_each
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.pieces import Pieces
+from adaptssr_jax.data.readers.table_pieces import Source, group_users
+from adaptssr_jax.data.readers.table_users import (
+  labelled_rows,
+  labels_of,
+  read_users,
+)
+from adaptssr_jax.data.readers.tables import check_path, read_table
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,
@@ -37,13 +44,6 @@ from adaptssr_jax.data.rows import (
   split_for_pretraining,
   split_for_task,
 )
-from adaptssr_jax.data.table_pieces import Source, group_users
-from adaptssr_jax.data.table_users import (
-  labelled_rows,
-  labels_of,
-  read_users,
-)
-from adaptssr_jax.data.tables import check_path, read_table
 
 _LONGEST_NAME = 50
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.masked_items import (
   item_losses,
   whole_ids,
@@ -17,11 +16,12 @@ from adaptssr_jax.objectives.users import (
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.padded_softmax import (
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
   rows_at_once,
 )
-from adaptssr_jax.reductions import reduce_losses
+from adaptssr_jax.ops.reductions import reduce_losses
 
 
 def next_items(

@@ -5,15 +5,15 @@ from typing import Any
 import optax
 from jaxtyping import Array, Float, Key
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
   as_sums,
   encode_sequences,
   encode_users,
   user_keys,
 )
-from adaptssr_jax.reductions import reduce_losses
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.reductions import reduce_losses
 
 
 def classification_objective(

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from adaptssr_jax import metrics
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import class_logits, user_logits
 from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.reductions import reduce_losses
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.reductions import reduce_losses
 
 
 def conversion_objective(

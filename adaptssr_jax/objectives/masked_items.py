@@ -10,20 +10,20 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import augment
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.item_softmax import (
-  sampled_softmax_losses,
-  softmax_losses_and_best,
-)
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
   as_sums,
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.reductions import reduce_losses
-from adaptssr_jax.shard_softmax import shard_softmax_losses_and_best
-from adaptssr_jax.table_shards import fetch_from
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.item_softmax import (
+  sampled_softmax_losses,
+  softmax_losses_and_best,
+)
+from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table.shards import fetch_from
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
 _MOST_SCORES = 2**27

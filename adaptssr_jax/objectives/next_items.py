@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.pooled_items import predict_items
 from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.objectives.views import LossAndMetrics
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
 def prefix_and_next(

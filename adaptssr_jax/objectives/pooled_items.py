@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.encoder.tied_targets import mean_projection
 from adaptssr_jax.objectives.masked_items import chunk_size
 from adaptssr_jax.objectives.users import as_sums
 from adaptssr_jax.objectives.views import (
@@ -18,15 +19,14 @@ from adaptssr_jax.objectives.views import (
   encode_views,
   views_objective,
 )
-from adaptssr_jax.reductions import reduce_losses
-from adaptssr_jax.set_softmax import (
+from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.ops.set_softmax import (
   distinct,
   sampled_set_softmax_losses,
   set_softmax_losses,
   shard_set_softmax_losses,
 )
-from adaptssr_jax.table_shards import fetch_from
-from adaptssr_jax.tied_targets import mean_projection
+from adaptssr_jax.table.shards import fetch_from
 
 
 def pooled_items_objective(

@@ -15,8 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
+from adaptssr_jax.encoder.tied_targets import TiedTargets
 from adaptssr_jax.objectives.masked_items import chunk_size
 from adaptssr_jax.objectives.target_scores import (
   log_sum_of_others,
@@ -30,8 +30,8 @@ from adaptssr_jax.objectives.users import (
   encode_users,
   user_keys,
 )
-from adaptssr_jax.reductions import reduce_losses
-from adaptssr_jax.tied_targets import TiedTargets
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.reductions import reduce_losses
 
 
 def ranking_objective(

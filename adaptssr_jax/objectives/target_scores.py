@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from adaptssr_jax import metrics
-from adaptssr_jax.models import TaskHead
-from adaptssr_jax.tied_targets import TiedTargets
+from adaptssr_jax.encoder.model import TaskHead
+from adaptssr_jax.encoder.tied_targets import TiedTargets
 
 
 class TargetScores(NamedTuple):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets, in_buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 
 
 def user_keys(

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.buckets import AT_ONCE, Buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 Augmentation = Callable[[Array, Array], Array]
 Augmentations = tuple[Augmentation, ...]

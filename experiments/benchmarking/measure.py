@@ -11,20 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.row_training import RowOptState, caught_up_params
-from adaptssr_jax.train import TrainState, pmap_step
-from experiments import loop
-from experiments.benchmarking.made_users import made_users
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
+from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
+from experiments.benchmarking.synthetic_users import synthetic_users
 from experiments.benchmarking.work import SEQUENCES, padding_share, step_flops
-from experiments.encoded_views import encoded_lengths
-from experiments.encoders import make_encoder
-from experiments.pretrain import PretrainSettings, make_pretraining
-from experiments.process import num_cores
-from experiments.speed import (
-  length_seen,
+from experiments.flags.pretraining import PretrainSettings
+from experiments.pretraining.encoded_views import encoded_lengths
+from experiments.pretraining.step import make_pretraining
+from experiments.run import loop
+from experiments.run.encoder import make_encoder
+from experiments.run.process import num_cores
+from experiments.run.speed import (
+  effective_length,
   make_buckets,
   make_encoding,
   sample_lengths,
@@ -52,14 +53,14 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
-  users = made_users(
+  users = synthetic_users(
     max(_USERS, 2 * settings.batch_size),
     num_items=num_items,
     longest=settings.longest,
   )
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
-  length = length_seen([users], encoder.max_length)
+  length = effective_length([users], encoder.max_length)
   lengths = encoded_lengths(
     pretraining,
     sample_lengths(users, length),
@@ -84,7 +85,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     lengths, rows=rows, buckets=buckets, max_length=length
   )
   if settings.inference:
-    params = caught_up_params(state)
+    params = apply_pending_updates(state)
     seconds = _time_encoding(settings, pretraining, encoder, params, users)
     found['encoding_seconds'] = seconds
     found['encoded_users_per_second'] = _rate(settings, seconds)
@@ -103,7 +104,10 @@ def _time_training(
 ) -> tuple[TrainState, dict[str, Any]]:
   rows = isinstance(state.opt_state, RowOptState)
   state = replicate(state)
-  step_fn, key = pmap_step(step, whole=1, donate=True), replicate(key)
+  step_fn, key = (
+    pmap_step(step, num_replicated_args=1, donate=True),
+    replicate(key),
+  )
   batches = loop.training_batches(
     users, pretraining, length, range(_WARM_UP + settings.steps)
   )
@@ -196,7 +200,7 @@ def _time_encoding(
   users: UserArrays,
 ) -> list[float]:
   """The seconds of batches that are encoded without dropout."""
-  length = length_seen([users], encoder.max_length)
+  length = effective_length([users], encoder.max_length)
   lengths = sample_lengths(users, length)
   step_fn, params = make_encoding(
     pretraining,

@@ -5,11 +5,11 @@ import pathlib
 import subprocess
 import sys
 
-from experiments.pretrain import PretrainSettings
-from experiments.process import ProcessSettings
-from experiments.settings import SettingsError, flag
-from experiments.shared_settings import EncoderSettings
-from experiments.speed import SpeedSettings
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.process import ProcessSettings
+from experiments.flags.shared import EncoderSettings
+from experiments.flags.speed import SpeedSettings
 
 # The catalogues of MovieLens-100k and of TTL, about.
 CATALOGUES = (4048, 645_973)

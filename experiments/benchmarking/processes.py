@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking import reference
 from experiments.benchmarking.cases import OURS, TRIMMED, Case, too_large
-from experiments.benchmarking.made_users import made_users
 from experiments.benchmarking.options import BenchmarkSettings
+from experiments.benchmarking.synthetic_users import synthetic_users
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIMIT = 900
@@ -74,7 +74,7 @@ def _run_reference(
   )
   # Two batches more than are timed.
   count = settings.batch_size * (settings.steps + 2)
-  users = made_users(
+  users = synthetic_users(
     count, num_items=encoder.num_items, longest=settings.longest
   )
   rows = scratch / 'rows.npy'

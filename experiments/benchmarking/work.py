@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from adaptssr_jax.buckets import Buckets, in_buckets
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import Buckets, in_buckets
 
 # A user is encoded as two views, each twice.
 SEQUENCES = 4

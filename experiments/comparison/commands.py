@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from adaptssr_jax.models import UserEncoder
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments import baselines, finetune, pretrain
 from experiments.comparison import frozen
 from experiments.comparison.grid import (
@@ -19,7 +19,7 @@ from experiments.comparison.grid import (
 )
 from experiments.comparison.methods import FROZEN_WITH_BAG
 from experiments.comparison.training_logs import steps_taken
-from experiments.settings import Settings
+from experiments.flags.binder import Settings
 
 # On few labels an epoch is few updates: there are more epochs, up to so many
 # times as many.

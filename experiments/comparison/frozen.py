@@ -13,28 +13,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.data import UserData, resplit
-from adaptssr_jax.models import UserEncoder
-from experiments import features, loop, reading
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
-from experiments.embed import with_items
-from experiments.encoders import make_encoder
-from experiments.finetune import write_predictions
-from experiments.labelled_rows import labelled_rows, outputs_of
-from experiments.scikit_learn import scikit_learn
-from experiments.settings import flag
-from experiments.shared_settings import DataSettings, EncoderSettings
-from experiments.speed import (
-  EncodingSettings,
-  TableSettings,
-  length_seen,
+from experiments.finetuning.predictions import predict_users, write_predictions
+from experiments.finetuning.tasks import KINDS, measured
+from experiments.flags.binder import flag
+from experiments.flags.shared import DataSettings, EncoderSettings
+from experiments.flags.speed import EncodingSettings, TableSettings
+from experiments.probing import features, reading
+from experiments.probing.labelled_rows import labelled_rows, outputs_of
+from experiments.probing.scikit_learn import scikit_learn
+from experiments.run import loop
+from experiments.run.encoder import make_encoder, with_items
+from experiments.run.speed import (
+  effective_length,
   make_buckets,
   make_encoding,
   sample_lengths,
 )
-from experiments.tasks import KINDS, measured, predict_users
-from experiments.workdir import RESULT, opened_workdir, write_whole
+from experiments.run.workdir import RESULT, atomic_write, opened_workdir
 
 VECTORS = 'vectors.npz'
 
@@ -45,13 +44,15 @@ class VectorSettings(
 ):
   """How the users of a data set are encoded."""
 
-  workdir: str = flag('runs/vectors', 'Folder of the vectors.', same_run=False)
+  workdir: str = flag(
+    'runs/vectors', 'Folder of the vectors.', mutable_on_resume=True
+  )
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is; else it is random.'
   )
   seed: int = flag(0, 'Of a random encoder.', low=0, high=2**32 - 1)
   batch_size: int = flag(
-    512, 'Users of a batch, over all devices.', low=1, same_run=False
+    512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
   )
 
 
@@ -59,7 +60,9 @@ class VectorSettings(
 class ReadingSettings(DataSettings):
   """How vectors are read."""
 
-  workdir: str = flag('runs/reading', 'Folder of the result.', same_run=False)
+  workdir: str = flag(
+    'runs/reading', 'Folder of the result.', mutable_on_resume=True
+  )
   vectors: str = flag('', 'Folder of the vectors.')
   task: str = flag('gender', 'The task, which has labels.')
   with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')
@@ -93,7 +96,7 @@ def encode(
     loop.check_devices(settings)
     encoder, params = _encoder(settings, data)
     users = users_in_order(data, histories)
-    length = length_seen([users], encoder.max_length)
+    length = effective_length([users], encoder.max_length)
     buckets = make_buckets(settings, sample_lengths(users, length))
     encode_batch, params = make_encoding(
       settings, encoder, params, buckets=buckets, length=length
@@ -107,7 +110,7 @@ def encode(
     )
     file = io.BytesIO()
     np.savez(file, vector=vectors)
-    write_whole(folder / VECTORS, file.getvalue())
+    atomic_write(folder / VECTORS, file.getvalue())
     return vectors
 
 
@@ -157,7 +160,7 @@ def read_vectors(
     result |= {name: measured(of, dealt, name) for name, of in outputs.items()}
     write_predictions(folder, outputs['test'], dealt)
     text = json.dumps(result, indent=2, allow_nan=False)
-    write_whole(folder / RESULT, text + '\n')
+    atomic_write(folder / RESULT, text + '\n')
     return result
 
 

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adaptssr_jax.data import UserData
-from adaptssr_jax.models import UserEncoder
-from experiments import finetune, pretrain
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories
 from experiments.comparison.methods import (
   FINE_TUNED,
   METHODS,
   Method,
 )
-from experiments.encoders import FREE_FIELDS
-from experiments.settings import SettingsError
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run.encoder import FREE_FIELDS
 
 # What a run may have otherwise than the one that it starts from.
 
@@ -134,9 +135,9 @@ class Grid:
   seeds: tuple[int, ...]
   crossed: bool
   pretrain_seeds: tuple[int, ...]
-  pretraining: Mapping[str, pretrain.PretrainSettings]
+  pretraining: Mapping[str, PretrainSettings]
   pretrain_data: str
-  finetuning: Mapping[str, finetune.FinetuneSettings]
+  finetuning: Mapping[str, FinetuneSettings]
 
   def method(self, name: str) -> Method:
     """The method of this name, a row of the table or what a row starts from."""

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.objective_settings import EDITS as AUGMENTATIONS
-from experiments.settings import SettingsError
-from experiments.tasks import KINDS
+from experiments.finetuning.tasks import KINDS
+from experiments.flags.binder import SettingsError
+from experiments.flags.objectives import EDITS as AUGMENTATIONS
 
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {name: kind.select_by[0] for name, kind in KINDS.items()}

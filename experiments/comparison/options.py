@@ -4,9 +4,9 @@ import dataclasses
 
 from experiments.comparison import methods
 from experiments.comparison.methods import FINE_TUNED, MODES, REFERENCE
-from experiments.process import ProcessSettings
-from experiments.settings import flag
-from experiments.shared_settings import DataSettings
+from experiments.flags.binder import flag
+from experiments.flags.process import ProcessSettings
+from experiments.flags.shared import DataSettings
 
 # The files are those of the commands that make a single run.
 _REPLACED = (
@@ -23,7 +23,7 @@ class CompareSettings(DataSettings, ProcessSettings):
   workdir: str = flag(
     'runs/compare',
     'Folder of all runs and of the results; runs in it are used again.',
-    same_run=False,
+    mutable_on_resume=True,
   )
   tasks: tuple[str, ...] = flag(('gender',), 'The tasks, columns of the table.')
   methods: tuple[str, ...] = flag(
@@ -99,7 +99,7 @@ class CompareSettings(DataSettings, ProcessSettings):
     False,
     'Make and write nothing but the prepared data: list the runs that are '
     'missing, and how long they take if it is as long as those like them took.',
-    same_run=False,
+    mutable_on_resume=True,
   )
 
   def names_free_to_change(self) -> set[str]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from experiments.comparison.table import Column, Summary
-from experiments.objective_settings import EDITS as AUGMENTATIONS
-from experiments.pictures import (
+from experiments.flags.objectives import EDITS as AUGMENTATIONS
+from experiments.run.pictures import (
   MissingPlotsError,
   Panel,
   draw_curves,

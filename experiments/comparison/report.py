@@ -25,9 +25,9 @@ from experiments.comparison.summary import Outcome, summarise
 from experiments.comparison.sweeps import as_csv, sweep_points
 from experiments.comparison.table import Column, Summary, markdown
 from experiments.comparison.training_logs import best_validation, steps_taken
-from experiments.finetune import PREDICTIONS
-from experiments.settings import Settings, SettingsError
-from experiments.workdir import RESULT, write_whole
+from experiments.finetuning.predictions import PREDICTIONS
+from experiments.flags.binder import Settings, SettingsError
+from experiments.run.workdir import RESULT, atomic_write
 
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 
@@ -49,11 +49,11 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   )
   results = _results(settings, grid, summary, sweeps)
   text = json.dumps(results, indent=2, ensure_ascii=False)
-  write_whole(grid.folder / 'results.json', text + '\n')
+  atomic_write(grid.folder / 'results.json', text + '\n')
   page = f'{page_of(results)}\n## How to read this\n\n{notes(grid, results)}'
-  write_whole(grid.folder / 'results.md', page)
+  atomic_write(grid.folder / 'results.md', page)
   for name, rows in sweeps.items():
-    write_whole(grid.folder / f'{name}.csv', as_csv(rows))
+    atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
   titles = {name: grid.methods[name].title for name in settings.methods}
   draw_all(grid.folder, summary, titles, sweeps)
   print(f'{grid.folder}: wrote results.md, results.json', flush=True)

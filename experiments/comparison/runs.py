@@ -4,21 +4,19 @@ Every run has a folder, and beside it `FOLDER.json`, written when it is done:
 the flags that it was made with, and how long it took, where, by which commit.
 """
 
-import functools
 import json
 import pathlib
-import subprocess
 import time
 from typing import Any
 
 import jax
 
-from adaptssr_jax.checkpoint_files import CheckpointError
+from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data import DataError
 from experiments.comparison.commands import command_of, source_of
 from experiments.comparison.grid import Grid, Pretraining, Run, Vectors
-from experiments.settings import Settings, SettingsError
-from experiments.workdir import differing_flags, write_whole
+from experiments.flags.binder import Settings, SettingsError
+from experiments.run.workdir import atomic_write, commit, differing_flags
 
 # Free to change in a run that goes on, but not in one that is compared.
 _LENGTH_OF_A_RUN = {'num_epochs', 'num_steps', 'patience'}
@@ -56,7 +54,7 @@ def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
     'device': jax.devices()[0].device_kind,
     'commit': commit(),
   }
-  write_whole(_record_path(grid, run), json.dumps(record, indent=2) + '\n')
+  atomic_write(_record_path(grid, run), json.dumps(record, indent=2) + '\n')
   return record, True
 
 
@@ -112,20 +110,3 @@ def _data_name(grid: Grid, run: Run) -> str:
   if isinstance(run, Pretraining):
     return grid.pretrain_data
   return run.users if isinstance(run, Vectors) else grid.tasks[run.task].name
-
-
-@functools.cache
-def commit() -> str:
-  """The commit of the code, as `git describe` says, if it is a checkout."""
-  command = ['git', 'describe', '--always', '--dirty']
-  try:
-    done = subprocess.run(
-      command,
-      cwd=pathlib.Path(__file__).parent,
-      capture_output=True,
-      text=True,
-      check=True,
-    )
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
-  return done.stdout.strip()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
-from experiments import loop
 from experiments.comparison import methods
 from experiments.comparison.grid import Grid, check_shapes
 from experiments.comparison.histories import histories_of
@@ -17,14 +16,14 @@ from experiments.comparison.stages import (
   read_flagfile,
   read_pretraining,
 )
-from experiments.datasets import open_data
-from experiments.finetune import open_task
-from experiments.finetune_settings import FinetuneSettings, with_defaults
-from experiments.scikit_learn import scikit_learn
-from experiments.settings import SettingsError
-from experiments.shared_settings import DataSettings
-from experiments.speed import check_table_update
-from experiments.tasks import check_task
+from experiments.finetuning.data import check_task, open_task
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings, with_defaults
+from experiments.flags.shared import DataSettings
+from experiments.probing.scikit_learn import scikit_learn
+from experiments.run import loop
+from experiments.run.data import open_data
+from experiments.run.speed import check_table_update
 
 
 def read_grid(settings: CompareSettings) -> Grid:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import loop
 from experiments.comparison.methods import Method
-from experiments.objective_settings import parse_fusion
-from experiments.pretrain import PretrainSettings
-from experiments.settings import Settings, SettingsError, from_flagfile
-from experiments.speed import check_table_update
+from experiments.flags.binder import Settings, SettingsError, from_flagfile
+from experiments.flags.objectives import parse_fusion
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run import loop
+from experiments.run.speed import check_table_update
 
 
 class Stage(NamedTuple):

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.collapse import collapse_warning
 from experiments.comparison.grid import Grid, Pretraining
-from experiments.workdir import METRICS
+from experiments.pretraining.collapse import collapse_warning
+from experiments.run.workdir import METRICS
 
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Float, Int
 
-from adaptssr_jax.buckets import Buckets
+from adaptssr_jax.ops.buckets import Buckets
 
 # Sequences drawn to see how long those of a batch are.
 _MOST_DRAWN = 10_000_000

@@ -13,15 +13,15 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from adaptssr_jax.checkpoint import (
+from adaptssr_jax.checkpoint.checkpoints import (
   Checkpoints,
   restore_encoder,
 )
-from adaptssr_jax.checkpoint_files import CheckpointError, DamagedError
-from adaptssr_jax.description import describe
-from adaptssr_jax.devices import replicate
-from adaptssr_jax.models import UserEncoder
-from adaptssr_jax.train import init_state
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.step import init_state
 from tests.tiny_runs import assert_same_bits, saved_steps
 
 ENCODER = UserEncoder(num_items=5, max_length=3, embed_dim=4, num_layers=1)

@@ -1,0 +1,334 @@
+"""Checkpoints of a run, kept by Orbax.
+
+A checkpoint is all that is needed to go on, and to use what was learned
+elsewhere: the state of training, the fields of the encoder, the raw item ids
+behind its table, and the flags of the run. No key is saved, since every key
+follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from adaptssr_jax.checkpoint import files
+from adaptssr_jax.checkpoint.description import Description
+from adaptssr_jax.checkpoint.files import DamagedError
+from adaptssr_jax.checkpoint.items import (
+  check_shapes,
+  latest_and_best,
+  open_at,
+  open_reader,
+  read_description,
+  read_items,
+  saved_shapes,
+  saving_together,
+)
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.row_adam import (
+  AdamSettings,
+  RowAdamState,
+  caught_up_table,
+)
+from adaptssr_jax.training.devices import global_shapes, to_global, to_local
+from adaptssr_jax.training.row_step import RowOptState
+from adaptssr_jax.training.step import TrainState
+
+_ROW_OPT_STATE = set(RowOptState._fields)
+
+
+class Checkpoints:
+  """The checkpoints of one run, in the folder `checkpoints` of its workdir.
+
+  Args:
+    workdir: the folder of the run.
+    keep: how many of the latest to keep; the best one is kept besides.
+    tell: what is done with a line for who watches the run.
+
+  Raises:
+    CheckpointError: there are checkpoints, but none with a score that can be
+      read.
+  """
+
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    *,
+    keep: int,
+    tell: Callable[[str], None] = print,
+  ):
+    self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
+    self._tell = tell
+    self._set_aside(self._unreadable_scores())
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=latest_and_best(keep),
+      # Without it Orbax would not write the scores.
+      best_fn=files.rank,
+      # What a process left that was killed while it saved.
+      cleanup_tmp_directories=True,
+      async_options=saving_together(),
+    )
+    with files.reading(self._folder):
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def _unreadable_scores(self) -> list[DamagedError]:
+    if jax.process_index() != 0:
+      return []
+    damaged = files.unreadable_scores(self._folder)
+    if damaged and len(damaged) == len(files.saved_steps(self._folder)):
+      raise files.none_is_whole(damaged[-1])
+    return damaged
+
+  def latest_step(self) -> int | None:
+    """The step of the newest checkpoint; None if there is none."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The step with the best score, the first of equals; None without one."""
+    # A score is not on disk before its checkpoint is.
+    with files.writing(self._folder):
+      self._manager.wait_until_finished()
+    best = files.best_of(self._folder)
+    if jax.process_count() > 1:
+      # A disk may show all of them something else.
+      told = multihost_utils.broadcast_one_to_all(-1 if best is None else best)
+      best = None if told < 0 else int(told)
+    return best
+
+  def logs(self) -> list[dict[str, Any]]:
+    """What was saved as the log with the checkpoints, the oldest first."""
+    steps = sorted(self._manager.all_steps())
+    found = [files.log_of(self._folder / str(step)) for step in steps]
+    return [log for log in found if log]
+
+  def save(
+    self,
+    state: TrainState,
+    description: Description,
+    *,
+    score: float | None = None,
+    log: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Saves the state, in the background; it may be donated at once.
+
+    Args:
+      state: what to save, named by its step.
+      description: what to say of it.
+      score: of the model on validation data, larger is better; one that is
+        not finite is none.
+      log: of the run since the last save, if it is to be found by `logs`.
+
+    Raises:
+      CheckpointError: this checkpoint cannot be written, or the one before it
+        could not.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    # Nothing compares with nan, which could pass for the best.
+    if score is not None and not math.isfinite(score):
+      score = None
+    params, opt_state = to_global((state.params, state.opt_state))
+    items = description._asdict() | (
+      {} if log is None else {files.LOG: dict(log)}
+    )
+    with files.writing(self._folder):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(params),
+          opt_state=ocp.args.StandardSave(opt_state),
+          **{name: ocp.args.JsonSave(value) for name, value in items.items()},
+        ),
+        metrics=None if score is None else {'score': score, 'step': step},
+        force=True,
+      )
+
+  def restore(self, like: TrainState) -> TrainState | None:
+    """Restores the newest state that is whole, onto the devices of `like`.
+
+    Damaged ones after it are told of, and moved to the folder
+    `damaged_checkpoints`. With several processes all have to call this.
+
+    Args:
+      like: a state of the same shapes, where the arrays are to go.
+
+    Returns:
+      The state, or None if nothing was saved yet.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model, or damaged, and so
+        are all before it.
+    """
+    damaged = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      found = self._whole(like, step)
+      if isinstance(found, TrainState):
+        if damaged:
+          self._set_aside(damaged)
+          self._manager.reload()
+        return found
+      damaged.append(found)
+    if damaged:
+      raise files.none_is_whole(damaged[0])
+    return None
+
+  def restore_best(self, like: TrainState) -> TrainState | None:
+    """As `restore`, of those with a score the best; None if there is none."""
+    while (step := self.best_step()) is not None:
+      found = self._whole(like, step)
+      if isinstance(found, TrainState):
+        return found
+      self._set_aside([found])
+      self._manager.reload()
+    return None
+
+  def _whole(self, like: TrainState, step: int) -> TrainState | DamagedError:
+    """The state of a step, if no process finds it damaged."""
+    try:
+      found = self._restored(like, step)
+    except DamagedError as error:
+      found = error
+    is_damaged = isinstance(found, DamagedError)
+    if jax.process_count() > 1:
+      is_damaged = multihost_utils.process_allgather(is_damaged).any()
+    if is_damaged and isinstance(found, TrainState):
+      path = self._folder / str(step)
+      return DamagedError(path, 'another process could not read it')
+    return found
+
+  def _restored(self, like: TrainState, step: int) -> TrainState:
+    like = like._asdict()
+    at_step = jax.device_put(
+      jax.numpy.asarray(step, like['step'].dtype), like.pop('step').sharding
+    )
+    wanted = global_shapes(like)
+    items = {
+      # Of a split table, the rows that fill it up may be more or less.
+      name: ocp.args.StandardRestore(tree, strict=False)
+      for name, tree in wanted.items()
+    }
+    with open_reader(self._folder) as manager:
+      check_shapes(manager, step, wanted)
+      restored = read_items(manager, step, items)
+    files.log_of(self._folder / str(step))
+    return TrainState(at_step, **to_local(dict(restored.items()), like))
+
+  def _set_aside(self, damaged: Sequence[DamagedError]) -> None:
+    for error in damaged if jax.process_index() == 0 else ():
+      self._tell(files.quarantine(error))
+    # None may look at the folder before.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged checkpoints set aside')
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    # With several processes, the others may never come to the end of a save.
+    if kind is None or jax.process_count() == 1:
+      self.close()
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    with files.writing(self._folder):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+
+def restore_description(path: str | pathlib.Path) -> Description:
+  """What a checkpoint says of itself; `path` as for `restore_encoder`."""
+  with open_at(path) as (manager, step):
+    return read_description(manager, step)
+
+
+def restore_encoder(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """Rebuilds a pre-trained or fine-tuned encoder from its checkpoint alone.
+
+  Args:
+    path: the workdir of a run, or its folder of checkpoints: the best one is
+      taken where the run scored them, else the latest. Or the folder of one
+      checkpoint.
+
+  Returns:
+    The encoder, its parameters on the first device, and the vocabulary: the
+    raw item ids, that of item i at i - 1.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+
+  Example:
+    >>> import tempfile, optax
+    >>> from adaptssr_jax.checkpoint.description import describe
+    >>> from adaptssr_jax.training.step import init_state
+    >>> encoder = UserEncoder(num_items=2, max_length=4, embed_dim=4)
+    >>> items = jax.numpy.array([[1, 2, 0]])
+    >>> params = {'encoder': encoder.init(jax.random.key(0), items)['params']}
+    >>> folder = tempfile.mkdtemp()
+    >>> run = Checkpoints(folder, keep=1)
+    >>> state = init_state(params, optax.sgd(1.0))
+    >>> run.save(state, describe(encoder, ['a', 'b'], flags={}))
+    >>> run.close()
+    >>> encoder, params, vocabulary = restore_encoder(folder)
+    >>> encoder.apply({'params': params}, items).shape, vocabulary
+    ((1, 4), ['a', 'b'])
+  """
+  encoder, params, vocabulary = restore_model(path)
+  return encoder, params['encoder'], vocabulary
+
+
+def restore_model(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """As `restore_encoder`, with all that was learned beside the encoder.
+
+  Args:
+    path: as for `restore_encoder`.
+
+  Returns:
+    The encoder, all parameters, of which `encoder` are its own, and the
+    vocabulary.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+  """
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  with open_at(path) as (manager, step):
+    description = read_description(manager, step)
+    wanted = {
+      'params': saved_shapes(manager, step, 'params', device),
+      'opt_state': saved_shapes(manager, step, 'opt_state', device),
+    }
+    # Of the optimizer, what rows of the table that are behind are caught up by.
+    saved = wanted['opt_state']
+    if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
+      del wanted['opt_state']
+    restored = read_items(
+      manager,
+      step,
+      {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
+    )
+    params = restored['params']
+    table = params['encoder']['item_embedding']
+    if 'opt_state' in restored:
+      table = _caught_up(table, restored['opt_state']['table'])
+    with files.reading(pathlib.Path(manager.directory) / str(step)):
+      encoder = UserEncoder(**description.encoder)
+    # A table that was split may have been filled up.
+    params['encoder']['item_embedding'] = table[: encoder.mask_id + 1]
+    return encoder, params, description.vocabulary
+
+
+def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
+  settings = AdamSettings(**saved['settings'])
+  state = RowAdamState(**saved | {'settings': settings})
+  return caught_up_table(table, state)

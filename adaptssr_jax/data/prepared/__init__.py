@@ -1,0 +1,1 @@
+"""Prepared data sets as arrays, and batches of them."""

@@ -1,0 +1,278 @@
+"""The user encoder, and the head that fine-tuning puts on it."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax.encoder.blocks import (
+  AttentionPooling,
+  Block,
+  Seeds,
+  States,
+  Users,
+  last_states,
+)
+from adaptssr_jax.encoder.dropout import dropout, row_seeds
+from adaptssr_jax.encoder.layers import Dense, LayerNorm, normal
+from adaptssr_jax.ops.similarity import unit_length
+
+Items = Int[ArrayLike, 'batch length']
+Keys = Key[Array, 'batch']
+READOUTS = ('pooled', 'last', 'pooled,last')
+
+
+class UserEncoder(nn.Module):
+  """Encodes the items of a user into one vector: a small Transformer.
+
+  h = blocks(dropout(LayerNorm(E[items] + P)));  u = concat_k pool(q_k, h)
+
+  Bidirectional, as BERT, unless `causal`. The vector may also be, or end in,
+  the state of the last item: see `readout`.
+
+  Ids are 0 for padding (at the end of a sequence), 1..num_items, and
+  `mask_id` = num_items + 1. A sequence without items is encoded as zeros. An id
+  beyond the table gives nan. Matrices and embeddings start as N(0, 0.02).
+
+  Attributes:
+    num_items: How many items there are, padding and mask not counted.
+    max_length: The longest sequence; shorter arrays are as welcome.
+    embed_dim: Features of an item and of a hidden state.
+    num_layers: Transformer blocks.
+    num_heads: Attention heads, a divisor of `embed_dim`.
+    num_queries: Learned queries, each of which pools the hidden states.
+    cosine_pooling: Pool by the cosine, not the product, of query and state.
+    dropout_rate: In [0, 1); rounded to a multiple of 1/256, see `dropout`.
+    dtype: In which it computes, 'float32' or 'bfloat16'. Parameters, norms,
+      softmaxes and user vectors are float32 all the same.
+    causal: A state sees the items up to its own, and none after.
+    readout: What the vector of a user is: 'pooled'; 'last', the state of the
+      last item; or 'pooled,last', the one after the other.
+
+  Raises:
+    ValueError: If a field is out of its range.
+
+  Example:
+    >>> import jax
+    >>> encoder = UserEncoder(num_items=50, max_length=10, embed_dim=8)
+    >>> items = jnp.array([[3, 7, 7, 0], [12, 0, 0, 0]])
+    >>> params = encoder.init(jax.random.key(0), items)['params']
+    >>> encoder.apply({'params': params}, items).shape
+    (2, 8)
+    >>> encoder.apply({'params': params}, items, method='hidden_states').shape
+    (2, 4, 8)
+
+  Reference:
+    Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690).
+  """
+
+  num_items: int
+  max_length: int = 100
+  embed_dim: int = 64
+  num_layers: int = 2
+  num_heads: int = 2
+  num_queries: int = 1
+  cosine_pooling: bool = False
+  dropout_rate: float = 0.1
+  dtype: str = 'float32'
+  causal: bool = False
+  readout: str = 'pooled'
+
+  def __post_init__(self):
+    names = 'num_items max_length embed_dim num_layers num_heads num_queries'
+    for name in names.split():
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'{name} must be at least 1, not {getattr(self, name)}'
+        )
+    if self.embed_dim % self.num_heads:
+      raise ValueError(
+        f'num_heads must divide embed_dim: {self.embed_dim} features do not '
+        f'split into {self.num_heads} heads'
+      )
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(
+        f'dropout_rate must be in [0, 1), not {self.dropout_rate}'
+      )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(
+        f"dtype must be 'float32' or 'bfloat16', not {self.dtype!r}"
+      )
+    if self.readout not in READOUTS:
+      raise ValueError(
+        f'readout must be {" or ".join(READOUTS)}, not {self.readout!r}'
+      )
+    super().__post_init__()
+
+  def setup(self) -> None:
+    """Declares the parameters and the parts, by their names in `params`."""
+    self.item_embedding = self.param(
+      'item_embedding', normal, (self.num_items + 2, self.embed_dim)
+    )
+    self.position_embedding = self.param(
+      'position_embedding', normal, (self.max_length, self.embed_dim)
+    )
+    self.norm = LayerNorm(dtype=self.dtype)
+    self.blocks = [
+      Block(self.num_heads, self.dropout_rate, self.dtype, self.causal)
+      for _ in range(self.num_layers)
+    ]
+    self.pooling = AttentionPooling(self.num_queries, self.cosine_pooling)
+
+  @property
+  def mask_id(self) -> int:
+    """The id that stands for a masked item: num_items + 1."""
+    return self.num_items + 1
+
+  @property
+  def vector_dim(self) -> int:
+    """Features of the vector of a user."""
+    parts = {'pooled': self.num_queries, 'last': 1}
+    return self.embed_dim * sum(parts[part] for part in self._parts)
+
+  @property
+  def _parts(self) -> list[str]:
+    return self.readout.split(',')
+
+  def embed(self, items: Items) -> States:
+    """Looks up items [batch, length] in the table: [batch, length, embed]."""
+    # take: nan for an id beyond the table, where indexing would return another
+    # item's row.
+    return jnp.take(self.item_embedding, items, axis=0)
+
+  def __call__(
+    self,
+    items: Items,
+    *,
+    deterministic: bool = True,
+    keys: Keys | None = None,
+    embedded: States | None = None,
+  ) -> Users:
+    """Encodes users.
+
+    Args:
+      items: `[batch, length]`, ids, 0 at the end for padding.
+      deterministic: False drops out; pass `keys`, or rngs={'dropout': key} to
+        `apply`.
+      keys: `[batch]`, a key per user, whose dropout depends on it alone.
+      embedded: what `embed` gave for the items, if that was called before.
+
+    Returns:
+      `[batch, vector_dim]`, not normalised.
+    """
+    hidden = self.hidden_states(
+      items, deterministic=deterministic, keys=keys, embedded=embedded
+    )
+    where = jnp.asarray(items) != 0
+    # Pooled in any case, so that parameters do not depend on the readout; what
+    # is not read out costs nothing once compiled.
+    vectors = {
+      'pooled': self.pooling(hidden, where=where),
+      'last': last_states(hidden, where=where),
+    }
+    return jnp.concatenate([vectors[part] for part in self._parts], axis=1)
+
+  def hidden_states(
+    self,
+    items: Items,
+    *,
+    deterministic: bool = True,
+    keys: Keys | None = None,
+    embedded: States | None = None,
+  ) -> States:
+    """Encodes the items of users, each in the light of the others.
+
+    Args:
+      items: `[batch, length]`, ids, 0 at the end for padding.
+      deterministic: False drops out, see `__call__`.
+      keys: as of `__call__`.
+      embedded: as of `__call__`.
+
+    Returns:
+      `[batch, length, embed_dim]`, without meaning at padding.
+
+    Raises:
+      ValueError: If `length` is not in 1..max_length.
+    """
+    items = jnp.asarray(items)
+    length = items.shape[1]
+    if not 1 <= length <= self.max_length:
+      raise ValueError(
+        f'a sequence of {length} items, but max_length is {self.max_length}: '
+        'shorten the sequences or make the encoder longer'
+      )
+    first, *seeds = self._seeds(items, deterministic, keys)
+    hidden = self.embed(items) if embedded is None else embedded
+    hidden = self.norm(hidden + self.position_embedding[None, :length])
+    hidden = dropout(first, hidden, rate=self.dropout_rate)
+    for i, block in enumerate(self.blocks):
+      hidden = block(hidden, where=items != 0, seeds=seeds[3 * i : 3 * (i + 1)])
+    return hidden
+
+  def _seeds(
+    self, items: Items, deterministic: bool, keys: Keys | None
+  ) -> Sequence[Seeds]:
+    """Of the dropout of the embeddings, and of the three of each block."""
+    draws = 1 + 3 * self.num_layers
+    if deterministic or self.dropout_rate == 0:
+      return [None] * draws
+    if keys is None:
+      keys = jax.random.split(self.make_rng('dropout'), len(items))
+    return list(jnp.moveaxis(row_seeds(keys, draws=draws), 1, 0))
+
+
+class TaskHead(nn.Module):
+  """The head that fine-tuning puts on users: W relu(W' u), or W u.
+
+  Attributes:
+    num_outputs: Classes, or items to rank.
+    hidden_dim: Features between the two layers; 0: there is but one.
+
+  Example:
+    >>> import jax
+    >>> head = TaskHead(num_outputs=8)
+    >>> users = jnp.ones((2, 64))
+    >>> head.init_with_output(jax.random.key(0), users)[0].shape
+    (2, 8)
+  """
+
+  num_outputs: int
+  hidden_dim: int = 64
+
+  @nn.compact
+  def __call__(
+    self, users: Float[ArrayLike, '*batch features']
+  ) -> Float[Array, '*batch outputs']:
+    """Returns logits `[..., num_outputs]` of users `[..., features]`."""
+    hidden = jnp.asarray(users)
+    if self.hidden_dim:
+      hidden = nn.relu(Dense(self.hidden_dim, name='hidden')(hidden))
+    return Dense(self.num_outputs, name='output')(hidden)
+
+
+def pooling_penalty(
+  queries: Float[ArrayLike, 'query embed'],
+) -> Float[Array, '']:
+  """Measures how much the pooling queries of an encoder look alike.
+
+  sqrt(sum_{j != k} cos(q_j, q_k)^2)
+
+  Args:
+    queries: `[num_queries, embed_dim]`, params['pooling']['query'].
+
+  Returns:
+    A number; 0, with gradient 0, for one query.
+
+  Example:
+    >>> print(f'{pooling_penalty(jnp.array([[1.0, 0.0], [2.0, 0.0]])):.4f}')
+    1.4142
+  """
+  queries = unit_length(jnp.asarray(queries))
+  cosines = queries @ queries.T
+  square = jnp.sum(jnp.square(cosines - jnp.diag(jnp.diag(cosines))))
+  # The root has no gradient at 0, where one query or orthogonal ones are.
+  positive = square > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

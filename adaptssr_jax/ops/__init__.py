@@ -1,0 +1,1 @@
+"""Operations on arrays that losses and objectives are made of."""

@@ -1,0 +1,186 @@
+"""Encodes a batch of mixed lengths without paying for its padding."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int
+
+from adaptssr_jax.ops.microbatches import in_microbatches, map_chunks
+
+
+class Buckets(NamedTuple):
+  """In which parts a batch is encoded.
+
+  Args:
+    widths: to which sequences may be cut, in order. Each is a program of its
+      own, which takes its time to compile.
+    size: sequences encoded at once, see `in_microbatches`.
+  """
+
+  widths: tuple[int, ...] = ()
+  size: int | None = None
+
+
+# Rows for which `in_buckets` looks up at once.
+_PIECE = 8192
+# The simple way: the whole batch, at full length.
+AT_ONCE = Buckets()
+
+
+def in_buckets(
+  encode: Callable[..., Any],
+  items: Int[Array, 'rows length'],
+  *args: Any,
+  buckets: Buckets,
+  look_up: Callable[[Array], Array] | None = None,
+) -> Any:
+  """Encodes sequences in groups of similar length, each cut to its longest.
+
+  The rows are sorted by length and taken `buckets.size` at a time. Each group
+  is cut to the least of `buckets.widths` that holds its longest row, or not at
+  all if none does: nothing is lost. Then the sort is undone. A group is encoded
+  again for the gradient, see `in_microbatches`.
+
+  Args:
+    encode: (items [m, width], *args) -> arrays [m, ...], whose shapes after
+      the first axis, and values, do not depend on the width.
+    items: `[rows, length]`, ids, 0 at the end for padding.
+    *args: arrays [rows, ...] that go with the sequences, such as keys.
+    buckets: the widths and the size of a group.
+    look_up: items -> array [rows, length, ...], for what is better done for all
+      rows at once, as reading a large table, whose gradient would be added up
+      group by group. `encode` takes it, cut like the items, before the args.
+
+  Returns:
+    What `encode(items, *args)` returns.
+
+  Raises:
+    ValueError: If the widths are not positive and in order.
+
+  Example:
+    >>> items = jnp.array([[3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 0, 0]])
+    >>> buckets = Buckets(widths=(1, 2), size=1)
+    >>> in_buckets(functools.partial(jnp.sum, axis=1), items, buckets=buckets)
+    Array([18,  7, 17], dtype=int32)
+  """
+  if buckets == AT_ONCE:
+    return encode(items, *([look_up(items)] if look_up else []), *args)
+  order = jnp.argsort(jnp.sum(items != 0, axis=1))
+  items, args = jax.tree.map(operator.itemgetter(order), (items, args))
+  group = functools.partial(
+    _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
+  )
+  encode_piece = functools.partial(_encode_piece, group, look_up, buckets.size)
+  # What is looked up for all rows of a large batch would not fit.
+  piece = _PIECE if buckets.size else None
+  done = in_microbatches(encode_piece, items, args, size=piece)
+  return jax.tree.map(operator.itemgetter(jnp.argsort(order)), done)
+
+
+def _widths_to(length: int, widths: tuple[int, ...]) -> tuple[int, ...]:
+  """The widths below the full length, and that."""
+  if min(widths, default=1) < 1 or list(widths) != sorted(set(widths)):
+    raise ValueError(f'widths must be positive and in order, not {widths}')
+  return (*(width for width in widths if width < length), length)
+
+
+def _encode_piece(
+  group: Callable[..., Any],
+  look_up: Callable[[Array], Array] | None,
+  size: int | None,
+  items: Int[Array, 'rows length'],
+  args: tuple[Any, ...],
+) -> Any:
+  sequences = (items, look_up(items)) if look_up else (items,)
+  return map_chunks(group, sequences, args, size=size)
+
+
+def _encode_group(
+  encode: Callable[..., Any],
+  widths: tuple[int, ...],
+  sequences: tuple[Array, ...],
+  args: tuple[Any, ...],
+) -> Any:
+  """Encodes a group at the least width that holds all of it."""
+  longest = jnp.max(jnp.sum(sequences[0] != 0, axis=1), initial=0)
+  # Each on its own: what all of them would keep for the gradient is more than
+  # the work to encode again.
+  programs = [
+    jax.checkpoint(functools.partial(_encode_cut, encode, width))
+    for width in widths
+  ]
+  which = jnp.sum(longest > np.array(widths[:-1], int))
+  return lax.switch(which, programs, sequences, args)
+
+
+def _encode_cut(
+  encode: Callable[..., Any],
+  width: int,
+  sequences: tuple[Array, ...],
+  args: tuple[Any, ...],
+) -> Any:
+  return encode(*(x[:, :width] for x in sequences), *args)
+
+
+def bucket_widths(
+  lengths: Int[ArrayLike, 'sequences'], *, programs: int, max_length: int
+) -> tuple[int, ...]:
+  """Finds the widths that leave the least padding.
+
+  argmin over w_1 < ... < w_P = max_length of the mean over the lengths n of
+  min{w_p : w_p >= n}
+
+  by dynamic programming over the multiples of 4.
+
+  Args:
+    lengths: of the data set's sequences, or of a sample of the views made of
+      them, as the step will encode them; longer ones count as `max_length`.
+    programs: how many widths at most, P.
+    max_length: the width of the last program.
+
+  Returns:
+    The widths, in order.
+
+  Raises:
+    ValueError: If `programs` or `max_length` is not positive, or there are no
+      lengths.
+
+  Example:
+    >>> lengths = np.array([5, 5, 6, 20, 21, 90])
+    >>> bucket_widths(lengths, programs=3, max_length=100)
+    (8, 24, 100)
+  """
+  for name, value in {
+    'programs': programs,
+    'max_length': max_length,
+    'the number of lengths': np.size(lengths),
+  }.items():
+    if value < 1:
+      raise ValueError(f'{name} must be at least 1, not {value}')
+  widths = np.array([*range(4, max_length, 4), max_length])
+  counts = np.bincount(
+    np.searchsorted(widths, np.minimum(lengths, max_length)),
+    minlength=len(widths),
+  )
+  below = np.concatenate([[0], np.cumsum(counts)])
+  # cost[i, j]: of the lengths in the cells i to j, all encoded at width j.
+  cost = (below[1:] - below[:-1, None]) * widths
+  cost = np.where(np.triu(np.ones_like(cost)), cost, np.inf)
+  best, chosen = cost[0], [[j] for j in range(len(widths))]
+  for _ in range(min(programs, len(widths)) - 1):
+    # Through i as the width before j; or no further width.
+    through = best[:-1, None] + cost[1:]
+    i = np.argmin(through, axis=0)
+    better = through[i, np.arange(len(widths))] < best
+    chosen = [
+      [*chosen[i[j]], j] if better[j] else chosen[j] for j in range(len(widths))
+    ]
+    best = np.where(better, through.min(axis=0), best)
+  return tuple(int(widths[j]) for j in chosen[-1])

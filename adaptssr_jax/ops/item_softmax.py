@@ -1,0 +1,257 @@
+"""Softmax losses over a catalogue of items, however large it is."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key, Num
+
+from adaptssr_jax.ops.reductions import as_float
+
+Losses = Float[Array, ' n']
+Ids = Int[Array, ' n']
+
+
+def softmax_losses(
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, ' n'],
+  *,
+  chunk_size: int | None = None,
+) -> Losses:
+  """Cross entropy of the label of each row, all ids being classes.
+
+  -log softmax(E h + b)[label]
+
+  Under jit it costs nothing that `softmax_losses_and_best` can find more.
+
+  Args:
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`, in 0..ids-1.
+    chunk_size: See `softmax_losses_and_best`.
+
+  Returns:
+    `[n]`, a loss per row.
+
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
+  Example:
+    >>> hidden, table = jnp.array([[1.0, 0.0]]), jnp.eye(2)
+    >>> losses = softmax_losses(hidden, table, jnp.zeros(2), jnp.array([0]))
+    >>> print(f'{losses[0]:.4f} = -log(e / (e + 1))')
+    0.3133 = -log(e / (e + 1))
+  """
+  return softmax_losses_and_best(
+    hidden, table, bias, labels, chunk_size=chunk_size
+  )[0]
+
+
+def softmax_losses_and_best(
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, ' n'],
+  *,
+  chunk_size: int | None = None,
+) -> tuple[Losses, Ids]:
+  """Cross entropy of the label of each row, and the id that scores best.
+
+  -log softmax(E h + b)[label]  and  argmax(E h + b)
+
+  Args:
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`, in 0..ids-1.
+    chunk_size: None scores all ids at once, `[n, ids]` numbers. Otherwise so
+      many at a time, `[n, chunk_size]` numbers, and once more for the gradient:
+      as exact, a third more products, and the memory of one chunk.
+
+  Returns:
+    `[n]`, a loss per row, and `[n]`, an id per row; of equal ones the first.
+
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
+  Example:
+    >>> hidden, table = jnp.array([[0.0, 2.0, 1.0]]), jnp.eye(3)
+    >>> losses, best = softmax_losses_and_best(
+    ...   hidden, table, jnp.zeros(3), jnp.array([2]), chunk_size=2
+    ... )
+    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best {best[0]}')
+    1.4076 = log(1 + e^2 + e) - 1; best 1
+  """
+  hidden, table, bias = as_float(hidden), as_float(table), as_float(bias)
+  labels = jnp.asarray(labels)
+  if chunk_size is None:
+    logits = hidden @ table.T + bias[None]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses, jnp.argmax(logits, axis=-1).astype(labels.dtype)
+  if chunk_size < 1:
+    raise ValueError(
+      f'chunk_size must be at least 1 or None, not {chunk_size}.'
+    )
+  log_sums, own, _, best = softmax_of_chunks(
+    hidden, table, bias, labels, chunk_size=chunk_size
+  )
+  return log_sums - own, best
+
+
+def softmax_of_chunks(
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Ids,
+  *,
+  chunk_size: int,
+) -> tuple[Losses, Losses, Losses, Ids]:
+  """What a softmax needs of the scores z = E h + b of each row.
+
+  Args:
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
+    chunk_size: ids scored at a time.
+
+  Returns:
+    `[n]` each: log sum exp z, the label's score, the highest score, its id.
+  """
+  size = min(chunk_size, len(table))
+  # The gradient scores a chunk again: keeping all of them is what we avoid.
+  chunk = jax.checkpoint(
+    functools.partial(_softmax_of_chunk, size, hidden, table, bias, labels)
+  )
+  log_sums, own, top, best = lax.map(chunk, jnp.arange(0, len(table), size))
+  # The label is in one chunk; the best id is in the first of the highest.
+  own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
+  best = pick(best, jnp.argmax(top, axis=0))
+  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
+
+
+def sampled_softmax_losses(
+  key: Key[Array, ''],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, ' n'],
+  *,
+  num_sampled: int,
+) -> Losses:
+  """Estimates the cross entropy of the label from a sample of the other ids.
+
+  With the scores z = E h + b and m ids s_j, drawn evenly and with replacement,
+
+      log(e^z[label] + ids / m * sum_{j: s_j != label} e^z[s_j]) - z[label]
+
+  What is inside the first log is an unbiased estimate of the denominator of the
+  softmax. So the loss is, on average, too low, the less so the larger m is.
+
+  Args:
+    key: Of the draw, which all rows share.
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
+      their vectors.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`, in 0..ids-1.
+    num_sampled: m, how many ids are drawn; memory is `[n, m]` numbers.
+
+  Returns:
+    `[n]`, a loss per row.
+
+  Raises:
+    ValueError: If `num_sampled` is below 1.
+
+  Example:
+    >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
+    >>> losses = sampled_softmax_losses(
+    ...   jax.random.key(0), hidden, table, jnp.zeros(1000), jnp.array([7]),
+    ...   num_sampled=4,
+    ... )
+    >>> print(f'{losses[0]:.4f} = log(1 + 1000 / 4 * 4)')
+    6.9088 = log(1 + 1000 / 4 * 4)
+
+  Reference:
+    Bengio & Senecal, "Quick Training of Probabilistic Neural Nets by Importance
+    Sampling", AISTATS 2003; Jean et al., "On Using Very Large Target Vocabulary
+    for Neural Machine Translation", ACL 2015: one draw for the whole batch.
+  """
+  if num_sampled < 1:
+    raise ValueError(f'num_sampled must be at least 1, not {num_sampled}.')
+  hidden, bias, labels = as_float(hidden), as_float(bias), jnp.asarray(labels)
+  num_ids = len(bias)
+  sampled = jax.random.randint(key, (num_sampled,), 0, num_ids, labels.dtype)
+  # One gather: its gradient is one array as large as the table, two are two.
+  ids = jnp.concatenate([labels, sampled])
+  rows = table(ids) if callable(table) else as_float(table)[ids]
+  own_rows, rows = jnp.split(rows, [len(labels)])
+  own_bias, bias = jnp.split(bias[ids], [len(labels)])
+  own = jnp.sum(hidden * own_rows, axis=-1) + own_bias
+  each_stands_for = jnp.log(num_ids / num_sampled)
+  others = hidden @ rows.T + (bias + each_stands_for)[None]
+  others = jnp.where(sampled[None] == labels[:, None], -jnp.inf, others)
+  scores = jnp.concatenate([own[:, None], others], axis=1)
+  return jax.nn.logsumexp(scores, axis=1) - own
+
+
+def scores_of_chunk(
+  size: int,
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  first: Int[Array, ''],
+) -> tuple[Int[Array, ''], Float[Array, 'n size']]:
+  """Scores E h + b of the ids `first`, `first + 1`, ..., in arrays of one size.
+
+  Args:
+    size: ids of a chunk, at most those of the table.
+    hidden: `[n, dim]`, h.
+    table: `[ids, dim]`, E.
+    bias: `[ids]`, b; -inf is taken for the least number.
+    first: of the chunk.
+
+  Returns:
+    The id of the first column, and `[n, size]` scores. The last chunk starts
+    earlier than `first`, so that it has its size; what the chunk before has
+    counted scores the least number.
+  """
+  start = jnp.minimum(first, len(table) - size)
+  rows = lax.dynamic_slice_in_dim(table, start, size)
+  chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
+  counted = start + jnp.arange(size) < first
+  # Not -inf: a whole chunk of it has a gradient of nan.
+  least = jnp.finfo(bias.dtype).min
+  chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
+  return start, hidden @ rows.T + chunk_bias[None]
+
+
+def _softmax_of_chunk(
+  size: int,
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Ids,
+  first: Int[Array, ''],
+) -> tuple[Losses, Losses, Losses, Ids]:
+  """What is kept of the scores of ids `first`, `first + 1`, ...: `[n]` each.
+
+  log sum exp, the label's score if it is in this chunk, the highest, its id.
+  """
+  start, scores = scores_of_chunk(size, hidden, table, bias, first)
+  # Not a product of its own, which a GPU or TPU might round otherwise.
+  own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
+  best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
+  return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
+
+
+def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
+  """The number of each row that belongs to one of the chunks."""
+  return jnp.take_along_axis(values, chunk[None], axis=0)[0]

@@ -1,0 +1,234 @@
+"""The vectors of other users: as negatives, all at once or block by block."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from adaptssr_jax.ops.microbatches import in_chunks
+from adaptssr_jax.ops.reductions import AxisName
+from adaptssr_jax.ops.similarity import (
+  all_users,
+  exact_dot,
+  is_another,
+  smooth_max,
+)
+
+Anchors = Float[Array, 'batch dim']
+Ids = Int[Array, ' batch']
+
+
+class Negatives(NamedTuple):
+  """Vectors, of length 1, and whose they are.
+
+  Args:
+    vectors: `[n, dim]`.
+    ids: `[n]`, of the user of each; 0 for a vector that is no negative.
+  """
+
+  vectors: Float[Array, 'n dim']
+  ids: Int[Array, ' n']
+
+
+def negatives_of(
+  users: Float[Array, 'views 2 batch dim'],
+  where: Bool[ArrayLike, ' batch'] | None,
+  axis_name: AxisName | None,
+) -> tuple[Negatives, Ids]:
+  """All vectors of each user of all devices; the ids of the local users.
+
+  Args:
+    users: `[views, 2, batch, dim]`, of length 1.
+    where: Bool `[batch]`, the users that count.
+    axis_name: The axis over whose devices users are split.
+
+  Returns:
+    `Negatives` of all devices, and `[batch]` ids from 1 up.
+  """
+  everyone, ids, own = all_users(users, where, axis_name)
+  vectors = everyone.reshape(-1, everyone.shape[-1])
+  return Negatives(vectors, jnp.tile(ids, 2 * len(users))), own
+
+
+def negative_similarities(
+  anchors: Anchors, own: Ids, negatives: Negatives
+) -> Float[Array, 'batch n']:
+  """Cosines of anchors to the vectors of other users, -inf to their own.
+
+  Args:
+    anchors: `[batch, dim]`, of length 1.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+
+  Returns:
+    `[batch, n]`.
+
+  Example:
+    >>> negatives = Negatives(jnp.eye(2), jnp.array([1, 2]))
+    >>> negative_similarities(jnp.eye(2), negatives.ids, negatives).tolist()
+    [[-inf, 0.0], [0.0, -inf]]
+  """
+  cosines = exact_dot('bd,nd->bn', anchors, negatives.vectors)
+  return jnp.where(is_another(own, negatives.ids), cosines, -jnp.inf)
+
+
+def hardest_similarity(
+  anchors: Anchors, own: Ids, negatives: Negatives, *, block_size: int
+) -> Float[Array, 'batch 1']:
+  """Cosines of anchors to the nearest vector of another user.
+
+  Searches without a gradient, `[batch, block_size]` cosines at a time; then one
+  product for each anchor is all that is differentiated. So, of equally near
+  vectors, the first gets the gradient, where `jnp.max` divides it.
+
+  Args:
+    anchors: `[batch, dim]`, of length 1.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+    block_size: How many of them are compared at a time.
+
+  Returns:
+    `[batch, 1]`, -inf for an anchor without any negative.
+
+  Example:
+    >>> vectors = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
+    >>> negatives = Negatives(vectors, jnp.array([2, 1, 3]))
+    >>> anchors, own = jnp.array([[1.0, 0.0]]), jnp.array([1])
+    >>> nearest = hardest_similarity(anchors, own, negatives, block_size=2)
+    >>> print(f'{nearest[0, 0]:.1f}: not that to its own user, 1')
+    0.6: not that to its own user, 1
+  """
+  fixed = lax.stop_gradient(anchors)
+  blocks = lax.stop_gradient(in_chunks(negatives, size=block_size))
+  best, first = lax.map(functools.partial(_best, fixed, own), blocks)
+  block = jnp.argmax(best, axis=0)[None]
+  index = (block * block_size + jnp.take_along_axis(first, block, axis=0))[0]
+  nearest = exact_dot('bd,bd->b', anchors, negatives.vectors[index])
+  nobody = jnp.max(best, axis=0) == -jnp.inf
+  return jnp.where(nobody, -jnp.inf, nearest)[:, None]
+
+
+def smooth_hardest_similarity(
+  anchors: Anchors,
+  own: Ids,
+  negatives: Negatives,
+  *,
+  smooth: ArrayLike,
+  block_size: int,
+) -> Float[Array, 'batch 1']:
+  """The smooth maximum of the cosines of anchors to other users.
+
+      s log sum_n exp(cosine_n / s)
+
+  The gradient computes each block again, so that one of them is held at a time.
+
+  Args:
+    anchors: `[batch, dim]`, of length 1.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+    smooth: s, see `smooth_max`.
+    block_size: How many of them are compared at a time.
+
+  Returns:
+    `[batch, 1]`, -inf for an anchor without any negative.
+
+  Example:
+    >>> negatives = Negatives(jnp.eye(2), jnp.array([1, 2]))
+    >>> anchors, own = jnp.array([[1.0, 0.0]]), jnp.array([3])
+    >>> hardest = smooth_hardest_similarity(
+    ...   anchors, own, negatives, smooth=1.0, block_size=1
+    ... )
+    >>> print(f'{hardest[0, 0]:.4f} = log(e + 1)')
+    1.3133 = log(e + 1)
+  """
+  block_max = functools.partial(_smooth_max_of_block, smooth, anchors, own)
+  # The loop already keeps the compiler from merging the two passes.
+  found = lax.map(
+    jax.checkpoint(block_max, prevent_cse=False),
+    in_chunks(negatives, size=block_size),
+  )
+  return smooth_max(found.T, smooth=smooth)
+
+
+def _smooth_max_of_block(
+  smooth: ArrayLike, anchors: Anchors, own: Ids, negatives: Negatives
+) -> Float[Array, ' batch']:
+  found = negative_similarities(anchors, own, negatives)
+  return smooth_max(found, smooth=smooth)[:, 0]
+
+
+def mean_over_blocks(
+  loss: Callable[[Float[Array, 'batch n']], Float[Array, ' batch']],
+  anchors: Anchors,
+  own: Ids,
+  negatives: Negatives,
+  *,
+  block_size: int,
+) -> Float[Array, ' batch']:
+  """A loss that is a mean over negatives, `[batch, block_size]` at a time.
+
+      sum_b n_b loss(negatives of block b) / sum_b n_b
+
+  with n_b negatives in block b. The gradient computes each block again, so that
+  one of them is held at a time.
+
+  Args:
+    loss: (similarities `[batch, n]`) -> `[batch]`, for any n.
+    anchors: `[batch, dim]`, of length 1.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+    block_size: How many are in a block.
+
+  Returns:
+    `[batch]`; for an anchor without any negative, its loss without them.
+
+  Example:
+    >>> vectors = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    >>> negatives = Negatives(vectors, jnp.array([1, 2, 3]))
+    >>> mean = functools.partial(jnp.mean, axis=1)
+    >>> anchors, own = jnp.array([[1.0, 0.0]]), jnp.array([4])
+    >>> found = mean_over_blocks(mean, anchors, own, negatives, block_size=1)
+    >>> print(f'{found[0]:.4f} = (1 + 0.6 + 0) / 3')
+    0.5333 = (1 + 0.6 + 0) / 3
+  """
+  if block_size >= len(negatives.ids):
+    return loss(negative_similarities(anchors, own, negatives))
+  block_loss = functools.partial(_block_loss, loss, anchors, own)
+  losses, counts = lax.map(
+    jax.checkpoint(block_loss, prevent_cse=False),
+    in_chunks(negatives, size=block_size),
+  )
+  total = jnp.sum(counts, axis=0, keepdims=True)
+  # Without any, all blocks are alike: take any one, or their mean.
+  shares = jnp.where(total > 0, counts / jnp.maximum(total, 1), 1 / len(counts))
+  return jnp.sum(losses * shares, axis=0)
+
+
+def _best(
+  anchors: Anchors, own: Ids, negatives: Negatives
+) -> tuple[Float[Array, ' batch'], Ids]:
+  """The largest similarity of each anchor, and the first place where it is."""
+  found = negative_similarities(anchors, own, negatives)
+  best = jnp.max(found, axis=1)
+  # As jnp.argmax, in a third of its time on CPU: two reductions of plain
+  # numbers, which are vectorised. Floats count exactly to 2^24 at least.
+  places = lax.broadcasted_iota(found.dtype, found.shape, 1)
+  first = jnp.min(jnp.where(found == best[:, None], places, jnp.inf), axis=1)
+  return best, first.astype(own.dtype)
+
+
+def _block_loss(
+  loss: Callable[[Float[Array, 'batch n']], Float[Array, ' batch']],
+  anchors: Anchors,
+  own: Ids,
+  negatives: Negatives,
+) -> tuple[Float[Array, ' batch'], Float[Array, ' batch']]:
+  """The loss over the negatives of a block, and how many there are."""
+  found = negative_similarities(anchors, own, negatives)
+  losses = loss(found)
+  return losses, jnp.sum(found > -jnp.inf, axis=1, dtype=losses.dtype)

@@ -1,0 +1,186 @@
+"""Losses of similarities: an implicit view, then explicit ones, then negatives.
+
+The last settings are those of all losses, see `losses`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Num
+
+from adaptssr_jax.ops.reductions import (
+  ReduceFn,
+  as_float,
+  reduce_losses,
+  zero_unless,
+)
+from adaptssr_jax.ops.similarity import smooth_max
+
+
+def mpr_loss(
+  implicit: Float[ArrayLike, '*anchors p'],
+  explicit: Float[ArrayLike, '*anchors s'],
+  negative: Float[ArrayLike, '*anchors n'],
+  *,
+  weight: Num[ArrayLike, '*#anchors'],
+  where: Bool[ArrayLike, '*anchors'] | None = None,
+  hard_negatives: bool = True,
+  temperature: ArrayLike = 1.0,
+  smooth: float = 0.0,
+  reduce_fn: ReduceFn | None = jnp.mean,
+) -> Float[Array, '...']:
+  r"""Multiple pairwise ranking: implicit above explicit above negative.
+
+  For an anchor with similarities `p` to its implicit views, `e` to its explicit
+  views and `n` to its negatives,
+
+      -log sigma((w * (min p - max e) + (1 - w) * (min e - max n)) / t)
+
+  or, without hard negatives, the mean over all triples of
+
+      -log sigma((w * (p - e) + (1 - w) * (e - n)) / t).
+
+  Args:
+    implicit: `[..., P]`, similarities of each anchor to its implicit views.
+    explicit: `[..., S]`, to its explicit views.
+    negative: `[..., N]`, to other users. -inf means "not there": it is left out
+      in both modes. An anchor without any negative keeps `w * (p - e)` alone.
+    weight: `w`, the lambda of the paper, a scalar or `[...]`.
+    where: Bool `[...]`, the anchors that count.
+    hard_negatives: Compare the hardest pairs only.
+    temperature: `t`; 1 is the paper.
+    smooth: Of hard pairs, `s`: the maximum is `s log sum exp(x / s)`, and the
+      minimum likewise, so that all of them share the gradient; 0, the limit, is
+      the paper.
+    reduce_fn: How anchors become a number, or None for a loss per anchor.
+
+  Returns:
+    The reduced loss, 0 if no anchor counts, or `[...]`, 0 where none counts.
+
+  Raises:
+    ValueError: If `temperature` is not positive, or `smooth` is negative or
+      not of hard pairs.
+
+  Example:
+    >>> loss = mpr_loss(
+    ...   jnp.array([[0.9]]), jnp.array([[0.5, 0.7]]), jnp.array([[0.1, 0.3]]),
+    ...   weight=0.5,
+    ... )
+    >>> print(f'{loss:.4f} = -log sigma({0.5 * (0.9 - 0.7 + 0.5 - 0.3):.1f})')
+    0.5981 = -log sigma(0.2)
+
+  Reference:
+    Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
+    Self-Supervised Ranking", NeurIPS 2023: the loss over all quadruples, and
+    its in-batch hard negative form.
+  """
+  _check_scales(temperature, smooth)
+  if smooth and not hard_negatives:
+    raise ValueError('smooth is of hard pairs: leave it at 0.')
+  # Garbage in masked anchors must not reach the gradients as 0 * nan.
+  implicit, explicit, negative = (
+    zero_unless(where, as_float(x)) for x in (implicit, explicit, negative)
+  )
+  low = high = explicit
+  if hard_negatives:
+    implicit = -smooth_max(-implicit, smooth=smooth)
+    low = -smooth_max(-explicit, smooth=smooth)
+    high = smooth_max(explicit, smooth=smooth)
+    negative = smooth_max(negative, smooth=smooth)
+  weight = jnp.broadcast_to(jnp.asarray(weight), implicit.shape[:-1])
+  losses = _mean_over_triples(
+    *(x / temperature for x in (implicit, high, low, negative)), weight
+  )
+  return reduce_losses(losses, where, reduce_fn)
+
+
+def listwise_ranking_loss(
+  implicit: Float[ArrayLike, '*anchors p'],
+  explicit: Float[ArrayLike, '*anchors s'],
+  negative: Float[ArrayLike, '*anchors n'],
+  *,
+  weight: Num[ArrayLike, '*#anchors'],
+  where: Bool[ArrayLike, '*anchors'] | None = None,
+  temperature: ArrayLike = 1.0,
+  reduce_fn: ReduceFn | None = jnp.mean,
+) -> Float[Array, '...']:
+  r"""The order of `mpr_loss` as a list: implicit, then explicit, then negative.
+
+  For an anchor with similarities `p` to its implicit views, `e` to its explicit
+  views and `n` to its negatives, all divided by the temperature,
+
+      w * mean_p -log(exp p / (exp p + sum exp e + sum exp n))
+        + (1 - w) * mean_e -log(exp e / (exp e + sum exp n))
+
+  which is the likelihood of drawing the implicit view before all others, and an
+  explicit view before all negatives.
+
+  Args:
+    implicit: `[..., P]`, similarities of each anchor to its implicit views.
+    explicit: `[..., S]`, to its explicit views.
+    negative: `[..., N]`, to other users. -inf means "not there".
+    weight: `w`, the lambda of the paper, a scalar or `[...]`.
+    where: Bool `[...]`, the anchors that count.
+    temperature: By which similarities are divided.
+    reduce_fn: How anchors become a number, or None for a loss per anchor.
+
+  Returns:
+    The reduced loss, 0 if no anchor counts, or `[...]`, 0 where none counts.
+
+  Raises:
+    ValueError: If `temperature` is not positive.
+
+  Example:
+    >>> loss = listwise_ranking_loss(
+    ...   jnp.zeros((1, 1)), jnp.zeros((1, 2)), jnp.zeros((1, 3)), weight=0.5
+    ... )
+    >>> print(f'{loss:.4f} = 0.5 log(1 + 2 + 3) + 0.5 log(1 + 3)')
+    1.5890 = 0.5 log(1 + 2 + 3) + 0.5 log(1 + 3)
+
+  Reference:
+    Plackett, "The Analysis of Permutations", 1975, and Xia et al., "Listwise
+    Approach to Learning to Rank" (ListMLE), ICML 2008, for the likelihood of an
+    order; Yu et al., AdaptSSR, NeurIPS 2023, for the order and its weight.
+  """
+  _check_scales(temperature)
+  implicit, explicit, negative = (
+    zero_unless(where, as_float(x)) / temperature
+    for x in (implicit, explicit, negative)
+  )
+  others = smooth_max(negative, smooth=1.0)
+  rest = jnp.logaddexp(jax.nn.logsumexp(explicit, -1, keepdims=True), others)
+  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  first = jnp.mean(jax.nn.softplus(rest - implicit), axis=-1)
+  second = jnp.mean(jax.nn.softplus(others - explicit), axis=-1)
+  losses = weight * first + (1 - weight) * second
+  return reduce_losses(losses, where, reduce_fn)
+
+
+def _mean_over_triples(
+  implicit: Float[Array, '*anchors p'],
+  high: Float[Array, '*anchors s'],
+  low: Float[Array, '*anchors s'],
+  negative: Float[Array, '*anchors n'],
+  weight: Num[Array, '*anchors'],
+) -> Float[Array, '*anchors']:
+  """Ranks implicit above high, and low above negative, in all combinations."""
+  weight = weight[..., None, None, None]
+  exists = (negative > -jnp.inf)[..., None, None, :]
+  # Infinity must not enter the difference, where its gradient would be nan.
+  negative = jnp.where(exists, negative[..., None, None, :], 0)
+  first = weight * (implicit[..., :, None, None] - high[..., None, :, None])
+  second = (1 - weight) * (low[..., None, :, None] - negative)
+  triples = jnp.where(exists, -jax.nn.log_sigmoid(first + second), 0)
+  count = jnp.sum(exists, axis=-1)
+  without = -jax.nn.log_sigmoid(first[..., 0])
+  with_negatives = jnp.sum(triples, axis=-1) / jnp.maximum(count, 1)
+  pairs = jnp.where(count > 0, with_negatives, without)
+  return jnp.mean(pairs, axis=(-2, -1))
+
+
+def _check_scales(temperature: ArrayLike, smooth: float = 0.0) -> None:
+  # Of a traced temperature, as one that is learned, nothing is known yet.
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    raise ValueError(f'temperature must be positive, not {temperature}.')
+  if not smooth >= 0:
+    raise ValueError(f'smooth must be at least 0, not {smooth}.')

@@ -1,0 +1,270 @@
+"""Softmax losses of sets of items, over a catalogue however large it is."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adaptssr_jax.ops.item_softmax import scores_of_chunk
+from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.shard_softmax import bias_of_shard
+
+Losses = Float[Array, ' n']
+
+
+def distinct(items: Int[Array, 'n k']) -> Bool[Array, 'n k']:
+  """Marks each item where it first stands in its row; 0 is padding.
+
+  Args:
+    items: `[n, k]`, ids.
+
+  Returns:
+    Bool `[n, k]`.
+
+  Example:
+    >>> distinct(jnp.array([[5, 7, 5, 0]])).tolist()
+    [[True, True, False, False]]
+  """
+  # Equal ids keep their order, so that the first of them leads its run.
+  order = jnp.argsort(items, axis=1, stable=True)
+  ordered = jnp.take_along_axis(items, order, axis=1)
+  is_new = jnp.diff(ordered, axis=1, prepend=0) != 0
+  rows = jnp.arange(len(items))[:, None]
+  return jnp.zeros(items.shape, bool).at[rows, order].set(is_new)
+
+
+def set_softmax_losses(
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, 'n k'],
+  *,
+  where: Bool[ArrayLike, 'n k'],
+  chunk_size: int | None = None,
+) -> Losses:
+  """Multinomial likelihood of the labels of each row.
+
+  - mean over x in labels of log softmax(E h + b)[x]
+
+  Args:
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id; -inf, or the least number, for an id that
+      is no class.
+    labels: `[n, k]`, in 0..ids-1.
+    where: Bool `[n, k]`, the labels that count.
+    chunk_size: Ids scored at a time, and once more for the gradient: memory is
+      `[n, chunk_size]` numbers. None scores all at once.
+
+  Returns:
+    `[n]`, a loss per row, 0 for a row without labels.
+
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
+  Example:
+    >>> losses = set_softmax_losses(
+    ...   jnp.array([[0.0, 2.0, 1.0]]), jnp.eye(3), jnp.zeros(3),
+    ...   jnp.array([[0, 1]]), where=jnp.array([[True, True]]),
+    ... )
+    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - (0 + 2) / 2')
+    1.4076 = log(1 + e^2 + e) - (0 + 2) / 2
+
+  Reference:
+    Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW
+    2018: the multinomial likelihood of a user's items.
+  """
+  if chunk_size is not None and chunk_size < 1:
+    raise ValueError(
+      f'chunk_size must be at least 1 or None, not {chunk_size}.'
+    )
+  table, where = as_float(table), jnp.asarray(where)
+  log_sums, own = _over_chunks(
+    as_float(hidden),
+    table,
+    as_float(bias),
+    jnp.asarray(labels),
+    where,
+    chunk_size=chunk_size or len(table),
+  )
+  return _likelihood(log_sums, own, where)
+
+
+def shard_set_softmax_losses(
+  hidden: Float[Array, 'n dim'],
+  shard: Float[Array, 'rows dim'],
+  bias: Float[Array, ' ids'],
+  labels: Int[Array, 'n k'],
+  *,
+  where: Bool[Array, 'n k'],
+  chunk_size: int | None = None,
+  axis_name: str,
+) -> Losses:
+  """`set_softmax_losses` where each device holds a part of the table.
+
+  Every device scores the rows of `hidden` of all devices against its part of
+  the ids, and gives each device back what it needs of its own rows.
+
+  Args:
+    hidden: `[n, dim]`, h, of this device; as many on every device.
+    shard: `[rows, dim]`, this device's rows of E; of the last devices some may
+      be beyond the ids.
+    bias: `[ids]`, b, of all ids.
+    labels: `[n, k]`, in 0..ids-1, of this device.
+    where: Bool `[n, k]`, the labels that count.
+    chunk_size: ids scored at a time, see `set_softmax_losses`.
+    axis_name: the axis of the devices.
+
+  Returns:
+    `[n]`, a loss per row of this device.
+  """
+  rows, devices = len(shard), lax.axis_size(axis_name)
+  first, bias = bias_of_shard(bias, rows, axis_name)
+  hidden, labels, everywhere = (
+    lax.all_gather(x, axis_name, tiled=True) for x in (hidden, labels, where)
+  )
+  log_sums, own = _over_chunks(
+    hidden,
+    shard,
+    bias,
+    labels - first,
+    everywhere,
+    chunk_size=chunk_size or rows,
+  )
+  log_sums, own = (
+    lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
+    for x in (log_sums, own)
+  )
+  return _likelihood(
+    jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0), where
+  )
+
+
+def sampled_set_softmax_losses(
+  key: Key[Array, ''],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, 'n k'],
+  *,
+  where: Bool[ArrayLike, 'n k'],
+  num_sampled: int,
+) -> Losses:
+  """Estimates `set_softmax_losses` from a sample of the other ids.
+
+  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j,
+  drawn evenly and with replacement,
+
+      log(sum_{x in X} e^z[x] + ids / m * sum_{j: s_j not in X} e^z[s_j])
+        - mean over x in X of z[x]
+
+  Args:
+    key: Of the draw, which all rows share.
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
+      their vectors.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n, k]`, in 0..ids-1.
+    where: Bool `[n, k]`, the labels that count, each once.
+    num_sampled: m, how many ids are drawn.
+
+  Returns:
+    `[n]`, a loss per row, 0 for a row without labels.
+
+  Raises:
+    ValueError: If `num_sampled` is below 1.
+
+  Reference:
+    As `item_softmax.sampled_softmax_losses`.
+  """
+  if num_sampled < 1:
+    raise ValueError(f'num_sampled must be at least 1, not {num_sampled}.')
+  hidden, bias = as_float(hidden), as_float(bias)
+  labels, where = jnp.asarray(labels), jnp.asarray(where)
+  sampled = jax.random.randint(key, (num_sampled,), 0, len(bias), labels.dtype)
+  # One gather: its gradient is one array as large as the table, two are two.
+  ids = jnp.concatenate([labels.reshape(-1), sampled])
+  rows = table(ids) if callable(table) else as_float(table)[ids]
+  own_rows, rows = jnp.split(rows, [labels.size])
+  own = jnp.einsum('nd,nkd->nk', hidden, own_rows.reshape(*labels.shape, -1))
+  own += bias[labels]
+  others = hidden @ rows.T + bias[sampled][None]
+  others += jnp.log(len(bias) / num_sampled)
+  # Label by label, to hold no table of labels x samples for each row.
+  is_label = functools.partial(_mark, sampled)
+  found, _ = lax.scan(
+    is_label, jnp.zeros(others.shape, bool), (labels.T, where.T)
+  )
+  scores = jnp.concatenate(
+    [jnp.where(where, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
+    axis=1,
+  )
+  # A row without labels has its samples; one whose samples are all labels has
+  # its labels.
+  log_sums = jax.nn.logsumexp(scores, axis=1)
+  return _likelihood(log_sums, jnp.sum(own, axis=1, where=where), where)
+
+
+def _mark(
+  sampled: Int[Array, ' m'],
+  found: Bool[Array, 'n m'],
+  label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
+) -> tuple[Bool[Array, 'n m'], None]:
+  """Marks the samples that are one label of each row."""
+  ids, where = label
+  return found | ((sampled[None] == ids[:, None]) & where[:, None]), None
+
+
+def _likelihood(
+  log_sums: Losses, own: Losses, where: Bool[Array, 'n k']
+) -> Losses:
+  """The loss of rows by their log sums and the sums of their labels' scores."""
+  count = jnp.sum(where, axis=1)
+  losses = log_sums - own / jnp.maximum(count, 1)
+  return jnp.where(count > 0, losses, 0)
+
+
+def _over_chunks(
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Int[Array, 'n k'],
+  where: Bool[Array, 'n k'],
+  *,
+  chunk_size: int,
+) -> tuple[Losses, Losses]:
+  """Computes log sum exp z of each row, and the sum of z over its labels.
+
+  Labels outside of 0..ids-1 are those of another part of the table.
+  """
+  size = min(chunk_size, len(table))
+  chunk = functools.partial(_of_chunk, size, hidden, table, bias, labels, where)
+  if size == len(table):
+    return chunk(jnp.zeros((), labels.dtype))
+  # The gradient scores a chunk again: keeping all of them is what we avoid.
+  log_sums, own = lax.map(
+    jax.checkpoint(chunk), jnp.arange(0, len(table), size, labels.dtype)
+  )
+  return jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
+
+
+def _of_chunk(
+  size: int,
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Int[Array, 'n k'],
+  where: Bool[Array, 'n k'],
+  first: Int[Array, ''],
+) -> tuple[Losses, Losses]:
+  """The part that the ids `first`, `first + 1`, ... have in either sum."""
+  start, scores = scores_of_chunk(size, hidden, table, bias, first)
+  place = labels - start
+  inside = where & (labels >= first) & (place < size)
+  # Not a product of its own, which a GPU or TPU might round otherwise.
+  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+  return jax.nn.logsumexp(scores, axis=1), jnp.sum(own, axis=1, where=inside)

@@ -1,0 +1,110 @@
+"""Cosines that stay right where numbers break."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from adaptssr_jax.ops.reductions import AxisName, as_float, gather, zero_unless
+
+
+def unit_length(
+  vectors: Float[Array, '*batch dim'],
+) -> Float[Array, '*batch dim']:
+  """Gives each vector length 1, and a zero vector and its gradient zeros."""
+  # Squares overflow unless the largest entry is brought to 1 first. The cosine
+  # does not depend on this scale, so neither does its gradient.
+  scale = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
+  vectors = vectors / jnp.maximum(scale, 1e-12)
+  # Now at least 1, unless the vector is zero: its gradient must stay finite.
+  square = jnp.sum(vectors**2, axis=-1, keepdims=True)
+  return vectors * lax.rsqrt(jnp.maximum(square, 0.5))
+
+
+def unit_users(
+  users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
+) -> Float[Array, 'views 2 batch dim']:
+  """Checks the shape, zeroes padding, and gives each vector length 1."""
+  shape = jnp.shape(users)
+  if len(shape) != 4 or shape[0] < 2 or shape[1] != 2:
+    raise ValueError(
+      'users must be [views, 2, batch, dim] = (explicit view, dropout pass, '
+      f'user, feature), not {shape}: two views are '
+      'jnp.stack([jnp.stack([a, a_again]), jnp.stack([b, b_again])]).'
+    )
+  if where is not None:
+    where = jnp.broadcast_to(where, jnp.shape(users)[:3])
+  return unit_length(zero_unless(where, as_float(users)))
+
+
+def cosines(
+  anchors: Float[Array, 'batch dim'], views: Float[Array, 'views batch dim']
+) -> Float[Array, 'batch views']:
+  """Compares each anchor with its own views; all have length 1."""
+  return exact_dot('bd,vbd->bv', anchors, views)
+
+
+def smooth_max(
+  values: Float[Array, '*batch n'], *, smooth: ArrayLike
+) -> Float[Array, '*batch 1']:
+  """The maximum of the last axis, or a smooth one above it.
+
+  s log sum exp(x / s), and max x in the limit s = 0
+
+  Args:
+    values: `[..., n]`; -inf means "not there".
+    smooth: s.
+
+  Returns:
+    `[..., 1]`, -inf where nothing is there, with a gradient of 0.
+
+  Example:
+    >>> print(f'{smooth_max(jnp.zeros(2), smooth=1.0)[0]:.4f} = log 2')
+    0.6931 = log 2
+  """
+  if not isinstance(smooth, jax.core.Tracer) and not smooth:
+    return jnp.max(values, axis=-1, keepdims=True, initial=-jnp.inf)
+  exists = values > -jnp.inf
+  some = jnp.any(exists, axis=-1, keepdims=True)
+  # What is not there must not enter the sum, where its gradient would be nan.
+  values = jnp.where(some, values, 0)
+  largest = smooth * jax.nn.logsumexp(values / smooth, axis=-1, keepdims=True)
+  return jnp.where(some, largest, -jnp.inf)
+
+
+def exact_dot(spec: str, left: Array, right: Array) -> Array:
+  """`jnp.einsum` in full precision.
+
+  The default one of GPU and TPU would round the ranks of close users.
+  """
+  return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
+
+
+def all_users(
+  users: Float[Array, 'views 2 batch dim'],
+  where: Bool[ArrayLike, ' batch'] | None,
+  axis_name: AxisName | None,
+) -> tuple[
+  Float[Array, 'views 2 all dim'], Int[Array, ' all'], Int[Array, ' batch']
+]:
+  """Returns the users of all devices, their ids, and those of the local users.
+
+  Ids are 1, 2, ... in order; in the second, padding has 0, the id of nobody.
+  """
+  own = jnp.arange(users.shape[2]) + 1
+  if axis_name is not None:
+    own += lax.axis_index(axis_name) * len(own)
+    users = gather(users, axis_name, axis=2)
+    where = gather(where, axis_name)
+  ids = jnp.arange(users.shape[2]) + 1
+  if where is not None:
+    ids = jnp.where(jnp.asarray(where), ids, 0)
+  return users, ids, own
+
+
+def is_another(
+  own: Int[Array, ' batch'], ids: Int[Array, ' n']
+) -> Bool[Array, 'batch n']:
+  """Tells which ids are those of another user, by the ids of `all_users`."""
+  return (ids > 0)[None, :] & (ids[None, :] != own[:, None])

@@ -1,0 +1,214 @@
+"""Where arrays are: whole on every device, or split over all of them.
+
+With several processes each holds and sees the arrays of its own devices, and
+the collectives of a step reach those of all.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+from jaxtyping import Array, Shaped
+
+AXIS = 'devices'
+# Words in the errors of who waits for a process that has gone.
+_LOST = (
+  'Gloo',
+  'NCCL',
+  'UNAVAILABLE',
+  'DEADLINE_EXCEEDED',
+  'Barrier failed',
+  'coordination service',
+)
+
+
+class Shards(NamedTuple):
+  """An array whose rows are split over the devices of all processes.
+
+  Args:
+    rows: on the outside the parts of this process, [local_devices, rows, ...];
+      inside a step those of one device, [rows, ...].
+  """
+
+  rows: Shaped[Array, '...']
+
+
+def is_of_lost_process(error: BaseException) -> bool:
+  """Whether an error tells that another process cannot be reached.
+
+  JAX and Orbax raise several types for it.
+
+  Example:
+    >>> is_of_lost_process(ValueError('UNKNOWN: Gloo AllGather failed: reset'))
+    True
+  """
+  texts = f'{error} {error.__cause__}'
+  return any(word in texts for word in _LOST)
+
+
+def is_shards(node: Any) -> bool:
+  """Whether a node of a tree is split, for `is_leaf`."""
+  return isinstance(node, Shards)
+
+
+def partition(tree: Any) -> tuple[Any, Any]:
+  """A tree of the `Shards` alone, and one of all that is whole."""
+  shards = jax.tree.map(
+    lambda x: x if is_shards(x) else None, tree, is_leaf=is_shards
+  )
+  whole = jax.tree.map(
+    lambda x: None if is_shards(x) else x, tree, is_leaf=is_shards
+  )
+  return shards, whole
+
+
+def combine(shards: Any, whole: Any) -> Any:
+  """Undoes `partition`."""
+  return jax.tree.map(
+    lambda x, y: y if x is None else x, shards, whole, is_leaf=_is_place
+  )
+
+
+def _is_place(node: Any) -> bool:
+  return node is None or is_shards(node)
+
+
+def rows_per_device(num_rows: int, num_devices: int) -> int:
+  """The rows that each device holds of an array; the last ones may be void."""
+  return -(-num_rows // num_devices)
+
+
+def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:
+  """Splits an array over the devices of all processes, filled up with zeros.
+
+  Args:
+    array: `[rows, ...]`, the same in every process.
+
+  Returns:
+    The parts of this process, on its devices.
+
+  Example:
+    >>> shard(jnp.ones((3, 2))).rows[:, :, 0].sum()
+    Array(3., dtype=float32)
+  """
+  array = jnp.asarray(array)
+  rows = rows_per_device(len(array), jax.device_count())
+  local = jax.local_device_count()
+  first = jax.process_index() * local * rows
+  part = array[first : first + local * rows]
+  filled = jnp.pad(
+    part, ((0, local * rows - len(part)), *((0, 0),) * (array.ndim - 1))
+  )
+  return shard_batch(Shards(filled.reshape(local, rows, *array.shape[1:])))
+
+
+def replicate(tree: Any) -> Any:
+  """Puts arrays whole on every local device, where `pmap_step` leaves them.
+
+  `Shards` stay split. A step that starts from anywhere else is compiled a
+  second time, for its own results. The memory may be shared with the originals:
+  what donates these takes those too.
+  """
+  return jax.tree.map(
+    lambda x: shard_batch(x) if is_shards(x) else jax.device_put(x, _local()),
+    tree,
+    is_leaf=is_shards,
+  )
+
+
+def shard_batch(tree: Any) -> Any:
+  """Puts each part of a batch on its local device, where `pmap_step` takes it.
+
+  A step that is also given batches of NumPy is compiled a second time for them.
+
+  Args:
+    tree: arrays [local_devices, ...], of NumPy as a rule.
+
+  Returns:
+    The same arrays, each split along its first axis.
+  """
+  return jax.device_put(tree, _local(AXIS))
+
+
+def to_global(tree: Any) -> Any:
+  """The arrays of all processes, as Orbax takes them, from those of this one.
+
+  Args:
+    tree: of arrays that are on the local devices. With several processes they
+      are where `replicate` puts them.
+
+  Returns:
+    The tree with an array [all rows, ...] in place of each `Shards`. Nothing is
+    copied but these.
+  """
+  return jax.tree.map(_to_global, tree, is_leaf=is_shards)
+
+
+def to_local(tree: Any, like: Any) -> Any:
+  """What `to_global` was given.
+
+  Args:
+    tree: of global arrays.
+    like: has `Shards` where they are to be.
+  """
+  return jax.tree.map(_to_local, like, tree, is_leaf=is_shards)
+
+
+def global_shapes(tree: Any) -> Any:
+  """The shapes of `to_global(tree)`, and where its arrays are."""
+  return jax.tree.map(_global_shape, tree, is_leaf=is_shards)
+
+
+def _to_global(node: Any) -> Array:
+  wanted = _global_shape(node)
+  if is_shards(node):
+    parts = [part.data[0] for part in node.rows.addressable_shards]
+  elif node.sharding == wanted.sharding:
+    return node
+  else:
+    parts = [part.data for part in node.addressable_shards]
+  return jax.make_array_from_single_device_arrays(
+    wanted.shape, wanted.sharding, parts
+  )
+
+
+def _to_local(like: Any, array: Array) -> Any:
+  parts = [part.data for part in array.addressable_shards]
+  if is_shards(like):
+    parts = [part[None] for part in parts]
+    return Shards(
+      jax.make_array_from_single_device_arrays(
+        like.rows.shape, _local(AXIS), parts
+      )
+    )
+  if array.is_fully_addressable:
+    return array
+  return jax.make_array_from_single_device_arrays(like.shape, _local(), parts)
+
+
+def _global_shape(node: Any) -> jax.ShapeDtypeStruct:
+  if is_shards(node):
+    _, rows, *shape = node.rows.shape
+    shape, dtype = (jax.device_count() * rows, *shape), node.rows.dtype
+    where = _everywhere(AXIS)
+  else:
+    shape, dtype = node.shape, node.dtype
+    # One process may have its arrays on any of its devices.
+    where = _everywhere() if jax.process_count() > 1 else node.sharding
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def _everywhere(*axes: str) -> NamedSharding:
+  # In the order of `jax.pmap`: those of a process are next to each other.
+  devices = [
+    device
+    for process in range(jax.process_count())
+    for device in jax.local_devices(process)
+  ]
+  return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(*axes))
+
+
+def _local(*axes: str) -> NamedSharding:
+  return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(*axes))

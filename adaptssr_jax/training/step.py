@@ -1,0 +1,189 @@
+"""The training step: pure functions, and the one place that maps devices."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Key
+
+from adaptssr_jax.training.devices import AXIS, combine, partition
+
+# (params, batch, key) -> (loss, {name: (sum, count)})
+LossFn = Callable[[Any, dict[str, Array], Array], tuple[Array, dict]]
+
+
+class TrainState(NamedTuple):
+  """All that training changes, and all that resuming needs.
+
+  Args:
+    step: updates done so far, int32 [].
+    params: parameters of the model.
+    opt_state: state of the optimizer.
+  """
+
+  step: Array
+  params: Any
+  opt_state: Any
+
+
+def init_state(
+  params: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step."""
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+  """One update on the batch of all devices.
+
+  Args:
+    state: the same on every device.
+    batch: this device's part.
+    key: of the whole run, from which that of the step follows.
+    loss_fn: (params, batch, key) -> the loss over all devices, and metrics as
+      (sum, count) of this device.
+    optimizer: an Optax transformation.
+    axis_name: the axis of the devices; None where there is but one.
+
+  Returns:
+    The next state and the metrics of the batch, the same on every device. Where
+    the loss or a gradient is not finite, the next state is this one but for its
+    step, and the metric `skipped` is 1, else 0.
+  """
+  step_key = jax.random.fold_in(key, state.step)
+  grads, metrics, finite = gradients(
+    loss_fn, state.params, batch, step_key, axis_name
+  )
+  params, opt_state = apply_gradients(
+    optimizer, grads, state.opt_state, state.params, finite
+  )
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def gradients(
+  loss_fn: LossFn,
+  params: Any,
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  axis_name: str | None,
+) -> tuple[Any, dict[str, Array], Bool[Array, '']]:
+  """The gradients and the metrics of the batch of all devices.
+
+  And whether the loss and all gradients are finite.
+  """
+  value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+  (loss, metrics), grads = value_and_grad(params, batch, key)
+  if axis_name is not None:
+    grads = _average(grads, axis_name)
+  checks = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, grads))]
+  # Told to all devices, of which each knows its part of a split table alone.
+  bad = 1.0 - jnp.array(checks).all()
+  metrics = mean_metrics(metrics | {'skipped': (bad, 0)}, axis_name=axis_name)
+  skipped = jnp.minimum(metrics['skipped'], 1)
+  return grads, metrics | {'skipped': skipped}, skipped == 0
+
+
+def _average(grads: Any, axis_name: str) -> Any:
+  """The mean over the devices; of `Shards`, each has the sum of all already."""
+  shards, whole = partition(grads)
+  size = lax.axis_size(axis_name)
+  shards = jax.tree.map(lambda grad: grad / size, shards)
+  return combine(shards, lax.pmean(whole, axis_name))
+
+
+def apply_gradients(
+  optimizer: optax.GradientTransformation,
+  grads: Any,
+  opt_state: Any,
+  params: Any,
+  finite: Bool[Array, ''],
+) -> tuple[Any, Any]:
+  """The next parameters and state of the optimizer, if the step is taken."""
+  updates, next_state = optimizer.update(grads, opt_state, params)
+  new = optax.apply_updates(params, updates), next_state
+  return jax.tree.map(
+    functools.partial(jnp.where, finite), new, (params, opt_state)
+  )
+
+
+def sum_metrics(
+  metrics: dict[str, tuple[Array, Array]], *, axis_name: str | None = None
+) -> dict[str, tuple[Array, Array]]:
+  """Adds the (sum, count) pairs of all devices."""
+  return metrics if axis_name is None else lax.psum(metrics, axis_name)
+
+
+def mean_metrics(
+  metrics: dict[str, tuple[Array, Array]], *, axis_name: str | None = None
+) -> dict[str, Array]:
+  """The mean of each metric over the users of all devices."""
+  totals = sum_metrics(metrics, axis_name=axis_name)
+  return {
+    name: total / jnp.maximum(count, 1)
+    for name, (total, count) in totals.items()
+  }
+
+
+class PmapStep(NamedTuple):
+  """A compiled step, as `pmap_step` makes it."""
+
+  mapped: Callable[..., Any]
+
+  def __call__(self, state: Any, batch: Any, *whole: Any) -> Any:
+    """Runs the step."""
+    return combine(*self.mapped(partition(state), batch, *whole))
+
+  def lower(self, state: Any, batch: Any, *whole: Any) -> jax.stages.Lowered:
+    """The program for arguments of these shapes, to be compiled."""
+    return self.mapped.lower(partition(state), batch, *whole)
+
+
+def pmap_step(
+  step: Callable[..., Any],
+  *,
+  num_replicated_args: int = 0,
+  donate: bool = False,
+) -> PmapStep:
+  """Runs a step on all devices: the only `jax.pmap` of the code base.
+
+  With several processes each calls it, with the batch of its own devices.
+
+  Args:
+    step: (state, batch, ...) -> result. The state goes whole to every device,
+      but for `Shards`, of which each gets its own; the batch is split along its
+      first axis; and the result must be the same on every device, as
+      collectives over the axis `devices.AXIS` make it, but for `Shards` again.
+    num_replicated_args: how many more arguments there are, which every device
+      gets whole. What is no argument but bound is compiled into the step.
+    donate: let the step take the memory of its state, which cannot be used
+      afterwards. For steps that return the next state.
+
+  Returns:
+    The compiled step.
+  """
+  mapped = jax.pmap(
+    functools.partial(_joined, step),
+    axis_name=AXIS,
+    in_axes=((0, None), 0) + (None,) * num_replicated_args,
+    out_axes=(0, None),
+    donate_argnums=(0,) if donate else (),
+  )
+  return PmapStep(mapped)
+
+
+def _joined(
+  step: Callable[..., Any], state: tuple[Any, Any], *args: Any
+) -> tuple[Any, Any]:
+  return partition(step(combine(*state), *args))

@@ -1,0 +1,163 @@
+"""Ranking by what training rows have: the popular, and what follows an item.
+
+Counted are the positives of the training rows; and what their users did before,
+each history once, where validation says that this helps. It does for a Markov
+chain, which then sees every step of a sequence and not its last one alone; the
+popular of years ago may not be those of now. No history goes on to a positive.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from adaptssr_jax.data import UserArrays, UserData, Vocabulary
+from adaptssr_jax.data.prepared.groups import group_rows, positives_of
+from experiments.finetuning.tasks import KINDS
+
+# Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
+_ROWS = 256
+
+
+def rank_by_counts(
+  data: UserData, *, last_item: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Ranks by how often a target is met in training, or met after an item.
+
+  Where no count after the item tells two targets apart, how often they are met
+  at all does.
+
+  Args:
+    data: a ranking task.
+    last_item: whether the counts are those after a row's last item.
+
+  Returns:
+    Whether histories are counted too, as validation chose, and the ranks of
+    validation and test [rows].
+  """
+  kind, best = KINDS[data.kind], None
+  for histories in (False, True):
+    score = _score_of(data, last_item=last_item, histories=histories)
+    ranks = {
+      name: ranks_of(data.splits[name], score)
+      for name in ('validation', 'test')
+    }
+    values = kind.measure(ranks['validation'], data.splits['validation'].label)
+    value = values[kind.select_by[0]]
+    # Among equals the first, which is the simplest.
+    if best is None or value > best[0]:
+      best = value, {'histories': histories}, ranks
+  _, chosen, ranks = best
+  return chosen, ranks
+
+
+def _score_of(
+  data: UserData, *, last_item: bool, histories: bool
+) -> Callable[[UserArrays, np.ndarray], np.ndarray]:
+  """The counts as (users, rows) -> [rows, targets]."""
+  befores, afters = _steps(data, histories)
+  shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
+  popularity = np.bincount(afters, minlength=shape[1]).astype(float)
+  if not last_item:
+    return functools.partial(_score_popular, popularity=popularity)
+  return functools.partial(
+    _score_after,
+    popularity=popularity,
+    transitions=_count_pairs(befores, afters, shape),
+  )
+
+
+def _targets(users: UserArrays, rows: np.ndarray) -> np.ndarray:
+  """The positive of each row, then the others, then -1: [rows, longest]."""
+  return users.targets.padded(rows, users.targets.longest, fill=-1)
+
+
+def _blocks(users: UserArrays) -> Iterator[np.ndarray]:
+  """The numbers of the rows, some at a time."""
+  for start in range(0, len(users.items), _ROWS):
+    yield np.arange(start, min(start + _ROWS, len(users.items)))
+
+
+def _last_items(users: UserArrays, rows: np.ndarray) -> np.ndarray:
+  return users.items.padded(rows, 1)[:, 0]
+
+
+def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
+  """All steps of the training rows from an item to a target, [steps] each.
+
+  From the last item of a row to its positive; and from each item of a history
+  to the next, where that is a target. The first item has none before it: 0.
+  """
+  train, target_of = data.splits['train'], _target_of_items(data.vocabulary)
+  rows = np.arange(len(train.items))
+  befores, afters = [_last_items(train, rows)], [positives_of(train, rows)]
+  grouped = group_rows(train)
+  for some in _blocks(grouped) if histories else ():
+    items = grouped.items.padded(some, grouped.items.longest)
+    before = np.pad(items[:, :-1], ((0, 0), (1, 0)))
+    after = target_of[items]
+    befores.append(before[after >= 0])
+    afters.append(after[after >= 0])
+  return np.concatenate(befores), np.concatenate(afters)
+
+
+def _target_of_items(vocabulary: Vocabulary) -> np.ndarray:
+  """The target that is item i, -1 where it is none, [items + 1]."""
+  number = {name: place for place, name in enumerate(vocabulary.labels)}
+  return np.array([-1, *(number.get(name, -1) for name in vocabulary.items)])
+
+
+def _count_pairs(
+  befores: np.ndarray, afters: np.ndarray, shape: tuple[int, int]
+) -> Any:
+  """How often target t follows item i, sparse [items + 1, targets]."""
+  from scipy import sparse
+
+  # Equal pairs add up.
+  return sparse.csr_matrix((np.ones(len(afters)), (befores, afters)), shape)
+
+
+def _score_popular(
+  users: UserArrays, rows: np.ndarray, *, popularity: np.ndarray
+) -> np.ndarray:
+  del users
+  return np.tile(popularity, (len(rows), 1))
+
+
+def _score_after(
+  users: UserArrays,
+  rows: np.ndarray,
+  *,
+  popularity: np.ndarray,
+  transitions: Any,
+) -> np.ndarray:
+  """Counts after the last item; where they are equal, popularity decides."""
+  after = transitions[_last_items(users, rows)].toarray()
+  return after + popularity / (popularity.sum() + 1)
+
+
+def ranks_of(
+  users: UserArrays, score: Callable[[UserArrays, np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """The rank of each row's positive among all targets, from 1.
+
+  The user's other positives are left out, and equal scores share the mean of
+  their ranks, as in fine-tuning.
+
+  Args:
+    users: the rows.
+    score: (users, rows) -> [rows, targets].
+
+  Returns:
+    [rows].
+  """
+  ranks = []
+  for rows in _blocks(users):
+    scores, targets = score(users, rows), _targets(users, rows)
+    own = np.take_along_axis(scores, targets[:, :1], axis=1)
+    line, place = np.nonzero(targets[:, 1:] >= 0)
+    scores[line, targets[line, place + 1]] = -np.inf
+    above, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    ranks.append(1 + above + (equal - 1) / 2)
+  return np.concatenate(ranks).astype(np.float32)

@@ -1,0 +1,139 @@
+"""The data of a task: opened, checked, and as it is encoded."""
+
+import numpy as np
+
+from adaptssr_jax.data import UserArrays, UserData, resplit
+from adaptssr_jax.data.prepared.groups import group_rows
+from experiments.finetuning.heads import check_ranking
+from experiments.finetuning.tasks import KINDS, select_by
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.shared import LEAVE_ONE_OUT
+from experiments.run.data import check_split_seed, open_data
+from experiments.run.process import tell
+
+
+def open_task(settings: FinetuneSettings) -> UserData:
+  """The data of the task, split as the flags say.
+
+  Raises:
+    SettingsError: the flags do not fit the task.
+  """
+  check_split_seed(settings)
+  if settings.split_seed and settings.task.endswith('_by_user'):
+    raise SettingsError(
+      '--split_seed deals out rows, and would part the users that '
+      f'--task={settings.task} keeps together: leave it out'
+    )
+  data = open_data(settings, task=settings.task)
+  if data.kind == 'pretrain':
+    raise SettingsError(
+      f'--task={settings.task} has no labels and no targets: there is nothing '
+      'to fine-tune on'
+    )
+  if settings.kind and data.kind == 'ranking':
+    raise SettingsError(
+      f'--kind={settings.kind} needs labels; {settings.task} is a ranking task'
+    )
+  data = resplit(data, settings.split_seed)
+  data = data._replace(kind=settings.kind or data.kind)
+  check_task(settings, data)
+  return data
+
+
+def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
+  """Prints what event a conversion looks for, and names it."""
+  if data.kind != 'conversion':
+    return {}
+  event = data.vocabulary.labels[1]
+  label = data.splits['train'].first(settings.train_users).label
+  share = 100 * label.mean()
+  tell(f'event: {event} ({share:.3g} % of the training rows)')
+  return {'event': event}
+
+
+def check_task(settings: FinetuneSettings, data: UserData) -> None:
+  """Raises `SettingsError` where the task cannot be fine-tuned or selected."""
+  task, labels = settings.task, data.vocabulary.labels
+  rows = len(data.splits['train'].items)
+  if settings.train_users > rows:
+    raise SettingsError(
+      f'--train_users={settings.train_users} is more than the {rows} training '
+      f'rows of {task}: take at most {rows}, or 0 for all'
+    )
+  if len(labels) < 2:
+    raise SettingsError(
+      f'--task={task} has but one class or target, {labels[0]}: there is '
+      'nothing to learn'
+    )
+  if data.kind == 'conversion' and len(labels) != 2:
+    raise SettingsError(
+      f'--kind=conversion needs 2 classes; {task} has {len(labels)}'
+    )
+  if data.kind != 'conversion' and settings.positive_weight != 1:
+    raise SettingsError(
+      f'--positive_weight is for conversion; {task} is a {data.kind} task'
+    )
+  if data.kind == 'ranking' and settings.mode == 'probe':
+    raise SettingsError(
+      f'--mode=probe needs classes, and {task} is a ranking task: take '
+      '--mode=frozen'
+    )
+  if data.kind == 'ranking' and settings.head != 'mlp':
+    raise SettingsError(
+      f'--head={settings.head} needs classes, and {task} is a ranking task: '
+      'leave it out'
+    )
+  check_ranking(settings, data)
+  _check_select_by(settings, data)
+
+
+def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
+  metric = select_by(settings, data)
+  if metric not in KINDS[data.kind].select_by:
+    raise SettingsError(
+      f'--select_by={metric} is not measured in a {data.kind} task: take one '
+      f'of {", ".join(KINDS[data.kind].select_by)}'
+    )
+  if metric == 'auc':
+    _check_auc(settings, data)
+
+
+def _check_auc(settings: FinetuneSettings, data: UserData) -> None:
+  other = 'log_loss' if data.kind == 'conversion' else 'accuracy'
+  classes = len(data.vocabulary.labels)
+  if classes != 2:
+    raise SettingsError(
+      f'--select_by=auc needs 2 classes; {settings.task} has {classes}: take '
+      f'--select_by={other}'
+    )
+  for name in ('validation', 'test'):
+    label = data.splits[name].label
+    if len(np.unique(label)) < 2:
+      raise SettingsError(
+        f'--select_by=auc needs both classes of {settings.task} in every '
+        f'split; all {len(label):,} {name} rows are '
+        f'{data.vocabulary.labels[label[0]]}: take --select_by={other}, or '
+        'another --split_seed'
+      )
+
+
+def examples_of(
+  settings: FinetuneSettings, data: UserData
+) -> dict[str, UserArrays]:
+  """What is encoded of each split: its rows; for rankings, users with theirs.
+
+  Of the training split, only the rows that `--train_users` asks for. There, the
+  positives of a user in the other splits may be negatives like any target: to
+  spare them would tell training which targets are to be found in the test.
+  """
+  train = data.splits['train'].first(settings.train_users)
+  splits = data.splits | {'train': train}
+  if data.kind != 'ranking':
+    return splits
+  examples = {name: group_rows(rows) for name, rows in splits.items()}
+  if settings.split != LEAVE_ONE_OUT:
+    # Else its targets are what the user has seen before.
+    users = examples['train']
+    examples['train'] = users._replace(targets=users.positives)
+  return examples

@@ -1,0 +1,173 @@
+"""The training step of fine-tuning."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.prepared.batches import steps_per_epoch
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.ranking import softmax_ranking_objective
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.training.step import LossFn, TrainState
+from experiments.finetuning.data import examples_of
+from experiments.finetuning.tasks import KINDS
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.run import loop
+from experiments.run.speed import (
+  effective_length,
+  make_buckets,
+  make_training,
+  sample_lengths,
+)
+
+
+def lengths_of(
+  settings: FinetuneSettings,
+  examples: dict[str, UserArrays],
+  encoder: UserEncoder,
+) -> tuple[int, np.ndarray, Buckets]:
+  """How long batches are, and users of a sample, and how they are encoded."""
+  length = effective_length(examples.values(), encoder.max_length)
+  seen = sample_lengths(examples['train'], length)
+  return length, seen, make_buckets(settings, seen)
+
+
+def make_finetuning(
+  settings: FinetuneSettings,
+  data: UserData,
+  model: dict[str, Any],
+  params: dict[str, Any],
+  *,
+  buckets: Buckets,
+  length: int,
+) -> tuple[Callable, TrainState]:
+  """The step of a run, before `pmap_step`, and the state it begins with."""
+  return make_training(
+    settings,
+    model['encoder'],
+    params,
+    functools.partial(
+      training_loss, settings, data, model | {'buckets': buckets}
+    ),
+    make_optimizer(
+      settings,
+      model['encoder'],
+      head_steps=_head_steps(settings, data),
+    ),
+    length=length,
+    table_rate=layer_rates(settings, model['encoder'])['item_embedding'],
+  )
+
+
+def training_loss(
+  settings: FinetuneSettings,
+  data: UserData,
+  model: dict[str, Any],
+  encoder: UserEncoder,
+) -> LossFn:
+  """The objective of the task, of the encoder or of a smaller one."""
+  objective = KINDS[data.kind].objective
+  if data.kind == 'ranking' and settings.ranking_loss == 'softmax':
+    objective = softmax_ranking_objective
+  loss_fn = functools.partial(objective, **model | {'encoder': encoder})
+  if data.kind == 'conversion':
+    loss_fn = functools.partial(
+      loss_fn, positive_weight=settings.positive_weight
+    )
+  if settings.mode == 'frozen':
+    loss_fn = functools.partial(frozen_loss, loss_fn=loss_fn)
+  return loss_fn
+
+
+def frozen_loss(
+  params: dict[str, Any],
+  batch: dict[str, Any],
+  key: jax.Array,
+  *,
+  loss_fn: LossFn,
+) -> tuple[jax.Array, dict[str, Any]]:
+  """A loss whose gradient is not traced back into the encoder."""
+  encoder = jax.lax.stop_gradient(params['encoder'])
+  return loss_fn(params | {'encoder': encoder}, batch, key)
+
+
+def make_optimizer(
+  settings: FinetuneSettings, encoder: UserEncoder, *, head_steps: int = 0
+) -> optax.GradientTransformation:
+  """The optimizer of the flags: of each layer, with a rate of its own.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained, or frozen.
+    head_steps: updates at first in which the head alone is trained.
+  """
+  optimizer = loop.make_optimizer(settings)
+  if settings.mode == 'frozen':
+    # Weight decay would move even what has no gradient.
+    return optax.multi_transform(
+      {'trained': optimizer, 'frozen': optax.set_to_zero()},
+      {'encoder': 'frozen', 'head': 'trained'},
+    )
+  rates = layer_rates(settings, encoder)
+  if set(rates.values()) == {settings.learning_rate} and not head_steps:
+    return optimizer
+  optimizers = {
+    part: loop.make_optimizer(settings, rate=_delayed(rate, head_steps))
+    for part, rate in rates.items()
+  }
+  # The table is not among the parameters where its rows have an optimizer.
+  return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
+
+
+def layer_rates(
+  settings: FinetuneSettings, encoder: UserEncoder
+) -> dict[str, float]:
+  """The learning rate of each part of the encoder.
+
+  Of the pooling it is r = --encoder_learning_rate, of block b of L counted from
+  0 it is r d^(L - b), and of the embeddings r d^(L + 1): d is --layer_decay.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained.
+  """
+  rate = settings.encoder_learning_rate or settings.learning_rate
+  layers = encoder.num_layers
+  depths = {'pooling': 0}
+  depths |= {f'blocks_{b}': layers - b for b in range(layers)}
+  embeddings = ('norm', 'position_embedding', 'item_embedding')
+  depths |= dict.fromkeys(embeddings, layers + 1)
+  return {
+    part: rate * settings.layer_decay**depth for part, depth in depths.items()
+  }
+
+
+def part_names(params: dict[str, Any]) -> dict[str, Any]:
+  """Parameters -> the part that each is of: a layer of the encoder, the head.
+
+  Example:
+    >>> part_names({'encoder': {'norm': {'scale': 1}}, 'head': {'output': 2}})
+    {'encoder': {'norm': 'norm'}, 'head': 'head'}
+  """
+  return {'encoder': {part: part for part in params['encoder']}, 'head': 'head'}
+
+
+def _delayed(rate: float, steps: int) -> float | optax.Schedule:
+  """A learning rate that is 0 in the first steps."""
+  if not steps:
+    return rate
+  rates = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
+  return optax.join_schedules(rates, [steps])
+
+
+def _head_steps(settings: FinetuneSettings, data: UserData) -> int:
+  """The updates of --head_epochs."""
+  if not settings.head_epochs:
+    return 0
+  users = examples_of(settings, data)['train'].items
+  return settings.head_epochs * steps_per_epoch(len(users), settings.batch_size)

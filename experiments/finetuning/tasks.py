@@ -1,0 +1,196 @@
+"""The kinds of tasks: what is learned, what is measured, what is written."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptssr_jax import metrics
+from adaptssr_jax.data import UserData
+from adaptssr_jax.encoder.model import TaskHead
+from adaptssr_jax.objectives.classification import (
+  class_logits,
+  classification_objective,
+)
+from adaptssr_jax.objectives.conversion import (
+  conversion_objective,
+  conversion_scores,
+)
+from adaptssr_jax.objectives.ranking import (
+  ranking_objective,
+  ranks_of_positives,
+)
+from adaptssr_jax.training.devices import AXIS
+from experiments.finetuning.heads import make_tied_targets
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.run.encoder import make_encoder
+
+CUTOFFS = (5, 10, 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One kind of task.
+
+  Args:
+    objective: (params, batch, key, *, encoder, head, buckets, axis_name) ->
+      loss and metrics.
+    predict: (params, batch, *, encoder, head, buckets, axis_name) -> an output
+      for each user.
+    measure: (outputs, labels) of a whole split -> its metrics.
+    columns: (outputs, labels) -> what is written of each example.
+    select_by: the metrics that may choose an epoch; the first one does.
+  """
+
+  objective: Callable
+  predict: Callable
+  measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
+  columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+  select_by: tuple[str, ...]
+
+
+def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Accuracy, macro-F1, and for two classes AUC."""
+  num_classes = logits.shape[1]
+  values = {
+    'accuracy': metrics.accuracy(logits, labels).mean(),
+    'macro_f1': metrics.macro_f1(
+      logits.argmax(axis=1), labels, num_classes=num_classes
+    ),
+  }
+  if num_classes == 2:
+    values |= _auc(logits[:, 1] - logits[:, 0], labels)
+  return {name: float(value) for name, value in values.items()}
+
+
+def measure_conversion(
+  scores: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+  """AUC, log loss, and the share of events: predicted, and as it was."""
+  values = _auc(scores, labels) | {
+    'log_loss': metrics.log_loss(scores, labels).mean(),
+    'predicted_rate': jax.nn.sigmoid(scores).mean(),
+    'rate': labels.mean(),
+  }
+  return {name: float(value) for name, value in values.items()}
+
+
+def measure_ranks(ranks: np.ndarray, labels: None = None) -> dict[str, float]:
+  """Hit rate, MRR and NDCG at each of the cutoffs."""
+  del labels  # The positives are known to the ranks.
+  functions = {
+    'hit_rate': metrics.hit_rate,
+    'mrr': metrics.reciprocal_rank,
+    'ndcg': metrics.ndcg,
+  }
+  return {
+    f'{name}@{k}': float(function(ranks, k=k).mean())
+    for k in CUTOFFS
+    for name, function in functions.items()
+  }
+
+
+def _auc(scores: np.ndarray, labels: np.ndarray) -> dict[str, jax.Array]:
+  # Undefined where the users of a split are all of one class.
+  if len(np.unique(labels)) < 2:
+    return {}
+  return {'auc': metrics.roc_auc(scores, labels)}
+
+
+def _class_columns(
+  logits: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+  correct = np.asarray(metrics.accuracy(logits, labels))
+  return {'label': labels, 'logits': logits, 'correct': correct}
+
+
+def _conversion_columns(
+  scores: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+  return {'label': labels, 'score': scores}
+
+
+def _rank_columns(ranks: np.ndarray, labels: None) -> dict[str, np.ndarray]:
+  del labels
+  return {'rank': ranks}
+
+
+KINDS = {
+  'classification': Kind(
+    objective=classification_objective,
+    predict=class_logits,
+    measure=measure_classes,
+    columns=_class_columns,
+    select_by=('accuracy', 'macro_f1', 'auc'),
+  ),
+  'conversion': Kind(
+    objective=conversion_objective,
+    predict=conversion_scores,
+    measure=measure_conversion,
+    columns=_conversion_columns,
+    select_by=('auc', 'log_loss'),
+  ),
+  'ranking': Kind(
+    objective=ranking_objective,
+    predict=ranks_of_positives,
+    measure=measure_ranks,
+    columns=_rank_columns,
+    select_by=(
+      'ndcg@10',
+      *(f'{name}@{k}' for name in ('hit_rate', 'mrr') for k in CUTOFFS),
+      'ndcg@5',
+      'ndcg@20',
+    ),
+  ),
+}
+
+
+def select_by(settings: FinetuneSettings, data: UserData) -> str:
+  """The metric that chooses an epoch."""
+  return settings.select_by or KINDS[data.kind].select_by[0]
+
+
+def measured(
+  outputs: np.ndarray, data: UserData, split: str
+) -> dict[str, float | None]:
+  """The metrics of a split; None where there is no such number.
+
+  There is none of a model that puts out nan, though it may seem to be right
+  about some users.
+  """
+  values = KINDS[data.kind].measure(outputs, data.splits[split].label)
+  broken = np.isnan(outputs).any()
+  return {
+    name: None if broken or not np.isfinite(value) else value
+    for name, value in values.items()
+  }
+
+
+def goodness(values: dict[str, float], metric: str) -> float:
+  """What the metric says, as a number that is better if it is higher."""
+  return -values[metric] if metric == 'log_loss' else values[metric]
+
+
+def make_model(
+  settings: FinetuneSettings, data: UserData, key: jax.Array
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The encoder and its head, as arguments of the objective; the parameters."""
+  items, labels = data.vocabulary
+  encoder_key, head_key = jax.random.split(key)
+  encoder, params = make_encoder(
+    settings, items, encoder_key, source=settings.pretrained
+  )
+  if settings.tied_targets:
+    head, head_params = make_tied_targets(settings, data, encoder, head_key)
+  else:
+    head = TaskHead(
+      num_outputs=1 if data.kind == 'conversion' else len(labels),
+      hidden_dim=64 if settings.head == 'mlp' else 0,
+    )
+    user = jnp.zeros((1, encoder.vector_dim))
+    head_params = head.init(head_key, user)['params']
+  model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
+  return model, {'encoder': params, 'head': head_params}

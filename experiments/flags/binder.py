@@ -1,0 +1,190 @@
+"""Settings of a command: a frozen dataclass whose fields are absl flags."""
+
+import dataclasses
+import operator
+import os
+import types
+import typing
+from collections.abc import Collection
+from typing import Any
+
+from absl import flags
+
+
+class SettingsError(ValueError):
+  """A flag has a value that it cannot have; the message names it."""
+
+
+def flag(
+  default: Any,
+  help: str,
+  *,
+  low: float | None = None,
+  above: float | None = None,
+  high: float | None = None,
+  choices: tuple[str, ...] = (),
+  mutable_on_resume: bool = False,
+) -> Any:
+  """A field that is a flag.
+
+  Args:
+    default: its value where the flag is not given.
+    help: what it sets, with its unit.
+    low: the least value allowed.
+    above: a value that must be exceeded.
+    high: the largest value allowed.
+    choices: the words allowed, of which a tuple may hold several.
+    mutable_on_resume: whether a run may be resumed with another value.
+
+  Returns:
+    The dataclass field.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata={
+      'help': help,
+      'low': low,
+      'above': above,
+      'high': high,
+      'choices': choices,
+      'mutable_on_resume': mutable_on_resume,
+    },
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """Base of the settings of all commands: every value is checked."""
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      _check(field, getattr(self, field.name))
+
+  def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
+    """Flag name to text, of every (other) setting that has a value."""
+    values = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name not in without
+    }
+    return {
+      name: ','.join(value) if isinstance(value, tuple) else str(value)
+      for name, value in values.items()
+      if value is not None
+    }
+
+  def names_free_to_change(self) -> set[str]:
+    """The settings that a resumed run may have otherwise."""
+    return {
+      field.name
+      for field in dataclasses.fields(self)
+      if field.metadata['mutable_on_resume']
+    }
+
+  def to_flagfile(self) -> str:
+    """The settings as a file for `--flagfile`."""
+    values = self.flag_values()
+    return ''.join(f'--{name}={value}\n' for name, value in values.items())
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+  if value is None:
+    return
+  rule = field.metadata
+  if isinstance(field.default, tuple) and isinstance(value, str):
+    raise SettingsError(
+      f'--{field.name} holds several words: give a tuple of them, not {value!r}'
+    )
+  words = value if isinstance(value, tuple) else (value,)
+  if rule['choices'] and not words:
+    raise SettingsError(
+      f'--{field.name} needs at least one of {", ".join(rule["choices"])}'
+    )
+  for word in words if rule['choices'] else ():
+    if word not in rule['choices']:
+      raise SettingsError(
+        f'--{field.name} must be {" or ".join(rule["choices"])}, not {word!r}'
+      )
+  for bound, words, holds in _BOUNDS:
+    # nan is within no bounds.
+    if rule[bound] is not None and not holds(value, rule[bound]):
+      raise SettingsError(
+        f'--{field.name} must be {words} {rule[bound]}, not {value}'
+      )
+
+
+_BOUNDS = (
+  ('low', 'at least', operator.ge),
+  ('above', 'above', operator.gt),
+  ('high', 'at most', operator.le),
+)
+
+
+def define_flags(
+  settings_type: type[Settings],
+  values: flags.FlagValues,
+  module_name: str | None = None,
+) -> None:
+  """Defines a flag for every field of a settings class."""
+  hints = typing.get_type_hints(settings_type)
+  for field in dataclasses.fields(settings_type):
+    define = _DEFINE[_plain_type(hints[field.name])]
+    text = field.metadata['help']
+    if field.metadata['choices']:
+      text += f' One of: {", ".join(field.metadata["choices"])}.'
+    default = field.default
+    if isinstance(default, tuple):
+      default = list(default)
+    define(
+      field.name,
+      default,
+      text,
+      flag_values=values,
+      module_name=module_name,
+    )
+
+
+_DEFINE = {
+  str: flags.DEFINE_string,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  bool: flags.DEFINE_bool,
+  tuple: flags.DEFINE_list,
+}
+
+
+def _plain_type(hint: Any) -> type:
+  """`int` for `int | None`, `tuple` for `tuple[str, ...]`."""
+  if isinstance(hint, types.UnionType):
+    hint = typing.get_args(hint)[0]
+  return typing.get_origin(hint) or hint
+
+
+def from_flags(
+  settings_type: type[Settings], values: flags.FlagValues
+) -> Settings:
+  """The settings that the parsed flags say.
+
+  Raises:
+    SettingsError: a flag has a value that it cannot have.
+  """
+  named = {
+    field.name: values[field.name].value
+    for field in dataclasses.fields(settings_type)
+  }
+  return settings_type(
+    **{
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in named.items()
+    }
+  )
+
+
+def from_flagfile(
+  settings_type: type[Settings], path: str | os.PathLike, **changes: Any
+) -> Settings:
+  """The settings of a flag file, with some of them changed."""
+  values = flags.FlagValues()
+  define_flags(settings_type, values)
+  values(['', f'--flagfile={path}'])
+  return dataclasses.replace(from_flags(settings_type, values), **changes)

@@ -1,0 +1,163 @@
+"""The flags of fine-tuning, and what they are where the task decides."""
+
+import dataclasses
+
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.shared import EncoderSettings, PlanSettings
+
+# What may read frozen vectors.
+MODELS = ('logistic', 'lightgbm')
+_LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
+_BATCH_SIZES = {'click': 512}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(PlanSettings, EncoderSettings):
+  """The flags of fine-tuning."""
+
+  task: str = flag(
+    'gender',
+    'The task: gender, age, click, ...; of user_tables the label column.',
+  )
+  kind: str | None = flag(
+    None,
+    'What the labels are, if not what the data set says: conversion takes the '
+    'second of two classes for a rare event.',
+    choices=('classification', 'conversion'),
+  )
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder to start from; else at random.'
+  )
+  mode: str = flag(
+    'full',
+    'What is trained: encoder and head, the head on a frozen encoder, a '
+    'logistic regression on its vectors, or nothing: zero_shot ranks items as '
+    'they were learned in pre-training.',
+    choices=('full', 'frozen', 'probe', 'zero_shot'),
+  )
+  ranking_loss: str = flag(
+    'bpr',
+    'Rankings: each positive against one sampled negative (bpr), or against '
+    'all of them (softmax).',
+    choices=('bpr', 'softmax'),
+  )
+  tied_targets: bool | None = flag(
+    None,
+    'Rankings: a target that is an item is scored by its row in the item table '
+    '[of zero_shot true, else false].',
+  )
+  probe_model: str = flag(
+    'logistic',
+    '--mode=probe: a logistic regression, or the boosted trees of LightGBM.',
+    choices=MODELS,
+  )
+  with_bag: bool = flag(
+    False,
+    '--mode=probe: reads the items of the whole history too, weighted by '
+    'TF-IDF, beside the vector.',
+  )
+  head: str = flag(
+    'mlp',
+    'What is put on the vectors: two layers, one, or one that begins as the '
+    'logistic regression of --mode=probe, which the best epoch has to beat.',
+    choices=('mlp', 'linear', 'probe'),
+  )
+  encoder_learning_rate: float | None = flag(
+    None, 'Of the encoder [that of the head, --learning_rate].', above=0.0
+  )
+  layer_decay: float = flag(
+    1.0,
+    'Each layer of the encoder below the pooling is trained with this times '
+    'the rate of the one above it, the embeddings last.',
+    above=0.0,
+    high=1.0,
+  )
+  head_epochs: int = flag(
+    0, 'Epochs at first in which the head alone is trained.', low=0
+  )
+  num_epochs: int = flag(5, 'Passes over the users.', low=1)
+  batch_size: int | None = flag(
+    None,
+    'Users of a batch, over all devices; in a ranking, each with all of their '
+    'positives [click 512, else 128].',
+    low=1,
+  )
+  learning_rate: float | None = flag(
+    None,
+    'Of Adam, constant [click and thumb_up 5e-4, life_status 1e-4, else 2e-4].',
+    above=0.0,
+  )
+  dropout_rate: float | None = flag(
+    None,
+    'Share dropped everywhere in the encoder [0.5; of a frozen one 0].',
+    low=0.0,
+    high=0.99,
+  )
+  positive_weight: float = flag(
+    1.0,
+    'conversion: what a user with the event counts in the loss; other than 1, '
+    'scores are no longer log-odds.',
+    above=0.0,
+  )
+  split_seed: int = flag(
+    0,
+    'Deals the labelled rows out anew by this seed, 60/20/20; 0: as stored.',
+    low=0,
+    high=2**32 - 1,
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+  select_by: str | None = flag(
+    None,
+    'The validation metric by which the best epoch is chosen [classification '
+    'accuracy, conversion auc, ranking ndcg@10].',
+  )
+
+  def names_free_to_change(self) -> set[str]:
+    """Not the length: a run that was tested is not trained any further."""
+    length = {'num_epochs', 'num_steps', 'patience'}
+    return super().names_free_to_change() - length
+
+
+def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
+  """The settings with the flags that the task decides, unless given.
+
+  Raises:
+    SettingsError: a flag does not go with --mode.
+  """
+  _check_mode(settings)
+  task = settings.task.removesuffix('_by_user')
+  defaults = {
+    'batch_size': _BATCH_SIZES.get(task, 128),
+    'learning_rate': _LEARNING_RATES.get(task, 2e-4),
+    # It would blur vectors that cannot learn to be robust to it.
+    'dropout_rate': 0.5 if settings.mode == 'full' else 0.0,
+    # A head of its own would know nothing yet.
+    'tied_targets': settings.mode == 'zero_shot',
+  }
+  missing = {
+    name: value
+    for name, value in defaults.items()
+    if getattr(settings, name) is None
+  }
+  return dataclasses.replace(settings, **missing)
+
+
+def _check_mode(settings: FinetuneSettings) -> None:
+  """Raises `SettingsError` where a flag says what its mode does not do."""
+  for name, (is_given, modes) in {
+    'with_bag': (settings.with_bag, ('probe',)),
+    'probe_model': (settings.probe_model != 'logistic', ('probe',)),
+    'head': (settings.head != 'mlp', ('full', 'frozen')),
+    'encoder_learning_rate': (settings.encoder_learning_rate, ('full',)),
+    'layer_decay': (settings.layer_decay != 1, ('full',)),
+    'head_epochs': (settings.head_epochs, ('full',)),
+  }.items():
+    if is_given and settings.mode not in modes:
+      raise SettingsError(
+        f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
+        'leave out either'
+      )

@@ -1,0 +1,247 @@
+"""The flags that say what is learned in pre-training."""
+
+import dataclasses
+import sys
+
+from experiments.flags.binder import Settings, SettingsError, flag
+
+EDITS = ('crop', 'mask', 'reorder')
+AUGMENTATIONS = (*EDITS, 'slice')
+# Those whose softmax is over all items, and so needs the whole table.
+OVER_ALL_ITEMS = ('masked_items', 'causal_items', 'pooled_items', 'next_items')
+OBJECTIVES = ('adaptssr', *OVER_ALL_ITEMS)
+# Those that look at views, and can share them.
+OF_VIEWS = ('pooled_items', 'adaptssr')
+# The least behaviours of a slice, if the encoder reads as many.
+_SLICE_FROM = 15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentationSettings(Settings):
+  """How strong the augmentations are."""
+
+  crop_ratio: float = flag(
+    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
+  )
+  mask_ratio: float | None = flag(
+    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
+  )
+  reorder_ratio: float = flag(
+    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(AugmentationSettings):
+  """What is learned from behaviours alone."""
+
+  objective: tuple[str, ...] = flag(
+    ('adaptssr',),
+    'What is learned, or several, which are added up: to rank augmented views '
+    '(adaptssr), to guess masked items (masked_items) or each next item '
+    '(causal_items), to predict from the '
+    'vector of a slice of a user the items of another slice (pooled_items), '
+    'or from that of a prefix the items that follow it (next_items).',
+    choices=OBJECTIVES,
+  )
+  objective_weights: tuple[str, ...] = flag(
+    (), 'What each --objective counts in the sum, in their order [1 each].'
+  )
+  augmentations: tuple[str, ...] | None = flag(
+    None,
+    'adaptssr: explicit augmentations. One of crop, mask and reorder is drawn '
+    'per view; with slice, each view is first a random run of the whole '
+    'history [slice beside pooled_items, else crop,mask,reorder].',
+    choices=AUGMENTATIONS,
+  )
+  second_augmentations: tuple[str, ...] | None = flag(
+    None,
+    'adaptssr: those of the second view [the same as of the first].',
+    choices=AUGMENTATIONS,
+  )
+  slice_lengths: tuple[str, ...] = flag(
+    (),
+    'The least and the most behaviours of a slice [15 and --max_length].',
+  )
+  num_slices: int = flag(2, 'Explicit views of each user.', low=2)
+  max_history: int = flag(
+    0,
+    'Behaviours of a user that slices and prefixes are drawn from, the last '
+    'ones; 0: all.',
+    low=0,
+  )
+  num_next: int = flag(
+    10, 'next_items: behaviours after the prefix that are predicted.', low=1
+  )
+  mask_ratio: float | None = flag(
+    None,
+    'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
+    above=0.0,
+    high=1.0,
+  )
+  fusion: str = flag(
+    'adaptive',
+    'Lambda: adaptive (one per user), batch_mean, or a number in [0, 1].',
+  )
+  loss_form: str = flag(
+    'pairs',
+    'adaptssr: how views are ranked, as the pairs of the paper, or as a list.',
+    choices=('pairs', 'list'),
+  )
+  temperature: float = flag(
+    1.0, 'adaptssr: by which similarities are divided; 1: the paper.', above=0.0
+  )
+  smooth: float = flag(
+    0.0,
+    'adaptssr: smoothness of the minimum and maximum of hard pairs, in units '
+    'of similarity; 0: the paper.',
+    low=0.0,
+  )
+  hard_negatives: bool = flag(
+    True, 'adaptssr: rank the hardest pairs of a batch, rather than all.'
+  )
+  sampled_items: int = flag(
+    0,
+    'Objectives that predict items: train on a softmax over this many sampled '
+    'items; 0: over all of them.',
+    low=0,
+  )
+  output_bias: str = flag(
+    'shares',
+    'Objectives that predict items: where the bias of each item starts, at the '
+    'log of its share of all behaviours, or at zero.',
+    choices=('shares', 'zeros'),
+  )
+
+  def __post_init__(self) -> None:
+    if isinstance(self.objective, str):
+      # One word, as who calls `main(settings)` writes it.
+      object.__setattr__(self, 'objective', (self.objective,))
+    super().__post_init__()
+
+
+def uses_histories(settings: ObjectiveSettings) -> bool:
+  """Whether batches hold whole histories, of which slices are drawn."""
+  names = augmentations_of(settings) + (settings.second_augmentations or ())
+  return bool({'pooled_items', 'next_items'} & set(settings.objective)) or (
+    'adaptssr' in settings.objective and 'slice' in names
+  )
+
+
+def augmentations_of(settings: ObjectiveSettings) -> tuple[str, ...]:
+  """The explicit augmentations, of the first view at least."""
+  if settings.augmentations is not None:
+    return settings.augmentations
+  return ('slice',) if 'pooled_items' in settings.objective else EDITS
+
+
+def shares_views(settings: ObjectiveSettings) -> bool:
+  """Whether AdaptSSR and pooled items look at the same views: plain slices."""
+  return set(OF_VIEWS) <= set(settings.objective) and (
+    augmentations_of(settings) == ('slice',)
+    and settings.second_augmentations in (None, ('slice',))
+  )
+
+
+def slice_lengths_of(
+  settings: ObjectiveSettings, max_length: int
+) -> tuple[int, int]:
+  """The least and the most behaviours of a slice.
+
+  Raises:
+    SettingsError: --slice_lengths says something else, or more than the encoder
+      reads.
+  """
+  if not settings.slice_lengths:
+    return min(_SLICE_FROM, max_length), max_length
+  text = ','.join(settings.slice_lengths)
+  try:
+    low, high = map(int, settings.slice_lengths)
+  except ValueError:
+    low = high = 0
+  if not 1 <= low <= high:
+    raise SettingsError(
+      '--slice_lengths must be two numbers, the least and the most behaviours, '
+      f'such as 15,100; not {text}'
+    )
+  if high > max_length:
+    raise SettingsError(
+      f'--slice_lengths={text}: the encoder reads {max_length} behaviours; '
+      'shorten the slices or give a larger --max_length'
+    )
+  return low, high
+
+
+def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
+  """`--objective_weights` by objective; nothing if none is given.
+
+  Raises:
+    SettingsError: they are no numbers above 0, or not as many.
+  """
+  words = settings.objective_weights
+  if not words:
+    return {}
+  try:
+    weights = [float(word) for word in words]
+  except ValueError:
+    weights = []
+  if len(weights) != len(settings.objective) or not all(
+    0 < weight < float('inf') for weight in weights
+  ):
+    raise SettingsError(
+      f'--objective_weights={",".join(words)} must be a number above 0 for '
+      f'each of --objective={",".join(settings.objective)}'
+    )
+  return dict(zip(settings.objective, weights, strict=True))
+
+
+def check_objective(settings: ObjectiveSettings) -> None:
+  """Raises `SettingsError` where flags of the objective cannot be used."""
+  parse_weights(settings)
+  parse_fusion(settings.fusion)
+  # What the encoder reads, only the encoder knows.
+  slice_lengths_of(settings, sys.maxsize)
+  if len(set(settings.objective)) < len(settings.objective):
+    raise SettingsError(
+      f'--objective={",".join(settings.objective)} names one twice: give each '
+      'once, and --objective_weights'
+    )
+  second = settings.second_augmentations
+  if second and ('slice' in second) != ('slice' in augmentations_of(settings)):
+    raise SettingsError(
+      f'--second_augmentations={",".join(second)} and --augmentations='
+      f'{",".join(augmentations_of(settings))}: give slice to both views or '
+      'to neither'
+    )
+  if settings.smooth and (
+    settings.loss_form == 'list' or not settings.hard_negatives
+  ):
+    raise SettingsError(
+      f'--smooth={settings.smooth:g} is for hard pairs: leave it out, or '
+      '--loss_form=list and --hard_negatives=false'
+    )
+  if settings.loss_form == 'list' and not settings.hard_negatives:
+    raise SettingsError(
+      '--hard_negatives=false is for --loss_form=pairs; a list has all '
+      'negatives: leave it out'
+    )
+  if second and settings.num_slices != 2:
+    raise SettingsError(
+      f'--second_augmentations is for two views, not --num_slices='
+      f'{settings.num_slices}: leave out either'
+    )
+
+
+def parse_fusion(text: str) -> str | float:
+  """The value of `--fusion`: a word, or a number in [0, 1]."""
+  if text in ('adaptive', 'batch_mean'):
+    return text
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise SettingsError(
+      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
+    )
+  return value

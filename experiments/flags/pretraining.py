@@ -1,0 +1,77 @@
+"""The flags of pre-training, and what they are where the objective decides."""
+
+import dataclasses
+from typing import TypeVar
+
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.objectives import (
+  ObjectiveSettings,
+)
+from experiments.flags.shared import (
+  EncoderSettings,
+  PlanSettings,
+)
+
+CAUSAL_ITEMS = 'causal_items'
+_Settings = TypeVar('_Settings', bound=EncoderSettings)
+
+
+# The item table starts wider where the user vector predicts items: at 0.02 its
+# scores are so close to each other that training stands still for epochs.
+_ITEM_STDDEV = 0.06
+_FROM_THE_VECTOR = ('pooled_items', 'next_items')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
+  """The flags of pre-training."""
+
+  init_from: str = flag(
+    '', 'Workdir of a run whose encoder to start from; else at random.'
+  )
+  select_by: str = flag(
+    'loss',
+    'What chooses the best epoch: the validation loss, or the accuracy of a '
+    'logistic regression (the AUC, of a conversion) on the vectors of the '
+    'users of --probe_task.',
+    choices=('loss', 'probe'),
+  )
+  probe_task: str = flag(
+    'gender',
+    '--select_by=probe: the task whose training and validation rows judge the '
+    'vectors. Its test rows are not looked at, which is so for the stored '
+    'split alone, not for another --split_seed of fine-tuning.',
+  )
+
+
+def with_defaults(settings: PretrainSettings) -> PretrainSettings:
+  """The settings with the flags that the objective decides, unless given."""
+  predicts = set(settings.objective) & set(_FROM_THE_VECTOR)
+  if settings.item_stddev is None and predicts:
+    return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)
+  return settings
+
+
+def with_causal_encoder(settings: _Settings) -> _Settings:
+  """The settings, with the encoder that causal items need unless given.
+
+  Raises:
+    SettingsError: another one is given.
+  """
+  if CAUSAL_ITEMS not in settings.objective:
+    return settings
+  if settings.causal is False:
+    raise SettingsError(
+      '--objective=causal_items needs --causal=true, or each state would see '
+      'the item that it is to guess: leave --causal out'
+    )
+  readout = settings.readout
+  if settings.objective == (CAUSAL_ITEMS,):
+    # The last state is what learns to guess, and the pooling learns nothing.
+    readout = readout or 'last'
+  return dataclasses.replace(settings, causal=True, readout=readout)
+
+
+def longest_sequence(settings: EncoderSettings, max_length: int) -> int:
+  """Behaviours of a user that a step needs: of causal items one label more."""
+  return max_length + (CAUSAL_ITEMS in settings.objective)

@@ -1,0 +1,96 @@
+"""The flags of what holds for a whole process, and for all of a run."""
+
+import dataclasses
+
+from experiments.flags.binder import Settings, SettingsError, flag
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessSettings(Settings):
+  """Where compiled programs are kept, and what a device is; with --workdir."""
+
+  compilation_cache: str = flag(
+    'auto',
+    "Folder of JAX's compiled programs, which spare the next run most of its "
+    'start: auto, jax_compilation_cache beside --workdir; off; or a folder. '
+    'JAX_COMPILATION_CACHE_DIR comes first.',
+    mutable_on_resume=True,
+  )
+  cpu_devices: int = flag(
+    0,
+    'Parts of a batch that are computed at the same time on a CPU; 0: one a '
+    'core, if each gets 16 users of a batch or more, JAX was not told by a '
+    'variable, and no other process works with this one. Each holds all '
+    'parameters.',
+    low=0,
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedSettings(ProcessSettings):
+  """Which processes there are; the same command is given to each."""
+
+  distributed: str = flag(
+    'auto',
+    'Whether other processes work with this one. auto: on a TPU pod, in Slurm, '
+    'Kubernetes or MPI, which say so, and where --coordinator is given.',
+    choices=('auto', 'on', 'off'),
+    mutable_on_resume=True,
+  )
+  coordinator: str = flag(
+    '',
+    'HOST:PORT where process 0 listens, with --num_processes and --process_id: '
+    'for clusters that do not say so themselves.',
+    mutable_on_resume=True,
+  )
+  num_processes: int | None = flag(
+    None, 'How many processes there are.', low=1, mutable_on_resume=True
+  )
+  process_id: int | None = flag(
+    None, 'The number of this process, from 0.', low=0, mutable_on_resume=True
+  )
+  join_timeout: int = flag(
+    300,
+    'Seconds to wait at the start for all processes, after which JAX ends this '
+    'one.',
+    low=1,
+    mutable_on_resume=True,
+  )
+  heartbeat_timeout: int = flag(
+    100,
+    'Seconds without a sign of life after which a process counts as lost, and '
+    'the others stop.',
+    low=1,
+    mutable_on_resume=True,
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    given = {
+      '--coordinator': self.coordinator or None,
+      '--num_processes': self.num_processes,
+      '--process_id': self.process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+      raise SettingsError(
+        f'{" and ".join(given.keys() - set(missing))} without '
+        f'{" and ".join(missing)}: give all three or none'
+      )
+    if not missing:
+      self._check_coordinator()
+
+  def _check_coordinator(self) -> None:
+    if self.distributed == 'off':
+      raise SettingsError('--distributed=off contradicts --coordinator')
+    host, _, port = self.coordinator.rpartition(':')
+    if not (host and port.isdigit()):
+      raise SettingsError(
+        f'--coordinator must be HOST:PORT, not {self.coordinator}'
+      )
+    if self.process_id >= self.num_processes:
+      raise SettingsError(
+        f'--process_id must be below --num_processes={self.num_processes}, not '
+        f'{self.process_id}'
+      )

@@ -1,0 +1,210 @@
+"""The flags that several commands share."""
+
+import dataclasses
+
+from adaptssr_jax.encoder.model import READOUTS, UserEncoder
+from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.process import DistributedSettings
+from experiments.flags.speed import SpeedSettings
+
+LEAVE_ONE_OUT = 'leave_one_out'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+  """Which users."""
+
+  dataset: str = flag(
+    'synthetic_users/quickstart',
+    'The data set, NAME or NAME/SIZE: synthetic_users/{tiny,quickstart,medium,'
+    'app,ttl}, movielens_users/{100k,1m}, ttl, or user_tables (your own files, '
+    'see --events).',
+  )
+  data_dir: str = flag(
+    'data', 'Folder of the prepared data sets.', mutable_on_resume=True
+  )
+  manual_dir: str = flag(
+    '',
+    'Folder of source files that you provide; by default downloads/manual '
+    'in --data_dir.',
+    mutable_on_resume=True,
+  )
+  events: tuple[str, ...] = flag(
+    (), 'user_tables: your files of behaviours, CSV, Parquet or JSON lines.'
+  )
+  labels: str = flag(
+    '',
+    'user_tables: your table of labels, one row a user; by default the labels '
+    'stand in --events.',
+  )
+  user_column: str = flag('user_id', 'user_tables: column of the user ids.')
+  item_column: str = flag('item_id', 'user_tables: column of the item ids.')
+  time_column: str = flag('time', 'user_tables: column of the times.')
+  beam: bool = flag(
+    False,
+    'Prepare the data set with Apache Beam, to the same examples: for sources '
+    "larger than one machine. Needs pip install -e '.[beam]'.",
+    mutable_on_resume=True,
+  )
+  beam_options: tuple[str, ...] = flag(
+    (),
+    '--beam: options of the pipeline, such as --runner=FlinkRunner,'
+    '--flink_master=HOST:8081; by default FnApiRunner runs it on this machine.',
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings(DataSettings):
+  """What of each user is held out."""
+
+  split: str = flag(
+    'last_ten',
+    'movielens_users: what is held out of each user, the last ten films, or '
+    'one for the test and one for validation (--task=next_item).',
+    choices=('last_ten', LEAVE_ONE_OUT),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
+  """How a model is trained, logged and saved."""
+
+  workdir: str = flag(
+    'runs/latest',
+    'Folder of the run: flags, logs, checkpoints. An unfinished run in it is '
+    'resumed.',
+    mutable_on_resume=True,
+  )
+  seed: int = flag(
+    0, 'Seed of everything random in the run.', low=0, high=2**32 - 1
+  )
+  num_epochs: int = flag(
+    20, 'Passes over the users.', low=1, mutable_on_resume=True
+  )
+  num_steps: int = flag(
+    0,
+    'Updates, instead of --num_epochs; 0: use that.',
+    low=0,
+    mutable_on_resume=True,
+  )
+  patience: int = flag(
+    0,
+    'Epochs without a better validation score after which the run stops; 0: '
+    'it never does.',
+    low=0,
+    mutable_on_resume=True,
+  )
+  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  window: str = flag(
+    'last',
+    'The behaviours trained on of a user with more than --max_length: the last '
+    'ones, or a random run of them, drawn anew in every epoch.',
+    choices=('last', 'random'),
+  )
+  learning_rate: float = flag(2e-4, 'Of Adam, constant.', above=0.0)
+  weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
+  max_skipped: int = flag(
+    10,
+    'Steps in a row that may be skipped, since their loss or gradient is not '
+    'finite, before the run stops; 0: any number.',
+    low=0,
+    mutable_on_resume=True,
+  )
+  checkpoint_every: int = flag(
+    1000, 'Steps between two checkpoints.', low=1, mutable_on_resume=True
+  )
+  keep_checkpoints: int = flag(
+    2,
+    'How many of the latest checkpoints to keep.',
+    low=1,
+    mutable_on_resume=True,
+  )
+  log_every: int = flag(10, 'Steps between two lines of metrics.jsonl.', low=1)
+  progress_every: float = flag(
+    10.0,
+    'Seconds between two lines of progress where there is no terminal.',
+    above=0.0,
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings(RunSettings):
+  """Telling what a run needs, in place of the run."""
+
+  plan: bool = flag(
+    False,
+    'Train nothing, and write nothing but the prepared data: tell what the run '
+    'needs of memory, of operations and of the wire.',
+    mutable_on_resume=True,
+  )
+  plan_devices: int = flag(
+    0,
+    '--plan: for so many devices, which the CPU simulates; 0: for those at '
+    'hand.',
+    low=0,
+    mutable_on_resume=True,
+  )
+  plan_items: int = flag(
+    0,
+    '--plan: for a catalogue of so many items; 0: for that of the data.',
+    low=0,
+    mutable_on_resume=True,
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ('plan_devices', 'plan_items'):
+      if getattr(self, name) and not self.plan:
+        raise SettingsError(f'--{name} is for --plan: give that too')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderSettings(Settings):
+  """The encoder. What is not given is the checkpoint's, or the default."""
+
+  max_length: int | None = flag(
+    None, 'Behaviours seen of a user, the last ones [100].', low=1
+  )
+  embed_dim: int | None = flag(
+    None, 'Features of an item and of a query [64].', low=1
+  )
+  num_layers: int | None = flag(None, 'Transformer blocks [2].', low=1)
+  num_heads: int | None = flag(None, 'Attention heads of a block [2].', low=1)
+  num_queries: int | None = flag(
+    None, 'Queries of the pooling; the vector has this x embed_dim [1].', low=1
+  )
+  cosine_pooling: bool | None = flag(None, 'Pool by cosine [false].')
+  causal: bool | None = flag(
+    None,
+    'The state of a behaviour sees those before it alone [false; '
+    'causal_items true].',
+  )
+  readout: str | None = flag(
+    None,
+    'The vector of a user: pooled states, the last state, or both [pooled; '
+    'causal_items last].',
+    choices=READOUTS,
+  )
+  dropout_rate: float | None = flag(
+    None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
+  )
+  item_stddev: float | None = flag(
+    None,
+    'Standard deviation of the item table at a random start [0.02; 0.06 where '
+    'the user vector is to predict items].',
+    above=0.0,
+  )
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; parameters and losses stay float32 '
+    '[float32].',
+    choices=('float32', 'bfloat16'),
+  )
+
+  def encoder_fields(self) -> dict[str, object]:
+    """The fields of `UserEncoder` that were given."""
+    names = [field.name for field in dataclasses.fields(UserEncoder)]
+    values = {name: getattr(self, name, None) for name in names}
+    return {name: v for name, v in values.items() if v is not None}

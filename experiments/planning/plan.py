@@ -1,0 +1,219 @@
+"""What a run needs, told without a run: `--plan`.
+
+  python -m experiments.pretrain --flagfile=FLAGS --plan
+  python -m experiments.pretrain --flagfile=FLAGS --plan --plan_devices=64
+
+The step is compiled as training compiles it, for shapes in place of arrays: a
+table need not fit into this machine's memory to be planned.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.prepared.batches import steps_per_epoch
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.training.step import TrainState, pmap_step
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import PlanSettings
+from experiments.planning.counting import flops_of, program_shares, sent_of
+from experiments.planning.report import Plan, report
+from experiments.run import loop
+from experiments.run.process import tell
+
+
+def check_plan(settings: PlanSettings, *, source: str) -> None:
+  """Raises `SettingsError` where the flags of `--plan` cannot be met.
+
+  Args:
+    settings: the flags.
+    source: the run whose encoder to start from, if any.
+  """
+  if settings.plan_items and source:
+    raise SettingsError(
+      f'--plan_items does not go with a start from {source}, which knows items '
+      'by their names: leave out either'
+    )
+  devices = jax.device_count()
+  if settings.plan_devices not in (0, devices):
+    raise SettingsError(
+      f'--plan_devices={settings.plan_devices}: JAX has begun with {devices}, '
+      'and must be told before it begins'
+    )
+
+
+def planned_items(settings: PlanSettings, data: UserData) -> Sequence[Any]:
+  """The items of the data, or `--plan_items` ones with numbers for names."""
+  return range(settings.plan_items) or data.vocabulary.items
+
+
+def plan_run(
+  settings: PlanSettings,
+  data: UserData,
+  users: UserArrays,
+  step: Callable,
+  state: TrainState,
+  *,
+  length: int,
+  buckets: Buckets,
+  encoded: np.ndarray,
+  sequences: int,
+  longest: int | None = None,
+) -> Plan:
+  """Compiles the step of a run, and prints what it needs.
+
+  Args:
+    settings: the flags of the run.
+    data: the data set, as stored.
+    users: the examples that are trained on.
+    step: of the run, before `pmap_step`.
+    state: the shapes of the one it begins with.
+    length: behaviours seen of a user.
+    buckets: in which parts sequences are encoded.
+    encoded: how long these are, a sample.
+    sequences: that are encoded of a user.
+    longest: of the sequences that are encoded [length].
+
+  Returns:
+    What was printed.
+  """
+  devices = jax.device_count()
+  batch = loop.training_batch(users, 0, settings=settings, length=length)
+  key = jax.eval_shape(jax.random.key, settings.seed)
+  step_fn = pmap_step(step, num_replicated_args=1, donate=True)
+  compiled = step_fn.lower(state, batch, key).compile()
+  memory = compiled.memory_analysis()
+  traced = jax.make_jaxpr(step_fn)(state, batch, key)
+  shares = program_shares(
+    encoded,
+    rows=sequences * settings.batch_size // devices,
+    buckets=buckets,
+    length=longest or length,
+  )
+  last = np.eye(len(shares))[-1]
+  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
+  plan = Plan(
+    backend=jax.default_backend(),
+    simulated=settings.plan_devices > 0,
+    devices=devices,
+    steps_per_epoch=in_epoch,
+    num_steps=settings.num_steps or settings.num_epochs * in_epoch,
+    batch_size=settings.batch_size,
+    arguments=memory.argument_size_in_bytes,
+    results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    flops=devices * flops_of(traced, shares=shares),
+    most_flops=devices * flops_of(traced, shares=last),
+    sent=sent_of(compiled.as_text(), devices=devices),
+    **_sizes_of_data(settings, data, users),
+    **_sizes_of_state(state),
+  )
+  tell(report(plan))
+  return plan
+
+
+def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
+  """What a function returns, with shapes in place of arrays.
+
+  No array is computed, and so none takes memory; all else is as it is.
+
+  Args:
+    make: gives any structure of arrays and other things.
+    *args: arrays, or their shapes, that it takes.
+
+  Returns:
+    The same structure, of `jax.ShapeDtypeStruct` and the other things.
+
+  Example:
+    >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))
+    (ShapeDtypeStruct(shape=(9,), dtype=float32), 'a column')
+  """
+  found = jax.eval_shape(functools.partial(_others_aside, make), *args)
+  return jax.tree.map(
+    lambda leaf: leaf.value if isinstance(leaf, _Other) else leaf,
+    found,
+    is_leaf=lambda leaf: isinstance(leaf, _Other),
+  )
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Other:
+  """What is no array."""
+
+  value: Any
+
+
+def _others_aside(make: Callable[..., Any], *args: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: leaf if isinstance(leaf, jax.Array) else _Other(leaf),
+    make(*args),
+  )
+
+
+def _sizes_of_data(
+  settings: PlanSettings, data: UserData, users: UserArrays
+) -> dict[str, Any]:
+  folder = pathlib.Path(settings.data_dir) / data.name
+  files = (path for path in folder.rglob('*') if path.is_file())
+  # What is mapped stays on disk.
+  held = {
+    id(array): array.nbytes
+    for array in _arrays((data.splits, users))
+    if not isinstance(array, np.memmap)
+  }
+  names = data.vocabulary.items
+  items = settings.plan_items or len(names)
+  # A reference, and a string.
+  name = 8 + sum(map(sys.getsizeof, names)) / len(names)
+  order = 2 * 8 * len(users.items)
+  return {
+    'dataset': data.name,
+    'users': len(users.items),
+    'behaviours': int(users.items.lengths.sum()),
+    'items': items,
+    'data_on_disk': sum(path.stat().st_size for path in files),
+    'data_in_memory': sum(held.values()) + order + round(items * name),
+  }
+
+
+def _arrays(thing: Any) -> Iterator[np.ndarray]:
+  """All arrays that columns of users hold, however deep."""
+  if isinstance(thing, np.ndarray):
+    yield thing
+  elif isinstance(thing, dict):
+    yield from _arrays(tuple(thing.values()))
+  elif isinstance(thing, tuple):
+    for part in thing:
+      yield from _arrays(part)
+  elif dataclasses.is_dataclass(thing):
+    for field in dataclasses.fields(thing):
+      yield from _arrays(getattr(thing, field.name))
+
+
+def _sizes_of_state(state: TrainState) -> dict[str, int]:
+  table = state.params['encoder']['item_embedding']
+  return {
+    'parameters': _count(state.params),
+    'parameters_size': _size(state.params),
+    'table': _count(table),
+    'table_size': _size(table),
+    'optimizer_size': _size(state.opt_state),
+  }
+
+
+def _count(tree: Any) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _size(tree: Any) -> int:
+  leaves = jax.tree.leaves(tree)
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

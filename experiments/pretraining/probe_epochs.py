@@ -1,0 +1,125 @@
+"""Chooses the epoch of a pre-training run by what its vectors tell.
+
+The loss of a ranking of views is no judge of epochs: it falls while the vectors
+get worse. A logistic regression on the vectors of the users of a task, fitted
+on its training rows and measured on its validation rows, is one. The test rows
+are not looked at.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.training.step import pmap_step
+from experiments.finetuning.predictions import predict_users
+from experiments.finetuning.tasks import KINDS
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
+from experiments.probing.labelled_rows import labelled_rows
+from experiments.probing.reading import Labelled, read
+from experiments.probing.scikit_learn import scikit_learn
+from experiments.run.data import open_data
+from experiments.run.speed import (
+  effective_length,
+  encoding_step,
+  make_buckets,
+  sample_lengths,
+)
+
+
+class EpochProbe(NamedTuple):
+  """A task whose labels judge the vectors of an epoch.
+
+  Args:
+    users: of the training, validation and test rows, without labels.
+    labelled: the labels of these rows.
+    encode: (params, *, users) -> their vectors, [rows, dim].
+  """
+
+  users: tuple[UserArrays, ...]
+  labelled: Labelled
+  encode: Callable[..., np.ndarray]
+
+  def score(self, params: dict[str, Any]) -> float:
+    """The accuracy, or the AUC of a conversion, on the validation rows."""
+    vectors = [self.encode(params, users=users) for users in self.users]
+    return read(np.concatenate(vectors), self.labelled).score
+
+
+def open_probe(
+  settings: RunSettings,
+  encoder: UserEncoder,
+  items: Sequence[str],
+  *,
+  task: str,
+) -> EpochProbe:
+  """Opens the task that judges the epochs.
+
+  Args:
+    settings: of the run.
+    encoder: that is trained.
+    items: the raw ids of its items.
+    task: of the same data set.
+
+  Raises:
+    SettingsError: the task has no classes, or scikit-learn is missing.
+  """
+  scikit_learn('--select_by=probe')
+  data = open_data(settings, task)
+  if data.kind not in ('classification', 'conversion'):
+    raise SettingsError(
+      f'--probe_task={task} is a {data.kind} task: --select_by=probe needs one '
+      'with classes'
+    )
+  validation = data.splits['validation']
+  # A model is also tested, here on a row that is of no interest.
+  judges = {
+    'train': data.splits['train'],
+    'validation': validation,
+    'test': validation.first(1),
+  }
+  labelled = labelled_rows(
+    data._replace(splits=judges), KINDS[data.kind].select_by[0]
+  )
+  users = tuple(
+    _renumbered(split, data.vocabulary.items, items, unknown=encoder.mask_id)
+    for split in judges.values()
+  )
+  length = effective_length(users, encoder.max_length)
+  encode = pmap_step(
+    encoding_step(
+      settings,
+      encoder,
+      buckets=make_buckets(settings, sample_lengths(users[0], length)),
+      length=length,
+    )
+  )
+  return EpochProbe(
+    users,
+    labelled,
+    functools.partial(
+      predict_users, predict=encode, settings=settings, length=length
+    ),
+  )
+
+
+def _renumbered(
+  users: UserArrays,
+  own: Sequence[str],
+  items: Sequence[str],
+  *,
+  unknown: int,
+) -> UserArrays:
+  """The users without labels, their items numbered as those of the encoder."""
+  histories = users.items
+  if list(own) != list(items):
+    number = {name: place for place, name in enumerate(items, 1)}
+    numbers = np.array(
+      [0, *(number.get(name, unknown) for name in own)], np.int32
+    )
+    histories = Ragged(numbers[histories.values], histories.offsets)
+  return UserArrays(users.user_id, histories)

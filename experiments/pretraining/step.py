@@ -1,0 +1,168 @@
+"""The steps of pre-training: one that trains, and one that validates."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.users import encode_users, last_behaviours
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.step import (
+  LossFn,
+  TrainState,
+  sum_metrics,
+)
+from experiments.flags.objectives import (
+  uses_histories,
+)
+from experiments.flags.pretraining import PretrainSettings, longest_sequence
+from experiments.pretraining.collapse import collapse_warning, spread_of_users
+from experiments.pretraining.encoded_views import (
+  encoded_lengths,
+)
+from experiments.pretraining.objectives import (
+  make_objective,
+)
+from experiments.pretraining.probe_epochs import EpochProbe
+from experiments.run import loop
+from experiments.run.process import tell
+from experiments.run.speed import (
+  effective_length,
+  make_buckets,
+  make_training,
+  sample_lengths,
+)
+
+
+def lengths_of(
+  settings: PretrainSettings, data: UserData, encoder: UserEncoder
+) -> tuple[int, np.ndarray, Buckets]:
+  """How long batches are, and the sequences made of them, and in which parts.
+
+  The sequences are those of a sample.
+  """
+  longest = longest_sequence(settings, encoder.max_length)
+  if uses_histories(settings):
+    longest = settings.max_history or sys.maxsize
+  length = effective_length(data.splits.values(), longest)
+  seen = sample_lengths(data.splits['train'], length)
+  encoded = encoded_lengths(settings, seen, max_length=encoder.max_length)
+  return length, encoded, make_buckets(settings, encoded)
+
+
+def make_pretraining(
+  settings: PretrainSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  buckets: Buckets,
+  *,
+  length: int,
+) -> tuple[Callable, TrainState]:
+  """The step of a run, before `pmap_step`, and the state it begins with."""
+  return make_training(
+    settings,
+    encoder,
+    params,
+    functools.partial(training_loss, settings, buckets),
+    loop.make_optimizer(settings),
+    length=length,
+  )
+
+
+def training_loss(
+  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
+) -> LossFn:
+  """The loss to train on, of the encoder or of a smaller one."""
+  return make_objective(settings, encoder, buckets)[0]
+
+
+def make_validation(
+  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
+) -> Callable:
+  """`validation_step`, of the encoder or of a smaller one."""
+  return functools.partial(
+    validation_step,
+    loss_fn=make_objective(settings, encoder, buckets)[1],
+    encoder=encoder,
+    buckets=buckets,
+  )
+
+
+def validation_step(
+  params: dict[str, Any],
+  batch: dict[str, Any],
+  key: jax.Array,
+  *,
+  loss_fn: LossFn,
+  encoder: UserEncoder,
+  buckets: Buckets,
+) -> tuple[dict[str, Any], jax.Array]:
+  """The sums of the metrics of a batch, by the same draws every time.
+
+  And the vectors of its users, without dropout.
+  """
+  _, metrics = loss_fn(params, batch, key)
+  items = last_behaviours(batch['items'], length=encoder.max_length)
+  users = encode_users(
+    params,
+    batch | {'items': items},
+    encoder=encoder,
+    buckets=buckets,
+    axis_name=AXIS,
+  )
+  return sum_metrics(metrics, axis_name=AXIS), users
+
+
+def validate(
+  state: TrainState,
+  *,
+  users: UserArrays,
+  length: int,
+  settings: PretrainSettings,
+  step: Callable,
+  key: jax.Array,
+  probe: EpochProbe | None = None,
+) -> tuple[dict[str, float], float | None]:
+  """The metrics on the validation users, who are ranked within their batch.
+
+  And the score of the state, minus the loss or the accuracy of the probe. A
+  state that has collapsed has none, since its loss may be the lowest of all; it
+  is warned of.
+  """
+  totals, vectors = None, []
+  for batch, rows in loop.batches_in_order(users, settings, length):
+    sums, encoded = step(state.params, batch, key)
+    totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    vectors.append(np.asarray(encoded)[: len(rows)])
+  values = {
+    name: float(total / jnp.maximum(count, 1))
+    for name, (total, count) in totals.items()
+  }
+  values |= spread_of_users(np.concatenate(vectors))
+  score = -values['loss']
+  if probe:
+    score = values['probe'] = probe.score(state.params)
+  warning = collapse_warning(values, objective=settings.objective)
+  if warning:
+    tell(f'WARNING at step {int(state.step):,}: {warning}')
+  named = {f'validation_{name}': value for name, value in values.items()}
+  return named, None if warning else score
+
+
+def batch_settings(settings: PretrainSettings) -> PretrainSettings:
+  """The settings by which batches are made.
+
+  A random run of a history is drawn by the objective where batches hold
+  histories, of which --max_history keeps the last behaviours.
+  """
+  if uses_histories(settings):
+    return dataclasses.replace(settings, window='last')
+  return settings

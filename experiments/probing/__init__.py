@@ -1,0 +1,1 @@
+"""Frozen vectors, read by a classifier."""

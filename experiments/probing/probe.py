@@ -1,0 +1,205 @@
+"""A simple model on the vectors of a frozen encoder."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.encoder.model import UserEncoder
+from experiments.finetuning.data import examples_of
+from experiments.finetuning.predictions import predict_users
+from experiments.finetuning.tasks import KINDS, select_by
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.probing.features import Features, tf_idf
+from experiments.probing.labelled_rows import (
+  bags_of_rows,
+  labelled_rows,
+  outputs_of,
+)
+from experiments.probing.reading import (
+  Labelled,
+  Reading,
+  best_of,
+  candidates,
+  joined_candidates,
+  on_vectors,
+  read,
+)
+from experiments.probing.scikit_learn import check_lightgbm, scikit_learn
+from experiments.run.logs import open_log
+from experiments.run.speed import (
+  effective_length,
+  make_buckets,
+  make_encoding,
+  sample_lengths,
+)
+
+
+def probe(
+  settings: FinetuneSettings,
+  folder: pathlib.Path,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Fits a model with each of some settings, and tests the best one.
+
+  Args:
+    settings: of the run.
+    folder: of the run; validation is logged in its `metrics.jsonl`.
+    data: a task with classes.
+    encoder: gives the vectors, without dropout.
+    params: of the encoder.
+
+  Returns:
+    The metrics of the validation and test users, and the outputs of either.
+
+  Raises:
+    SettingsError: scikit-learn or LightGBM is missing, or all training rows
+      are of one class.
+  """
+  known, labelled = to_read(settings, data)
+  vectors = vectors_of(settings, known, encoder, params)
+  if settings.with_bag:
+    bag = _bag_of(known, data)
+    found = joined_candidates(
+      vectors, bag, labelled, model=settings.probe_model
+    )
+  else:
+    found = candidates(vectors, labelled, model=settings.probe_model)
+  readings = []
+  with contextlib.closing(open_log(folder, resume_at=0)) as log:
+    for number, reading in enumerate(found, 1):
+      log.write(number, reading.chosen | _validation(reading, known))
+      readings.append(reading)
+  best = best_of(readings)
+  return {'best_step': 0} | best.chosen, outputs_of(best, data)
+
+
+def _bag_of(known: UserData, data: UserData) -> Features:
+  """The bags of known rows, weighted by how many rows of all hold an item."""
+  rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+  kept = [
+    rows[name][: len(users.items)] for name, users in known.splits.items()
+  ]
+  return tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
+
+
+def to_read(
+  settings: FinetuneSettings, data: UserData
+) -> tuple[UserData, Labelled]:
+  """The rows that the flags leave, and their labels.
+
+  Raises:
+    SettingsError: as `probe`.
+  """
+  known = data._replace(splits=examples_of(settings, data))
+  labelled = labelled_rows(
+    known, select_by(settings, data), positive_weight=settings.positive_weight
+  )
+  check_classes(labelled.label[labelled.rows['train']], settings)
+  return known, labelled
+
+
+def vectors_of(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> np.ndarray:
+  """The vectors of the users of all splits, [rows, features]."""
+  vectors = encode_splits(settings, data.splits, encoder, params)
+  return np.concatenate(list(vectors.values()))
+
+
+def probe_head(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> dict[str, Any]:
+  """The parameters of a linear head that does what the best regression does.
+
+  Args:
+    settings: of the run.
+    data: a task with classes.
+    encoder: gives the vectors, without dropout.
+    params: of the encoder.
+
+  Returns:
+    The parameters of `TaskHead(hidden_dim=0)`.
+
+  Raises:
+    SettingsError: as `probe`.
+  """
+  known, labelled = to_read(settings, data)
+  vectors = vectors_of(settings, known, encoder, params)
+  best = read(vectors, labelled)
+  kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
+  if data.kind == 'conversion':
+    # A network has one output: the log-odds.
+    kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
+  return {'output': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
+
+
+def _validation(reading: Reading, data: UserData) -> dict[str, float]:
+  outputs = outputs_of(reading, data)['validation']
+  values = KINDS[data.kind].measure(outputs, data.splits['validation'].label)
+  return {f'validation_{name}': value for name, value in values.items()}
+
+
+def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
+  """Raises `SettingsError` where there is nothing that could be fitted."""
+  flag = (
+    f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
+  )
+  scikit_learn(flag)
+  if settings.probe_model == 'lightgbm':
+    check_lightgbm('--probe_model=lightgbm')
+  if len(np.unique(label)) > 1:
+    return
+  few = settings.train_users
+  raise SettingsError(
+    f'{flag} needs training rows of two classes; all {len(label):,} are '
+    'of one: '
+    + (f'take more than --train_users={few}' if few else 'take --mode=frozen')
+  )
+
+
+def encode_splits(
+  settings: FinetuneSettings,
+  splits: dict[str, UserArrays],
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> dict[str, np.ndarray]:
+  """The vectors of the users of each split, [users, features]."""
+  length = effective_length(splits.values(), encoder.max_length)
+  buckets = make_buckets(settings, sample_lengths(splits['train'], length))
+  encode, params = make_encoding(
+    settings, encoder, params, buckets=buckets, length=length
+  )
+  return {
+    name: predict_users(
+      params,
+      users=users,
+      predict=encode,
+      settings=settings,
+      length=length,
+    )
+    for name, users in splits.items()
+  }
+
+
+def probe_name(result: dict[str, Any]) -> str:
+  """The settings that validation chose, in words.
+
+  Example:
+    >>> probe_name({'bag_weight': 0.5, 'C': 0.01})
+    'a probe with bag_weight 0.5, C 0.01'
+  """
+  names = [name for name in ('bag_weight', 'C', 'trees') if name in result]
+  return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)

@@ -1,0 +1,1 @@
+"""What every run does: data, encoder, loop, logs, folder."""

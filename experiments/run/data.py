@@ -1,0 +1,136 @@
+"""From the flags to an open data set."""
+
+import difflib
+import sys
+
+import tensorflow_datasets as tfds
+
+from adaptssr_jax import data
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import (
+  LEAVE_ONE_OUT,
+  DataSettings,
+  SplitSettings,
+)
+from experiments.run.process import tell
+
+_BUILDERS = (
+  data.SyntheticUsers,
+  data.MovielensUsers,
+  data.Ttl,
+  data.UserTables,
+)
+
+
+def open_data(settings: DataSettings, task: str) -> data.UserData:
+  """Opens the data set of the flags for one task, prepared if need be.
+
+  Every process of a run calls it. Those that share a folder take turns: one
+  prepares the data set, and the others find it there.
+
+  Raises:
+    SettingsError: there is no such data set or task; names the ones there are.
+    DataError: the source cannot be had or read.
+  """
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  if settings.beam_options and not settings.beam:
+    raise SettingsError('--beam_options is for --beam: give that too')
+  builder = _builder(settings, task)
+  try:
+    users = data.load(
+      builder,
+      manual_dir=settings.manual_dir or None,
+      beam_options=settings.beam_options if settings.beam else None,
+      tell=tell,
+    )
+  except OSError as error:
+    flag, folder = '--data_dir', settings.data_dir
+    manual = settings.manual_dir
+    if manual and str(error.filename).startswith(manual):
+      flag, folder = '--manual_dir', manual
+    raise SettingsError(
+      f'{flag}={folder} cannot be used ({error}): choose another folder'
+    ) from error
+  sizes = ', '.join(
+    f'{len(split.items):,} {name}' for name, split in users.splits.items()
+  )
+  source = builder.info.metadata.get('source')
+  tell(
+    f'{users.name}: {sizes}; {len(users.vocabulary.items):,} items'
+    + (f'; from {source}' if source else '')
+  )
+  return users
+
+
+def check_split_seed(settings: SplitSettings) -> None:
+  """Raises `SettingsError` where rows are not to be dealt out anew."""
+  if settings.split_seed and settings.split == LEAVE_ONE_OUT:
+    raise SettingsError(
+      '--split_seed deals out rows, and would part what --split=leave_one_out '
+      'holds out: leave it out'
+    )
+
+
+def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
+  name, _, size = settings.dataset.partition('/')
+  builders = {builder.name: builder for builder in _BUILDERS}
+  if name not in builders:
+    raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
+  split = _split_of(settings, task)
+  if name == data.UserTables.name:
+    return _tables_builder(settings, task)
+  if settings.events or settings.labels:
+    raise SettingsError(
+      '--events and --labels are for --dataset=user_tables, not for '
+      f'--dataset={settings.dataset}'
+    )
+  size = '_'.join(filter(None, (size, split)))
+  config = f'{size}_{task}' if size else task
+  known = [known.name for known in builders[name].BUILDER_CONFIGS]
+  if config not in known:
+    raise SettingsError(
+      f'--dataset={settings.dataset} --task={task}: ' + _unknown(config, known)
+    )
+  return tfds.builder(f'{name}/{config}', data_dir=settings.data_dir)
+
+
+def _split_of(settings: DataSettings, task: str) -> str:
+  """What the names of the configs of another split begin with, or nothing."""
+  is_movielens = settings.dataset.partition('/')[0] == data.MovielensUsers.name
+  if getattr(settings, 'split', '') != LEAVE_ONE_OUT:
+    if is_movielens and task == 'next_item':
+      raise SettingsError('--task=next_item needs --split=leave_one_out')
+    return ''
+  if not is_movielens:
+    raise SettingsError(
+      '--split=leave_one_out is for --dataset=movielens_users/{100k,1m}, not '
+      f'for --dataset={settings.dataset}: leave it out'
+    )
+  if task not in ('pretrain', 'next_item'):
+    raise SettingsError(
+      f'--split=leave_one_out has --task=next_item, not --task={task}'
+    )
+  return LEAVE_ONE_OUT
+
+
+def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
+  if not settings.events:
+    raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
+  config = data.user_tables_config(
+    events=settings.events,
+    labels=settings.labels or None,
+    user_column=settings.user_column,
+    item_column=settings.item_column,
+    time_column=settings.time_column,
+    label_column=None if task == 'pretrain' else task,
+  )
+  return tfds.builder(
+    data.UserTables.name, config=config, data_dir=settings.data_dir
+  )
+
+
+def _unknown(word: str, known: list[str]) -> str:
+  near = difflib.get_close_matches(word, known, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else '.'
+  return f'no {word!r}{hint} There are: {", ".join(known)}'

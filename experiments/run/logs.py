@@ -1,0 +1,281 @@
+"""What a run tells while it trains: metrics to files, progress to the eye."""
+
+import collections
+import itertools
+import json
+import math
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tqdm
+from jax.typing import ArrayLike
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from experiments.flags.binder import SettingsError
+from experiments.run.process import is_main_process
+from experiments.run.workdir import METRICS, atomic_write, writing
+
+# The last steps, of which the rate is taken.
+_WINDOW = 100
+# Seconds after which TensorBoard shall see what was written.
+_FLUSH = 60.0
+
+
+class _Time(NamedTuple):
+  """When a step was counted, and what had been waited by then, in seconds."""
+
+  done: int
+  now: float
+  waited: float
+
+
+class MetricsLog:
+  """Writes the same numbers to `metrics.jsonl` and to TensorBoard events.
+
+  The file holds nothing that depends on the clock, so that two equal runs
+  write equal files. A number that is not finite is left out.
+
+  Args:
+    folder: of the run.
+    resume_at: the last step whose lines are kept; later ones are the traces of
+      work that an interruption lost, and are written again.
+    saved: what checkpoints say of the log, see `since_save`; it replaces what
+      the file has lost.
+
+  Raises:
+    SettingsError: the file cannot be read; names the line.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    *,
+    resume_at: int,
+    saved: Sequence[Mapping[str, Any]] = (),
+  ):
+    self._folder, path = folder, folder / METRICS
+    mend_metrics(folder, resume_at=resume_at, saved=saved)
+    self._after, self._recent = resume_at, []
+    with writing(folder):
+      self._file = path.open('a')
+      # Not by tensorboardX's thread, which a full disk ends unseen.
+      self._events = EventsWriter(str(folder / 'events'))
+      purge = SessionLog(status=SessionLog.START)
+      self._add_event(step=resume_at + 1, session_log=purge)
+    self._flushed = 0.0
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes one line of numbers at a step."""
+    values = {n: value for n, value in values.items() if math.isfinite(value)}
+    line = json.dumps({'step': step, **values}) + '\n'
+    with writing(self._folder):
+      self._file.write(line)
+      self._file.flush()
+      for name, value in values.items():
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+        self._add_event(step=step, summary=summary)
+      if time.monotonic() - self._flushed > _FLUSH:
+        self._flushed = time.monotonic()
+        self._events.flush()
+    self._recent.append(line)
+
+  def _add_event(self, **fields: Any) -> None:
+    self._events.write_event(Event(wall_time=time.time(), **fields))
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """The lines of the steps up to this one that no checkpoint holds yet."""
+    with writing(self._folder):
+      self._events.flush()
+    lines = {'after': self._after, 'until': step, 'lines': self._recent}
+    self._after, self._recent = step, []
+    return lines
+
+  def close(self) -> None:
+    """Writes all that is left."""
+    with writing(self._folder):
+      self._file.close()
+      self._events.close()
+
+
+class Muted:
+  """In all processes but the first: the log, and the progress, of nobody."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes nothing."""
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """Nothing: what the first process says is saved."""
+    return {}
+
+  def update(self, loss: ArrayLike) -> None:
+    """Tells nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def open_log(
+  folder: pathlib.Path,
+  *,
+  resume_at: int,
+  saved: Sequence[Mapping[str, Any]] = (),
+) -> MetricsLog | Muted:
+  """The log of this process, which is nobody's in all but the first."""
+  if not is_main_process():
+    return Muted()
+  return MetricsLog(folder, resume_at=resume_at, saved=saved)
+
+
+def mend_metrics(
+  folder: pathlib.Path,
+  *,
+  resume_at: int,
+  saved: Sequence[Mapping[str, Any]] = (),
+) -> None:
+  """Leaves in `metrics.jsonl` the lines up to a step, as of `MetricsLog`."""
+  path = folder / METRICS
+  lines = _mended(_lines_of(path), [*saved, {'after': resume_at}])
+  atomic_write(path, ''.join(lines))
+
+
+def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
+  """The step and the text of each whole line; what is broken ends the file."""
+  if not path.exists():
+    return []
+  *whole, _ = path.read_bytes().split(b'\n')
+  found = [_step_of(line) for line in whole]
+  end = found.index(None) if None in found else len(found)
+  if any(step is not None for step in found[end:]):
+    raise SettingsError(
+      f'{path}, line {end + 1}: not the JSON of a step, but later lines are. '
+      'Mend the line, or remove it'
+    )
+  return [
+    (step, line.decode() + '\n')
+    for step, line in zip(found[:end], whole, strict=False)
+  ]
+
+
+def _step_of(line: bytes) -> int | None:
+  try:
+    step = json.loads(line)['step']
+  # Also what is no text, or no object.
+  except (ValueError, TypeError, KeyError):
+    return None
+  return step if isinstance(step, int) else None
+
+
+def _mended(
+  lines: list[tuple[int, str]], saved: Sequence[Mapping[str, Any]]
+) -> list[str]:
+  """The lines, those of some steps replaced by what was saved of them.
+
+  Example:
+    >>> lines = [(1, 'a'), (2, 'broken'), (9, 'z')]
+    >>> _mended(lines, [{'after': 1, 'until': 3, 'lines': ['b', 'c']}])
+    ['a', 'b', 'c', 'z']
+    >>> _mended(lines, [{'after': 2}])
+    ['a', 'broken']
+  """
+  for part in saved:
+    until = part.get('until', math.inf)
+    before = [line for line in lines if line[0] <= part['after']]
+    behind = [line for line in lines if line[0] > until]
+    own = [(until, line) for line in part.get('lines', ())]
+    lines = before + own + behind
+  return [line for _, line in lines]
+
+
+class Progress:
+  """Users per second, loss and time left: a bar, or lines without a terminal.
+
+  The rate is that of the median of the last steps, without what comes between
+  them; the time left is that of such steps alone.
+
+  Args:
+    title: what is being done.
+    total: steps of the whole run.
+    start: steps done already.
+    users: users of a step.
+    every: seconds between two lines where there is no terminal.
+    waited: tells for how many seconds the steps have waited for their input so
+      far; None if that is not known.
+  """
+
+  def __init__(
+    self,
+    title: str,
+    *,
+    total: int,
+    start: int,
+    users: int,
+    every: float,
+    waited: Callable[[], float] | None = None,
+  ):
+    self._title, self._total, self._users = title, total, users
+    self._done, self._every, self._waited = start, every, waited
+    self._times: collections.deque[_Time] = collections.deque(maxlen=_WINDOW)
+    self._is_first = True
+    self._told = time.monotonic()
+    self._bar = None
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(desc=title, total=total, initial=start, unit='step')
+      self._every = 0.5
+
+  def update(self, loss: ArrayLike) -> None:
+    """Counts one step; its loss is waited for only where it is told."""
+    self._done += 1
+    now = time.monotonic()
+    if self._is_first:
+      # Given to the devices, which may be far from through with it.
+      self._is_first = False
+      return
+    waited = self._waited() if self._waited else 0.0
+    self._times.append(_Time(self._done, now, waited))
+    due = now - self._told >= self._every or self._done == self._total
+    if due and len(self._times) > 1:
+      self._told = now
+      self._tell(float(loss))
+
+  def _tell(self, loss: float) -> None:
+    # The median leaves out what comes between steps, as validation does, and
+    # what it compiles.
+    seconds = statistics.median(
+      after.now - before.now
+      for before, after in itertools.pairwise(self._times)
+    )
+    # A coarse clock may not have moved.
+    rate = 1 / max(seconds, 1e-9)
+    told = f'{rate * self._users:,.0f} users/s, loss {loss:.4f}'
+    if self._waited:
+      first, last = self._times[0], self._times[-1]
+      share = (last.waited - first.waited) / max(last.now - first.now, 1e-9)
+      told += f', input wait {share:.1%}'
+    if self._bar is not None:
+      self._bar.set_postfix_str(told, refresh=False)
+      self._bar.update(self._done - self._bar.n)
+      return
+    print(
+      f'{self._title}: step {self._done:,}/{self._total:,}, {told}, '
+      f'{_clock((self._total - self._done) / rate)} left',
+      file=sys.stderr,
+      flush=True,
+    )
+
+  def close(self) -> None:
+    """Ends the bar."""
+    if self._bar is not None:
+      self._bar.update(self._done - self._bar.n)
+      self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}'

@@ -1,0 +1,315 @@
+"""The loop that all training shares: step, log, save, resume."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
+from adaptssr_jax.checkpoint.description import Description
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.prepared.batches import (
+  batch_at,
+  steps_per_epoch,
+  users_per_device,
+)
+from adaptssr_jax.training.devices import replicate, shard_batch
+from adaptssr_jax.training.row_step import (
+  apply_pending_updates,
+  caught_up_state,
+)
+from adaptssr_jax.training.step import TrainState, pmap_step
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
+from experiments.run.interruption import Interrupted, asked_to_stop, deferred
+from experiments.run.logs import Muted, Progress, mend_metrics, open_log
+from experiments.run.prefetch import Prefetch
+from experiments.run.process import is_main_process, tell
+from experiments.run.skipped import SkippedSteps
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run trains, and how its end and its epochs are met.
+
+  Args:
+    settings: of the run.
+    folder: of the run.
+    users: the split that is trained on.
+    length: behaviours seen of a user.
+    step: (state, batch, key) -> (state, metrics), before `pmap_step`.
+    key: of the run, from which all draws of its steps follow.
+    description: what checkpoints say of themselves.
+    on_epoch: state -> (numbers to log, score of the checkpoint or None).
+    score_start: whether the state before the first step may be the best.
+  """
+
+  settings: RunSettings
+  folder: pathlib.Path
+  users: UserArrays
+  length: int
+  step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
+  key: jax.Array
+  description: Description
+  on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
+  score_start: bool = False
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Updates that show every user once."""
+    return steps_per_epoch(len(self.users.items), self.settings.batch_size)
+
+  @property
+  def num_steps(self) -> int:
+    """Updates of the whole run."""
+    epochs = self.settings.num_epochs * self.steps_per_epoch
+    return self.settings.num_steps or epochs
+
+
+def check_devices(settings: RunSettings) -> None:
+  """Raises `SettingsError` where the batch cannot be split over the devices."""
+  if jax.device_count() != jax.process_count() * jax.local_device_count():
+    raise SettingsError(
+      f'this process has {jax.local_device_count()} of {jax.device_count()} '
+      f'devices: give each of the {jax.process_count()} processes as many'
+    )
+  try:
+    users_per_device(settings.batch_size, jax.device_count())
+  except ValueError as error:
+    raise SettingsError(
+      f'--batch_size: {error}; or, on a CPU, another --cpu_devices'
+    ) from error
+
+
+def make_optimizer(
+  settings: RunSettings, *, rate: float | optax.Schedule | None = None
+) -> optax.GradientTransformation:
+  """Adam, with decoupled weight decay if there is any.
+
+  Args:
+    settings: of the run.
+    rate: instead of its --learning_rate.
+  """
+  rate = settings.learning_rate if rate is None else rate
+  if settings.weight_decay:
+    return optax.adamw(rate, weight_decay=settings.weight_decay)
+  return optax.adam(rate)
+
+
+def train(run: Run, state: TrainState) -> TrainState:
+  """Trains from the newest checkpoint of the run, or from this state.
+
+  Args:
+    run: what to train.
+    state: where a new run starts.
+
+  Returns:
+    The state after the last step, or the best one if epochs have scores.
+  """
+  settings = run.settings
+  with deferred():
+    # Closed even if interrupted, so that the checkpoint being written is whole.
+    with Checkpoints(
+      run.folder, keep=settings.keep_checkpoints, tell=tell
+    ) as checkpoints:
+      state, is_stopped = _train_on(run, replicate(state), checkpoints)
+      if not is_stopped:
+        state = checkpoints.restore_best(like=state) or state
+    if is_stopped:
+      raise Interrupted(
+        f'{run.folder}: stopped after step {int(state.step):,} of '
+        f'{run.num_steps:,}, which is saved: give the same command to go on'
+      )
+  return caught_up_state(state)
+
+
+def _train_on(
+  run: Run, state: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, bool]:
+  """The last state, and whether the run was told to stop before its end."""
+  state = checkpoints.restore(like=state) or state
+  start = int(state.step)
+  if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
+    return _train_from(run, state, checkpoints)
+  mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
+  tell(f'{run.folder}: finished at step {start:,}; nothing to train')
+  return state, False
+
+
+def _train_from(
+  run: Run, state: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, bool]:
+  settings, total, start = run.settings, run.num_steps, int(state.step)
+  if start:
+    tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
+  step_fn, key = (
+    pmap_step(run.step, num_replicated_args=1, donate=True),
+    replicate(run.key),
+  )
+  batches = training_batches(
+    run.users, settings, run.length, range(start, total)
+  )
+  # Closed even if interrupted, so that no thread outlives the run.
+  with (
+    contextlib.closing(batches),
+    contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
+    contextlib.closing(_progress(run, start, batches)) as progress,
+  ):
+    metrics, stop = None, False
+    if run.score_start and not start:
+      score = _end_epoch(run, state, log)
+      checkpoints.save(
+        state, run.description, score=score, log=log.since_save(0)
+      )
+    for step, batch in enumerate(batches, start + 1):
+      before = metrics
+      state, metrics = step_fn(state, batch, key)
+      # The devices have this step to do while the one before is told of, and
+      # the loop is never further ahead of them.
+      if before is not None:
+        log.write_step(step - 1, before)
+      stop = asked_to_stop(step)
+      epoch_ends = step % run.steps_per_epoch == 0 or step == total
+      due = step % settings.checkpoint_every == 0 or step == total or stop
+      loss, score = metrics['loss'], None
+      if epoch_ends or due:
+        # A checkpoint promises the lines of all its steps.
+        log.write_step(step, metrics)
+        metrics = None
+      if epoch_ends:
+        score = _end_epoch(run, state, log)
+      if due or score is not None:
+        checkpoints.save(
+          state, run.description, score=score, log=log.since_save(step)
+        )
+      progress.update(loss)
+      if epoch_ends and _out_of_patience(run, step, checkpoints):
+        tell(
+          f'{run.folder}: stops at step {step:,}; validation was best at step '
+          f'{checkpoints.best_step():,}'
+        )
+        break
+      if stop:
+        break
+  return state, stop
+
+
+def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
+  """Validates; the score, if there is one."""
+  whole = state._replace(params=apply_pending_updates(state))
+  values, score = run.on_epoch(whole)
+  log.write(int(state.step), values)
+  return score
+
+
+class _StepLog:
+  """Writes the numbers of the steps, and counts those that were skipped."""
+
+  def __init__(self, run: Run, start: int, saved: Sequence[dict[str, Any]]):
+    self._run = run
+    in_a_row = 0
+    if saved and saved[-1]['until'] == start:
+      in_a_row = saved[-1]['skipped_in_a_row']
+    self._skipped = SkippedSteps(
+      run.folder, run.settings, run.users, in_a_row=in_a_row
+    )
+    self._log = open_log(run.folder, resume_at=start, saved=saved)
+    self.write, self.close = self._log.write, self._log.close
+
+  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Waits for a step, and writes its numbers if it is one to be logged."""
+    jax.block_until_ready(metrics)
+    metrics = dict(metrics)
+    is_skipped = float(metrics.pop('skipped')) > 0
+    every, last = self._run.settings.log_every, self._run.num_steps
+    if is_skipped:
+      self.write(step, {'skipped': 1})
+    elif step % every == 0 or step == last:
+      values = jax.device_get(metrics)
+      self.write(step, {name: float(value) for name, value in values.items()})
+    self._skipped.count(step, is_skipped)
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """What a checkpoint of this step says of the log."""
+    in_a_row = self._skipped.in_a_row
+    return self._log.since_save(step) | {'skipped_in_a_row': in_a_row}
+
+
+def _progress(run: Run, start: int, batches: Prefetch) -> Progress | Muted:
+  if not is_main_process():
+    return Muted()
+  return Progress(
+    run.folder.name,
+    total=run.num_steps,
+    start=start,
+    users=run.settings.batch_size,
+    every=run.settings.progress_every,
+    waited=lambda: batches.waited,
+  )
+
+
+def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
+  """Whether validation has not improved for `--patience` epochs."""
+  best = checkpoints.best_step() if run.settings.patience else None
+  if best is None:
+    return False
+  return step - best >= run.settings.patience * run.steps_per_epoch
+
+
+def training_batches(
+  users: UserArrays, settings: RunSettings, length: int, steps: range
+) -> Prefetch:
+  """The batches of these steps, made ahead and put on the devices."""
+  make = functools.partial(
+    training_batch, users, settings=settings, length=length
+  )
+  return Prefetch(make, steps)
+
+
+def training_batch(
+  users: UserArrays, step: int, *, settings: RunSettings, length: int
+) -> dict[str, jax.Array]:
+  """This process's part of the batch of a step, on its devices."""
+  batch = batch_at(
+    users,
+    step,
+    batch_size=settings.batch_size,
+    length=length,
+    num_devices=jax.device_count(),
+    seed=settings.seed,
+    window=settings.window,
+    part=(jax.process_index(), jax.process_count()),
+  )
+  # Moved before the step is dispatched, which would wait for it.
+  return jax.block_until_ready(shard_batch(batch))
+
+
+def batches_in_order(
+  users: UserArrays, settings: RunSettings, length: int
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+  """The batches of one pass over a split, in the stored order.
+
+  Yields:
+    This process's part of a batch, of NumPy, and the rows of the split that are
+    the users of the whole batch: what comes after them is padding.
+  """
+  make = functools.partial(
+    batch_at,
+    users,
+    batch_size=settings.batch_size,
+    length=length,
+    num_devices=jax.device_count(),
+    seed=None,
+    part=(jax.process_index(), jax.process_count()),
+  )
+  size, total = settings.batch_size, len(users.items)
+  steps = range(steps_per_epoch(total, size))
+  with contextlib.closing(Prefetch(make, steps)) as batches:
+    for step, batch in enumerate(batches):
+      yield batch, np.arange(step * size, min((step + 1) * size, total))

@@ -1,0 +1,130 @@
+"""Pictures of a comparison: points with intervals, curves, and heat maps.
+
+Matplotlib is the extra `plots`; nothing but these functions needs it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from experiments.flags.binder import SettingsError
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+_PANELS_A_ROW = 4
+
+
+class MissingPlotsError(SettingsError):
+  """Matplotlib is not installed."""
+
+
+class Panel(NamedTuple):
+  """The numbers of one panel.
+
+  Args:
+    title: of the panel.
+    places: name of each point, or its number on the horizontal axis.
+    means: of each point; nan leaves it out.
+    lows: lower ends of the intervals.
+    highs: upper ends of the intervals.
+  """
+
+  title: str
+  places: Sequence[str] | Sequence[float]
+  means: Sequence[float]
+  lows: Sequence[float]
+  highs: Sequence[float]
+
+
+def new_figure(width: float, height: float) -> Figure:
+  """An empty figure, in inches, which needs no display.
+
+  Raises:
+    MissingPlotsError: Matplotlib is not installed; names the extra.
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ImportError as error:
+    raise MissingPlotsError(
+      'pictures need Matplotlib: pip install "adaptssr_jax[plots]"; the '
+      'numbers are written without it'
+    ) from error
+  return Figure(figsize=(width, height), layout='constrained')
+
+
+def save(figure: Figure, stem: pathlib.Path) -> None:
+  """Writes `stem.png` and `stem.svg`."""
+  for ending in ('png', 'svg'):
+    figure.savefig(stem.with_name(f'{stem.name}.{ending}'), dpi=150)
+
+
+def draw_methods(panels: Sequence[Panel]) -> Figure:
+  """A panel a task: methods from top to bottom, points with intervals."""
+  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].places))
+  for axis, panel in zip(axes, panels, strict=True):
+    for row in np.flatnonzero(np.isfinite(panel.means)):
+      axis.plot([panel.lows[row], panel.highs[row]], [row, row], color='C0')
+      axis.plot([panel.means[row]], [row], 'o', color='C0')
+    axis.set_yticks(range(len(panel.places)), panel.places)
+    axis.set_ylim(len(panel.places) - 0.5, -0.5)
+    axis.grid(axis='x', alpha=0.3)
+    axis.label_outer()
+  return figure
+
+
+def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
+  """A panel a task: the mean as a line, the interval as a band."""
+  figure, axes = _grid(panels, height=3)
+  for axis, panel in zip(axes, panels, strict=True):
+    axis.plot(panel.places, panel.means, marker='o', color='C0')
+    axis.fill_between(
+      panel.places, panel.lows, panel.highs, alpha=0.2, color='C0'
+    )
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3)
+  return figure
+
+
+def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
+  """A panel a task: the mean of every pair of names, symmetric.
+
+  Args:
+    panels: whose places are `first+second`, each pair once.
+    names: rows and columns, in order.
+  """
+  figure, axes = _grid(panels, height=3)
+  for axis, panel in zip(axes, panels, strict=True):
+    table = np.full((len(names), len(names)), np.nan)
+    for place, mean in zip(panel.places, panel.means, strict=True):
+      row, column = (names.index(name) for name in place.split('+'))
+      table[row, column] = table[column, row] = mean
+    image = axis.imshow(table, cmap='viridis')
+    figure.colorbar(image, ax=axis, shrink=0.8)
+    for (row, column), value in np.ndenumerate(table):
+      text = axis.text(column, row, f'{value:.2f}', ha='center', va='center')
+      # To be read on the darkest and on the brightest field.
+      text.set_bbox({'facecolor': 'white', 'alpha': 0.7, 'edgecolor': 'none'})
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names)
+  return figure
+
+
+def _grid(
+  panels: Sequence[Panel], *, height: float
+) -> tuple[Figure, list[Axes]]:
+  """A figure of titled panels, some in a row."""
+  columns = min(len(panels), _PANELS_A_ROW)
+  rows = -(-len(panels) // columns)
+  figure = new_figure(1 + 3.2 * columns, height * rows)
+  axes = [
+    figure.add_subplot(rows, columns, place + 1) for place in range(len(panels))
+  ]
+  for axis, panel in zip(axes, panels, strict=True):
+    axis.set_title(panel.title, fontsize='medium')
+  return figure, axes

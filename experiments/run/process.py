@@ -1,0 +1,84 @@
+"""The processes of a run: how each starts, and which of them tells."""
+
+import dataclasses
+import os
+
+import jax
+
+from experiments.flags.binder import Settings
+from experiments.flags.process import DistributedSettings, ProcessSettings
+from experiments.flags.shared import PlanSettings
+from experiments.run.compilation import keep_compiled
+from experiments.run.distributed import join_processes
+
+
+def prepare_process(settings: Settings) -> None:
+  """Sets what holds for the whole process, before a command begins.
+
+  Joins the other processes, if there are any; turns the cache of compiled
+  programs on, and makes cores devices, unless JAX was told already. For a plan
+  it simulates the devices, and keeps no program.
+  """
+  if isinstance(settings, PlanSettings) and settings.plan:
+    if settings.plan_devices:
+      jax.config.update('jax_platforms', 'cpu')
+    settings = dataclasses.replace(
+      settings,
+      plan=False,
+      plan_devices=0,
+      plan_items=0,
+      compilation_cache='off',
+      cpu_devices=settings.plan_devices or settings.cpu_devices,
+    )
+  if isinstance(settings, DistributedSettings):
+    join_processes(settings)
+  if not isinstance(settings, ProcessSettings):
+    return
+  keep_compiled(settings.compilation_cache, workdir=settings.workdir)
+  devices = settings.cpu_devices
+  if not devices and not (_told() or jax.distributed.is_initialized()):
+    # Within one device only part of a step is shared between cores.
+    devices = parts_of(getattr(settings, 'batch_size', None), num_cores())
+  if devices:
+    jax.config.update('jax_num_cpu_devices', devices)
+
+
+def is_main_process() -> bool:
+  """Whether this process is the one that writes and tells."""
+  return jax.process_index() == 0
+
+
+def tell(text: str) -> None:
+  """Prints a line, once for all processes."""
+  if is_main_process():
+    print(text, flush=True)
+
+
+def num_cores() -> int:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _told() -> bool:
+  """Whether JAX was told how many devices a CPU is."""
+  flags = os.environ.get('XLA_FLAGS', '')
+  return bool(
+    os.environ.get('JAX_NUM_CPU_DEVICES')
+    or '--xla_force_host_platform_device_count' in flags
+  )
+
+
+def parts_of(batch_size: int | None, cores: int) -> int:
+  """The most equal parts of a batch, one a core, of 16 users or more.
+
+  Of a batch that is not known yet, as of one of 128.
+
+  Example:
+    >>> parts_of(128, 6), parts_of(90, 6), parts_of(90, 64), parts_of(None, 64)
+    (4, 5, 5, 8)
+  """
+  batch_size = batch_size or 128
+  most = min(cores, batch_size // 16)
+  return max((n for n in range(2, most + 1) if batch_size % n == 0), default=1)

@@ -1,0 +1,233 @@
+"""The folder of a run: made, resumed, or refused.
+
+Of several processes the first alone writes.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+from collections.abc import Collection, Iterator, Mapping
+from typing import BinaryIO
+
+from adaptssr_jax.checkpoint.files import NO_ROOM
+from adaptssr_jax.data import UserData
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
+from experiments.run.process import is_main_process
+
+_FLAGS = 'flags.txt'
+_LOCK = '.lock'
+_PART = '.part'
+METRICS = 'metrics.jsonl'
+RESULT = 'result.json'
+
+
+@contextlib.contextmanager
+def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
+  """As `open_workdir`, and until it is left no other run may enter.
+
+  Raises:
+    SettingsError: as of `open_workdir`, or the folder is in use.
+  """
+  folder = pathlib.Path(settings.workdir)
+  if not is_main_process():
+    yield folder
+    return
+  _refuse_other_things(folder)
+  with contextlib.ExitStack() as stack:
+    with writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_locked(folder))
+    yield open_workdir(settings)
+
+
+def open_workdir(settings: RunSettings) -> pathlib.Path:
+  """Makes the folder of a run, or opens it again to resume.
+
+  Args:
+    settings: of the run; `workdir` names the folder.
+
+  Returns:
+    The folder, which holds `flags.txt`.
+
+  Raises:
+    SettingsError: the folder cannot be written, holds other things, or belongs
+      to a run with other settings, which are named.
+  """
+  folder = pathlib.Path(settings.workdir)
+  _refuse_other_things(folder)
+  with writing(folder):
+    saved = folder / _FLAGS
+    if saved.exists() and _has_trained(folder):
+      _refuse_other_settings(settings, saved)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(saved, settings.to_flagfile())
+  return folder
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+  """An error of the disk becomes a line that says what to do."""
+  try:
+    yield
+  except OSError as error:
+    advice = 'choose another folder'
+    if error.errno in NO_ROOM:
+      advice = 'make room, and give the same command to go on'
+    raise SettingsError(
+      f'--workdir={folder} cannot be written ({error.strerror}): {advice}'
+    ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the folder, until the process ends at the latest."""
+  path = folder / _LOCK
+  with _lock(path) as file:
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
+    file.flush()
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
+
+
+def _lock(path: pathlib.Path) -> BinaryIO:
+  """Opens a file that nobody else has open by this function."""
+  while True:
+    file = path.open('a+b')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise SettingsError(
+        f'--workdir={path.parent} is in use by {_holder(file)}: wait for its '
+        'end, or choose another folder'
+      ) from error
+    except OSError:
+      return file  # A file system without locks is no reason not to train.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        return file
+    # Who had it has removed it meanwhile, and others may lock a new one.
+    file.close()
+
+
+def _holder(file: BinaryIO) -> str:
+  file.seek(0)
+  return file.read().decode(errors='replace') or 'another run'
+
+
+def _refuse_other_things(folder: pathlib.Path) -> None:
+  with writing(folder):
+    if not folder.is_dir() or (folder / _FLAGS).exists():
+      return
+  # What a run leaves that was killed before it wrote its flags.
+  ours = {_LOCK, f'{_FLAGS}{_PART}'}
+  if any(path.name not in ours for path in folder.iterdir()):
+    raise SettingsError(
+      f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
+      'folder of a run: choose another'
+    )
+
+
+def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
+  lines = saved.read_text().splitlines()
+  before = dict(
+    line[2:].split('=', 1) for line in lines if line.startswith('--')
+  )
+  now = settings.flag_values()
+  free = settings.names_free_to_change()
+  differing = differing_flags(before, now, free)
+  if differing:
+    raise SettingsError(
+      f'--workdir={settings.workdir} holds a run with other settings: '
+      f'{differing}. Choose another folder, or give it the settings '
+      f'of {saved}'
+    )
+
+
+def differing_flags(
+  before: Mapping[str, str],
+  now: Mapping[str, str],
+  free: Collection[str] = (),
+) -> str:
+  """The flags that changed, other than those that are free to.
+
+  Example:
+    >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
+    '--seed was 3, is not given'
+  """
+  return '; '.join(
+    f'--{name} was {before.get(name, "not given")}, '
+    f'is {now.get(name, "not given")}'
+    for name in sorted((before.keys() | now.keys()) - set(free))
+    if before.get(name) != now.get(name)
+  )
+
+
+def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file such that a reader never finds half of it."""
+  if not is_main_process():
+    return
+  if isinstance(content, str):
+    content = content.encode()
+  aside = path.with_name(path.name + _PART)
+  with writing(path.parent):
+    aside.write_bytes(content)
+    aside.rename(path)
+
+
+def write_dataset(folder: pathlib.Path, data: UserData) -> None:
+  """Writes `dataset.txt`, and `vocabulary`: the raw id of item i in line i.
+
+  The ids are JSON strings, since an id may hold the end of a line.
+
+  Raises:
+    SettingsError: the run was trained on other data, which no flag need show:
+      tables were changed, or a data set was prepared anew.
+  """
+  if not is_main_process():
+    return
+  items = (f'{json.dumps(item)}\n' for item in data.vocabulary.items)
+  texts = {'dataset.txt': f'{data.name}\n', 'vocabulary': ''.join(items)}
+  for name, text in texts.items():
+    path = folder / name
+    if _has_trained(folder) and path.exists() and path.read_text() != text:
+      raise SettingsError(
+        f'--workdir={folder} holds a run on other data: its {name} is not that '
+        f'of {data.name} now. Choose another folder'
+      )
+  for name, text in texts.items():
+    atomic_write(folder / name, text)
+
+
+def _has_trained(folder: pathlib.Path) -> bool:
+  """A run that failed before it left anything binds nobody to anything."""
+  if (folder / RESULT).exists():
+    return True
+  metrics, checkpoints = folder / METRICS, folder / 'checkpoints'
+  logged = metrics.exists() and metrics.stat().st_size > 0
+  return logged or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+
+
+@functools.cache
+def commit() -> str:
+  """The commit of the code, as `git describe` says, if it is a checkout."""
+  command = ['git', 'describe', '--always', '--dirty']
+  try:
+    done = subprocess.run(
+      command,
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+  return done.stdout.strip()
