@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.prepared.groups import group_rows
 from adaptssr_jax.encoder.model import UserEncoder
@@ -102,7 +102,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output)
   check_file(path)
   loop.check_devices(settings)
-  encoder, params, known = restore_encoder(settings.pretrained)
+  encoder, params, known = restore_model(settings.pretrained)
   data = open_data(settings, task=settings.task)
   splits = users_of(settings, data)
   encoder, params = with_items(

@@ -81,14 +81,10 @@ def finetune_in(
   if settings.mode == 'zero_shot':
     best, outputs = zero_shot(settings, data, model, params)
   elif settings.mode == 'probe':
-    best, outputs = probe(
-      settings, folder, data, model['encoder'], params['encoder']
-    )
+    best, outputs = probe(settings, folder, data, model['encoder'], params)
   else:
     if settings.head == 'probe':
-      params['head'] = probe_head(
-        settings, data, model['encoder'], params['encoder']
-      )
+      params['head'] = probe_head(settings, data, model['encoder'], params)
     best, outputs = tune(settings, folder, data, model, params, train_key)
   result = {'task': settings.task, 'pretrained': settings.pretrained}
   result |= event | best

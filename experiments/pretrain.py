@@ -17,7 +17,6 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import (
   TrainState,
-  pmap_step,
 )
 from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
@@ -61,7 +60,6 @@ from experiments.run.encoder import make_encoder, restored_head
 from experiments.run.process import tell
 from experiments.run.speed import (
   check_table_update,
-  on_table,
 )
 from experiments.run.workdir import opened_workdir, write_dataset
 
@@ -98,7 +96,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
     learned = restored_head(head['head'], items, source=settings.init_from)
     head = {'head': learned}
   step, state = make_pretraining(
-    settings, encoder, {'encoder': params} | head, buckets, length=length
+    settings, encoder, params | head, buckets, length=length
   )
   state = loop.train(
     loop.Run(
@@ -114,15 +112,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
         users=data.splits['validation'],
         length=length,
         settings=settings,
-        step=pmap_step(
-          on_table(
-            settings,
-            functools.partial(make_validation, settings, buckets),
-            encoder,
-            length=length,
-          ),
-          num_replicated_args=1,
-        ),
+        step=make_validation(settings, encoder, buckets, length=length),
         key=replicate(eval_key),
         probe=probe_of(settings, encoder, items),
       ),
@@ -179,7 +169,7 @@ def plan(settings: PretrainSettings) -> Plan:
     settings,
     data,
     data.splits['train'],
-    *shapes_of(make, {'encoder': params} | head),
+    *shapes_of(make, params | head),
     length=length,
     buckets=buckets,
     encoded=encoded,

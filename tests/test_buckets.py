@@ -12,6 +12,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
 from adaptssr_jax.ops import buckets as buckets_module
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from tests.bounds import assert_same_to_rounding
 
 LENGTHS = np.array([8, 1, 3, 0, 5, 2, 7, 3, 2, 6, 1, 4])
@@ -110,7 +111,7 @@ SLOTS = jnp.where(
 def test_the_user_encoder_in_buckets(keys, slots):
   encoder = UserEncoder(9, max_length=8, embed_dim=4, num_layers=1)
   params = jax.jit(encoder.init)(jax.random.key(0), ITEMS)['params']
-  params = jax.tree.map(lambda leaf: leaf * 5, params)
+  params = jax.tree.map(lambda leaf: leaf * 5, model_params(params))
   loss = functools.partial(weighted, functools.partial(of_the_encoder, encoder))
   compute = jax.jit(jax.grad(loss, has_aux=True), static_argnames='buckets')
   args = (params, ITEMS, keys, slots)
@@ -118,10 +119,10 @@ def test_the_user_encoder_in_buckets(keys, slots):
   assert_close(compute(*args, buckets=Buckets((3,), 5)), (gradients, users))
   assert not jnp.any(users[3])
   assert jnp.abs(users[:3]).max() > 0.1
-  assert jnp.abs(gradients['item_embedding'][1:10]).max(axis=1).min() > 1e-3
+  assert jnp.abs(gradients['table'][1:10]).max(axis=1).min() > 1e-3
   if slots is not None:
     states = encoder.apply(
-      {'params': params},
+      {'params': encoder_params(params)},
       ITEMS,
       keys=keys,
       deterministic=keys is None,

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives import causal_items
 from adaptssr_jax.objectives.causal_items import (
   causal_items_objective,
   next_items,
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.table import softmax
+from adaptssr_jax.table.lookup import encoder_params, model_params
+from adaptssr_jax.table.softmax import sample_items
 from tests.random_params import random_params
 
 ENCODER = UserEncoder(
@@ -40,17 +42,23 @@ def batch():
 def params():
   encoder = random_params(ENCODER, jnp.ones((1, 1), int))
   bias = np.random.default_rng(1).normal(size=13).astype(np.float32)
-  return {'encoder': encoder, 'head': {'bias': jnp.asarray(bias)}}
+  return model_params(encoder) | {'head': {'bias': jnp.asarray(bias)}}
 
 
-@functools.partial(jax.jit, static_argnames=('sampled_items', 'last_only'))
-def compute(params, batch, sampled_items=0, last_only=False):
+@functools.partial(jax.jit, static_argnames=('num_sampled', 'last_only'))
+def compute(params, batch, num_sampled=0, last_only=False):
+  if num_sampled:
+    batch = sample_items(
+      batch,
+      jax.random.key(3),
+      num_sampled=num_sampled,
+      num_ids=ENCODER.mask_id,
+    )
   return causal_items_objective(
     params,
     batch,
     jax.random.key(3),
     encoder=ENCODER,
-    sampled_items=sampled_items,
     last_only=last_only,
     deterministic=True,
   )
@@ -58,13 +66,13 @@ def compute(params, batch, sampled_items=0, last_only=False):
 
 def guesses(params, batch):
   """(position, loss, right) of every guess, each of its own sequence."""
-  table = np.asarray(params['encoder']['item_embedding'], np.float64)[:13]
+  table = np.asarray(params['table'], np.float64)[:13]
   for row in np.flatnonzero(batch['where']):
     items = [item for item in batch['items'][row].tolist() if item]
     for position in range(1, len(items)):
       # Of the items before it alone: nothing that follows is there.
       before = jnp.array([items[:position]])
-      state = ENCODER.apply({'params': params['encoder']}, before)[0]
+      state = ENCODER.apply({'params': encoder_params(params)}, before)[0]
       logits = table @ np.asarray(state) + np.asarray(params['head']['bias'])
       loss = np.log(np.exp(logits).sum()) - logits[items[position]]
       last = position == len(items) - 1
@@ -89,7 +97,7 @@ def test_loss_and_accuracy_are_those_of_each_prefix(params, batch, last_only):
 def test_a_later_item_changes_no_earlier_state(params):
   items = jnp.array([[3, 7, 1, 9, 2, 4]])
   states = functools.partial(ENCODER.apply, method='hidden_states')
-  variables = {'params': params['encoder']}
+  variables = {'params': encoder_params(params)}
   found = states(variables, items)
   changed = states(variables, items.at[0, 3].set(11))
   np.testing.assert_array_equal(found[0, :3], changed[0, :3])
@@ -120,11 +128,9 @@ def test_who_has_no_next_item_does_not_count(params, batch):
 def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
   # Of small scores, whose sum a sample finds well.
   params = params | {'head': jax.tree.map(jnp.zeros_like, params['head'])}
-  encoder = params['encoder']
-  table = 0.1 * encoder['item_embedding']
-  params = params | {'encoder': encoder | {'item_embedding': table}}
+  params = params | {'table': 0.1 * params['table']}
   exact, _ = compute(params, batch)
-  estimate, metrics = compute(params, batch, sampled_items=20_000)
+  estimate, metrics = compute(params, batch, num_sampled=20_000)
   np.testing.assert_allclose(estimate, exact, rtol=0.03)
   assert set(metrics) == {'loss'}
 
@@ -138,7 +144,7 @@ def test_parts_of_any_kind_change_nothing(params, batch, monkeypatch):
   compute = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
   whole, parts = compute(params, AT_ONCE), compute(params, Buckets((3,), 2))
   # As of a large catalogue, by the softmax of masked items.
-  monkeypatch.setattr(causal_items, 'rows_at_once', lambda ids: None)
+  monkeypatch.setattr(softmax, 'rows_at_once', lambda ids: None)
   other = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
   for found in (parts, other(params, AT_ONCE)):
     jax.tree.map(

@@ -19,6 +19,7 @@ from adaptssr_jax.checkpoint.checkpoints import (
 from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState, init_state, pmap_step
 from tests.tiny_runs import assert_same_bits, saved_state, saved_steps
@@ -34,7 +35,7 @@ OPTIMIZER = optax.adam(0.1)
 @pytest.fixture(scope='module')
 def state():
   params = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), jnp.int32))
-  return init_state({'encoder': params['params']}, OPTIMIZER)
+  return init_state(model_params(params['params']), OPTIMIZER)
 
 
 def at(state, step, change=0.0):
@@ -117,7 +118,7 @@ def test_the_best_is_kept_the_first_of_equals(
   assert (checkpoints.best_step(), checkpoints.latest_step()) == (best, 5)
   checkpoints.close()
   _, params, _ = restore_encoder(tmp_path)
-  assert_same_bits(params, states[best - 1].params['encoder'])
+  assert_same_bits(params, encoder_params(states[best - 1].params))
 
 
 @pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
@@ -126,12 +127,12 @@ def test_a_score_that_is_not_finite_is_never_the_best(tmp_path, state, broken):
   save(tmp_path, *states, keep=1, scores=[broken, 0.2, 0.1, broken])
   assert saved_steps(tmp_path) == [2, 4]
   _, params, _ = restore_encoder(tmp_path)
-  assert_same_bits(params, states[1].params['encoder'])
+  assert_same_bits(params, encoder_params(states[1].params))
 
 
 def test_the_best_may_be_the_one_still_being_saved(tmp_path, state):
   # Large enough that saving takes longer than asking.
-  large = {'encoder': state.params['encoder'], 'head': jnp.ones(4_000_000)}
+  large = {'encoder': encoder_params(state.params), 'head': jnp.ones(4_000_000)}
   checkpoints = Checkpoints(tmp_path, keep=1)
   for step, score in ((1, 0.1), (2, 0.9)):
     checkpoints.save(
@@ -147,7 +148,7 @@ def test_one_checkpoint_can_be_named(tmp_path, state):
   states = [at(state, step, step) for step in (1, 2)]
   save(tmp_path, *states, keep=2)
   _, params, _ = restore_encoder(tmp_path / 'checkpoints' / '1')
-  assert_same_bits(params, states[0].params['encoder'])
+  assert_same_bits(params, encoder_params(states[0].params))
 
 
 def test_without_scores_there_is_no_best(saved):
@@ -161,7 +162,7 @@ def test_an_encoder_is_rebuilt_from_its_checkpoint_alone(saved, state, folder):
   encoder, params, vocabulary = restore_encoder(str(saved / folder))
   assert encoder == ENCODER
   assert vocabulary == VOCABULARY
-  assert_same_bits(params, at(state, 4, 1.5).params['encoder'])
+  assert_same_bits(params, encoder_params(at(state, 4, 1.5).params))
   for leaf in jax.tree.leaves(params):
     assert leaf.devices() == {jax.local_devices()[0]}
   users = encoder.apply({'params': params}, jnp.array([[1, 5, 0]]))
@@ -174,7 +175,7 @@ def test_a_fine_tuned_encoder_is_rebuilt_without_its_head(tmp_path, state):
   save(tmp_path, at(tuned, 1), scores=[0.5], labels=['no', 'yes'])
   encoder, params, _ = restore_encoder(tmp_path)
   assert encoder == ENCODER
-  assert_same_bits(params, state.params['encoder'])
+  assert_same_bits(params, encoder_params(state.params))
   assert restore_description(tmp_path).labels == ['no', 'yes']
 
 
@@ -293,7 +294,7 @@ def test_a_checkpoint_half_written_is_no_checkpoint(copied, state):
   (folder / '4').rename(folder / '4.orbax-checkpoint-tmp')
   assert_same_bits(restore(copied, state), at(state, 2, 0.5))
   assert_same_bits(
-    restore_encoder(copied)[1], at(state, 2, 0.5).params['encoder']
+    restore_encoder(copied)[1], encoder_params(at(state, 2, 0.5).params)
   )
 
 
@@ -306,7 +307,7 @@ def test_a_checkpoint_of_another_architecture(saved, changes):
     encoder.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
   )
   params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes['params'])
-  like = init_state({'encoder': params}, OPTIMIZER)
+  like = init_state(model_params(params), OPTIMIZER)
   with pytest.raises(CheckpointError, match=r'checkpoints/4.*another model'):
     restore(saved, like)
 

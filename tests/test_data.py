@@ -198,7 +198,7 @@ def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
     patched.setattr(columns, '_append', append_once)
     with pytest.raises(OSError, match='disk full'):
       load(made)
-  folder = tmp_path / 'synthetic_users' / 'pretrain'
+  folder = tmp_path / 'made_users' / 'pretrain'
   assert [path.name for path in folder.iterdir()] == ['.lock']
   check_equal(load(made).splits['b'], made_rows('pretrain', 1))
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_encoder, restore_model
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.ops.buckets import AT_ONCE
@@ -160,7 +160,7 @@ def test_in_bfloat16_vectors_are_of_float32_and_coarser(
 
 
 def test_users_without_behaviours_are_zeros(settings):
-  encoder, params, _ = restore_encoder(settings.pretrained)
+  encoder, params, _ = restore_model(settings.pretrained)
   users = UserArrays(
     Ragged.from_rows([list(b'none'), list(b'some'), list(b'no')], np.uint8),
     Ragged.from_rows([[], [3, 1], []]),
@@ -179,14 +179,14 @@ def test_users_without_behaviours_are_zeros(settings):
 
 
 def test_an_unknown_item_has_the_same_vector_in_every_data_set(settings):
-  encoder, params, known = restore_encoder(settings.pretrained)
-  mask = np.asarray(params['item_embedding'])[-1]
+  encoder, params, known = restore_model(settings.pretrained)
+  mask = np.asarray(params['table'])[-1]
   for items in (['new', *known], [known[4], 'newer', 'new']):
     wider, found = with_items(encoder, params, known, items, source='here')
-    rows = np.asarray(found['item_embedding'])
+    rows = np.asarray(found['table'])
     assert rows.shape == (wider.num_items + 2, 8)
     np.testing.assert_array_equal(rows[1 + items.index('new')], mask)
-    expected = np.asarray(params['item_embedding'])[1 + 4]
+    expected = np.asarray(params['table'])[1 + 4]
     np.testing.assert_array_equal(rows[1 + items.index(known[4])], expected)
 
 

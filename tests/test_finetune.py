@@ -15,8 +15,10 @@ from adaptssr_jax import data
 from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import TaskHead
+from adaptssr_jax.table.lookup import encoder_params
 from experiments import finetune
 from experiments.finetuning import tasks
+from experiments.finetuning.predictions import predict_users
 from experiments.flags.binder import SettingsError
 from experiments.run.data import open_data
 from tests.tiny_runs import (
@@ -57,7 +59,7 @@ def expected_scores(settings, split, step):
   rows = np.arange(len(users.items))
   items = jnp.asarray(users.items.padded(rows, encoder.max_length))
   head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
-  vectors = jax.jit(encoder.apply)({'params': params['encoder']}, items)
+  vectors = jax.jit(encoder.apply)({'params': encoder_params(params)}, items)
   logits = np.asarray(head.apply({'params': params['head']}, vectors))
   guess, label = logits.argmax(axis=1), users.label
   return {
@@ -153,7 +155,7 @@ def test_scores_are_those_of_scikit_learn(data_dir, classes):
     del params
     return logits[batch['items'].reshape(-1)]
 
-  outputs = tasks.predict_users(
+  outputs = predict_users(
     None,
     users=split_of(labels),
     predict=predict,
@@ -299,7 +301,7 @@ def test_dropout_may_differ_from_that_of_the_source(pretrained, data_dir):
   model, params = finetune.make_model(settings, users, jax.random.key(0))
   assert model['encoder'].dropout_rate == 0.25
   _, expected, _ = restore_encoder(pretrained.workdir)
-  assert_same_bits(params['encoder'], expected)
+  assert_same_bits(encoder_params(params), expected)
 
 
 def halve_files(folder):

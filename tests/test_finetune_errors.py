@@ -9,6 +9,7 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
 from experiments import finetune
 from experiments.finetuning import tasks
+from experiments.finetuning.data import check_task
 from experiments.flags.binder import SettingsError
 from experiments.probing import probe
 from tests.tiny_runs import finetune_settings, lines
@@ -92,11 +93,11 @@ def data_of(kind='classification', **labels):
 def test_auc_needs_both_classes_in_every_split(split, kind, other):
   settings = finetune.FinetuneSettings(task='buys', select_by='auc')
   labels = {name: [0, 1, 1] for name in SPLITS}
-  tasks.check_task(settings, data_of(kind, **labels))
+  check_task(settings, data_of(kind, **labels))
   labels[split] = [1, 1]
   words = f'all 2 {split} rows are yes: take --select_by={other}'
   with pytest.raises(SettingsError, match=words):
-    tasks.check_task(settings, data_of(kind, **labels))
+    check_task(settings, data_of(kind, **labels))
 
 
 def test_more_training_rows_than_there_are_are_refused(data_dir):

@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.conversion import conversion_objective
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
-from experiments.finetuning import tasks
+from experiments.finetuning.data import examples_of, open_task
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
 from experiments.probing import reading
@@ -53,7 +54,7 @@ def logits_by_hand(settings, step, users):
   rows = np.arange(len(users.items))
   items = jnp.asarray(users.items.padded(rows, encoder.max_length))
   head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
-  vectors = jax.jit(encoder.apply)({'params': params['encoder']}, items)
+  vectors = jax.jit(encoder.apply)({'params': encoder_params(params)}, items)
   return np.asarray(head.apply({'params': params['head']}, vectors))
 
 
@@ -71,7 +72,7 @@ def ranks_by_hand(settings, step, users):
 
 def test_a_ranking_run_is_measured_over_the_whole_catalogue(clicked):
   settings, result = clicked
-  splits = finetune.open_task(settings).splits
+  splits = open_task(settings).splits
   step = result['best_step']
   ranks, unsure = ranks_by_hand(settings, step, splits['test'])
   saved = predictions(settings)
@@ -92,8 +93,8 @@ def test_a_ranking_run_is_measured_over_the_whole_catalogue(clicked):
 
 def test_few_labels_are_so_many_rows_and_not_so_many_users(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK, train_users=100)
-  data = finetune.open_task(settings)
-  users = tasks.examples_of(settings, data)['train']
+  data = open_task(settings)
+  users = examples_of(settings, data)['train']
   assert sorted(users.rows.values) == list(range(100))
   assert len(users.items) < 100
   row = users.rows[0][-1]
@@ -140,7 +141,7 @@ def test_a_frozen_conversion_run_leaves_the_encoder_as_it_was(
     positive_weight=5.0,
   )
   result = finetune.main(settings)
-  data = finetune.open_task(settings)
+  data = open_task(settings)
   model_key, _ = jax.random.split(jax.random.key(0))
   _, before = finetune.make_model(settings, data, model_key)
   after = saved_state(tmp_path, result['best_step'])['params']
@@ -179,7 +180,8 @@ def test_conversion_loss_weighs_the_event():
   encode = jax.jit(encoder.init_with_output)
   users, variables = encode(key, batch['items'])
   scores, head_variables = head.init_with_output(key, users)
-  params = {'encoder': variables['params'], 'head': head_variables['params']}
+  params = model_params(variables['params'])
+  params['head'] = head_variables['params']
   expected = 0.0
   for score, label in zip(scores[:5, 0].tolist(), batch['label'], strict=False):
     chance = 1 / (1 + np.exp(-score))
@@ -196,7 +198,7 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
   changes = {'task': task, 'mode': 'probe', 'split_seed': 3, 'train_users': 100}
   settings = finetune_settings(tmp_path, data_dir, **changes)
   result = finetune.main(settings)
-  data = finetune.open_task(settings)
+  data = open_task(settings)
   model_key, _ = jax.random.split(jax.random.key(0))
   model, params = finetune.make_model(settings, data, model_key)
   vectors, labels = {}, {}
@@ -204,7 +206,7 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
     rows = np.arange(100 if name == 'train' else len(users.items))
     items = jnp.asarray(users.items.padded(rows, 6))
     encode = jax.jit(model['encoder'].apply)
-    encoded = encode({'params': params['encoder']}, items)
+    encoded = encode({'params': encoder_params(params)}, items)
     vectors[name], labels[name] = np.asarray(encoded), users.label[rows]
   mean, scale = vectors['train'].mean(axis=0), vectors['train'].std(axis=0)
   scores = {}
@@ -266,7 +268,7 @@ def test_classes_are_written_as_logits_and_hits(tmp_path, data_dir):
     tmp_path, data_dir, num_steps=1, split_seed=1, window='last'
   )
   result = finetune.main(settings)
-  users = finetune.open_task(settings).splits['test']
+  users = open_task(settings).splits['test']
   saved = predictions(settings)
   logits = logits_by_hand(settings, 1, users)
   np.testing.assert_allclose(saved['logits'], logits, atol=1e-5)
@@ -286,7 +288,7 @@ def test_two_classes_can_be_taken_for_a_conversion(tmp_path, data_dir, capsys):
   assert lines(tmp_path)[-1]['validation_log_loss'] > 0
   assert result['event'] == 'male'
   assert json.loads((tmp_path / 'result.json').read_text()) == result
-  label = finetune.open_task(settings).splits['train'].label.tolist()
+  label = open_task(settings).splits['train'].label.tolist()
   share = 100 * label.count(1) / len(label)
   assert 0 < share < 100
   printed = capsys.readouterr().out
@@ -344,8 +346,8 @@ def test_a_probe_without_scikit_learn_says_what_to_install(
 
 def test_training_is_not_told_which_targets_are_tested(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK)
-  data = finetune.open_task(settings)
-  examples = tasks.examples_of(settings, data)
+  data = open_task(settings)
+  examples = examples_of(settings, data)
   train, test = examples['train'], examples['test']
   own = {
     name: train.positives[row].tolist()

@@ -12,6 +12,7 @@ from adaptssr_jax.losses import adaptssr_loss
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from adaptssr_jax.ops.microbatches import in_microbatches
+from adaptssr_jax.table.lookup import model_params
 from tests.tiny_runs import PEAK_MIB, last_line_of
 
 LARGE = (
@@ -21,6 +22,7 @@ import jax, jax.numpy as jnp
 from adaptssr_jax import UserEncoder, adaptssr_loss
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.objectives.users import encode_sequences
+from adaptssr_jax.table.lookup import model_params
 
 USERS, LENGTH = 16_384, 8
 encoder = UserEncoder(4_000, max_length=LENGTH, num_layers=1)
@@ -37,6 +39,7 @@ def loss(params):
   return adaptssr_loss(users.reshape(2, 2, USERS, -1), block_size=256)
 
 params = jax.jit(encoder.init)(jax.random.key(2), views[:1])['params']
+params = model_params(params)
 value, gradient = jax.jit(jax.value_and_grad(loss))(params)
 finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 assert finite and 0 < value < 1, value
@@ -75,7 +78,7 @@ def test_the_objective_of_16384_long_users_takes_less_than_4_gb():
   key = jax.eval_shape(jax.random.key, 0)
   params = jax.eval_shape(encoder.init, key, batch['items'])['params']
   gradient = jax.jit(jax.grad(loss, has_aux=True))
-  compiled = gradient.lower({'encoder': params}, batch, key).compile()
+  compiled = gradient.lower(model_params(params), batch, key).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 3.5e9
 
 

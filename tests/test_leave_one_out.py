@@ -14,6 +14,7 @@ from adaptssr_jax.data.movielens_leave_one_out import (
   sequence_rows,
   sequences_of,
 )
+from adaptssr_jax.table.lookup import encoder_params
 from experiments import baselines, finetune, pretrain
 from experiments.finetuning.tasks import CUTOFFS
 from experiments.flags.binder import SettingsError
@@ -184,8 +185,8 @@ def test_zero_shot_ranks_by_the_pretrained_scores(made, trained, tmp_path):
     users = finetune.open_task(settings).splits[name]
     rows = np.arange(len(users.items))
     items = jnp.asarray(users.items.padded(rows, encoder.max_length))
-    states = encoder.apply({'params': params['encoder']}, items)
-    scores = states @ params['encoder']['item_embedding'][1:41].T
+    states = encoder.apply({'params': encoder_params(params)}, items)
+    scores = states @ params['table'][1:41].T
     scores = np.asarray(scores + params['head']['bias'][None, 1:])
     ranks = []
     for row in rows:
@@ -220,7 +221,7 @@ def test_tied_targets_are_fine_tuned_by_a_softmax(made, trained, tmp_path):
   start = np.tile(np.eye(8) / 2, (2, 1))
   change = np.abs(params['head']['projection'] - start)
   assert 1e-3 < change.max() < 0.25
-  table, old = (p['encoder']['item_embedding'] for p in (params, before))
+  table, old = (p['table'] for p in (params, before))
   assert np.abs(table - old)[1:41].max() > 1e-3
 
 

@@ -9,15 +9,16 @@ import pytest
 
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives import masked_items
 from adaptssr_jax.objectives.masked_items import (
-  chunk_size,
   hide_items,
   init_masked_items,
   masked_items_objective,
 )
 from adaptssr_jax.objectives.users import user_keys
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.table import softmax
+from adaptssr_jax.table.lookup import encoder_params, model_params
+from adaptssr_jax.table.softmax import chunk_size, sample_items
 
 RATIO = 0.3
 ENCODER = UserEncoder(12, max_length=10, embed_dim=8, num_layers=1)
@@ -41,33 +42,36 @@ def batch():
 def params():
   encoder = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
   bias = np.random.default_rng(1).normal(size=13).astype(np.float32)
-  return {'encoder': encoder['params'], 'head': {'bias': jnp.asarray(bias)}}
+  head = {'bias': jnp.asarray(bias)}
+  return model_params(encoder['params']) | {'head': head}
 
 
-@functools.partial(jax.jit, static_argnames='sampled_items')
-def compute(params, batch, key, sampled_items=0):
+@functools.partial(jax.jit, static_argnames='num_sampled')
+def compute(params, batch, key, num_sampled=0):
+  if num_sampled:
+    batch = sample_items(
+      batch, key, num_sampled=num_sampled, num_ids=ENCODER.mask_id
+    )
   return masked_items_objective(
     params,
     batch,
     key,
     encoder=ENCODER,
     ratio=RATIO,
-    sampled_items=sampled_items,
     deterministic=True,
   )
 
 
 def guesses(params, batch, key):
   """(loss, right) of every hidden position, one by one."""
-  user_key, _ = jax.random.split(key)
-  keys = user_keys(user_key, batch['example_id'])
-  table = np.asarray(params['encoder']['item_embedding'])[:13]
+  keys = user_keys(key, batch['example_id'])
+  table = np.asarray(params['table'])[:13]
   for row in np.flatnonzero(batch['where']):
     items = batch['items'][row]
     mask_key, _ = jax.random.split(keys[row])
     masked = augment.mask(mask_key, items, ratio=RATIO, mask_id=ENCODER.mask_id)
     states = ENCODER.apply(
-      {'params': params['encoder']}, masked[None], method='hidden_states'
+      {'params': encoder_params(params)}, masked[None], method='hidden_states'
     )[0]
     for position in np.flatnonzero(masked == ENCODER.mask_id):
       logits = table @ np.asarray(states[position])
@@ -90,12 +94,9 @@ def test_loss_and_accuracy_are_those_of_the_formula(params, batch):
 
 
 def test_a_fresh_model_guesses_at_random(batch):
-  params = {
-    'encoder': jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))[
-      'params'
-    ],
-    'head': init_masked_items(ENCODER),
-  }
+  encoder = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
+  head = {'head': init_masked_items(ENCODER)}
+  params = model_params(encoder['params']) | head
   # 12 items and padding.
   assert params['head']['bias'].shape == (13,)
   loss, _ = compute(params, batch, jax.random.key(0))
@@ -105,9 +106,9 @@ def test_a_fresh_model_guesses_at_random(batch):
 def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
   key = jax.random.key(3)
   exact, _ = compute(params, batch, key)
-  estimate, metrics = compute(params, batch, key, sampled_items=20_000)
+  estimate, metrics = compute(params, batch, key, num_sampled=20_000)
   np.testing.assert_allclose(estimate, exact, rtol=0.03)
-  few, _ = compute(params, batch, key, sampled_items=1)
+  few, _ = compute(params, batch, key, num_sampled=1)
   assert abs(few - exact) > 0.1 * exact
   # An accuracy among sampled items would flatter.
   assert set(metrics) == {'loss'}
@@ -169,7 +170,7 @@ def test_dropout_is_of_the_key_unless_deterministic(params, batch):
 def test_the_gradient_reaches_table_encoder_and_bias(params, batch):
   grads = jax.grad(lambda p: compute(p, batch, jax.random.key(3))[0])(params)
   for leaf in (
-    grads['encoder']['item_embedding'],
+    grads['table'],
     grads['encoder']['blocks_0']['expand']['kernel'],
     grads['head']['bias'],
   ):
@@ -193,7 +194,7 @@ def test_a_softmax_that_does_not_fit_is_computed_in_chunks(
 def test_chunks_change_nothing(params, batch, monkeypatch):
   key = jax.random.key(3)
   whole = compute(params, batch, key)
-  monkeypatch.setattr(masked_items, 'chunk_size', lambda *shape: 4)
+  monkeypatch.setattr(softmax, 'chunk_size', lambda *shape: 4)
   chunks = masked_items_objective(
     params, batch, key, encoder=ENCODER, ratio=RATIO, deterministic=True
   )

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
 from adaptssr_jax.ops.microbatches import in_chunks, in_microbatches, map_chunks
+from adaptssr_jax.table.lookup import model_params
 from tests.bounds import assert_same_to_rounding
 
 ROWS, LENGTH = 16, 6
@@ -20,7 +21,8 @@ ENCODER = UserEncoder(9, max_length=LENGTH, embed_dim=4, num_layers=1)
 
 @pytest.fixture(scope='module')
 def params():
-  return jax.jit(ENCODER.init)(jax.random.key(0), ITEMS)['params']
+  params = jax.jit(ENCODER.init)(jax.random.key(0), ITEMS)['params']
+  return model_params(params)
 
 
 def encode_with(params, items, keys):

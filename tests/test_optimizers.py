@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax import lax
 
-from adaptssr_jax.table.compact import compact_ids
+from adaptssr_jax.table.lookup import BatchRows, distinct_ids, look_up
 from adaptssr_jax.table.row_adam import caught_up, caught_up_table, row_adam
 from tests.bounds import assert_same_training
 
@@ -286,64 +286,70 @@ def test_decays_that_do_not_end_are_refused(decays):
 
 @pytest.mark.parametrize('size', [26, 12, 8])
 @pytest.mark.parametrize('masked', [0.0, 0.3])
-def test_compact_ids(size, masked):
+def test_distinct_ids(size, masked):
   rng = np.random.default_rng(3)
   known = np.array([2, 3, 5, 40, 97, 98], np.int32)
   items = rng.permuted(np.tile(np.append(known, [0, 0]), 3)).reshape(4, 6)
   items[rng.random(items.shape) < masked] = 99
   assert set(known) <= set(items.ravel())
-  ids, compact = compact_ids(jnp.asarray(items), mask_id=99, size=size)
-  empty = [100] * (size - 8)
-  np.testing.assert_array_equal(ids, [0, *known, *empty, 99])
-  np.testing.assert_array_equal(ids[compact], items)
-  np.testing.assert_array_equal(compact == 0, items == 0)
-  np.testing.assert_array_equal(compact == size - 1, items == 99)
-  assert compact.dtype == ids.dtype == jnp.int32
-  assert compact.shape == items.shape
+  ids = distinct_ids(jnp.asarray(items), mask_id=99, size=size)
+  np.testing.assert_array_equal(ids, [0, *known, 99, *[100] * (size - 8)])
+  assert ids.dtype == jnp.int32
+  rows = look_up(BatchRows(ids, 2.0 * ids[:, None]), jnp.asarray(items))
+  np.testing.assert_array_equal(rows[..., 0], 2 * items)
 
 
 def test_every_slot_is_filled_at_the_size_that_is_always_enough():
   items = jnp.array([9, 4, 1, 7])
-  ids, compact = compact_ids(items, mask_id=50, size=items.size + 2)
+  ids = distinct_ids(items, mask_id=50, size=items.size + 2)
   np.testing.assert_array_equal(ids, [0, 1, 4, 7, 9, 50])
-  np.testing.assert_array_equal(compact, [4, 2, 1, 3])
 
 
 @pytest.mark.parametrize('size', [2, 3, 9])
 def test_padding_and_mask_need_two_rows(size):
-  items = jnp.array([[0, 50], [0, 0]])
-  ids, compact = compact_ids(items, mask_id=50, size=size)
-  np.testing.assert_array_equal(ids, [0] + [51] * (size - 2) + [50])
-  np.testing.assert_array_equal(compact, [[0, size - 1], [0, 0]])
-  padding = compact_ids(items[1], mask_id=50, size=size)
-  np.testing.assert_array_equal(padding[0], ids)
-  np.testing.assert_array_equal(padding[1], [0, 0])
-  nothing = compact_ids(items[:0], mask_id=50, size=size)
-  np.testing.assert_array_equal(nothing[0], ids)
+  for items in ([[0, 50], [0, 0]], [[0, 0]], np.zeros((0, 3), int)):
+    ids = distinct_ids(jnp.array(items, int), mask_id=50, size=size)
+    np.testing.assert_array_equal(ids, [0, 50] + [51] * (size - 2))
 
 
-def test_compact_ids_need_room():
+def test_distinct_ids_need_room():
   with pytest.raises(ValueError, match='size must be at least 2, not 1'):
-    compact_ids(jnp.array([1]), mask_id=9, size=1)
+    distinct_ids(jnp.array([1]), mask_id=9, size=1)
 
 
-def loss(table, items):
-  rows = table[items]
+def test_an_item_whose_row_is_not_there_is_nan():
+  table = BatchRows(jnp.array([0, 4, 9, 10]), jnp.ones((4, 2)))
+  rows = look_up(table, jnp.array([0, 3, 4, 5, 9, 11]))
+  assert jnp.isnan(rows).all(axis=1).tolist() == [
+    False,
+    True,
+    False,
+    True,
+    False,
+    True,
+  ]
+
+
+def loss(rows):
   return jnp.sum(jnp.tanh(rows) * jnp.arange(1.0, DIM + 1)[None, None])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def both_from_items(optimizer, dense, rows, whole, items):
   table, state = rows
-  ids, compact = compact_ids(items, mask_id=29, size=10)
-  gradients = jax.grad(loss)(optimizer.gather(table, state, ids), compact)
+  ids = distinct_ids(items, mask_id=29, size=10)
+  gradients = jax.grad(lambda rows: loss(look_up(BatchRows(ids, rows), items)))(
+    optimizer.gather(table, state, ids)
+  )
   rows = optimizer.update(gradients, state, table, ids)
   table, state = whole
-  updates, state = dense.update(jax.grad(loss)(table, items), state)
+  updates, state = dense.update(
+    jax.grad(lambda table: loss(table[items]))(table), state
+  )
   return rows, (optax.apply_updates(table, updates), state)
 
 
-def test_a_compact_table_trains_as_the_whole_one():
+def test_the_rows_of_a_batch_train_as_the_whole_table():
   """Gather, gradient of the rows, update: as a step does it."""
   optimizer, dense = row_adam(1e-2), optax.adam(1e-2)
   table = make_table(30)

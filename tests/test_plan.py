@@ -74,7 +74,7 @@ def test_a_plan_leaves_no_trace(run, planned):
 def test_a_plan_has_the_sizes_of_the_run(run, planned):
   settings, state = run
   plan, *_ = planned
-  table = state.params['encoder']['item_embedding']
+  table = state.params['table']
   leaves = jax.tree.leaves(state.params)
   assert plan.parameters == sum(leaf.size for leaf in leaves)
   assert plan.parameters_size == bytes_of(state.params)
@@ -173,7 +173,7 @@ def test_a_split_table_is_on_all_devices_in_part(planned, run):
   whole, *_ = planned
   settings = dataclasses.replace(settings, plan=True, shard_table=True)
   plan = pretrain.main(settings)
-  table = state.params['encoder']['item_embedding'].nbytes
+  table = state.params['table'].nbytes
   # Each of 8 devices has an eighth of the table and of its moments, rounded up
   # to rows.
   spared = 3 * table * 7 / 8
@@ -194,7 +194,7 @@ def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
   )
   plan = finetune.main(settings)
   assert not os.listdir(tmp_path)
-  assert plan.table == run[1].params['encoder']['item_embedding'].size
+  assert plan.table == run[1].params['table'].size
   assert (plan.users, plan.steps_per_epoch, plan.num_steps) == (120, 4, 12)
   head = 64 * (8 + 1) + 2 * (64 + 1)
   of_run = sum(leaf.size for leaf in jax.tree.leaves(run[1].params))

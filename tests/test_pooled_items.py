@@ -27,8 +27,14 @@ from adaptssr_jax.objectives.views import (
   views_objective,
 )
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.table.shards import on_rows, take_table, with_table
-from adaptssr_jax.training.devices import AXIS, Shards, shard
+from adaptssr_jax.table.lookup import (
+  encoder_params,
+  model_params,
+  with_batch_rows,
+)
+from adaptssr_jax.table.shards import Shards, combine, partition
+from adaptssr_jax.table.softmax import sample_items
+from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step, sum_metrics
 
 # Histories of up to 12 behaviours, of which the encoder reads 5.
@@ -55,7 +61,7 @@ def params():
   init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
   encoder = jax.tree.map(lambda x: 20 * x, init['params'])
   bias = np.random.default_rng(1).normal(size=ITEMS + 1).astype(np.float32)
-  return {'encoder': encoder, 'head': {'bias': jnp.asarray(bias)}}
+  return model_params(encoder) | {'head': {'bias': jnp.asarray(bias)}}
 
 
 def pooled_items(encoder=ENCODER, views=2, axis_name=None, **settings):
@@ -76,7 +82,7 @@ def next_items(encoder=ENCODER, **settings):
 
 def likelihood(params, user, items):
   """-mean over the set of items of log softmax(E u + b), padding left out."""
-  table = np.asarray(params['encoder']['item_embedding'], float)[1:-1]
+  table = np.asarray(params['table'], float)[1:-1]
   z = table @ np.asarray(user, float) + np.asarray(params['head']['bias'])[1:]
   log_sum = np.log(np.exp(z).sum())
   return np.mean([log_sum - z[i - 1] for i in set(items)])
@@ -115,15 +121,16 @@ def test_a_slice_predicts_the_items_of_the_next(params, batch, views):
 
 def test_a_prefix_predicts_what_follows(params, batch):
   loss, metrics = jax.jit(next_items(deterministic=True))(params, batch, KEY)
-  user_key, _ = jax.random.split(KEY)
   expected = []
   for user in range(USERS - 1):
-    key, _ = jax.random.split(jax.random.fold_in(user_key, user))
+    key, _ = jax.random.split(jax.random.fold_in(KEY, user))
     prefix, after = prefix_and_next(
       key, batch['items'][user], max_length=LENGTH, num_next=3
     )
     if real(after):
-      vector = ENCODER.apply({'params': params['encoder']}, prefix[None])[0]
+      vector = ENCODER.apply({'params': encoder_params(params)}, prefix[None])[
+        0
+      ]
       expected.append(likelihood(params, vector, real(after)))
   # Those of 0 and 1 behaviours have nothing that follows.
   assert len(expected) == USERS - 3 == metrics['loss'][1]
@@ -157,25 +164,22 @@ def test_an_encoder_reads_the_end_of_a_history(batch):
 
 @pytest.mark.parametrize('make', [pooled_items, next_items])
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
-  table, others = take_table(params)
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
   objective = make(deterministic=True)
   expected, metrics = jax.jit(objective)(params, batch, KEY)
   # The rows of a device's two users, padding and mask.
   size = 2 * HISTORY + 2
-  small = make(
-    encoder=ENCODER.clone(num_items=size - 2),
+  function = with_batch_rows(
+    make(axis_name=AXIS, deterministic=True),
+    mask_id=ENCODER.mask_id,
+    size=size,
     axis_name=AXIS,
-    deterministic=True,
   )
-  on_devices = {
-    'whole': (params, make(axis_name=AXIS, deterministic=True)),
-    'split': (
-      with_table(others, shard(table)),
-      on_rows(small, mask_id=ENCODER.mask_id, size=size, axis_name=AXIS),
-    ),
+  starts = {
+    'whole': params,
+    'split': params | {'table': shard(params['table'])},
   }
-  for name, (start, function) in on_devices.items():
+  for name, start in starts.items():
     step = functools.partial(summed, function=function)
     loss, sums, grads = pmap_step(step, num_replicated_args=1)(
       start, split, KEY
@@ -183,8 +187,8 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
     np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
     gradient = jax.grad(lambda p: objective(p, batch, KEY)[0])(params)
-    wanted = np.asarray(gradient['encoder']['item_embedding'])
-    found = grads['encoder']['item_embedding']
+    wanted = np.asarray(gradient['table'])
+    found = grads['table']
     if isinstance(found, Shards):
       # Each device has the sum over all of them.
       found = found.rows.reshape(-1, 4)[: len(wanted)] / 8
@@ -195,11 +199,8 @@ def summed(params, batch, key, *, function):
   """The loss, the metrics and the gradient of the batch of all devices."""
   value_and_grad = jax.value_and_grad(function, has_aux=True)
   (loss, metrics), grads = value_and_grad(params, batch, key)
-  table, others = take_table(grads)
-  if not isinstance(table, Shards):
-    grads = jax.lax.pmean(grads, AXIS)
-  else:
-    grads = with_table(jax.lax.pmean(others, AXIS), table)
+  shards, whole = partition(grads)
+  grads = combine(shards, jax.lax.pmean(whole, AXIS))
   return loss, sum_metrics(metrics, axis_name=AXIS), grads
 
 
@@ -217,12 +218,12 @@ def test_buckets_and_the_order_of_users_change_nothing(params, batch):
 
 def test_sampled_items_come_near_all_of_them(params, batch):
   exact, _ = pooled_items(deterministic=True)(params, batch, KEY)
-  many, _ = pooled_items(deterministic=True, sampled_items=20_000)(
-    params, batch, KEY
-  )
+  sampled = functools.partial(sample_items, batch, KEY, num_ids=ENCODER.mask_id)
+  objective = pooled_items(deterministic=True)
+  many, _ = objective(params, sampled(num_sampled=20_000), KEY)
   # Padding may be sampled, and is no class.
   np.testing.assert_allclose(many, exact, rtol=0.05)
-  few, _ = pooled_items(deterministic=True, sampled_items=1)(params, batch, KEY)
+  few, _ = objective(params, sampled(num_sampled=1), KEY)
   assert abs(few - exact) > 0.05 * exact
 
 
@@ -230,7 +231,7 @@ def test_the_pooling_learns(params, batch):
   grads = jax.grad(lambda p: pooled_items()(p, batch, KEY)[0])(params)
   for leaf in (
     grads['encoder']['pooling']['query'],
-    grads['encoder']['item_embedding'],
+    grads['table'],
     grads['head']['bias'],
   ):
     assert np.isfinite(leaf).all()
@@ -245,9 +246,10 @@ def test_a_wide_vector_starts_as_the_mean_of_its_parts(params, batch):
   wide = params['encoder'] | {'pooling': {'query': jnp.tile(query, (2, 1))}}
   head = params['head'] | init_projection(encoder)
   assert head['projection'].shape == (8, 4)
-  # Two queries that are one, whose mean is that one.
-  loss, _ = pooled_items(encoder)({'encoder': wide, 'head': head}, batch, KEY)
   expected, _ = pooled_items()(params, batch, KEY)
+  # Two queries that are one, whose mean is that one.
+  params = params | {'encoder': wide, 'head': head}
+  loss, _ = pooled_items(encoder)(params, batch, KEY)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   assert init_projection(ENCODER) == {}
 

@@ -218,12 +218,16 @@ def test_masked_items_warm_start_the_ranking(tmp_path, data_dir, sampled_items):
   assert ('accuracy' in logged[0]) == (sampled_items == 0)
   assert 'validation_accuracy' in logged[-1]
   # The bias of the masked items is left behind.
-  assert set(saved_state(warm.workdir)['params']) == {'encoder', 'head'}
+  assert set(saved_state(warm.workdir)['params']) == {
+    'table',
+    'encoder',
+    'head',
+  }
   settings = pretrain_settings(
     tmp_path / 'run', data_dir, init_from=warm.workdir, num_steps=1
   )
   pretrain.main(settings)
-  assert set(saved_state(settings.workdir)['params']) == {'encoder'}
+  assert set(saved_state(settings.workdir)['params']) == {'table', 'encoder'}
 
 
 def test_a_run_without_patience_left_stops_and_stays_stopped(

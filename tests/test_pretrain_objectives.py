@@ -39,7 +39,8 @@ def test_pooled_items_learn(pooled):
   losses = [line['loss'] for line in lines(pooled.workdir) if 'loss' in line]
   assert losses[-1] < losses[0]
   assert 'validation_effective_rank' in lines(pooled.workdir)[-1]
-  assert set(saved_state(pooled.workdir)['params']) == {'encoder', 'head'}
+  params = saved_state(pooled.workdir)['params']
+  assert set(params) == {'table', 'encoder', 'head'}
   # Wide enough to begin with.
   table = saved_state(pooled.workdir)['params']['encoder']['item_embedding']
   assert 0.05 < table.std() < 0.07

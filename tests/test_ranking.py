@@ -22,6 +22,7 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import pmap_step
 
@@ -40,7 +41,7 @@ def params():
   head = HEAD.init(jax.random.key(1), jnp.ones((1, 4)))['params']
   # Large biases, so that users and targets differ.
   head['output']['bias'] = jnp.linspace(-1, 1, 13) ** 3
-  return {'encoder': encoder, 'head': head}
+  return model_params(encoder) | {'head': head}
 
 
 def made_batch(rows=16):
@@ -234,7 +235,7 @@ def test_eight_devices_rank_as_one():
   found = rank_on_each(params(), split_over_devices(batch))
   expected = rank(params(), batch)
   np.testing.assert_array_equal(found, expected)
-  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
   logits = HEAD.apply({'params': params()['head']}, users)
   batch = jax.tree.map(np.asarray, batch)
   by_loops = ranks_by_loops(np.asarray(logits), batch)
@@ -251,7 +252,7 @@ def test_the_objective_is_bpr_of_each_positive_and_its_negative():
   everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
   batch['targets'] = everything.at[2].set(jnp.arange(13))
   loss, metrics = jax.jit(OBJECTIVE)(params(), batch, key)
-  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
   logits = np.asarray(HEAD.apply({'params': params()['head']}, users))
   total, count = 0.0, 0
   keys = user_keys(key, batch['example_id'])
@@ -311,7 +312,7 @@ def test_who_has_no_negative_has_no_gradient():
 
 def users_and_scores():
   batch = made_batch()
-  users = ENCODER.apply({'params': params()['encoder']}, batch['items'])
+  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
   return batch, target_scores(params(), users, HEAD)
 
 

@@ -14,6 +14,7 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints, restore_encoder
 from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate
 from adaptssr_jax.training.row_step import (
@@ -34,11 +35,11 @@ KEY = jax.random.key(3)
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
-def loss_of(encoder, axis_name=None):
-  views = functools.partial(augment.mask, ratio=0.5, mask_id=encoder.mask_id)
+def loss_of(axis_name=None):
+  views = functools.partial(augment.mask, ratio=0.5, mask_id=ENCODER.mask_id)
   return functools.partial(
     adaptssr_objective,
-    encoder=encoder,
+    encoder=ENCODER,
     augmentations=(views, views),
     axis_name=axis_name,
   )
@@ -61,7 +62,7 @@ def batch_of(step, devices=None):
 @pytest.fixture(scope='module')
 def params():
   params = ENCODER.init(jax.random.key(0), batch_of(0)['items'])['params']
-  return {'encoder': widened(params)}
+  return model_params(widened(params))
 
 
 def dense_start(params):
@@ -73,15 +74,15 @@ def row_start(params):
 
 
 dense_step = functools.partial(
-  train_step, loss_fn=loss_of(ENCODER), optimizer=optax.adam(*ADAM)
+  train_step, loss_fn=loss_of(), optimizer=optax.adam(*ADAM)
 )
 row_step = functools.partial(
   row_train_step,
   optimizer=optax.adam(*ADAM),
   table_optimizer=row_adam(*ADAM),
+  mask_id=ENCODER.mask_id,
   size=SIZE,
 )
-COMPACT = ENCODER.clone(num_items=SIZE - 2)
 
 
 def run(step, state, devices=None, start=0):
@@ -99,7 +100,7 @@ def dense(params):
 
 @pytest.fixture(scope='module')
 def by_rows(params):
-  step = jax.jit(functools.partial(row_step, loss_fn=loss_of(COMPACT)))
+  step = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
   return run(step, row_start(params))
 
 
@@ -113,9 +114,7 @@ def test_same_losses_and_parameters(params, dense, by_rows):
 
 
 def test_same_on_eight_devices(params, by_rows):
-  step = functools.partial(
-    row_step, loss_fn=loss_of(COMPACT, AXIS), axis_name=AXIS
-  )
+  step = functools.partial(row_step, loss_fn=loss_of(AXIS), axis_name=AXIS)
   state, losses = run(
     pmap_step(step, num_replicated_args=1),
     replicate(row_start(params)),
@@ -132,8 +131,8 @@ def test_looking_does_not_change_the_run(by_rows):
   before = jax.tree.map(np.array, state)
   whole = apply_pending_updates(state)
   chex.assert_trees_all_equal(state, before)
-  late = state.params['encoder']['item_embedding']
-  assert jnp.abs(late - whole['encoder']['item_embedding']).max() > 1e-3
+  late = state.params['table']
+  assert jnp.abs(late - whole['table']).max() > 1e-3
 
 
 def test_a_state_caught_up_has_no_row_behind(params, by_rows):
@@ -153,7 +152,7 @@ def test_a_dense_state_is_its_own(dense):
 def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   params, by_rows, tmp_path
 ):
-  step = jax.jit(functools.partial(row_step, loss_fn=loss_of(COMPACT)))
+  step = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
   state = row_start(params)
   for i in range(3):
     state, _ = step(state, batch_of(i), KEY)
@@ -168,8 +167,8 @@ def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   again, _ = run(step, restored, start=3)
   chex.assert_trees_all_equal(again, by_rows[0])
 
-  _, encoder_params, _ = restore_encoder(tmp_path)
-  expected = apply_pending_updates(state)['encoder']
-  chex.assert_trees_all_equal(encoder_params, expected)
-  late = state.params['encoder']['item_embedding']
+  _, restored, _ = restore_encoder(tmp_path)
+  expected = encoder_params(apply_pending_updates(state))
+  chex.assert_trees_all_equal(restored, expected)
+  late = state.params['table']
   assert jnp.abs(late - expected['item_embedding']).max() > 1e-3

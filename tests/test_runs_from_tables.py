@@ -84,7 +84,7 @@ def test_rows_of_the_item_table_are_found_by_raw_id(tables, pretrained, capsys):
   _, params = finetune.make_model(settings, users, jax.random.key(5))
   assert 'knows 3 of 6 items' in capsys.readouterr().out
 
-  table = np.asarray(params['encoder']['item_embedding'])
+  table = np.asarray(params['table'])
   _, source, names = restore_encoder(pretrained)
   expected = np.asarray(source['item_embedding'])
   assert table.shape == (len(ITEMS) + 2, 8)

@@ -15,7 +15,6 @@ from adaptssr_jax.ops.set_softmax import (
   set_softmax_losses,
   shard_set_softmax_losses,
 )
-from adaptssr_jax.table.shards import fetch_from
 
 # 21 ids on 8 devices: 3 a device, and 3 that fill up.
 ROWS, IDS, DIM, LABELS = 16, 21, 3, 4
@@ -113,52 +112,32 @@ def test_many_samples_come_near_the_whole_softmax(scores):
   expected = losses_of(hidden, table, bias, labels, where)
   sampled = functools.partial(
     sampled_set_softmax_losses,
-    jax.random.key(0),
-    hidden,
+    hidden=hidden,
     bias=bias,
     labels=labels,
     where=where,
   )
-  found = sampled(table, num_sampled=20_000)
+  ids = jax.random.randint(jax.random.key(0), (20_000,), 0, len(bias))
+  found = sampled(ids, table=table)
   np.testing.assert_allclose(found, expected, rtol=0.05)
-  few = sampled(table, num_sampled=2)
+  few = sampled(ids[:2], table=table)
   assert np.abs(few - expected).max() > 0.3
   np.testing.assert_array_equal(
-    sampled(lambda ids: table[ids], num_sampled=2), few
+    sampled(ids[:2], table=lambda ids: table[ids]), few
   )
 
 
 def test_samples_that_are_labels_count_once():
   # Two ids, both labels: whatever is sampled, the sum is that of the two.
   found = sampled_set_softmax_losses(
-    jax.random.key(0),
+    jnp.array([0, 1, 1, 0, 1]),
     jnp.array([[1.0]]),
     jnp.array([[0.0], [2.0]]),
     jnp.zeros(2),
     jnp.array([[0, 1]]),
     where=jnp.array([[True, True]]),
-    num_sampled=5,
   )
   np.testing.assert_allclose(found, np.log(1 + np.exp(2)) - 1, rtol=1e-6)
-
-
-def test_sampled_rows_of_a_split_table(scores):
-  hidden, table, bias, labels, where = scores
-  shards = jnp.pad(table, ((0, 3), (0, 0))).reshape(8, 3, DIM)
-  sampled = functools.partial(
-    sampled_set_softmax_losses, jax.random.key(0), num_sampled=6
-  )
-  expected = sampled(hidden, table, bias, labels, where=where)
-
-  def on_device(shard, hidden, labels, where):
-    rows = fetch_from(shard, 'devices')
-    return sampled(hidden, rows, bias, labels, where=where)
-
-  by_device = [
-    x.reshape(8, ROWS // 8, *x.shape[1:]) for x in (hidden, labels, where)
-  ]
-  found = jax.pmap(on_device, 'devices')(shards, *by_device).reshape(-1)
-  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_item_that_stands_twice_is_one():
@@ -170,18 +149,7 @@ def test_an_item_that_stands_twice_is_one():
   ]
 
 
-@pytest.mark.parametrize(
-  ('function', 'settings', 'words'),
-  [
-    (losses_of, {'chunk_size': 0}, 'chunk_size must be at least 1 or None'),
-    (
-      functools.partial(sampled_set_softmax_losses, jax.random.key(0)),
-      {'num_sampled': 0},
-      'num_sampled must be at least 1',
-    ),
-  ],
-)
-def test_refuses_sizes_of_nothing(scores, function, settings, words):
+def test_refuses_chunks_of_nothing(scores):
   *arrays, where = scores
-  with pytest.raises(ValueError, match=words):
-    inspect.unwrap(function)(*arrays, where=where, **settings)
+  with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
+    inspect.unwrap(losses_of)(*arrays, where=where, chunk_size=0)

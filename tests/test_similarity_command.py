@@ -16,6 +16,7 @@ from adaptssr_jax.checkpoint.checkpoints import (
 from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.step import init_state
 from experiments import similarity
 from experiments.flags.binder import SettingsError, from_flagfile
@@ -39,7 +40,7 @@ def save_run(folder, items, seed):
   params = jax.jit(encoder.init)(jax.random.key(seed), example)['params']
   params = jax.tree.map(lambda x: x * 20 if x.ndim > 1 else x, params)
   run = Checkpoints(folder, keep=1)
-  state = init_state({'encoder': params}, optax.sgd(1.0))
+  state = init_state(model_params(params), optax.sgd(1.0))
   run.save(state, describe(encoder, items, flags={}))
   run.close()
   return str(folder)

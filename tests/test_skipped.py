@@ -9,6 +9,7 @@ import pytest
 from adaptssr_jax.data.prepared.batches import batch_at
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
+from experiments.pretraining import step
 from experiments.run.data import open_data
 from tests.tiny_runs import (
   assert_same_bits,
@@ -21,11 +22,13 @@ from tests.tiny_runs import (
 
 def spoil(monkeypatch, users):
   """Makes the loss of every batch with one of these users nan."""
-  loss_of = pretrain.training_loss
+  loss_of = step.make_objective
   users = jnp.array(sorted(users))
 
-  def spoilt_loss_of(settings, buckets, encoder):
-    loss_fn = loss_of(settings, buckets, encoder)
+  def spoilt_loss_of(*args, is_training):
+    loss_fn = loss_of(*args, is_training=is_training)
+    if not is_training:
+      return loss_fn
 
     def loss(params, batch, key):
       value, metrics = loss_fn(params, batch, key)
@@ -36,7 +39,7 @@ def spoil(monkeypatch, users):
 
     return loss
 
-  monkeypatch.setattr(pretrain, 'training_loss', spoilt_loss_of)
+  monkeypatch.setattr(step, 'make_objective', spoilt_loss_of)
 
 
 @pytest.fixture(scope='module')

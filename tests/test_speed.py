@@ -12,6 +12,7 @@ from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.table.lookup import encoder_params
 from adaptssr_jax.training.row_step import RowOptState, row_train_step
 from adaptssr_jax.training.step import train_step
 from experiments import finetune, pretrain
@@ -70,10 +71,10 @@ def test_the_state_returned_is_that_of_the_checkpoint(runs):
   folder, state = runs['rows']
   _, params, _ = restore_encoder(folder)
   assert isinstance(state.opt_state, RowOptState)
-  assert_same_bits(state.params['encoder'], params)
+  assert_same_bits(encoder_params(state.params), params)
   # The checkpoint itself holds rows that are behind.
-  late = saved_state(folder, int(state.step))['params']['encoder']
-  behind = np.abs(late['item_embedding'] - params['item_embedding'])
+  late = saved_state(folder, int(state.step))['params']
+  behind = np.abs(late['table'] - params['item_embedding'])
   assert behind.max() > 1e-4
 
 
@@ -121,19 +122,19 @@ def test_rows_are_refused_where_they_do_not_go(
 
 
 def training_of(num_items, **changes):
-  """Of batches of 2 users with 2 behaviours: 6 rows; and of which encoder."""
+  """The step and the state, of batches of 2 users with 2 behaviours: 6 rows."""
   encoder = UserEncoder(num_items, max_length=2, embed_dim=2)
   settings = pretrain_settings('', '', batch_size=2, **changes)
-  seen = []
   step, state = make_training(
     settings,
     encoder,
-    {'encoder': {'item_embedding': jnp.ones((num_items + 2, 2))}},
-    lambda encoder: seen.append(encoder.num_items),
+    {'table': jnp.ones((num_items + 2, 2)), 'encoder': {}},
+    lambda params, batch, key: None,
     optax.sgd(1.0),
     length=2,
+    sampled_items=settings.sampled_items,
   )
-  return step.func, isinstance(state.opt_state, RowOptState), seen
+  return step, isinstance(state.opt_state, RowOptState)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +146,17 @@ def training_of(num_items, **changes):
     (3, {'table_update': 'rows'}, True),
     (19, {'weight_decay': 0.1}, False),
     (19, {'objective': ('masked_items',)}, False),
+    (25, {'objective': ('masked_items',), 'sampled_items': 2}, True),
   ],
 )
 def test_rows_pay_from_some_items_on(num_items, changes, rows):
-  # No more rows than there are items.
-  few = min(num_items, 4)
-  expected = (
-    (row_train_step, True, [few]) if rows else (train_step, False, [num_items])
-  )
-  assert training_of(num_items, **changes) == expected
+  step, has_row_state = training_of(num_items, **changes)
+  assert has_row_state == rows
+  assert step.func == (row_train_step if rows else train_step)
+  if rows:
+    # No more rows than there are items, and padding and mask.
+    needed = 4 + changes.get('sampled_items', 0)
+    assert step.keywords['size'] == min(num_items, needed) + 2
 
 
 def users_of(lengths):

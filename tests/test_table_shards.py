@@ -21,27 +21,21 @@ from adaptssr_jax.objectives.masked_items import (
 )
 from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table.exchange import fetch_rows, gather_gradients
+from adaptssr_jax.table.lookup import (
+  encoder_params,
+  model_params,
+  with_batch_rows,
+)
 from adaptssr_jax.table.row_adam import row_adam
-from adaptssr_jax.table.shards import (
-  fetch_from,
-  gather_gradients,
-  on_rows,
-  take_table,
-  with_table,
-)
-from adaptssr_jax.training.devices import (
-  AXIS,
-  Shards,
-  replicate,
-  shard,
-  to_global,
-)
+from adaptssr_jax.table.shards import Shards
+from adaptssr_jax.table.softmax import sample_items
+from adaptssr_jax.training.devices import AXIS, replicate, shard, to_global
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
   caught_up_state,
   init_row_state,
   row_train_step,
-  shard_row_train_step,
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from tests.bounds import assert_same_training
@@ -56,29 +50,20 @@ KEY = jax.random.key(3)
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
-def adaptssr(encoder):
-  views = functools.partial(augment.mask, ratio=0.5, mask_id=encoder.mask_id)
-  return functools.partial(
-    adaptssr_objective,
-    encoder=encoder,
-    augmentations=(views, views),
-    axis_name=AXIS,
-  )
-
-
-def masked_items(encoder, **settings):
-  return functools.partial(
-    masked_items_objective, encoder=encoder, axis_name=AXIS, **settings
-  )
-
-
-def causal_items(encoder, **settings):
-  return functools.partial(
-    causal_items_objective,
-    encoder=encoder.clone(causal=True),
-    axis_name=AXIS,
-    **settings,
-  )
+VIEWS = functools.partial(augment.mask, ratio=0.5, mask_id=ENCODER.mask_id)
+adaptssr = functools.partial(
+  adaptssr_objective,
+  encoder=ENCODER,
+  augmentations=(VIEWS, VIEWS),
+  axis_name=AXIS,
+)
+masked_items = functools.partial(
+  masked_items_objective, encoder=ENCODER, axis_name=AXIS
+)
+causal_items = functools.partial(
+  causal_items_objective, encoder=ENCODER.clone(causal=True), axis_name=AXIS
+)
+sample = functools.partial(sample_items, num_sampled=6, num_ids=ENCODER.mask_id)
 
 
 def batch_of(step):
@@ -96,20 +81,19 @@ def batch_of(step):
 @pytest.fixture(scope='module')
 def params():
   params = ENCODER.init(jax.random.key(0), batch_of(0)['items'][0])['params']
-  return {'encoder': widened(params), 'head': init_masked_items(ENCODER)}
+  head = {'head': init_masked_items(ENCODER)}
+  return model_params(widened(params)) | head
 
 
 def split_table(params):
-  table, others = take_table(params)
-  return with_table(others, shard(table))
+  return params | {'table': shard(params['table'])}
 
 
 def joined(params):
   """The whole of a table that was split, without what fills it up."""
   params = jax.tree.map(np.asarray, to_global(params))
-  table, others = take_table(params)
-  assert not table[ITEMS + 2 :].any()
-  return with_table(others, table[: ITEMS + 2])
+  assert not params['table'][ITEMS + 2 :].any()
+  return params | {'table': params['table'][: ITEMS + 2]}
 
 
 def run(step, state):
@@ -124,12 +108,13 @@ def run(step, state):
   return state, losses
 
 
-def rows_of(step, make_loss, size, **settings):
+def rows_of(loss_fn, size, **settings):
   return functools.partial(
-    step,
-    loss_fn=make_loss(ENCODER.clone(num_items=size - 2)),
+    row_train_step,
+    loss_fn=loss_fn,
     optimizer=optax.adam(*ADAM),
     table_optimizer=row_adam(*ADAM),
+    mask_id=ENCODER.mask_id,
     size=size,
     axis_name=AXIS,
     **settings,
@@ -142,17 +127,12 @@ def start_rows(params):
 
 @pytest.fixture(scope='module')
 def split_rows(params):
-  step = rows_of(
-    shard_row_train_step, adaptssr, OWN_SIZE, mask_id=ENCODER.mask_id
-  )
-  return run(step, start_rows(split_table(params)))
+  return run(rows_of(adaptssr, OWN_SIZE), start_rows(split_table(params)))
 
 
 def test_rows_of_a_split_table(params, split_rows):
   state, losses = split_rows
-  whole, expected = run(
-    rows_of(row_train_step, adaptssr, SIZE), start_rows(params)
-  )
+  whole, expected = run(rows_of(adaptssr, SIZE), start_rows(params))
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   trained = joined(apply_pending_updates(state))
   assert_same_training(trained, apply_pending_updates(whole), params)
@@ -169,27 +149,50 @@ def test_rows_of_a_split_table(params, split_rows):
     }
 
 
+@pytest.mark.parametrize('is_split', [False, True])
+def test_masked_items_update_the_rows_of_a_sampled_softmax(params, is_split):
+  dense, expected = run(
+    functools.partial(
+      train_step,
+      loss_fn=masked_items,
+      optimizer=optax.adam(*ADAM),
+      axis_name=AXIS,
+      prepare=sample,
+    ),
+    init_state(params, optax.adam(*ADAM)),
+  )
+  start = split_table(params) if is_split else params
+  size = (OWN_SIZE if is_split else SIZE) + 6
+  state, losses = run(
+    rows_of(masked_items, size, prepare=sample), start_rows(start)
+  )
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  trained = apply_pending_updates(state)
+  trained = joined(trained) if is_split else trained
+  assert_same_training(trained, dense.params, params)
+
+
+def test_a_softmax_over_all_items_needs_the_whole_table(params):
+  step = rows_of(masked_items, SIZE)
+  with pytest.raises(ValueError, match='estimate it from sampled items'):
+    run(step, start_rows(params))
+
+
 @pytest.mark.parametrize(
-  'make_loss',
-  [
-    masked_items,
-    functools.partial(masked_items, sampled_items=6),
-    causal_items,
-  ],
+  ('loss_fn', 'prepare'),
+  [(masked_items, None), (masked_items, sample), (causal_items, None)],
   ids=['exact', 'sampled', 'causal'],
 )
-def test_all_of_a_split_table(params, make_loss):
+def test_all_of_a_split_table(params, loss_fn, prepare):
   optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)
-  step = functools.partial(train_step, optimizer=optimizer, axis_name=AXIS)
-  whole, expected = run(
-    functools.partial(step, loss_fn=make_loss(ENCODER)),
-    init_state(params, optimizer),
+  step = functools.partial(
+    train_step, optimizer=optimizer, axis_name=AXIS, prepare=prepare
   )
-  loss_fn = on_rows(
-    make_loss(ENCODER.clone(num_items=OWN_SIZE - 2)),
-    mask_id=ENCODER.mask_id,
-    size=OWN_SIZE,
-    axis_name=AXIS,
+  whole, expected = run(
+    functools.partial(step, loss_fn=loss_fn), init_state(params, optimizer)
+  )
+  loss_fn = with_batch_rows(
+    loss_fn, mask_id=ENCODER.mask_id, size=OWN_SIZE + 6, axis_name=AXIS
   )
   state, losses = run(
     functools.partial(step, loss_fn=loss_fn),
@@ -197,7 +200,7 @@ def test_all_of_a_split_table(params, make_loss):
   )
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   assert_same_training(joined(state.params), whole.params, params)
-  assert isinstance(state.opt_state[0].mu['encoder']['item_embedding'], Shards)
+  assert isinstance(state.opt_state[0].mu['table'], Shards)
 
 
 def save(state, folder):
@@ -235,8 +238,8 @@ def test_a_checkpoint_restores_with_and_without_splitting(
 
   encoder, restored, _ = restore_encoder(tmp_path / 'split')
   assert encoder == ENCODER
-  expected = joined(apply_pending_updates(state))['encoder']
-  assert_same_training(restored, expected, params['encoder'])
+  expected = encoder_params(joined(apply_pending_updates(state)))
+  assert_same_training(restored, expected, encoder_params(params))
 
 
 def test_no_row_of_a_split_table_is_behind(params, split_rows):
@@ -261,10 +264,13 @@ def test_rows_come_from_where_they_are_and_gradients_go_back():
 
 
 def fetch_and_send(shards, ids, *, axis_name):
-  rows = fetch_from(shards.rows, axis_name)(ids)
-  sums, places = gather_gradients(
-    rows, ids, num_rows=len(shards.rows), axis_name=axis_name
+  exchange = {'num_rows': len(shards.rows), 'axis_name': axis_name}
+  rows = fetch_rows(
+    lambda places: shards.rows.at[places].get(mode='fill', fill_value=0),
+    ids,
+    **exchange,
   )
+  sums, places = gather_gradients(rows, ids, **exchange)
   placed = jnp.zeros_like(shards.rows).at[places].set(sums, mode='drop')
   return Shards(rows), Shards(placed)
 

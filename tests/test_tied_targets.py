@@ -22,11 +22,12 @@ def params_of(head, features=2, bias=None):
 
 
 def test_a_target_has_the_row_of_its_item_or_its_own():
-  rows = HEAD.rows(TABLE, {'rows': OWN})
+  rows = HEAD.rows(TABLE[HEAD.items], {'rows': OWN})
   assert rows.tolist() == [[6, 7], [50, 60], [2, 3], [70, 80]]
   # Both learn: of the table only the rows of items that are targets.
   table, own = jax.grad(
-    lambda table, own: HEAD.rows(table, {'rows': own}).sum(), argnums=(0, 1)
+    lambda table, own: HEAD.rows(table[HEAD.items], {'rows': own}).sum(),
+    argnums=(0, 1),
   )(TABLE, OWN)
   assert table[:, 0].tolist() == [0, 1, 0, 1, 0]
   assert own.tolist() == [[1, 1], [1, 1]]
@@ -36,14 +37,14 @@ def test_where_all_targets_are_items_there_are_no_other_rows():
   head = TiedTargets(np.array([2, 1], np.int32))
   params = params_of(head)
   assert set(params) == {'projection', 'bias'}
-  assert head.rows(TABLE, params).tolist() == [[4, 5], [2, 3]]
+  assert head.rows(TABLE[head.items], params).tolist() == [[4, 5], [2, 3]]
 
 
 def test_at_the_start_a_vector_scores_items_as_in_pretraining():
   users = jnp.array([[1.0, 2.0], [0.0, -1.0]])
   bias = np.array([0.5, 0.0, -1.0, 0.0])
   params = params_of(HEAD, bias=bias) | {'rows': OWN}
-  model = {'encoder': {'item_embedding': TABLE}, 'head': params}
+  model = {'table': TABLE, 'head': params}
   scores = target_scores(model, users, HEAD)
   found = some_scores(scores, jnp.array([[0, 2], [1, 3]]))
   # E[3] = (6, 7) and E[1] = (2, 3): 6 + 2 * 7 + .5, 2 + 2 * 3 - 1.

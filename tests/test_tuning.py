@@ -7,6 +7,7 @@ import pytest
 
 from adaptssr_jax.checkpoint.checkpoints import restore_encoder
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import model_params
 from experiments import finetune
 from experiments.finetuning import step as tuning
 from experiments.flags.binder import SettingsError
@@ -14,7 +15,7 @@ from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from tests.tiny_runs import finetune_settings, lines, saved_state
 
 ENCODER = UserEncoder(num_items=3, max_length=2, embed_dim=2, num_layers=2)
-EMBEDDINGS = ('norm', 'position_embedding', 'item_embedding')
+EMBEDDINGS = ('norm', 'position_embedding', 'table')
 # What is trained of two layers, the pooling first, by powers of the decay.
 DEPTHS = {'pooling': 0, 'blocks_1': 1, 'blocks_0': 2} | dict.fromkeys(
   EMBEDDINGS, 3
@@ -25,7 +26,7 @@ def params_of(value=0.0):
   items = jnp.ones((1, 2), jnp.int32)
   shapes = jax.eval_shape(ENCODER.init, jax.random.key(0), items)['params']
   encoder = jax.tree.map(lambda leaf: jnp.full(leaf.shape, value), shapes)
-  return {'encoder': dict(encoder), 'head': {'output': jnp.full(2, value)}}
+  return model_params(encoder) | {'head': {'output': jnp.full(2, value)}}
 
 
 def moves(settings, steps, **kwargs):
@@ -35,7 +36,8 @@ def moves(settings, steps, **kwargs):
   state, found = optimizer.init(params), []
   for _ in range(steps):
     updates, state = optimizer.update(params_of(1.0), state, params)
-    parts = updates['encoder'] | {'head': updates['head']}
+    parts = updates['encoder'] | updates
+    del parts['encoder']
     values = {name: leaf_values(part) for name, part in parts.items()}
     found.append({name: [v.min(), v.max()] for name, v in values.items()})
   return found
@@ -133,7 +135,9 @@ def test_epochs_of_the_head_leave_the_encoder(tmp_path, data_dir):
   )
   finetune.main(settings)
   states = [saved_state(tmp_path, step)['params'] for step in (1, 4, 5)]
-  first, fourth, fifth = (leaf_values(state['encoder']) for state in states)
+  first, fourth, fifth = (
+    leaf_values([state['encoder'], state['table']]) for state in states
+  )
   assert (first == fourth).all()
   assert (fourth != fifth).any()
   assert set(states[0]['head']) == {'output'}

@@ -32,6 +32,7 @@ from adaptssr_jax.checkpoint.items import (
   saving_together,
 )
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import (
   AdamSettings,
   RowAdamState,
@@ -272,10 +273,10 @@ def restore_encoder(
     >>> from adaptssr_jax.training.step import init_state
     >>> encoder = UserEncoder(num_items=2, max_length=4, embed_dim=4)
     >>> items = jax.numpy.array([[1, 2, 0]])
-    >>> params = {'encoder': encoder.init(jax.random.key(0), items)['params']}
+    >>> params = encoder.init(jax.random.key(0), items)['params']
     >>> folder = tempfile.mkdtemp()
     >>> run = Checkpoints(folder, keep=1)
-    >>> state = init_state(params, optax.sgd(1.0))
+    >>> state = init_state(model_params(params), optax.sgd(1.0))
     >>> run.save(state, describe(encoder, ['a', 'b'], flags={}))
     >>> run.close()
     >>> encoder, params, vocabulary = restore_encoder(folder)
@@ -283,7 +284,7 @@ def restore_encoder(
     ((1, 4), ['a', 'b'])
   """
   encoder, params, vocabulary = restore_model(path)
-  return encoder, params['encoder'], vocabulary
+  return encoder, encoder_params(params), vocabulary
 
 
 def restore_model(
@@ -295,7 +296,7 @@ def restore_model(
     path: as for `restore_encoder`.
 
   Returns:
-    The encoder, all parameters, of which `encoder` are its own, and the
+    The encoder, the parameters of the whole model, see `table.lookup`, and the
     vocabulary.
 
   Raises:
@@ -318,13 +319,16 @@ def restore_model(
       {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
     )
     params = restored['params']
-    table = params['encoder']['item_embedding']
+    if 'table' not in params:
+      # Saved by an older version, which had the table in the encoder.
+      params |= model_params(params['encoder'])
+    table = params['table']
     if 'opt_state' in restored:
       table = _caught_up(table, restored['opt_state']['table'])
     with files.reading(pathlib.Path(manager.directory) / str(step)):
       encoder = UserEncoder(**description.encoder)
     # A table that was split may have been filled up.
-    params['encoder']['item_embedding'] = table[: encoder.mask_id + 1]
+    params['table'] = table[: encoder.mask_id + 1]
     return encoder, params, description.vocabulary
 
 

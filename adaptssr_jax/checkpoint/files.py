@@ -15,7 +15,8 @@ from typing import Any
 import jax
 
 from adaptssr_jax.errors import CheckpointError
-from adaptssr_jax.training.devices import is_of_lost_process, rows_per_device
+from adaptssr_jax.table.shards import rows_per_device
+from adaptssr_jax.training.devices import is_of_lost_process
 
 # The folder of all checkpoints, in that of their run.
 FOLDER = 'checkpoints'
@@ -248,4 +249,4 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _is_of_table(path: str) -> bool:
   """Whether an array has a row for each row of the item table."""
-  return 'item_embedding' in path or path.startswith('table.')
+  return 'table' in path.split('.')

@@ -109,9 +109,11 @@ class UserEncoder(nn.Module):
 
   def setup(self) -> None:
     """Declares the parameters and the parts, by their names in `params`."""
-    self.item_embedding = self.param(
-      'item_embedding', normal, (self.num_items + 2, self.embed_dim)
-    )
+    # A model may keep its table elsewhere, and pass the rows as `embedded`.
+    if self.is_initializing() or self.has_variable('params', 'item_embedding'):
+      self.item_embedding = self.param(
+        'item_embedding', normal, (self.num_items + 2, self.embed_dim)
+      )
     self.position_embedding = self.param(
       'position_embedding', normal, (self.max_length, self.embed_dim)
     )
@@ -158,7 +160,8 @@ class UserEncoder(nn.Module):
       deterministic: False drops out; pass `keys`, or rngs={'dropout': key} to
         `apply`.
       keys: `[batch]`, a key per user, whose dropout depends on it alone.
-      embedded: what `embed` gave for the items, if that was called before.
+      embedded: `[batch, length, embed_dim]`, the rows of the items, where
+        they are not to be looked up in the encoder's own table.
 
     Returns:
       `[batch, vector_dim]`, not normalised.

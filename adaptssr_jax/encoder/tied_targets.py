@@ -52,7 +52,7 @@ class TiedTargets:
     >>> params = head.init(jax.random.key(0), features=4, embed_dim=2)
     >>> params['projection'].tolist()
     [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
-    >>> head.rows(jnp.ones((4, 2)), params | {'rows': jnp.zeros((1, 2))})
+    >>> head.rows(jnp.ones((2, 2)), params | {'rows': jnp.zeros((1, 2))})
     Array([[1., 1.],
            [0., 0.]], dtype=float32)
 
@@ -105,17 +105,17 @@ class TiedTargets:
     return params
 
   def rows(
-    self, table: Float[Array, 'ids dim'], params: Mapping[str, Any]
+    self, items: Float[Array, 'targets dim'], params: Mapping[str, Any]
   ) -> Float[Array, 'targets dim']:
     """The row of each target: its item's, or its own.
 
     Args:
-      table: of items.
+      items: the row of the item of each target, without meaning where it is
+        no item.
       params: of the head.
     """
-    rows = table[self.items]
     (others,) = np.nonzero(self.items == 0)
-    return rows.at[others].set(params['rows']) if len(others) else rows
+    return items.at[others].set(params['rows']) if len(others) else items
 
 
 def items_of_targets(

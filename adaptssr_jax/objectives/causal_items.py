@@ -2,26 +2,18 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.masked_items import (
-  item_losses,
-  whole_ids,
-)
 from adaptssr_jax.objectives.users import (
   as_sums,
   encode_sequences,
   user_keys,
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.padded_softmax import (
-  real_softmax_losses_and_best,
-  rows_at_once,
-)
 from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.table.softmax import item_losses
 
 
 def next_items(
@@ -60,7 +52,6 @@ def causal_items_objective(
   key: Key[Array, ''],
   *,
   encoder: UserEncoder,
-  sampled_items: int = 0,
   last_only: bool = False,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
@@ -82,7 +73,6 @@ def causal_items_objective(
     key: of this step.
     encoder: gives the hidden states; it has to be causal, or it would see what
       it is to guess.
-    sampled_items: estimate the softmax from so many sampled items; 0: exact.
     last_only: guess the last item of each user alone, as a test does.
     deterministic: no dropout, for validation.
     buckets: in which parts the users are encoded.
@@ -103,12 +93,11 @@ def causal_items_objective(
   """
   if not encoder.causal:
     raise ValueError('causal items need an encoder with causal=True.')
-  user_key, sample_key = jax.random.split(key)
   items = batch['items']
   slots, labels = next_items(items, last_only=last_only)
-  keys = user_keys(user_key, batch['example_id'])
+  keys = user_keys(key, batch['example_id'])
   states = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     items[:, :-1],
     keys=None if deterministic else keys,
@@ -116,44 +105,14 @@ def causal_items_objective(
     buckets=buckets,
   )
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  losses, metrics = _losses(
-    sample_key,
-    params,
+  losses, metrics = item_losses(
+    params['table'],
+    params['head']['bias'],
     states.reshape(-1, states.shape[-1]),
-    whole_ids(batch, labels.reshape(-1)),
+    labels.reshape(-1),
     where=where,
-    sampled_items=sampled_items,
+    sampled=batch.get('sampled'),
     axis_name=axis_name,
   )
   loss = reduce_losses(losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where, metrics)
-
-
-def _losses(
-  key: Key[Array, ''],
-  params: dict[str, Any],
-  hidden: Float[Array, 'n dim'],
-  labels: Int[Array, ' n'],
-  *,
-  where: Bool[Array, ' n'],
-  sampled_items: int,
-  axis_name: str | None,
-) -> tuple[Float[Array, ' n'], dict[str, Array]]:
-  """As `item_losses`, sparing what does not count where that can be spared."""
-  bias = params['head']['bias']
-  size = rows_at_once(len(bias))
-  # A split table is scored by all devices together, and a sample in no time.
-  if 'table' in params or sampled_items or size is None:
-    return item_losses(
-      key,
-      params,
-      hidden,
-      labels,
-      sampled_items=sampled_items,
-      axis_name=axis_name,
-    )
-  table = params['encoder']['item_embedding'][: len(bias)]
-  losses, best = real_softmax_losses_and_best(
-    hidden, table, bias, labels, where=where, size=size
-  )
-  return losses, {'accuracy': best == labels}

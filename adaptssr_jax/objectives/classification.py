@@ -64,7 +64,7 @@ def user_logits(
 ) -> Float[Array, 'users outputs']:
   """What the head makes of the users of this device, under dropout."""
   users = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     batch['items'],
     keys=user_keys(key, batch['example_id']),

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import augment
@@ -17,22 +16,8 @@ from adaptssr_jax.objectives.users import (
   user_keys,
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.item_softmax import (
-  sampled_softmax_losses,
-  softmax_losses_and_best,
-)
 from adaptssr_jax.ops.reductions import reduce_losses
-from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
-from adaptssr_jax.table.shards import fetch_from
-
-# Above this many scores, 512 MiB of them, the softmax is computed in chunks.
-_MOST_SCORES = 2**27
-_CHUNK = 8192
-
-
-def chunk_size(positions: int, ids: int) -> int | None:
-  """How many ids the softmax takes at once; None: all, where that fits."""
-  return _CHUNK if positions * ids > _MOST_SCORES else None
+from adaptssr_jax.table.softmax import item_losses
 
 
 def hide_items(
@@ -71,7 +56,6 @@ def masked_items_objective(
   *,
   encoder: UserEncoder,
   ratio: float = 0.3,
-  sampled_items: int = 0,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
@@ -84,16 +68,13 @@ def masked_items_objective(
   as in the reference.
 
   Args:
-    params: `encoder`, the parameters of the encoder, and `head`, of
-      `init_masked_items`; where the table is split, also `table`, see
-      `table_shards.on_rows`.
+    params: `table`, `encoder`, and `head` of `init_masked_items`.
     batch: `items` int32 [users, length], `where` bool [users], and
-      `example_id` int32 [users], of this device; where the table is split,
-      also `ids`.
+      `example_id` int32 [users], of this device; with `sampled` ids the
+      softmax is estimated by them.
     key: of this step.
     encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden.
-    sampled_items: estimate the softmax from so many sampled items; 0: exact.
     deterministic: no dropout, for validation.
     buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
@@ -107,11 +88,10 @@ def masked_items_objective(
     every hidden item becomes the mask, as in the published code of AdaptSSR.
   """
   hide = functools.partial(hide_items, ratio=ratio, mask_id=encoder.mask_id)
-  user_key, sample_key = jax.random.split(key)
-  keys = jax.vmap(jax.random.split)(user_keys(user_key, batch['example_id']))
+  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
   masked, slots, labels = jax.vmap(hide)(keys[:, 0], batch['items'])
   states = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     masked,
     keys=None if deterministic else keys[:, 1],
@@ -120,66 +100,15 @@ def masked_items_objective(
   )
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
   losses, metrics = item_losses(
-    sample_key,
-    params,
+    params['table'],
+    params['head']['bias'],
     states.reshape(-1, states.shape[-1]),
-    whole_ids(batch, labels.reshape(-1)),
-    sampled_items=sampled_items,
+    labels.reshape(-1),
+    sampled=batch.get('sampled'),
     axis_name=axis_name,
   )
   loss = reduce_losses(losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where, metrics)
-
-
-def item_losses(
-  key: Key[Array, ''],
-  params: dict[str, Any],
-  hidden: Float[Array, 'n dim'],
-  labels: Int[Array, ' n'],
-  *,
-  sampled_items: int,
-  axis_name: str | None,
-) -> tuple[Float[Array, ' n'], dict[str, Array]]:
-  """The loss of the item at each position, and what else is measured there.
-
-  -log softmax(E h + b)[label]
-
-  Args:
-    key: of the sample of items, where there is one.
-    params: as of `masked_items_objective`.
-    hidden: the states, h, [n, dim].
-    labels: the items, [n].
-    sampled_items: as of `masked_items_objective`.
-    axis_name: as of `masked_items_objective`.
-
-  Returns:
-    The losses, [n], and, of the exact softmax, `accuracy`, [n].
-  """
-  bias, shard = params['head']['bias'], params.get('table')
-  table = params['encoder']['item_embedding'][: len(bias)]
-  if sampled_items:
-    rows = table if shard is None else fetch_from(shard, axis_name)
-    return sampled_softmax_losses(
-      key, hidden, rows, bias, labels, num_sampled=sampled_items
-    ), {}
-  if shard is None:
-    size = chunk_size(len(labels), len(bias))
-    losses, best = softmax_losses_and_best(
-      hidden, table, bias, labels, chunk_size=size
-    )
-  else:
-    size = chunk_size(len(labels) * lax.axis_size(axis_name), len(shard))
-    losses, best = shard_softmax_losses_and_best(
-      hidden, shard, bias, labels, chunk_size=size, axis_name=axis_name
-    )
-  return losses, {'accuracy': best == labels}
-
-
-def whole_ids(
-  batch: dict[str, Array], items: Int[Array, ' n']
-) -> Int[Array, ' n']:
-  """The ids of items that may be numbered as rows of a small table."""
-  return batch['ids'][items] if 'ids' in batch else items
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:

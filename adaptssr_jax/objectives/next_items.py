@@ -58,7 +58,6 @@ def next_items_objective(
   *,
   encoder: UserEncoder,
   num_next: int = 10,
-  sampled_items: int = 0,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
@@ -73,7 +72,6 @@ def next_items_objective(
     key: of this step.
     encoder: gives the user vectors.
     num_next: K, how many behaviours after the cut are predicted, as a set.
-    sampled_items: estimate the softmax from so many sampled items; 0: exact.
     deterministic: no dropout, for validation.
     buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
@@ -87,14 +85,13 @@ def next_items_objective(
     Self-supervision, EMNLP Findings 2020, whose second task is to predict the
     next K behaviours.
   """
-  user_key, sample_key = jax.random.split(key)
-  keys = jax.vmap(jax.random.split)(user_keys(user_key, batch['example_id']))
+  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
   cut = functools.partial(
     prefix_and_next, max_length=encoder.max_length, num_next=num_next
   )
   prefixes, after = jax.vmap(cut)(keys[:, 0], batch['items'])
   users = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     prefixes,
     keys=None if deterministic else keys[:, 1],
@@ -105,7 +102,5 @@ def next_items_objective(
     batch,
     users,
     after,
-    sample_key,
-    sampled_items=sampled_items,
     axis_name=axis_name,
   )

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.encoder.tied_targets import TiedTargets
-from adaptssr_jax.objectives.masked_items import chunk_size
 from adaptssr_jax.objectives.target_scores import (
   log_sum_of_others,
   some_scores,
@@ -32,6 +31,7 @@ from adaptssr_jax.objectives.users import (
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.table.softmax import chunk_size
 
 
 def ranking_objective(
@@ -78,7 +78,7 @@ def ranking_objective(
   )
   keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
   users = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     batch['items'],
     keys=keys[:, 0],
@@ -129,7 +129,7 @@ def softmax_ranking_objective(
     better than SASRec?, RecSys 2023 (https://arxiv.org/abs/2309.07602).
   """
   users = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     batch['items'],
     keys=user_keys(key, batch['example_id']),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from adaptssr_jax import metrics
 from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.encoder.tied_targets import TiedTargets
+from adaptssr_jax.table.lookup import look_up
 
 
 class TargetScores(NamedTuple):
@@ -36,14 +37,14 @@ def target_scores(
   """What a head makes of user vectors.
 
   Args:
-    params: of the whole model: `head`, and the `encoder` for tied targets.
+    params: of the whole model: `head`, and the `table` for tied targets.
     users: their vectors, [users, features].
     head: has an output for each target, or ties targets to items.
   """
   if isinstance(head, TiedTargets):
     return TargetScores(
       users @ params['head']['projection'],
-      head.rows(params['encoder']['item_embedding'], params['head']).T,
+      head.rows(look_up(params['table'], head.items), params['head']).T,
       params['head']['bias'],
     )
   output = params['head']['output']

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
+from adaptssr_jax.table.lookup import look_up
 
 
 def user_keys(
@@ -31,7 +32,7 @@ def encode_sequences(
   """The vectors of sequences, or their states at some positions.
 
   Args:
-    params: of the encoder.
+    params: of the model: `table`, whose rows are looked up, and `encoder`.
     encoder: the encoder.
     items: the sequences, padded with 0, [rows, length].
     keys: of the dropout of each, [rows]; None: no dropout.
@@ -43,14 +44,12 @@ def encode_sequences(
     Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.
   """
   return in_buckets(
-    functools.partial(_encode, params, encoder),
+    functools.partial(_encode, params['encoder'], encoder),
     items,
     keys,
     slots,
     buckets=buckets,
-    look_up=functools.partial(
-      encoder.apply, {'params': params}, method='embed'
-    ),
+    look_up=functools.partial(look_up, params['table']),
   )
 
 
@@ -103,9 +102,7 @@ def encode_users(
   axis_name: str | None = None,
 ) -> Float[Array, 'users dim']:
   """The vectors of the users of all devices, without dropout."""
-  users = encode_sequences(
-    params['encoder'], encoder, batch['items'], buckets=buckets
-  )
+  users = encode_sequences(params, encoder, batch['items'], buckets=buckets)
   if axis_name is None:
     return users
   return jax.lax.all_gather(users, axis_name, tiled=True)

@@ -105,7 +105,7 @@ def encode_views(
   items = items[..., : encoder.max_length]
   # Each view next to its other passes.
   users = encode_sequences(
-    params['encoder'],
+    params,
     encoder,
     jnp.repeat(items.reshape(-1, items.shape[-1]), passes, axis=0),
     keys=None if deterministic else keys.reshape(-1),

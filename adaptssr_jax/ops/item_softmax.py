@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Num
 
 from adaptssr_jax.ops.reductions import as_float
 
@@ -138,13 +138,11 @@ def softmax_of_chunks(
 
 
 def sampled_softmax_losses(
-  key: Key[Array, ''],
+  sampled: Int[Array, ' m'],
   hidden: Float[ArrayLike, 'n dim'],
   table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
   bias: Float[ArrayLike, ' ids'],
   labels: Int[ArrayLike, ' n'],
-  *,
-  num_sampled: int,
 ) -> Losses:
   """Estimates the cross entropy of the label from a sample of the other ids.
 
@@ -156,25 +154,22 @@ def sampled_softmax_losses(
   softmax. So the loss is, on average, too low, the less so the larger m is.
 
   Args:
-    key: Of the draw, which all rows share.
+    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
+      numbers.
     hidden: `[n, dim]`, h, a vector per row.
     table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
       their vectors.
     bias: `[ids]`, b, a number per id.
     labels: `[n]`, in 0..ids-1.
-    num_sampled: m, how many ids are drawn; memory is `[n, m]` numbers.
 
   Returns:
     `[n]`, a loss per row.
 
-  Raises:
-    ValueError: If `num_sampled` is below 1.
-
   Example:
     >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
     >>> losses = sampled_softmax_losses(
-    ...   jax.random.key(0), hidden, table, jnp.zeros(1000), jnp.array([7]),
-    ...   num_sampled=4,
+    ...   jnp.array([3, 1, 4, 15]), hidden, table, jnp.zeros(1000),
+    ...   jnp.array([7]),
     ... )
     >>> print(f'{losses[0]:.4f} = log(1 + 1000 / 4 * 4)')
     6.9088 = log(1 + 1000 / 4 * 4)
@@ -184,18 +179,15 @@ def sampled_softmax_losses(
     Sampling", AISTATS 2003; Jean et al., "On Using Very Large Target Vocabulary
     for Neural Machine Translation", ACL 2015: one draw for the whole batch.
   """
-  if num_sampled < 1:
-    raise ValueError(f'num_sampled must be at least 1, not {num_sampled}.')
   hidden, bias, labels = as_float(hidden), as_float(bias), jnp.asarray(labels)
   num_ids = len(bias)
-  sampled = jax.random.randint(key, (num_sampled,), 0, num_ids, labels.dtype)
   # One gather: its gradient is one array as large as the table, two are two.
   ids = jnp.concatenate([labels, sampled])
   rows = table(ids) if callable(table) else as_float(table)[ids]
   own_rows, rows = jnp.split(rows, [len(labels)])
   own_bias, bias = jnp.split(bias[ids], [len(labels)])
   own = jnp.sum(hidden * own_rows, axis=-1) + own_bias
-  each_stands_for = jnp.log(num_ids / num_sampled)
+  each_stands_for = jnp.log(num_ids / len(sampled))
   others = hidden @ rows.T + (bias + each_stands_for)[None]
   others = jnp.where(sampled[None] == labels[:, None], -jnp.inf, others)
   scores = jnp.concatenate([own[:, None], others], axis=1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.item_softmax import scores_of_chunk
 from adaptssr_jax.ops.reductions import as_float
@@ -145,14 +145,13 @@ def shard_set_softmax_losses(
 
 
 def sampled_set_softmax_losses(
-  key: Key[Array, ''],
+  sampled: Int[Array, ' m'],
   hidden: Float[ArrayLike, 'n dim'],
   table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
   bias: Float[ArrayLike, ' ids'],
   labels: Int[ArrayLike, 'n k'],
   *,
   where: Bool[ArrayLike, 'n k'],
-  num_sampled: int,
 ) -> Losses:
   """Estimates `set_softmax_losses` from a sample of the other ids.
 
@@ -163,29 +162,23 @@ def sampled_set_softmax_losses(
         - mean over x in X of z[x]
 
   Args:
-    key: Of the draw, which all rows share.
+    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
+      numbers.
     hidden: `[n, dim]`, h, a vector per row.
     table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
       their vectors.
     bias: `[ids]`, b, a number per id.
     labels: `[n, k]`, in 0..ids-1.
     where: Bool `[n, k]`, the labels that count, each once.
-    num_sampled: m, how many ids are drawn.
 
   Returns:
     `[n]`, a loss per row, 0 for a row without labels.
 
-  Raises:
-    ValueError: If `num_sampled` is below 1.
-
   Reference:
     As `item_softmax.sampled_softmax_losses`.
   """
-  if num_sampled < 1:
-    raise ValueError(f'num_sampled must be at least 1, not {num_sampled}.')
   hidden, bias = as_float(hidden), as_float(bias)
   labels, where = jnp.asarray(labels), jnp.asarray(where)
-  sampled = jax.random.randint(key, (num_sampled,), 0, len(bias), labels.dtype)
   # One gather: its gradient is one array as large as the table, two are two.
   ids = jnp.concatenate([labels.reshape(-1), sampled])
   rows = table(ids) if callable(table) else as_float(table)[ids]
@@ -193,7 +186,7 @@ def sampled_set_softmax_losses(
   own = jnp.einsum('nd,nkd->nk', hidden, own_rows.reshape(*labels.shape, -1))
   own += bias[labels]
   others = hidden @ rows.T + bias[sampled][None]
-  others += jnp.log(len(bias) / num_sampled)
+  others += jnp.log(len(bias) / len(sampled))
   # Label by label, to hold no table of labels x samples for each row.
   is_label = functools.partial(_mark, sampled)
   found, _ = lax.scan(

@@ -4,13 +4,15 @@ With several processes each holds and sees the arrays of its own devices, and
 the collectives of a step reach those of all.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Shaped
+
+from adaptssr_jax.table.shards import Shards, is_shards, rows_per_device
 
 AXIS = 'devices'
 # Words in the errors of who waits for a process that has gone.
@@ -24,17 +26,6 @@ _LOST = (
 )
 
 
-class Shards(NamedTuple):
-  """An array whose rows are split over the devices of all processes.
-
-  Args:
-    rows: on the outside the parts of this process, [local_devices, rows, ...];
-      inside a step those of one device, [rows, ...].
-  """
-
-  rows: Shaped[Array, '...']
-
-
 def is_of_lost_process(error: BaseException) -> bool:
   """Whether an error tells that another process cannot be reached.
 
@@ -46,38 +37,6 @@ def is_of_lost_process(error: BaseException) -> bool:
   """
   texts = f'{error} {error.__cause__}'
   return any(word in texts for word in _LOST)
-
-
-def is_shards(node: Any) -> bool:
-  """Whether a node of a tree is split, for `is_leaf`."""
-  return isinstance(node, Shards)
-
-
-def partition(tree: Any) -> tuple[Any, Any]:
-  """A tree of the `Shards` alone, and one of all that is whole."""
-  shards = jax.tree.map(
-    lambda x: x if is_shards(x) else None, tree, is_leaf=is_shards
-  )
-  whole = jax.tree.map(
-    lambda x: None if is_shards(x) else x, tree, is_leaf=is_shards
-  )
-  return shards, whole
-
-
-def combine(shards: Any, whole: Any) -> Any:
-  """Undoes `partition`."""
-  return jax.tree.map(
-    lambda x, y: y if x is None else x, shards, whole, is_leaf=_is_place
-  )
-
-
-def _is_place(node: Any) -> bool:
-  return node is None or is_shards(node)
-
-
-def rows_per_device(num_rows: int, num_devices: int) -> int:
-  """The rows that each device holds of an array; the last ones may be void."""
-  return -(-num_rows // num_devices)
 
 
 def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:

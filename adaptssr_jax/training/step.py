@@ -10,10 +10,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Key
 
-from adaptssr_jax.training.devices import AXIS, combine, partition
+from adaptssr_jax.table.shards import combine, partition
+from adaptssr_jax.training.devices import AXIS
 
 # (params, batch, key) -> (loss, {name: (sum, count)})
 LossFn = Callable[[Any, dict[str, Array], Array], tuple[Array, dict]]
+# (batch, key) -> the batch, with what is drawn for it in this step
+PrepareFn = Callable[[dict[str, Array], Array], dict[str, Array]]
 
 
 class TrainState(NamedTuple):
@@ -45,6 +48,7 @@ def train_step(
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
+  prepare: PrepareFn | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One update on the batch of all devices.
 
@@ -56,6 +60,7 @@ def train_step(
       (sum, count) of this device.
     optimizer: an Optax transformation.
     axis_name: the axis of the devices; None where there is but one.
+    prepare: (batch, key of this step) -> the batch that the loss is given.
 
   Returns:
     The next state and the metrics of the batch, the same on every device. Where
@@ -63,6 +68,7 @@ def train_step(
     step, and the metric `skipped` is 1, else 0.
   """
   step_key = jax.random.fold_in(key, state.step)
+  batch = prepare(batch, step_key) if prepare else batch
   grads, metrics, finite = gradients(
     loss_fn, state.params, batch, step_key, axis_name
   )
@@ -88,7 +94,7 @@ def gradients(
   if axis_name is not None:
     grads = _average(grads, axis_name)
   checks = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, grads))]
-  # Told to all devices, of which each knows its part of a split table alone.
+  # All-reduce: with a split table each device sees only its own gradients.
   bad = 1.0 - jnp.array(checks).all()
   metrics = mean_metrics(metrics | {'skipped': (bad, 0)}, axis_name=axis_name)
   skipped = jnp.minimum(metrics['skipped'], 1)

@@ -68,7 +68,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   )
   buckets = make_buckets(pretraining, lengths)
   step, state = make_pretraining(
-    pretraining, encoder, {'encoder': params}, buckets, length=length
+    pretraining, encoder, params, buckets, length=length
   )
   state, found = _time_training(
     settings, pretraining, length, users, step, state, key=train_key
@@ -205,7 +205,7 @@ def _time_encoding(
   step_fn, params = make_encoding(
     pretraining,
     encoder,
-    params['encoder'],
+    params,
     buckets=make_buckets(pretraining, lengths),
     length=length,
   )

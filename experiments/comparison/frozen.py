@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.checkpoints import restore_model
 from adaptssr_jax.data import UserData, resplit
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
@@ -121,7 +121,7 @@ def _encoder(
   items = data.vocabulary.items
   if not settings.pretrained:
     return make_encoder(settings, items, jax.random.key(settings.seed))
-  encoder, params, known = restore_encoder(settings.pretrained)
+  encoder, params, known = restore_model(settings.pretrained)
   return with_items(encoder, params, known, items, source=settings.pretrained)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.prepared.groups import in_row_order
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.finetuning.data import examples_of
@@ -59,7 +58,7 @@ def make_predict(
     predict=pmap_step(
       on_table(
         settings,
-        functools.partial(prediction, kind, model),
+        functools.partial(kind.predict, **model),
         model['encoder'],
         length=length,
       )
@@ -67,13 +66,6 @@ def make_predict(
     settings=settings,
     length=length,
   )
-
-
-def prediction(
-  kind: Kind, model: dict[str, Any], encoder: UserEncoder
-) -> Callable:
-  """What the task predicts of users, of the encoder or of a smaller one."""
-  return functools.partial(kind.predict, **model | {'encoder': encoder})
 
 
 def predict_users(

@@ -51,16 +51,14 @@ def make_finetuning(
     settings,
     model['encoder'],
     params,
-    functools.partial(
-      training_loss, settings, data, model | {'buckets': buckets}
-    ),
+    training_loss(settings, data, model | {'buckets': buckets}),
     make_optimizer(
       settings,
       model['encoder'],
       head_steps=_head_steps(settings, data),
     ),
     length=length,
-    table_rate=layer_rates(settings, model['encoder'])['item_embedding'],
+    table_rate=layer_rates(settings, model['encoder'])['table'],
   )
 
 
@@ -68,13 +66,12 @@ def training_loss(
   settings: FinetuneSettings,
   data: UserData,
   model: dict[str, Any],
-  encoder: UserEncoder,
 ) -> LossFn:
-  """The objective of the task, of the encoder or of a smaller one."""
+  """The objective of the task."""
   objective = KINDS[data.kind].objective
   if data.kind == 'ranking' and settings.ranking_loss == 'softmax':
     objective = softmax_ranking_objective
-  loss_fn = functools.partial(objective, **model | {'encoder': encoder})
+  loss_fn = functools.partial(objective, **model)
   if data.kind == 'conversion':
     loss_fn = functools.partial(
       loss_fn, positive_weight=settings.positive_weight
@@ -92,8 +89,8 @@ def frozen_loss(
   loss_fn: LossFn,
 ) -> tuple[jax.Array, dict[str, Any]]:
   """A loss whose gradient is not traced back into the encoder."""
-  encoder = jax.lax.stop_gradient(params['encoder'])
-  return loss_fn(params | {'encoder': encoder}, batch, key)
+  head = params['head']
+  return loss_fn(jax.lax.stop_gradient(params) | {'head': head}, batch, key)
 
 
 def make_optimizer(
@@ -111,7 +108,7 @@ def make_optimizer(
     # Weight decay would move even what has no gradient.
     return optax.multi_transform(
       {'trained': optimizer, 'frozen': optax.set_to_zero()},
-      {'encoder': 'frozen', 'head': 'trained'},
+      {'table': 'frozen', 'encoder': 'frozen', 'head': 'trained'},
     )
   rates = layer_rates(settings, encoder)
   if set(rates.values()) == {settings.learning_rate} and not head_steps:
@@ -140,7 +137,7 @@ def layer_rates(
   layers = encoder.num_layers
   depths = {'pooling': 0}
   depths |= {f'blocks_{b}': layers - b for b in range(layers)}
-  embeddings = ('norm', 'position_embedding', 'item_embedding')
+  embeddings = ('norm', 'position_embedding', 'table')
   depths |= dict.fromkeys(embeddings, layers + 1)
   return {
     part: rate * settings.layer_decay**depth for part, depth in depths.items()
@@ -154,7 +151,8 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
     >>> part_names({'encoder': {'norm': {'scale': 1}}, 'head': {'output': 2}})
     {'encoder': {'norm': 'norm'}, 'head': 'head'}
   """
-  return {'encoder': {part: part for part in params['encoder']}, 'head': 'head'}
+  encoder = {part: part for part in params['encoder']}
+  return {part: part for part in params} | {'encoder': encoder}
 
 
 def _delayed(rate: float, steps: int) -> float | optax.Schedule:

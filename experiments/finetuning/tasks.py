@@ -193,4 +193,4 @@ def make_model(
     user = jnp.zeros((1, encoder.vector_dim))
     head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
-  return model, {'encoder': params, 'head': head_params}
+  return model, params | {'head': head_params}

@@ -200,7 +200,7 @@ def _arrays(thing: Any) -> Iterator[np.ndarray]:
 
 
 def _sizes_of_state(state: TrainState) -> dict[str, int]:
-  table = state.params['encoder']['item_embedding']
+  table = state.params['table']
   return {
     'parameters': _count(state.params),
     'parameters_size': _size(state.params),

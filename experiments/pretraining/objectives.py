@@ -33,6 +33,7 @@ from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.objectives import (
   OF_VIEWS,
+  OVER_ALL_ITEMS,
   AugmentationSettings,
   ObjectiveSettings,
   augmentations_of,
@@ -51,19 +52,47 @@ _COUNTED_AT_ONCE = 2**24
 
 
 def make_objective(
-  settings: ObjectiveSettings, encoder: UserEncoder, buckets: Buckets
-) -> tuple[LossFn, LossFn]:
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  buckets: Buckets,
+  *,
+  is_training: bool,
+) -> LossFn:
   """The objective of the flags, or the weighted sum of several.
 
+  Args:
+    settings: the flags.
+    encoder: that is trained.
+    buckets: in which parts its sequences are encoded.
+    is_training: False gives the loss to validate with: without dropout, where
+      the objective allows that, and of the last behaviours.
+
   Returns:
-    The loss to train on and the loss to validate with, both (params, batch,
-    key) -> loss, metrics.
+    (params, batch, key) -> loss, metrics.
   """
-  train, validation = (
-    _make_objective(settings, encoder, buckets, is_training=is_training)
-    for is_training in (True, False)
-  )
-  return train, validation
+  weights = parse_weights(settings)
+  groups = [(name,) for name in settings.objective]
+  if shares_views(settings):
+    others = [group for group in groups if group[0] not in OF_VIEWS]
+    groups = [OF_VIEWS, *others]
+  made = {}
+  for group in groups:
+    make = functools.partial(_of_items, group[0])
+    if group[0] in OF_VIEWS:
+      make = functools.partial(_of_views, group, weights)
+    made['_and_'.join(group)] = make(
+      settings, encoder, buckets, is_training=is_training
+    )
+  if len(made) == 1:
+    (only,) = made.values()
+    return only
+  return functools.partial(sum_objective, objectives=made, weights=weights)
+
+
+def sampled_of(settings: ObjectiveSettings) -> int:
+  """How many items of a training step estimate a softmax; 0: it is exact."""
+  uses_softmax = set(settings.objective) & set(OVER_ALL_ITEMS)
+  return settings.sampled_items if uses_softmax else 0
 
 
 def init_head(
@@ -102,33 +131,6 @@ def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
   return counts / counts.sum()
 
 
-def _make_objective(
-  settings: ObjectiveSettings,
-  encoder: UserEncoder,
-  buckets: Buckets,
-  *,
-  is_training: bool,
-) -> LossFn:
-  """The loss to train on, or the one to validate with."""
-  weights = parse_weights(settings)
-  groups = [(name,) for name in settings.objective]
-  if shares_views(settings):
-    others = [group for group in groups if group[0] not in OF_VIEWS]
-    groups = [OF_VIEWS, *others]
-  made = {}
-  for group in groups:
-    make = functools.partial(_of_items, group[0])
-    if group[0] in OF_VIEWS:
-      make = functools.partial(_of_views, group, weights)
-    made['_and_'.join(group)] = make(
-      settings, encoder, buckets, is_training=is_training
-    )
-  if len(made) == 1:
-    (only,) = made.values()
-    return only
-  return functools.partial(sum_objective, objectives=made, weights=weights)
-
-
 def _of_views(
   names: tuple[str, ...],
   weights: dict[str, float],
@@ -141,11 +143,7 @@ def _of_views(
   """AdaptSSR, pooled items, or both of the same views."""
   ranks = 'adaptssr' in names
   losses = {
-    'pooled_items': functools.partial(
-      predict_views,
-      sampled_items=settings.sampled_items if is_training else 0,
-      axis_name=AXIS,
-    ),
+    'pooled_items': functools.partial(predict_views, axis_name=AXIS),
     'adaptssr': functools.partial(
       rank_views,
       fusion=parse_fusion(settings.fusion),
@@ -192,7 +190,6 @@ def _of_items(
   """Masked items, each next item, or the next items after a prefix."""
   shared = {
     'encoder': encoder,
-    'sampled_items': settings.sampled_items if is_training else 0,
     'deterministic': not is_training,
     'buckets': buckets,
     'axis_name': AXIS,

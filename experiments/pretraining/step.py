@@ -17,20 +17,18 @@ from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import (
   LossFn,
+  PmapStep,
   TrainState,
+  pmap_step,
   sum_metrics,
 )
-from experiments.flags.objectives import (
-  uses_histories,
-)
+from experiments.flags.objectives import uses_histories
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
 from experiments.pretraining.encoded_views import (
   encoded_lengths,
 )
-from experiments.pretraining.objectives import (
-  make_objective,
-)
+from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.run import loop
 from experiments.run.process import tell
@@ -38,6 +36,7 @@ from experiments.run.speed import (
   effective_length,
   make_buckets,
   make_training,
+  on_table,
   sample_lengths,
 )
 
@@ -71,29 +70,29 @@ def make_pretraining(
     settings,
     encoder,
     params,
-    functools.partial(training_loss, settings, buckets),
+    make_objective(settings, encoder, buckets, is_training=True),
     loop.make_optimizer(settings),
     length=length,
+    sampled_items=sampled_of(settings),
   )
-
-
-def training_loss(
-  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
-) -> LossFn:
-  """The loss to train on, of the encoder or of a smaller one."""
-  return make_objective(settings, encoder, buckets)[0]
 
 
 def make_validation(
-  settings: PretrainSettings, buckets: Buckets, encoder: UserEncoder
-) -> Callable:
-  """`validation_step`, of the encoder or of a smaller one."""
-  return functools.partial(
+  settings: PretrainSettings,
+  encoder: UserEncoder,
+  buckets: Buckets,
+  *,
+  length: int,
+) -> PmapStep:
+  """`validation_step` on all devices."""
+  step = functools.partial(
     validation_step,
-    loss_fn=make_objective(settings, encoder, buckets)[1],
+    loss_fn=make_objective(settings, encoder, buckets, is_training=False),
     encoder=encoder,
     buckets=buckets,
   )
+  step = on_table(settings, step, encoder, length=length)
+  return pmap_step(step, num_replicated_args=1)
 
 
 def validation_step(

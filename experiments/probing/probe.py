@@ -53,7 +53,7 @@ def probe(
     folder: of the run; validation is logged in its `metrics.jsonl`.
     data: a task with classes.
     encoder: gives the vectors, without dropout.
-    params: of the encoder.
+    params: of the model.
 
   Returns:
     The metrics of the validation and test users, and the outputs of either.
@@ -128,7 +128,7 @@ def probe_head(
     settings: of the run.
     data: a task with classes.
     encoder: gives the vectors, without dropout.
-    params: of the encoder.
+    params: of the model.
 
   Returns:
     The parameters of `TaskHead(hidden_dim=0)`.

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder, restore_model
+from adaptssr_jax.checkpoint.checkpoints import restore_model
 from adaptssr_jax.encoder.layers import INIT_STDDEV
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import map_item_rows
+from adaptssr_jax.table.lookup import model_params
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import EncoderSettings
 from experiments.run.process import tell
@@ -35,7 +36,8 @@ def make_encoder(
     source: workdir of the run to start from; nothing for a random start.
 
   Returns:
-    The encoder and its parameters. Prints how many items the source knew.
+    The encoder, and the parameters `table` and `encoder` of the model. Prints
+    how many items the source knew.
 
   Raises:
     SettingsError: a field was given that contradicts the source.
@@ -48,7 +50,7 @@ def make_encoder(
 
   # Also where all else is traced, as for a plan.
   with jax.ensure_compile_time_eval():
-    encoder, params, known = restore_encoder(source)
+    encoder, params, known = restore_model(source)
   for name, value in given.items():
     if name not in FREE_FIELDS and getattr(encoder, name) != value:
       raise SettingsError(
@@ -58,17 +60,13 @@ def make_encoder(
       )
   free = {name: given[name] for name in FREE_FIELDS if name in given}
   encoder = encoder.clone(num_items=len(items), **free)
-  table, found = map_item_rows(
-    params['item_embedding'],
-    _init(encoder, key, settings.item_stddev)['item_embedding'],
-    known,
-    items,
-  )
+  fresh = _init(encoder, key, settings.item_stddev)['table']
+  table, found = map_item_rows(params['table'], fresh, known, items)
   tell(
     f'{source}: knows {found:,} of {len(items):,} items; the others start at '
     'random'
   )
-  return encoder, {**params, 'item_embedding': table}
+  return encoder, {'table': table, 'encoder': params['encoder']}
 
 
 def with_items(
@@ -87,12 +85,12 @@ def with_items(
 
   Args:
     encoder: the encoder.
-    params: of it.
+    params: of the model.
     known: the raw ids of its items.
     items: the raw ids of the items of the data set.
     source: where it was found, to be told.
   """
-  table = params['item_embedding']
+  table = params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
   table, found = map_item_rows(table, masked, known, items)
   tell(
@@ -100,7 +98,7 @@ def with_items(
     'masked'
   )
   encoder = encoder.clone(num_items=len(items))
-  return encoder, {**params, 'item_embedding': table}
+  return encoder, params | {'table': table}
 
 
 def restored_head(
@@ -145,8 +143,8 @@ def _init(
   encoder: UserEncoder, key: jax.Array, item_stddev: float | None
 ) -> dict[str, Any]:
   # Compiled, since op by op it takes seconds.
-  params = jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))['params']
+  variables = jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))
+  params = model_params(variables['params'])
   if item_stddev is None:
     return params
-  scale = item_stddev / INIT_STDDEV
-  return params | {'item_embedding': scale * params['item_embedding']}
+  return params | {'table': item_stddev / INIT_STDDEV * params['table']}

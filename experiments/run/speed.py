@@ -13,13 +13,14 @@ from adaptssr_jax.data.prepared.batches import users_per_device
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_users
 from adaptssr_jax.ops.buckets import Buckets, bucket_widths
+from adaptssr_jax.table.lookup import with_batch_rows
 from adaptssr_jax.table.row_adam import row_adam
-from adaptssr_jax.table.shards import on_rows, take_table, with_table
-from adaptssr_jax.training.devices import AXIS, is_shards, replicate, shard
+from adaptssr_jax.table.shards import is_shards
+from adaptssr_jax.table.softmax import sample_items
+from adaptssr_jax.training.devices import AXIS, replicate, shard
 from adaptssr_jax.training.row_step import (
   init_row_state,
   row_train_step,
-  shard_row_train_step,
 )
 from adaptssr_jax.training.step import (
   LossFn,
@@ -80,11 +81,12 @@ def make_training(
   settings: SpeedSettings,
   encoder: UserEncoder,
   params: dict[str, Any],
-  make_loss: Callable[[UserEncoder], LossFn],
+  loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   *,
   length: int,
   table_rate: float | None = None,
+  sampled_items: int = 0,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with.
 
@@ -92,73 +94,71 @@ def make_training(
     settings: the flags of the run.
     encoder: that is trained.
     params: of the whole model.
-    make_loss: gives the loss of an encoder, which may have fewer items.
+    loss_fn: (params, batch, key) -> loss and metrics.
     optimizer: of all parameters.
     length: of the sequences of a batch.
     table_rate: the learning rate of the item table [--learning_rate].
+    sampled_items: items of a step by which a softmax is estimated; 0: none.
 
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
   """
-  size = min(settings.batch_size * length, encoder.num_items) + 2
   params = with_split_table(settings, params)
-  if not _update_rows(settings, encoder, size):
-    step = functools.partial(
-      train_step,
-      loss_fn=on_table(settings, make_loss, encoder, length=length),
-      optimizer=optimizer,
-      axis_name=AXIS,
+  size = _rows_of_a_batch(settings, encoder, length, sampled_items)
+  shared = {'optimizer': optimizer, 'axis_name': AXIS}
+  if sampled_items:
+    shared['prepare'] = functools.partial(
+      sample_items, num_sampled=sampled_items, num_ids=encoder.mask_id
     )
+  if not _update_rows(settings, encoder, size):
+    loss_fn = on_table(
+      settings, loss_fn, encoder, length=length, sampled_items=sampled_items
+    )
+    step = functools.partial(train_step, loss_fn=loss_fn, **shared)
     return step, init_state(params, optimizer)
   table_optimizer = row_adam(table_rate or settings.learning_rate)
-  state = init_row_state(params, optimizer, table_optimizer)
-  step = row_train_step
-  if settings.shard_table:
-    size = _rows_of_a_device(settings, encoder, length)
-    step = functools.partial(shard_row_train_step, mask_id=encoder.mask_id)
   step = functools.partial(
-    step,
-    loss_fn=make_loss(encoder.clone(num_items=size - 2)),
-    optimizer=optimizer,
+    row_train_step,
+    loss_fn=loss_fn,
     table_optimizer=table_optimizer,
+    mask_id=encoder.mask_id,
     size=size,
-    axis_name=AXIS,
+    **shared,
   )
-  return step, state
+  return step, init_row_state(params, optimizer, table_optimizer)
 
 
 def with_split_table(
   settings: TableSettings, params: dict[str, Any]
 ) -> dict[str, Any]:
   """The parameters, the item table split over the devices if it is to be."""
-  table, others = take_table(params)
+  table = params['table']
   if not settings.shard_table or is_shards(table):
     return params
-  return with_table(others, shard(table))
+  return params | {'table': shard(table)}
 
 
 def on_table(
   settings: TableSettings,
-  make: Callable[[UserEncoder], Callable],
+  function: Callable,
   encoder: UserEncoder,
   *,
   length: int,
+  sampled_items: int = 0,
 ) -> Callable:
   """A function of (params, batch, ...), whether or not the table is split.
 
   Args:
     settings: the flags of the run.
-    make: gives the function for an encoder, which may have fewer items.
-    encoder: of the whole table.
+    function: the function, which asks for rows by `look_up`.
+    encoder: whose items those of the batch are.
     length: of the sequences of a batch.
+    sampled_items: see `make_training`.
   """
-  if not settings.shard_table:
-    return make(encoder)
-  size = _rows_of_a_device(settings, encoder, length)
-  return on_rows(
-    make(encoder.clone(num_items=size - 2)),
+  return with_batch_rows(
+    function,
     mask_id=encoder.mask_id,
-    size=size,
+    size=_rows_of_a_batch(settings, encoder, length, sampled_items),
     axis_name=AXIS,
   )
 
@@ -176,14 +176,13 @@ def make_encoding(
   Args:
     settings: the flags.
     encoder: gives the vectors, without dropout.
-    params: of the encoder.
+    params: of the model.
     buckets: in which parts the users are encoded.
     length: of the sequences of a batch.
   """
-  step = pmap_step(
-    encoding_step(settings, encoder, buckets=buckets, length=length)
-  )
-  return step, replicate(with_split_table(settings, {'encoder': params}))
+  step = encoding_step(settings, encoder, buckets=buckets, length=length)
+  needed = {name: params[name] for name in ('table', 'encoder')}
+  return pmap_step(step), replicate(with_split_table(settings, needed))
 
 
 def encoding_step(
@@ -194,22 +193,20 @@ def encoding_step(
   length: int,
 ) -> Callable:
   """The step of `make_encoding`, before `pmap_step`."""
-  make = functools.partial(_encoding, buckets)
-  return on_table(settings, make, encoder, length=length)
-
-
-def _encoding(buckets: Buckets, encoder: UserEncoder) -> Callable:
-  return functools.partial(
+  encode = functools.partial(
     encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
   )
+  return on_table(settings, encode, encoder, length=length)
 
 
-def _rows_of_a_device(
-  settings: TableSettings, encoder: UserEncoder, length: int
+def _rows_of_a_batch(
+  settings: TableSettings, encoder: UserEncoder, length: int, sampled: int
 ) -> int:
-  """How many rows of the table a device's part of a batch needs at most."""
-  users = users_per_device(settings.batch_size, jax.device_count())
-  return min(users * length, encoder.num_items) + 2
+  """How many rows a device needs at most: of a split table, for its users."""
+  users = settings.batch_size
+  if settings.shard_table:
+    users = users_per_device(users, jax.device_count())
+  return min(users * length + sampled, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:
@@ -227,7 +224,8 @@ def _whole_table(settings: SpeedSettings) -> str:
   if settings.weight_decay:
     return f'--weight_decay={settings.weight_decay:g}'
   for name in getattr(settings, 'objective', ()):
-    if name in OVER_ALL_ITEMS:
+    # An exact softmax changes every row.
+    if name in OVER_ALL_ITEMS and not settings.sampled_items:
       return f'--objective={name}'
   if getattr(settings, 'tied_targets', False):
     return '--tied_targets'

@@ -20,6 +20,7 @@ from adaptssr_jax.checkpoint.checkpoints import (
 from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import init_state
 from tests.tiny_runs import assert_same_bits, saved_steps
@@ -33,7 +34,7 @@ def state_of(encoder, step=0, change=0.0):
     encoder.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
   )['params']
   params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, change), params)
-  state = init_state({'encoder': params}, optax.sgd(0.1, momentum=0.9))
+  state = init_state(model_params(params), optax.sgd(0.1, momentum=0.9))
   return replicate(state._replace(step=jnp.int32(step)))
 
 
@@ -136,7 +137,9 @@ def test_no_file_of_a_checkpoint_is_lost_unseen(saved, tmp_path, wound):
       needed += 1
     else:
       # Nothing was lost that a reader needs.
-      assert_same_bits(restore_encoder(folder)[1], newest.params['encoder'])
+      assert_same_bits(
+        restore_encoder(folder)[1], encoder_params(newest.params)
+      )
     state, told = restore(folder)
     assert_same_bits(state, older if told else newest)
     shutil.rmtree(folder)
@@ -253,4 +256,4 @@ def test_the_one_before_can_be_named(copied):
     restore_encoder(copied)
   *_, before = str(error.value).split()
   _, params, _ = restore_encoder(before)
-  assert_same_bits(params, state_of(ENCODER, 2, 0.25).params['encoder'])
+  assert_same_bits(params, encoder_params(state_of(ENCODER, 2, 0.25).params))

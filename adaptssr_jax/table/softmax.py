@@ -1,0 +1,179 @@
+"""Softmax losses over all items, wherever the item table is.
+
+E is the item table without the row of the mask, and b a bias for each of its
+rows. With `sampled` items the sum over all of them is estimated.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adaptssr_jax.ops.item_softmax import (
+  sampled_softmax_losses,
+  softmax_losses_and_best,
+)
+from adaptssr_jax.ops.padded_softmax import (
+  real_softmax_losses_and_best,
+  rows_at_once,
+)
+from adaptssr_jax.ops.set_softmax import (
+  sampled_set_softmax_losses,
+  set_softmax_losses,
+  shard_set_softmax_losses,
+)
+from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.table.lookup import BatchRows, SplitTable, Table, look_up
+
+# Above this many scores, 512 MiB of them, the softmax is computed in chunks.
+_MOST_SCORES = 2**27
+_CHUNK = 8192
+
+
+def chunk_size(positions: int, ids: int) -> int | None:
+  """How many ids a softmax takes at once; None: all, where that fits."""
+  return _CHUNK if positions * ids > _MOST_SCORES else None
+
+
+def sample_items(
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  num_sampled: int,
+  num_ids: int,
+) -> dict[str, Array]:
+  """The batch with the `sampled` ids by which its softmax is estimated.
+
+  Args:
+    batch: of a device.
+    key: of the step, the same on every device: all rows share the draw.
+    num_sampled: how many ids are drawn, evenly and with replacement.
+    num_ids: padding and all items.
+
+  Returns:
+    The batch and `sampled`, int32 [num_sampled].
+  """
+  # The keys of users are folded in from 0 to 2^31 - 1.
+  key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+  sampled = jax.random.randint(key, (num_sampled,), 0, num_ids)
+  return batch | {'sampled': sampled}
+
+
+def item_losses(
+  table: Table,
+  bias: Float[Array, ' ids'],
+  hidden: Float[Array, 'n dim'],
+  labels: Int[Array, ' n'],
+  *,
+  where: Bool[Array, ' n'] | None = None,
+  sampled: Int[Array, ' m'] | None = None,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ' n'], dict[str, Array]]:
+  """The loss of the item at each position, and what else is measured there.
+
+  -log softmax(E h + b)[label]
+
+  Args:
+    table: the item table, E.
+    bias: b, [ids].
+    hidden: the states, h, [n, dim].
+    labels: the items, [n].
+    where: the positions that count; given, the others are spared where that
+      takes less time, and their losses have no meaning.
+    sampled: ids by which the sum over all is estimated, [m].
+    axis_name: the axis of the devices.
+
+  Returns:
+    The losses, [n], and, of the exact softmax, `accuracy`, [n].
+  """
+  if sampled is not None:
+    losses = sampled_softmax_losses(
+      sampled, hidden, _lookup_of(table), bias, labels
+    )
+    return losses, {}
+  if isinstance(table, SplitTable):
+    size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
+    losses, best = shard_softmax_losses_and_best(
+      hidden, table.shard, bias, labels, chunk_size=size, axis_name=axis_name
+    )
+    return losses, {'accuracy': best == labels}
+  rows, size = _all_rows(table, bias), rows_at_once(len(bias))
+  if where is None or size is None:
+    losses, best = softmax_losses_and_best(
+      hidden, rows, bias, labels, chunk_size=chunk_size(len(labels), len(bias))
+    )
+  else:
+    losses, best = real_softmax_losses_and_best(
+      hidden, rows, bias, labels, where=where, size=size
+    )
+  return losses, {'accuracy': best == labels}
+
+
+def set_losses(
+  table: Table,
+  bias: Float[Array, ' ids'],
+  users: Float[Array, 'n dim'],
+  labels: Int[Array, 'n k'],
+  *,
+  where: Bool[Array, 'n k'],
+  sampled: Int[Array, ' m'] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, ' n']:
+  """The multinomial likelihood of a set of items for each vector.
+
+  - mean over x in labels of log softmax(E u + b)[x], without padding as a class
+
+  Args:
+    table: the item table, E.
+    bias: b, [ids].
+    users: the vectors, u, [n, dim].
+    labels: the items, [n, k].
+    where: the labels that count, [n, k].
+    sampled: ids by which the sum over all is estimated, [m].
+    axis_name: the axis of the devices.
+
+  Returns:
+    The losses, [n], 0 where no label counts.
+  """
+  # Padding is no item.
+  bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
+  if sampled is not None:
+    return sampled_set_softmax_losses(
+      sampled, users, _lookup_of(table), bias, labels, where=where
+    )
+  if isinstance(table, SplitTable):
+    size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
+    return shard_set_softmax_losses(
+      users,
+      table.shard,
+      bias,
+      labels,
+      where=where,
+      chunk_size=size,
+      axis_name=axis_name,
+    )
+  size = chunk_size(len(labels), len(bias))
+  rows = _all_rows(table, bias)
+  return set_softmax_losses(
+    users, rows, bias, labels, where=where, chunk_size=size
+  )
+
+
+def _lookup_of(table: Table) -> Callable[[Array], Array]:
+  return functools.partial(look_up, table)
+
+
+def _all_rows(
+  table: Table, bias: Float[Array, ' ids']
+) -> Float[Array, 'ids dim']:
+  """The rows of padding and all items, without that of the mask."""
+  if isinstance(table, BatchRows):
+    raise ValueError(
+      'a softmax over all items needs the whole table, and the step has but '
+      'the rows of its batch: estimate it from sampled items'
+    )
+  return table[: len(bias)]
