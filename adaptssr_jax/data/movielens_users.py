@@ -44,10 +44,10 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
   split_positives,
+  split_positives_by_user,
 )
 
 _HELD_OUT = 10
@@ -252,12 +252,8 @@ def ranking_rows(
   lengths = np.array([len(names) for names in targets], int)
   rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
   rows = rows.take(np.flatnonzero(lengths))
-  if by_user:
-    users = split_for_task(rows)
-    splits = {name: one_row_a_positive(part) for name, part in users.items()}
-  else:
-    splits = split_positives(rows)
-  return splits, Vocabulary(items, labels)
+  split = split_positives_by_user if by_user else split_positives
+  return split(rows), Vocabulary(items, labels)
 
 
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
