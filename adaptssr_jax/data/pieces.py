@@ -40,15 +40,13 @@ def examples_of(
   rows: Rows, first: int = 0, end: int | None = None
 ) -> Iterator[Example]:
   """Some rows as examples, with their places among all of them as the keys."""
+  columns = {
+    name: column
+    for name, column in rows._asdict().items()
+    if column is not None
+  }
   for row in range(len(rows.items))[first:end]:
-    yield (
-      row,
-      {
-        name: column[row]
-        for name, column in rows._asdict().items()
-        if column is not None
-      },
-    )
+    yield row, {name: column[row] for name, column in columns.items()}
 
 
 def save_rows(path: str | os.PathLike, rows: Rows, numbers: np.ndarray) -> None:
@@ -129,10 +127,9 @@ def dealt_out(path: str, *, places: str, split: int) -> Iterator[Example]:
   if rows.targets is None or rows.positives is not None:
     rows = rows.take(inside)
   else:
-    inside, order = inside[np.argsort(keys)], np.sort(keys)
-    rows = rows.with_positives(inside)
-    places = order[rows.places.values].astype(np.int32)
-    rows = rows._replace(places=Ragged(places, rows.places.offsets))
-    keys = places[rows.places.offsets[:-1]]
+    rows = rows.with_positives(inside[np.argsort(keys)])
+    in_split = np.sort(keys).astype(np.int32)[rows.places.values]
+    rows = rows._replace(places=Ragged(in_split, rows.places.offsets))
+    keys = in_split[rows.places.offsets[:-1]]
   for row, example in examples_of(rows):
     yield int(keys[row]), example
