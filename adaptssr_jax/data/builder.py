@@ -14,11 +14,12 @@ ArrayRecord files of the examples
 oldest behaviour first, items counted from 1, labels and targets from 0. In a
 conversion task 1 is the event that is looked for, rare as a rule.
 
-In a ranking task an example is a user. `positives` are those of the split, and
-`targets` those of all splits, which a ranking leaves out. A labelled row is one
-(user, positive) pair; `places` are the numbers of these rows in the order of
-the split, in which users stand by their first row. A user is in as many splits
-as have positives of it, with the same `user_number`.
+In a ranking task an example is a user. `positives` are those of the split;
+`targets` are what no negative of the user may be: its positives in all splits,
+and with leave-one-out its history. A labelled row is one pair of a user and a
+positive. `places` are the numbers of these rows in the order of the split, and
+users are in the order of their first rows. A user is in every split that has
+positives of it, with the same `user_number`.
 """
 
 from __future__ import annotations

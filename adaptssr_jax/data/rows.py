@@ -50,8 +50,8 @@ class Rows(NamedTuple):
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int [examples], for classification and
       conversion.
-    targets: all positives of each user, whatever split they are in, for
-      ranking.
+    targets: what no negative of each user may be, its positives in all splits
+      among it, for ranking.
     positives: those of `targets` that are in this split.
     places: the numbers of the labelled rows of `positives`, ascending.
     user_number: of each user, the same in all splits, int [examples].

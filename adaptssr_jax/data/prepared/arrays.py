@@ -37,10 +37,11 @@ class UserArrays(NamedTuple):
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int32 [examples]; None unless classification
       or conversion.
-    targets: all positives of each user, of all splits; None unless ranking.
+    targets: what no negative of each user may be, its positives in all splits
+      among it; None unless ranking.
     positives: those of each user in this split; None unless ranking.
-    places: the numbers of the labelled rows of these in the split, ascending;
-      the users are in the order of their first rows. None unless ranking.
+    places: the numbers of the labelled rows of `positives`, ascending; users
+      are in the order of their first rows. None unless ranking.
     user_number: of each user, the same in all splits, int32 [users]; None
       unless ranking.
     number: of each labelled row among those of all splits, int64 [rows],
@@ -65,7 +66,8 @@ class UserArrays(NamedTuple):
 
   def first(self, rows: int) -> UserArrays:
     """The first labelled rows, or all of them if `rows` is 0."""
-    rows = rows or self.num_rows
+    if not rows:
+      return self
     number = None if self.number is None else self.number[:rows]
     if self.places is None:
       columns = (_first(column, rows) for column in self[:-1])
