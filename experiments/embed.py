@@ -15,8 +15,9 @@ for the end.
 
 The rows are in the order of the prepared data set: all training users, then
 those of validation, then of test. They are not in the order of your files: go
-by `user_id`. Of a ranking task, the rows of a user with the same history are
-one. Of a user with more behaviours than the encoder sees, the last ones count.
+by `user_id`. In a ranking task, a user has a row in each split that has
+positives of it. Of a user with more behaviours than the encoder sees, the last
+ones count.
 """
 
 import collections
@@ -32,7 +33,6 @@ import tqdm
 
 from adaptssr_jax.checkpoint.checkpoints import restore_model
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.prepared.groups import group_rows
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
 from experiments.flags.binder import SettingsError, flag
@@ -140,8 +140,6 @@ def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
       f'all, {", ".join(data.splits)}'
     )
   splits = [data.splits[name] for name in names]
-  if data.kind == 'ranking':
-    splits = [group_rows(rows) for rows in splits]
   return [UserArrays(users.user_id, users.items) for users in splits]
 
 

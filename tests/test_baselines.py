@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary, resplit
+from adaptssr_jax.data import (
+  Ragged,
+  Rows,
+  UserArrays,
+  UserData,
+  Vocabulary,
+  resplit,
+)
 from experiments import baselines
 from experiments.finetuning import counts as count_ranking
 from experiments.flags.binder import SettingsError
 from experiments.probing import bag_of_items
 from experiments.probing.features import bag_svd, bags, tf_idf
 from experiments.probing.labelled_rows import bags_of_rows, labelled_rows
+from tests.labelled_rows import arrays_of, rows_of
 from tests.tiny_runs import files
 
 
-def rows_of(rng, count, items=9):
+def histories(rng, count, items=9):
   lengths = rng.integers(1, 7, count)
   return Ragged.from_rows([rng.integers(1, items + 1, n) for n in lengths])
 
@@ -28,7 +36,7 @@ def labelled(classes=3, kind='classification', sizes=(60, 30, 25)):
   rng = np.random.default_rng(0)
   splits = {}
   for name, size in zip(('train', 'validation', 'test'), sizes, strict=True):
-    items = rows_of(rng, size)
+    items = histories(rng, size)
     label = [
       (items[row].max() + rng.integers(2)) % classes for row in range(size)
     ]
@@ -38,23 +46,21 @@ def labelled(classes=3, kind='classification', sizes=(60, 30, 25)):
 
 
 def ranked(sizes=(80, 30, 40), targets=12, *, seed=1):
-  """Rankings in which every other row has the history of the one before."""
+  """Rankings of rows that are some of the positives of half as many users."""
   rng = np.random.default_rng(seed)
   splits = {}
   for name, size in zip(('train', 'validation', 'test'), sizes, strict=True):
-    half = np.arange(size) // 2
     chosen = [
-      rng.choice(targets, rng.integers(1, 5), replace=False)
-      for _ in range(size)
+      rng.choice(targets, rng.integers(2, 5), replace=False)
+      for _ in range(size // 2)
     ]
-    for row in range(1, size, 2):
-      # Of one user all rows have the same positives, each its own first.
-      chosen[row] = np.roll(chosen[row - 1], 1)
-    splits[name] = UserArrays(
-      Ragged.from_rows(list(half[:, None]), np.uint8),
-      rows_of(rng, size).take(half),
+    rows = Rows(
+      [f'{user}' for user in range(size // 2)],
+      histories(rng, size // 2),
       targets=Ragged.from_rows(chosen),
     )
+    part = rng.permutation(len(rows.targets.values))[:size]
+    splits[name] = arrays_of(rows.with_positives(part))
   return UserData(
     'made', splits, Vocabulary(range(9), range(targets)), 'ranking'
   )
@@ -147,15 +153,10 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
 def counts_by_hand(data, histories):
   """How often targets are met after an item, and at all."""
   train = data.splits['train']
-  steps = [
-    (train.items[row][-1], train.targets[row][0])
-    for row in range(len(train.items))
-  ]
-  seen = {
-    (train.user_id[row].tobytes(), tuple(train.items[row]))
-    for row in range(len(train.items))
-  }
-  for _, items in seen if histories else ():
+  rows = rows_of(train)
+  steps = [(items[-1], positive) for _, items, positive, _ in rows]
+  seen = {user: items for user, items, *_ in rows}
+  for items in seen.values() if histories else ():
     before = (None, *items[:-1])
     # Item i is target i - 1.
     steps += [(i, j - 1) for i, j in zip(before, items, strict=True)]
@@ -164,11 +165,10 @@ def counts_by_hand(data, histories):
 
 def ranks_by_hand(data, name, last_item, histories):
   after, popular = counts_by_hand(data, histories)
-  users, ranks = data.splits[name], []
-  for row in range(len(users.items)):
-    last, (own, *others) = users.items[row][-1], users.targets[row]
+  ranks = []
+  for _, items, own, others in rows_of(data.splits[name]):
     scores = {
-      target: (after[last, target] * last_item, popular[target])
+      target: (after[items[-1], target] * last_item, popular[target])
       for target in range(12)
       if target not in others
     }

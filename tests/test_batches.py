@@ -180,7 +180,7 @@ def test_targets_are_as_wide_in_every_batch_of_a_split():
   assert seen == USERS
 
 
-def test_positives_of_grouped_rows_are_padded_as_targets_are():
+def test_positives_are_padded_as_targets_are():
   positives = [[row] * (1 + row % 3) for row in range(USERS)]
   users = make_users()._replace(
     label=None, positives=Ragged.from_rows(positives)

@@ -1,5 +1,6 @@
 """Ragged arrays, prepared data sets, their checks and their splits."""
 
+import pathlib
 import time
 
 import numpy as np
@@ -20,12 +21,14 @@ from adaptssr_jax.data.builder import TaskConfig
 from adaptssr_jax.data.prepared import columns
 from adaptssr_jax.data.rows import (
   check_rows,
-  one_row_a_positive,
+  deal_out_for_task,
   split_for_pretraining,
   split_for_task,
   split_positives,
+  split_positives_by_user,
   split_rows,
 )
+from tests.labelled_rows import rows_of
 
 ROWS = [[5, 3, 8], [], [1], list(range(1, 9))]
 
@@ -117,7 +120,7 @@ class MadeUsers(UserBuilder, skip_registration=True):
 
   def _read(self, dl_manager):
     kind = self.builder_config.kind
-    splits = {name: made_rows(kind, seed) for seed, name in enumerate('ab')}
+    splits = {name: made_split(kind, seed) for seed, name in enumerate('ab')}
     return splits, Vocabulary(
       [f'ïtem {at}' for at in range(50)], ('x', 'y', 'z')
     )
@@ -138,15 +141,24 @@ def made_rows(kind, seed=0):
   )
 
 
+def made_split(kind, seed):
+  rows = made_rows(kind, seed)
+  if kind != 'ranking':
+    return rows
+  order = np.random.default_rng(seed).permutation(len(rows.targets.values))
+  return rows.with_positives(order[:30])
+
+
 def check_equal(prepared, rows):
   assert prepared.user_ids(np.arange(len(rows.items))) == rows.user_id
-  assert lists(prepared.items) == lists(rows.items)
-  assert (prepared.label is None) == (rows.label is None)
-  assert (prepared.targets is None) == (rows.targets is None)
-  if rows.label is not None:
-    assert prepared.label.tolist() == rows.label.tolist()
-  if rows.targets is not None:
-    assert lists(prepared.targets) == lists(rows.targets)
+  for name, column in rows._replace(user_id=None)._asdict().items():
+    found = getattr(prepared, name)
+    if isinstance(column, Ragged):
+      assert lists(found) == lists(column)
+    elif column is not None:
+      assert found.tolist() == column.tolist()
+    elif name != 'user_id':
+      assert found is None
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -155,7 +167,7 @@ def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
   data = load(MadeUsers(config=kind, data_dir=tmp_path))
   assert list(data.splits) == ['a', 'b']
   for seed, split in enumerate('ab'):
-    check_equal(data.splits[split], made_rows(kind, seed))
+    check_equal(data.splits[split], made_split(kind, seed))
   assert list(data.vocabulary.items) == ITEMS
   assert list(data.vocabulary.labels) == LABELS
   assert data.kind == kind
@@ -168,9 +180,9 @@ def test_a_split_of_any_size_is_prepared_in_order(tmp_path, monkeypatch, shard):
   monkeypatch.setattr(builder, '_SHARD', shard)
   data = load(MadeUsers(config='ranking', data_dir=tmp_path))
   for seed, split in enumerate('ab'):
-    check_equal(data.splits[split], made_rows('ranking', seed))
+    check_equal(data.splits[split], made_split('ranking', seed))
   found = list(tmp_path.rglob('*-a.array_record-*'))
-  assert len(found) == -(-20 // shard)
+  assert len(found) == -(-len(data.splits['a'].items) // shard)
 
 
 def test_it_is_prepared_once_and_opened_memory_mapped(tmp_path, monkeypatch):
@@ -198,7 +210,7 @@ def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
     patched.setattr(columns, '_append', append_once)
     with pytest.raises(OSError, match='disk full'):
       load(made)
-  folder = tmp_path / 'made_users' / 'pretrain'
+  folder = pathlib.Path(made.data_dir).parent
   assert [path.name for path in folder.iterdir()] == ['.lock']
   check_equal(load(made).splits['b'], made_rows('pretrain', 1))
 
@@ -290,30 +302,50 @@ def test_splits_depend_on_the_seed_alone():
   assert first['train'].user_id != other['train'].user_id
 
 
-def test_a_row_a_positive_puts_each_positive_first():
-  lists_of_targets = [[3, 5, 8], [], [1], [6, 2]]
-  rows = Rows(
-    ['a', 'b', 'c', 'd'],
-    Ragged.from_rows([[1], [2], [3], [4]]),
-    targets=Ragged.from_rows(lists_of_targets),
-  )
-  found = one_row_a_positive(rows)
-  expected = [
-    (user, [own, *(other for other in chosen if other != own)])
-    for user, chosen in zip(rows.user_id, lists_of_targets, strict=True)
-    for own in chosen
+def rows_by_loops(rows):
+  """Each positive of each user as a row: (user, items, positive, others)."""
+  return [
+    (user, items, own, {*targets} - {own})
+    for user, items, targets in zip(
+      rows.user_id, lists(rows.items), lists(rows.targets), strict=True
+    )
+    for own in targets
   ]
-  assert found.user_id == [user for user, _ in expected]
-  assert lists(found.targets) == [targets for _, targets in expected]
-  assert found.items.values.tolist() == [1, 1, 1, 3, 4, 4]
 
 
-def test_positives_are_split_as_the_rows_that_they_become():
+def test_positives_are_dealt_out_as_rows_and_stored_by_user():
   rows = made_rows('ranking')
-  expected = split_for_task(one_row_a_positive(rows))
-  found = split_positives(rows)
-  assert list(found) == list(expected)
-  for split, part in found.items():
-    assert part.user_id == expected[split].user_id
-    assert lists(part.items) == lists(expected[split].items)
-    assert lists(part.targets) == lists(expected[split].targets)
+  expected = rows_by_loops(rows)
+  splits = split_positives(rows)
+  assert list(splits) == ['train', 'validation', 'test']
+  for name, part in deal_out_for_task(len(expected)).items():
+    users = splits[name]
+    assert rows_of(users) == [expected[at] for at in part]
+    # In the order of their first rows, each once.
+    assert len(set(users.user_id)) == len(users.user_id)
+    assert sorted(part[0] for part in lists(users.places)) == [
+      part[0] for part in lists(users.places)
+    ]
+    assert [rows.user_id[at] for at in users.user_number] == users.user_id
+
+
+def test_users_are_dealt_out_with_all_of_their_positives():
+  rows = made_rows('ranking')
+  expected = split_for_task(rows)
+  for name, users in split_positives_by_user(rows).items():
+    assert users.user_id == expected[name].user_id
+    assert lists(users.positives) == lists(expected[name].targets)
+    assert rows_of(users) == rows_by_loops(expected[name])
+
+
+def test_users_without_positives_are_in_no_split():
+  targets = Ragged.from_rows([[], [3, 5, 3], [], [1]])
+  items = Ragged.from_rows([[1], [2], [3], [4]])
+  rows = Rows(['a', 'b', 'c', 'd'], items, targets=targets)
+  users = rows.with_positives(np.array([3, 2, 0]))
+  assert users.user_id == ['d', 'b']
+  # A target that is there twice is in two rows.
+  assert lists(users.positives) == [[1], [3, 3]]
+  assert lists(users.places) == [[0], [1, 2]]
+  assert users.user_number.tolist() == [3, 1]
+  assert len(rows.with_positives(np.array([], int)).items) == 0

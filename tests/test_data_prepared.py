@@ -30,7 +30,7 @@ def make(data_dir):
 
 
 def place(data_dir):
-  return pathlib.Path(data_dir, NAME, '1.0.0')
+  return pathlib.Path(data_dir, NAME, '2.0.0')
 
 
 def everything(data_dir):
@@ -41,7 +41,7 @@ def everything(data_dir):
 def assert_alone(data_dir):
   """Nothing but the data set is there."""
   beside = {path.name for path in place(data_dir).parent.iterdir()}
-  assert beside == {'1.0.0', '.lock'}
+  assert beside == {'2.0.0', '.lock'}
 
 
 @pytest.fixture(name='reads')
@@ -115,7 +115,7 @@ def test_leftovers_of_this_machine_and_old_ones_are_removed(tmp_path):
       os.utime(parent / name, (then, then))
   load(make(tmp_path))
   beside = {path.name for path in parent.iterdir()}
-  assert beside == {'1.0.0', '.lock', 'preparing.elsewhere.alive'}
+  assert beside == {'2.0.0', '.lock', 'preparing.elsewhere.alive'}
 
 
 def test_a_folder_in_which_files_are_young_is_no_leftover(tmp_path):
@@ -175,7 +175,9 @@ def test_a_folder_without_a_data_set_is_named(tmp_path):
     load(make(tmp_path))
 
 
-@pytest.mark.parametrize('name', ['items', 'items.lengths', 'targets'])
+@pytest.mark.parametrize(
+  'name', ['items', 'items.lengths', 'targets', 'places', 'user_number']
+)
 @pytest.mark.parametrize('keep', [0, 0.5, 0.51, None])
 def test_arrays_that_were_cut_are_an_error(tmp_path, name, keep):
   load(make(tmp_path))
@@ -187,6 +189,15 @@ def test_arrays_that_were_cut_are_an_error(tmp_path, name, keep):
     path.write_bytes(whole[: int(keep * len(whole))])
   with pytest.raises(DataError, match=f'damaged: delete {place(tmp_path)}'):
     load(make(tmp_path))
+
+
+def test_rankings_of_version_1_are_prepared_anew(tmp_path):
+  # In which a record was a pair of a user and a positive.
+  old = place(tmp_path).with_name('1.0.0') / 'arrays'
+  old.mkdir(parents=True)
+  assert not is_prepared(make(tmp_path))
+  assert load(make(tmp_path)).name == f'{NAME}/2.0.0'
+  assert old.exists()
 
 
 def test_a_lost_label_is_an_error(tmp_path):
@@ -261,7 +272,7 @@ for _, name, _ in moments:
   load(make(name))
   assert contents(name) == whole, name
   parent = pathlib.Path(make(name).data_dir).parent
-  assert {{path.name for path in parent.iterdir()}} == {{'1.0.0', '.lock'}}
+  assert {{path.name for path in parent.iterdir()}} == {{'2.0.0', '.lock'}}
 print(len(moments))
 """)
     == '5'

@@ -18,6 +18,7 @@ from experiments.flags.binder import SettingsError
 from experiments.run import vector_files
 from experiments.run.data import open_data
 from experiments.run.encoder import with_items
+from tests.labelled_rows import rows_of
 from tests.tiny_runs import start
 from tests.user_table_files import write
 
@@ -200,10 +201,9 @@ def test_of_a_ranking_task_a_user_has_one_row(settings, tmp_path):
     split='test',
   )
   ids, _ = read(embed.main(ranking))
-  rows = open_data(ranking, task='click').splits['test']
-  pairs = rows.user_ids(np.arange(len(rows.items)))
-  assert len(set(pairs)) < len(pairs)
-  assert ids == list(dict.fromkeys(pairs))
+  rows = rows_of(open_data(ranking, task='click').splits['test'])
+  assert len(ids) < len(rows)
+  assert ids == list(dict.fromkeys(user for user, *_ in rows))
 
 
 def test_a_table_has_few_row_groups(tmp_path, monkeypatch):

@@ -12,14 +12,15 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.conversion import conversion_objective
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
-from experiments.finetuning.data import examples_of, open_task
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
 from experiments.probing import reading
+from tests.labelled_rows import rows_of, synthetic_clicks
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
@@ -58,11 +59,13 @@ def logits_by_hand(settings, step, users):
   return np.asarray(head.apply({'params': params['head']}, vectors))
 
 
-def ranks_by_hand(settings, step, users):
+def ranks_by_hand(settings, step, rows):
   """The place of the positive of each row, and whether rounding decides it."""
+  users = UserArrays(None, Ragged.from_rows([items for _, items, *_ in rows]))
   ranks, unsure = [], []
-  for row, scores in enumerate(logits_by_hand(settings, step, users)):
-    own, *others = users.targets[row]
+  for (*_, own, others), scores in zip(
+    rows, logits_by_hand(settings, step, users), strict=True
+  ):
     ahead = np.delete(scores, [own, *others]) - scores[own]
     ranks.append(1 + (ahead > 0).sum() + (ahead == 0).sum() / 2)
     unsure.append((np.abs(ahead) < 1e-5).any())
@@ -70,21 +73,34 @@ def ranks_by_hand(settings, step, users):
   return np.array(ranks), np.array(unsure)
 
 
-def test_a_ranking_run_is_measured_over_the_whole_catalogue(clicked):
+@pytest.mark.parametrize('split_seed', [0, 3])
+def test_a_ranking_is_that_of_rows_ranked_one_by_one(
+  clicked, tmp_path, data_dir, split_seed
+):
   settings, result = clicked
-  splits = open_task(settings).splits
-  step = result['best_step']
-  ranks, unsure = ranks_by_hand(settings, step, splits['test'])
+  if split_seed:
+    changes = CLICK | {'num_epochs': 1}
+    settings = finetune_settings(
+      tmp_path, data_dir, **changes, split_seed=split_seed
+    )
+    result = finetune.main(settings)
+  rows, numbers = synthetic_clicks(split_seed)
+  ranks, unsure = {}, {}
+  for name in ('validation', 'test'):
+    ranks[name], unsure[name] = ranks_by_hand(
+      settings, result['best_step'], [rows[at] for at in numbers[name]]
+    )
   saved = predictions(settings)
-  np.testing.assert_array_equal(saved['rank'][~unsure], ranks[~unsure])
-  assert saved['example_id'].tolist() == list(range(682, 853))
+  sure = ~unsure['test']
+  np.testing.assert_array_equal(saved['rank'][sure], ranks['test'][sure])
+  np.testing.assert_array_equal(saved['example_id'], numbers['test'])
   assert set(result['test']) == {
     f'{name}@{k}' for name in ('hit_rate', 'mrr', 'ndcg') for k in (5, 10, 20)
   }
   # A number for each row, whatever rows were encoded together.
-  validation, unsure = ranks_by_hand(settings, step, splits['validation'])
-  exact = {'rel': 1e-3, 'abs': unsure.mean()}
-  for name, places in (('validation', validation), ('test', saved['rank'])):
+  exact = {'rel': 1e-3, 'abs': unsure['validation'].mean()}
+  ranks['test'] = saved['rank']
+  for name, places in ranks.items():
     inside = places <= 10
     gain = inside / np.log2(places + 1)
     assert result[name]['ndcg@10'] == pytest.approx(gain.mean(), **exact)
@@ -93,14 +109,13 @@ def test_a_ranking_run_is_measured_over_the_whole_catalogue(clicked):
 
 def test_few_labels_are_so_many_rows_and_not_so_many_users(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK, train_users=100)
-  data = open_task(settings)
-  users = examples_of(settings, data)['train']
-  assert sorted(users.rows.values) == list(range(100))
+  data = finetune.open_task(settings)
+  users = finetune.examples_of(settings, data)['train']
+  assert users.num_rows == 100
   assert len(users.items) < 100
-  row = users.rows[0][-1]
-  assert row > 0
-  assert users.items[0].tolist() == data.splits['train'].items[row].tolist()
-  assert users.positives[0][-1] == data.splits['train'].targets[row][0]
+  assert [row[:3] for row in rows_of(users)] == [
+    row[:3] for row in synthetic_clicks(0)[0][:100]
+  ]
 
 
 def test_the_best_epoch_of_a_ranking_is_that_of_ndcg_at_10(clicked):
@@ -346,8 +361,8 @@ def test_a_probe_without_scikit_learn_says_what_to_install(
 
 def test_training_is_not_told_which_targets_are_tested(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK)
-  data = open_task(settings)
-  examples = examples_of(settings, data)
+  data = finetune.open_task(settings)
+  examples = finetune.examples_of(settings, data)
   train, test = examples['train'], examples['test']
   own = {
     name: train.positives[row].tolist()

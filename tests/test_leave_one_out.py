@@ -19,6 +19,7 @@ from experiments import baselines, finetune, pretrain
 from experiments.finetuning.tasks import CUTOFFS
 from experiments.flags.binder import SettingsError
 from experiments.run import data as datasets
+from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import grouplens_files, log_of, plain, write_zip
 from tests.tiny_runs import ENCODER, finetune_settings, pretrain_settings
 
@@ -41,12 +42,12 @@ def by_name(rows, vocabulary):
   """The history of each user, its positive, and what else is left out."""
   names = [None, *vocabulary.items]
   return {
-    rows.user_id[at]: (
-      ''.join(names[item] for item in rows.items[at]),
-      *(names[target + 1] for target in rows.targets[at][:1]),
-      {names[target + 1] for target in rows.targets[at][1:]},
+    user: (
+      ''.join(names[item] for item in items),
+      names[positive + 1],
+      {names[target + 1] for target in others},
     )
-    for at in range(len(rows.items))
+    for user, items, positive, others in rows_of(rows)
   }
 
 
@@ -189,8 +190,7 @@ def test_zero_shot_ranks_by_the_pretrained_scores(made, trained, tmp_path):
     scores = states @ params['table'][1:41].T
     scores = np.asarray(scores + params['head']['bias'][None, 1:])
     ranks = []
-    for row in rows:
-      own, *others = users.targets[row]
+    for row, (_, _, own, others) in enumerate(rows_of(users)):
       rest = np.delete(scores[row], [own, *others])
       ranks.append(1 + (rest > scores[row, own]).sum())
     if name == 'test':

@@ -23,6 +23,7 @@ from adaptssr_jax.data.readers.movielens_files import (
   Person,
   read,
 )
+from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
   SIZES,
   all_tasks,
@@ -86,17 +87,17 @@ def _clicks() -> Log:
 
 @pytest.mark.parametrize('by_user', [False, True])
 @pytest.mark.parametrize('liked', [False, True])
-def test_a_row_is_a_positive_then_the_users_others(liked, by_user):
+def test_rows_are_the_last_films_with_the_users_others(liked, by_user):
   splits, vocabulary = ranking_rows(
     split_off_last(_clicks()), liked=liked, by_user=by_user
   )
   assert vocabulary.items == ['h']
   found = collections.defaultdict(list)
   for rows in splits.values():
-    for at in range(len(rows.items)):
-      assert rows.items[at].tolist() == [1]
-      films = [vocabulary.labels[target] for target in rows.targets[at]]
-      found[int(rows.user_id[at])].append(films)
+    for user, items, positive, others in rows_of(rows):
+      assert items == [1]
+      films = [vocabulary.labels[target] for target in (positive, *others)]
+      found[int(user)].append(films)
   assert sorted(found) == list(range(int(liked), 10))
   for user in found:
     count = user if liked else 10
@@ -115,7 +116,7 @@ def test_a_split_by_user_shares_no_user(liked):
   users = [set(rows.user_id) for rows in splits.values()]
   assert sum(map(len, users)) == len(set.union(*users))
   by_row, _ = ranking_rows(histories, liked=liked, by_user=False)
-  sizes = [len(rows.items) for rows in by_row.values()]
+  sizes = [len(rows_of(rows)) for rows in by_row.values()]
   assert sizes == ([27, 9, 9] if liked else [60, 20, 20])
 
 
@@ -128,7 +129,7 @@ def test_a_film_rated_twice_is_one_target():
     split_off_last(log), liked=False, by_user=False
   )
   assert vocabulary.labels == [f't{at}' for at in range(5)]
-  assert sum(len(rows.items) for rows in splits.values()) == 25
+  assert sum(len(rows_of(rows)) for rows in splits.values()) == 25
 
 
 def test_ages_in_years_become_the_groups_of_1m():
@@ -270,9 +271,9 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
     for mode in (False, True):
       splits, vocabulary = tasks[f'liked={liked}, by_user={mode}']
       pairs = [
-        (rows.user_id[at], vocabulary.labels[rows.targets[at][0]])
+        (user, vocabulary.labels[positive])
         for rows in splits.values()
-        for at in range(len(rows.items))
+        for user, _, positive, _ in rows_of(rows)
       ]
       assert sorted(pairs) == sorted(expected)
 

@@ -4,35 +4,27 @@ import numpy as np
 import pytest
 from test_data import ITEMS, LABELS, made_rows
 
-from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary, resplit
+from adaptssr_jax.data import UserData, Vocabulary, resplit
+from adaptssr_jax.data.rows import split_positives
+from tests.labelled_rows import arrays_of, rows_of
 
 
-def stored(kind='ranking'):
-  splits = {
-    name: made_rows(kind, seed)
-    for seed, name in enumerate(('train', 'validation', 'test'))
-  }
+def stored(kind):
+  names = ('train', 'validation', 'test')
+  if kind == 'ranking':
+    splits = split_positives(made_rows(kind))
+  else:
+    splits = {name: made_rows(kind, seed) for seed, name in enumerate(names)}
   return UserData(
     'made',
-    {
-      name: UserArrays(
-        Ragged.from_rows(
-          [list(user.encode()) for user in rows.user_id], np.uint8
-        ),
-        rows.items,
-        rows.label,
-        rows.targets,
-      )
-      for name, rows in splits.items()
-    },
+    {name: arrays_of(rows) for name, rows in splits.items()},
     Vocabulary(ITEMS, LABELS),
     kind,
   )
 
 
-@pytest.mark.parametrize('kind', ['classification', 'ranking'])
-def test_resplit_deals_out_every_row_once_and_whole(kind):
-  users = stored(kind)
+def test_resplit_deals_out_every_row_once_and_whole():
+  users = stored('classification')
   pool = list(users.splits.values())
   numbers = {}
   for seed in (1, 2, 1):
@@ -48,16 +40,43 @@ def test_resplit_deals_out_every_row_once_and_whole(kind):
         assert split.items[row].tolist() == source.items[of_source].tolist()
         at = np.array([row])
         assert split.user_ids(at) == source.user_ids(np.array([of_source]))
-        if kind == 'ranking':
-          expected = source.targets[of_source].tolist()
-          assert split.targets[row].tolist() == expected
-        else:
-          assert split.label[row] == source.label[of_source]
+        assert split.label[row] == source.label[of_source]
   assert numbers[1] != numbers[2]
 
 
+@pytest.mark.parametrize('seed', [0, 1, 5])
+def test_positives_are_dealt_out_as_rows_and_listed_by_user(seed):
+  users = stored('ranking')
+  rows = [row for split in users.splits.values() for row in rows_of(split)]
+  order = np.arange(len(rows))
+  if seed:
+    order = np.random.default_rng(seed).permutation(len(rows))
+  for split in resplit(users, seed).splits.values():
+    part, order = np.split(order, [split.num_rows])
+    assert split.number.tolist() == part.tolist()
+    assert rows_of(split) == [rows[at] for at in part]
+    # Though its rows come from several of the stored splits.
+    names = split.user_ids(np.arange(len(split.items)))
+    assert len(set(names)) == len(names) < split.num_rows
+    assert names == list(dict.fromkeys(rows[at][0] for at in part))
+  assert len(order) == 0
+
+
+@pytest.mark.parametrize('seed', [0, 2])
+def test_the_first_rows_are_of_the_first_users(seed):
+  train = resplit(stored('ranking'), seed).splits['train']
+  rows = rows_of(train)
+  for count in (1, 7, len(rows), len(rows) + 5):
+    first = train.first(count)
+    assert rows_of(first) == rows[:count]
+    assert first.num_rows == len(first.number) == len(rows[:count])
+    found = first.user_of_rows()
+    assert first.user_ids(found) == [user for user, *_ in rows[:count]]
+  assert rows_of(train.first(0)) == rows
+
+
 def test_resplit_by_zero_numbers_the_stored_rows():
-  users = stored()
+  users = stored('classification')
   found = resplit(users, 0)
   for name, begin in (('train', 0), ('validation', 20), ('test', 40)):
     split = found.splits[name]

@@ -16,6 +16,7 @@ from adaptssr_jax.data.synthetic_users import (
   make_next_items,
   make_users,
 )
+from tests.labelled_rows import rows_of
 
 
 def lists(ragged):
@@ -118,13 +119,12 @@ def test_rows_of_a_ranking_are_the_next_items(tmp_path, task):
   items, _ = make_users(SIZES['tiny'])
   rows = []
   for split in data.splits.values():
-    for row in range(len(split.items)):
-      (user,) = split.user_ids(np.array([row]))
-      user = int(user.removeprefix('user_'))
-      names = [data.vocabulary.labels[at] for at in split.targets[row]]
+    for name, behaviours, positive, others in rows_of(split):
+      user = int(name.removeprefix('user_'))
+      names = [data.vocabulary.labels[at] for at in (positive, *others)]
       numbers = [int(name.removeprefix('item_')) for name in names]
       assert sorted(numbers) == sorted(chosen[user].tolist())
-      assert split.items[row].tolist() == items[user].tolist()
+      assert behaviours == items[user].tolist()
       rows.append((user, numbers[0]))
   expected = [(user, item) for user in range(200) for item in chosen[user]]
   assert sorted(rows) == sorted(expected)

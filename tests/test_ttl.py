@@ -1,5 +1,6 @@
 """The TTL archive: its numbers, its splits, and what is wrong with a line."""
 
+import collections
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from adaptssr_jax.data import ttl
 from adaptssr_jax.data.readers import ttl_lines
+from tests.labelled_rows import rows_of
 
 PRETRAIN = 'original_desen_pretrain.csv'
 AGE = 'original_desen_age.csv'
@@ -102,7 +104,7 @@ def test_labels_are_numbered_as_they_appear_and_users_by_their_line(tmp_path):
   assert len(users.splits['train'].label) == 6
 
 
-def test_ranking_has_a_row_for_each_target_with_the_others_behind(tmp_path):
+def test_ranking_has_a_row_for_each_target_with_the_others_beside(tmp_path):
   targets = [[70, 80], [80], [90, 70, 60], [60, 80], [70]]
   click = [
     f'{LINES[row]},,{",".join(map(str, line))}'
@@ -113,23 +115,36 @@ def test_ranking_has_a_row_for_each_target_with_the_others_behind(tmp_path):
 
   number = first_numbers(target for line in targets for target in line)
   pairs = [
-    [number[own], *(number[other] for other in line if other != own)]
-    for line in targets
+    (str(row + 1), number[own], {number[t] for t in line if t != own})
+    for row, line in enumerate(targets)
     for own in line
   ]
   pairs = shuffled(pairs, 1354)
-  assert rows(users.splits['train'], 'targets') == pairs[:5]
-  assert rows(users.splits['validation'], 'targets') == pairs[5:7]
-  assert rows(users.splits['test'], 'targets') == pairs[7:]
+  found = {
+    split: [(user, *row) for user, _, *row in rows_of(of_split)]
+    for split, of_split in users.splits.items()
+  }
+  assert found['train'] == pairs[:5]
+  assert found['validation'] == pairs[5:7]
+  assert found['test'] == pairs[7:]
   assert list(users.vocabulary.labels) == ['70', '80', '90', '60']
 
 
-def test_a_target_given_twice_is_not_among_its_own_others(tmp_path):
+def test_a_target_given_twice_is_the_positive_of_two_rows(tmp_path):
   like = [f'{line},,5,5,6' for line in LINES]
   folder = write(tmp_path / 'manual', pretrain=LINES, like=like)
-  train = load(folder, 'thumb_up').splits['train']
-  assert {tuple(row) for row in rows(train, 'targets')} == {(0, 1), (1, 0, 0)}
-  assert len(train.items) == 36
+  splits = load(folder, 'thumb_up').splits
+  assert splits['train'].num_rows == 36
+  found = collections.Counter(
+    (user, positive)
+    for split in splits.values()
+    for user, _, positive, _ in rows_of(split)
+  )
+  assert found == {
+    (str(line + 1), target): 2 - target
+    for line in range(20)
+    for target in (0, 1)
+  }
 
 
 def test_zeros_are_padding_in_either_file(tmp_path):
@@ -193,7 +208,7 @@ def test_ordinary_lines_never_take_the_slow_path(tmp_path, monkeypatch):
   users = load(
     write(tmp_path / 'manual', pretrain=LINES, like=like), 'thumb_up'
   )
-  rows = sum(len(split.items) for split in users.splits.values())
+  rows = sum(split.num_rows for split in users.splits.values())
   assert rows == 2 * len(LINES)
 
 
@@ -252,7 +267,7 @@ def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
   name = {'pretrain': PRETRAIN, 'age': AGE, 'click': CLICK}[task]
   assert f'{folder / name}, line 14: ' in str(error.value)
   assert reason in str(error.value)
-  assert not list((tmp_path / 'prepared').rglob('*1.0.0*'))
+  assert not list((tmp_path / 'prepared').rglob('*.0.0*'))
 
 
 @pytest.mark.parametrize('lines', [['1,,2,,3', '4,5'], ['4,5', '1,,2,,3']])

@@ -7,12 +7,19 @@ ArrayRecord files of the examples
     {'user_id': text, 'items': int32 [n]}                        pretrain
     {'user_id': text, 'items': int32 [n], 'label': int32}        classification
     {'user_id': text, 'items': int32 [n], 'label': 0 or 1}       conversion
-    {'user_id': text, 'items': int32 [n], 'targets': int32 [k]}  ranking
+    {'user_id': text, 'items': int32 [n], 'targets': int32 [k],
+     'positives': int32 [p], 'places': int32 [p],
+     'user_number': int32}                                       ranking
 
 oldest behaviour first, items counted from 1, labels and targets from 0. In a
-conversion task 1 is the event that is looked for, rare as a rule. In a ranking
-task a row is one (user, positive) pair: `targets[0]` is that positive, and the
-rest are the user's other positives, which a ranking leaves out.
+conversion task 1 is the event that is looked for, rare as a rule.
+
+In a ranking task an example is a user. `positives` are those of the split;
+`targets` are what no negative of the user may be: its positives in all splits,
+and with leave-one-out its history. A labelled row is one pair of a user and a
+positive. `places` are the numbers of these rows in the order of the split, and
+users are in the order of their first rows. A user is in every split that has
+positives of it, with the same `user_number`.
 """
 
 from __future__ import annotations
@@ -53,6 +60,11 @@ class TaskConfig(tfds.core.BuilderConfig):
   task: str = 'pretrain'
   kind: Kind = 'pretrain'
 
+  def __post_init__(self) -> None:
+    if self.kind == 'ranking':
+      # In version 1 an example was a (user, positive) pair.
+      self.version = '2.0.0'
+
 
 class _Info(tfds.core.DatasetInfo):
   def initialize_from_bucket(self) -> None:
@@ -84,7 +96,9 @@ class UserBuilder(
     if self.builder_config.kind in ('classification', 'conversion'):
       features['label'] = np.int32
     if self.builder_config.kind == 'ranking':
-      features['targets'] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+      features['user_number'] = np.int32
+      for name in ('targets', 'positives', 'places'):
+        features[name] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
     return _Info(
       builder=self,
       description=type(self).__doc__,

@@ -80,7 +80,7 @@ def sequence_rows(
 def next_item_rows(
   sequences: Sequences,
 ) -> tuple[dict[str, Rows], Vocabulary]:
-  """One row a user in each split: a history and the film that follows.
+  """One example a user in each split: a history and the film that follows.
 
   Args:
     sequences: of all users.
@@ -89,14 +89,13 @@ def next_item_rows(
     The splits, in which the last film but two, the last but one and the last
     are the positives, and the vocabulary.
   """
-  splits = {
-    name: Rows(
-      sequences.user_id,
-      Ragged.from_rows(_items(sequences, after)),
-      targets=Ragged.from_rows(_targets(sequences, after)),
-    )
-    for name, after in _AFTER_HISTORY.items()
-  }
+  splits = {}
+  for name, after in _AFTER_HISTORY.items():
+    targets = Ragged.from_rows(_targets(sequences, after))
+    items = Ragged.from_rows(_items(sequences, after))
+    rows = Rows(sequences.user_id, items, targets=targets)
+    # The first target of each user.
+    splits[name] = rows.with_positives(targets.offsets[:-1])
   return splits, Vocabulary(sequences.names, sequences.names)
 
 
@@ -107,7 +106,7 @@ def _items(sequences: Sequences, left: int) -> list[np.ndarray]:
 
 
 def _targets(sequences: Sequences, after: int) -> list[np.ndarray]:
-  """The positive of each row, then the films of its history."""
+  """The positive of each user, then the films of its history."""
   rows = []
   for row in range(len(sequences.films)):
     films = sequences.films[row]

@@ -44,10 +44,10 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  one_row_a_positive,
   split_for_pretraining,
   split_for_task,
   split_positives,
+  split_positives_by_user,
 )
 
 _HELD_OUT = 10
@@ -72,7 +72,7 @@ class MovielensConfig(TaskConfig):
 
   Args:
     edition: which of the two data sets.
-    by_user: whether all rows of a user go to the same split.
+    by_user: whether all positives of a user go to the same split.
     leaves_one_out: whether the last two films of a user are held out, one for
       validation and one for the test, rather than the last ten.
   """
@@ -112,12 +112,12 @@ def _configs() -> list[MovielensConfig]:
 class MovielensUsers(UserBuilder):
   """MovieLens-100k and -1M: what a viewer rated, who it is, what comes next.
 
-  `pretrain` deals the histories out 90/10; `gender`, `age` and `occupation`
-  have one row a user, 60/20/20. `click` has one row for each of a user's last
-  ten films, and `thumb_up` for those of them that were rated 4 or 5; they are
-  split 60/20/20 by row, or by user where the name ends so. All splits are drawn
-  with fixed seeds. With `leave_one_out`, `next_item` has a row for the last
-  film of each user but two, but one, and the very last, and `pretrain` all
+  `pretrain` deals the histories out 90/10, and `gender`, `age` and `occupation`
+  60/20/20. `click` ranks a user's last ten films, and `thumb_up` those of them
+  that were rated 4 or 5; the films of all users are dealt out 60/20/20, or the
+  users where the name ends in `by_user`. All splits are drawn with fixed seeds.
+  With `leave_one_out`, `next_item` ranks the last film of each user but two, in
+  validation the last but one, and in the test the very last; `pretrain` has all
   before the last two.
 
   Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015. GroupLens
@@ -227,12 +227,12 @@ def user_rows(
 def ranking_rows(
   histories: Histories, *, liked: bool, by_user: bool
 ) -> tuple[dict[str, Rows], Vocabulary]:
-  """One row for each user and film of the last ten.
+  """The history of each user, and the films of the last ten to rank.
 
   Args:
     histories: what the users did.
-    liked: only films that the user gave 4 or 5; a user without has no row.
-    by_user: all rows of a user go to the same split.
+    liked: only films that the user gave 4 or 5; a user without is left out.
+    by_user: all films of a user go to the same split, else each to any.
 
   Returns:
     The splits and the vocabulary.
@@ -252,12 +252,8 @@ def ranking_rows(
   lengths = np.array([len(names) for names in targets], int)
   rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
   rows = rows.take(np.flatnonzero(lengths))
-  if by_user:
-    users = split_for_task(rows)
-    splits = {name: one_row_a_positive(part) for name, part in users.items()}
-  else:
-    splits = split_positives(rows)
-  return splits, Vocabulary(items, labels)
+  split = split_positives_by_user if by_user else split_positives
+  return split(rows), Vocabulary(items, labels)
 
 
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:

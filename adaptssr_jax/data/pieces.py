@@ -40,46 +40,42 @@ def examples_of(
   rows: Rows, first: int = 0, end: int | None = None
 ) -> Iterator[Example]:
   """Some rows as examples, with their places among all of them as the keys."""
+  columns = {
+    name: column
+    for name, column in rows._asdict().items()
+    if column is not None
+  }
   for row in range(len(rows.items))[first:end]:
-    example = {'user_id': rows.user_id[row], 'items': rows.items[row]}
-    if rows.label is not None:
-      example['label'] = rows.label[row]
-    if rows.targets is not None:
-      example['targets'] = rows.targets[row]
-    yield row, example
+    yield row, {name: column[row] for name, column in columns.items()}
 
 
 def save_rows(path: str | os.PathLike, rows: Rows, numbers: np.ndarray) -> None:
-  """Writes a piece: rows, and their numbers among all rows."""
+  """Writes a piece: rows, and their numbers among all rows.
+
+  Of users whose positives are not dealt out yet, `numbers` are those of the
+  positives.
+  """
   ids = [np.frombuffer(user.encode(), np.uint8) for user in rows.user_id]
-  columns = {
-    'user_id': Ragged.from_rows(ids, np.uint8),
-    'items': rows.items,
-    'targets': rows.targets,
-  }
-  flat = {'numbers': numbers, 'label': rows.label}
-  for name, column in columns.items():
-    if column is not None:
+  rows = rows._replace(user_id=Ragged.from_rows(ids, np.uint8))
+  flat = {'numbers': numbers}
+  for name, column in rows._asdict().items():
+    if isinstance(column, Ragged):
       flat[name], flat[f'{name}.lengths'] = column.values, column.lengths
-  save(path, **{name: part for name, part in flat.items() if part is not None})
+    elif column is not None:
+      flat[name] = column
+  save(path, **flat)
 
 
 def load_rows(path: str | os.PathLike) -> tuple[Rows, np.ndarray]:
   """Reads what `save_rows` wrote."""
   flat = load(path)
-  columns = {
-    name: Ragged.from_lengths(flat[name], flat[f'{name}.lengths'])
-    for name in ('user_id', 'items', 'targets')
-    if name in flat
-  }
+  columns = {name: flat[name] for name in Rows._fields if name in flat}
+  for name in columns:
+    if f'{name}.lengths' in flat:
+      columns[name] = Ragged.from_lengths(flat[name], flat[f'{name}.lengths'])
   ids = columns['user_id']
-  rows = Rows(
-    user_id=[ids[row].tobytes().decode() for row in range(len(ids))],
-    items=columns['items'],
-    label=flat.get('label'),
-    targets=columns.get('targets'),
-  )
-  return rows, flat['numbers']
+  columns['user_id'] = [ids[row].tobytes().decode() for row in range(len(ids))]
+  return Rows(**columns), flat['numbers']
 
 
 def save(path: str | os.PathLike, **arrays: np.ndarray) -> None:
@@ -127,5 +123,13 @@ def dealt_out(path: str, *, places: str, split: int) -> Iterator[Example]:
   # Mapped: the places of a piece are few of those of all.
   own = np.load(places, mmap_mode='r', allow_pickle=False)[numbers]
   inside = np.flatnonzero(own[:, 0] == split)
-  for row, example in examples_of(rows.take(inside)):
-    yield int(own[inside[row], 1]), example
+  keys = own[inside, 1]
+  if rows.targets is None or rows.positives is not None:
+    rows = rows.take(inside)
+  else:
+    rows = rows.with_positives(inside[np.argsort(keys)])
+    in_split = np.sort(keys).astype(np.int32)[rows.places.values]
+    rows = rows._replace(places=Ragged(in_split, rows.places.offsets))
+    keys = in_split[rows.places.offsets[:-1]]
+  for row, example in examples_of(rows):
+    yield int(keys[row]), example

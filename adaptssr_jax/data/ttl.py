@@ -181,14 +181,11 @@ def _read_task(
     targets = labels.add(block.tails.values) - np.int32(1)
     tail_blocks.append(Ragged(targets, block.tails.offsets))
   del lines
-  rows, tails = Rows(user_id, _join(blocks)), _join(tail_blocks)
-  # One row per target; a line of a classification task has one label.
-  line = np.repeat(np.arange(len(tails)), tails.lengths)
-  parts = reference_split(len(line), _TASK_ENDS, config.seed)
-  splits = {
-    split: with_tails(rows.take(line[part]), tails, line, part, config.kind)
-    for split, part in parts.items()
-  }
+  tails = _join(tail_blocks)
+  rows = with_tails(Rows(user_id, _join(blocks)), tails, config.kind)
+  take = rows.with_positives if config.kind == 'ranking' else rows.take
+  parts = reference_split(len(tails.values), _TASK_ENDS, config.seed)
+  splits = {split: take(part) for split, part in parts.items()}
   return splits, Vocabulary(items.names(), labels.names())
 
 

@@ -93,7 +93,7 @@ def _pretrain_settings(
 
 def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
   """The flags that the commands of all cells have."""
-  rows = len(grid.tasks[cell.task].splits['train'].items)
+  rows = grid.tasks[cell.task].splits['train'].num_rows
   few = max(1, round(cell.share * rows))
   return {
     'workdir': str(grid.folder / cell.name),

@@ -65,10 +65,7 @@ def _summary(grid: Grid) -> Summary:
   summary = {}
   for task, data in grid.tasks.items():
     everybody = np.concatenate(
-      [
-        part.user_ids(np.arange(len(part.items)))
-        for part in data.splits.values()
-      ]
+      [part.user_ids(part.user_of_rows()) for part in data.splits.values()]
     )
     for mode in grid.modes_of(task):
       dealt = {

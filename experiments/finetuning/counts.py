@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData, Vocabulary
-from adaptssr_jax.data.prepared.groups import group_rows, positives_of
 from experiments.finetuning.tasks import KINDS
 
 # Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
@@ -55,7 +54,7 @@ def rank_by_counts(
 def _score_of(
   data: UserData, *, last_item: bool, histories: bool
 ) -> Callable[[UserArrays, np.ndarray], np.ndarray]:
-  """The counts as (users, rows) -> [rows, targets]."""
+  """The counts as (users, some of them) -> [some, targets]."""
   befores, afters = _steps(data, histories)
   shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
   popularity = np.bincount(afters, minlength=shape[1]).astype(float)
@@ -68,19 +67,14 @@ def _score_of(
   )
 
 
-def _targets(users: UserArrays, rows: np.ndarray) -> np.ndarray:
-  """The positive of each row, then the others, then -1: [rows, longest]."""
-  return users.targets.padded(rows, users.targets.longest, fill=-1)
+def _blocks(count: int) -> Iterator[np.ndarray]:
+  """The numbers 0..count-1, some at a time."""
+  for start in range(0, count, _ROWS):
+    yield np.arange(start, min(start + _ROWS, count))
 
 
-def _blocks(users: UserArrays) -> Iterator[np.ndarray]:
-  """The numbers of the rows, some at a time."""
-  for start in range(0, len(users.items), _ROWS):
-    yield np.arange(start, min(start + _ROWS, len(users.items)))
-
-
-def _last_items(users: UserArrays, rows: np.ndarray) -> np.ndarray:
-  return users.items.padded(rows, 1)[:, 0]
+def _last_items(users: UserArrays, some: np.ndarray) -> np.ndarray:
+  return users.items.padded(some, 1)[:, 0]
 
 
 def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -90,11 +84,10 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
   to the next, where that is a target. The first item has none before it: 0.
   """
   train, target_of = data.splits['train'], _target_of_items(data.vocabulary)
-  rows = np.arange(len(train.items))
-  befores, afters = [_last_items(train, rows)], [positives_of(train, rows)]
-  grouped = group_rows(train)
-  for some in _blocks(grouped) if histories else ():
-    items = grouped.items.padded(some, grouped.items.longest)
+  befores = [_last_items(train, train.user_of_rows())]
+  afters = [train.in_row_order(train.positives.values)]
+  for some in _blocks(len(train.items)) if histories else ():
+    items = train.items.padded(some, train.items.longest)
     before = np.pad(items[:, :-1], ((0, 0), (1, 0)))
     after = target_of[items]
     befores.append(before[after >= 0])
@@ -119,21 +112,21 @@ def _count_pairs(
 
 
 def _score_popular(
-  users: UserArrays, rows: np.ndarray, *, popularity: np.ndarray
+  users: UserArrays, some: np.ndarray, *, popularity: np.ndarray
 ) -> np.ndarray:
   del users
-  return np.tile(popularity, (len(rows), 1))
+  return np.tile(popularity, (len(some), 1))
 
 
 def _score_after(
   users: UserArrays,
-  rows: np.ndarray,
+  some: np.ndarray,
   *,
   popularity: np.ndarray,
   transitions: Any,
 ) -> np.ndarray:
   """Counts after the last item; where they are equal, popularity decides."""
-  after = transitions[_last_items(users, rows)].toarray()
+  after = transitions[_last_items(users, some)].toarray()
   return after + popularity / (popularity.sum() + 1)
 
 
@@ -146,18 +139,21 @@ def ranks_of(
   their ranks, as in fine-tuning.
 
   Args:
-    users: the rows.
-    score: (users, rows) -> [rows, targets].
+    users: the split.
+    score: (users, some of them) -> [some, targets].
 
   Returns:
     [rows].
   """
-  ranks = []
-  for rows in _blocks(users):
-    scores, targets = score(users, rows), _targets(users, rows)
-    own = np.take_along_axis(scores, targets[:, :1], axis=1)
-    line, place = np.nonzero(targets[:, 1:] >= 0)
-    scores[line, targets[line, place + 1]] = -np.inf
+  of_row, ranks = users.user_of_rows(), []
+  positive = users.in_row_order(users.positives.values)
+  for rows in _blocks(users.num_rows):
+    some = of_row[rows]
+    scores = score(users, some)
+    own = np.take_along_axis(scores, positive[rows, None], axis=1)
+    targets = users.targets.padded(some, users.targets.longest, fill=-1)
+    line, place = np.nonzero(targets >= 0)
+    scores[line, targets[line, place]] = -np.inf
     above, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
-    ranks.append(1 + above + (equal - 1) / 2)
+    ranks.append(1 + above + equal / 2)
   return np.concatenate(ranks).astype(np.float32)

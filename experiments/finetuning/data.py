@@ -3,7 +3,6 @@
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData, resplit
-from adaptssr_jax.data.prepared.groups import group_rows
 from experiments.finetuning.heads import check_ranking
 from experiments.finetuning.tasks import KINDS, select_by
 from experiments.flags.binder import SettingsError
@@ -55,7 +54,7 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
 def check_task(settings: FinetuneSettings, data: UserData) -> None:
   """Raises `SettingsError` where the task cannot be fine-tuned or selected."""
   task, labels = settings.task, data.vocabulary.labels
-  rows = len(data.splits['train'].items)
+  rows = data.splits['train'].num_rows
   if settings.train_users > rows:
     raise SettingsError(
       f'--train_users={settings.train_users} is more than the {rows} training '
@@ -121,19 +120,14 @@ def _check_auc(settings: FinetuneSettings, data: UserData) -> None:
 def examples_of(
   settings: FinetuneSettings, data: UserData
 ) -> dict[str, UserArrays]:
-  """What is encoded of each split: its rows; for rankings, users with theirs.
+  """The examples of each split that are trained on, validated and tested.
 
   Of the training split, only the rows that `--train_users` asks for. There, the
   positives of a user in the other splits may be negatives like any target: to
   spare them would tell training which targets are to be found in the test.
   """
   train = data.splits['train'].first(settings.train_users)
-  splits = data.splits | {'train': train}
-  if data.kind != 'ranking':
-    return splits
-  examples = {name: group_rows(rows) for name, rows in splits.items()}
-  if settings.split != LEAVE_ONE_OUT:
-    # Else its targets are what the user has seen before.
-    users = examples['train']
-    examples['train'] = users._replace(targets=users.positives)
-  return examples
+  # With leave-one-out, its targets are what the user has seen before.
+  if data.kind == 'ranking' and settings.split != LEAVE_ONE_OUT:
+    train = train._replace(targets=train.positives)
+  return data.splits | {'train': train}

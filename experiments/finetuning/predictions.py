@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.prepared.groups import in_row_order
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.finetuning.data import examples_of
@@ -76,11 +75,11 @@ def predict_users(
   settings: FinetuneSettings,
   length: int,
 ) -> np.ndarray:
-  """An output for each row of a split, in the stored order.
+  """An output for each labelled row of a split, in the order of the rows.
 
   Args:
     params: of the model.
-    users: the split, or its examples.
+    users: the split.
     predict: (params, batch) -> the outputs of the users of all devices.
     settings: of the run.
     length: behaviours seen of a user.
@@ -92,7 +91,10 @@ def predict_users(
   for batch, rows in loop.batches_in_order(users, settings, length):
     outputs.append(np.asarray(predict(params, batch))[: len(rows)])
   outputs = np.concatenate(outputs)
-  return outputs if users.rows is None else in_row_order(outputs, users.rows)
+  if users.places is None:
+    return outputs
+  exists = np.arange(outputs.shape[1]) < users.places.lengths[:, None]
+  return users.in_row_order(outputs[exists])
 
 
 def validate(

@@ -53,7 +53,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
       f'{flag}={folder} cannot be used ({error}): choose another folder'
     ) from error
   sizes = ', '.join(
-    f'{len(split.items):,} {name}' for name, split in users.splits.items()
+    f'{split.num_rows:,} {name}' for name, split in users.splits.items()
   )
   source = builder.info.metadata.get('source')
   tell(

@@ -17,40 +17,93 @@ from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.prepare import ARRAYS, is_prepared, prepare
 from adaptssr_jax.data.prepared.columns import open_columns
 from adaptssr_jax.data.ragged import Ragged, RaggedView
-from adaptssr_jax.data.rows import TASK_SHARES, Kind, Vocabulary, deal_out
+from adaptssr_jax.data.rows import (
+  TASK_SHARES,
+  Kind,
+  Vocabulary,
+  by_user,
+  deal_out,
+)
 
 
 class UserArrays(NamedTuple):
   """The examples of one split, as read-only memory-mapped columns.
 
+  A labelled row is an example, and in a ranking task a pair of a user and one
+  of its positives.
+
   Args:
     user_id: the raw user ids as UTF-8 bytes.
-    items: the behaviours of each row, item numbers from 1, oldest first.
-    label: class of each row, int32 [rows]; None unless classification or
-      conversion.
-    targets: the row's positive, then the user's others; None unless ranking.
-    number: of each row among those of all splits, int64 [rows], whatever split
-      it is dealt to; None if the splits were never numbered.
-    positives: of each example, those of its rows; see `groups.group_rows`.
-    rows: of each example, the numbers of the rows that it was made of.
+    items: the behaviours of each example, item numbers from 1, oldest first.
+    label: class of each example, int32 [examples]; None unless classification
+      or conversion.
+    targets: what no negative of each user may be, its positives in all splits
+      among it; None unless ranking.
+    positives: those of each user in this split; None unless ranking.
+    places: the numbers of the labelled rows of `positives`, ascending; users
+      are in the order of their first rows. None unless ranking.
+    user_number: of each user, the same in all splits, int32 [users]; None
+      unless ranking.
+    number: of each labelled row among those of all splits, int64 [rows],
+      whatever split it is dealt to; None if the splits were never numbered.
   """
 
   user_id: Ragged | RaggedView
   items: Ragged | RaggedView
   label: np.ndarray | None = None
   targets: Ragged | RaggedView | None = None
-  number: np.ndarray | None = None
   positives: Ragged | None = None
-  rows: Ragged | None = None
+  places: Ragged | None = None
+  user_number: np.ndarray | None = None
+  number: np.ndarray | None = None
+
+  @property
+  def num_rows(self) -> int:
+    """How many labelled rows there are."""
+    if self.places is None:
+      return len(self.items)
+    return len(self.places.values)
 
   def first(self, rows: int) -> UserArrays:
-    """The first rows, or all of them if `rows` is 0."""
-    end = rows or len(self.items)
-    return UserArrays(*(_first(column, end) for column in self))
+    """The first labelled rows, or all of them if `rows` is 0."""
+    if not rows:
+      return self
+    number = None if self.number is None else self.number[:rows]
+    if self.places is None:
+      columns = (_first(column, rows) for column in self[:-1])
+      return UserArrays(*columns, number=number)
+    inside = self.places.values < rows
+    of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
+    # Of the other users no row is among the first.
+    lengths = np.bincount(of_user[inside])
+    users = UserArrays(*(_first(column, len(lengths)) for column in self[:-1]))
+    places = Ragged.from_lengths(self.places.values[inside], lengths)
+    positives = Ragged(self.positives.values[inside], places.offsets)
+    return users._replace(positives=positives, places=places, number=number)
 
-  def user_ids(self, rows: np.ndarray) -> list[str]:
-    """The raw user ids of these rows."""
-    return [self.user_id[row].tobytes().decode() for row in rows]
+  def user_ids(self, users: np.ndarray) -> list[str]:
+    """The raw user ids of these examples."""
+    return [self.user_id[user].tobytes().decode() for user in users]
+
+  def user_of_rows(self) -> np.ndarray:
+    """Which example each labelled row is of, int [rows]."""
+    users = np.arange(len(self.items))
+    if self.places is None:
+      return users
+    return self.in_row_order(np.repeat(users, self.places.lengths))
+
+  def in_row_order(self, values: np.ndarray) -> np.ndarray:
+    """What is given for the positives, user by user, in the order of rows.
+
+    Args:
+      values: [rows, ...], in the order of `positives.values`.
+
+    Returns:
+      The same values, [rows, ...].
+    """
+    ordered = np.empty_like(values)
+    ordered[self.places.values] = values
+    return ordered
 
 
 class UserData(NamedTuple):
@@ -114,10 +167,10 @@ def load(
 
 
 def resplit(users: UserData, seed: int) -> UserData:
-  """Deals the rows of a task out anew, 60/20/20, and numbers them.
+  """Deals the labelled rows of a task out anew, 60/20/20, and numbers them.
 
-  No row is copied: the new splits read the stored ones. A row keeps its number
-  in every split of every seed.
+  No history is copied: the new splits read the stored ones. A row keeps its
+  number in every split of every seed.
 
   Args:
     users: with the stored splits.
@@ -127,11 +180,11 @@ def resplit(users: UserData, seed: int) -> UserData:
     The data set with other splits: `train`, `validation` and `test`.
   """
   pool = list(users.splits.values())
-  ends = np.cumsum([len(split.items) for split in pool])
+  ends = np.cumsum([split.num_rows for split in pool])
   if seed == 0:
     return users._replace(
       splits={
-        name: split._replace(number=np.arange(end - len(split.items), end))
+        name: split._replace(number=np.arange(end - split.num_rows, end))
         for (name, split), end in zip(users.splits.items(), ends, strict=True)
       }
     )
@@ -151,18 +204,31 @@ def _first(
 
 def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
   """The rows with these numbers, counted through all splits of the pool."""
-  columns = {
-    name: tuple(getattr(split, name) for split in pool)
-    for name in ('user_id', 'items', 'targets')
-  }
-  label = None
-  if pool[0].label is not None:
-    label = np.concatenate([split.label for split in pool])[numbers]
-  return UserArrays(
-    label=label,
-    number=numbers,
-    **{
-      name: None if parts[0] is None else RaggedView(parts, numbers)
-      for name, parts in columns.items()
-    },
+  if pool[0].places is None:
+    return _view(pool, numbers)._replace(number=numbers)
+  begin = np.cumsum([0, *(len(split.items) for split in pool)])
+  example = [
+    split.user_of_rows() + start
+    for split, start in zip(pool, begin, strict=False)
+  ]
+  positive = [split.in_row_order(split.positives.values) for split in pool]
+  user_number = np.concatenate([split.user_number for split in pool])
+  example = np.concatenate(example)[numbers]
+  first, positives, places = by_user(
+    user_number[example], np.concatenate(positive)[numbers]
   )
+  return _view(pool, example[first])._replace(
+    positives=positives, places=places, number=numbers
+  )
+
+
+def _view(pool: list[UserArrays], picked: np.ndarray) -> UserArrays:
+  """These examples, counted through all splits of the pool."""
+  columns = {}
+  for name in ('user_id', 'items', 'targets', 'label', 'user_number'):
+    parts = tuple(getattr(split, name) for split in pool)
+    if isinstance(parts[0], np.ndarray):
+      columns[name] = np.concatenate(parts)[picked]
+    elif parts[0] is not None:
+      columns[name] = RaggedView(parts, picked)
+  return UserArrays(**columns)

@@ -64,11 +64,11 @@ def batch_at(
   Returns:
     Each [devices, users, ...], for the devices of the part: `items` int32 [...,
     length], `where` bool (False marks the padding users of an epoch's last
-    batch), `example_id` int32 (the row in the split), and `label` int32 where
-    there is one. Of a ranking task also `targets` int32 [..., width]: all
-    positives of the user, then -1; and, if its rows are grouped, `positives`
-    int32 [..., most]: those of the split, then -1. The widths are the same for
-    all batches of a split: its longest list, rounded up to a power of two.
+    batch), `example_id` int32 (the example in the split), and `label` int32
+    where there is one. Of a ranking task also `targets` int32 [..., width]: all
+    positives of the user, then -1; and `positives` int32 [..., most]: those of
+    the split, then -1. The widths are the same for all batches of a split: its
+    longest list, rounded up to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.

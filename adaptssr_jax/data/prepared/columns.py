@@ -16,6 +16,7 @@ from adaptssr_jax.data.rows import DataError, Kind
 
 # How many examples are decoded before they are appended to the columns.
 _BLOCK = 8192
+_OF_RANKINGS = ('targets', 'positives', 'places')
 
 
 def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
@@ -48,12 +49,14 @@ def open_columns(
     'user_id': _open_ragged(folder / 'user_id', np.uint8),
     'items': _open_ragged(folder / 'items', np.int32),
     'label': _open_flat(folder / 'label', np.int32),
-    'targets': _open_ragged(folder / 'targets', np.int32),
+    'user_number': _open_flat(folder / 'user_number', np.int32),
   }
+  for name in _OF_RANKINGS:
+    columns[name] = _open_ragged(folder / name, np.int32)
   rows = {len(column) for column in columns.values() if column is not None}
   needed = {'user_id', 'items'}
   needed |= {'label'} if kind in ('classification', 'conversion') else set()
-  needed |= {'targets'} if kind == 'ranking' else set()
+  needed |= {'user_number', *_OF_RANKINGS} if kind == 'ranking' else set()
   if any(columns[name] is None for name in needed) or len(rows) > 1:
     raise _damaged(folder)
   return columns
@@ -65,11 +68,11 @@ def _append(examples: list[dict], folder: pathlib.Path) -> None:
     cells = [example[name] for example in examples]
     if name == 'user_id':
       cells = [np.frombuffer(cell, np.uint8) for cell in cells]
-    if name != 'label':
+    if name not in ('label', 'user_number'):
       lengths = np.array([len(cell) for cell in cells], np.int64)
       _append_to(folder / f'{name}.lengths', lengths)
       cells = np.concatenate(cells)
-    # TFDS gives a label as a Python int, which alone would become an int64.
+    # TFDS gives a number as a Python int, which alone would become an int64.
     dtype = np.uint8 if name == 'user_id' else np.int32
     _append_to(folder / name, np.asarray(cells, dtype))
 

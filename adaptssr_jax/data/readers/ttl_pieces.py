@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -182,7 +182,8 @@ def _number(work: _Work, *, known: str, kind: Kind) -> None:
     parts.append(_rows(work, block, line, numbered, kind))
     line += len(block.items)
   rows = _concatenated(parts)
-  numbers = work.first_row + np.arange(len(rows.items))
+  labelled = rows.items if rows.targets is None else rows.targets.values
+  numbers = work.first_row + np.arange(len(labelled))
   save_rows(work.piece, rows, numbers)
 
 
@@ -198,10 +199,12 @@ def _rows(
   rows = Rows(user_ids(path, line, block.items, users), numbers)
   targets = known.labels.find(block.tails.values) - np.int32(1)
   tails = Ragged(targets, block.tails.offsets)
-  # One row per target, as without Beam.
-  of_line = np.repeat(np.arange(len(tails)), tails.lengths)
-  every = np.arange(len(of_line))
-  return with_tails(rows.take(of_line), tails, of_line, every, kind)
+  rows = with_tails(rows, tails, kind)
+  if kind == 'ranking':
+    # That of the line from 0, as without Beam.
+    number = np.arange(line - 1, line - 1 + len(tails), dtype=np.int32)
+    rows = rows._replace(user_number=number)
+  return rows
 
 
 def _users(known: dict[str, np.ndarray], block: Block) -> dict[bytes, str]:
@@ -222,19 +225,17 @@ def _concatenated(parts: list[Rows]) -> Rows:
   """All rows as one; there may be none."""
   if not parts:
     return Rows([], Ragged.from_rows([]))
-  return Rows(
-    user_id=[user for part in parts for user in part.user_id],
-    items=_joined([part.items for part in parts]),
-    label=None
-    if parts[0].label is None
-    else np.concatenate([part.label for part in parts]),
-    targets=None
-    if parts[0].targets is None
-    else _joined([part.targets for part in parts]),
-  )
+  return Rows(*(_joined(columns) for columns in zip(*parts, strict=True)))
 
 
-def _joined(parts: list[Ragged]) -> Ragged:
+def _joined(parts: Sequence[Any]) -> Any:
+  """The parts of one column as one; None if it is no column of theirs."""
+  if parts[0] is None:
+    return None
+  if isinstance(parts[0], list):
+    return [user for part in parts for user in part]
+  if isinstance(parts[0], np.ndarray):
+    return np.concatenate(parts)
   return Ragged.from_lengths(
     np.concatenate([part.values for part in parts]),
     np.concatenate([part.lengths for part in parts]),

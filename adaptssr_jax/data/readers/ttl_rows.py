@@ -72,20 +72,8 @@ def user_ids(
   return found
 
 
-def with_tails(
-  rows: Rows, tails: Ragged, line: np.ndarray, part: np.ndarray, kind: str
-) -> Rows:
-  """Adds what the task predicts to the rows of one split."""
-  own = tails.values[part]
+def with_tails(rows: Rows, tails: Ragged, kind: str) -> Rows:
+  """Adds what a task predicts of each line: one label, or the targets."""
   if kind == 'classification':
-    return rows._replace(label=own)
-  line_targets = tails.take(line[part])
-  others = line_targets.values != np.repeat(own, line_targets.lengths)
-  row = np.repeat(np.arange(len(part)), line_targets.lengths)
-  lengths = 1 + np.bincount(row[others], minlength=len(part))
-  targets = Ragged.from_lengths(np.zeros(lengths.sum(), np.int32), lengths)
-  is_own = np.zeros(len(targets.values), bool)
-  is_own[targets.offsets[:-1]] = True
-  targets.values[is_own] = own
-  targets.values[~is_own] = line_targets.values[others]
-  return rows._replace(targets=targets)
+    return rows._replace(label=tails.values)
+  return rows._replace(targets=tails)
