@@ -156,7 +156,7 @@ def test_a_frozen_conversion_run_leaves_the_encoder_as_it_was(
     positive_weight=5.0,
   )
   result = finetune.main(settings)
-  data = open_task(settings)
+  data = finetune.open_task(settings)
   model_key, _ = jax.random.split(jax.random.key(0))
   _, before = finetune.make_model(settings, data, model_key)
   after = saved_state(tmp_path, result['best_step'])['params']
@@ -213,7 +213,7 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
   changes = {'task': task, 'mode': 'probe', 'split_seed': 3, 'train_users': 100}
   settings = finetune_settings(tmp_path, data_dir, **changes)
   result = finetune.main(settings)
-  data = open_task(settings)
+  data = finetune.open_task(settings)
   model_key, _ = jax.random.split(jax.random.key(0))
   model, params = finetune.make_model(settings, data, model_key)
   vectors, labels = {}, {}
@@ -283,7 +283,7 @@ def test_classes_are_written_as_logits_and_hits(tmp_path, data_dir):
     tmp_path, data_dir, num_steps=1, split_seed=1, window='last'
   )
   result = finetune.main(settings)
-  users = open_task(settings).splits['test']
+  users = finetune.open_task(settings).splits['test']
   saved = predictions(settings)
   logits = logits_by_hand(settings, 1, users)
   np.testing.assert_allclose(saved['logits'], logits, atol=1e-5)
@@ -303,7 +303,7 @@ def test_two_classes_can_be_taken_for_a_conversion(tmp_path, data_dir, capsys):
   assert lines(tmp_path)[-1]['validation_log_loss'] > 0
   assert result['event'] == 'male'
   assert json.loads((tmp_path / 'result.json').read_text()) == result
-  label = open_task(settings).splits['train'].label.tolist()
+  label = finetune.open_task(settings).splits['train'].label.tolist()
   share = 100 * label.count(1) / len(label)
   assert 0 < share < 100
   printed = capsys.readouterr().out

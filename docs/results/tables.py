@@ -3,7 +3,7 @@
   python docs/results/tables.py            # rewrites docs/results.md, README.md
   python docs/results/tables.py --check    # fails if they say something else
 
-A table stands between `<!-- table SHARE TASK,... MODE,... -->`, with the share
+A table stands between `<!-- table SHARE,... TASK,... MODE,... -->`, with shares
 of the training labels, and `<!-- end -->`.
 """
 
@@ -30,7 +30,7 @@ TITLES = {
   'last_stage': 'Pooled items, then AdaptSSR beside them',
   'joint': 'Pooled items and AdaptSSR from the start',
 }
-MODES = {'frozen': '', 'frozen_with_bag': ' + bag'}
+MODES = {'frozen': '{}', 'frozen_with_bag': '+ bag'}
 _TABLE = re.compile(
   r'(<!-- table (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)', re.S
 )
@@ -42,20 +42,29 @@ def mean_and_error(values: list[float]) -> str:
   return f'{100 * statistics.fmean(values):.1f} ± {100 * error:.1f}'
 
 
-def table(share: float, tasks: list[str], modes: list[str]) -> str:
+def table(shares: list[str], tasks: list[str], modes: list[str]) -> str:
   """A table of Markdown, a row a method; - where there is no number."""
   found = collections.defaultdict(list)
   for cell in json.loads(NUMBERS.read_text()):
     key = cell['method'], cell['mode'], cell['task'], cell['share']
     found[key].append(cell['test'])
-  columns = [(task, mode) for task in tasks for mode in modes]
-  names = [task + MODES[mode] for task, mode in columns]
+  columns = [
+    (mode, task, float(share))
+    for share in shares
+    for task in tasks
+    for mode in modes
+  ]
+  names = [
+    MODES[mode].format(task)
+    + (f', {share:.0%} of labels' if len(shares) > 1 and share < 1 else '')
+    for mode, task, share in columns
+  ]
   lines = [
     f'| vectors | {" | ".join(names)} |',
     '| --- |' + ' --- |' * len(names),
   ]
   for method, title in TITLES.items():
-    values = [found.get((method, mode, task, share)) for task, mode in columns]
+    values = [found.get((method, *column)) for column in columns]
     if any(values):
       cells = [mean_and_error(v) if v else '-' for v in values]
       lines.append(f'| {title} | {" | ".join(cells)} |')
@@ -67,7 +76,7 @@ def with_tables(text: str) -> str:
   return _TABLE.sub(
     lambda found: (
       found[1]
-      + table(float(found[2]), found[3].split(','), found[4].split(','))
+      + table(*(found[number].split(',') for number in (2, 3, 4)))
       + found[5]
     ),
     text,
