@@ -16,7 +16,7 @@ import filelock
 
 from adaptssr_jax.checkpoint.files import NO_ROOM
 from adaptssr_jax.data import UserData
-from adaptssr_jax.files import locked
+from adaptssr_jax.files import atomic_path, locked
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.process import is_main_process
@@ -170,10 +170,8 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     return
   if isinstance(content, str):
     content = content.encode()
-  aside = path.with_name(path.name + _PART)
-  with writing(path.parent):
+  with writing(path.parent), atomic_path(path, suffix=_PART) as aside:
     aside.write_bytes(content)
-    aside.rename(path)
 
 
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:

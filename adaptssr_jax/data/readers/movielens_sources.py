@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.readers.movielens_files import Edition, Layout
 from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.files import atomic_path
 
 # How long an unreachable host may hold up a run, in seconds.
 _PATIENCE = 5.0
@@ -201,9 +202,6 @@ def _keep(
 ) -> pathlib.Path:
   """Puts a download where `_manual` finds it, also without a connection."""
   kept = pathlib.Path(dl_manager.download_dir, layout.names[0])
-  # Copied aside and renamed: what lies under this name is always whole.
-  handle, scratch = tempfile.mkstemp(dir=kept.parent)
-  os.close(handle)
-  shutil.copyfile(downloaded, scratch)
-  os.replace(scratch, kept)
+  with atomic_path(kept, suffix=f'.{os.getpid()}.part') as aside:
+    shutil.copyfile(downloaded, aside)
   return kept
