@@ -86,10 +86,6 @@ class Checkpoints:
       raise files.none_is_whole(damaged[-1])
     return damaged
 
-  def latest_step(self) -> int | None:
-    """The step of the newest checkpoint; None if there is none."""
-    return self._manager.latest_step()
-
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
     # A score is not on disk before its checkpoint is.
