@@ -233,6 +233,8 @@ class Progress(tqdm.tqdm):
 
   def update(self, loss: ArrayLike) -> None:
     """Counts one step; its loss is waited for only where it is told."""
+    if self.disable:  # By TQDM_DISABLE, in the environment.
+      return
     # The first was given to the devices, which may be far from through with it.
     if self.n > self.initial:
       waited = self._waited() if self._waited else 0.0
