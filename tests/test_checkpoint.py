@@ -168,6 +168,12 @@ def test_an_encoder_is_rebuilt_from_its_checkpoint_alone(saved, state, folder):
   assert users.shape == (1, 8)
 
 
+def test_restoring_warns_of_nothing(saved, state, caplog):
+  restore_encoder(saved)
+  restore(saved, state)
+  assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_a_fine_tuned_encoder_is_rebuilt_without_its_head(tmp_path, state):
   head = {'output': jnp.ones((2, 3))}
   tuned = state._replace(params={**state.params, 'head': head})

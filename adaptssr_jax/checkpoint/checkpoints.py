@@ -23,9 +23,8 @@ from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.checkpoint.files import DamagedError
 from adaptssr_jax.checkpoint.items import (
   check_shapes,
+  checkpoint_at,
   latest_and_best,
-  open_at,
-  open_reader,
   read_description,
   read_items,
   saved_shapes,
@@ -211,10 +210,10 @@ class Checkpoints:
       name: ocp.args.StandardRestore(tree, strict=False)
       for name, tree in wanted.items()
     }
-    with open_reader(self._folder) as manager:
-      check_shapes(manager, step, wanted)
-      restored = read_items(manager, step, items)
-    files.log_of(self._folder / str(step))
+    path = self._folder / str(step)
+    check_shapes(path, wanted)
+    restored = read_items(path, items)
+    files.log_of(path)
     return TrainState(at_step, **to_local(dict(restored.items()), like))
 
   def _set_aside(self, damaged: Sequence[DamagedError]) -> None:
@@ -241,8 +240,7 @@ class Checkpoints:
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """What a checkpoint says of itself; `path` as for `restore_encoder`."""
-  with open_at(path) as (manager, step):
-    return read_description(manager, step)
+  return read_description(checkpoint_at(path))
 
 
 def restore_encoder(
@@ -298,30 +296,29 @@ def restore_model(
     CheckpointError: there is no checkpoint, or it is damaged.
   """
   device = SingleDeviceSharding(jax.local_devices()[0])
-  with open_at(path) as (manager, step):
-    description = read_description(manager, step)
-    wanted = {
-      'params': saved_shapes(manager, step, 'params', device),
-      'opt_state': saved_shapes(manager, step, 'opt_state', device),
-    }
-    # Of the optimizer, what rows of the table that are behind are caught up by.
-    saved = wanted['opt_state']
-    if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
-      del wanted['opt_state']
-    restored = read_items(
-      manager,
-      step,
-      {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
-    )
-    params = restored['params']
-    table = params['encoder']['item_embedding']
-    if 'opt_state' in restored:
-      table = _caught_up(table, restored['opt_state']['table'])
-    with files.reading(pathlib.Path(manager.directory) / str(step)):
-      encoder = UserEncoder(**description.encoder)
-    # A table that was split may have been filled up.
-    params['encoder']['item_embedding'] = table[: encoder.mask_id + 1]
-    return encoder, params, description.vocabulary
+  found = checkpoint_at(path)
+  description = read_description(found)
+  wanted = {
+    'params': saved_shapes(found, 'params', device),
+    'opt_state': saved_shapes(found, 'opt_state', device),
+  }
+  # Of the optimizer, what rows of the table that are behind are caught up by.
+  saved = wanted['opt_state']
+  if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
+    del wanted['opt_state']
+  restored = read_items(
+    found,
+    {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
+  )
+  params = restored['params']
+  table = params['encoder']['item_embedding']
+  if 'opt_state' in restored:
+    table = _caught_up(table, restored['opt_state']['table'])
+  with files.reading(found):
+    encoder = UserEncoder(**description.encoder)
+  # A table that was split may have been filled up.
+  params['encoder']['item_embedding'] = table[: encoder.mask_id + 1]
+  return encoder, params, description.vocabulary
 
 
 def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
