@@ -18,7 +18,6 @@ from adaptssr_jax.ops.microbatches import map_chunks
 from adaptssr_jax.ops.reductions import (
   AxisName,
   as_float,
-  reduce_losses,
   zero_unless,
 )
 from adaptssr_jax.ops.similarity import (
@@ -143,37 +142,6 @@ def _rank_views(
     explicit_over_other=jnp.sum(nearer & exists[:, None, :], axis=(-2, -1))
     / (explicit.shape[1] * at_least_one),
   )
-
-
-def alignment(
-  first: Float[ArrayLike, 'batch dim'],
-  second: Float[ArrayLike, 'batch dim'],
-  *,
-  where: Bool[ArrayLike, ' batch'] | None = None,
-) -> Float[Array, '']:
-  """Computes how far apart two views of a user are, on the unit sphere.
-
-      mean_i |f_i - g_i|^2        in 0..4, 0 if the views are the same
-
-  Args:
-    first: `[batch, dim]`, one vector per user, of any scale.
-    second: `[batch, dim]`, another vector of the same users.
-    where: Bool `[batch]`, the users that count.
-
-  Returns:
-    A number, 0 if no user counts.
-
-  Example:
-    >>> first = jnp.array([[1.0, 0.0], [0.0, 2.0]])
-    >>> alignment(first, jnp.array([[3.0, 0.0], [4.0, 0.0]]))
-    Array(1., dtype=float32)
-
-  Reference:
-    Wang and Isola, "Understanding Contrastive Representation Learning through
-    Alignment and Uniformity on the Hypersphere", ICML 2020.
-  """
-  first, second = _unit(first, where), _unit(second, where)
-  return reduce_losses(jnp.sum((first - second) ** 2, axis=-1), where)
 
 
 def uniformity(

@@ -1,6 +1,5 @@
 """Metrics of fine-tuned models, all of them fit for `jax.jit`."""
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -109,31 +108,6 @@ def macro_f1(
   )
   seen = true + predicted > 0
   return jnp.mean(2 * hits / (true + predicted), where=seen)
-
-
-def log_loss(
-  scores: Float[ArrayLike, '*batch'],
-  labels: Bool[ArrayLike, '*batch'] | Int[ArrayLike, '*batch'],
-) -> Float[Array, '*batch']:
-  """Measures how wrong the probability of a binary event is.
-
-  -y log p - (1 - y) log(1 - p),  p = sigma(score)
-
-  Args:
-    scores: `[...]`, log-odds of the positive.
-    labels: `[...]`, True or not 0 for the positive.
-
-  Returns:
-    `[...]`, a loss per example, finite for every finite score.
-
-  Example:
-    >>> losses = log_loss(jnp.array([0.0, 2.0]), jnp.array([1, 0]))
-    >>> [f'{loss:.4f}' for loss in losses.tolist()]
-    ['0.6931', '2.1269']
-  """
-  scores = jnp.asarray(scores)
-  against = jnp.where(jnp.asarray(labels) != 0, -scores, scores)
-  return jax.nn.softplus(against)
 
 
 def rank(

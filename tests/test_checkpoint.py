@@ -115,7 +115,7 @@ def test_the_best_is_kept_the_first_of_equals(
   save(tmp_path, *states, keep=1, scores=scores)
   assert saved_steps(tmp_path) == kept
   checkpoints = Checkpoints(tmp_path, keep=1)
-  assert (checkpoints.best_step(), checkpoints.latest_step()) == (best, 5)
+  assert checkpoints.best_step() == best
   checkpoints.close()
   _, params, _ = restore_encoder(tmp_path)
   assert_same_bits(params, encoder_params(states[best - 1].params))
@@ -167,6 +167,12 @@ def test_an_encoder_is_rebuilt_from_its_checkpoint_alone(saved, state, folder):
     assert leaf.devices() == {jax.local_devices()[0]}
   users = encoder.apply({'params': params}, jnp.array([[1, 5, 0]]))
   assert users.shape == (1, 8)
+
+
+def test_restoring_warns_of_nothing(saved, state, caplog):
+  restore_encoder(saved)
+  restore(saved, state)
+  assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_fine_tuned_encoder_is_rebuilt_without_its_head(tmp_path, state):

@@ -20,13 +20,14 @@ from adaptssr_jax.data import (
 from adaptssr_jax.data.builder import TaskConfig
 from adaptssr_jax.data.prepared import columns
 from adaptssr_jax.data.rows import (
+  TASK_SHARES,
   check_rows,
+  deal_out,
   deal_out_for_task,
   split_for_pretraining,
   split_for_task,
   split_positives,
   split_positives_by_user,
-  split_rows,
 )
 from tests.labelled_rows import rows_of
 
@@ -267,14 +268,12 @@ def test_a_bad_row_is_reported_by_load(tmp_path, monkeypatch):
 
 # Splits.
 
-SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
-
 
 @pytest.mark.parametrize('count', [5, 10, 999, 6040])
 def test_splits_have_their_shares_and_lose_and_share_no_row(count):
   names = [str(row) for row in range(count)]
   rows = Rows(names, Ragged.from_rows([[row + 1] for row in range(count)]))
-  splits = split_rows(rows, SHARES, seed=0)
+  splits = split_for_task(rows)
   sizes = [len(part.items) for part in splits.values()]
   assert sizes[0] == count * 6 // 10
   assert sizes[0] + sizes[1] == count * 8 // 10
@@ -295,11 +294,11 @@ def test_users_held_out_of_pre_training_are_in_every_split_of_a_task():
 
 
 def test_splits_depend_on_the_seed_alone():
-  rows = made_rows('ranking')
-  first, same, other = (split_rows(rows, SHARES, seed) for seed in (0, 0, 1))
-  assert first['train'].user_id == same['train'].user_id
-  assert lists(first['test'].targets) == lists(same['test'].targets)
-  assert first['train'].user_id != other['train'].user_id
+  first, same, other = (
+    deal_out(30, TASK_SHARES, seed)['train'].tolist() for seed in (0, 0, 1)
+  )
+  assert first == same
+  assert first != other
 
 
 def rows_by_loops(rows):

@@ -1,11 +1,12 @@
 """Who prepares a data set, and when: it is there whole, or it is not there."""
 
-import fcntl
+import errno
 import os
 import pathlib
 import threading
 import time
 
+import filelock
 import pytest
 import tensorflow_datasets as tfds
 
@@ -87,11 +88,11 @@ def test_of_several_at_once_one_prepares_and_all_get_it(tmp_path, reads):
 
 
 def test_without_locks_the_first_to_end_wins(tmp_path, reads, monkeypatch):
-  def fail(*_):
-    raise OSError('no locks available')
+  def fail(*_, **__):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
   with monkeypatch.context() as patched:
-    patched.setattr(prepare.fcntl, 'flock', fail)
+    patched.setattr(filelock.FileLock, 'acquire', fail)
     load_at_once(tmp_path)
   assert len(reads) == 3
   assert_alone(tmp_path)
@@ -136,8 +137,7 @@ def test_who_waits_for_another_process_is_told_so(tmp_path):
   waiting = threading.Thread(
     target=load, args=[make(tmp_path)], kwargs={'tell': told.append}
   )
-  with (parent / '.lock').open('w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with filelock.FileLock(parent / '.lock'):
     waiting.start()
     for _ in range(500):
       if expected in told:

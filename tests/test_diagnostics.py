@@ -218,20 +218,6 @@ def test_collapse_to_a_point_shows(users):
   np.testing.assert_allclose(found['effective_rank'], 1, atol=1e-3)
 
 
-@pytest.mark.parametrize('where', [ALL, WHERE], ids=['all', 'where'])
-def test_alignment_is_the_mean_squared_distance(users, where):
-  first, second = users[0, 0], users[1, 0]
-  distances = [
-    np.sum((f / np.linalg.norm(f) - s / np.linalg.norm(s)) ** 2)
-    for f, s, counts in zip(first, second, where, strict=True)
-    if counts
-  ]
-  first = np.where(where[:, None], first, np.nan)
-  found = diagnostics.alignment(first, second, where=where)
-  np.testing.assert_allclose(found, np.mean(distances), rtol=1e-5)
-  assert diagnostics.alignment(first, second, where=NONE) == 0
-
-
 def test_diagnostics_carry_no_gradient(users):
   gradient = jax.grad(
     lambda users: (
@@ -239,7 +225,6 @@ def test_diagnostics_carry_no_gradient(users):
       + diagnostics.uniformity(users[0, 0])
       + diagnostics.mean_cosine(users[0, 0])
       + diagnostics.effective_rank(users[0, 0])
-      + diagnostics.alignment(users[0, 0], users[1, 0])
     )
   )(users)
   assert not np.any(gradient)

@@ -242,11 +242,11 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path, suffix):
 
 def test_a_file_that_came_meanwhile_is_kept_and_so_are_the_vectors(tmp_path):
   path = tmp_path / 'users.npz'
-  with pytest.raises(SettingsError, match=r'meanwhile: .*users\.npz.*\.part'):
+  with pytest.raises(SettingsError, match=r'meanwhile: .*users\.\d+\.npz'):
     vector_files.write_vectors(path, broken_pieces(path, None), (1, 2))
   assert path.read_text() == 'of somebody else'
-  (aside,) = [file for file in tmp_path.iterdir() if file != path]
-  with np.load(aside, allow_pickle=False) as arrays:
+  (other,) = [file for file in tmp_path.iterdir() if file != path]
+  with np.load(other, allow_pickle=False) as arrays:
     assert arrays['user_id'].tolist() == ['anna']
     np.testing.assert_array_equal(arrays['vector'], np.ones((1, 2)))
 

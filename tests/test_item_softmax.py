@@ -11,7 +11,6 @@ from scipy import special
 
 from adaptssr_jax.ops.item_softmax import (
   sampled_softmax_losses,
-  softmax_losses,
   softmax_losses_and_best,
 )
 
@@ -54,6 +53,10 @@ def weighted(hidden, table, bias, labels, chunk_size=None):
   return losses @ jnp.arange(1.0, len(losses) + 1), (losses, best)
 
 
+def losses_of(*inputs):
+  return softmax_losses_and_best(*inputs, chunk_size=4)[0]
+
+
 @functools.partial(jax.jit, static_argnums=4)
 def compiled(*inputs):
   return jax.value_and_grad(weighted, (0, 1, 2), has_aux=True)(*inputs)
@@ -75,7 +78,7 @@ def test_chunks_have_the_gradient_of_finite_differences():
   hidden, table, bias, labels = random_inputs()
   with jax.enable_x64(True):
     check_grads(
-      jax.jit(lambda *x: softmax_losses(*x, labels, chunk_size=4)),
+      jax.jit(lambda *x: losses_of(*x, labels)),
       tuple(map(jnp.asarray, (hidden, table, bias))),
       order=1,
       rtol=1e-6,
@@ -147,9 +150,8 @@ def test_no_rows_have_no_losses(chunk_size):
 def test_vmap_is_a_loop():
   batches = [random_inputs(seed=seed) for seed in range(2)]
   stacked = [jnp.array(x) for x in zip(*batches, strict=True)]
-  losses = functools.partial(softmax_losses, chunk_size=4)
   expected = [loop(*inputs)[0] for inputs in batches]
-  np.testing.assert_allclose(jax.vmap(losses)(*stacked), expected, rtol=1e-5)
+  np.testing.assert_allclose(jax.vmap(losses_of)(*stacked), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('check_vma', [True, False])
@@ -157,7 +159,7 @@ def test_devices_share_the_table_and_split_the_rows(check_vma):
   inputs = [jnp.asarray(x) for x in random_inputs(n=16)]
   rows, whole = jax.P('devices'), jax.P()
   mapped = jax.shard_map(
-    functools.partial(softmax_losses, chunk_size=4),
+    losses_of,
     mesh=jax.make_mesh((8,), ('devices',), (jax.sharding.AxisType.Auto,)),
     in_specs=(rows, whole, whole, rows),
     out_specs=rows,
@@ -176,7 +178,9 @@ def test_devices_share_the_table_and_split_the_rows(check_vma):
 @pytest.mark.parametrize('chunk_size', [0, -4])
 def test_refuses_chunks_of_nothing(chunk_size):
   with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
-    softmax_losses(*map(jnp.asarray, random_inputs()), chunk_size=chunk_size)
+    softmax_losses_and_best(
+      *map(jnp.asarray, random_inputs()), chunk_size=chunk_size
+    )
 
 
 # Sampled.

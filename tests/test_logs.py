@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import types
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -191,19 +192,20 @@ def test_the_other_processes_write_nothing(tmp_path):
 
 
 class Clock:
-  """A second for every look."""
+  """Time goes on when a test says so."""
 
-  def __init__(self):
-    self.now = 0.0
+  now = 0.0
 
-  def monotonic(self):
-    self.now += 1.0
+  def __call__(self):
     return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch):
-  monkeypatch.setattr(logs, 'time', Clock())
+  clock = Clock()
+  monkeypatch.setattr(logs, 'time', types.SimpleNamespace(monotonic=clock))
+  monkeypatch.setattr('tqdm.std.time', clock)
+  return clock
 
 
 def progress(total, start=0, **settings):
@@ -211,11 +213,20 @@ def progress(total, start=0, **settings):
   return Progress('run', total=total, start=start, **settings)
 
 
+def step(shown, clock, times=1, *, seconds=1.0, loss=1.0):
+  for _ in range(times):
+    clock.now += seconds
+    shown.update(loss)
+
+
+def rates_in(text):
+  return re.findall(r'([\d,]+) users/s', text)
+
+
 def test_lines_tell_speed_loss_and_time_left(clock, capsys):
-  shown = progress(20_000, every=10.0)
-  for step in range(11):
-    shown.update(0.5 + step)
-  shown.close()
+  with progress(20_000, every=10.0) as shown:
+    for number in range(11):
+      step(shown, clock, loss=0.5 + number)
   captured = capsys.readouterr()
   assert captured.out == ''
   # A step of 1,000 users a second; the first, which compiles, is not counted.
@@ -224,85 +235,86 @@ def test_lines_tell_speed_loss_and_time_left(clock, capsys):
   )
 
 
-def test_the_second_step_tells_no_rate_of_its_own(clock, capsys, monkeypatch):
+def test_the_second_step_tells_no_rate_of_its_own(clock, capsys):
   # It is given to the devices at once, while they are at the first.
-  shown = progress(60, every=1.0)
-  for step in range(6):
-    logs.time.now += 0.0 if step < 2 else 9.0
-    shown.update(1.0)
-  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
-  assert rates == ['100'] * 4
+  with progress(60, every=1.0) as shown:
+    step(shown, clock, 2)
+    step(shown, clock, 4, seconds=10.0)
+  assert rates_in(capsys.readouterr().err) == ['100'] * 4
 
 
 def test_the_rate_is_that_of_the_last_steps(clock, capsys):
-  shown = progress(2000, every=1.0)
-  for step in range(300):
-    logs.time.now += 0.0 if step < 150 else 3.0
-    shown.update(1.0)
-  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
+  with progress(2000, every=1.0) as shown:
+    step(shown, clock, 150)
+    step(shown, clock, 150, seconds=4.0)
+  rates = rates_in(capsys.readouterr().err)
   assert (rates[0], rates[-1]) == ('1,000', '250')
 
 
 def test_a_long_validation_does_not_count(clock, capsys):
-  shown = progress(100, every=1.0)
-  for step in range(50):
-    logs.time.now += 500.0 if step == 47 else 0.0
-    shown.update(1.0)
-  rates = re.findall(r'([\d,]+) users/s', capsys.readouterr().err)
-  assert set(rates) == {'1,000'}
+  with progress(100, every=1.0) as shown:
+    step(shown, clock, 47)
+    step(shown, clock, seconds=500.0)
+    step(shown, clock, 2)
+  captured = capsys.readouterr().err
+  assert set(rates_in(captured)) == {'1,000'}
+  assert captured.endswith(', 00:50 left\n')
 
 
 def test_lines_tell_the_share_of_time_that_waits_for_input(clock, capsys):
   waits = iter([50.0, 50.25, 50.5, 50.75])
-  shown = progress(5, every=100.0, waited=lambda: next(waits))
-  for _ in range(5):
-    shown.update(1.0)
+  with progress(5, every=100.0, waited=lambda: next(waits)) as shown:
+    step(shown, clock, 5)
   # Not the wait for the first batch, which was before the first step.
   assert capsys.readouterr().err == (
-    'run: step 5/5, 1,000 users/s, loss 1.0000, input wait 25.0%, 0:00:00 left'
-    '\n'
+    'run: step 5/5, 1,000 users/s, loss 1.0000, input wait 25.0%, 00:00 left\n'
   )
 
 
 def test_lines_come_every_so_often_and_at_the_end(clock, capsys):
-  shown = progress(9, every=3.0)
-  for _ in range(9):
-    shown.update(1.0)
-  steps = re.findall(r'step (\d+)/9', capsys.readouterr().err)
-  assert steps == ['3', '6', '9']
+  with progress(10, every=3.0) as shown:
+    step(shown, clock, 10)
+  steps = re.findall(r'step (\d+)/10', capsys.readouterr().err)
+  assert steps == ['3', '6', '9', '10']
+
+
+def test_the_loss_is_waited_for_only_where_it_is_told(clock, capsys):
+  class Loss:
+    def __float__(self):
+      told.append(clock.now)
+      return 1.0
+
+  told = []
+  with progress(10, every=3.0) as shown:
+    step(shown, clock, 8, loss=Loss())
+  assert told == [3.0, 6.0]
 
 
 def test_a_resumed_run_counts_from_where_it_starts(clock, capsys):
-  shown = progress(12, start=8, every=100.0)
-  for _ in range(4):
-    shown.update(1.0)
+  with progress(12, start=8, every=100.0) as shown:
+    step(shown, clock, 4)
   assert capsys.readouterr().err == (
-    'run: step 12/12, 1,000 users/s, loss 1.0000, 0:00:00 left\n'
+    'run: step 12/12, 1,000 users/s, loss 1.0000, 00:00 left\n'
   )
 
 
 def test_a_terminal_has_a_bar(clock, capsys, monkeypatch):
   monkeypatch.setattr('sys.stderr.isatty', lambda: True)
-  shown = progress(4)
-  for _ in range(4):
-    shown.update(0.25)
-  shown.close()
+  with progress(4) as shown:
+    step(shown, clock, 4, loss=0.25)
   text = capsys.readouterr().err
   assert '4/4' in text
-  assert '1,000 users/s, loss 0.2500' in text
+  assert '1.00step/s, 1,000 users/s, loss 0.2500]\n' in text
 
 
 def test_a_bar_ends_where_the_steps_do(clock, capsys, monkeypatch):
   monkeypatch.setattr('sys.stderr.isatty', lambda: True)
-  shown = progress(2)
-  for _ in range(2):
-    shown.update(0.25)
-  shown.close()
+  with progress(2) as shown:
+    step(shown, clock, 2)
   assert '2/2' in capsys.readouterr().err
 
 
 def test_a_run_of_one_step_is_no_error(clock, capsys):
-  shown = progress(1)
-  shown.update(1.0)
-  shown.close()
+  with progress(1) as shown:
+    step(shown, clock)
   assert capsys.readouterr().err == ''

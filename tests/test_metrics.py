@@ -10,7 +10,6 @@ from sklearn import metrics as sklearn_metrics
 from adaptssr_jax.metrics import (
   accuracy,
   hit_rate,
-  log_loss,
   macro_f1,
   ndcg,
   rank,
@@ -118,17 +117,6 @@ def test_macro_f1_ignores_what_where_hides():
   np.testing.assert_allclose(f1, 2 / 3, rtol=1e-5)
   nothing = jnp.zeros(4, bool)
   assert jnp.isnan(macro_f1(predictions, labels, num_classes=2, where=nothing))
-
-
-def test_log_loss_equals_sklearn():
-  rng = np.random.default_rng(0)
-  scores = rng.normal(scale=3, size=300).astype(np.float32)
-  labels = rng.integers(2, size=300)
-  losses = log_loss(scores, labels)
-  expected = sklearn_metrics.log_loss(labels, 1 / (1 + np.exp(-scores)))
-  np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
-  extreme = log_loss(jnp.array([1e4, -1e4]), jnp.array([False, False]))
-  np.testing.assert_array_equal(extreme, [1e4, 0])
 
 
 def rank_by_counting(relevant, others, where):

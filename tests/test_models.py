@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
-from adaptssr_jax.encoder.model import TaskHead, UserEncoder, pooling_penalty
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from tests.random_params import random_params
 
 ENCODER = UserEncoder(9, max_length=6, embed_dim=8, num_layers=1, num_queries=4)
@@ -240,23 +239,6 @@ def test_bfloat16_is_in_the_states_and_not_in_the_parameters(params):
       ITEMS,
     )
     chex.assert_type(states, jnp.dtype(encoder.dtype))
-
-
-def test_pooling_penalty_by_hand():
-  # Cosines 0.6 (twice), 0 (twice), 0.8 (twice): sqrt(2 (0.36 + 0.64)).
-  queries = jnp.array([[3.0, 0.0], [1.2, 1.6], [0.0, 0.1]])
-  np.testing.assert_allclose(pooling_penalty(queries), 2**0.5, rtol=1e-5)
-  penalty = jax.jit(pooling_penalty)
-  check_grads(penalty, (queries,), order=1, modes=['rev'], rtol=1e-2)
-
-
-@pytest.mark.parametrize(
-  'queries', [jnp.ones((1, 5)), jnp.eye(2), jnp.zeros((2, 3))]
-)
-def test_pooling_penalty_is_flat_at_zero(queries):
-  value, gradient = jax.jit(jax.value_and_grad(pooling_penalty))(queries)
-  assert value == 0
-  np.testing.assert_array_equal(gradient, 0)
 
 
 def test_task_head_by_hand():

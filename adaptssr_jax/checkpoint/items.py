@@ -6,10 +6,8 @@ one is an error there and leaves none of them waiting.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,22 +16,6 @@ import orbax.checkpoint as ocp
 from adaptssr_jax.checkpoint import files
 from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
-
-
-@contextlib.contextmanager
-def open_reader(folder: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
-  """Opens a folder of checkpoints to read; `DamagedError` if that fails."""
-  with files.reading(folder):
-    manager = ocp.CheckpointManager(
-      folder,
-      options=ocp.CheckpointManagerOptions(
-        read_only=True,
-        lightweight_initialize=True,
-        multiprocessing_options=_alone(),
-      ),
-    )
-  with manager:
-    yield manager
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -45,45 +27,43 @@ def _alone() -> ocp.options.MultiprocessingOptions:
   )
 
 
-def read_items(
-  manager: ocp.CheckpointManager, step: int, items: dict[str, Any]
-) -> Any:
-  """Reads items by name, each as Orbax's arguments say."""
-  with files.reading(pathlib.Path(manager.directory) / str(step)):
-    return manager.restore(step, args=ocp.args.Composite(**items))
+def read_items(path: pathlib.Path, items: dict[str, Any]) -> Any:
+  """Reads items of a checkpoint by name, each as Orbax's arguments say."""
+  handler = ocp.CompositeCheckpointHandler(
+    composite_options=ocp.CompositeOptions(multiprocessing_options=_alone())
+  )
+  with (
+    files.reading(path),
+    ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
+  ):
+    return reader.restore(path, args=ocp.args.Composite(**items))
 
 
-def read_description(manager: ocp.CheckpointManager, step: int) -> Description:
-  """What the checkpoint of a step says of itself."""
+def read_description(path: pathlib.Path) -> Description:
+  """What a checkpoint says of itself."""
   items = {name: ocp.args.JsonRestore() for name in Description._fields}
-  return Description(**read_items(manager, step, items))
+  return Description(**read_items(path, items))
 
 
-def saved_shapes(
-  manager: ocp.CheckpointManager, step: int, item: str, device: Any
-) -> Any:
+def saved_shapes(path: pathlib.Path, item: str, device: Any) -> Any:
   """What was saved of an item, as it is to be restored onto a device."""
-  folder = pathlib.Path(manager.directory) / str(step) / item
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
-  with files.reading(folder.parent):
-    saved = handler.metadata(folder)
+  with files.reading(path):
+    saved = handler.metadata(path / item)
   if saved is None:
-    raise DamagedError(folder.parent, f'its {item} is missing or unreadable')
+    raise DamagedError(path, f'its {item} is missing or unreadable')
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
     saved.tree,
   )
 
 
-def check_shapes(
-  manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any]
-) -> None:
+def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
   """Raises `CheckpointError` where other shapes were saved."""
-  rows = read_description(manager, step).encoder['num_items'] + 2
+  rows = read_description(path).encoder['num_items'] + 2
   for item, tree in wanted.items():
-    saved = saved_shapes(manager, step, item, None)
-    path = pathlib.Path(manager.directory) / str(step) / item
-    files.refuse_other_shapes(path, saved, tree, rows=rows)
+    saved = saved_shapes(path, item, None)
+    files.refuse_other_shapes(path / item, saved, tree, rows=rows)
 
 
 def saving_together() -> ocp.options.AsyncOptions:
@@ -117,19 +97,17 @@ def latest_and_best(keep: int) -> Any:
   )
 
 
-@contextlib.contextmanager
-def open_at(
-  path: str | pathlib.Path,
-) -> Iterator[tuple[ocp.CheckpointManager, int]]:
-  """Opens the checkpoints at a path, and says which one is meant."""
+def checkpoint_at(path: str | pathlib.Path) -> pathlib.Path:
+  """The folder of the checkpoint that is meant by a path."""
   folder, step = files.find(path)
   # Of one that is named, no score is asked for.
   if step is None:
     step = files.best_of(folder)
-  with open_reader(folder) as manager:
-    if manager.latest_step() is None:
-      raise CheckpointError(
-        f'{path}: holds no checkpoint; give the workdir of a run that has '
-        'saved one'
-      )
-    yield manager, manager.latest_step() if step is None else step
+  if step is None:
+    step = max(files.saved_steps(folder), default=None)
+  if step is None:
+    raise CheckpointError(
+      f'{path}: holds no checkpoint; give the workdir of a run that has saved '
+      'one'
+    )
+  return folder / str(step)

@@ -128,7 +128,7 @@ class MovielensUsers(UserBuilder):
   BUILDER_CONFIGS = _configs()
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "GroupLens' ml-100k.zip or ml-1m.zip, as it is or unpacked. Only needed "
-    'where neither GroupLens nor a package index can be reached.'
+    'where GroupLens cannot be reached.'
   )
 
   def _read(

@@ -11,7 +11,7 @@ that folders left by its machine are of the dead, and removes them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import os
 import pathlib
 import platform
@@ -27,6 +27,7 @@ from adaptssr_jax.data.beam import pipeline_options
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.prepared.columns import write_columns
 from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.files import locked
 
 ARRAYS = 'arrays'
 _LOCK = '.lock'
@@ -63,7 +64,10 @@ def prepare(
   folder = pathlib.Path(builder.data_dir).absolute()
   folder.parent.mkdir(parents=True, exist_ok=True)
   tell = tell or _tell_nobody
-  with _alone(folder.parent / _LOCK, tell) as is_alone:
+  waiting = f'Waiting for a process that prepares {folder.parent}...'
+  with locked(
+    folder.parent / _LOCK, on_wait=functools.partial(tell, waiting)
+  ) as is_alone:
     if not is_prepared(builder):
       tell(f'Downloading and preparing {builder.data_dir}...')
       if is_alone:
@@ -124,23 +128,6 @@ def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
     # Without locks another process may have been faster: its is as good.
     if not folder.exists():
       raise
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path, tell: Callable[[str], None]) -> Iterator[bool]:
-  """Waits for the lock of a file; False where the file system has none."""
-  with path.open('w') as file:
-    try:
-      # The kernel takes it back from a process that dies.
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        tell(f'Waiting for a process that prepares {path.parent}...')
-        fcntl.flock(file, fcntl.LOCK_EX)
-      is_alone = True
-    except OSError:
-      is_alone = False
-    yield is_alone
 
 
 @contextlib.contextmanager

@@ -137,13 +137,6 @@ def by_user(
   return first[order], positives, places
 
 
-def split_rows(
-  rows: Rows, shares: Mapping[str, float], seed: int
-) -> dict[str, Rows]:
-  """Shuffles the rows and deals them out, the last split taking the rest."""
-  return _take(rows, deal_out(len(rows.items), shares, seed))
-
-
 def deal_out(
   count: int, shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ from adaptssr_jax.encoder.blocks import (
 )
 from adaptssr_jax.encoder.dropout import dropout, row_seeds
 from adaptssr_jax.encoder.layers import Dense, LayerNorm, normal
-from adaptssr_jax.ops.similarity import unit_length
 
 Items = Int[ArrayLike, 'batch length']
 Keys = Key[Array, 'batch']
@@ -254,28 +253,3 @@ class TaskHead(nn.Module):
     if self.hidden_dim:
       hidden = nn.relu(Dense(self.hidden_dim, name='hidden')(hidden))
     return Dense(self.num_outputs, name='output')(hidden)
-
-
-def pooling_penalty(
-  queries: Float[ArrayLike, 'query embed'],
-) -> Float[Array, '']:
-  """Measures how much the pooling queries of an encoder look alike.
-
-  sqrt(sum_{j != k} cos(q_j, q_k)^2)
-
-  Args:
-    queries: `[num_queries, embed_dim]`, params['pooling']['query'].
-
-  Returns:
-    A number; 0, with gradient 0, for one query.
-
-  Example:
-    >>> print(f'{pooling_penalty(jnp.array([[1.0, 0.0], [2.0, 0.0]])):.4f}')
-    1.4142
-  """
-  queries = unit_length(jnp.asarray(queries))
-  cosines = queries @ queries.T
-  square = jnp.sum(jnp.square(cosines - jnp.diag(jnp.diag(cosines))))
-  # The root has no gradient at 0, where one query or orthogonal ones are.
-  positive = square > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

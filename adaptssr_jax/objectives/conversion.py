@@ -3,9 +3,9 @@
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key
 
-from adaptssr_jax import metrics
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import class_logits, user_logits
 from adaptssr_jax.objectives.users import as_sums
@@ -51,7 +51,7 @@ def conversion_objective(
     params, batch, key, encoder=encoder, head=head, buckets=buckets
   )[:, 0]
   label, where = batch['label'], batch['where']
-  losses = metrics.log_loss(scores, label)
+  losses = optax.sigmoid_binary_cross_entropy(scores, label)
   losses = losses * jnp.where(label != 0, positive_weight, 1.0)
   loss = reduce_losses(losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where)

@@ -16,44 +16,6 @@ Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
 
 
-def softmax_losses(
-  hidden: Float[ArrayLike, 'n dim'],
-  table: Float[ArrayLike, 'ids dim'],
-  bias: Float[ArrayLike, ' ids'],
-  labels: Int[ArrayLike, ' n'],
-  *,
-  chunk_size: int | None = None,
-) -> Losses:
-  """Cross entropy of the label of each row, all ids being classes.
-
-  -log softmax(E h + b)[label]
-
-  Under jit it costs nothing that `softmax_losses_and_best` can find more.
-
-  Args:
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id.
-    labels: `[n]`, in 0..ids-1.
-    chunk_size: See `softmax_losses_and_best`.
-
-  Returns:
-    `[n]`, a loss per row.
-
-  Raises:
-    ValueError: If `chunk_size` is below 1.
-
-  Example:
-    >>> hidden, table = jnp.array([[1.0, 0.0]]), jnp.eye(2)
-    >>> losses = softmax_losses(hidden, table, jnp.zeros(2), jnp.array([0]))
-    >>> print(f'{losses[0]:.4f} = -log(e / (e + 1))')
-    0.3133 = -log(e / (e + 1))
-  """
-  return softmax_losses_and_best(
-    hidden, table, bias, labels, chunk_size=chunk_size
-  )[0]
-
-
 def softmax_losses_and_best(
   hidden: Float[ArrayLike, 'n dim'],
   table: Float[ArrayLike, 'ids dim'],

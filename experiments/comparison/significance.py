@@ -188,11 +188,10 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     proportions, Psychometrika 1947.
   """
   first, second = np.asarray(first) != 0, np.asarray(second) != 0
-  better, worse = int((first & ~second).sum()), int((~first & second).sum())
-  total = better + worse
-  # In whole numbers, so that it is exact for any number of examples.
-  ways = sum(math.comb(total, hits) for hits in range(min(better, worse) + 1))
-  return min(1.0, 2 * ways / 2**total)
+  better, differing = int((first & ~second).sum()), int((first ^ second).sum())
+  if not differing:
+    return 1.0
+  return float(scipy.stats.binomtest(better, differing).pvalue)
 
 
 def split_error(values: np.ndarray, *, test_per_train: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from adaptssr_jax import metrics
 from adaptssr_jax.data import UserData
@@ -71,7 +72,7 @@ def measure_conversion(
 ) -> dict[str, float]:
   """AUC, log loss, and the share of events: predicted, and as it was."""
   values = _auc(scores, labels) | {
-    'log_loss': metrics.log_loss(scores, labels).mean(),
+    'log_loss': optax.sigmoid_binary_cross_entropy(scores, labels).mean(),
     'predicted_rate': jax.nn.sigmoid(scores).mean(),
     'rate': labels.mean(),
   }

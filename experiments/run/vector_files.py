@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
 
 # The raw ids of some users, and their vectors [users, dim].
@@ -45,24 +46,20 @@ def write_vectors(
     shape: of all their vectors together, [users, dim].
 
   Raises:
-    SettingsError: it cannot be written, or somebody else wrote one meanwhile.
+    SettingsError: it cannot be written, or another process wrote one meanwhile.
   """
-  aside = path.with_name(f'{path.name}.{os.getpid()}.part')
+  own = f'.{os.getpid()}'
   try:
-    _WRITERS[path.suffix](aside, pieces, shape)
-  except BaseException as error:
-    aside.unlink(missing_ok=True)
-    if isinstance(error, OSError):
-      raise SettingsError(
-        f'--output={path} was not written: {error}'
-      ) from error
-    raise
-  if path.exists():
-    raise SettingsError(
-      f'--output={path} was written by somebody else meanwhile: the vectors '
-      f'are in {aside}'
-    )
-  aside.rename(path)
+    with atomic_path(path, suffix=f'{own}.part') as aside:
+      _WRITERS[path.suffix](aside, pieces, shape)
+      if path.exists():
+        other = aside.rename(path.with_suffix(own + path.suffix))
+        raise SettingsError(
+          f'--output={path} was written by another process meanwhile: the '
+          f'vectors are in {other}'
+        )
+  except OSError as error:
+    raise SettingsError(f'--output={path} was not written: {error}') from error
 
 
 def _write_parquet(

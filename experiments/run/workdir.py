@@ -4,7 +4,6 @@ Of several processes the first alone writes.
 """
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -12,16 +11,19 @@ import pathlib
 import socket
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
-from typing import BinaryIO
+
+import filelock
 
 from adaptssr_jax.checkpoint.files import NO_ROOM
 from adaptssr_jax.data import UserData
+from adaptssr_jax.files import atomic_path, locked
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.process import is_main_process
 
 _FLAGS = 'flags.txt'
 _LOCK = '.lock'
+_HOLDER = '.lock_holder'
 _PART = '.part'
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
@@ -87,40 +89,31 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder, until the process ends at the latest."""
-  path = folder / _LOCK
-  with _lock(path) as file:
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
-    file.flush()
+  path, holder = folder / _LOCK, folder / _HOLDER
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(locked(path))
+    except filelock.Timeout as error:
+      raise SettingsError(
+        f'--workdir={folder} is in use by {_read(holder)}: wait for its end, '
+        'or choose another folder'
+      ) from error
+    # Not in the locked file, which nobody else can read on Windows.
+    holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
       yield
     finally:
-      path.unlink(missing_ok=True)
+      # Before the lock is given back, or it might be that of another run.
+      for used in (holder, path):
+        with contextlib.suppress(OSError):
+          used.unlink()
 
 
-def _lock(path: pathlib.Path) -> BinaryIO:
-  """Opens a file that nobody else has open by this function."""
-  while True:
-    file = path.open('a+b')
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise SettingsError(
-        f'--workdir={path.parent} is in use by {_holder(file)}: wait for its '
-        'end, or choose another folder'
-      ) from error
-    except OSError:
-      return file  # A file system without locks is no reason not to train.
-    with contextlib.suppress(FileNotFoundError):
-      if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-        return file
-    # Who had it has removed it meanwhile, and others may lock a new one.
-    file.close()
-
-
-def _holder(file: BinaryIO) -> str:
-  file.seek(0)
-  return file.read().decode(errors='replace') or 'another run'
+def _read(holder: pathlib.Path) -> str:
+  try:
+    return holder.read_text(errors='replace') or 'another run'
+  except OSError:
+    return 'another run'
 
 
 def _refuse_other_things(folder: pathlib.Path) -> None:
@@ -128,7 +121,7 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
     if not folder.is_dir() or (folder / _FLAGS).exists():
       return
   # What a run leaves that was killed before it wrote its flags.
-  ours = {_LOCK, f'{_FLAGS}{_PART}'}
+  ours = {_LOCK, _HOLDER, f'{_FLAGS}{_PART}'}
   if any(path.name not in ours for path in folder.iterdir()):
     raise SettingsError(
       f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
@@ -177,10 +170,8 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     return
   if isinstance(content, str):
     content = content.encode()
-  aside = path.with_name(path.name + _PART)
-  with writing(path.parent):
+  with writing(path.parent), atomic_path(path, suffix=_PART) as aside:
     aside.write_bytes(content)
-    aside.rename(path)
 
 
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:

