@@ -1,12 +1,13 @@
-"""Pre-train user models by self-supervised ranking (AdaptSSR) in JAX."""
+"""Pre-train user models by self-supervised ranking (AdaptSSR) in JAX.
+
+Losses and augmentations need nothing but JAX; what needs Flax, Optax, Orbax or
+TensorFlow Datasets is imported when it is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from adaptssr_jax.augment import crop, mask, one_of, random_slice, reorder
-from adaptssr_jax.checkpoint import restore_encoder
-from adaptssr_jax.encoder import (
-  TaskHead,
-  UserEncoder,
-  encoder_from_reference,
-)
 from adaptssr_jax.losses import (
   adaptssr_loss,
   augmentation_weight,
@@ -14,7 +15,15 @@ from adaptssr_jax.losses import (
   listwise_ranking_loss,
   mpr_loss,
 )
-from adaptssr_jax.training import TrainState, pmap_step
+
+if TYPE_CHECKING:
+  from adaptssr_jax.checkpoint import restore_encoder
+  from adaptssr_jax.encoder import (
+    TaskHead,
+    UserEncoder,
+    encoder_from_reference,
+  )
+  from adaptssr_jax.training import TrainState, pmap_step
 
 __all__ = [
   'TaskHead',
@@ -34,3 +43,26 @@ __all__ = [
   'reorder',
   'restore_encoder',
 ]
+
+# The packages and modules that are imported when they are asked for, and the
+# names here that are theirs.
+_IMPORTED_LATER = {
+  'checkpoint': ('restore_encoder',),
+  'data': (),
+  'diagnostics': (),
+  'encoder': ('TaskHead', 'UserEncoder', 'encoder_from_reference'),
+  'metrics': (),
+  'training': ('TrainState', 'pmap_step'),
+}
+
+
+def __getattr__(name: str) -> Any:
+  for module, names in _IMPORTED_LATER.items():
+    if name == module or name in names:
+      found = importlib.import_module(f'{__name__}.{module}')
+      return found if name == module else getattr(found, name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__, *_IMPORTED_LATER})

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
@@ -55,8 +54,9 @@ def softmax_losses_and_best(
   labels = jnp.asarray(labels)
   if chunk_size is None:
     logits = hidden @ table.T + bias[None]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, jnp.argmax(logits, axis=-1).astype(labels.dtype)
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    losses = jax.nn.logsumexp(logits, axis=1) - own
+    return losses, jnp.argmax(logits, axis=1).astype(labels.dtype)
   if chunk_size < 1:
     raise ValueError(
       f'chunk_size must be at least 1 or None, not {chunk_size}.'
