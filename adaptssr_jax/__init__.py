@@ -17,7 +17,7 @@ from adaptssr_jax.losses import (
 )
 
 if TYPE_CHECKING:
-  from adaptssr_jax.checkpoint import restore_encoder
+  from adaptssr_jax.checkpoint import restore_encoder, save_encoder
   from adaptssr_jax.encoder import (
     TaskHead,
     UserEncoder,
@@ -42,12 +42,13 @@ __all__ = [
   'random_slice',
   'reorder',
   'restore_encoder',
+  'save_encoder',
 ]
 
 # The packages and modules that are imported when they are asked for, and the
 # names here that are theirs.
 _IMPORTED_LATER = {
-  'checkpoint': ('restore_encoder',),
+  'checkpoint': ('restore_encoder', 'save_encoder'),
   'data': (),
   'diagnostics': (),
   'encoder': ('TaskHead', 'UserEncoder', 'encoder_from_reference'),

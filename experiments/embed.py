@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from adaptssr_jax.checkpoint.checkpoints import restore_model
+from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets

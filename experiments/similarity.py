@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import restore_description
+from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step

@@ -181,9 +181,10 @@ def test_one_function_maps_devices():
   assert calls('jax.pmap') == ['adaptssr_jax.training.step']
 
 
-def test_two_files_call_orbax():
+def test_one_folder_calls_orbax():
   assert using('import orbax') == [
     'adaptssr_jax.checkpoint.checkpoints',
+    'adaptssr_jax.checkpoint.encoders',
     'adaptssr_jax.checkpoint.items',
   ]
   assert using('from orbax') == []

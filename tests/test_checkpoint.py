@@ -10,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint.checkpoints import (
-  Checkpoints,
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
+from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.encoders import (
   restore_description,
   restore_encoder,
   restore_model,
+  save_encoder,
 )
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
@@ -321,3 +322,17 @@ def test_a_checkpoint_of_another_architecture(saved, changes):
 def test_a_vocabulary_on_the_disk_is_json(saved):
   path = saved / 'checkpoints' / '4' / 'vocabulary' / 'metadata'
   assert json.loads(path.read_text()) == VOCABULARY
+
+
+def test_an_encoder_trained_elsewhere_is_restored(tmp_path):
+  params = ENCODER.init(jax.random.key(0), jnp.ones((1, 1), int))['params']
+  names = [f'item {number}' for number in range(ENCODER.num_items)]
+  save_encoder(tmp_path / 'run', ENCODER, params, names)
+  encoder, restored, vocabulary = restore_encoder(tmp_path / 'run')
+  assert (encoder, vocabulary) == (ENCODER, names)
+  assert_same_bits(restored, params)
+  with pytest.raises(CheckpointError, match='there are checkpoints already'):
+    save_encoder(tmp_path / 'run', ENCODER, params, names)
+  with pytest.raises(ValueError, match='does not fit an encoder of'):
+    save_encoder(tmp_path / 'new', ENCODER, params, names[1:])
+  assert not (tmp_path / 'new').exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.data import resplit
 from experiments import compare
 from experiments.comparison import frozen

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder, restore_model
+from adaptssr_jax.checkpoint.encoders import restore_encoder, restore_model
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.ops.buckets import AT_ONCE

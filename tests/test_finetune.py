@@ -12,7 +12,7 @@ from sklearn import metrics
 from test_pretrain import finished as pretrained
 
 from adaptssr_jax import data
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.table.lookup import encoder_params

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.checkpoint.checkpoints import restore_model
+from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import load
 from adaptssr_jax.data.movielens_leave_one_out import (
   next_item_rows,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_logs import events, in_lines
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data.prepared import batches
 from adaptssr_jax.diagnostics import ViewSimilarities

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_encoder
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.run.data import open_data

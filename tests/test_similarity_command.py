@@ -9,11 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint.checkpoints import (
-  Checkpoints,
-  restore_encoder,
-)
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import model_params

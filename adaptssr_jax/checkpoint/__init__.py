@@ -1,5 +1,5 @@
 """Checkpoints: every call to Orbax."""
 
-from adaptssr_jax.checkpoint.checkpoints import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_encoder, save_encoder
 
-__all__ = ['restore_encoder']
+__all__ = ['restore_encoder', 'save_encoder']

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import restore_model
+from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserData, resplit
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order

@@ -5,10 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import (
-  restore_description,
-  restore_model,
-)
+from adaptssr_jax.checkpoint.encoders import restore_description, restore_model
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.checkpoint.checkpoints import restore_model
+from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.encoder.layers import INIT_STDDEV
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import map_item_rows

@@ -1,0 +1,157 @@
+"""Encoders to and from checkpoints, without the run that trained them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from adaptssr_jax.checkpoint import files
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
+from adaptssr_jax.checkpoint.description import Description, describe
+from adaptssr_jax.checkpoint.items import (
+  checkpoint_at,
+  read_description,
+  read_items,
+  saved_shapes,
+)
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.errors import CheckpointError
+from adaptssr_jax.table.lookup import encoder_params, model_params
+from adaptssr_jax.table.row_adam import (
+  AdamSettings,
+  RowAdamState,
+  caught_up_table,
+)
+from adaptssr_jax.training.row_step import RowOptState
+from adaptssr_jax.training.step import init_state
+
+_ROW_OPT_STATE = set(RowOptState._fields)
+
+
+def save_encoder(
+  path: str | pathlib.Path,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  vocabulary: Sequence[str],
+) -> None:
+  """Writes an encoder that was trained elsewhere as a run of this code base.
+
+  Fine-tuning, embedding and `restore_encoder` then start from it.
+
+  Args:
+    path: the folder of a new run, which must not hold checkpoints yet.
+    encoder: the encoder.
+    params: of it, as `encoder.init` gives them.
+    vocabulary: the raw item ids, that of item i at i - 1.
+
+  Raises:
+    CheckpointError: there are checkpoints already, or the disk is full.
+    ValueError: the vocabulary does not have as many ids as the encoder items.
+
+  Example:
+    >>> import tempfile
+    >>> encoder = UserEncoder(num_items=2, max_length=4, embed_dim=4)
+    >>> items = jax.numpy.array([[1, 2, 0]])
+    >>> params = encoder.init(jax.random.key(0), items)['params']
+    >>> folder = tempfile.mkdtemp()
+    >>> save_encoder(folder, encoder, params, ['a', 'b'])
+    >>> encoder, params, vocabulary = restore_encoder(folder)
+    >>> encoder.apply({'params': params}, items).shape, vocabulary
+    ((1, 4), ['a', 'b'])
+  """
+  if len(vocabulary) != encoder.num_items:
+    raise ValueError(
+      f'a vocabulary of {len(vocabulary)} ids does not fit an encoder of '
+      f'{encoder.num_items} items'
+    )
+  if files.saved_steps(pathlib.Path(path) / files.FOLDER):
+    raise CheckpointError(
+      f'{path}: there are checkpoints already: take another folder'
+    )
+  state = init_state(model_params(params), optax.sgd(1.0))
+  with Checkpoints(path, keep=1) as checkpoints:
+    checkpoints.save(state, describe(encoder, list(vocabulary), flags={}))
+
+
+def restore_description(path: str | pathlib.Path) -> Description:
+  """What a checkpoint says of itself; `path` as for `restore_encoder`."""
+  return read_description(checkpoint_at(path))
+
+
+def restore_encoder(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """Rebuilds a pre-trained or fine-tuned encoder from its checkpoint alone.
+
+  Args:
+    path: the workdir of a run, or its folder of checkpoints: the best one is
+      taken where the run scored them, else the latest. Or the folder of one
+      checkpoint.
+
+  Returns:
+    The encoder, its parameters on the first device, and the vocabulary: the
+    raw item ids, that of item i at i - 1.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+
+  Example: see `save_encoder`.
+  """
+  encoder, params, vocabulary = restore_model(path)
+  return encoder, encoder_params(params), vocabulary
+
+
+def restore_model(
+  path: str | pathlib.Path,
+) -> tuple[UserEncoder, dict[str, Any], list[str]]:
+  """As `restore_encoder`, with all that was learned beside the encoder.
+
+  Args:
+    path: as for `restore_encoder`.
+
+  Returns:
+    The encoder, the parameters of the whole model, see `table.lookup`, and the
+    vocabulary.
+
+  Raises:
+    CheckpointError: there is no checkpoint, or it is damaged.
+  """
+  device = SingleDeviceSharding(jax.local_devices()[0])
+  found = checkpoint_at(path)
+  description = read_description(found)
+  wanted = {
+    'params': saved_shapes(found, 'params', device),
+    'opt_state': saved_shapes(found, 'opt_state', device),
+  }
+  # Of the optimizer, what rows of the table that are behind are caught up by.
+  saved = wanted['opt_state']
+  if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
+    del wanted['opt_state']
+  restored = read_items(
+    found,
+    {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()},
+  )
+  params = restored['params']
+  if 'table' not in params:
+    # Saved by an older version, which had the table in the encoder.
+    params |= model_params(params['encoder'])
+  table = params['table']
+  if 'opt_state' in restored:
+    table = _caught_up(table, restored['opt_state']['table'])
+  with files.reading(found):
+    encoder = UserEncoder(**description.encoder)
+  # A table that was split may have been filled up.
+  params['table'] = table[: encoder.mask_id + 1]
+  return encoder, params, description.vocabulary
+
+
+def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
+  settings = AdamSettings(**saved['settings'])
+  state = RowAdamState(**saved | {'settings': settings})
+  return caught_up_table(table, state)
