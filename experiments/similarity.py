@@ -36,7 +36,7 @@ from experiments.flags.shared import (
   EncoderSettings,
 )
 from experiments.flags.speed import EncodingSettings
-from experiments.pretraining.objectives import make_augmentations
+from experiments.pretraining.augmentations import make_augmentations
 from experiments.run import loop
 from experiments.run.command import run
 from experiments.run.data import open_data

@@ -10,7 +10,8 @@ from adaptssr_jax.data.movielens_users import (
   split_off_last,
   user_rows,
 )
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, Log, Person
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import Log, Person
 
 SIZES = ('100k', '1m')
 TITLES = {number: f'Film {number} (19{number:02})' for number in range(10, 50)}

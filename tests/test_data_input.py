@@ -9,7 +9,8 @@ import pytest
 from adaptssr_jax.data import DataError
 from adaptssr_jax.data.readers import archives
 from adaptssr_jax.data.readers.archives import read_member
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import read
 from tests.synthetic_movielens import grouplens_files, write_zip
 from tests.tiny_runs import ROOT
 

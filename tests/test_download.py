@@ -7,7 +7,7 @@ import pytest
 
 from adaptssr_jax.data import DataError
 from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_files import EDITIONS
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
 from experiments.flags.shared import DataSettings
 from experiments.run import data, download

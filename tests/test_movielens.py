@@ -16,12 +16,8 @@ from adaptssr_jax.data.movielens_users import (
   split_off_last,
   user_rows,
 )
-from adaptssr_jax.data.readers.movielens_files import (
-  EDITIONS,
-  Log,
-  Person,
-  read,
-)
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import Log, Person, read
 from adaptssr_jax.data.readers.movielens_sources import (
   MissingSourceError,
   Source,

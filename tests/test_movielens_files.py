@@ -5,7 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import read
 from tests.synthetic_movielens import (
   SIZES,
   TITLES,

@@ -13,7 +13,8 @@ from adaptssr_jax.data.movielens_users import (
   MovielensUsers,
 )
 from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import read
 from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
 from tests.synthetic_movielens import (
   SIZES,

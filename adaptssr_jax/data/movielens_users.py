@@ -34,12 +34,8 @@ from adaptssr_jax.data.movielens_leave_one_out import (
 from adaptssr_jax.data.movielens_order import by_user, number_names
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_files import (
-  EDITIONS,
-  Edition,
-  Log,
-  read,
-)
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS, Edition
+from adaptssr_jax.data.readers.movielens_files import Log, read
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,

@@ -5,9 +5,8 @@ the moments of the others decay and carry them on. How far has a closed form, so
 a row can wait until it is needed, and a step takes the time of its batch,
 whatever the size of the table, whose rows are written in place if donated:
 
-    ids, compact = compact_ids(items, mask_id=mask_id, size=size)
-    rows = optimizer.gather(table, state, ids)
-    gradients = jax.grad(loss)(rows, compact)
+    ids = distinct_ids(items, mask_id=mask_id, size=size)
+    gradients = jax.grad(loss)(optimizer.gather(table, state, ids))
     table, state = optimizer.update(gradients, state, table, ids)
 """
 
@@ -123,7 +122,7 @@ def row_adam(
   """
   if not 0 <= b1 < b2 < 1:
     raise ValueError(f'0 <= b1 < b2 < 1 must hold, not b1={b1}, b2={b2}.')
-  settings = (learning_rate, b1, b2, eps, 1 - b1, 1 - b2)
+  settings = learning_rate, b1, b2, eps, 1 - b1, 1 - b2
   # The terms fall by b1 / b2: those left out are below float32's precision.
   terms = math.ceil(math.log(1e-9) / math.log(b1 / b2)) if b1 else 1
   return RowTransformation(

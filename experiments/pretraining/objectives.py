@@ -1,7 +1,6 @@
 """From the flags of pre-training to its objective."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,17 +33,16 @@ from adaptssr_jax.training.step import LossFn
 from experiments.flags.objectives import (
   OF_VIEWS,
   OVER_ALL_ITEMS,
-  AugmentationSettings,
   ObjectiveSettings,
   augmentations_of,
   parse_fusion,
   parse_weights,
   shares_views,
-  slice_lengths_of,
   uses_histories,
 )
 from experiments.flags.pretraining import longest_sequence
 from experiments.flags.shared import LEAVE_ONE_OUT
+from experiments.pretraining.augmentations import view_augmentations
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
@@ -165,7 +163,7 @@ def _of_views(
     encode=functools.partial(
       encode_views,
       encoder=encoder,
-      augmentations=_view_augmentations(settings, encoder, views, ranks),
+      augmentations=view_augmentations(settings, encoder, views, ranks),
       # AdaptSSR needs dropout in validation too: it makes the implicit views.
       passes=2 if ranks else 1,
       deterministic=not (ranks or is_training),
@@ -249,54 +247,3 @@ def see_window(
     draw = functools.partial(augment.random_slice, lengths=(length, length))
     items = jax.vmap(draw)(keys, batch['items'])[:, :length]
   return objective(params, batch | {'items': items}, key)
-
-
-def _view_augmentations(
-  settings: ObjectiveSettings,
-  encoder: UserEncoder,
-  first: tuple[str, ...],
-  ranks: bool,
-) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view."""
-  second = (settings.second_augmentations if ranks else None) or first
-  choices = make_augmentations(settings, encoder.mask_id)
-  make = functools.partial(
-    _augmentation,
-    choices=choices,
-    lengths=slice_lengths_of(settings, encoder.max_length),
-  )
-  return make(first), *[make(second)] * (settings.num_slices - 1)
-
-
-def _augmentation(
-  names: tuple[str, ...],
-  *,
-  choices: dict[str, augment.Augmentation],
-  lengths: tuple[int, int],
-) -> augment.Augmentation:
-  """A slice if that is named, and then one of the others."""
-  edits = [choices[name] for name in names if name != 'slice']
-  steps: list[Callable] = []
-  if 'slice' in names:
-    steps.append(functools.partial(augment.random_slice, lengths=lengths))
-  if edits:
-    steps.append(augment.one_of(*edits))
-  return steps[0] if len(steps) == 1 else augment.in_turn(*steps)
-
-
-def make_augmentations(
-  settings: AugmentationSettings, mask_id: int
-) -> dict[str, augment.Augmentation]:
-  """The augmentations by name, each (key, items) -> items.
-
-  Args:
-    settings: how strong they are.
-    mask_id: the id that stands for a masked item.
-  """
-  return {
-    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
-    'mask': functools.partial(
-      augment.mask, ratio=settings.mask_ratio or 0.6, mask_id=mask_id
-    ),
-    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
-  }

@@ -2,24 +2,21 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import (
-  batch_at,
   steps_per_epoch,
   users_per_device,
 )
-from adaptssr_jax.training.devices import replicate, shard_batch
+from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
   caught_up_state,
@@ -27,6 +24,9 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
+from experiments.run.batches import (
+  training_batches,
+)
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
 from experiments.run.logs import Muted, Progress, mend_metrics, open_log
 from experiments.run.prefetch import Prefetch
@@ -260,56 +260,3 @@ def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
   if best is None:
     return False
   return step - best >= run.settings.patience * run.steps_per_epoch
-
-
-def training_batches(
-  users: UserArrays, settings: RunSettings, length: int, steps: range
-) -> Prefetch:
-  """The batches of these steps, made ahead and put on the devices."""
-  make = functools.partial(
-    training_batch, users, settings=settings, length=length
-  )
-  return Prefetch(make, steps)
-
-
-def training_batch(
-  users: UserArrays, step: int, *, settings: RunSettings, length: int
-) -> dict[str, jax.Array]:
-  """This process's part of the batch of a step, on its devices."""
-  batch = batch_at(
-    users,
-    step,
-    batch_size=settings.batch_size,
-    length=length,
-    num_devices=jax.device_count(),
-    seed=settings.seed,
-    window=settings.window,
-    part=(jax.process_index(), jax.process_count()),
-  )
-  # Moved before the step is dispatched, which would wait for it.
-  return jax.block_until_ready(shard_batch(batch))
-
-
-def batches_in_order(
-  users: UserArrays, settings: RunSettings, length: int
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-  """The batches of one pass over a split, in the stored order.
-
-  Yields:
-    This process's part of a batch, of NumPy, and the rows of the split that are
-    the users of the whole batch: what comes after them is padding.
-  """
-  make = functools.partial(
-    batch_at,
-    users,
-    batch_size=settings.batch_size,
-    length=length,
-    num_devices=jax.device_count(),
-    seed=None,
-    part=(jax.process_index(), jax.process_count()),
-  )
-  size, total = settings.batch_size, len(users.items)
-  steps = range(steps_per_epoch(total, size))
-  with contextlib.closing(Prefetch(make, steps)) as batches:
-    for step, batch in enumerate(batches):
-      yield batch, np.arange(step * size, min((step + 1) * size, total))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.readers.movielens_files import Edition, Layout
+from adaptssr_jax.data.readers.movielens_editions import Edition, Layout
 from adaptssr_jax.data.rows import DataError
 from adaptssr_jax.files import atomic_path
 
