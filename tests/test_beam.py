@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data import beam, pieces
-from adaptssr_jax.data.readers import table_pieces, ttl_lines, ttl_pieces
+from adaptssr_jax.data.readers import table_pieces
 from adaptssr_jax.data.user_tables import user_tables_config
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
@@ -85,10 +85,7 @@ def assert_same_with_beam(name, tmp_path, manual, config=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['pretrain', 'click'])
-def test_spans_of_ttl_files_make_the_same_data_set(
-  tmp_path, manual, monkeypatch, task
-):
-  monkeypatch.setattr(ttl_pieces, '_SPAN', 37)
+def test_ttl_files_make_the_same_data_set(tmp_path, manual, task):
   assert_same_with_beam(f'ttl/{task}', tmp_path, manual)
 
 
@@ -106,8 +103,7 @@ def test_rows_in_memory_make_the_same_data_set(tmp_path, manual, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
-  monkeypatch.setattr(ttl_pieces, '_SPAN', 37)
+def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual):
   wrong = {
     AGE: ['900,0,1,777,,5', '900,7,,5'],
     PRETRAIN: ['5,x'],
@@ -186,30 +182,6 @@ def test_rows_dealt_out_to_buckets_stay_in_one_file(tmp_path):
   numbers = np.concatenate([pieces.load_rows(path)[1] for path in made.paths])
   assert sorted(numbers) == list(range(19))
   assert made.vocabulary.labels == ['new', 'old']
-
-
-def test_the_users_of_ttl_are_read_once_a_span(tmp_path, manual, monkeypatch):
-  loaded = []
-
-  def load(path, *names):
-    loaded.append(pathlib.Path(path).name)
-    return pieces.load(path, *names)
-
-  monkeypatch.setattr(ttl_pieces, 'load', load)
-  monkeypatch.setattr(ttl_lines, '_BLOCK', 50)
-  made = ttl_pieces.number_lines(
-    manual / PRETRAIN,
-    manual / AGE,
-    kind='classification',
-    split=lambda count: {'train': np.arange(count)},
-    run=here,
-    folder=tmp_path,
-  )
-  assert len(made.paths) == loaded.count('users.npz') == 1
-  # The last line of a sequence names its user.
-  users = [*map(str, range(1, 22))]
-  users[4] = '21'
-  assert pieces.load_rows(made.paths[0])[0].user_id == users
 
 
 def test_integers_that_floats_of_another_file_would_round_are_found(tmp_path):
