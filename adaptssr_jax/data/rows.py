@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.errors import DataError
 
+Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
@@ -62,6 +63,19 @@ class Rows(NamedTuple):
       label=None if self.label is None else self.label[rows],
       targets=None if self.targets is None else self.targets.take(rows),
     )
+
+
+def examples_of(
+  rows: Rows, first: int = 0, end: int | None = None
+) -> Iterator[Example]:
+  """Some rows as examples, with their places among all of them as the keys."""
+  for row in range(len(rows.items))[first:end]:
+    example = {'user_id': rows.user_id[row], 'items': rows.items[row]}
+    if rows.label is not None:
+      example['label'] = rows.label[row]
+    if rows.targets is not None:
+      example['targets'] = rows.targets[row]
+    yield row, example
 
 
 def split_rows(

@@ -20,8 +20,10 @@ zeros is dropped, and told of.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +116,31 @@ class Ttl(UserBuilder):
     self.info.metadata['notes'] = notes
     return made
 
+  def _examples(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    pipeline: Any,
+    folder: pathlib.Path,
+  ) -> dict[str, Any]:
+    # Apache Beam need not be installed.
+    from adaptssr_jax.data.readers.ttl_beam import ttl_examples
+
+    config = self.builder_config
+    pretrain = self._path(dl_manager, PRETRAIN_FILE)
+    path = self._path(dl_manager, config.file)
+    is_task = config.task != 'pretrain'
+    ends = _TASK_ENDS if is_task else _PRETRAIN_ENDS
+    return ttl_examples(
+      pipeline,
+      pretrain,
+      path if is_task else None,
+      kind=config.kind,
+      folder=folder,
+      split=functools.partial(reference_split, ends=ends, seed=config.seed),
+      splits=tuple(ends),
+      source=str(path),
+    )
+
   def _path(
     self, dl_manager: tfds.download.DownloadManager, file: str
   ) -> pathlib.Path:
@@ -171,7 +198,8 @@ def _read_task(
     labels.append(part.tails)
   users, lines = map(pa.Table.from_batches, (users, lines))
   items, every_id = items.finish()
-  check_known(path, lines['line'], items, every_id, known=len(item_ids))
+  unknown = np.arange(len(every_id)) >= len(item_ids)
+  check_known(path, lines['line'].to_numpy(), items, every_id, unknown)
   rows = Rows(_user_ids(path, users, lines), items)
   tails, label_ids = labels.finish()
   # Labels and targets count from 0.

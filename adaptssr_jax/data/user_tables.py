@@ -15,20 +15,18 @@ validate and 20% to test.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import glob
 import hashlib
 import json
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.beam import for_each
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.pieces import Pieces
-from adaptssr_jax.data.readers.table_pieces import Source, group_users
+from adaptssr_jax.data.readers.table_rows import Columns
 from adaptssr_jax.data.readers.table_users import (
   labelled_rows,
   labels_of,
@@ -39,13 +37,39 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  deal_out_for_pretraining,
-  deal_out_for_task,
   split_for_pretraining,
   split_for_task,
 )
 
 _LONGEST_NAME = 50
+
+
+class Source(NamedTuple):
+  """The tables and their columns, as in `UserTablesConfig`.
+
+  Args:
+    events: the files of behaviours.
+    labels: the file of labels; None if they stand in the events, or nowhere.
+    user: name of the column of user ids.
+    item: of item ids.
+    time: of times.
+    label: of labels; None for pre-training.
+  """
+
+  events: tuple[str, ...]
+  labels: str | None
+  user: str
+  item: str
+  time: str
+  label: str | None
+
+  def columns(self, *, of_labels: bool = False) -> Columns:
+    """The columns read of the events, or of the table of labels."""
+    if of_labels:
+      return Columns((self.user, self.label))
+    in_events = self.label is not None and self.labels is None
+    texts = (self.user, self.item, *([self.label] if in_events else []))
+    return Columns(texts, self.time)
 
 
 @dataclasses.dataclass(eq=False)
@@ -211,19 +235,6 @@ class UserTables(UserBuilder):
     )
     rows, classes = labelled_rows(users, labels, source.events)
     return split_for_task(rows), Vocabulary(item_ids, classes)
-
-  def _pieces(
-    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
-  ) -> Pieces:
-    del dl_manager
-    source = self._source()
-    pretrain = source.label is None
-    return group_users(
-      source,
-      split=deal_out_for_pretraining if pretrain else deal_out_for_task,
-      run=functools.partial(for_each, options=self.beam_options),
-      folder=folder,
-    )
 
   def _source(self) -> Source:
     """The tables, which are also told in the data set's own description."""

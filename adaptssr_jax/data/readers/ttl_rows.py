@@ -59,32 +59,30 @@ def names_of(numbers: pa.Array | pa.ChunkedArray) -> list[str]:
 
 def check_known(
   path: pathlib.Path,
-  line: pa.ChunkedArray,
+  line: np.ndarray,
   items: Ragged,
   ids: pa.Array,
-  *,
-  known: int,
+  unknown: np.ndarray,
 ) -> None:
   """Raises `DataError` for the first item that pre-training does not have.
 
   Args:
     path: of the file.
     line: the number of the line of each row.
-    items: of each row, by number.
+    items: of each row, numbers from 1.
     ids: the raw ids of the numbers.
-    known: how many of these ids are those of pre-training.
+    unknown: which of these ids pre-training does not have, bool [ids].
   """
-  unknown = np.flatnonzero(items.values > known)
-  if len(unknown):
-    row = np.searchsorted(items.offsets, unknown[0], side='right') - 1
-    item = ids[items.values[unknown[0]] - 1]
+  if unknown.any():
+    at = np.argmax(unknown[items.values - 1])
+    row = np.searchsorted(items.offsets, at, side='right') - 1
     raise DataError(
-      f'{path}, line {line[row]}: item {item} is not in {PRETRAIN_FILE}; take '
-      'all files from the same archive'
+      f'{path}, line {line[row]}: item {ids[items.values[at] - 1]} is not in '
+      f'{PRETRAIN_FILE}; take all files from the same archive'
     )
 
 
-def no_such_user(path: pathlib.Path, line: int) -> DataError:
+def no_such_user(path: pathlib.Path, line: int | np.integer) -> DataError:
   """What is wrong with a line whose behaviours are those of nobody."""
   return DataError(
     f'{path}, line {line}: no line of {PRETRAIN_FILE} has these behaviours; '
