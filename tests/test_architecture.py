@@ -44,8 +44,8 @@ COMMANDS_ORDER = [
 DATA_ORDER = [
   {'ragged'},
   {'rows'},
-  {'pieces'},
   {'beam'},
+  {'pipeline'},
   {'readers'},
   {'builder'},
   {'prepare', 'movielens_order'},

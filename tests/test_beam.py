@@ -5,22 +5,20 @@ import logging
 import pathlib
 import sys
 
-import numpy as np
+import apache_beam
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import beam, pieces
-from adaptssr_jax.data.readers import table_pieces, ttl_lines, ttl_pieces
-from adaptssr_jax.data.user_tables import user_tables_config
+from adaptssr_jax.data import beam, pipeline
+from adaptssr_jax.data.readers import ttl_beam
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import open_data
 from tests.tiny_runs import files
-from tests.user_table_files import COLUMNS, EVENTS, write
 
 LINES = [f'{900 - line},0,{line + 1},7' for line in range(20)]
-LINES.append(LINES[4])
+LINES += [LINES[4], '0,0']
 PRETRAIN = 'original_desen_pretrain.csv'
 AGE = 'original_desen_age.csv'
 CLICK = 'original_desen_finetune_click_nouserID.csv'
@@ -43,23 +41,6 @@ def _manual(tmp_path):
   return folder
 
 
-def tables(folder, **settings):
-  """Users spread over files of three formats, with times of two types."""
-  rows = [(user, item, time, age) for user, item, time, age in EVENTS]
-  floats = [(user, item, time + 0.5, age) for user, item, time, age in rows]
-  paths = [
-    write(folder / 'a.csv', rows[:9]),
-    write(folder / 'b.parquet', floats[9:]),
-    write(folder / 'c.jsonl', rows[2:7]),
-  ]
-  jobs = [(user, f'{place % 3}') for place, (user, *_) in enumerate(rows[7:])]
-  if settings.get('label_column') == 'job':
-    settings['labels'] = str(
-      write(folder / 'l.csv', [*jobs, ('x', '9')], ('user_id', 'job'))
-    )
-  return user_tables_config(events=[str(path) for path in paths], **settings)
-
-
 def prepared(name, data_dir, manual, options, config=None):
   builder = tfds.builder(
     name, data_dir=data_dir, **({'config': config} if config else {})
@@ -71,6 +52,7 @@ def prepared(name, data_dir, manual, options, config=None):
     list(users.vocabulary.items),
     list(users.vocabulary.labels),
     builder.info.metadata.get('source'),
+    builder.info.metadata.get('notes'),
   )
 
 
@@ -88,26 +70,14 @@ def assert_same_with_beam(name, tmp_path, manual, config=None):
 def test_spans_of_ttl_files_make_the_same_data_set(
   tmp_path, manual, monkeypatch, task
 ):
-  monkeypatch.setattr(ttl_pieces, '_SPAN', 37)
+  monkeypatch.setattr(ttl_beam, '_SPAN', 37)
+  monkeypatch.setattr(pipeline, '_BLOCK', 7)
   assert_same_with_beam(f'ttl/{task}', tmp_path, manual)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('label', [None, 'job'])
-def test_buckets_of_users_make_the_same_data_set(tmp_path, manual, label):
-  config = tables(manual, label_column=label)
-  assert_same_with_beam('user_tables', tmp_path, manual, config)
-
-
-@pytest.mark.slow
-def test_rows_in_memory_make_the_same_data_set(tmp_path, manual, monkeypatch):
-  monkeypatch.setattr(beam, '_BLOCK', 50)
-  assert_same_with_beam('synthetic_users/tiny_click', tmp_path, manual)
-
-
-@pytest.mark.slow
 def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
-  monkeypatch.setattr(ttl_pieces, '_SPAN', 37)
+  monkeypatch.setattr(ttl_beam, '_SPAN', 37)
   wrong = {
     AGE: ['900,0,1,777,,5', '900,7,,5'],
     PRETRAIN: ['5,x'],
@@ -121,115 +91,10 @@ def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
         with pytest.raises(data.DataError) as error:
           prepared('ttl/age', tmp_path / 'wrong', manual, options)
         messages.append(str(error.value))
-      assert f'{name}, line 22: ' in messages[0]
+      assert f'{name}, line 23: ' in messages[0]
       assert messages[0] == messages[1]
     (manual / name).write_text(right)
   assert not list((tmp_path / 'wrong').rglob('*1.0.0*'))
-
-
-@pytest.mark.slow
-def test_users_whose_labels_contradict_are_found_between_files(tmp_path):
-  first = [('u1', 'i', row, 'x') for row in range(9)]
-  paths = [
-    write(tmp_path / 'a.csv', [*first, ('u2', 'i', 1, 'x')]),
-    write(tmp_path / 'b.csv', [('u3', 'i', 3, 'y'), ('u2', 'i', 2, 'y')]),
-  ]
-  config = user_tables_config(
-    events=[str(path) for path in paths], label_column='age'
-  )
-  for options in (None, []):
-    with pytest.raises(data.DataError) as error:
-      prepared('user_tables', tmp_path, tmp_path, options, config)
-    assert f"'x' in {paths[0]}, line 11" in str(error.value)
-    assert f"'y' in {paths[1]}, line 3" in str(error.value)
-  times = write(tmp_path / 't.csv', [('u', 'i', '2020-01-01')], COLUMNS)
-  config = user_tables_config(events=[str(paths[0]), str(times)])
-  for options in (None, []):
-    with pytest.raises(data.DataError, match=r'holds timestamps, that of'):
-      prepared('user_tables', tmp_path, tmp_path, options, config)
-
-
-def here(function, arguments, folder):
-  """Stands in for Beam."""
-  del folder
-  for argument in arguments:
-    function(argument)
-
-
-def grouped(folder, events, labels=None):
-  folder.mkdir(parents=True)
-  source = table_pieces.Source(
-    tuple(map(str, events)), labels, 'user_id', 'item_id', 'time', 'age'
-  )
-  return table_pieces.group_users(
-    source,
-    split=lambda count: {'train': np.arange(count)},
-    run=here,
-    folder=folder,
-  )
-
-
-def test_a_label_that_contradicts_is_found_without_events(tmp_path):
-  events = write(tmp_path / 'a.csv', EVENTS[:1])
-  # In any bucket: all but one of eight have no events.
-  for user in range(9):
-    rows = [('anna', 'x'), (f'{user}', 'x'), (f'{user}', 'y')]
-    labels = write(tmp_path / 'l.csv', rows, ('user_id', 'age'))
-    with pytest.raises(data.DataError, match=f'line 3 and .y. in {labels}'):
-      grouped(tmp_path / f'{user}' / 'pieces', [events], str(labels))
-
-
-def test_rows_dealt_out_to_buckets_stay_in_one_file(tmp_path):
-  paths = [write(tmp_path / f'{n}.csv', EVENTS) for n in range(5)]
-  made = grouped(tmp_path / 'pieces', paths)
-  assert len(list((tmp_path / 'pieces').glob('part-*'))) == len(paths)
-  numbers = np.concatenate([pieces.load_rows(path)[1] for path in made.paths])
-  assert sorted(numbers) == list(range(19))
-  assert made.vocabulary.labels == ['new', 'old']
-
-
-def test_the_users_of_ttl_are_read_once_a_span(tmp_path, manual, monkeypatch):
-  loaded = []
-
-  def load(path, *names):
-    loaded.append(pathlib.Path(path).name)
-    return pieces.load(path, *names)
-
-  monkeypatch.setattr(ttl_pieces, 'load', load)
-  monkeypatch.setattr(ttl_lines, '_BLOCK', 50)
-  made = ttl_pieces.number_lines(
-    manual / PRETRAIN,
-    manual / AGE,
-    kind='classification',
-    split=lambda count: {'train': np.arange(count)},
-    run=here,
-    folder=tmp_path,
-  )
-  assert len(made.paths) == loaded.count('users.npz') == 1
-  # The last line of a sequence names its user.
-  users = [*map(str, range(1, 22))]
-  users[4] = '21'
-  assert pieces.load_rows(made.paths[0])[0].user_id == users
-
-
-def test_integers_that_floats_of_another_file_would_round_are_found(tmp_path):
-  paths = [
-    write(tmp_path / f'{time}.csv', [('u', 'i', time, 'x')])
-    for time in (2**53 + 1, 0.5)
-  ]
-  with pytest.raises(
-    data.DataError, match=f'{paths[0]}, line 2: time .*rounded'
-  ):
-    grouped(tmp_path / 'pieces', paths)
-
-
-def test_arrays_are_saved_as_they_are_and_never_pickled(tmp_path):
-  path = tmp_path / 'a.npz'
-  pieces.save(path, numbers=np.arange(3))
-  assert list(pieces.load(path)) == ['numbers']
-  with pytest.raises(TypeError, match='names holds objects'):
-    pieces.save(path, names=np.array(['a', None]))
-  assert [file.name for file in tmp_path.iterdir()] == ['a.npz']
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):
@@ -301,10 +166,17 @@ def test_options_that_are_tried_do_not_swallow_the_log(monkeypatch):
 def _fail(number):
   if number:
     raise OSError(28, 'No space left on device', f'/disk/{number}')
+  yield number
 
 
 @pytest.mark.slow
 def test_what_the_system_refuses_to_a_worker_is_no_traceback_of_beam(tmp_path):
-  with pytest.raises(OSError, match='No space left on device') as error:
-    beam.for_each(_fail, range(3), tmp_path / 'told', options=[])
+  # As TFDS does it.
+  options = beam.pipeline_options(['--no_pipeline_type_check'])
+  with (
+    pytest.raises(OSError, match='No space left on device') as error,
+    beam.errors_left_in(tmp_path),
+    apache_beam.Pipeline(options=options) as begin,
+  ):
+    _ = begin | apache_beam.Create([0, 1]) | pipeline.each(_fail, tmp_path)
   assert '/disk/1' in str(error.value)

@@ -4,11 +4,13 @@ import collections
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data import ttl
+from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers import ttl_lines
 from tests.labelled_rows import rows_of
 
@@ -28,9 +30,9 @@ def write(folder, **files):
   return folder
 
 
-def load(folder, config):
+def load(folder, config, tell=None):
   builder = tfds.builder(f'ttl/{config}', data_dir=folder.parent / 'prepared')
-  return data.load(builder, manual_dir=str(folder))
+  return data.load(builder, manual_dir=str(folder), tell=tell)
 
 
 def rows(split, column='items'):
@@ -169,69 +171,81 @@ def test_windows_line_ends_and_spaces_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['pretrain', 'classification', 'ranking'])
-def test_blocks_and_single_lines_are_parsed_alike(tmp_path, monkeypatch, kind):
+def test_lines_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind):
   rng = np.random.default_rng(0)
   most = {'pretrain': 0, 'classification': 1, 'ranking': 4}[kind]
-  lines, expected = [], []
+  texts, expected = [], []
   for _ in range(300):
     items = rng.integers(0, 10 ** rng.integers(1, 18), rng.integers(1, 9))
-    items = [*items.tolist(), 1]
+    items *= rng.random() < 0.9
     tail = rng.integers(0, 50, rng.integers(1, most + 1) if most else 0)
-    line = ','.join(map(str, items))
-    lines.append(line + (f',,{",".join(map(str, tail))}' if most else ''))
-    expected.append(([item for item in items if item], tail.tolist()))
+    text = ','.join(map(str, items))
+    texts.append(text + (f',,{",".join(map(str, tail))}' if most else ''))
+    expected.append((items[items > 0].tolist(), tail.tolist()))
   path = tmp_path / 'lines.csv'
-  path.write_text('\n'.join(lines))
+  path.write_text('\n'.join(texts))
 
-  def read():
-    blocks = list(ttl_lines.read_blocks(path, kind))
-    starts = np.cumsum([1] + [len(block.items) for block in blocks])[:-1]
-    assert [block.first_line for block in blocks] == starts.tolist()
-    return len(blocks), [
-      (block.items[row].tolist(), block.tails[row].tolist())
-      for block in blocks
-      for row in range(len(block.items))
-    ]
-
-  assert read() == (1, expected)
-  monkeypatch.setattr(ttl_lines, '_BLOCK', 500)
-  count, found = read()
-  assert count > 5
-  assert found == expected
-  monkeypatch.setattr(ttl_lines, '_parse', lambda text, kind: None)
-  assert read() == (count, expected)
-
-
-def test_ordinary_lines_never_take_the_slow_path(tmp_path, monkeypatch):
-  monkeypatch.setattr(ttl_lines, '_parse_line', None)
-  like = [f'0,{line},,5,6' for line in LINES]
-  users = load(
-    write(tmp_path / 'manual', pretrain=LINES, like=like), 'thumb_up'
-  )
-  rows = sum(split.num_rows for split in users.splits.values())
-  assert rows == 2 * len(LINES)
+  for block in (200, 1 << 20):
+    monkeypatch.setattr(ttl_lines, '_BLOCK', block)
+    found, dropped = {}, []
+    for lines in ttl_lines.read_lines(path, kind):
+      found |= zip(
+        lines.number.tolist(),
+        zip(rows(lines), rows(lines, 'tails'), strict=True),
+        strict=True,
+      )
+      dropped += lines.dropped.tolist()
+    assert found == {
+      number: line for number, line in enumerate(expected, 1) if line[0]
+    }
+    assert len(found) + len(dropped) == len(expected) > len(found) > 0
 
 
 def test_numbering_goes_on_over_blocks():
-  rng = np.random.default_rng(0)
-  ids = rng.integers(0, 50, 400)
-  numbering = ttl_lines.Numbering()
-  parts = [numbering.add(part) for part in np.array_split(ids, 7)]
-  number = first_numbers(ids.tolist())
-  assert np.concatenate(parts).tolist() == [number[i] + 1 for i in ids]
-  assert numbering.names() == [str(i) for i in number]
-  assert numbering.find(np.array([-1, 51, 10**17])).tolist() == [0, 0, 0]
+  raw = np.random.default_rng(0).integers(0, 50, (100, 4))
+  numbering = ttl_lines.Numbering(known=pa.array([7, 99]))
+  for part in np.array_split(raw, 7):
+    numbering.append(Ragged.from_rows([*part], np.int64))
+  items, ids = numbering.finish()
+  number = first_numbers([7, 99, *raw.reshape(-1).tolist()])
+  assert items.values.tolist() == [number[i] + 1 for i in raw.reshape(-1)]
+  assert (items.lengths == 4).all()
+  assert ids.to_pylist() == list(number)
+
+
+def test_lines_without_behaviours_are_dropped_counted_and_told(tmp_path):
+  pretrain = [*LINES[:3], '0,0', '', *LINES[3:], ' 0']
+  age = ['0,,5', *[f'{line},,5' for line in LINES], ',,7', '00,0,,5']
+  folder = write(tmp_path / 'manual', pretrain=pretrain, age=age)
+  told = []
+  users = load(folder, 'age', told.append)
+  assert sum(len(split.label) for split in users.splits.values()) == 20
+  assert users.vocabulary.labels == ['5']
+  assert told[1:] == [
+    f'{folder / PRETRAIN}: lines without behaviours are dropped, 3 in all; '
+    'the first is line 4',
+    f'{folder / AGE}: lines without behaviours are dropped, 3 in all; the '
+    'first is line 1',
+  ]
+  # The others keep their numbers.
+  found = {
+    user
+    for split in users.splits.values()
+    for user in split.user_ids(np.arange(len(split.label)))
+  }
+  assert found == {str(line) for line in [1, 2, 3, *range(6, 23)]}
 
 
 ERRORS = [
   ('pretrain', '5,x,6', "'x' is not an integer"),
   ('pretrain', '5,1.5', "'1.5' is not an integer"),
   ('pretrain', '5,1 6', "'1 6' is not an integer"),
+  ('pretrain', '5,\x01', 'is not an integer'),
+  ('pretrain', '5,\x006', 'is not an integer'),
+  ('pretrain', '5,"6"', 'is not an integer'),
   ('pretrain', '5,\u00b2', 'is not an integer'),
   ('pretrain', '5,-6', "'-6' is negative"),
   ('pretrain', '5,', 'an empty id'),
-  ('pretrain', '', 'no behaviours'),
-  ('pretrain', '0,0', 'no behaviours'),
   ('pretrain', '5,,6', "',,' in a file that has items only"),
   ('pretrain', '5,1234567890123456789', 'more than 18 digits'),
   ('age', '900,1,7', "no ',,'"),
@@ -240,18 +254,19 @@ ERRORS = [
   ('age', '900,1,7,,', 'the label is missing'),
   ('age', '900,1,7,,5,,6', "more than one ',,'"),
   ('age', '900,1,7,,5,6', '2 labels instead of one'),
-  ('age', ',,5', 'no behaviours'),
-  ('age', '0,,5', 'no behaviours'),
   ('age', '900,1,7,,old', "'old' is not an integer"),
   ('age', '900,1,7,,-1', "'-1' is negative"),
   ('age', '900,1,777,,5', f'item 777 is not in {PRETRAIN}'),
   ('age', '900,7,1,,5', f'no line of {PRETRAIN} has these behaviours'),
+  ('age', '', "no ',,'"),
+  ('age', '900, ,7', "no ',,'"),
+  ('age', '0,,x', "'x' is not an integer"),
   ('click', '900,1,7,,5,', 'an empty id'),
   ('click', '900,1,7', "no ',,'"),
 ]
 
 
-@pytest.mark.parametrize('block', [8, 1 << 20])
+@pytest.mark.parametrize('block', [32, 1 << 20])
 @pytest.mark.parametrize(('task', 'bad', 'reason'), ERRORS)
 def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
   monkeypatch.setattr(ttl_lines, '_BLOCK', block)
@@ -276,7 +291,19 @@ def test_two_separators_do_not_make_up_for_none(tmp_path, lines):
   path.write_text('\n'.join(lines))
   reason = "more than one ',,'" if lines[0] == '1,,2,,3' else "no ',,'"
   with pytest.raises(data.DataError, match=f'line 1: {reason}'):
-    list(ttl_lines.read_blocks(path, 'ranking'))
+    list(ttl_lines.read_lines(path, 'ranking'))
+
+
+def test_a_line_longer_than_what_is_read_at_once_is_named(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(ttl_lines, '_BLOCK', 16)
+  path = tmp_path / 'lines.csv'
+  path.write_text('1,2\n3,4\n' + '5,' * 20 + '5\n6\n')
+  with pytest.raises(
+    data.DataError, match=r'line 3: the line has more than 16 bytes'
+  ):
+    list(ttl_lines.read_lines(path, 'pretrain'))
 
 
 def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):
@@ -290,6 +317,19 @@ def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):
   (folder / PRETRAIN).touch()
   with pytest.raises(data.DataError, match=f'{PRETRAIN} .*is empty.*ownload'):
     load(folder, 'age')
+
+
+@pytest.mark.parametrize(
+  ('task', 'reason'),
+  [
+    ('pretrain', 'train split of .*has no users'),
+    ('age', 'item 900 is not in'),
+  ],
+)
+def test_a_file_without_any_behaviours_is_an_error(tmp_path, task, reason):
+  folder = write(tmp_path / 'manual', pretrain=['0'], age=['900,1,7,,1'])
+  with pytest.raises(data.DataError, match=reason):
+    load(folder, task)
 
 
 def test_too_few_lines_to_split_is_an_error(tmp_path):

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
+from adaptssr_jax.data.readers.table_rows import json_header
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.table_rows import Columns, json_header
 from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 CSV_ERRORS = [
@@ -119,8 +119,8 @@ def test_of_many_objects_only_wanted_names_are_kept(tmp_path):
   lines = [{f'{row}': row, 'item_id': row} for row in range(9)]
   lines.append({'user_id': 'u', 'item_id': 'x'})
   path.write_text('\n'.join(map(json.dumps, lines)))
-  header = json_header(path, Columns(('user_id', 'item_id')))
-  assert header == {'0': 0, 'item_id': 0, 'user_id': 'u'}
+  header = json_header(path, ['user_id', 'item_id'])
+  assert header == ['0', 'item_id', 'user_id']
 
 
 def test_a_column_that_is_there_twice_is_an_error(tmp_path):

@@ -2,44 +2,30 @@
 
     data.load(builder, beam_options=['--runner=FlinkRunner', ...])
 
-The examples are those that are made without Beam, in the same order. Each step
-is a function of one piece of the source, which Beam runs wherever there is
-room; what the pieces hand over are files in the data folder, so that all
-machines have to share it and the source, under the same absolute paths and as
-the same user, and this package has to be installed on them.
+The examples are those that are made without Beam, in the same order. The
+workers read the source and write into the data folder, both under the same
+absolute paths, and have this package installed; between them goes only what
+Beam sends. On one of them are drawn the order of the rows and the splits, in
+some 60 bytes a row, and put together the names of the items. The process that
+starts the pipeline at the end copies the records into memory-mapped arrays.
 
-Lines of `ttl` and files of `user_tables` are parsed, and their users put
-together, on all machines. On the one that starts the pipeline remain: numbering
-the items and labels; the order of the rows and the splits, which needs some 50
-bytes a row; for a task of `ttl` also 24 bytes for each line of the pre-training
-file; and at the end the memory-mapped arrays, which are copied through, not
-held. The other data sets are small, or made: they are read there as a whole,
-and Beam only encodes and writes the examples.
+So prepare `ttl` and `user_tables`. The other data sets are small, or synthetic:
+they are prepared in this process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import pathlib
 import shutil
+import tempfile
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
+from adaptssr_jax.data.rows import DataError
 
-from adaptssr_jax.data.pieces import (
-  Pieces,
-  dealt_out,
-  save_places,
-  save_rows,
-)
-from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
-
-# Rows of a piece, of rows that are already in memory.
-_BLOCK = 8192
 # Unlike Beam's default, it never downloads a program and starts that instead.
 _LOCAL_RUNNER = '--runner=FnApiRunner'
 _MOST_REASON = 500
@@ -65,80 +51,29 @@ def pipeline_options(options: Sequence[str] | None) -> Any:
   return _options(beam, options)
 
 
-def for_each(
-  function: Callable[[Any], None],
-  pieces: Iterable[Any],
-  folder: pathlib.Path,
-  *,
-  options: Sequence[str],
-) -> None:
-  """Calls a function of a module with every piece, on any machine, and waits.
+def leave_error(error: DataError | OSError, folder: str) -> None:
+  """Leaves an error of a worker in a folder, for `errors_left_in`."""
+  # Each runner has its own way to show an exception, as part of a long text.
+  suffix = '.data' if isinstance(error, DataError) else '.os'
+  with tempfile.NamedTemporaryFile(
+    'w', suffix=suffix, prefix='error', dir=folder, delete=False
+  ) as file:
+    file.write(str(error))
 
-  Args:
-    function: leaves its result in a file; may be called twice with a piece.
-    pieces: the arguments, which can be pickled.
-    folder: to be made, for what goes wrong.
-    options: of the pipeline.
+
+@contextlib.contextmanager
+def errors_left_in(folder: pathlib.Path) -> Iterator[None]:
+  """Turns an exception of a pipeline into that of one of its workers.
 
   Raises:
-    DataError, OSError: what the function raised for the first piece that is
-      wrong.
+    DataError, OSError: what a worker left in the folder.
   """
-  beam = _beam()
-  folder.mkdir()
-  attempt = functools.partial(_attempt, function=function, folder=str(folder))
-  with beam.Pipeline(options=_options(beam, options)) as pipeline:
-    _ = (
-      pipeline
-      | beam.Create(list(enumerate(pieces)))
-      | beam.Reshuffle()
-      | beam.Map(attempt)
-    )
-  for path in sorted(folder.iterdir()):
-    raise _ERRORS[path.suffix](path.read_text())
-
-
-def _attempt(
-  piece: tuple[int, Any], *, function: Callable[[Any], None], folder: str
-) -> None:
-  # By file, because each runner has its own way to show an exception.
-  number, argument = piece
   try:
-    function(argument)
-  except tuple(_ERRORS.values()) as error:
-    suffix = '.data' if isinstance(error, DataError) else '.os'
-    pathlib.Path(folder, f'{number:09}{suffix}').write_text(str(error))
-
-
-def generators(pieces: Pieces, folder: pathlib.Path) -> dict[str, Any]:
-  """The examples of each split as Beam's transforms, for TFDS to write."""
-  beam = _beam()
-  places = str(folder / 'places.npy')
-  save_places(places, pieces.parts)
-  return {
-    split: (
-      beam.Create(list(pieces.paths))
-      | beam.Reshuffle()
-      | beam.FlatMap(functools.partial(dealt_out, places=places, split=at))
-    )
-    for at, split in enumerate(pieces.parts)
-  }
-
-
-def cut(
-  splits: Mapping[str, Rows], vocabulary: Vocabulary, folder: pathlib.Path
-) -> Pieces:
-  """Rows that are in memory as pieces, numbered through all splits."""
-  paths, parts, start = [], {}, 0
-  for split, rows in splits.items():
-    count = len(rows.items)
-    for first in range(0, count, _BLOCK):
-      block = np.arange(first, min(first + _BLOCK, count))
-      paths.append(str(folder / f'{split}-{first}.npz'))
-      save_rows(paths[-1], rows.take(block), start + block)
-    parts[split] = np.arange(start, start + count)
-    start += count
-  return Pieces(paths, parts, vocabulary)
+    yield
+  except Exception:
+    for path in sorted(folder.glob('error*')):
+      raise _ERRORS[path.suffix](path.read_text()) from None
+    raise
 
 
 def _options(beam: types.ModuleType, options: Sequence[str]) -> Any:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,14 +35,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.beam import cut, generators
-from adaptssr_jax.data.pieces import Example, Pieces, examples_of
+from adaptssr_jax.data.beam import errors_left_in
 from adaptssr_jax.data.rows import (
+  Example,
   Kind,
   Rows,
   Vocabulary,
-  check_count,
   check_rows,
+  examples_of,
 )
 
 # Rows of a file: TFDS holds those of one in memory.
@@ -112,19 +113,30 @@ class UserBuilder(
     dl_manager: tfds.download.DownloadManager,
     download_config: tfds.download.DownloadConfig,
   ) -> None:
-    if self.beam_options is not None:
-      kind = tfds.core.GeneratorBasedBuilder
-    else:
+    if self.beam_options is None or not hasattr(self, '_examples'):
       # The other one would sort rows that are in order, in memory, and beyond
       # a gigabyte it could not do so without TensorFlow.
-      kind = tfds.core.ShardBasedBuilder
-    kind._download_and_prepare(self, dl_manager, download_config)
+      tfds.core.ShardBasedBuilder._download_and_prepare(
+        self, dl_manager, download_config
+      )
+      return
+    folder = pathlib.Path(self.data_dir_root)
+    with errors_left_in(folder):
+      tfds.core.GeneratorBasedBuilder._download_and_prepare(
+        self, dl_manager, download_config
+      )
+    for name in ('items', 'labels', 'notes'):
+      path = folder / f'{name}.json'
+      told = json.loads(path.read_text()) if path.exists() else []
+      self.info.metadata[name] = told
 
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, list[Callable[[], Iterator[Example]]]]:
     splits, vocabulary = self._checked(dl_manager)
-    self._tell(vocabulary)
+    self.info.metadata.update(
+      items=list(vocabulary.items), labels=list(vocabulary.labels)
+    )
     return {
       split: [
         functools.partial(examples_of, rows, first, first + _SHARD)
@@ -134,26 +146,10 @@ class UserBuilder(
     }
 
   def _split_generators(
-    self, dl_manager: tfds.download.DownloadManager
+    self, dl_manager: tfds.download.DownloadManager, pipeline: Any
   ) -> dict[str, Any]:
-    folder = pathlib.Path(self.data_dir_root, 'pieces')
-    folder.mkdir()
-    pieces = self._pieces(dl_manager, folder)
-    for split, part in pieces.parts.items():
-      check_count(len(part), where=self._where(split))
-    self._tell(pieces.vocabulary)
-    return generators(pieces, folder)
-
-  def _tell(self, vocabulary: Vocabulary) -> None:
-    self.info.metadata.update(
-      items=list(vocabulary.items), labels=list(vocabulary.labels)
-    )
-
-  def _pieces(
-    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
-  ) -> Pieces:
-    """The rows as files in a folder; a subclass may make them with Beam."""
-    return cut(*self._checked(dl_manager), folder)
+    folder = pathlib.Path(self.data_dir_root)
+    return self._examples(dl_manager, pipeline, folder)
 
   def _checked(
     self, dl_manager: tfds.download.DownloadManager

@@ -55,7 +55,8 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: of the Beam pipeline that makes the examples; None makes them
       in this process.
-    tell: is told what it waits for, if it has to, and when it begins.
+    tell: is told what it waits for, if it has to, when it begins, and what of
+      the source is left out.
 
   Raises:
     DataError: the source cannot be had or read; nothing is left behind.
@@ -77,7 +78,7 @@ def prepare(
           _write_arrays(_twin(builder, builder.data_dir_root), scratch)
           _publish(scratch / ARRAYS, folder / ARRAYS)
         else:
-          made = _make(builder, scratch, manual_dir, beam_options)
+          made = _make(builder, scratch, manual_dir, beam_options, tell)
           _publish(made, folder)
 
 
@@ -90,6 +91,7 @@ def _make(
   scratch: pathlib.Path,
   manual_dir: str | None,
   beam_options: Sequence[str] | None,
+  tell: Callable[[str], None],
 ) -> pathlib.Path:
   """Makes the whole data set somewhere else; returns its folder."""
   twin = _twin(builder, scratch)
@@ -103,6 +105,8 @@ def _make(
       beam_options=pipeline_options(beam_options),
     ),
   )
+  for note in twin.info.metadata.get('notes', ()):
+    tell(note)
   made = pathlib.Path(twin.data_dir)
   write_columns(twin, made / ARRAYS)
   return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.errors import DataError
 
+Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
@@ -135,6 +136,19 @@ def by_user(
   positives = Ragged.from_lengths(positive[places], np.bincount(of_row))
   places = Ragged(places.astype(np.int32), positives.offsets)
   return first[order], positives, places
+
+
+def examples_of(
+  rows: Rows, first: int = 0, end: int | None = None
+) -> Iterator[Example]:
+  """Some rows as examples, with their places among all of them as the keys."""
+  columns = {
+    name: column
+    for name, column in rows._asdict().items()
+    if column is not None
+  }
+  for row in range(len(rows.items))[first:end]:
+    yield row, {name: column[row] for name, column in columns.items()}
 
 
 def deal_out(

@@ -13,7 +13,8 @@ As in the public reference implementation, whose splits these are, row for row:
 items are numbered over the pre-training file and labels and targets over
 their own, in the order they first appear; item 0 is padding and dropped; and a
 user is known by the last line of the pre-training file that has the same
-behaviours, here `user_id`, counted from 1.
+behaviours, here `user_id`, counted from 1. A line that has no other items than
+zeros is dropped, and told of.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.beam import for_each
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.pieces import Pieces
-from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.ttl_lines import Numbering, read_blocks
-from adaptssr_jax.data.readers.ttl_pieces import number_lines
+from adaptssr_jax.data.readers.ttl_lines import Lines, Numbering, read_lines
 from adaptssr_jax.data.readers.ttl_rows import (
   PRETRAIN_FILE,
   check_known,
-  digest,
+  dropped_note,
+  names_of,
+  no_such_user,
   reference_split,
-  user_ids,
+  with_digests,
   with_tails,
 )
-from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
+from adaptssr_jax.data.rows import DataError, Kind, Rows, Vocabulary
 
 
 @dataclasses.dataclass(eq=False)
@@ -103,28 +106,39 @@ class Ttl(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     config = self.builder_config
-    pretrain_path = self._path(dl_manager, PRETRAIN_FILE)
+    pretrain = self._path(dl_manager, PRETRAIN_FILE)
     path = self._path(dl_manager, config.file)
+    notes = []
     if config.task == 'pretrain':
-      return _read_pretrain(path, config.seed)
-    return _read_task(pretrain_path, path, config)
+      made = _read_pretrain(path, config.seed, notes)
+    else:
+      made = _read_task(pretrain, path, config, notes)
+    self.info.metadata['notes'] = notes
+    return made
 
-  def _pieces(
-    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
-  ) -> Pieces:
+  def _examples(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    pipeline: Any,
+    folder: pathlib.Path,
+  ) -> dict[str, Any]:
+    # Apache Beam need not be installed.
+    from adaptssr_jax.data.readers.ttl_beam import ttl_examples
+
     config = self.builder_config
-    pretrain = config.task == 'pretrain'
-    return number_lines(
-      self._path(dl_manager, PRETRAIN_FILE),
-      None if pretrain else self._path(dl_manager, config.file),
+    pretrain = self._path(dl_manager, PRETRAIN_FILE)
+    path = self._path(dl_manager, config.file)
+    is_task = config.task != 'pretrain'
+    ends = _TASK_ENDS if is_task else _PRETRAIN_ENDS
+    return ttl_examples(
+      pipeline,
+      pretrain,
+      path if is_task else None,
       kind=config.kind,
-      split=functools.partial(
-        reference_split,
-        ends=_PRETRAIN_ENDS if pretrain else _TASK_ENDS,
-        seed=config.seed,
-      ),
-      run=functools.partial(for_each, options=self.beam_options),
       folder=folder,
+      split=functools.partial(reference_split, ends=ends, seed=config.seed),
+      splits=tuple(ends),
+      source=str(path),
     )
 
   def _path(
@@ -153,59 +167,73 @@ _TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
 
 
 def _read_pretrain(
-  path: pathlib.Path, seed: int
+  path: pathlib.Path, seed: int, notes: list[str]
 ) -> tuple[dict[str, Rows], Vocabulary]:
-  numbering = Numbering()
-  blocks = [
-    Ragged(numbering.add(block.items.values), block.items.offsets)
-    for block in read_blocks(path, 'pretrain')
-  ]
-  items = _join(blocks)
-  rows = Rows([str(line) for line in range(1, len(items) + 1)], items)
-  parts = reference_split(len(items), _PRETRAIN_ENDS, seed)
+  numbering, user_id = Numbering(), []
+  for lines in _read_lines(path, 'pretrain', notes):
+    user_id += map(str, lines.number.tolist())
+    numbering.append(lines.items)
+  items, item_ids = numbering.finish()
+  rows = Rows(user_id, items)
+  parts = reference_split(len(user_id), _PRETRAIN_ENDS, seed)
   splits = {split: rows.take(part) for split, part in parts.items()}
-  return splits, Vocabulary(numbering.names())
+  return splits, Vocabulary(names_of(item_ids))
 
 
 def _read_task(
-  pretrain_path: pathlib.Path, path: pathlib.Path, config: TtlConfig
+  pretrain: pathlib.Path,
+  path: pathlib.Path,
+  config: TtlConfig,
+  notes: list[str],
 ) -> tuple[dict[str, Rows], Vocabulary]:
-  items, lines = _read_users(pretrain_path)
-  labels = Numbering()
-  user_id, blocks, tail_blocks = [], [], []
-  for block in read_blocks(path, config.kind):
-    numbers = Ragged(items.find(block.items.values), block.items.offsets)
-    check_known(path, block.first_line, block.items, numbers)
-    user_id += user_ids(path, block.first_line, numbers, lines)
-    blocks.append(numbers)
-    targets = labels.add(block.tails.values) - np.int32(1)
-    tail_blocks.append(Ragged(targets, block.tails.offsets))
-  del lines
-  tails = _join(tail_blocks)
-  rows = with_tails(Rows(user_id, _join(blocks)), tails, config.kind)
-  take = rows.with_positives if config.kind == 'ranking' else rows.take
+  item_ids, users, lines = [], [], []
+  for part in _read_lines(pretrain, 'pretrain', notes):
+    item_ids.append(pa.array(part.items.values).unique())
+    users.append(with_digests(part))
+  item_ids = pa.chunked_array(item_ids).unique()
+  items, labels = Numbering(item_ids), Numbering()
+  for part in _read_lines(path, config.kind, notes):
+    lines.append(with_digests(part))
+    items.append(part.items)
+    labels.append(part.tails)
+  users, lines = map(pa.Table.from_batches, (users, lines))
+  items, every_id = items.finish()
+  unknown = np.arange(len(every_id)) >= len(item_ids)
+  check_known(path, lines['line'].to_numpy(), items, every_id, unknown)
+  user_ids = _user_ids(path, users, lines)
+  tails, label_ids = labels.finish()
+  # Labels and targets count from 0.
+  tails.values[:] -= 1
+  rows = with_tails(Rows(user_ids, items), tails, config.kind)
+  take = rows.take
+  if config.kind == 'ranking':
+    number = lines['line'].to_numpy().astype(np.int32) - 1
+    take = rows._replace(user_number=number).with_positives
   parts = reference_split(len(tails.values), _TASK_ENDS, config.seed)
   splits = {split: take(part) for split, part in parts.items()}
-  return splits, Vocabulary(items.names(), labels.names())
+  return splits, Vocabulary(names_of(item_ids), names_of(label_ids))
 
 
-def _join(blocks: list[Ragged]) -> Ragged:
-  """All rows as one; empties the list, to hold no block twice."""
-  lengths = np.concatenate([block.lengths for block in blocks])
-  values = np.empty(lengths.sum(), np.int32)
-  end = len(values)
-  while blocks:
-    part = blocks.pop().values
-    values[end - len(part) : end] = part
-    end -= len(part)
-  return Ragged.from_lengths(values, lengths)
+def _read_lines(
+  path: pathlib.Path, kind: Kind, notes: list[str]
+) -> Iterator[Lines]:
+  """All lines of a file; notes how many of them are dropped."""
+  dropped = []
+  for lines in read_lines(path, kind):
+    dropped += lines.dropped.tolist()
+    yield lines
+  if dropped:
+    notes.append(dropped_note(path, len(dropped), dropped[0]))
 
 
-def _read_users(path: pathlib.Path) -> tuple[Numbering, dict[bytes, str]]:
-  """The item numbers, and the last line that has each sequence."""
-  numbering, lines = Numbering(), {}
-  for block in read_blocks(path, 'pretrain'):
-    items = Ragged(numbering.add(block.items.values), block.items.offsets)
-    for row in range(len(items)):
-      lines[digest(items[row])] = str(block.first_line + row)
-  return numbering, lines
+def _user_ids(
+  path: pathlib.Path, users: pa.Table, lines: pa.Table
+) -> list[str]:
+  """The user of each line: the last line of pre-training with its digest."""
+  # Of several, the first is found: in this order, the last.
+  backwards = users[::-1]
+  place = pc.index_in(lines['digest'], value_set=backwards['digest'])
+  missing = pc.index(place.is_valid(), False).as_py()
+  if missing >= 0:
+    raise no_such_user(path, lines['line'][missing].as_py())
+  return names_of(backwards['line'].take(place))

@@ -15,32 +15,28 @@ validate and 20% to test.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import glob
 import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.beam import for_each
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.pieces import Pieces
-from adaptssr_jax.data.readers.table_pieces import Source, group_users
+from adaptssr_jax.data.readers.table_sql import check_time_format
 from adaptssr_jax.data.readers.table_users import (
-  labelled_rows,
-  labels_of,
+  Tables,
+  open_database,
   read_users,
 )
-from adaptssr_jax.data.readers.tables import check_path, read_table
+from adaptssr_jax.data.readers.tables import Columns, check_path, columns_of
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  deal_out_for_pretraining,
-  deal_out_for_task,
   split_for_pretraining,
   split_for_task,
 )
@@ -48,25 +44,26 @@ from adaptssr_jax.data.rows import (
 _LONGEST_NAME = 50
 
 
+def _tell_nobody(text: str) -> None:
+  pass
+
+
 @dataclasses.dataclass(eq=False)
 class UserTablesConfig(TaskConfig):
-  """Which files and columns; made by `user_tables_config`.
+  """What a data set is made from; made by `user_tables_config`.
 
   Args:
-    events: the files of behaviours.
-    labels: the file of labels; None if they stand in the events.
-    user_column: name of the column of user ids, in either table.
-    item_column: name of that of item ids.
-    time_column: name of that of times.
-    label_column: name of that of labels; None for pre-training.
+    events: files of behaviours, and which of their columns are read.
+    labels: those of labels, the same if they stand in the events; None for
+      pre-training.
+    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
+    tell: is told how far preparing has come.
   """
 
-  events: tuple[str, ...] = ()
-  labels: str | None = None
-  user_column: str = 'user_id'
-  item_column: str = 'item_id'
-  time_column: str = 'time'
-  label_column: str | None = None
+  events: Tables | None = None
+  labels: Tables | None = None
+  memory_limit: str = ''
+  tell: Callable[[str], None] = _tell_nobody
 
 
 def user_tables_config(
@@ -78,6 +75,10 @@ def user_tables_config(
   time_column: str = 'time',
   label_column: str | None = None,
   task: str | None = None,
+  time_format: str = '',
+  where: str = '',
+  memory_limit: str = '',
+  tell: Callable[[str], None] = _tell_nobody,
 ) -> UserTablesConfig:
   """Says which files and columns a data set is made from.
 
@@ -96,44 +97,76 @@ def user_tables_config(
     time_column: name of that of times.
     label_column: name of that of labels.
     task: 'pretrain' or the label column; by default the latter, if given.
+    time_format: of the times, as `strptime` has it, such as '%m/%d/%Y'; by
+      default they are numbers or ISO-8601 timestamps.
+    where: a condition in SQL on the columns of the events; other rows are left
+      out. Those of CSV and of JSON lines are text.
+    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
+      What is larger goes to the disk.
+    tell: is told how far preparing has come.
 
   Returns:
     The config for `tfds.builder('user_tables', config=..., data_dir=...)`.
 
   Raises:
-    DataError: a file is not there, or the columns contradict each other.
+    DataError: a file is not there, the columns contradict each other, or the
+      format or the condition cannot be used.
   """
+  label = _label_of(task, label_column)
+  users = {'user_id': user_column}
+  own_labels = pathlib.Path(labels) if label and labels else None
+  columns = Columns(
+    users | {'item_id': item_column} | ({} if own_labels else label),
+    time_column,
+    optional=('label',),
+    time_format=time_format,
+    where=where,
+  )
+  named = [user_column, item_column, time_column, *label.values()]
+  if len(set(named)) < len(named):
+    raise DataError(
+      f'the columns {", ".join(named)} must be different ones: user, item, '
+      'time and, for a task, label'
+    )
+  check_time_format(time_format)
+  columns_of(where)
+  tables = Tables(_find_files(events), columns)
+  key = [named, [_fingerprint(path) for path in tables.paths]]
+  key += [own_labels and _fingerprint(own_labels)]
+  # Without them it is as it was before there were any.
+  key += [[time_format, where]] if time_format or where else []
+  of_labels = tables if label else None
+  if own_labels:
+    of_labels = Tables([own_labels], Columns(users | label))
+  task = label.get('label', 'pretrain')
+  return UserTablesConfig(
+    name=_name(task, key),
+    description=f'{task}, from {_source(tables, of_labels)}',
+    task=task,
+    kind='classification' if label else 'pretrain',
+    events=tables,
+    labels=of_labels,
+    memory_limit=memory_limit,
+    tell=tell,
+  )
+
+
+def _label_of(task: str | None, label_column: str | None) -> dict[str, str]:
   task = task or label_column or 'pretrain'
-  if task == 'pretrain':
-    labels = label_column = None
-  elif task != (label_column or task):
+  if task not in ('pretrain', label_column or task):
     raise DataError(
       f"task {task!r} is neither 'pretrain' nor the label column "
       f'{label_column!r}'
     )
-  columns = [user_column, item_column, time_column]
-  columns += [] if task == 'pretrain' else [task]
-  if len(set(columns)) < len(columns):
-    raise DataError(
-      f'the columns {", ".join(columns)} must be different ones: user, item, '
-      'time and, for a task, label'
-    )
-  paths = _find_files(events)
-  return UserTablesConfig(
-    name=_name(task, columns, paths, labels),
-    description=f'{task}, from {", ".join([*paths, *filter(None, [labels])])}',
-    task=task,
-    kind='pretrain' if task == 'pretrain' else 'classification',
-    events=tuple(paths),
-    labels=labels,
-    user_column=user_column,
-    item_column=item_column,
-    time_column=time_column,
-    label_column=None if task == 'pretrain' else task,
-  )
+  return {} if task == 'pretrain' else {'label': task}
 
 
-def _find_files(events: str | Sequence[str]) -> list[str]:
+def _source(events: Tables, labels: Tables | None) -> str:
+  paths = [*events.paths, *(labels.paths if labels else [])]
+  return ', '.join(dict.fromkeys(map(str, paths)))
+
+
+def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
   patterns = events.split(',') if isinstance(events, str) else events
   paths = []
   for pattern in patterns:
@@ -145,31 +178,24 @@ def _find_files(events: str | Sequence[str]) -> list[str]:
     paths += found
   if not paths:
     raise DataError('there are no files of events; give at least one path')
-  return paths
+  return [pathlib.Path(path) for path in paths]
 
 
-def _name(
-  task: str, columns: list[str], events: list[str], labels: str | None
-) -> str:
-  key = [
-    columns,
-    [_fingerprint(path) for path in events],
-    labels and _fingerprint(labels),
-  ]
+def _name(task: str, key: list[Any]) -> str:
   digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8)
   # It becomes the name of a folder, which may not be of any length.
   readable = re.sub('[^0-9A-Za-z]+', '_', task)[:_LONGEST_NAME]
   return f'{readable}_{digest.hexdigest()}'
 
 
-def _fingerprint(path: str) -> list[str]:
-  check_path(pathlib.Path(path))
+def _fingerprint(path: pathlib.Path) -> list[str]:
+  check_path(path)
   try:
-    with open(path, 'rb') as file:
+    with path.open('rb') as file:
       digest = hashlib.file_digest(file, 'blake2b').hexdigest()
   except OSError as error:
     raise DataError(f'{path} cannot be read: {error.strerror}') from None
-  return [pathlib.Path(path).suffix, digest]
+  return [path.suffix, digest]
 
 
 class UserTables(UserBuilder):
@@ -187,55 +213,13 @@ class UserTables(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
-    source = self._source()
-    columns = source.columns()
-    events = [read_table(pathlib.Path(path), columns) for path in source.events]
-    users = read_users(
-      events, user=source.user, item=source.item, time=source.time
-    )
-    item_ids = users.item_ids.to_pylist()
-    if source.label is None:
-      rows = Rows(users.ids.to_pylist(), users.items)
-      return split_for_pretraining(rows), Vocabulary(item_ids)
-
-    tables = events
-    if source.labels is not None:
-      columns = source.columns(of_labels=True)
-      tables = [read_table(pathlib.Path(source.labels), columns)]
-    labels = labels_of(
-      tables,
-      users.ids,
-      user=source.user,
-      label=source.label,
-      required=source.labels is not None,
-    )
-    rows, classes = labelled_rows(users, labels, source.events)
-    return split_for_task(rows), Vocabulary(item_ids, classes)
-
-  def _pieces(
-    self, dl_manager: tfds.download.DownloadManager, folder: pathlib.Path
-  ) -> Pieces:
-    del dl_manager
-    source = self._source()
-    pretrain = source.label is None
-    return group_users(
-      source,
-      split=deal_out_for_pretraining if pretrain else deal_out_for_task,
-      run=functools.partial(for_each, options=self.beam_options),
-      folder=folder,
-    )
-
-  def _source(self) -> Source:
-    """The tables, which are also told in the data set's own description."""
     config = self.builder_config
-    self.info.metadata['source'] = ', '.join(
-      [*config.events, *filter(None, [config.labels])]
-    )
-    return Source(
-      config.events,
-      config.labels,
-      user=config.user_column,
-      item=config.item_column,
-      time=config.time_column,
-      label=config.label_column,
-    )
+    # It is told in the data set's own description, too.
+    self.info.metadata['source'] = _source(config.events, config.labels)
+    folder = pathlib.Path(self.data_dir_root)
+    with open_database(folder, memory_limit=config.memory_limit) as database:
+      rows, vocabulary = read_users(
+        database, config.events, config.labels, tell=config.tell
+      )
+    split = split_for_pretraining if rows.label is None else split_for_task
+    return split(rows), vocabulary

@@ -40,6 +40,23 @@ class DataSettings(Settings):
   user_column: str = flag('user_id', 'user_tables: column of the user ids.')
   item_column: str = flag('item_id', 'user_tables: column of the item ids.')
   time_column: str = flag('time', 'user_tables: column of the times.')
+  time_format: str = flag(
+    '',
+    'user_tables: how times are written, such as %m/%d/%Y (strptime); by '
+    'default as numbers or ISO-8601 timestamps.',
+  )
+  where: str = flag(
+    '',
+    'user_tables: a condition in SQL; other rows of --events are left out. '
+    "Columns of CSV and JSON lines are text: event = 'view' and "
+    'rating::double >= 4.',
+  )
+  memory_limit: str = flag(
+    '',
+    'user_tables: what preparing may take of the memory, such as 4GB, before '
+    'it goes on in --data_dir; by default 80% of the machine.',
+    mutable_on_resume=True,
+  )
   beam: bool = flag(
     False,
     'Prepare the data set with Apache Beam, to the same examples: for sources '

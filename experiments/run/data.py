@@ -89,11 +89,12 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   split = _split_of(settings, task)
   if name == data.UserTables.name:
     return _tables_builder(settings, task)
-  if settings.events or settings.labels:
-    raise SettingsError(
-      '--events and --labels are for --dataset=user_tables, not for '
-      f'--dataset={settings.dataset}'
-    )
+  for flag in ('events', 'labels', 'time_format', 'where', 'memory_limit'):
+    if getattr(settings, flag):
+      raise SettingsError(
+        f'--{flag} is for --dataset=user_tables, not for '
+        f'--dataset={settings.dataset}'
+      )
   size = '_'.join(filter(None, (size, split)))
   config = f'{size}_{task}' if size else task
   known = [known.name for known in builders[name].BUILDER_CONFIGS]
@@ -133,6 +134,10 @@ def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
     item_column=settings.item_column,
     time_column=settings.time_column,
     label_column=None if task == 'pretrain' else task,
+    time_format=settings.time_format,
+    where=settings.where,
+    memory_limit=settings.memory_limit,
+    tell=tell,
   )
   return tfds.builder(
     data.UserTables.name, config=config, data_dir=settings.data_dir

@@ -1,158 +1,254 @@
-"""From tables of events and of labels to users, column by column."""
+"""From files of behaviours and of labels to users, by DuckDB.
+
+All rows of all files go into a database on the disk, each with one number for
+its file and line. DuckDB then groups, joins and sorts them, on the disk as far
+as they do not fit the memory that it is given.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import pathlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.table_times import (
-  BadTimeError,
-  Times,
-  first_inexact,
-  inexact,
-  parse_times,
+from adaptssr_jax.data.readers.tables import (
+  Columns,
+  Part,
+  place,
+  read_columns,
 )
-from adaptssr_jax.data.readers.tables import TEXT, Table
-from adaptssr_jax.data.rows import DataError, Rows, shown
+from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, shown
+
+# Rows are counted on in the next file from here: no file has as many.
+_FILE = 1 << 40
+# A float holds every integer up to here.
+_EXACT = 2**53
+_BATCH = 1 << 20
+# Between two words of progress.
+_SECONDS = 10.0
 
 
-class Users(NamedTuple):
-  """All users of the events, in the order they first appear.
+class Tables(NamedTuple):
+  """Files, whose rows count one after the other, and what is read of each.
 
-  Args:
-    ids: the raw user ids.
-    items: their behaviours, oldest first, item numbers from 1.
-    item_ids: the raw item ids, in the order of their numbers.
+  The columns of behaviours are called user_id, item_id and, if it is there,
+  label; those of labels user_id and label.
   """
 
-  ids: pa.Array
-  items: Ragged
-  item_ids: pa.Array
+  paths: Sequence[pathlib.Path]
+  columns: Columns
+
+  def place(self, row: int) -> str:
+    """The file and the line of a row of the database, for messages."""
+    return place(self.paths[row // _FILE], row % _FILE)
+
+  def __str__(self) -> str:
+    return ', '.join(map(str, self.paths))
+
+
+@contextlib.contextmanager
+def open_database(
+  folder: pathlib.Path, *, memory_limit: str = '', threads: int = 0
+) -> Iterator[duckdb.DuckDBPyConnection]:
+  """A database in a folder, removed at the end.
+
+  Args:
+    folder: for it, and for what does not fit the memory while it sorts.
+    memory_limit: such as '4GB'; by default 80% of the machine.
+    threads: that work; by default one a core.
+
+  Raises:
+    DataError: there is no such limit, or it does not suffice.
+    OSError: the disk is full, or may not be written to.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  settings = {'memory_limit': memory_limit, 'threads': threads}
+  settings = {name: value for name, value in settings.items() if value}
+  with tempfile.TemporaryDirectory(prefix='tables.', dir=folder) as inside:
+    settings['temp_directory'] = f'{inside}/spilled'
+    try:
+      database = duckdb.connect(f'{inside}/users', config=settings)
+    except (duckdb.ProgrammingError, duckdb.DataError) as error:
+      raise DataError(f'memory limit {memory_limit!r}: {error}') from None
+    try:
+      yield database
+    except duckdb.OutOfMemoryException as error:
+      raise DataError(f'allow more memory to prepare: {error}') from None
+    except duckdb.IOException as error:
+      raise OSError(str(error)) from None
+    finally:
+      database.close()
 
 
 def read_users(
-  events: Sequence[Table], *, user: str, item: str, time: str
-) -> Users:
+  database: duckdb.DuckDBPyConnection,
+  events: Tables,
+  labels: Tables | None,
+  *,
+  tell: Callable[[str], None],
+) -> tuple[Rows, Vocabulary]:
   """Groups behaviours by user and puts them in order of time.
 
   Args:
-    events: tables of behaviours; their rows count one after the other.
-    user: name of the column of user ids.
-    item: name of that of item ids.
-    time: name of that of times; those of the same time stay in their order.
+    database: an empty one.
+    events: behaviours; those of the same time stay in the order of their rows.
+    labels: labels, which may stand in `events`; None for pre-training.
+    tell: is told how far it has come.
 
   Returns:
-    The users.
+    The users in the order they first appear, of a task those with a label; and
+    the items in the order they first appear, with the names of the classes.
 
   Raises:
-    DataError: an id or a time is missing or wrong.
+    DataError: a row is wrong, or the labels of a user contradict each other.
   """
-  for table in events:
-    for column in (user, item, time):
-      check_filled(table, column)
-  users, ids = encode(events, user)
-  items, item_ids = encode(events, item)
-  order = np.lexsort((_times(events, time), users))
-  behaviours = items[order] + np.int32(1)
-  return Users(
-    ids, Ragged.from_lengths(behaviours, np.bincount(users)), item_ids
+  _load(database, 'events', events, tell)
+  moments = _sort_key(database, events)
+  database.execute(
+    'create table items as select item_id, row_number() over (order by '
+    'min(row)) as place from events group by item_id'
   )
-
-
-def labels_of(
-  tables: Sequence[Table],
-  ids: pa.Array,
-  *,
-  user: str,
-  label: str,
-  required: bool = False,
-) -> pa.Array:
-  """The label of each user, null for those who have none.
-
-  Args:
-    tables: tables of labels; a user may have several rows if all agree.
-    ids: the users in question.
-    user: name of the column of user ids.
-    label: name of that of labels.
-    required: whether a row without a label is an error.
-
-  Returns:
-    Text [users].
-
-  Raises:
-    DataError: a row has no user, or no label if required, or a user's rows do
-      not agree.
-  """
-  for table in tables:
-    for column in (user, *([label] if required else [])):
-      check_filled(table, column)
-  users, known_ids = encode(tables, user)
-  codes, labels = encode(tables, label)
-  first = np.zeros(len(known_ids), np.int64)
-  # Of several values for one place numpy keeps the last: here the first row.
-  first[users[::-1]] = np.arange(len(users))[::-1]
-  wrong = np.flatnonzero(codes != codes[first[users]])
-  if len(wrong):
-    row = int(wrong[0])
-    before = int(first[users[row]])
-    values = [shown(labels[int(codes[at])].as_py()) for at in (before, row)]
+  users = (
+    'select user_id, min(row) as first, count(*) as size from events '
+    'group by user_id'
+  )
+  if labels is not None:
+    if labels is not events:
+      _load(database, 'labels', labels, tell)
+    _label_users(database, 'events' if labels is events else 'labels', labels)
+    users = f'select * from ({users}) join labelled using (user_id)'
+  database.execute(f'create table users as {users}')
+  found = database.sql('from users order by first').to_arrow_table()
+  if not len(found):
     raise DataError(
-      f'user {shown(known_ids[int(users[row])].as_py())} has the {label} '
-      f'{values[0]} in {_where(tables, before)} and {values[1]} in '
-      f'{_where(tables, row)}; a user has one label'
+      f'no user of the events has a label ({events}); are the user ids of the '
+      'labels written like those of the events?'
     )
-  of_known = labels.take(pa.array(codes[first]))
-  of_users = of_known.take(pc.index_in(ids, value_set=known_ids))
-  return pc.if_else(pc.equal(of_users, ''), None, of_users)
-
-
-def labelled_rows(
-  users: Users, labels: pa.Array, paths: Sequence[str | os.PathLike]
-) -> tuple[Rows, list[str]]:
-  """The rows of a classification task.
-
-  Args:
-    users: all users.
-    labels: of each user, text or null.
-    paths: of the events.
-
-  Returns:
-    The users with a label, and the names of the classes: sorted, by value if
-    all are integers.
-
-  Raises:
-    DataError: no user has a label.
-  """
-  labelled = np.flatnonzero(labels.is_valid().to_numpy(zero_copy_only=False))
-  if not len(labelled):
-    raise no_label(paths)
-  encoded = labels.take(pa.array(labelled)).dictionary_encode()
+  sizes = found['size'].to_numpy()
+  tell(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
+  items = _sorted_items(database, int(sizes.sum()), moments)
+  rows = Rows(found['user_id'].to_pylist(), Ragged.from_lengths(items, sizes))
+  item_ids = database.sql('select item_id from items order by place')
+  item_ids = item_ids.to_arrow_table()['item_id'].to_pylist()
+  if labels is None:
+    return rows, Vocabulary(item_ids)
+  encoded = found['label'].combine_chunks().dictionary_encode()
   names = encoded.dictionary.to_pylist()
   classes = class_names(names)
   number = {name: place for place, name in enumerate(classes)}
   numbers = np.array([number[name] for name in names], np.int32)
-  rows = Rows(
-    user_id=users.ids.take(pa.array(labelled)).to_pylist(),
-    items=users.items.take(labelled),
-    label=numbers[encoded.indices.to_numpy()],
-  )
-  return rows, classes
+  label = numbers[encoded.indices.to_numpy()]
+  return rows._replace(label=label), Vocabulary(item_ids, classes)
 
 
-def no_label(paths: Sequence[str | os.PathLike]) -> DataError:
-  """What is wrong if no user of these events has a label."""
-  events = ', '.join(map(str, paths))
-  return DataError(
-    f'no user of the events has a label ({events}); are the user ids of the '
-    'labels written like those of the events?'
+def _load(
+  database: duckdb.DuckDBPyConnection,
+  name: str,
+  tables: Tables,
+  tell: Callable[[str], None],
+) -> None:
+  """Puts all rows into one table of the database."""
+  said = time.monotonic()
+  for number, path in enumerate(tables.paths):
+    count = 0
+    for block in read_columns(database, Part(path, tables.columns)):
+      database.register('found', block)
+      found = (
+        f'select line + {number * _FILE} as row, * exclude (line) from found'
+      )
+      database.execute(f'create table if not exists {name} as {found} limit 0')
+      database.execute(f'insert into {name} {found}')
+      count += len(block)
+      if time.monotonic() - said > _SECONDS:
+        tell(f'Read {count:,} rows of {path}...')
+        said = time.monotonic()
+  if not database.execute(f'select 1 from {name} limit 1').fetchone():
+    raise DataError(
+      f'no row of {tables} meets the condition {tables.columns.where!r}'
+    )
+
+
+def _sort_key(database: duckdb.DuckDBPyConnection, events: Tables) -> str:
+  """SQL of what orders the behaviours of a user, where all are comparable."""
+  large = f'number not between -{_EXACT} and {_EXACT}'
+  moment, other, real, rounded, value = database.execute(
+    'select min(row) filter (moment is not null), '
+    'min(row) filter (moment is null), min(row) filter (real is not null), '
+    f'min(row) filter ({large}), arg_min(number, row) filter ({large}) '
+    'from events'
+  ).fetchone()
+  if moment is not None and other is not None:
+    first, second = sorted([moment, other])
+    kind = 'timestamp' if first == moment else 'number'
+    raise DataError(
+      f'{events.place(second)}: the time is not a {kind}, as it is in '
+      f'{events.place(first)}; all must be of one kind'
+    )
+  if real is not None and rounded is not None:
+    raise DataError(
+      f'{events.place(rounded)}: time {value} is an integer that would be '
+      f'rounded, because that in {events.place(real)} is none; write all times '
+      'as integers or as timestamps'
+    )
+  if moment is not None:
+    return 'moment'
+  return 'number' if real is None else 'coalesce(real, number::double)'
+
+
+def _label_users(
+  database: duckdb.DuckDBPyConnection, name: str, labels: Tables
+) -> None:
+  """Makes the table `labelled` of the users with a label, which is one."""
+  database.execute(
+    "create temp view given as select * replace (coalesce(label, '') as label) "
+    f'from {name}'
   )
+  database.execute(
+    'create table of_users as select user_id, arg_min(label, row) as label, '
+    'min(row) as first, min(label) <> max(label) as differ from given '
+    'group by user_id'
+  )
+  found = database.execute(
+    'select user_id, first, of_users.label, row, given.label from of_users '
+    'join given using (user_id) where differ and given.label <> of_users.label '
+    'order by row limit 1'
+  ).fetchone()
+  if found:
+    user, first, before, row, label = found
+    raise DataError(
+      f'user {shown(user)} has the {labels.columns.texts["label"]} '
+      f'{shown(before)} in {labels.place(first)} and {shown(label)} in '
+      f'{labels.place(row)}; a user has one label'
+    )
+  database.execute(
+    'create view labelled as select user_id, label from of_users '
+    "where label <> ''"
+  )
+
+
+def _sorted_items(
+  database: duckdb.DuckDBPyConnection, count: int, moments: str
+) -> np.ndarray:
+  """The items of all users, one after the other, int32 [count]."""
+  # Row by row: DuckDB sorts on the disk, but makes lists in memory alone.
+  batches = database.sql(
+    'select items.place::integer from events join users using (user_id) join '
+    f'items using (item_id) order by first, {moments}, row'
+  ).to_arrow_reader(_BATCH)
+  values = np.empty(count, np.int32)
+  end = 0
+  for batch in batches:
+    start, end = end, end + len(batch)
+    values[start:end] = batch.column(0).to_numpy()
+  return values
 
 
 def class_names(names: Collection[str]) -> list[str]:
@@ -164,76 +260,3 @@ def class_names(names: Collection[str]) -> list[str]:
   """
   integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
   return sorted(names, key=lambda name: (int(name) if integers else 0, name))
-
-
-def check_filled(table: Table, column: str) -> None:
-  """Raises `DataError` for the first cell that is empty."""
-  cells = table.cells[column]
-  empty = cells.is_null()
-  if cells.type == TEXT:
-    empty = pc.fill_null(pc.equal(cells, ''), True)
-  row = pc.index(empty, True).as_py()
-  if row >= 0:
-    raise DataError(f'{table.where(row)}: column {column!r} is empty')
-
-
-def encode(tables: Sequence[Table], column: str) -> tuple[np.ndarray, pa.Array]:
-  """Distinct cells in the order they appear, and which of them each one is."""
-  chunks = [chunk for table in tables for chunk in table.cells[column].chunks]
-  cells = pc.fill_null(pa.chunked_array(chunks, TEXT), '')
-  # Every chunk of the result has the distinct cells of all chunks.
-  encoded = cells.dictionary_encode().chunks
-  codes = [chunk.indices.to_numpy() for chunk in encoded]
-  return np.concatenate(codes), encoded[-1].dictionary
-
-
-def _times(tables: Sequence[Table], column: str) -> np.ndarray:
-  parts = [times_of(table, column) for table in tables]
-  paths = [table.path for table in tables]
-  check_kinds(paths, [part.kind for part in parts], column)
-  if any(part.values.dtype == np.float64 for part in parts):
-    check_exact(map(rounded, tables, parts))
-  return np.concatenate([part.values for part in parts])
-
-
-def times_of(table: Table, column: str) -> Times:
-  """The times of a table; `DataError` for the first that is none."""
-  try:
-    return parse_times(table.cells[column])
-  except BadTimeError as error:
-    raise DataError(f'{table.where(error.row)}: {error}') from None
-
-
-def rounded(table: Table, times: Times) -> str | None:
-  """What would be wrong if these times became floats, if anything."""
-  row = first_inexact(times)
-  if row is None:
-    return None
-  return f'{table.where(row)}: {inexact(times.values[row])}'
-
-
-def check_exact(complaints: Iterable[str | None]) -> None:
-  """Raises `DataError` for the first that `rounded` has of a file."""
-  for complaint in filter(None, complaints):
-    raise DataError(complaint)
-
-
-def check_kinds(
-  paths: Sequence[str | os.PathLike], kinds: Sequence[str], column: str
-) -> None:
-  """Raises `DataError` for the first file with another kind of times."""
-  for path, kind in zip(paths, kinds, strict=True):
-    if kind != kinds[0]:
-      raise DataError(
-        f'column {column!r} of {path} holds {kind}, that of {paths[0]} '
-        f'{kinds[0]}; all files must hold the same'
-      )
-
-
-def _where(tables: Sequence[Table], row: int) -> str:
-  """The file and line of a row, counted over all tables."""
-  for table in tables:
-    if row < len(table):
-      return table.where(row)
-    row -= len(table)
-  raise IndexError(row)

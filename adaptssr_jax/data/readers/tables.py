@@ -1,243 +1,306 @@
-"""Columns of CSV, Parquet and JSON-lines files.
+"""Files of behaviours or labels as columns that have been checked.
 
-pyarrow reads a file in bulk. Where it gives up, or may have joined lines, the
-file is read again row by row, which either finds the rows after all or says
-which line is wrong, and why.
+DuckDB cuts the lines of a block into cells and checks these. Where a line of
+CSV is not plain, that and what follows in the file are read row by row.
 """
 
 from __future__ import annotations
 
+import collections
+import io
 import itertools
 import os
 import pathlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-import numpy as np
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
-from adaptssr_jax.data.readers.table_rows import (
-  CSV,
-  JSON,
-  Columns,
+from adaptssr_jax.data.readers.table_files import (
+  TEXT,
   check_columns,
-  count_lines,
   csv_header,
-  is_plain_csv,
+  csv_rows,
+  decoded,
   json_header,
-  read_rows,
+  kind_of,
+  parquet_blocks,
+  text_blocks,
 )
-from adaptssr_jax.data.readers.table_times import EXACT
-from adaptssr_jax.data.rows import DataError, shown
+from adaptssr_jax.data.readers.table_sql import (
+  NOT_PLAIN,
+  csv_cells,
+  identifier,
+  json_cells,
+  quoted,
+  with_times,
+)
+from adaptssr_jax.data.rows import DataError
 
-# Not `string`, whose offsets end at 2 GiB of text.
-TEXT = pa.large_string()
+_CSV = ('.csv',)
 _PARQUET = ('.parquet', '.pq')
-_JSON_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
-# Rows read one by one that become a chunk of a column.
-_CHUNK = 65_536
+_FORMATS = (*_CSV, '.jsonl', '.ndjson', '.json', *_PARQUET)
+_AS_IT_IS = 'select *, null::varchar as wrong from block'
+# Rows read one by one that become a block.
+_ROWS = 65_536
+_NO_TIME = (
+  'neither a finite number, of at most 63 bits if it is an integer, nor an '
+  'ISO-8601 timestamp in 1678 to 2261'
+)
 
 
-class Table(NamedTuple):
-  """Some columns of a file.
+class Columns(NamedTuple):
+  """Which columns of a file are read, and what becomes of them.
 
   Args:
-    path: of the file.
-    columns: which they are.
-    cells: by name: ids and labels as text, times as they are stored; with
-      nulls.
-    rows: which rows of the file they are, from 0; None for all.
+    texts: those of ids and labels, by their names in the result.
+    time: that of times, if any.
+    optional: which of the names in the result may be null.
+    time_format: of `strptime`, for times that are neither numbers nor ISO 8601.
+    where: a condition in SQL; rows for which it is not true are left out.
+  """
+
+  texts: Mapping[str, str]
+  time: str | None = None
+  optional: Collection[str] = ()
+  time_format: str = ''
+  where: str = ''
+
+  @property
+  def names(self) -> list[str]:
+    """All of them, each once: texts, time, and those of the condition."""
+    time = [self.time] if self.time else []
+    tested = columns_of(self.where)
+    return list(dict.fromkeys([*self.texts.values(), *time, *tested]))
+
+
+class Part(NamedTuple):
+  """A file, or a part of it.
+
+  Args:
+    path: of the file: .csv, .parquet, or .jsonl.
+    columns: which of its columns are read.
+    start: where the part begins: a byte of text, from which the first line that
+      begins is read, or a row group of Parquet.
+    end: where the next part begins; None for the end of the file.
   """
 
   path: pathlib.Path
   columns: Columns
-  cells: dict[str, pa.ChunkedArray]
-  rows: np.ndarray | None = None
-
-  def __len__(self) -> int:
-    return len(self.cells[self.columns.names[0]])
-
-  def where(self, row: int) -> str:
-    """The file and the line, in Parquet the row, of a row counted from 0."""
-    row = row if self.rows is None else int(self.rows[row])
-    if self.path.suffix.lower() in _PARQUET:
-      return f'{self.path}, row {row + 1}'
-    rows = read_rows(self.path, self.columns)
-    line, _ = next(itertools.islice(rows, row, None))
-    return f'{self.path}, line {line}'
+  start: int = 0
+  end: int | None = None
 
 
-def read_table(path: pathlib.Path, columns: Columns) -> Table:
-  """Reads some columns of a file, in the format that its suffix says.
+def columns_of(where: str) -> list[str]:
+  """The columns that a condition in SQL names; `DataError` if it is none."""
+  if not where:
+    return []
+  error, statements, names = duckdb.execute(
+    "select tree->>'error_message', json_array_length(tree, '/statements'), "
+    "tree->>'$..column_names[0]' from (select json_serialize_sql($1) as tree)",
+    [f'select 1 where (\n{where}\n)'],
+  ).fetchone()
+  if error or statements > 1:
+    raise _wrong_condition(where, error or 'these are several statements')
+  return list(dict.fromkeys(names))
 
-  Args:
-    path: of the file: .csv, .parquet, or .jsonl.
-    columns: which of its columns.
 
-  Returns:
-    The table; it has rows, but cells may be empty or null.
-
-  Raises:
-    DataError: the file is not there, not in that format, has no rows or lacks a
-      column; the message has the line, if it is one line that is wrong.
-  """
-  check_path(path)
-  try:
-    if path.suffix.lower() in _PARQUET:
-      cells = _read_parquet(path, columns)
-    else:
-      cells = _read_lines(path, columns)
-  except OSError as error:
-    reason = error.strerror or _first_line(error)
-    raise DataError(f'{path} cannot be read: {reason}') from None
-  table = Table(path, columns, cells)
-  if not len(table):
-    raise DataError(f'{path} has no rows')
-  return table
+def _wrong_condition(where: str, reason: object) -> DataError:
+  return DataError(
+    f'the condition {where!r} cannot be used: {reason}; text is written as '
+    "'view', and numbers of CSV and JSON lines, whose columns are text, are "
+    'compared as in rating::double > 3'
+  )
 
 
 def check_path(path: pathlib.Path) -> None:
   """Raises `DataError` for what is no file, or not in a format that is read."""
-  if path.suffix.lower() not in CSV + JSON + _PARQUET:
-    known = ', '.join(CSV + JSON + _PARQUET)
-    raise DataError(f'{path}: unknown format; its name must end in {known}')
+  if path.suffix.lower() not in _FORMATS:
+    raise DataError(
+      f'{path}: unknown format; its name must end in {", ".join(_FORMATS)}'
+    )
   # A device may have no end.
   if not os.path.isfile(path):
     raise DataError(f'{path} cannot be read: there is no file of this name')
 
 
-def _read_lines(
-  path: pathlib.Path, columns: Columns
-) -> dict[str, pa.ChunkedArray]:
-  is_csv = path.suffix.lower() in CSV
-  header = csv_header(path) if is_csv else json_header(path, columns)
-  check_columns(path, header, columns)
+def place(path: pathlib.Path, line: int) -> str:
+  """The file and the line, in Parquet the row, for messages."""
+  is_parquet = path.suffix.lower() in _PARQUET
+  return f'{path}, {"row" if is_parquet else "line"} {line}'
+
+
+def read_columns(
+  connection: duckdb.DuckDBPyConnection, part: Part
+) -> Iterator[pa.Table]:
+  """Reads a file, or a part of it, in the format that its suffix says.
+
+  Args:
+    connection: to DuckDB, which does the work.
+    part: what is read.
+
+  Yields:
+    Tables with the columns
+      line: the number of the line, in Parquet of the row, from 1; those of a
+        part of a text file are counted in the part.
+      NAME: text, for each name in `columns.texts`.
+      number, real, moment: the time in one of them, as int64, as float64, or in
+        nanoseconds since 1970; the others are null.
+
+  Raises:
+    DataError: the file is not there, not in that format, has no rows or lacks a
+      column, or a row of it is wrong; the message has its line.
+  """
+  check_path(part.path)
+  is_parquet = part.path.suffix.lower() in _PARQUET
+  read = _read_parquet if is_parquet else _read_text
   try:
-    if is_csv:
-      return _bulk_csv(path, columns)
-    return _bulk_json(path, columns, header)
-  except (pa.ArrowException, ValueError):
-    return _collect(path, columns)
-
-
-def _bulk_csv(
-  path: pathlib.Path, columns: Columns
-) -> dict[str, pa.ChunkedArray]:
-  if not is_plain_csv(path):
-    raise ValueError('pyarrow would take it in its own way')
-  names = columns.names
-  table = pyarrow.csv.read_csv(
-    path,
-    parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-    convert_options=pyarrow.csv.ConvertOptions(
-      include_columns=names,
-      column_types=dict.fromkeys(names, TEXT),
-      null_values=[],
-      strings_can_be_null=False,
-    ),
-  )
-  if count_lines(path) != 1 + len(table):
-    raise ValueError('a quotation mark may have swallowed lines')
-  return {name: table.column(name) for name in names}
-
-
-def _bulk_json(
-  path: pathlib.Path, columns: Columns, header: dict
-) -> dict[str, pa.ChunkedArray]:
-  # Told the types, pyarrow leaves text alone that looks like a timestamp.
-  types = {
-    name: _JSON_TYPES.get(type(header[name]), TEXT) for name in columns.names
-  }
-  if any(types[name] == pa.float64() for name in columns.texts):
-    raise ValueError('a float is no id')
-  table = pyarrow.json.read_json(
-    path,
-    parse_options=pyarrow.json.ParseOptions(
-      explicit_schema=pa.schema(list(types.items())),
-      unexpected_field_behavior='ignore',
-    ),
-  )
-  if count_lines(path, blank=False) != len(table):
-    raise ValueError('an object may go on in the next line')
-  if columns.time and types[columns.time] == pa.float64():
-    largest = pc.max(pc.abs(table.column(columns.time))).as_py()
-    if largest is not None and largest >= EXACT:
-      raise ValueError('an integer may have been rounded')
-  # Unlike those of CSV, these are not checked to be UTF-8.
-  table.validate(full=True)
-  cells = {name: table.column(name) for name in columns.names}
-  return cells | {name: cells[name].cast(TEXT) for name in columns.texts}
-
-
-def _collect(
-  path: pathlib.Path, columns: Columns
-) -> dict[str, pa.ChunkedArray]:
-  """The columns of a file that has to be read row by row."""
-  rows = read_rows(path, columns)
-  chunks = {name: [] for name in columns.names}
-  while chunk := list(itertools.islice(rows, _CHUNK)):
-    for place, name in enumerate(columns.names):
-      chunks[name].append(pa.array([cells[place] for _, cells in chunk], TEXT))
-  return {name: pa.chunked_array(parts, TEXT) for name, parts in chunks.items()}
+    for table in read(connection, part):
+      row = pc.index(pc.is_valid(table['wrong']), True).as_py()
+      if row >= 0:
+        line, wrong = table['line'][row], table['wrong'][row]
+        raise DataError(f'{place(part.path, line.as_py())}: {wrong}')
+      yield table.drop_columns('wrong')
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise DataError(f'{part.path} cannot be read: {reason}') from None
 
 
 def _read_parquet(
-  path: pathlib.Path, columns: Columns
-) -> dict[str, pa.ChunkedArray]:
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      check_columns(path, file.schema_arrow.names, columns)
-      table = file.read(columns=columns.names)
-  except UnicodeDecodeError as error:
-    raise DataError(
-      f'{path}: the name {shown(error.object)} of a column is not UTF-8; '
-      'rename it'
-    ) from None
-  except pa.ArrowException as error:
-    raise DataError(
-      f'{path} is no readable Parquet file: {_first_line(error)}'
-    ) from None
-  return {
-    name: _parquet_column(path, columns, name, table.column(name))
-    for name in columns.names
-  }
-
-
-def _parquet_column(
-  path: pathlib.Path, columns: Columns, name: str, cells: pa.ChunkedArray
-) -> pa.ChunkedArray:
-  kind = cells.type
-  if pa.types.is_dictionary(kind):
-    kind = kind.value_type
-  if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-    cells = cells.cast(TEXT)
-    _check_utf8(path, name, cells)
-    return cells
-  if name not in columns.texts:
-    return cells
-  if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-    raise DataError(
-      f'{path}: column {name!r} holds {kind}; ids and labels must be text, '
-      'integers or booleans'
-    )
-  return cells.cast(TEXT)
-
-
-def _check_utf8(path: pathlib.Path, name: str, cells: pa.ChunkedArray) -> None:
-  try:
-    cells.validate(full=True)
-  except pa.ArrowInvalid:
-    for row, cell in enumerate(cells.cast(pa.large_binary()), 1):
-      try:
-        (cell.as_py() or b'').decode()
-      except UnicodeDecodeError as error:
+  connection: duckdb.DuckDBPyConnection, part: Part
+) -> Iterator[pa.Table]:
+  path, columns = part.path, part.columns
+  names, is_empty = columns.names, not part.start
+  for block in parquet_blocks(path, names, part.start, part.end):
+    is_empty = False
+    types = dict(zip(names, block.schema.types[1:], strict=True))
+    kinds = {name: kind_of(type_) for name, type_ in types.items()}
+    for name in [*columns.texts.values(), *filter(None, [columns.time])]:
+      not_read = ('boolean',) if name == columns.time else ('real', 'moment')
+      if kinds[name] in ('', *not_read):
         raise DataError(
-          f'{path}, row {row}: column {name!r} is not UTF-8: {error.reason}'
-        ) from None
+          f'{path}: column {name!r} holds {types[name]}; ids and labels must '
+          'be text, integers or booleans, times numbers, timestamps or text'
+        )
+    cells = dict(zip(names, block.column_names[1:], strict=True))
+    kind = kinds.get(columns.time, 'text')
+    yield _select(connection, columns, block, _AS_IT_IS, cells, kind)
+  if is_empty:
+    raise DataError(f'{path} has no rows')
 
 
-def _first_line(error: Exception) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)
+def _read_text(
+  connection: duckdb.DuckDBPyConnection, part: Part
+) -> Iterator[pa.Table]:
+  path, columns = part.path, part.columns
+  names, is_csv = columns.names, path.suffix.lower() in _CSV
+  if is_csv:
+    present, header = csv_header(path)
+  else:
+    present, header = json_header(path, names), 0
+  check_columns(path, present, names)
+  # Only the part that begins with the file has its header.
+  lines = f'(from block where line > {0 if part.start else header})'
+  listed, query = present, csv_cells(lines, len(present))
+  if not is_csv:
+    listed = names
+    query = json_cells(lines, names, list(columns.texts.values()))
+  places = {name: 1 + listed.index(name) for name in names}
+  cells = {name: f"nullif(cells[{at}], '')" for name, at in places.items()}
+  blocks = text_blocks(path, part.start, part.end)
+  for block in blocks:
+    try:
+      table = _select(connection, columns, block.to_arrow(), query, cells)
+      is_plain = not pc.any(pc.equal(table['wrong'], NOT_PLAIN)).as_py()
+    except pa.ArrowInvalid:
+      is_plain = False
+    if is_plain:
+      yield table
+      continue
+    rest = itertools.chain([block], blocks)
+    texts = itertools.chain.from_iterable(io.BytesIO(b.text) for b in rest)
+    if not is_csv:
+      # Only what is no text is not plain: one of the lines raises an error.
+      collections.deque(decoded(path, texts, block.line), maxlen=0)
+    rows = csv_rows(path, texts, line=block.line, width=len(present))
+    while chunk := list(itertools.islice(rows, _ROWS)):
+      numbers, lists = map(list, zip(*chunk, strict=True))
+      lists = pa.array(lists, pa.list_(TEXT))
+      judged = pa.table({'line': numbers, 'cells': lists})
+      yield _select(
+        connection, columns, judged, _AS_IT_IS.replace('block', lines), cells
+      )
+
+
+def _select(
+  connection: duckdb.DuckDBPyConnection,
+  columns: Columns,
+  block: pa.Table,
+  query: str,
+  cells: Mapping[str, str],
+  kind: str = 'text',
+) -> pa.Table:
+  """The result of `read_columns` for a block, and what is `wrong` with a row.
+
+  Args:
+    connection: to DuckDB, which is told the block by that name.
+    columns: which are wanted.
+    block: some rows.
+    query: SQL of a `select` from it, with the columns `line` and `wrong`.
+    cells: SQL of the cells in that, by the name of their column.
+    kind: what those of the time hold.
+  """
+  # A condition names columns of the file; all others have names of their own.
+  own = {name: f'__{at}' for at, name in enumerate(cells)}
+  found = ['line as __line', 'wrong as __wrong']
+  found += [f'{cell} as {own[name]}' for name, cell in cells.items()]
+  query = f'select {", ".join(found)} from ({query})'
+  if columns.where:
+    names = columns_of(columns.where)
+    tested = ['*', *(f'{own[name]} as {identifier(name)}' for name in names)]
+    query = (
+      f'from (select {", ".join(tested)} from ({query})) '
+      f'where (\n{columns.where}\n) or __wrong is not null'
+    )
+  found = ['__line as line', '__wrong as wrong']
+  for name, column in columns.texts.items():
+    found.append(f"nullif({own[column]}::varchar, '') as {name}")
+  found += [f'{own[columns.time]} as t'] if columns.time else []
+  query = f'select {", ".join(found)} from ({query})'
+  if columns.time:
+    query = with_times(query, kind, columns.time_format)
+  times = ['number', 'real', 'moment'] if columns.time else []
+  found = ['line', *columns.texts, *times]
+  query = (
+    f'select {", ".join(found)}, case when wrong is not null then wrong '
+    f'{_checks(columns)} end as wrong from ({query})'
+  )
+  connection.register('block', block)
+  try:
+    return connection.sql(query).to_arrow_table()
+  except (duckdb.ProgrammingError, duckdb.DataError) as error:
+    if columns.where:
+      raise _wrong_condition(columns.where, error) from None
+    raise
+  finally:
+    connection.unregister('block')
+
+
+def _checks(columns: Columns) -> str:
+  """What may be wrong with the cells of a row, as branches of a `case`."""
+  filled = dict(columns.texts) | ({'t': columns.time} if columns.time else {})
+  checks = [
+    f'when {name} is null then ' + quoted(f'column {column!r} is empty')
+    for name, column in filled.items()
+    if name not in columns.optional
+  ]
+  if columns.time:
+    form = columns.time_format and f'not of the form {columns.time_format}'
+    checks.append(
+      'when coalesce(number, moment) is null and real is null then '
+      "'time ''' || left(t::varchar, 80) || "
+      + quoted(f"' is {form or _NO_TIME}")
+    )
+  return ' '.join(checks)

@@ -8,8 +8,10 @@ import random
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
 
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers.ttl_lines import Lines
 from adaptssr_jax.data.rows import DataError, Rows
 
 PRETRAIN_FILE = 'original_desen_pretrain.csv'
@@ -39,37 +41,61 @@ def reference_split(
   return dict(zip(ends, parts, strict=True))
 
 
-def digest(behaviours: np.ndarray) -> bytes:
-  """Sixteen bytes that only the same behaviours have."""
-  # A million sequences as dictionary keys would take a gigabyte.
-  return hashlib.blake2b(behaviours, digest_size=16).digest()
+def with_digests(lines: Lines) -> pa.RecordBatch:
+  """The number of each line, and a digest of its behaviours."""
+  # The sequences themselves as keys would take as much memory as the file.
+  digests = [
+    hashlib.blake2b(lines.items[row], digest_size=16).digest()
+    for row in range(len(lines.items))
+  ]
+  columns = [pa.array(lines.number), pa.array(digests, pa.binary(16))]
+  return pa.record_batch(columns, ['line', 'digest'])
+
+
+def names_of(numbers: pa.Array | pa.ChunkedArray) -> list[str]:
+  """Numbers as text."""
+  return [str(name) for name in numbers.to_pylist()]
 
 
 def check_known(
-  path: pathlib.Path, first_line: int, raw: Ragged, numbers: Ragged
+  path: pathlib.Path,
+  line: np.ndarray,
+  items: Ragged,
+  ids: pa.Array,
+  unknown: np.ndarray,
 ) -> None:
-  """Raises `DataError` for the first line with an item that has no number."""
-  unknown = np.flatnonzero(numbers.values == 0)
-  if len(unknown):
-    row = np.searchsorted(numbers.offsets, unknown[0], side='right') - 1
+  """Raises `DataError` for the first item that pre-training does not have.
+
+  Args:
+    path: of the file.
+    line: the number of the line of each row.
+    items: of each row, numbers from 1.
+    ids: the raw ids of the numbers.
+    unknown: which of these ids pre-training does not have, bool [ids].
+  """
+  if unknown.any():
+    at = np.argmax(unknown[items.values - 1])
+    row = np.searchsorted(items.offsets, at, side='right') - 1
     raise DataError(
-      f'{path}, line {first_line + row}: item {raw.values[unknown[0]]} is not '
-      f'in {PRETRAIN_FILE}; take all files from the same archive'
+      f'{path}, line {line[row]}: item {ids[items.values[at] - 1]} is not in '
+      f'{PRETRAIN_FILE}; take all files from the same archive'
     )
 
 
-def user_ids(
-  path: pathlib.Path, first_line: int, items: Ragged, lines: dict[bytes, str]
-) -> list[str]:
-  """The user of each row, by digest; `DataError` for one that is nobody's."""
-  found = [lines.get(digest(items[row])) for row in range(len(items))]
-  if None in found:
-    raise DataError(
-      f'{path}, line {first_line + found.index(None)}: no line of '
-      f'{PRETRAIN_FILE} has these behaviours; take all files from the same '
-      'archive'
-    )
-  return found
+def no_such_user(path: pathlib.Path, line: int | np.integer) -> DataError:
+  """What is wrong with a line whose behaviours are those of nobody."""
+  return DataError(
+    f'{path}, line {line}: no line of {PRETRAIN_FILE} has these behaviours; '
+    'take all files from the same archive'
+  )
+
+
+def dropped_note(path: str | pathlib.Path, count: int, first: int) -> str:
+  """What is told of lines that are dropped."""
+  return (
+    f'{path}: lines without behaviours are dropped, {count:,} in all; the '
+    f'first is line {first}'
+  )
 
 
 def with_tails(rows: Rows, tails: Ragged, kind: str) -> Rows:

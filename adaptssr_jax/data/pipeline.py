@@ -1,0 +1,327 @@
+"""What the Apache Beam pipelines of all data sets have in common.
+
+A source is cut into spans, which are numbered. What a span tells goes on as
+tables of many rows, since a pipeline takes some microseconds for each of its
+elements. Columns of the tables: an `id`, which is a raw id or a digest; the
+`place` where it stands, which is a span and the order in it, so that places
+compare as the source is read; and the `number` of an id. All rows of an id are
+in one of many buckets.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+
+from adaptssr_jax.data.beam import leave_error
+from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import (
+  DataError,
+  Rows,
+  check_count,
+  examples_of,
+)
+
+# The ids of a bucket are in the memory of one worker.
+_BUCKETS = 256
+# Rows that are dealt out to the splits at once.
+_BLOCK = 4096
+# Of a place, which is one integer: the span is in the bits above.
+_ORDER_BITS = 32
+
+
+class Guarded(beam.DoFn):
+  """Calls a generator with each element, on any worker.
+
+  Args:
+    function: yields elements; its `DataError` or `OSError` is raised again by
+      `beam.errors_left_in`.
+    folder: for errors.
+  """
+
+  def __init__(self, function: Callable, folder: pathlib.Path) -> None:
+    self._function = function
+    self._folder = str(folder)
+
+  def process(self, element: Any, *side_inputs: Any) -> Iterator:
+    """As the function; side inputs follow the element."""
+    try:
+      yield from self._function(element, *side_inputs)
+    except (DataError, OSError) as error:
+      leave_error(error, self._folder)
+      raise
+
+
+def each(
+  function: Callable, folder: pathlib.Path, *side_inputs: Any
+) -> beam.ParDo:
+  """Calls a generator with each element; see `Guarded`."""
+  return beam.ParDo(Guarded(function, folder), *side_inputs)
+
+
+def groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+  """Each key, and the places where it stands.
+
+  Example:
+    >>> [(key, at.tolist()) for key, at in groups(np.array([7, 5, 7]))]
+    [(5, [1]), (7, [0, 2])]
+  """
+  order = np.argsort(keys, kind='stable')
+  distinct, starts = np.unique(keys[order], return_index=True)
+  # Without any keys, there is still one part, which is empty.
+  yield from zip(distinct.tolist(), np.split(order, starts[1:]), strict=False)
+
+
+def buckets(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+  """The rows of a table by the bucket of their ids."""
+  ids = table['id']
+  if pa.types.is_integer(ids.type):
+    bucket = ids.to_numpy() % _BUCKETS
+  else:
+    ids = ids.cast(pa.binary()).to_pylist()
+    bucket = np.array([zlib.crc32(key) for key in ids], int) % _BUCKETS
+  for number, rows in groups(bucket):
+    yield number, table.take(rows)
+
+
+def placed(ids: pa.Array | pa.ChunkedArray, span: int) -> pa.Table:
+  """Ids in the order in which they stand in a span, with their places."""
+  place = (span << _ORDER_BITS) + np.arange(len(ids))
+  return pa.table({'id': ids, 'place': place})
+
+
+@beam.ptransform_fn
+def cumulate(counts: PCollection) -> PCollection:
+  """From (span, count) one dict, for a side input: the sum of those before."""
+  return counts | beam.combiners.ToList() | beam.Map(_cumulate)
+
+
+def _cumulate(counts: list[tuple[int, int]]) -> dict[int, int]:
+  spans, values = zip(*sorted(counts), strict=True) if counts else ((), ())
+  before = np.cumsum(values, dtype=int) - values
+  return dict(zip(spans, before.tolist(), strict=True))
+
+
+@beam.ptransform_fn
+def number_in_order(
+  appearances: PCollection,
+) -> tuple[PCollection, PCollection]:
+  """Numbers ids from 1, in the order they first appear.
+
+  Args:
+    appearances: (bucket, table of id and place).
+
+  Returns:
+    The numbers, (bucket, table of id and number), and the ids that are new in
+    each span, in order: (span, [id, ...]).
+  """
+  new = (
+    appearances
+    | 'first place' >> beam.CombinePerKey(first_place)
+    | 'to spans' >> beam.FlatMapTuple(_to_spans)
+    | 'new in span' >> beam.GroupByKey()
+    | 'in order' >> beam.MapTuple(_in_order)
+  )
+  before = new | 'count' >> beam.MapTuple(_count) | 'new before' >> cumulate()
+  numbers = new | 'number' >> beam.FlatMap(_number, AsSingleton(before))
+  return numbers, new
+
+
+def first_place(tables: Iterable[pa.Table]) -> pa.Table:
+  """Of each id the smallest place."""
+  return _aggregate(tables, 'place', 'min')
+
+
+def last_number(tables: Iterable[pa.Table]) -> pa.Table:
+  """Of each id the greatest number."""
+  return _aggregate(tables, 'number', 'max')
+
+
+def _aggregate(
+  tables: Iterable[pa.Table], column: str, function: str
+) -> pa.Table:
+  tables = list(tables)
+  # Beam also combines nothing.
+  if not tables:
+    return pa.table({'id': pa.nulls(0), column: pa.array([], pa.int64())})
+  table = pa.concat_tables(tables, promote_options='permissive')
+  chosen = table.group_by('id').aggregate([(column, function)])
+  return chosen.rename_columns(['id', column])
+
+
+def _to_spans(bucket: int, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+  del bucket
+  for span, rows in groups(table['place'].to_numpy() >> _ORDER_BITS):
+    yield span, table.take(rows)
+
+
+def _in_order(span: int, tables: Iterable[pa.Table]) -> tuple[int, list]:
+  return span, pa.concat_tables(tables).sort_by('place')['id'].to_pylist()
+
+
+def _count(span: int, keys: list) -> tuple[int, int]:
+  return span, len(keys)
+
+
+def _number(
+  new: tuple[int, list], before: dict[int, int]
+) -> Iterator[tuple[int, pa.Table]]:
+  span, keys = new
+  number = before[span] + 1 + np.arange(len(keys))
+  yield from buckets(pa.table({'id': keys, 'number': number}))
+
+
+@beam.ptransform_fn
+def look_up(wanted: PCollection, numbers: PCollection) -> PCollection:
+  """The numbers of the ids of each span, for `array_of`.
+
+  Args:
+    wanted: the ids: (bucket, table of id and place), each of one span.
+    numbers: (bucket, table of id and number).
+  """
+  return (
+    {'wanted': wanted, 'numbers': numbers}
+    | beam.CoGroupByKey()
+    | beam.FlatMapTuple(_look_up)
+  )
+
+
+def _look_up(bucket: int, found: dict[str, Iterable[pa.Table]]) -> Iterator:
+  del bucket
+  known = list(found['numbers'])
+  for table in found['wanted']:
+    number = np.zeros(len(table), np.int64)
+    if known:
+      known = [pa.concat_tables(known)]
+      ids = known[0]['id'].cast(table['id'].type)
+      at = pc.index_in(table['id'], value_set=ids)
+      number = known[0]['number'].take(at).fill_null(0).to_numpy()
+    place = table['place'].to_numpy()
+    order = place & ((1 << _ORDER_BITS) - 1)
+    yield int(place[0]) >> _ORDER_BITS, (order, number)
+
+
+def array_of(
+  found: Iterable[tuple[np.ndarray, np.ndarray]], size: int
+) -> np.ndarray:
+  """The number of each id of a span, 0 for those without: int64 [size]."""
+  array = np.zeros(size, np.int64)
+  for order, number in found:
+    array[order] = number
+  return array
+
+
+def blocks(rows: Rows, numbers: np.ndarray) -> Iterator[tuple[int, tuple]]:
+  """Rows with these numbers by the block in which they are dealt out."""
+  for block, at in groups(numbers // _BLOCK):
+    yield block, (numbers[at] % _BLOCK, rows.take(at))
+
+
+@beam.ptransform_fn
+def deal_out(
+  rows: PCollection,
+  *,
+  counts: PCollection,
+  split: Callable[[int], dict[str, np.ndarray]],
+  splits: Sequence[str],
+  source: str,
+  folder: pathlib.Path,
+  by_user: bool = False,
+) -> dict[str, PCollection]:
+  """The examples of each split, keyed by their place in it.
+
+  Args:
+    rows: as `blocks` gives them.
+    counts: of the rows of each span: (span, count).
+    split: which of so many rows go to each split, in order.
+    splits: the names of the splits.
+    source: of the rows, for errors.
+    folder: for errors.
+    by_user: the rows are those of `each_positive`, and what a user has in a
+      split becomes one example.
+  """
+  total = (
+    counts | 'each' >> beam.Values() | 'total' >> beam.CombineGlobally(sum)
+  )
+  # On one worker, as the order is that of one generator.
+  draw = functools.partial(_places, split=split, source=source)
+  places = total | 'places' >> each(draw, folder)
+  dealt = (
+    {'places': places, 'rows': rows}
+    | 'blocks' >> beam.CoGroupByKey()
+    | 'deal' >> beam.FlatMap(_deal, splits).with_outputs(*splits)
+  )
+  if not by_user:
+    return {name: dealt[name] for name in splits}
+  return {
+    name: dealt[name]
+    | f'users of {name}' >> beam.GroupBy(_user_number)
+    | f'positives of {name}' >> beam.MapTuple(_with_positives)
+    for name in splits
+  }
+
+
+def each_positive(rows: Rows) -> Rows:
+  """A row for each target of each row, as its only positive."""
+  of_row = np.repeat(np.arange(len(rows.targets)), rows.targets.lengths)
+  offsets = np.arange(len(of_row) + 1)
+  positives = Ragged(rows.targets.values, offsets)
+  return rows.take(of_row)._replace(positives=positives)
+
+
+def _user_number(dealt: tuple[int, dict[str, Any]]) -> int:
+  return int(dealt[1]['user_number'])
+
+
+def _with_positives(
+  user: int, dealt: Iterable[tuple[int, dict[str, Any]]]
+) -> tuple[int, dict[str, Any]]:
+  """One example of the rows of a user in a split, at the place of the first."""
+  del user
+  places, rows = zip(*sorted(dealt, key=operator.itemgetter(0)), strict=True)
+  positives = np.concatenate([row['positives'] for row in rows])
+  own = {'positives': positives, 'places': np.array(places, np.int32)}
+  return places[0], rows[0] | own
+
+
+def _places(
+  total: int, *, split: Callable[[int], dict[str, np.ndarray]], source: str
+) -> Iterator[tuple[int, np.ndarray]]:
+  places = np.zeros((total, 2), np.int64)
+  for at, (name, part) in enumerate(split(total).items()):
+    check_count(len(part), where=f'{name} split of {source}')
+    places[part] = np.stack([np.full(len(part), at), np.arange(len(part))], 1)
+  for start in range(0, total, _BLOCK):
+    yield start // _BLOCK, places[start : start + _BLOCK]
+
+
+def _deal(
+  block: tuple[int, dict[str, Iterable]], splits: Sequence[str]
+) -> Iterator[TaggedOutput]:
+  (places,) = block[1]['places']
+  for numbers, rows in block[1]['rows']:
+    for row, example in examples_of(rows):
+      at, place = places[numbers[row]].tolist()
+      yield TaggedOutput(splits[at], (place, example))
+
+
+@beam.ptransform_fn
+def save(values: PCollection, path: pathlib.Path) -> PCollection:
+  """Writes the texts of lists, (order, list), in order as one JSON list."""
+  return values | beam.combiners.ToList() | beam.Map(_save, path=str(path))
+
+
+def _save(values: list[tuple[Any, list]], *, path: str) -> None:
+  texts = [str(value) for _, part in sorted(values) for value in part]
+  pathlib.Path(path).write_text(json.dumps(texts))
