@@ -40,6 +40,7 @@ from experiments.flags.process import DistributedSettings
 from experiments.flags.shared import DataSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.run import loop
+from experiments.run.batches import batches_in_order
 from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import with_items
@@ -158,7 +159,7 @@ def embedded(
   )
   for users in splits:
     before = None
-    for batch, rows in loop.batches_in_order(users, settings, length):
+    for batch, rows in batches_in_order(users, settings, length):
       vectors = encode(params, {'items': batch['items']})
       # The devices have this batch to do while the one before is read.
       if before is not None:

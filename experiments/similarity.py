@@ -38,6 +38,7 @@ from experiments.flags.shared import (
 from experiments.flags.speed import EncodingSettings
 from experiments.pretraining.augmentations import make_augmentations
 from experiments.run import loop
+from experiments.run.batches import batches_in_order
 from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder
@@ -222,7 +223,7 @@ def measure(
   )
   params, user_key = replicate((params, user_key))
   vectors, cosines = [], []
-  for batch, rows in loop.batches_in_order(users, settings, length):
+  for batch, rows in batches_in_order(users, settings, length):
     batch_vectors, batch_cosines = step(params, batch, user_key)
     vectors.append(np.asarray(batch_vectors)[: len(rows)])
     cosines.append(np.asarray(batch_cosines)[: len(rows)])

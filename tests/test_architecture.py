@@ -46,6 +46,7 @@ DATA_ORDER = [
   {'rows'},
   {'beam'},
   {'pipeline'},
+  {'dealing'},
   {'readers'},
   {'builder'},
   {'prepare', 'movielens_order'},

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import beam, pipeline
+from adaptssr_jax.data import beam, dealing, pipeline
 from adaptssr_jax.data.readers import ttl_beam
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
@@ -71,7 +71,7 @@ def test_spans_of_ttl_files_make_the_same_data_set(
   tmp_path, manual, monkeypatch, task
 ):
   monkeypatch.setattr(ttl_beam, '_SPAN', 37)
-  monkeypatch.setattr(pipeline, '_BLOCK', 7)
+  monkeypatch.setattr(dealing, '_BLOCK', 7)
   assert_same_with_beam(f'ttl/{task}', tmp_path, manual)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_similarity_command import save_run
 
-from adaptssr_jax.checkpoint.encoders import restore_encoder
+from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import resplit
+from adaptssr_jax.table.lookup import encoder_params
 from experiments import compare
 from experiments.comparison import frozen
 from experiments.comparison.grid import Cell, Vectors, plan
@@ -355,7 +356,7 @@ def test_vectors_are_those_of_the_encoder(tmp_path, data_dir, is_pretrained):
     # It knows the items in another order.
     source = save_run(tmp_path / 'run', items[::-1], seed=3)
     settings = dataclasses.replace(settings, pretrained=source)
-    encoder, params, known = restore_encoder(source)
+    encoder, params, known = restore_model(source)
   else:
     encoder, params = make_encoder(settings, items, jax.random.key(0))
     known = items
@@ -368,5 +369,6 @@ def test_vectors_are_those_of_the_encoder(tmp_path, data_dir, is_pretrained):
   rows = users.items.padded(np.array([3, 150]), SHAPE['max_length'])
   number = {item: place for place, item in enumerate(known, 1)}
   numbers = np.array([0, *(number[item] for item in items)])
-  expected = encoder.apply({'params': params}, numbers[rows])
+  variables = {'params': encoder_params(params)}
+  expected = encoder.apply(variables, numbers[rows])
   assert vectors[[3, 150]] == pytest.approx(np.asarray(expected), abs=1e-5)

@@ -228,7 +228,7 @@ def test_killed_at_any_moment_the_next_start_prepares_all_again(tmp_path):
     last_line_of(f"""
 import os, pathlib, signal
 import tensorflow_datasets as tfds
-from adaptssr_jax.data import builder, load, pieces, prepare
+from adaptssr_jax.data import builder, load, prepare
 from adaptssr_jax.data.prepared import columns
 tfds.disable_progress_bar()
 

@@ -1,13 +1,25 @@
 """One's own tables: three formats, one data set."""
 
+import csv
 import os
 import shutil
 
+import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from adaptssr_jax.data.readers import table_files, table_users, tables
+from adaptssr_jax.data.readers.table_users import (
+  Tables,
+  open_database,
+  read_users,
+)
+from adaptssr_jax.data.readers.tables import Columns, Part, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.user_table_files import (
   COLUMNS,
@@ -227,32 +239,99 @@ def test_the_name_follows_the_contents_the_columns_and_the_task(tmp_path):
   assert name(label_column='été').startswith('_t_')
 
 
-def test_files_read_in_bulk_and_row_by_row_are_the_same(tmp_path, monkeypatch):
-  rows = [(*row[:2], row[2] + 0.5, row[3]) for row in EVENTS]
-  paths = [write(tmp_path / f'e.{suffix}', rows) for suffix in ('csv', 'jsonl')]
-  columns = Columns(('user_id', 'age'), 'time')
-  bulk = [tables.read_table(path, columns).cells for path in paths]
+def rows_of(path, connection=None, *, start=0, end=None, **settings):
+  """Lines, users, items and times of a part of a file, and their blocks."""
+  texts = {'user_id': 'user_id', 'item_id': 'item_id'}
+  part = Part(path, Columns(texts, 'time', **settings), start, end)
+  blocks = list(read_columns(connection or duckdb.connect(), part))
+  return [tuple(row.values()) for block in blocks for row in block.to_pylist()]
 
-  def give_up(*_):
-    raise ValueError
 
-  monkeypatch.setattr(tables, '_bulk_csv', give_up)
-  monkeypatch.setattr(tables, '_bulk_json', give_up)
-  monkeypatch.setattr(tables, '_CHUNK', 5)
-  for path, cells in zip(paths, bulk, strict=True):
-    slow = tables.read_table(path, columns).cells
-    assert slow.keys() == cells.keys()
-    for name in slow:
-      expected = [str(cell) for cell in cells[name].to_pylist()]
-      assert slow[name].to_pylist() == expected
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_blocks_and_threads_change_nothing(tmp_path, monkeypatch, suffix):
+  rows = [(f'u{n % 7}', f'i{n % 5}', n // 3) for n in range(40)]
+  path = write(tmp_path / f'e.{suffix}', rows, COLUMNS)
+  whole = rows_of(path)
+  first = 2 if suffix == 'csv' else 1
+  assert [row[0] for row in whole] == list(range(first, first + 40))
+  assert [row[1:4] for row in whole] == rows
+  for size, threads in ((1, 1), (37, 4), (1000, 2)):
+    for name in ('_BYTES', '_ROWS', '_ROWS_A_THREAD'):
+      monkeypatch.setattr(table_files, name, size)
+    connection = duckdb.connect(config={'threads': threads})
+    assert rows_of(path, connection) == whole
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_parts_of_a_file_have_each_row_once(tmp_path, suffix):
+  rows = [(f'u{n}', 'été', n) for n in range(6)]
+  path = write(tmp_path / f'e.{suffix}', rows, COLUMNS)
+  size = path.stat().st_size
+  if suffix == 'parquet':
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    size = 3
+  for step in (1, 7, 60):
+    parts = [
+      rows_of(path, start=start, end=start + step)
+      for start in range(0, size, step)
+    ]
+    assert [row[1:4] for part in parts for row in part] == rows
+
+
+def read(tmp_path, paths, **settings):
+  texts = {'user_id': 'user_id', 'item_id': 'item_id'}
+  events = Tables(paths, Columns(texts, 'time'))
+  said = []
+  with open_database(tmp_path / 'database', **settings) as database:
+    users, vocabulary = read_users(database, events, None, tell=said.append)
+  assert not list((tmp_path / 'database').iterdir())
+  return users, vocabulary, said
+
+
+def test_what_does_not_fit_the_memory_is_sorted_on_the_disk(
+  tmp_path, monkeypatch
+):
+  random = np.random.default_rng(0)
+  user, item, time = random.integers(0, (5000, 900, 50), (400_000, 3)).T
+  table = pa.table(
+    {
+      'user_id': pa.array(user).cast(pa.string()),
+      'item_id': pa.array(item).cast(pa.string()),
+      'time': time,
+    }
+  )
+  pyarrow.csv.write_csv(table, tmp_path / 'a.csv')
+  pyarrow.parquet.write_table(table, tmp_path / 'b.parquet')
+  paths = [tmp_path / 'a.csv', tmp_path / 'b.parquet']
+  found = []
+  monkeypatch.setattr(table_users, '_SECONDS', 0.0)
+  for settings in ({'memory_limit': '40MB', 'threads': 1}, {'threads': 4}):
+    users, vocabulary, said = read(tmp_path, paths, **settings)
+    assert f'Read 400,000 rows of {paths[1]}...' in said
+    assert said[-1] == 'Sorting 800,000 behaviours of 5,000 users...'
+    found.append((users.user_id, vocabulary, users.items.values.tolist()))
+  assert found[0] == found[1]
+  # The order of equal times is that of the rows.
+  user, item, time = (np.tile(column, 2) for column in (user, item, time))
+  chosen = np.flatnonzero(user == user[0])
+  chosen = chosen[np.argsort(time[chosen], kind='stable')]
+  names = [vocabulary.items[number - 1] for number in users.items[0]]
+  assert names == item[chosen].astype(str).tolist()
+
+
+def test_a_memory_limit_that_cannot_be_used_is_an_error(tmp_path):
+  path = write(tmp_path / 'e.csv', EVENTS)
+  for limit, reason in (('much', 'memory limit'), ('1MB', 'more memory')):
+    with pytest.raises(data.DataError, match=reason):
+      read(tmp_path, [path], memory_limit=limit)
 
 
 def test_ordinary_files_are_never_read_row_by_row(tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, '_collect', None)
+  monkeypatch.setattr(tables, 'csv_rows', None)
   for suffix in ('csv', 'jsonl'):
-    path = write(tmp_path / f'e.{suffix}', EVENTS)
-    users = load(tmp_path, path, label_column='age')
-    assert set(users.splits) == {'train', 'validation', 'test'}
+    path = write(tmp_path / f'e.{suffix}', EVENTS[6:])
+    assert len(rows_of(path)) == len(EVENTS[6:])
 
 
 def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):
@@ -268,26 +347,101 @@ def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):
   assert f'{path}, line 10: ' in error_of(tmp_path / 'b', path)
 
 
-@pytest.mark.parametrize('block', [1, 3, 1000])
+@pytest.mark.parametrize('bytes_at_once', [1, 20, 1000])
 @pytest.mark.parametrize(
-  ('text', 'plain'),
+  'line',
   [
-    ('a,b', True),
-    ('"a,""b"""\r\n"c","",x\n""', True),
-    ('"a\nb",c', True),
-    ('a"b"', False),
-    ('""b', False),
-    ('"a" ,b', False),
-    ('x,"a"b', False),
-    ('a\r\nb\r\n', True),
-    ('a\rb', False),
-    ('a\r\r\n', False),
-    ('a\r', False),
+    'a,b,1', '"a","b","1"', '"a,""b""","c",1\r', '"a\nb",c,1', 'a"b",c,1',
+    'a, "b",1', ' a ,b, 1 ', '5" nail,b,1', '"a\r\nb",c,1',
+    '\x00,b,1', 'ä,"ß",1', '\n\na,b,1\n\n',
   ],
-)
-def test_unusual_marks_and_line_ends_are_seen(
-  tmp_path, monkeypatch, text, plain, block
+)  # fmt: skip
+def test_cells_are_those_that_python_finds(
+  tmp_path, monkeypatch, line, bytes_at_once
 ):
-  monkeypatch.setattr(table_rows, '_BLOCK', block)
-  (tmp_path / 'a.csv').write_bytes(text.encode())
-  assert table_rows.is_plain_csv(tmp_path / 'a.csv') is plain
+  monkeypatch.setattr(table_files, '_BYTES', bytes_at_once)
+  path = tmp_path / 'e.csv'
+  path.write_bytes(f'user_id,item_id,time\nu,i,0\n{line}\nv,j,2'.encode())
+  with path.open(newline='') as file:
+    _, *expected = filter(None, csv.reader(file, strict=True))
+  found = [[*row[1:3], row[3]] for row in rows_of(path)]
+  assert found == [[user, item, int(time)] for user, item, time in expected]
+
+
+FORMATTED = ('2/1/2000', '12/31/1999', '1/2/2000')
+
+
+def test_dates_may_be_written_in_another_way(tmp_path):
+  rows = [
+    (f'u{user}', item, time)
+    for user in range(10)
+    for item, time in (
+      ('c', '2/1/2000'),
+      ('a', '12/31/1999'),
+      ('b', '1/2/2000'),
+    )
+  ]
+  for suffix in ('csv', 'parquet', 'jsonl'):
+    path = write(tmp_path / f'e.{suffix}', rows, COLUMNS)
+    users = load(tmp_path, path, time_format='%m/%d/%Y')
+    assert {tuple(items) for items, _ in contents(users).values()} == {
+      ('a', 'b', 'c')
+    }
+  path = write(tmp_path / 'f.csv', [*rows, ('u', 'a', '13/1/2000')], COLUMNS)
+  message = error_of(tmp_path / 'b', path, time_format='%m/%d/%Y')
+  assert f"{path}, line 32: time '13/1/2000' is not of the form %m" in message
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_a_condition_leaves_rows_out(tmp_path, suffix):
+  # What is left out may be wrong: it is not looked at.
+  rows = [(*row, 'view', "it's") for row in EVENTS]
+  rows += [
+    ('u1', '', 1, 'new', 'view', 'no'),
+    ('u1', 'x', 2, 'new', None, "it's"),
+  ]
+  names = (*COLUMNS, 'age', 'event', 'line')
+  path = write(tmp_path / f'e.{suffix}', rows[::-1], names)
+  where = "event = 'view' and \"line\" = 'it''s' -- only these"
+  users = load(tmp_path, path, label_column='age', where=where)
+  plain = write(tmp_path / f'plain.{suffix}', EVENTS[::-1])
+  assert columns_of(users) == columns_of(
+    load(tmp_path, plain, label_column='age')
+  )
+  few = load(tmp_path / 'few', path, where="time::double >= 5 and event <> ''")
+  assert contents(few)['anna'] == (['été', 'hat', 'a,"b"'], None)
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
+def test_a_condition_that_cannot_be_used_is_one_error(tmp_path, suffix):
+  path = write(tmp_path / f'e.{suffix}', EVENTS)
+  for where, reason in (
+    ('age = ', 'syntax error'),
+    ("event = 'view'", "no column 'event'; its columns are 'user_id'"),
+    ('age = "old"', "no column 'old'"),
+    ('age > 3', "'age > 3' cannot be used"),
+    ('age::int > 3', 'Could not convert'),
+    ('sum(age)', "'sum(age)' cannot be used"),
+    ('no_such(age)', "'no_such(age)' cannot be used"),
+    ("age = 'older'", f'no row of {path} meets the condition'),
+    ('true); select (1', 'several statements'),
+  ):
+    assert reason in error_of(tmp_path, path, where=where)
+
+
+def test_the_name_follows_the_format_and_the_condition(tmp_path):
+  path = str(csv_file(tmp_path, {}))
+  names = [
+    user_tables_config(events=path, **settings).name
+    for settings in (
+      {'where': "age = 'old'"},
+      {'where': "age = 'new'"},
+      {'time_format': '%Y'},
+      {'memory_limit': '1GB'},
+    )
+  ]
+  assert len(set(names)) == 4
+  # As before there were any: nothing has to be prepared again.
+  assert names[3] == 'pretrain_db2ae1873c71ebe5'
+  config = user_tables_config(events=path, labels=path, label_column='age')
+  assert config.name == 'age_441675c5eaa64930'

@@ -26,13 +26,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.readers.table_sql import check_time_format
+from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
 from adaptssr_jax.data.readers.table_users import (
   Tables,
   open_database,
   read_users,
 )
-from adaptssr_jax.data.readers.tables import Columns, check_path, columns_of
+from adaptssr_jax.data.readers.tables import Columns, check_path
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,
@@ -45,7 +45,7 @@ _LONGEST_NAME = 50
 
 
 def _tell_nobody(text: str) -> None:
-  pass
+  """Drops a line of progress."""
 
 
 @dataclasses.dataclass(eq=False)

@@ -22,6 +22,11 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.pretraining.encoded_views import encoded_lengths
 from experiments.pretraining.step import make_pretraining
 from experiments.run import loop
+from experiments.run.batches import (
+  batches_in_order,
+  training_batch,
+  training_batches,
+)
 from experiments.run.encoder import make_encoder
 from experiments.run.process import num_cores
 from experiments.run.speed import (
@@ -108,7 +113,7 @@ def _time_training(
     pmap_step(step, num_replicated_args=1, donate=True),
     replicate(key),
   )
-  batches = loop.training_batches(
+  batches = training_batches(
     users, pretraining, length, range(_WARM_UP + settings.steps)
   )
   with contextlib.closing(batches):
@@ -183,11 +188,11 @@ def _input_rate(
   users: UserArrays, pretraining: PretrainSettings, length: int
 ) -> float:
   """Users a second that are made ready where nobody takes them."""
-  loop.training_batch(users, 0, settings=pretraining, length=length)
+  training_batch(users, 0, settings=pretraining, length=length)
   began, batches = time.perf_counter(), 0
   while time.perf_counter() - began < 0.5:
     batches += 1
-    loop.training_batch(users, batches, settings=pretraining, length=length)
+    training_batch(users, batches, settings=pretraining, length=length)
   seconds = time.perf_counter() - began
   return batches * pretraining.batch_size / seconds
 
@@ -211,7 +216,7 @@ def _time_encoding(
   )
   done = []
   some = users.first((_WARM_UP + settings.steps) * settings.batch_size)
-  batches = loop.batches_in_order(some, pretraining, length)
+  batches = batches_in_order(some, pretraining, length)
   with contextlib.closing(batches):
     for batch, _ in batches:
       np.asarray(step_fn(params, batch))

@@ -15,7 +15,7 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.step import lengths_of
 from experiments.finetuning.tasks import KINDS, Kind, goodness
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.run import loop
+from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
 from experiments.run.speed import on_table
 from experiments.run.workdir import (
@@ -88,7 +88,7 @@ def predict_users(
     The outputs, [rows, ...], without those of padding.
   """
   outputs = []
-  for batch, rows in loop.batches_in_order(users, settings, length):
+  for batch, rows in batches_in_order(users, settings, length):
     outputs.append(np.asarray(predict(params, batch))[: len(rows)])
   outputs = np.concatenate(outputs)
   if users.places is None:

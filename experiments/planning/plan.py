@@ -26,7 +26,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
-from experiments.run import loop
+from experiments.run.batches import training_batch
 from experiments.run.process import tell
 
 
@@ -86,7 +86,7 @@ def plan_run(
     What was printed.
   """
   devices = jax.device_count()
-  batch = loop.training_batch(users, 0, settings=settings, length=length)
+  batch = training_batch(users, 0, settings=settings, length=length)
   key = jax.eval_shape(jax.random.key, settings.seed)
   step_fn = pmap_step(step, num_replicated_args=1, donate=True)
   compiled = step_fn.lower(state, batch, key).compile()

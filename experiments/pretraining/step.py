@@ -31,6 +31,7 @@ from experiments.pretraining.encoded_views import (
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.run import loop
+from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
 from experiments.run.speed import (
   effective_length,
@@ -137,7 +138,7 @@ def validate(
   is warned of.
   """
   totals, vectors = None, []
-  for batch, rows in loop.batches_in_order(users, settings, length):
+  for batch, rows in batches_in_order(users, settings, length):
     sums, encoded = step(state.params, batch, key)
     totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     vectors.append(np.asarray(encoded)[: len(rows)])

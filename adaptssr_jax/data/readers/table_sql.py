@@ -150,3 +150,26 @@ def with_times(query: str, kind: str, time_format: str = '') -> str:
   for level in [*levels, *nulls]:
     query = f'select *, {level} from ({query})'
   return query
+
+
+def columns_of(where: str) -> list[str]:
+  """The columns that a condition in SQL names; `DataError` if it is none."""
+  if not where:
+    return []
+  error, statements, names = duckdb.execute(
+    "select tree->>'error_message', json_array_length(tree, '/statements'), "
+    "tree->>'$..column_names[0]' from (select json_serialize_sql($1) as tree)",
+    [f'select 1 where (\n{where}\n)'],
+  ).fetchone()
+  if error or statements > 1:
+    raise wrong_condition(where, error or 'these are several statements')
+  return list(dict.fromkeys(names))
+
+
+def wrong_condition(where: str, reason: object) -> DataError:
+  """What is wrong with a condition of --where."""
+  return DataError(
+    f'the condition {where!r} cannot be used: {reason}; text is written as '
+    "'view', and numbers of CSV and JSON lines, whose columns are text, are "
+    'compared as in rating::double > 3'
+  )

@@ -31,11 +31,13 @@ from adaptssr_jax.data.readers.table_files import (
 )
 from adaptssr_jax.data.readers.table_sql import (
   NOT_PLAIN,
+  columns_of,
   csv_cells,
   identifier,
   json_cells,
   quoted,
   with_times,
+  wrong_condition,
 )
 from adaptssr_jax.data.rows import DataError
 
@@ -91,28 +93,6 @@ class Part(NamedTuple):
   columns: Columns
   start: int = 0
   end: int | None = None
-
-
-def columns_of(where: str) -> list[str]:
-  """The columns that a condition in SQL names; `DataError` if it is none."""
-  if not where:
-    return []
-  error, statements, names = duckdb.execute(
-    "select tree->>'error_message', json_array_length(tree, '/statements'), "
-    "tree->>'$..column_names[0]' from (select json_serialize_sql($1) as tree)",
-    [f'select 1 where (\n{where}\n)'],
-  ).fetchone()
-  if error or statements > 1:
-    raise _wrong_condition(where, error or 'these are several statements')
-  return list(dict.fromkeys(names))
-
-
-def _wrong_condition(where: str, reason: object) -> DataError:
-  return DataError(
-    f'the condition {where!r} cannot be used: {reason}; text is written as '
-    "'view', and numbers of CSV and JSON lines, whose columns are text, are "
-    'compared as in rating::double > 3'
-  )
 
 
 def check_path(path: pathlib.Path) -> None:
@@ -282,7 +262,7 @@ def _select(
     return connection.sql(query).to_arrow_table()
   except (duckdb.ProgrammingError, duckdb.DataError) as error:
     if columns.where:
-      raise _wrong_condition(columns.where, error) from None
+      raise wrong_condition(columns.where, error) from None
     raise
   finally:
     connection.unregister('block')

@@ -16,6 +16,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton, PBegin, PCollection, TaggedOutput
 
 from adaptssr_jax.data import pipeline
+from adaptssr_jax.data.dealing import blocks, deal_out, each_positive
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.ttl_lines import (
   Lines,
@@ -88,7 +89,7 @@ def ttl_examples(
     task: the file of a task; None for pre-training itself.
     kind: of the lines of the task.
     folder: for errors, and for items, labels and notes as JSON.
-    **split: arguments of `pipeline.deal_out`.
+    **split: arguments of `dealing.deal_out`.
   """
   users = begin | 'users' >> _read(pretrain, 'pretrain', folder)
   lines = (
@@ -122,7 +123,7 @@ def ttl_examples(
     | 'rows'
     >> pipeline.each(_rows, folder, lines.first, AsSingleton(first_rows))
   )
-  return rows | 'deal out' >> pipeline.deal_out(
+  return rows | 'deal out' >> deal_out(
     counts=lines.counts, folder=folder, by_user=kind == 'ranking', **split
   )
 
@@ -243,6 +244,6 @@ def _rows(
     rows = with_tails(rows, tails, kind)
   if kind == 'ranking':
     number_of_user = (line - 1).astype(np.int32)
-    rows = pipeline.each_positive(rows._replace(user_number=number_of_user))
+    rows = each_positive(rows._replace(user_number=number_of_user))
   numbers = first_rows[number] + np.arange(len(rows.items))
-  yield from pipeline.blocks(rows, numbers)
+  yield from blocks(rows, numbers)
