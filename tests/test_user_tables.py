@@ -8,8 +8,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-
-
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.user_table_files import (
   COLUMNS,

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
+from adaptssr_jax.data.readers.table_rows import json_header
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.table_rows import json_header
 from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 
 CSV_ERRORS = [

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.tables import (
@@ -28,9 +30,9 @@ from adaptssr_jax.data.readers.tables import (
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, shown
 
 # Rows are counted on in the next file from here: no file has as many.
-_FILE = 1 << 40
+FILE = 1 << 40
 # A float holds every integer up to here.
-_EXACT = 2**53
+EXACT = 2**53
 _BATCH = 1 << 20
 # Between two words of progress.
 _SECONDS = 10.0
@@ -48,7 +50,7 @@ class Tables(NamedTuple):
 
   def place(self, row: int) -> str:
     """The file and the line of a row of the database, for messages."""
-    return place(self.paths[row // _FILE], row % _FILE)
+    return place(self.paths[row // FILE], row % FILE)
 
   def __str__(self) -> str:
     return ', '.join(map(str, self.paths))
@@ -88,6 +90,25 @@ def open_database(
       database.close()
 
 
+class Users(NamedTuple):
+  """Users in the order they first appear, with their behaviours in order.
+
+  Args:
+    ids: text [users].
+    first: the row where each first appears, int64 [users].
+    items: the behaviours of each, numbers from 1.
+    item_ids: text, in the order of their numbers, which is that in which they
+      first appear.
+    labels: text [users]; None for pre-training.
+  """
+
+  ids: pa.ChunkedArray
+  first: np.ndarray
+  items: Ragged
+  item_ids: pa.ChunkedArray
+  labels: pa.ChunkedArray | None
+
+
 def read_users(
   database: duckdb.DuckDBPyConnection,
   events: Tables,
@@ -112,6 +133,43 @@ def read_users(
   """
   _load(database, 'events', events, tell)
   moments = _sort_key(database, events)
+  if labels not in (None, events):
+    _load(database, 'labels', labels, tell)
+  users = group_users(database, events, labels, moments, tell=tell)
+  if not len(users.first):
+    raise no_label(events)
+  rows = Rows(users.ids.to_pylist(), users.items)
+  item_ids = users.item_ids.to_pylist()
+  if labels is None:
+    return rows, Vocabulary(item_ids)
+  classes = class_names(users.labels.unique().to_pylist())
+  label = class_numbers(users.labels, classes)
+  return rows._replace(label=label), Vocabulary(item_ids, classes)
+
+
+def group_users(
+  database: duckdb.DuckDBPyConnection,
+  events: Tables,
+  labels: Tables | None,
+  moments: str,
+  *,
+  tell: Callable[[str], None],
+) -> Users:
+  """Groups the behaviours in a database by user.
+
+  Args:
+    database: with a table `events`, and `labels` if they are others.
+    events: what the first is made of.
+    labels: what the second is made of, or `events`; None for pre-training.
+    moments: what orders behaviours, as `sort_key` gives it.
+    tell: is told how far it has come.
+
+  Returns:
+    The users; of a task, those with a label.
+
+  Raises:
+    DataError: the labels of a user contradict each other.
+  """
   database.execute(
     'create table items as select item_id, row_number() over (order by '
     'min(row)) as place from events group by item_id'
@@ -121,32 +179,36 @@ def read_users(
     'group by user_id'
   )
   if labels is not None:
-    if labels is not events:
-      _load(database, 'labels', labels, tell)
-    _label_users(database, 'events' if labels is events else 'labels', labels)
+    _label_users(database, 'events' if labels == events else 'labels', labels)
     users = f'select * from ({users}) join labelled using (user_id)'
   database.execute(f'create table users as {users}')
   found = database.sql('from users order by first').to_arrow_table()
-  if not len(found):
-    raise DataError(
-      f'no user of the events has a label ({events}); are the user ids of the '
-      'labels written like those of the events?'
-    )
   sizes = found['size'].to_numpy()
   tell(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
   items = _sorted_items(database, int(sizes.sum()), moments)
-  rows = Rows(found['user_id'].to_pylist(), Ragged.from_lengths(items, sizes))
   item_ids = database.sql('select item_id from items order by place')
-  item_ids = item_ids.to_arrow_table()['item_id'].to_pylist()
-  if labels is None:
-    return rows, Vocabulary(item_ids)
-  encoded = found['label'].combine_chunks().dictionary_encode()
-  names = encoded.dictionary.to_pylist()
-  classes = class_names(names)
-  number = {name: place for place, name in enumerate(classes)}
-  numbers = np.array([number[name] for name in names], np.int32)
-  label = numbers[encoded.indices.to_numpy()]
-  return rows._replace(label=label), Vocabulary(item_ids, classes)
+  return Users(
+    found['user_id'],
+    found['first'].to_numpy(),
+    Ragged.from_lengths(items, sizes),
+    item_ids.to_arrow_table()['item_id'],
+    None if labels is None else found['label'],
+  )
+
+
+def no_label(events: Tables) -> DataError:
+  """What is wrong where no user is left for a task."""
+  return DataError(
+    f'no user of the events has a label ({events}); are the user ids of the '
+    'labels written like those of the events?'
+  )
+
+
+def no_row(tables: Tables) -> DataError:
+  """What is wrong where a condition leaves no row."""
+  return DataError(
+    f'no row of {tables} meets the condition {tables.columns.where!r}'
+  )
 
 
 def _load(
@@ -162,7 +224,7 @@ def _load(
     for block in read_columns(database, Part(path, tables.columns)):
       database.register('found', block)
       found = (
-        f'select line + {number * _FILE} as row, * exclude (line) from found'
+        f'select line + {number * FILE} as row, * exclude (line) from found'
       )
       database.execute(f'create table if not exists {name} as {found} limit 0')
       database.execute(f'insert into {name} {found}')
@@ -170,21 +232,42 @@ def _load(
       if time.monotonic() - said > _SECONDS:
         tell(f'Read {count:,} rows of {path}...')
         said = time.monotonic()
-  if not database.execute(f'select 1 from {name} limit 1').fetchone():
-    raise DataError(
-      f'no row of {tables} meets the condition {tables.columns.where!r}'
-    )
+  if not database.execute(f'select 1 from {name} limit 1').fetchall():
+    raise no_row(tables)
 
 
 def _sort_key(database: duckdb.DuckDBPyConnection, events: Tables) -> str:
-  """SQL of what orders the behaviours of a user, where all are comparable."""
-  large = f'number not between -{_EXACT} and {_EXACT}'
-  moment, other, real, rounded, value = database.execute(
+  large = f'number not between -{EXACT} and {EXACT}'
+  (found,) = database.execute(
     'select min(row) filter (moment is not null), '
     'min(row) filter (moment is null), min(row) filter (real is not null), '
     f'min(row) filter ({large}), arg_min(number, row) filter ({large}) '
     'from events'
-  ).fetchone()
+  ).fetchall()
+  return sort_key(events, *found)
+
+
+def sort_key(
+  events: Tables,
+  moment: int | None,
+  other: int | None,
+  real: int | None,
+  rounded: int | None,
+  value: int | None,
+) -> str:
+  """SQL of what orders the behaviours of a user, where all are comparable.
+
+  Args:
+    events: the behaviours.
+    moment: the first row whose time is a moment, if any.
+    other: the first whose time is none.
+    real: the first whose time is a floating-point number.
+    rounded: the first whose time is an integer that a float does not hold.
+    value: that time.
+
+  Raises:
+    DataError: some times cannot be compared with others.
+  """
   if moment is not None and other is not None:
     first, second = sorted([moment, other])
     kind = 'timestamp' if first == moment else 'number'
@@ -260,3 +343,11 @@ def class_names(names: Collection[str]) -> list[str]:
   """
   integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
   return sorted(names, key=lambda name: (int(name) if integers else 0, name))
+
+
+def class_numbers(
+  labels: pa.ChunkedArray, classes: Sequence[str]
+) -> np.ndarray:
+  """The class of each label, int32."""
+  names = pa.array(classes, labels.type)
+  return pc.index_in(labels, value_set=names).to_numpy().astype(np.int32)

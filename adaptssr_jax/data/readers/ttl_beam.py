@@ -122,8 +122,13 @@ def ttl_examples(
     | 'rows'
     >> pipeline.each(_rows, folder, lines.first, AsSingleton(first_rows))
   )
+  total = (
+    lines.counts
+    | 'each' >> beam.Values()
+    | 'total' >> beam.CombineGlobally(sum)
+  )
   return rows | 'deal out' >> pipeline.deal_out(
-    counts=lines.counts, folder=folder, **split
+    total=total, folder=folder, **split
   )
 
 
