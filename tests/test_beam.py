@@ -1,21 +1,27 @@
 """With Beam, here on its local runner, a data set is what it is without."""
 
 import dataclasses
+import itertools
 import logging
 import pathlib
 import sys
 
 import apache_beam
+import duckdb
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data import beam, dealing, pipeline
-from adaptssr_jax.data.readers import ttl_beam
+from adaptssr_jax.data.readers import table_beam, ttl_beam
+from adaptssr_jax.data.readers.table_rules import Tables
+from adaptssr_jax.data.readers.tables import Columns, read_columns
+from adaptssr_jax.data.user_tables import user_tables_config
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import open_data
 from tests.tiny_runs import files
+from tests.user_table_files import EVENTS, write
 
 LINES = [f'{900 - line},0,{line + 1},7' for line in range(20)]
 LINES += [LINES[4], '0,0']
@@ -41,6 +47,26 @@ def _manual(tmp_path):
   return folder
 
 
+def tables(folder, **settings):
+  """Users spread over files of three formats, with times of two types."""
+  floats = [(user, item, time + 0.5, age) for user, item, time, age in EVENTS]
+  plain = folder / 'plain.csv'
+  lines = [','.join(map(str, row)) for row in EVENTS if '"' not in row[1]]
+  plain.write_text('\n'.join(['user_id,item_id,time,age', *lines]))
+  paths = [
+    write(folder / 'a.csv', EVENTS[:9]),
+    plain,
+    write(folder / 'b.parquet', floats[9:]),
+    write(folder / 'c.jsonl', EVENTS[2:7]),
+  ]
+  jobs = [(user, f'{place % 3}') for place, (user, *_) in enumerate(EVENTS[7:])]
+  if settings.get('label_column') == 'job':
+    settings['labels'] = str(
+      write(folder / 'l.csv', [*jobs, ('x', '9')], ('user_id', 'job'))
+    )
+  return user_tables_config(events=[str(path) for path in paths], **settings)
+
+
 def prepared(name, data_dir, manual, options, config=None):
   builder = tfds.builder(
     name, data_dir=data_dir, **({'config': config} if config else {})
@@ -52,7 +78,7 @@ def prepared(name, data_dir, manual, options, config=None):
     list(users.vocabulary.items),
     list(users.vocabulary.labels),
     builder.info.metadata.get('source'),
-    builder.info.metadata.get('notes'),
+    builder.info.metadata['notes'],
   )
 
 
@@ -76,6 +102,17 @@ def test_spans_of_ttl_files_make_the_same_data_set(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('label', [None, 'age', 'job'])
+def test_parts_of_tables_make_the_same_data_set(
+  tmp_path, manual, monkeypatch, label
+):
+  monkeypatch.setattr(table_beam, '_PART', 40)
+  monkeypatch.setattr(dealing, '_BLOCK', 7)
+  config = tables(manual, label_column=label)
+  assert_same_with_beam('user_tables', tmp_path, manual, config)
+
+
+@pytest.mark.slow
 def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
   monkeypatch.setattr(ttl_beam, '_SPAN', 37)
   wrong = {
@@ -95,6 +132,74 @@ def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
       assert messages[0] == messages[1]
     (manual / name).write_text(right)
   assert not list((tmp_path / 'wrong').rglob('*1.0.0*'))
+
+
+MANY = [(f'u{row}', 'i', row, 'x') for row in range(9)]
+WRONG = {
+  'line': ([*MANY, ('u', '', 1, 'x')], "line 11: column 'item_id' is empty"),
+  'kind': ([('u', 'i', '2020-01-01', 'x')], 'line 2: the time is not a number'),
+  'rounded': ([('u', 'i', 0.5, 'x')], 'b.csv, line 11: time 9007199254740993'),
+  'label': ([('u0', 'i', 1, 'y')], "'x' in .*a.csv, line 2 and 'y' in .*c.csv"),
+  'labels': (MANY, "'x' in .*l.csv, line 2 and 'y' in .*l.csv, line 3"),
+  'none': (MANY, 'no user of the events has a label'),
+  'where': (MANY, 'no row of .* meets the condition'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('wrong', WRONG)
+def test_what_is_wrong_with_tables_is_said_as_without_beam(
+  tmp_path, monkeypatch, wrong
+):
+  monkeypatch.setattr(table_beam, '_PART', 40)
+  rows, reason = WRONG[wrong]
+  second = [*MANY, ('v', 'i', 2**53 + 1, 'x')] if wrong == 'rounded' else MANY
+  settings = {'label_column': 'age'}
+  if wrong in ('labels', 'none'):
+    # Of somebody without events, who has to be looked at all the same.
+    users = ['nobody'] * 2 if wrong == 'labels' else ['nobody']
+    labels = list(zip(users, 'xy', strict=False))
+    path = write(tmp_path / 'l.csv', labels, ('user_id', 'age'))
+    settings['labels'] = str(path)
+  elif wrong == 'where':
+    settings['where'] = "item_id = 'other'"
+  paths = [
+    write(tmp_path / 'a.csv', MANY),
+    write(tmp_path / 'b.csv', second),
+    write(tmp_path / 'c.csv', rows),
+  ]
+  config = user_tables_config(events=list(map(str, paths)), **settings)
+  messages = []
+  for options in (None, []):
+    with pytest.raises(data.DataError, match=reason) as error:
+      prepared('user_tables', tmp_path, tmp_path, options, config)
+    messages.append(str(error.value))
+  assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+  ('cell', 'parts'), [('plain', 4), ('"quo, ted"', 4), ('"two\nlines"', 1)]
+)
+def test_csv_is_cut_only_where_no_quoted_cell_may_be(
+  tmp_path, monkeypatch, cell, parts
+):
+  monkeypatch.setattr(table_beam, '_PART', 40)
+  path = tmp_path / 'a.csv'
+  rows = [f'u{row},i,{row}\n' for row in range(15)]
+  path.write_text(f'user_id,item_id,time\n{"".join(rows)}u,{cell},1\n')
+  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
+  events = Tables([path], columns)
+  places = table_beam._parts(table_beam.Source(events, None))
+  scanned = [found for place in places for _, found in table_beam._scan(place)]
+  found = [part for _, part in table_beam._with_lines((False, 0), scanned)]
+  assert len(found) == parts
+  with duckdb.connect() as connection:
+    lines = [
+      table['line'].to_pylist()
+      for part in found
+      for table in read_columns(connection, part)
+    ]
+  assert [*itertools.chain(*lines)] == list(range(2, 18))
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):

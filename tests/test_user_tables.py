@@ -14,11 +14,8 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data.readers import table_files, table_users, tables
-from adaptssr_jax.data.readers.table_users import (
-  Tables,
-  open_database,
-  read_users,
-)
+from adaptssr_jax.data.readers.table_rules import Tables
+from adaptssr_jax.data.readers.table_users import open_database, read_users
 from adaptssr_jax.data.readers.tables import Columns, Part, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.user_table_files import (

@@ -9,9 +9,8 @@ Beam sends. On one of them are drawn the order of the rows and the splits, in
 some 60 bytes a row, and put together the names of the items. The process that
 starts the pipeline at the end copies the records into memory-mapped arrays.
 
-So prepares `ttl`. The files of `user_tables` may be larger than the memory of
-this machine, whose DuckDB sorts and joins them; the other data sets are small,
-or synthetic. These are prepared in this process.
+So prepare `ttl` and `user_tables`. The other data sets are small, or synthetic:
+they are prepared in this process.
 """
 
 from __future__ import annotations

@@ -125,10 +125,12 @@ class UserBuilder(
       tfds.core.GeneratorBasedBuilder._download_and_prepare(
         self, dl_manager, download_config
       )
+    # What the pipeline has told.
     for name in ('items', 'labels', 'notes'):
       path = folder / f'{name}.json'
-      told = json.loads(path.read_text()) if path.exists() else []
-      self.info.metadata[name] = told
+      self.info.metadata[name] = (
+        json.loads(path.read_text()) if path.exists() else []
+      )
 
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
@@ -137,6 +139,7 @@ class UserBuilder(
     self.info.metadata.update(
       items=list(vocabulary.items), labels=list(vocabulary.labels)
     )
+    self.info.metadata.setdefault('notes', [])
     return {
       split: [
         functools.partial(examples_of, rows, first, first + _SHARD)

@@ -28,7 +28,7 @@ _BLOCK = 4096
 def deal_out(
   rows: PCollection,
   *,
-  counts: PCollection,
+  total: PCollection,
   split: Callable[[int], dict[str, np.ndarray]],
   splits: Sequence[str],
   source: str,
@@ -39,7 +39,7 @@ def deal_out(
 
   Args:
     rows: as `blocks` gives them.
-    counts: of the rows of each span: (span, count).
+    total: how many rows there are, one number.
     split: which of so many rows go to each split, in order.
     splits: the names of the splits.
     source: of the rows, for errors.
@@ -47,9 +47,6 @@ def deal_out(
     by_user: the rows are those of `each_positive`, and what a user has in a
       split becomes one example.
   """
-  total = (
-    counts | 'each' >> beam.Values() | 'total' >> beam.CombineGlobally(sum)
-  )
   # On one worker, as the order is that of one generator.
   draw = functools.partial(_places, split=split, source=source)
   places = total | 'places' >> each(draw, folder)

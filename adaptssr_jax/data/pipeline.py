@@ -3,9 +3,9 @@
 A source is cut into spans, which are numbered. What a span tells goes on as
 tables of many rows, since a pipeline takes some microseconds for each of its
 elements. Columns of the tables: an `id`, which is a raw id or a digest; the
-`place` where it stands, which is a span and the order in it, so that places
-compare as the source is read; and the `number` of an id. All rows of an id are
-in one of many buckets.
+`place` where it stands, an integer that grows as the source is read, such as a
+row, or a span and the order in it; and the `number` of an id. All rows of an id
+are in one of many buckets.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from adaptssr_jax.data.rows import (
 _BUCKETS = 256
 # Of a place, which is one integer: the span is in the bits above.
 _ORDER_BITS = 32
+# Places of which the new ids are sorted at once.
+_RANGE_BITS = 20
 
 
 class Guarded(beam.DoFn):
@@ -75,14 +77,18 @@ def groups(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
   yield from zip(distinct.tolist(), np.split(order, starts[1:]), strict=False)
 
 
-def buckets(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-  """The rows of a table by the bucket of their ids."""
-  ids = table['id']
+def buckets(
+  table: pa.Table, column: str = 'id'
+) -> Iterator[tuple[int, pa.Table]]:
+  """The rows of a table by the bucket of the ids in a column."""
+  ids = table[column].combine_chunks()
   if pa.types.is_integer(ids.type):
     bucket = ids.to_numpy() % _BUCKETS
   else:
-    ids = ids.cast(pa.binary()).to_pylist()
-    bucket = np.array([zlib.crc32(key) for key in ids], int) % _BUCKETS
+    encoded = ids.dictionary_encode()
+    names = encoded.dictionary.cast(pa.binary()).to_pylist()
+    bucket = np.array([zlib.crc32(name) for name in names], int) % _BUCKETS
+    bucket = bucket[encoded.indices.to_numpy()]
   for number, rows in groups(bucket):
     yield number, table.take(rows)
 
@@ -116,13 +122,13 @@ def number_in_order(
 
   Returns:
     The numbers, (bucket, table of id and number), and the ids that are new in
-    each span, in order: (span, [id, ...]).
+    each range of places, in order: (range, [id, ...]).
   """
   new = (
     appearances
     | 'first place' >> beam.CombinePerKey(first_place)
-    | 'to spans' >> beam.FlatMapTuple(_to_spans)
-    | 'new in span' >> beam.GroupByKey()
+    | 'to ranges' >> beam.FlatMapTuple(_to_ranges)
+    | 'new in range' >> beam.GroupByKey()
     | 'in order' >> beam.MapTuple(_in_order)
   )
   before = new | 'count' >> beam.MapTuple(_count) | 'new before' >> cumulate()
@@ -152,25 +158,25 @@ def _aggregate(
   return chosen.rename_columns(['id', column])
 
 
-def _to_spans(bucket: int, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+def _to_ranges(bucket: int, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
   del bucket
-  for span, rows in groups(table['place'].to_numpy() >> _ORDER_BITS):
-    yield span, table.take(rows)
+  for number, rows in groups(table['place'].to_numpy() >> _RANGE_BITS):
+    yield number, table.take(rows)
 
 
-def _in_order(span: int, tables: Iterable[pa.Table]) -> tuple[int, list]:
-  return span, pa.concat_tables(tables).sort_by('place')['id'].to_pylist()
+def _in_order(number: int, tables: Iterable[pa.Table]) -> tuple[int, list]:
+  return number, pa.concat_tables(tables).sort_by('place')['id'].to_pylist()
 
 
-def _count(span: int, keys: list) -> tuple[int, int]:
-  return span, len(keys)
+def _count(number: int, keys: list) -> tuple[int, int]:
+  return number, len(keys)
 
 
 def _number(
   new: tuple[int, list], before: dict[int, int]
 ) -> Iterator[tuple[int, pa.Table]]:
-  span, keys = new
-  number = before[span] + 1 + np.arange(len(keys))
+  at, keys = new
+  number = before[at] + 1 + np.arange(len(keys))
   yield from buckets(pa.table({'id': keys, 'number': number}))
 
 

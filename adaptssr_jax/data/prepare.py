@@ -105,7 +105,7 @@ def _make(
       beam_options=pipeline_options(beam_options),
     ),
   )
-  for note in twin.info.metadata.get('notes', ()):
+  for note in twin.info.metadata['notes']:
     tell(note)
   made = pathlib.Path(twin.data_dir)
   write_columns(twin, made / ARRAYS)

@@ -26,17 +26,17 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.readers.table_rules import Tables
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
-from adaptssr_jax.data.readers.table_users import (
-  Tables,
-  open_database,
-  read_users,
-)
+from adaptssr_jax.data.readers.table_users import open_database, read_users
 from adaptssr_jax.data.readers.tables import Columns, check_path
 from adaptssr_jax.data.rows import (
+  TASK_SHARES,
   DataError,
   Rows,
   Vocabulary,
+  deal_out_for_pretraining,
+  deal_out_for_task,
   split_for_pretraining,
   split_for_task,
 )
@@ -223,3 +223,25 @@ class UserTables(UserBuilder):
       )
     split = split_for_pretraining if rows.label is None else split_for_task
     return split(rows), vocabulary
+
+  def _examples(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    pipeline: Any,
+    folder: pathlib.Path,
+  ) -> dict[str, Any]:
+    # Apache Beam need not be installed.
+    from adaptssr_jax.data.readers.table_beam import Source, user_examples
+
+    del dl_manager
+    config = self.builder_config
+    self.info.metadata['source'] = _source(config.events, config.labels)
+    is_task = config.labels is not None
+    return user_examples(
+      pipeline,
+      Source(config.events, config.labels),
+      folder=folder,
+      split=deal_out_for_task if is_task else deal_out_for_pretraining,
+      splits=tuple(TASK_SHARES) if is_task else ('train', 'validation'),
+      source=self.info.metadata['source'],
+    )

@@ -59,8 +59,8 @@ class DataSettings(Settings):
   )
   beam: bool = flag(
     False,
-    'ttl: prepare with Apache Beam, to the same examples, from sources larger '
-    "than one machine. Needs pip install -e '.[beam]'.",
+    'ttl, user_tables: prepare with Apache Beam, to the same examples, from '
+    "sources larger than one machine. Needs pip install -e '.[beam]'.",
     mutable_on_resume=True,
   )
   beam_options: tuple[str, ...] = flag(

@@ -171,17 +171,17 @@ class TextBlock(NamedTuple):
 
 
 def text_blocks(
-  path: pathlib.Path, start: int = 0, end: int | None = None
+  path: pathlib.Path, start: int = 0, end: int | None = None, line: int = 1
 ) -> Iterator[TextBlock]:
   """The lines that begin at one of the bytes from `start` to before `end`.
 
-  Lines are counted from 1 at `start`.
+  The first of them has the number `line`.
   """
   with path.open('rb') as file:
     if start:
       file.seek(start - 1)
       file.readline()
-    offset, line = file.tell(), 1
+    offset = file.tell()
     while end is None or offset < end:
       text = file.read(_BYTES if end is None else min(_BYTES, end - offset))
       if text and not text.endswith(b'\n'):

@@ -9,49 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers.table_rules import (
+  EXACT,
+  FILE,
+  Tables,
+  class_names,
+  class_numbers,
+  no_label,
+  no_row,
+  sort_key,
+)
 from adaptssr_jax.data.readers.tables import (
-  Columns,
   Part,
-  place,
   read_columns,
 )
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, shown
 
-# Rows are counted on in the next file from here: no file has as many.
-_FILE = 1 << 40
-# A float holds every integer up to here.
-_EXACT = 2**53
 _BATCH = 1 << 20
 # Between two words of progress.
 _SECONDS = 10.0
-
-
-class Tables(NamedTuple):
-  """Files, whose rows count one after the other, and what is read of each.
-
-  The columns of behaviours are called user_id, item_id and, if it is there,
-  label; those of labels user_id and label.
-  """
-
-  paths: Sequence[pathlib.Path]
-  columns: Columns
-
-  def place(self, row: int) -> str:
-    """The file and the line of a row of the database, for messages."""
-    return place(self.paths[row // _FILE], row % _FILE)
-
-  def __str__(self) -> str:
-    return ', '.join(map(str, self.paths))
 
 
 @contextlib.contextmanager
@@ -88,6 +74,25 @@ def open_database(
       database.close()
 
 
+class Users(NamedTuple):
+  """Users in the order they first appear, with their behaviours in order.
+
+  Args:
+    ids: text [users].
+    first: the row where each first appears, int64 [users].
+    items: the behaviours of each, numbers from 1.
+    item_ids: text, in the order of their numbers, which is that in which they
+      first appear.
+    labels: text [users]; None for pre-training.
+  """
+
+  ids: pa.ChunkedArray
+  first: np.ndarray
+  items: Ragged
+  item_ids: pa.ChunkedArray
+  labels: pa.ChunkedArray | None
+
+
 def read_users(
   database: duckdb.DuckDBPyConnection,
   events: Tables,
@@ -112,6 +117,43 @@ def read_users(
   """
   _load(database, 'events', events, tell)
   moments = _sort_key(database, events)
+  if labels not in (None, events):
+    _load(database, 'labels', labels, tell)
+  users = group_users(database, events, labels, moments, tell=tell)
+  if not len(users.first):
+    raise no_label(events)
+  rows = Rows(users.ids.to_pylist(), users.items)
+  item_ids = users.item_ids.to_pylist()
+  if labels is None:
+    return rows, Vocabulary(item_ids)
+  classes = class_names(users.labels.unique().to_pylist())
+  label = class_numbers(users.labels, classes)
+  return rows._replace(label=label), Vocabulary(item_ids, classes)
+
+
+def group_users(
+  database: duckdb.DuckDBPyConnection,
+  events: Tables,
+  labels: Tables | None,
+  moments: str,
+  *,
+  tell: Callable[[str], None],
+) -> Users:
+  """Groups the behaviours in a database by user.
+
+  Args:
+    database: with a table `events`, and `labels` if they are others.
+    events: what the first is made of.
+    labels: what the second is made of, or `events`; None for pre-training.
+    moments: what orders behaviours, as `sort_key` gives it.
+    tell: is told how far it has come.
+
+  Returns:
+    The users; of a task, those with a label.
+
+  Raises:
+    DataError: the labels of a user contradict each other.
+  """
   database.execute(
     'create table items as select item_id, row_number() over (order by '
     'min(row)) as place from events group by item_id'
@@ -121,32 +163,21 @@ def read_users(
     'group by user_id'
   )
   if labels is not None:
-    if labels is not events:
-      _load(database, 'labels', labels, tell)
-    _label_users(database, 'events' if labels is events else 'labels', labels)
+    _label_users(database, 'events' if labels == events else 'labels', labels)
     users = f'select * from ({users}) join labelled using (user_id)'
   database.execute(f'create table users as {users}')
   found = database.sql('from users order by first').to_arrow_table()
-  if not len(found):
-    raise DataError(
-      f'no user of the events has a label ({events}); are the user ids of the '
-      'labels written like those of the events?'
-    )
   sizes = found['size'].to_numpy()
   tell(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
   items = _sorted_items(database, int(sizes.sum()), moments)
-  rows = Rows(found['user_id'].to_pylist(), Ragged.from_lengths(items, sizes))
   item_ids = database.sql('select item_id from items order by place')
-  item_ids = item_ids.to_arrow_table()['item_id'].to_pylist()
-  if labels is None:
-    return rows, Vocabulary(item_ids)
-  encoded = found['label'].combine_chunks().dictionary_encode()
-  names = encoded.dictionary.to_pylist()
-  classes = class_names(names)
-  number = {name: place for place, name in enumerate(classes)}
-  numbers = np.array([number[name] for name in names], np.int32)
-  label = numbers[encoded.indices.to_numpy()]
-  return rows._replace(label=label), Vocabulary(item_ids, classes)
+  return Users(
+    found['user_id'],
+    found['first'].to_numpy(),
+    Ragged.from_lengths(items, sizes),
+    item_ids.to_arrow_table()['item_id'],
+    None if labels is None else found['label'],
+  )
 
 
 def _load(
@@ -162,7 +193,7 @@ def _load(
     for block in read_columns(database, Part(path, tables.columns)):
       database.register('found', block)
       found = (
-        f'select line + {number * _FILE} as row, * exclude (line) from found'
+        f'select line + {number * FILE} as row, * exclude (line) from found'
       )
       database.execute(f'create table if not exists {name} as {found} limit 0')
       database.execute(f'insert into {name} {found}')
@@ -170,37 +201,19 @@ def _load(
       if time.monotonic() - said > _SECONDS:
         tell(f'Read {count:,} rows of {path}...')
         said = time.monotonic()
-  if not database.execute(f'select 1 from {name} limit 1').fetchone():
-    raise DataError(
-      f'no row of {tables} meets the condition {tables.columns.where!r}'
-    )
+  if not database.execute(f'select 1 from {name} limit 1').fetchall():
+    raise no_row(tables)
 
 
 def _sort_key(database: duckdb.DuckDBPyConnection, events: Tables) -> str:
-  """SQL of what orders the behaviours of a user, where all are comparable."""
-  large = f'number not between -{_EXACT} and {_EXACT}'
-  moment, other, real, rounded, value = database.execute(
+  large = f'number not between -{EXACT} and {EXACT}'
+  (found,) = database.execute(
     'select min(row) filter (moment is not null), '
     'min(row) filter (moment is null), min(row) filter (real is not null), '
     f'min(row) filter ({large}), arg_min(number, row) filter ({large}) '
     'from events'
-  ).fetchone()
-  if moment is not None and other is not None:
-    first, second = sorted([moment, other])
-    kind = 'timestamp' if first == moment else 'number'
-    raise DataError(
-      f'{events.place(second)}: the time is not a {kind}, as it is in '
-      f'{events.place(first)}; all must be of one kind'
-    )
-  if real is not None and rounded is not None:
-    raise DataError(
-      f'{events.place(rounded)}: time {value} is an integer that would be '
-      f'rounded, because that in {events.place(real)} is none; write all times '
-      'as integers or as timestamps'
-    )
-  if moment is not None:
-    return 'moment'
-  return 'number' if real is None else 'coalesce(real, number::double)'
+  ).fetchall()
+  return sort_key(events, *found)
 
 
 def _label_users(
@@ -249,14 +262,3 @@ def _sorted_items(
     start, end = end, end + len(batch)
     values[start:end] = batch.column(0).to_numpy()
   return values
-
-
-def class_names(names: Collection[str]) -> list[str]:
-  """Distinct labels in order: by value if all are integers.
-
-  Example:
-    >>> class_names(['10', '9']), class_names(['10', '9', 'x'])
-    (['9', '10'], ['10', '9', 'x'])
-  """
-  integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
-  return sorted(names, key=lambda name: (int(name) if integers else 0, name))

@@ -87,12 +87,14 @@ class Part(NamedTuple):
     start: where the part begins: a byte of text, from which the first line that
       begins is read, or a row group of Parquet.
     end: where the next part begins; None for the end of the file.
+    line: the number of the first line of a part of a text file.
   """
 
   path: pathlib.Path
   columns: Columns
   start: int = 0
   end: int | None = None
+  line: int = 1
 
 
 def check_path(path: pathlib.Path) -> None:
@@ -106,10 +108,14 @@ def check_path(path: pathlib.Path) -> None:
     raise DataError(f'{path} cannot be read: there is no file of this name')
 
 
+def is_parquet(path: pathlib.Path) -> bool:
+  """Whether a file is in that format."""
+  return path.suffix.lower() in _PARQUET
+
+
 def place(path: pathlib.Path, line: int) -> str:
   """The file and the line, in Parquet the row, for messages."""
-  is_parquet = path.suffix.lower() in _PARQUET
-  return f'{path}, {"row" if is_parquet else "line"} {line}'
+  return f'{path}, {"row" if is_parquet(path) else "line"} {line}'
 
 
 def read_columns(
@@ -123,8 +129,7 @@ def read_columns(
 
   Yields:
     Tables with the columns
-      line: the number of the line, in Parquet of the row, from 1; those of a
-        part of a text file are counted in the part.
+      line: the number of the line, in Parquet of the row, from 1.
       NAME: text, for each name in `columns.texts`.
       number, real, moment: the time in one of them, as int64, as float64, or in
         nanoseconds since 1970; the others are null.
@@ -134,8 +139,7 @@ def read_columns(
       column, or a row of it is wrong; the message has its line.
   """
   check_path(part.path)
-  is_parquet = part.path.suffix.lower() in _PARQUET
-  read = _read_parquet if is_parquet else _read_text
+  read = _read_parquet if is_parquet(part.path) else _read_text
   try:
     for table in read(connection, part):
       row = pc.index(pc.is_valid(table['wrong']), True).as_py()
@@ -189,7 +193,7 @@ def _read_text(
     query = json_cells(lines, names, list(columns.texts.values()))
   places = {name: 1 + listed.index(name) for name in names}
   cells = {name: f"nullif(cells[{at}], '')" for name, at in places.items()}
-  blocks = text_blocks(path, part.start, part.end)
+  blocks = text_blocks(path, part.start, part.end, part.line)
   for block in blocks:
     try:
       table = _select(connection, columns, block.to_arrow(), query, cells)

@@ -123,8 +123,13 @@ def ttl_examples(
     | 'rows'
     >> pipeline.each(_rows, folder, lines.first, AsSingleton(first_rows))
   )
+  total = (
+    lines.counts
+    | 'each' >> beam.Values()
+    | 'total' >> beam.CombineGlobally(sum)
+  )
   return rows | 'deal out' >> deal_out(
-    counts=lines.counts, folder=folder, by_user=kind == 'ranking', **split
+    total=total, folder=folder, by_user=kind == 'ranking', **split
   )
 
 
