@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from adaptssr_jax import data
 from adaptssr_jax.data.readers import tables
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.movielens_editions import EDITIONS
+from adaptssr_jax.data.readers.movielens_files import read
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.synthetic_movielens import grouplens_files, wheel_files, write_zip
 
