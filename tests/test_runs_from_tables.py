@@ -60,6 +60,16 @@ def finetune_settings(tables, **changes):
   return finetune.FinetuneSettings(**fields)
 
 
+def test_flags_say_which_rows_are_read_and_how(tables):
+  settings = finetune_settings(
+    tables, where="what <> 'unknown'", time_format='%S', memory_limit='200MB'
+  )
+  users = open_data(settings, task='buys')
+  assert sorted(users.vocabulary.items) == sorted(set(ITEMS) - {'unknown'})
+  plain = open_data(finetune_settings(tables), task='buys')
+  assert sorted(plain.vocabulary.items) == sorted(ITEMS)
+
+
 @pytest.mark.slow
 def test_tables_are_pre_trained_and_fine_tuned_on(tables, tmp_path, capsys):
   fields = PRETRAIN | ENCODER | tables

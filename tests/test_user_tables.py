@@ -324,6 +324,12 @@ def test_a_memory_limit_that_cannot_be_used_is_an_error(tmp_path):
       read(tmp_path, [path], memory_limit=limit)
 
 
+def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path):
+  with pytest.raises(OSError, match='full'), open_database(tmp_path):
+    raise duckdb.IOException('the disk is full')
+  assert not list(tmp_path.iterdir())
+
+
 def test_ordinary_files_are_never_read_row_by_row(tmp_path, monkeypatch):
   monkeypatch.setattr(tables, 'csv_rows', None)
   for suffix in ('csv', 'jsonl'):
