@@ -8,6 +8,8 @@ import sys
 
 import apache_beam
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
@@ -200,6 +202,26 @@ def test_csv_is_cut_only_where_no_quoted_cell_may_be(
       for table in read_columns(connection, part)
     ]
   assert [*itertools.chain(*lines)] == list(range(2, 18))
+
+
+def test_row_groups_without_rows_are_no_parts(tmp_path):
+  path = tmp_path / 'a.parquet'
+  rows = {'user_id': ['u', 'v'], 'item_id': ['i', 'j'], 'time': [1, 2]}
+  table = pa.table(rows)
+  with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
+    for part in (table[:0], table[:1], table[:0], table[1:]):
+      writer.write_table(part)
+  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
+  events = Tables([path], columns)
+  parts = table_beam._parts(table_beam.Source(events, None))
+  with duckdb.connect() as connection:
+    lines = [
+      table['line'].to_pylist()
+      for _, part in parts
+      for table in read_columns(connection, part)
+    ]
+  assert len(parts) == 2
+  assert [*itertools.chain(*lines)] == [1, 2]
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):

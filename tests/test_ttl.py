@@ -237,32 +237,35 @@ def test_lines_without_behaviours_are_dropped_counted_and_told(tmp_path):
 
 
 ERRORS = [
-  ('pretrain', '5,x,6', "'x' is not an integer"),
-  ('pretrain', '5,1.5', "'1.5' is not an integer"),
-  ('pretrain', '5,1 6', "'1 6' is not an integer"),
-  ('pretrain', '5,\x01', 'is not an integer'),
-  ('pretrain', '5,\x006', 'is not an integer'),
-  ('pretrain', '5,"6"', 'is not an integer'),
-  ('pretrain', '5,\u00b2', 'is not an integer'),
-  ('pretrain', '5,-6', "'-6' is negative"),
-  ('pretrain', '5,', 'an empty id'),
-  ('pretrain', '5,,6', "',,' in a file that has items only"),
-  ('pretrain', '5,1234567890123456789', 'more than 18 digits'),
-  ('age', '900,1,7', "no ',,'"),
-  ('age', '900,1,7,', "no ',,'"),
-  ('age', ',5', "no ',,'"),
-  ('age', '900,1,7,,', 'the label is missing'),
-  ('age', '900,1,7,,5,,6', "more than one ',,'"),
-  ('age', '900,1,7,,5,6', '2 labels instead of one'),
-  ('age', '900,1,7,,old', "'old' is not an integer"),
-  ('age', '900,1,7,,-1', "'-1' is negative"),
+  ('pretrain', '5,x,6', "'x,6' is wrong there; a line is like 12,7,301, and"),
+  ('pretrain', '5,1.5', "'.5' is wrong there"),
+  ('pretrain', '5,1 6', "' 6' is wrong there"),
+  ('pretrain', '5,"6"', "'"),
+  ('pretrain', '5,\u00b2', 'is wrong there'),
+  ('pretrain', '5,\x01', 'is wrong there'),
+  ('pretrain', '5,\x006', 'is wrong there'),
+  ('pretrain', '5,-6', "'-6' is wrong there"),
+  ('pretrain', '5,', 'it ends too early'),
+  ('pretrain', '5,,6', "',6' is wrong there"),
+  ('pretrain', '5,1234567890123456789', "'9' is wrong there"),
+  ('age', '', 'it ends too early; a line is like 12,7,301,,4, and'),
+  ('age', '900,1,7', 'it ends too early'),
+  ('age', '900,1,7,', 'it ends too early'),
+  ('age', ',5', "',5' is wrong there"),
+  ('age', '900, ,7', "' ,7' is wrong there"),
+  ('age', '900,1,7,,', 'it ends too early'),
+  ('age', '900,1,7,,5,,6', "',,6' is wrong there"),
+  ('age', '900,1,7,,5,6', "',6' is wrong there"),
+  ('age', '0,,x', "'x' is wrong there"),
+  ('age', '900,1,7,,-1', "'-1' is wrong there"),
   ('age', '900,1,777,,5', f'item 777 is not in {PRETRAIN}'),
   ('age', '900,7,1,,5', f'no line of {PRETRAIN} has these behaviours'),
-  ('age', '', "no ',,'"),
-  ('age', '900, ,7', "no ',,'"),
-  ('age', '0,,x', "'x' is not an integer"),
-  ('click', '900,1,7,,5,', 'an empty id'),
-  ('click', '900,1,7', "no ',,'"),
+  (
+    'click',
+    '900,1,7,,5,',
+    'early; a line is like 12,7,301,,55,902',
+  ),
+  ('click', '900,1,7,,5,,6', "',6' is wrong there"),
 ]
 
 
@@ -289,7 +292,7 @@ def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
 def test_two_separators_do_not_make_up_for_none(tmp_path, lines):
   path = tmp_path / 'lines.csv'
   path.write_text('\n'.join(lines))
-  reason = "more than one ',,'" if lines[0] == '1,,2,,3' else "no ',,'"
+  reason = "',3' is wrong" if lines[0] == '1,,2,,3' else 'it ends too early'
   with pytest.raises(data.DataError, match=f'line 1: {reason}'):
     list(ttl_lines.read_lines(path, 'ranking'))
 

@@ -135,20 +135,26 @@ def _parts(source: Source) -> list[_Place]:
 def _parts_of(tables: Tables, *, of_labels: bool) -> list[_Place]:
   parts = []
   for file, path in enumerate(tables.paths):
-    size, step = path.stat().st_size, _PART
+    starts = range(0, max(path.stat().st_size, 1), _PART)
     if is_parquet(path):
-      try:
-        size, step = pyarrow.parquet.read_metadata(path).num_row_groups, 1
-      except pa.ArrowException:
-        # Whoever reads it says what is wrong with it.
-        size = 0
-    starts = range(0, max(size, 1), step)
+      starts = _row_groups(path) or [0]
     ends = [*starts[1:], None]
     parts += [
       ((of_labels, file), Part(path, tables.columns, start, end))
       for start, end in zip(starts, ends, strict=True)
     ]
   return parts
+
+
+def _row_groups(path: pathlib.Path) -> list[int]:
+  """Those of a Parquet file that have rows; none if it cannot be read."""
+  try:
+    metadata = pyarrow.parquet.read_metadata(path)
+  except pa.ArrowException:
+    # Whoever reads it says what is wrong with it.
+    return []
+  groups = range(metadata.num_row_groups)
+  return [group for group in groups if metadata.row_group(group).num_rows]
 
 
 def _scan(place: _Place) -> Iterator[tuple[_File, tuple[Part, int, bool]]]:

@@ -36,8 +36,6 @@ from adaptssr_jax.data.rows import Kind, Rows
 
 # Bytes of a span: some seconds of work.
 _SPAN = 1 << 26
-# Of what a span tells, as in `_File`.
-_TAGS = ('counts', 'items', 'tails', 'users', 'dropped')
 
 
 class _Span(NamedTuple):
@@ -47,29 +45,6 @@ class _Span(NamedTuple):
   kind: Kind
   begin: int
   end: int
-
-
-class _File(NamedTuple):
-  """What the spans of a file tell.
-
-  Args:
-    spans: the spans themselves: (number, span).
-    first: a side input: the number of lines before each span.
-    counts: how many rows the lines of each span become: (number, count).
-    items: the items of each span: (bucket, table of id and place).
-    tails: its labels or targets, in the same way.
-    users: its lines that have behaviours: (bucket, table of id, which is a
-      digest, place, and number of the line).
-    dropped: its lines that have none: (path, (count, first line)).
-  """
-
-  spans: PCollection
-  first: AsSingleton
-  counts: PCollection
-  items: PCollection
-  tails: PCollection
-  users: PCollection
-  dropped: PCollection
 
 
 def ttl_examples(
@@ -91,24 +66,19 @@ def ttl_examples(
     folder: for errors, and for items, labels and notes as JSON.
     **split: arguments of `dealing.deal_out`.
   """
-  users = begin | 'users' >> _read(pretrain, 'pretrain', folder)
-  lines = (
-    users if task is None else begin | 'lines' >> _read(task, kind, folder)
-  )
-  items, names = users.items | 'items' >> pipeline.number_in_order()
+  lines, before, told = begin | 'users' >> _read(pretrain, 'pretrain', folder)
+  items, names = told.items | 'items' >> pipeline.number_in_order()
   _ = names | 'save items' >> pipeline.save(folder / 'items.json')
-  found = {
-    'spans': lines.spans,
-    'items': lines.items | 'find items' >> pipeline.look_up(items),
-  }
-  dropped = [lines.dropped]
+  found, dropped = {}, [told.dropped]
   if task is not None:
-    tails, names = lines.tails | 'tails' >> pipeline.number_in_order()
+    last = told.users | 'last line' >> beam.CombinePerKey(pipeline.last_number)
+    lines, before, told = begin | 'lines' >> _read(task, kind, folder)
+    found['users'] = told.users | 'find users' >> pipeline.look_up(last)
+    tails, names = told.tails | 'tails' >> pipeline.number_in_order()
     _ = names | 'save labels' >> pipeline.save(folder / 'labels.json')
-    found['tails'] = lines.tails | 'find tails' >> pipeline.look_up(tails)
-    last = users.users | 'last line' >> beam.CombinePerKey(pipeline.last_number)
-    found['users'] = lines.users | 'find users' >> pipeline.look_up(last)
-    dropped = [users.dropped, lines.dropped]
+    found['tails'] = told.tails | 'find tails' >> pipeline.look_up(tails)
+    dropped.append(told.dropped)
+  found['items'] = told.items | 'find items' >> pipeline.look_up(items)
   _ = (
     dropped
     | 'all dropped' >> beam.Flatten()
@@ -116,17 +86,17 @@ def ttl_examples(
     | 'notes' >> beam.MapTuple(_note)
     | 'save notes' >> pipeline.save(folder / 'notes.json')
   )
-  first_rows = lines.counts | 'rows before' >> pipeline.cumulate()
+  rows_before = told.counts | 'rows before' >> pipeline.cumulate()
   rows = (
-    found
+    {'spans': lines, **found}
     | 'what is found' >> beam.CoGroupByKey()
     | 'rows'
-    >> pipeline.each(_rows, folder, lines.first, AsSingleton(first_rows))
+    >> pipeline.each(
+      _rows, folder, AsSingleton(before), AsSingleton(rows_before)
+    )
   )
   total = (
-    lines.counts
-    | 'each' >> beam.Values()
-    | 'total' >> beam.CombineGlobally(sum)
+    told.counts | 'each' >> beam.Values() | 'total' >> beam.CombineGlobally(sum)
   )
   return rows | 'deal out' >> deal_out(
     total=total, folder=folder, by_user=kind == 'ranking', **split
@@ -136,7 +106,8 @@ def ttl_examples(
 @beam.ptransform_fn
 def _read(
   begin: PBegin, path: pathlib.Path, kind: Kind, folder: pathlib.Path
-) -> _File:
+) -> tuple[PCollection, PCollection, Any]:
+  """The spans of a file, the lines before each, and what `_survey` tells."""
   size = path.stat().st_size
   spans = (
     begin
@@ -148,15 +119,14 @@ def _read(
     )
     | beam.Reshuffle()
   )
-  first = AsSingleton(
+  before = (
     spans
     | 'count lines' >> pipeline.each(_count, folder)
     | 'lines before' >> pipeline.cumulate()
   )
-  told = spans | 'survey' >> pipeline.each(_survey, folder, first).with_outputs(
-    *_TAGS
-  )
-  return _File(spans, first, **{tag: told[tag] for tag in _TAGS})
+  survey = pipeline.each(_survey, folder, AsSingleton(before))
+  told = survey.with_outputs('counts', 'items', 'tails', 'users', 'dropped')
+  return spans, before, spans | 'survey' >> told
 
 
 def _count(element: tuple[int, _Span]) -> Iterator[tuple[int, int]]:
@@ -176,11 +146,25 @@ def _lines(span: _Span, before: int) -> Iterator[Lines]:
 
 
 def _survey(
-  element: tuple[int, _Span], first: dict[int, int]
+  element: tuple[int, _Span], before: dict[int, int]
 ) -> Iterator[TaggedOutput]:
+  """What a span tells.
+
+  Args:
+    element: the number of the span, and itself.
+    before: the lines before each span.
+
+  Yields:
+    counts: how many rows its lines become: (number, count).
+    items: its items: (bucket, table of id and place).
+    tails: its labels or targets, in the same way.
+    users: its lines that have behaviours: (bucket, table of id, which is a
+      digest, place, and number of the line).
+    dropped: its lines that have none: (path, (count, first line)).
+  """
   number, span = element
   items, tails, users, count = [], [], [], 0
-  for lines in _lines(span, first[number]):
+  for lines in _lines(span, before[number]):
     items.append(lines.items.values)
     tails.append(lines.tails.values)
     users.append(with_digests(lines))
@@ -217,14 +201,14 @@ def _note(path: str, dropped: Iterable[tuple[int, int]]) -> tuple:
 
 def _rows(
   element: tuple[int, dict[str, Iterable]],
-  first: dict[int, int],
-  first_rows: dict[int, int],
+  before: dict[int, int],
+  rows_before: dict[int, int],
 ) -> Iterator[tuple[int, tuple]]:
   number, found = element
   (span,) = found['spans']
   path, kind = pathlib.Path(span.path), span.kind
   items, tails, lines = Numbering(), Numbering(), []
-  for part in _lines(span, first[number]):
+  for part in _lines(span, before[number]):
     items.append(part.items)
     tails.append(part.tails)
     lines.append(part.number)
@@ -250,5 +234,5 @@ def _rows(
   if kind == 'ranking':
     number_of_user = (line - 1).astype(np.int32)
     rows = each_positive(rows._replace(user_number=number_of_user))
-  numbers = first_rows[number] + np.arange(len(rows.items))
+  numbers = rows_before[number] + np.arange(len(rows.items))
   yield from blocks(rows, numbers)

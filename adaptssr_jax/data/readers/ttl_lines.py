@@ -26,6 +26,18 @@ _LINE = {
   'classification': f'^{_NUMBERS},,{_NUMBER}$',
   'ranking': f'^{_NUMBERS},,{_NUMBERS}$',
 }
+# How each of them may begin, as far as it goes.
+_ITEMS = f'({_NUMBER},)*({_NUMBER})?'
+_BEGINNING = {
+  'pretrain': _ITEMS,
+  'classification': f'{_NUMBERS},,({_NUMBER})?|{_ITEMS}',
+  'ranking': f'{_NUMBERS},,{_ITEMS}|{_ITEMS}',
+}
+_EXAMPLE = {
+  'pretrain': '12,7,301',
+  'classification': '12,7,301,,4',
+  'ranking': '12,7,301,,55,902',
+}
 # What may stand in a line as well: blanks around a number, and no items at all.
 _UNUSUAL = (
   ('(^|,)[ \t]+([0-9])', r'\1\2'),
@@ -114,7 +126,7 @@ def _read_texts(
     delimiter = re.search('Row #([0-9]+): Expected 1 columns', str(error))
     if delimiter:
       count = int(delimiter[1]) - 1
-      reason = f'{_DELIMITER!r} is not an integer'
+      reason = f'{_DELIMITER!r} is wrong there'
     raise _wrong(path, first + count, reason) from None
 
 
@@ -136,7 +148,7 @@ def _parse(
       tidy = pc.replace_substring_regex(tidy, pattern, replacement)
     wrong = pc.index(pc.match_substring_regex(tidy, _LINE[kind]), False).as_py()
     if wrong >= 0:
-      reason = _reason(texts[wrong].as_py(), kind)
+      reason = _reason(tidy[wrong].as_py(), kind)
       raise _wrong(path, first + wrong, reason)
     texts = tidy
   tails = Ragged(np.zeros(0, np.int64), np.zeros(len(texts) + 1, np.int64))
@@ -169,28 +181,13 @@ def _without_zeros(rows: Ragged) -> Ragged:
 
 def _reason(line: bytes, kind: Kind) -> str:
   """What is wrong with a line."""
-  head, *tails = line.split(b',,')
-  if kind == 'pretrain' and tails:
-    return "',,' in a file that has items only"
-  if kind != 'pretrain' and not tails:
-    return "no ',,' between the items and what is to be predicted"
-  if len(tails) > 1:
-    return "more than one ',,'"
-  if tails and not tails[0].strip():
-    return "nothing after ',,': the label is missing"
-  tail = [cell for part in tails for cell in part.split(b',')]
-  for cell in [*(head.split(b',') if head.strip() else []), *tail]:
-    digits = cell.strip(b' \t')
-    text = shown(digits.decode(errors='replace'))
-    if not digits:
-      return 'an empty id'
-    if digits[:1] == b'-' and digits[1:].isdigit():
-      return f'{text} is negative'
-    if not digits.isdigit():
-      return f'{text} is not an integer'
-    if len(digits) > _MOST_DIGITS:
-      return f'{text} has more than {_MOST_DIGITS} digits'
-  return f'{len(tail)} labels instead of one'
+  right = re.match(_BEGINNING[kind].encode(), line).end()
+  rest = line[right:].decode(errors='replace')
+  wrong = f'{shown(rest)} is wrong there' if rest else 'it ends too early'
+  return (
+    f'{wrong}; a line is like {_EXAMPLE[kind]}, and no number has more than '
+    f'{_MOST_DIGITS} digits'
+  )
 
 
 def _wrong(path: pathlib.Path, line: int, reason: str) -> DataError:
