@@ -15,22 +15,16 @@ from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
-from adaptssr_jax.training.step import (
-  TrainState,
-)
+from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import (
-  check_objective,
-)
+from experiments.flags.objectives import check_objective
 from experiments.flags.pretraining import (
   PretrainSettings,
   longest_sequence,
   with_causal_encoder,
   with_defaults,
 )
-from experiments.flags.shared import (
-  LEAVE_ONE_OUT,
-)
+from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.planning.plan import (
   check_plan,
   plan_run,
@@ -38,9 +32,7 @@ from experiments.planning.plan import (
   shapes_of,
 )
 from experiments.planning.report import Plan
-from experiments.pretraining.encoded_views import (
-  encoded_of_a_user,
-)
+from experiments.pretraining.encoded_views import encoded_of_a_user
 from experiments.pretraining.objectives import (
   init_head,
   item_shares,
@@ -58,9 +50,7 @@ from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, restored_head
 from experiments.run.process import tell
-from experiments.run.speed import (
-  check_table_update,
-)
+from experiments.run.speed import check_table_update
 from experiments.run.workdir import opened_workdir, write_dataset
 
 

@@ -9,10 +9,8 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special
 
-from adaptssr_jax.ops.item_softmax import (
-  sampled_softmax_losses,
-  softmax_losses_and_best,
-)
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
 
 IDS = 11
 # Dividing the ids or not, all of them, more than there are, and one by one.

@@ -9,9 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.movielens_users import (
-  MovielensUsers,
-)
+from adaptssr_jax.data.movielens_users import MovielensUsers
 from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_files import read

@@ -266,8 +266,8 @@ def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):
     )
   )(params, batch, KEY)
   views = encode(params, batch, KEY)
-  pooled, _ = predict_views(params, batch, views, KEY)
-  ranked, _ = rank_views(params, batch, views, KEY)
+  pooled, _ = predict_views(params, batch, views)
+  ranked, _ = rank_views(params, batch, views)
   np.testing.assert_allclose(total, 2 * pooled + 0.5 * ranked, rtol=1e-5)
   means = {name: float(s / n) for name, (s, n) in metrics.items()}
   np.testing.assert_allclose(means['loss'], total, rtol=1e-5)

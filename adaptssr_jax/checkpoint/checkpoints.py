@@ -52,7 +52,7 @@ class Checkpoints:
   ):
     self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
     self._tell = tell
-    self._set_aside(self._unreadable_scores())
+    self._quarantine(self._unreadable_scores())
     options = ocp.CheckpointManagerOptions(
       preservation_policy=latest_and_best(keep),
       # Without it Orbax would not write the scores.
@@ -154,7 +154,7 @@ class Checkpoints:
       found = self._whole(like, step)
       if isinstance(found, TrainState):
         if damaged:
-          self._set_aside(damaged)
+          self._quarantine(damaged)
           self._manager.reload()
         return found
       damaged.append(found)
@@ -168,7 +168,7 @@ class Checkpoints:
       found = self._whole(like, step)
       if isinstance(found, TrainState):
         return found
-      self._set_aside([found])
+      self._quarantine([found])
       self._manager.reload()
     return None
 
@@ -203,12 +203,12 @@ class Checkpoints:
     files.log_of(path)
     return TrainState(at_step, **to_local(dict(restored.items()), like))
 
-  def _set_aside(self, damaged: Sequence[DamagedError]) -> None:
+  def _quarantine(self, damaged: Sequence[DamagedError]) -> None:
     for error in damaged if jax.process_index() == 0 else ():
       self._tell(files.quarantine(error))
     # None may look at the folder before.
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('damaged checkpoints set aside')
+      multihost_utils.sync_global_devices('damaged checkpoints in quarantine')
 
   def __enter__(self) -> Checkpoints:
     return self

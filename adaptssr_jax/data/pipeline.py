@@ -20,12 +20,10 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from adaptssr_jax.data.beam import leave_error
-from adaptssr_jax.data.rows import (
-  DataError,
-)
+from adaptssr_jax.data.rows import DataError
 
 # The ids of a bucket are in the memory of one worker.
 _BUCKETS = 256
@@ -91,6 +89,14 @@ def buckets(
     bucket = bucket[encoded.indices.to_numpy()]
   for number, rows in groups(bucket):
     yield number, table.take(rows)
+
+
+def tagged(
+  tag: str, table: pa.Table, column: str = 'id'
+) -> Iterator[TaggedOutput]:
+  """The `buckets` of a table, as one of the outputs of a step."""
+  for element in buckets(table, column):
+    yield TaggedOutput(tag, element)
 
 
 def placed(ids: pa.Array | pa.ChunkedArray, span: int) -> pa.Table:

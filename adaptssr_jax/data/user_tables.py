@@ -28,7 +28,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.readers.table_rules import Tables
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
-from adaptssr_jax.data.readers.table_users import open_database, read_users
+from adaptssr_jax.data.readers.table_users import (
+  open_database,
+  read_users,
+  tell_nobody,
+)
 from adaptssr_jax.data.readers.tables import Columns, check_path
 from adaptssr_jax.data.rows import (
   TASK_SHARES,
@@ -42,10 +46,6 @@ from adaptssr_jax.data.rows import (
 )
 
 _LONGEST_NAME = 50
-
-
-def _tell_nobody(text: str) -> None:
-  """Drops a line of progress."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,7 +63,7 @@ class UserTablesConfig(TaskConfig):
   events: Tables | None = None
   labels: Tables | None = None
   memory_limit: str = ''
-  tell: Callable[[str], None] = _tell_nobody
+  tell: Callable[[str], None] = tell_nobody
 
 
 def user_tables_config(
@@ -78,7 +78,7 @@ def user_tables_config(
   time_format: str = '',
   where: str = '',
   memory_limit: str = '',
-  tell: Callable[[str], None] = _tell_nobody,
+  tell: Callable[[str], None] = tell_nobody,
 ) -> UserTablesConfig:
   """Says which files and columns a data set is made from.
 

@@ -78,7 +78,6 @@ def rank_views(
   params: dict[str, Any],
   batch: dict[str, Array],
   views: Views,
-  key: Key[Array, ''],
   *,
   fusion: str | float = 'adaptive',
   axis_name: str | None = None,
@@ -90,7 +89,6 @@ def rank_views(
     params: not needed.
     batch: `where` bool [users], of this device.
     views: at least two views of each user, each in two dropout passes.
-    key: not needed.
     fusion: lambda, see `adaptssr_loss`.
     axis_name: the axis of the devices that share the batch.
     **settings: other settings of `adaptssr_loss`.
@@ -101,7 +99,7 @@ def rank_views(
     `diagnostics.ViewSimilarities`, and `alignment` of the explicit views, the
     mean |f - g|^2 = 2 - 2 cosine. These are of 256 users of a device at most.
   """
-  del params, key
+  del params
   users, where = views.users, batch['where']
   shared = {'axis_name': axis_name, 'where': where}
   loss = losses.adaptssr_loss(users, fusion=fusion, **shared, **settings)

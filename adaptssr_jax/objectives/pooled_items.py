@@ -16,9 +16,7 @@ from adaptssr_jax.objectives.views import (
   views_objective,
 )
 from adaptssr_jax.ops.reductions import reduce_losses
-from adaptssr_jax.ops.set_softmax import (
-  distinct,
-)
+from adaptssr_jax.ops.set_softmax import distinct
 from adaptssr_jax.table.softmax import set_losses
 
 
@@ -60,7 +58,6 @@ def predict_views(
   params: dict[str, Any],
   batch: dict[str, Array],
   views: Views,
-  key: Key[Array, ''],
   *,
   axis_name: str | None = None,
 ) -> LossAndMetrics:
@@ -78,7 +75,6 @@ def predict_views(
     params: see `pooled_items_objective`.
     batch: see `pooled_items_objective`.
     views: of each user.
-    key: not needed.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
@@ -89,7 +85,6 @@ def predict_views(
     Liang et al., Mult-VAE, WWW 2018, has the likelihood; Wu et al., PTUM, EMNLP
     Findings 2020, predicts behaviours from the vector of a user.
   """
-  del key
   labels = jnp.roll(views.items, -1, axis=0)[:, None]
   return predict_items(
     params,

@@ -1,7 +1,7 @@
 """Views of users: augmented sequences, each encoded under dropout.
 
 Objectives that look at the same views share their encodings: each is a loss of
-`(params, batch, views, key)`, and `views_objective` adds them up.
+`(params, batch, views)`, and `views_objective` adds them up.
 """
 
 import functools
@@ -34,10 +34,8 @@ class Views(NamedTuple):
   users: Float[Array, 'views passes users dim']
 
 
-# (params, batch, views, key) -> loss and metrics
-ViewsLoss = Callable[
-  [dict[str, Any], dict[str, Array], Views, Array], LossAndMetrics
-]
+# (params, batch, views) -> loss and metrics
+ViewsLoss = Callable[[dict[str, Any], dict[str, Array], Views], LossAndMetrics]
 
 
 def user_views(
@@ -132,7 +130,7 @@ def views_objective(
     params: of the encoder and of what the losses learn beside it.
     batch: see `encode_views`.
     key: of this step.
-    losses: by name, each (params, batch, views, key) -> loss and metrics.
+    losses: by name, each (params, batch, views) -> loss and metrics.
     weights: of the losses, by name; 1 where none is given.
     encode: `encode_views` with its settings bound.
 
@@ -141,7 +139,7 @@ def views_objective(
   """
   views = encode(params, batch, key)
   return weighted_sum(
-    {name: loss(params, batch, views, key) for name, loss in losses.items()},
+    {name: loss(params, batch, views) for name, loss in losses.items()},
     weights or {},
   )
 

@@ -1,7 +1,6 @@
 """Softmax losses over a catalogue of items, however large it is."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -97,63 +96,6 @@ def softmax_of_chunks(
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
   best = pick(best, jnp.argmax(top, axis=0))
   return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
-
-
-def sampled_softmax_losses(
-  sampled: Int[Array, ' m'],
-  hidden: Float[ArrayLike, 'n dim'],
-  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
-  bias: Float[ArrayLike, ' ids'],
-  labels: Int[ArrayLike, ' n'],
-) -> Losses:
-  """Estimates the cross entropy of the label from a sample of the other ids.
-
-  With the scores z = E h + b and m ids s_j, drawn evenly and with replacement,
-
-      log(e^z[label] + ids / m * sum_{j: s_j != label} e^z[s_j]) - z[label]
-
-  What is inside the first log is an unbiased estimate of the denominator of the
-  softmax. So the loss is, on average, too low, the less so the larger m is.
-
-  Args:
-    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
-      numbers.
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
-      their vectors.
-    bias: `[ids]`, b, a number per id.
-    labels: `[n]`, in 0..ids-1.
-
-  Returns:
-    `[n]`, a loss per row.
-
-  Example:
-    >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
-    >>> losses = sampled_softmax_losses(
-    ...   jnp.array([3, 1, 4, 15]), hidden, table, jnp.zeros(1000),
-    ...   jnp.array([7]),
-    ... )
-    >>> print(f'{losses[0]:.4f} = log(1 + 1000 / 4 * 4)')
-    6.9088 = log(1 + 1000 / 4 * 4)
-
-  Reference:
-    Bengio & Senecal, "Quick Training of Probabilistic Neural Nets by Importance
-    Sampling", AISTATS 2003; Jean et al., "On Using Very Large Target Vocabulary
-    for Neural Machine Translation", ACL 2015: one draw for the whole batch.
-  """
-  hidden, bias, labels = as_float(hidden), as_float(bias), jnp.asarray(labels)
-  num_ids = len(bias)
-  # One gather: its gradient is one array as large as the table, two are two.
-  ids = jnp.concatenate([labels, sampled])
-  rows = table(ids) if callable(table) else as_float(table)[ids]
-  own_rows, rows = jnp.split(rows, [len(labels)])
-  own_bias, bias = jnp.split(bias[ids], [len(labels)])
-  own = jnp.sum(hidden * own_rows, axis=-1) + own_bias
-  each_stands_for = jnp.log(num_ids / len(sampled))
-  others = hidden @ rows.T + (bias + each_stands_for)[None]
-  others = jnp.where(sampled[None] == labels[:, None], -jnp.inf, others)
-  scores = jnp.concatenate([own[:, None], others], axis=1)
-  return jax.nn.logsumexp(scores, axis=1) - own
 
 
 def scores_of_chunk(

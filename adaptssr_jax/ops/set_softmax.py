@@ -1,7 +1,6 @@
 """Softmax losses of sets of items, over a catalogue however large it is."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +90,7 @@ def set_softmax_losses(
     where,
     chunk_size=chunk_size or len(table),
   )
-  return _likelihood(log_sums, own, where)
+  return likelihood(log_sums, own, where)
 
 
 def shard_set_softmax_losses(
@@ -139,80 +138,12 @@ def shard_set_softmax_losses(
     lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
     for x in (log_sums, own)
   )
-  return _likelihood(
+  return likelihood(
     jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0), where
   )
 
 
-def sampled_set_softmax_losses(
-  sampled: Int[Array, ' m'],
-  hidden: Float[ArrayLike, 'n dim'],
-  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
-  bias: Float[ArrayLike, ' ids'],
-  labels: Int[ArrayLike, 'n k'],
-  *,
-  where: Bool[ArrayLike, 'n k'],
-) -> Losses:
-  """Estimates `set_softmax_losses` from a sample of the other ids.
-
-  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j,
-  drawn evenly and with replacement,
-
-      log(sum_{x in X} e^z[x] + ids / m * sum_{j: s_j not in X} e^z[s_j])
-        - mean over x in X of z[x]
-
-  Args:
-    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
-      numbers.
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
-      their vectors.
-    bias: `[ids]`, b, a number per id.
-    labels: `[n, k]`, in 0..ids-1.
-    where: Bool `[n, k]`, the labels that count, each once.
-
-  Returns:
-    `[n]`, a loss per row, 0 for a row without labels.
-
-  Reference:
-    As `item_softmax.sampled_softmax_losses`.
-  """
-  hidden, bias = as_float(hidden), as_float(bias)
-  labels, where = jnp.asarray(labels), jnp.asarray(where)
-  # One gather: its gradient is one array as large as the table, two are two.
-  ids = jnp.concatenate([labels.reshape(-1), sampled])
-  rows = table(ids) if callable(table) else as_float(table)[ids]
-  own_rows, rows = jnp.split(rows, [labels.size])
-  own = jnp.einsum('nd,nkd->nk', hidden, own_rows.reshape(*labels.shape, -1))
-  own += bias[labels]
-  others = hidden @ rows.T + bias[sampled][None]
-  others += jnp.log(len(bias) / len(sampled))
-  # Label by label, to hold no table of labels x samples for each row.
-  is_label = functools.partial(_mark, sampled)
-  found, _ = lax.scan(
-    is_label, jnp.zeros(others.shape, bool), (labels.T, where.T)
-  )
-  scores = jnp.concatenate(
-    [jnp.where(where, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
-    axis=1,
-  )
-  # A row without labels has its samples; one whose samples are all labels has
-  # its labels.
-  log_sums = jax.nn.logsumexp(scores, axis=1)
-  return _likelihood(log_sums, jnp.sum(own, axis=1, where=where), where)
-
-
-def _mark(
-  sampled: Int[Array, ' m'],
-  found: Bool[Array, 'n m'],
-  label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
-) -> tuple[Bool[Array, 'n m'], None]:
-  """Marks the samples that are one label of each row."""
-  ids, where = label
-  return found | ((sampled[None] == ids[:, None]) & where[:, None]), None
-
-
-def _likelihood(
+def likelihood(
   log_sums: Losses, own: Losses, where: Bool[Array, 'n k']
 ) -> Losses:
   """The loss of rows by their log sums and the sums of their labels' scores."""

@@ -13,16 +13,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.ops.item_softmax import (
-  sampled_softmax_losses,
-  softmax_losses_and_best,
-)
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
   rows_at_once,
 )
-from adaptssr_jax.ops.set_softmax import (
+from adaptssr_jax.ops.sampled_softmax import (
   sampled_set_softmax_losses,
+  sampled_softmax_losses,
+)
+from adaptssr_jax.ops.set_softmax import (
   set_softmax_losses,
   shard_set_softmax_losses,
 )

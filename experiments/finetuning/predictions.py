@@ -18,9 +18,7 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
 from experiments.run.speed import on_table
-from experiments.run.workdir import (
-  atomic_write,
-)
+from experiments.run.workdir import atomic_write
 
 PREDICTIONS = 'predictions.npz'
 

@@ -4,9 +4,7 @@ import dataclasses
 from typing import TypeVar
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import (
-  ObjectiveSettings,
-)
+from experiments.flags.objectives import ObjectiveSettings
 from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,

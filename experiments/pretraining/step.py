@@ -25,9 +25,7 @@ from adaptssr_jax.training.step import (
 from experiments.flags.objectives import uses_histories
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
-from experiments.pretraining.encoded_views import (
-  encoded_lengths,
-)
+from experiments.pretraining.encoded_views import encoded_lengths
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.run import loop

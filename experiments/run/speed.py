@@ -111,8 +111,8 @@ def make_training(
       sample_items, num_sampled=sampled_items, num_ids=encoder.mask_id
     )
   if not _update_rows(settings, encoder, size):
-    loss_fn = on_table(
-      settings, loss_fn, encoder, length=length, sampled_items=sampled_items
+    loss_fn = with_batch_rows(
+      loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
     )
     step = functools.partial(train_step, loss_fn=loss_fn, **shared)
     return step, init_state(params, optimizer)
@@ -144,7 +144,6 @@ def on_table(
   encoder: UserEncoder,
   *,
   length: int,
-  sampled_items: int = 0,
 ) -> Callable:
   """A function of (params, batch, ...), whether or not the table is split.
 
@@ -153,12 +152,11 @@ def on_table(
     function: the function, which asks for rows by `look_up`.
     encoder: whose items those of the batch are.
     length: of the sequences of a batch.
-    sampled_items: see `make_training`.
   """
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,
-    size=_rows_of_a_batch(settings, encoder, length, sampled_items),
+    size=_rows_of_a_batch(settings, encoder, length),
     axis_name=AXIS,
   )
 
@@ -200,13 +198,16 @@ def encoding_step(
 
 
 def _rows_of_a_batch(
-  settings: TableSettings, encoder: UserEncoder, length: int, sampled: int
+  settings: TableSettings,
+  encoder: UserEncoder,
+  length: int,
+  sampled_items: int = 0,
 ) -> int:
   """How many rows a device needs at most: of a split table, for its users."""
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  return min(users * length + sampled, encoder.num_items) + 2
+  return min(users * length + sampled_items, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:

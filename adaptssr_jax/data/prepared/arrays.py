@@ -138,10 +138,10 @@ def load(
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of the Apache Beam pipeline that prepares it, such as
       '--runner=FlinkRunner'; None prepares it in this process.
+    tell: is told what takes time: preparing, or waiting for who does.
 
   Returns:
     Its splits and vocabulary.
-    tell: is told what takes time: preparing, or waiting for who does.
 
   Raises:
     DataError: the source cannot be had or read, or Beam is not installed.

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
-from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.pvalue import AsSingleton, PBegin, PCollection, TaggedOutput
 
 from adaptssr_jax.data import pipeline
 from adaptssr_jax.data.dealing import blocks, deal_out
@@ -34,7 +34,11 @@ from adaptssr_jax.data.readers.table_rules import (
   no_row,
   sort_key,
 )
-from adaptssr_jax.data.readers.table_users import Users, group_users
+from adaptssr_jax.data.readers.table_users import (
+  Users,
+  group_users,
+  tell_nobody,
+)
 from adaptssr_jax.data.readers.tables import Part, is_parquet, read_columns
 from adaptssr_jax.data.rows import Rows
 
@@ -68,19 +72,7 @@ def user_examples(
     folder: for errors, and for items and labels as JSON.
     **split: arguments of `dealing.deal_out`.
   """
-  told = (
-    begin
-    | 'parts' >> beam.Create(_parts(tables))
-    | 'scan anywhere' >> beam.Reshuffle()
-    | 'scan' >> pipeline.each(_scan, folder)
-    | 'file' >> beam.GroupByKey()
-    | 'count lines' >> beam.FlatMapTuple(_with_lines)
-    | 'read anywhere' >> beam.Reshuffle()
-    | 'read'
-    >> pipeline.each(_read, folder).with_outputs(
-      'events', 'labels', 'items', 'times'
-    )
-  )
+  told = begin | 'tables' >> _read_tables(tables, folder)
   moments = (
     told.times
     | 'first rows' >> beam.CombinePerKey(min)
@@ -123,6 +115,24 @@ def user_examples(
     | 'rows' >> pipeline.each(_rows, folder, AsSingleton(classes))
   )
   return rows | 'deal out' >> deal_out(total=total, folder=folder, **split)
+
+
+@beam.ptransform_fn
+def _read_tables(begin: PBegin, tables: Source, folder: pathlib.Path) -> Any:
+  """The rows of all files, and what `_read` tells of them."""
+  return (
+    begin
+    | 'parts' >> beam.Create(_parts(tables))
+    | 'scan anywhere' >> beam.Reshuffle()
+    | 'scan' >> pipeline.each(_scan, folder)
+    | 'file' >> beam.GroupByKey()
+    | 'count lines' >> beam.FlatMapTuple(_with_lines)
+    | 'read anywhere' >> beam.Reshuffle()
+    | 'read'
+    >> pipeline.each(_read, folder).with_outputs(
+      'events', 'labels', 'items', 'times'
+    )
+  )
 
 
 def _parts(source: Source) -> list[_Place]:
@@ -194,15 +204,14 @@ def _read(place: _Place) -> Iterator[TaggedOutput]:
   table = pa.concat_tables(tables)
   row = pc.add(table['line'], file * FILE)
   table = table.drop_columns('line').append_column('row', row)
-  for element in pipeline.buckets(table, 'user_id'):
-    yield TaggedOutput('labels' if of_labels else 'events', element)
+  tag = 'labels' if of_labels else 'events'
+  yield from pipeline.tagged(tag, table, 'user_id')
   if of_labels:
     return
   items = table['item_id'].combine_chunks().dictionary_encode()
   _, first = np.unique(items.indices.to_numpy(), return_index=True)
   items = pa.table({'id': items.dictionary, 'place': row.take(first)})
-  for element in pipeline.buckets(items):
-    yield TaggedOutput('items', element)
+  yield from pipeline.tagged('items', items)
   is_moment, number = pc.is_valid(table['moment']), table['number']
   is_large = pc.or_(pc.greater(number, EXACT), pc.less(number, -EXACT))
   for name, rows in (
@@ -240,7 +249,7 @@ def _group(
         database.register('part', part)
         database.execute(f'insert into {name} by name from part')
     users = group_users(
-      database, source.events, source.labels, moments, tell=_tell_nobody
+      database, source.events, source.labels, moments, tell=tell_nobody
     )
   if not len(users.first):
     return
@@ -251,15 +260,10 @@ def _group(
     ('ids', pipeline.placed(users.ids, number)),
     ('items', pipeline.placed(users.item_ids, number)),
   ):
-    for element in pipeline.buckets(table):
-      yield TaggedOutput(tag, element)
+    yield from pipeline.tagged(tag, table)
   if users.labels is not None:
     for name in users.labels.unique().to_pylist():
       yield TaggedOutput('classes', name)
-
-
-def _tell_nobody(text: str) -> None:
-  pass
 
 
 def _in_order(names: list[str]) -> tuple[int, list[str]]:

@@ -181,15 +181,10 @@ def _survey(
   users = pipeline.placed(users['digest'], number).append_column(
     'number', users['line']
   )
-  yield from _tagged('users', users)
+  yield from pipeline.tagged('users', users)
   for tag, parts in (('items', items), ('tails', tails)):
     ids = pa.chunked_array(parts, pa.int64()).unique()
-    yield from _tagged(tag, pipeline.placed(ids, number))
-
-
-def _tagged(tag: str, table: pa.Table) -> Iterator[TaggedOutput]:
-  for element in pipeline.buckets(table):
-    yield TaggedOutput(tag, element)
+    yield from pipeline.tagged(tag, pipeline.placed(ids, number))
 
 
 def _note(path: str, dropped: Iterable[tuple[int, int]]) -> tuple:

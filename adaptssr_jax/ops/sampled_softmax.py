@@ -1,0 +1,129 @@
+"""Softmax losses estimated from a sample of the items."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.set_softmax import Losses, likelihood
+
+
+def sampled_softmax_losses(
+  sampled: Int[Array, ' m'],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, ' n'],
+) -> Losses:
+  """Estimates the cross entropy of the label from a sample of the other ids.
+
+  With the scores z = E h + b and m ids s_j, drawn evenly and with replacement,
+
+      log(e^z[label] + ids / m * sum_{j: s_j != label} e^z[s_j]) - z[label]
+
+  What is inside the first log is an unbiased estimate of the denominator of the
+  softmax. So the loss is, on average, too low, the less so the larger m is.
+
+  Args:
+    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
+      numbers.
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
+      their vectors.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n]`, in 0..ids-1.
+
+  Returns:
+    `[n]`, a loss per row.
+
+  Example:
+    >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
+    >>> losses = sampled_softmax_losses(
+    ...   jnp.array([3, 1, 4, 15]), hidden, table, jnp.zeros(1000),
+    ...   jnp.array([7]),
+    ... )
+    >>> print(f'{losses[0]:.4f} = log(1 + 1000 / 4 * 4)')
+    6.9088 = log(1 + 1000 / 4 * 4)
+
+  Reference:
+    Bengio & Senecal, "Quick Training of Probabilistic Neural Nets by Importance
+    Sampling", AISTATS 2003; Jean et al., "On Using Very Large Target Vocabulary
+    for Neural Machine Translation", ACL 2015: one draw for the whole batch.
+  """
+  labels = jnp.asarray(labels)[:, None]
+  return sampled_set_softmax_losses(
+    sampled, hidden, table, bias, labels, where=jnp.ones(labels.shape, bool)
+  )
+
+
+def sampled_set_softmax_losses(
+  sampled: Int[Array, ' m'],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, 'n k'],
+  *,
+  where: Bool[ArrayLike, 'n k'],
+) -> Losses:
+  """Estimates `set_softmax_losses` from a sample of the other ids.
+
+  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j,
+  drawn evenly and with replacement,
+
+      log(sum_{x in X} e^z[x] + ids / m * sum_{j: s_j not in X} e^z[s_j])
+        - mean over x in X of z[x]
+
+  Args:
+    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
+      numbers.
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id; or a function of ids that gives
+      their vectors.
+    bias: `[ids]`, b, a number per id.
+    labels: `[n, k]`, in 0..ids-1.
+    where: Bool `[n, k]`, the labels that count, each once.
+
+  Returns:
+    `[n]`, a loss per row, 0 for a row without labels.
+
+  Reference:
+    As `sampled_softmax_losses`.
+  """
+  hidden, bias = as_float(hidden), as_float(bias)
+  labels, where = jnp.asarray(labels), jnp.asarray(where)
+  # One gather: its gradient is one array as large as the table, two are two.
+  ids = jnp.concatenate([labels.reshape(-1), sampled])
+  rows = table(ids) if callable(table) else as_float(table)[ids]
+  own_rows, rows = jnp.split(rows, [labels.size])
+  own = jnp.einsum('nd,nkd->nk', hidden, own_rows.reshape(*labels.shape, -1))
+  own += bias[labels]
+  others = hidden @ rows.T + bias[sampled][None]
+  others += jnp.log(len(bias) / len(sampled))
+  # Label by label, to hold no table of labels x samples for each row.
+  is_label = functools.partial(_mark, sampled)
+  found, _ = lax.scan(
+    is_label, jnp.zeros(others.shape, bool), (labels.T, where.T)
+  )
+  scores = jnp.concatenate(
+    [jnp.where(where, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
+    axis=1,
+  )
+  # A row without labels has its samples; one whose samples are all labels has
+  # its labels.
+  log_sums = jax.nn.logsumexp(scores, axis=1)
+  return likelihood(log_sums, jnp.sum(own, axis=1, where=where), where)
+
+
+def _mark(
+  sampled: Int[Array, ' m'],
+  found: Bool[Array, 'n m'],
+  label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
+) -> tuple[Bool[Array, 'n m'], None]:
+  """Marks the samples that are one label of each row."""
+  ids, where = label
+  return found | ((sampled[None] == ids[:, None]) & where[:, None]), None
