@@ -86,7 +86,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
     learned = restored_head(head['head'], items, source=settings.init_from)
     head = {'head': learned}
   step, state = make_pretraining(
-    settings, encoder, params | head, buckets, length=length
+    settings, encoder, params | head, buckets, length=length, users=users
   )
   state = loop.train(
     loop.Run(
@@ -102,7 +102,9 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
         users=data.splits['validation'],
         length=length,
         settings=settings,
-        step=make_validation(settings, encoder, buckets, length=length),
+        step=make_validation(
+          settings, encoder, buckets, length=length, users=users
+        ),
         key=replicate(eval_key),
         probe=probe_of(settings, encoder, items),
       ),
@@ -153,7 +155,12 @@ def plan(settings: PretrainSettings) -> Plan:
     functools.partial(init_head, settings, encoder, shares=None)
   )
   make = functools.partial(
-    make_pretraining, settings, encoder, buckets=buckets, length=length
+    make_pretraining,
+    settings,
+    encoder,
+    buckets=buckets,
+    length=length,
+    users=data.splits['train'],
   )
   return plan_run(
     settings,

@@ -104,6 +104,33 @@ def test_other_objectives_train(tmp_path, data_dir, changes):
   assert np.isfinite(values).all()
 
 
+def test_an_objective_of_somebody_else(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path,
+    data_dir,
+    num_steps=9,
+    learning_rate=0.02,
+    objective=('tests.own_objective:length_objective',),
+  )
+  pretrain.main(settings)
+  found = [
+    line['validation_loss']
+    for line in lines(tmp_path)
+    if 'validation_loss' in line
+  ]
+  assert found[-1] < 0.9 * found[0]
+  assert saved_state(tmp_path)['params']['head']['weight'].any()
+
+
+@pytest.mark.parametrize(
+  'name', ['tests.own_objective:no_objective', 'no_module:f', ':f']
+)
+def test_a_function_that_is_not_there(tmp_path, data_dir, name):
+  settings = pretrain_settings(tmp_path, data_dir, objective=(name,))
+  with pytest.raises(SettingsError, match=f'--objective={name}: .* MODULE'):
+    pretrain.main(settings)
+
+
 def test_the_bias_starts_at_the_shares_of_the_items():
   users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
   encoder = UserEncoder(3, embed_dim=2)

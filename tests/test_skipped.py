@@ -25,9 +25,9 @@ def spoil(monkeypatch, users):
   loss_of = step.make_objective
   users = jnp.array(sorted(users))
 
-  def spoilt_loss_of(*args, is_training):
-    loss_fn = loss_of(*args, is_training=is_training)
-    if not is_training:
+  def spoilt_loss_of(context):
+    loss_fn = loss_of(context)
+    if not context.is_training:
       return loss_fn
 
     def loss(params, batch, key):

@@ -73,7 +73,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   )
   buckets = make_buckets(pretraining, lengths)
   step, state = make_pretraining(
-    pretraining, encoder, params, buckets, length=length
+    pretraining, encoder, params, buckets, length=length, users=users
   )
   state, found = _time_training(
     settings, pretraining, length, users, step, state, key=train_key

@@ -4,12 +4,10 @@ import dataclasses
 import sys
 
 from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.traits import TRAITS, traits_of
 
 EDITS = ('crop', 'mask', 'reorder')
 AUGMENTATIONS = (*EDITS, 'slice')
-# Those whose softmax is over all items, and so needs the whole table.
-OVER_ALL_ITEMS = ('masked_items', 'causal_items', 'pooled_items', 'next_items')
-OBJECTIVES = ('adaptssr', *OVER_ALL_ITEMS)
 # Those that look at views, and can share them.
 OF_VIEWS = ('pooled_items', 'adaptssr')
 # The least behaviours of a slice, if the encoder reads as many.
@@ -41,8 +39,9 @@ class ObjectiveSettings(AugmentationSettings):
     '(adaptssr), to guess masked items (masked_items) or each next item '
     '(causal_items), to predict from the '
     'vector of a slice of a user the items of another slice (pooled_items), '
-    'or from that of a prefix the items that follow it (next_items).',
-    choices=OBJECTIVES,
+    'or from that of a prefix the items that follow it (next_items). Or '
+    'MODULE:FUNCTION, an objective of your own. Those here are '
+    f'{", ".join(TRAITS)}.',
   )
   objective_weights: tuple[str, ...] = flag(
     (), 'What each --objective counts in the sum, in their order [1 each].'
@@ -88,8 +87,10 @@ class ObjectiveSettings(AugmentationSettings):
     'adaptssr: how views are ranked, as the pairs of the paper, or as a list.',
     choices=('pairs', 'list'),
   )
-  temperature: float = flag(
-    1.0, 'adaptssr: by which similarities are divided; 1: the paper.', above=0.0
+  temperature: float | None = flag(
+    None,
+    'By which the similarities of users are divided [1, as in the papers].',
+    above=0.0,
   )
   smooth: float = flag(
     0.0,
@@ -118,12 +119,20 @@ class ObjectiveSettings(AugmentationSettings):
       # One word, as who calls `main(settings)` writes it.
       object.__setattr__(self, 'objective', (self.objective,))
     super().__post_init__()
+    unknown = [
+      name for name in self.objective if ':' not in name and name not in TRAITS
+    ]
+    if unknown or not self.objective:
+      raise SettingsError(
+        f'--objective must be {" or ".join(TRAITS)}, or MODULE:FUNCTION, not '
+        f'{",".join(unknown)!r}'
+      )
 
 
 def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches hold whole histories, of which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
-  return bool({'pooled_items', 'next_items'} & set(settings.objective)) or (
+  return any(traits_of(name).sees_histories for name in settings.objective) or (
     'adaptssr' in settings.objective and 'slice' in names
   )
 
@@ -170,6 +179,11 @@ def slice_lengths_of(
       'shorten the slices or give a larger --max_length'
     )
   return low, high
+
+
+def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
+  """`--temperature`, or what an objective has without it."""
+  return settings.temperature or traits_of(objective).temperature
 
 
 def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:

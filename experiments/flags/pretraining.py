@@ -5,10 +5,8 @@ from typing import TypeVar
 
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import ObjectiveSettings
-from experiments.flags.shared import (
-  EncoderSettings,
-  PlanSettings,
-)
+from experiments.flags.shared import EncoderSettings, PlanSettings
+from experiments.flags.traits import traits_of
 
 CAUSAL_ITEMS = 'causal_items'
 _Settings = TypeVar('_Settings', bound=EncoderSettings)
@@ -17,7 +15,6 @@ _Settings = TypeVar('_Settings', bound=EncoderSettings)
 # The item table starts wider where the user vector predicts items: at 0.02 its
 # scores are so close to each other that training stands still for epochs.
 _ITEM_STDDEV = 0.06
-_FROM_THE_VECTOR = ('pooled_items', 'next_items')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """The settings with the flags that the objective decides, unless given."""
-  predicts = set(settings.objective) & set(_FROM_THE_VECTOR)
+  predicts = any(traits_of(name).from_the_vector for name in settings.objective)
   if settings.item_stddev is None and predicts:
     return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)
   return settings

@@ -8,18 +8,19 @@ from experiments.flags.objectives import (
   shares_views,
   slice_lengths_of,
 )
+from experiments.flags.traits import traits_of
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:
   """How many sequences are encoded of each user in a step."""
-  return sum(
-    {
-      'adaptssr': 2 * settings.num_slices,
-      # Of the passes of AdaptSSR, if it sees the same views.
-      'pooled_items': 0 if shares_views(settings) else settings.num_slices,
-    }.get(name, 1)
-    for name in settings.objective
-  )
+  total = 0
+  for name in settings.objective:
+    if name == 'pooled_items' and shares_views(settings):
+      # It has a pass of AdaptSSR, which sees the same views.
+      continue
+    traits = traits_of(name)
+    total += (traits.views or settings.num_slices) * traits.passes
+  return total
 
 
 def encoded_lengths(
@@ -42,7 +43,7 @@ def encoded_lengths(
   recent = np.minimum(lengths, max_length)
   found = []
   for objective in settings.objective:
-    if objective == 'pooled_items':
+    if traits_of(objective).is_sliced:
       found.append(slices)
     elif objective == 'adaptssr':
       seen = slices if 'slice' in first + second else recent

@@ -25,6 +25,7 @@ from adaptssr_jax.training.step import (
 from experiments.flags.objectives import uses_histories
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
+from experiments.pretraining.context import Context
 from experiments.pretraining.encoded_views import encoded_lengths
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
@@ -63,13 +64,14 @@ def make_pretraining(
   buckets: Buckets,
   *,
   length: int,
+  users: UserArrays,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
   return make_training(
     settings,
     encoder,
     params,
-    make_objective(settings, encoder, buckets, is_training=True),
+    make_objective(Context(settings, encoder, buckets, True, users)),
     loop.make_optimizer(settings),
     length=length,
     sampled_items=sampled_of(settings),
@@ -82,11 +84,12 @@ def make_validation(
   buckets: Buckets,
   *,
   length: int,
+  users: UserArrays,
 ) -> PmapStep:
   """`validation_step` on all devices."""
   step = functools.partial(
     validation_step,
-    loss_fn=make_objective(settings, encoder, buckets, is_training=False),
+    loss_fn=make_objective(Context(settings, encoder, buckets, False, users)),
     encoder=encoder,
     buckets=buckets,
   )

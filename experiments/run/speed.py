@@ -31,12 +31,12 @@ from adaptssr_jax.training.step import (
   train_step,
 )
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import OVER_ALL_ITEMS
 from experiments.flags.speed import (
   EncodingSettings,
   SpeedSettings,
   TableSettings,
 )
+from experiments.flags.traits import traits_of
 
 # What sequences are encoded at once. On a CPU few, since what is written for 16
 # of them is still near when it is read.
@@ -226,7 +226,7 @@ def _whole_table(settings: SpeedSettings) -> str:
     return f'--weight_decay={settings.weight_decay:g}'
   for name in getattr(settings, 'objective', ()):
     # An exact softmax changes every row.
-    if name in OVER_ALL_ITEMS and not settings.sampled_items:
+    if traits_of(name).over_all_items and not settings.sampled_items:
       return f'--objective={name}'
   if getattr(settings, 'tied_targets', False):
     return '--tied_targets'

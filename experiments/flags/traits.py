@@ -1,0 +1,54 @@
+"""What flags have to know of each objective of pre-training."""
+
+from typing import NamedTuple
+
+
+class Traits(NamedTuple):
+  """What an objective needs of a run.
+
+  Args:
+    views: sequences of each user that a step encodes; 0: --num_slices.
+    passes: dropout masks of each of them.
+    is_sliced: whether its views are slices of the whole history.
+    sees_histories: whether it needs the whole history of a user.
+    over_all_items: whether it has a softmax over all items, so that a step
+      needs the whole item table.
+    has_bias: whether it learns a bias of each item.
+    from_the_vector: whether the user vector predicts items, so that a wide
+      vector is brought to their width.
+    temperature: where --temperature is not given.
+  """
+
+  views: int = 1
+  passes: int = 1
+  is_sliced: bool = False
+  sees_histories: bool = False
+  over_all_items: bool = False
+  has_bias: bool = False
+  from_the_vector: bool = False
+  temperature: float = 1.0
+
+
+_ITEMS = Traits(over_all_items=True, has_bias=True)
+_FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
+
+TRAITS = {
+  'adaptssr': Traits(views=0, passes=2),
+  'masked_items': _ITEMS,
+  'causal_items': _ITEMS,
+  'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
+  'next_items': _FROM_THE_VECTOR,
+}
+# Nothing is known of an objective of somebody else, MODULE:FUNCTION: its step
+# is given the whole table.
+_UNKNOWN = Traits(over_all_items=True)
+
+
+def traits_of(objective: str) -> Traits:
+  """The traits of an objective by its name.
+
+  Example:
+    >>> traits_of('pooled_items').is_sliced, traits_of('mine:loss').views
+    (True, 1)
+  """
+  return _UNKNOWN if ':' in objective else TRAITS[objective]
