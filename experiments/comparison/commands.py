@@ -73,11 +73,11 @@ def _pretrain_settings(
 ) -> pretrain.PretrainSettings:
   method = grid.method(run.method)
   settings = grid.pretraining[method.flags]
-  fields = dict(method.changes)
-  fields['init_from'] = _source_path(grid, run)
+  fields = {'init_from': _source_path(grid, run)}
   if not fields['init_from']:
     # The same encoder as all other rows have, unless its file says another.
     fields |= grid.shape() | settings.encoder_fields()
+  fields |= method.changes
   if method.steps_of:
     other = Pretraining(method.steps_of, run.seed)
     fields |= {'num_steps': steps_taken(grid, other), 'patience': 0}

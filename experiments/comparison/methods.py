@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.comparison.rivals import rivals
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
@@ -126,7 +127,11 @@ METHODS = {
     after='pooled_items',
   ),
   'joint': Method(title='Pooled items and AdaptSSR', flags='joint'),
-} | {f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS}
+}
+METHODS |= {
+  f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS
+}
+METHODS |= {name: Method(**fields) for name, fields in rivals().items()}
 
 # Those of the table by default; the others are ablations.
 MAIN_ROWS = (
