@@ -39,7 +39,9 @@ class ObjectiveSettings(AugmentationSettings):
     '(adaptssr), to guess masked items (masked_items) or each next item '
     '(causal_items), to predict from the '
     'vector of a slice of a user the items of another slice (pooled_items), '
-    'or from that of a prefix the items that follow it (next_items). Or '
+    'or from that of a prefix the items that follow it (next_items) or how '
+    'they are distributed (msdp), to tell behaviours from random ones (ptum), '
+    'or which behaviours have been replaced (ecl). Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -72,9 +74,28 @@ class ObjectiveSettings(AugmentationSettings):
   num_next: int = flag(
     10, 'next_items: behaviours after the prefix that are predicted.', low=1
   )
+  max_window: int = flag(
+    32, 'msdp: the most behaviours of the window that is predicted.', low=1
+  )
+  msdp_regularizer: float = flag(
+    0.1,
+    'msdp: what it counts that a masked prefix has the vector of the whole.',
+    low=0.0,
+  )
+  ecl_contrast: float = flag(
+    0.005,
+    'ecl: what the contrast of dropout passes counts, if masked items count 1.',
+    low=0.0,
+  )
+  ecl_discriminator: float = flag(
+    0.25,
+    'ecl: what it counts to tell replaced behaviours, if masked items count 1.',
+    low=0.0,
+  )
   mask_ratio: float | None = flag(
     None,
-    'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
+    'Share of the behaviours that are masked [adaptssr 0.6, ecl 0.2, '
+    'masked_items and msdp 0.3].',
     above=0.0,
     high=1.0,
   )

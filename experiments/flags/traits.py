@@ -17,6 +17,8 @@ class Traits(NamedTuple):
     from_the_vector: whether the user vector predicts items, so that a wide
       vector is brought to their width.
     temperature: where --temperature is not given.
+    draws: items that a step draws for each user, to tell them from the user's.
+    fills: whether it fills hidden items by draws from all of them.
   """
 
   views: int = 1
@@ -27,6 +29,8 @@ class Traits(NamedTuple):
   has_bias: bool = False
   from_the_vector: bool = False
   temperature: float = 1.0
+  draws: int = 0
+  fills: bool = False
 
 
 _ITEMS = Traits(over_all_items=True, has_bias=True)
@@ -38,6 +42,11 @@ TRAITS = {
   'causal_items': _ITEMS,
   'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
   'next_items': _FROM_THE_VECTOR,
+  # Four negatives of one hidden behaviour, and of each of the last two.
+  'ptum': Traits(views=2, from_the_vector=True, draws=12),
+  'msdp': _FROM_THE_VECTOR._replace(views=2),
+  # Two dropout passes, the masked sequence, and the filled one.
+  'ecl': _ITEMS._replace(views=4, temperature=0.05, fills=True),
 }
 # Nothing is known of an objective of somebody else, MODULE:FUNCTION: its step
 # is given the whole table.
