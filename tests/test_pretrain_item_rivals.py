@@ -25,15 +25,19 @@ from tests.tiny_runs import lines, pretrain_settings, saved_state
 )
 def test_rivals_learn(tmp_path, data_dir, changes):
   settings = pretrain_settings(
-    tmp_path, data_dir, num_steps=12, learning_rate=0.02, **changes
+    tmp_path,
+    data_dir,
+    num_steps=12,
+    learning_rate=0.02,
+    # So that there is something to learn, however few users there are.
+    output_bias='zeros',
+    **changes,
   )
   pretrain.main(settings)
   found = lines(tmp_path)
   assert np.isfinite([v for line in found for v in line.values()]).all()
-  losses = [
-    line['validation_loss'] for line in found if 'validation_loss' in line
-  ]
-  assert losses[-1] < losses[0]
+  losses = [line['loss'] for line in found if 'loss' in line]
+  assert np.mean(losses[-2:]) < 0.98 * losses[0]
 
 
 def test_ptum_goes_on_from_masked_items(tmp_path, data_dir):
