@@ -7,13 +7,22 @@ TensorFlow Datasets is imported when it is asked for.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from adaptssr_jax.augment import crop, mask, one_of, random_slice, reorder
+from adaptssr_jax.augment import (
+  crop,
+  mask,
+  one_of,
+  random_slice,
+  reorder,
+  two_of,
+)
 from adaptssr_jax.losses import (
   adaptssr_loss,
   augmentation_weight,
   bpr_loss,
+  coles_loss,
   listwise_ranking_loss,
   mpr_loss,
+  nt_xent_loss,
 )
 
 if TYPE_CHECKING:
@@ -32,17 +41,20 @@ __all__ = [
   'adaptssr_loss',
   'augmentation_weight',
   'bpr_loss',
+  'coles_loss',
   'crop',
   'encoder_from_reference',
   'listwise_ranking_loss',
   'mask',
   'mpr_loss',
+  'nt_xent_loss',
   'one_of',
   'pmap_step',
   'random_slice',
   'reorder',
   'restore_encoder',
   'save_encoder',
+  'two_of',
 ]
 
 # The packages and modules that are imported when they are asked for, and the

@@ -14,20 +14,33 @@ Each takes a key and one padded sequence and returns another of the same shape;
 (3, 3)
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
+from adaptssr_jax.ops.choices import Augmentation, in_turn, one_of, two_of
+
+__all__ = [
+  'Augmentation',
+  'Ratio',
+  'crop',
+  'in_turn',
+  'mask',
+  'one_of',
+  'random_slice',
+  'reorder',
+  'two_of',
+]
+
+# A share of the behaviours: a number, whose ceil(ratio * n) is exact, or an
+# array, which may change from step to step, and is not checked.
+Ratio = float | int | Float[Array, '']
 
 
 def crop(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
   """Keeps a random run of the behaviours and moves it to the front.
 
@@ -56,7 +69,7 @@ def mask(
   key: PRNGKeyArray,
   items: Int[ArrayLike, ' length'],
   *,
-  ratio: float | int,
+  ratio: Ratio,
   mask_id: int,
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by `mask_id`.
@@ -97,7 +110,7 @@ def mask(
 
 
 def reorder(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
   """Shuffles a random run of the behaviours.
 
@@ -175,74 +188,6 @@ def random_slice(
   return _keep(items, start, size)
 
 
-def one_of(*augmentations: Augmentation) -> Augmentation:
-  """Makes an augmentation that applies one of several, drawn uniformly.
-
-  Under `jax.vmap` each sequence draws its own.
-
-  Args:
-    *augmentations: Functions `(key, items) -> items`, settings already bound.
-
-  Returns:
-    A function `(key, items) -> items`.
-
-  Raises:
-    ValueError: If there is none, or one is not a function.
-
-  Example:
-    >>> augment = one_of(functools.partial(crop, ratio=0.5))
-    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]))
-    Array([7, 7, 0, 0, 0], dtype=int32)
-  """
-  if not augmentations or not all(map(callable, augmentations)):
-    raise ValueError(
-      'one_of needs one or more functions of (key, items), such as '
-      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
-    )
-  return functools.partial(_apply_one, augmentations)
-
-
-def _apply_one(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (), 0, len(augmentations))
-  return jax.lax.switch(choice, augmentations, key, items)
-
-
-def in_turn(*augmentations: Augmentation) -> Augmentation:
-  """Makes an augmentation that applies several, one after the other.
-
-  Args:
-    *augmentations: Functions `(key, items) -> items`, settings already bound.
-
-  Returns:
-    A function `(key, items) -> items`.
-
-  Example:
-    >>> augment = in_turn(
-    ...   functools.partial(random_slice, lengths=(4, 4)),
-    ...   functools.partial(crop, ratio=0.5),
-    ... )
-    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 7]))
-    Array([7, 7, 0, 0, 0], dtype=int32)
-  """
-  return functools.partial(_apply_in_turn, augmentations)
-
-
-def _apply_in_turn(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  keys = jax.random.split(key, len(augmentations))
-  for augment, part in zip(augmentations, keys, strict=True):
-    items = augment(part, items)
-  return jnp.asarray(items)
-
-
 def _keep(
   items: Int[ArrayLike, ' length'], start: Array, size: Array
 ) -> Int[Array, ' length']:
@@ -252,7 +197,7 @@ def _keep(
 
 
 def _random_run(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: Ratio
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns the start and size of a run of `ceil(ratio * n)` behaviours."""
   n, size = _length_and_size(items, ratio)
@@ -261,14 +206,18 @@ def _random_run(
 
 
 def _length_and_size(
-  items: Int[ArrayLike, ' length'], ratio: float | int
+  items: Int[ArrayLike, ' length'], ratio: Ratio
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns `n`, the number of behaviours, and `ceil(ratio * n)`."""
+  n = jnp.sum(_is_real(items), dtype=jnp.int32)
+  if isinstance(ratio, jax.Array):
+    # What is whole but for rounding must stay whole.
+    size = jnp.ceil(ratio * n * (1 - 1e-6)).astype(jnp.int32)
+    return n, jnp.clip(size, jnp.minimum(n, 1), n)
   if not 0 < ratio <= 1:
     raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
   # Made on the host in float64: in float32, ceil(0.6 * 25) is 16.
   sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
-  n = jnp.sum(_is_real(items), dtype=jnp.int32)
   return n, jnp.asarray(sizes)[n]
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
@@ -19,8 +19,7 @@ from adaptssr_jax.objectives.users import (
 )
 from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
-from adaptssr_jax.ops.reductions import gather, reduce_losses
-from adaptssr_jax.ops.similarity import exact_dot, unit_length
+from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
 
 
@@ -104,7 +103,7 @@ def ecl_objective(
     keys=keys[:, 1:3].T.reshape(-1),
     buckets=buckets,
   ).reshape(2, len(items), -1)
-  loss = _nt_xent_loss(
+  loss = losses.nt_xent_loss(
     users, temperature=temperature, axis_name=axis_name, where=where
   )
   logits = replaced_logits(
@@ -122,33 +121,6 @@ def ecl_objective(
   }
   weights = {'contrast': contrast, 'discriminator': discriminator}
   return weighted_sum(parts, weights)
-
-
-def _nt_xent_loss(
-  users: Float[Array, '2 users dim'],
-  *,
-  temperature: float,
-  axis_name: str | None,
-  where: Bool[Array, ' users'],
-) -> Float[Array, '']:
-  """A stand-in for `losses.nt_xent_loss`, of two views."""
-  users = unit_length(users)
-  count = users.shape[1]
-  everyone, real, first = users, where, 0
-  if axis_name is not None:
-    everyone, real = gather(users, axis_name, axis=1), gather(where, axis_name)
-    first = lax.axis_index(axis_name) * count
-  scores = exact_dot('vbd,wnd->vbwn', users, everyone) / temperature
-  own = (first + jnp.arange(count))[:, None] == jnp.arange(len(real))[None]
-  view = jnp.eye(2, dtype=bool)
-  is_itself = view[:, None, :, None] & own[None, :, None]
-  counts = real[None, None, None] & ~is_itself
-  log_sums = jax.nn.logsumexp(
-    jnp.where(counts, scores, jnp.finfo(scores.dtype).min), axis=(2, 3)
-  )
-  positive = jnp.sum(users[0] * users[1], axis=1) / temperature
-  losses = jnp.mean(log_sums, axis=0) - positive
-  return reduce_losses(losses, where, axis_name=axis_name)
 
 
 def replaced_logits(

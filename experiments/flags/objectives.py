@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.item_rivals import ItemRivalSettings
 from experiments.flags.traits import TRAITS, traits_of
 
 EDITS = ('crop', 'mask', 'reorder')
@@ -30,7 +31,7 @@ class AugmentationSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(AugmentationSettings):
+class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
   """What is learned from behaviours alone."""
 
   objective: tuple[str, ...] = flag(
@@ -41,7 +42,8 @@ class ObjectiveSettings(AugmentationSettings):
     'vector of a slice of a user the items of another slice (pooled_items), '
     'or from that of a prefix the items that follow it (next_items) or how '
     'they are distributed (msdp), to tell behaviours from random ones (ptum), '
-    'or which behaviours have been replaced (ecl). Or '
+    'or which behaviours have been replaced (ecl). Those '
+    'that contrast users are clue, cl4srec, idicl, ccl and coles. Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -50,14 +52,14 @@ class ObjectiveSettings(AugmentationSettings):
   )
   augmentations: tuple[str, ...] | None = flag(
     None,
-    'adaptssr: explicit augmentations. One of crop, mask and reorder is drawn '
-    'per view; with slice, each view is first a random run of the whole '
-    'history [slice beside pooled_items, else crop,mask,reorder].',
+    'adaptssr, ccl: explicit augmentations. One of crop, mask and reorder is '
+    'drawn per view; with slice, each view is first a random run of the whole '
+    'history [adaptssr beside pooled_items slice, else crop,mask,reorder].',
     choices=AUGMENTATIONS,
   )
   second_augmentations: tuple[str, ...] | None = flag(
     None,
-    'adaptssr: those of the second view [the same as of the first].',
+    'adaptssr, ccl: those of the second view [the same as of the first].',
     choices=AUGMENTATIONS,
   )
   slice_lengths: tuple[str, ...] = flag(
@@ -74,28 +76,10 @@ class ObjectiveSettings(AugmentationSettings):
   num_next: int = flag(
     10, 'next_items: behaviours after the prefix that are predicted.', low=1
   )
-  max_window: int = flag(
-    32, 'msdp: the most behaviours of the window that is predicted.', low=1
-  )
-  msdp_regularizer: float = flag(
-    0.1,
-    'msdp: what it counts that a masked prefix has the vector of the whole.',
-    low=0.0,
-  )
-  ecl_contrast: float = flag(
-    0.005,
-    'ecl: what the contrast of dropout passes counts, if masked items count 1.',
-    low=0.0,
-  )
-  ecl_discriminator: float = flag(
-    0.25,
-    'ecl: what it counts to tell replaced behaviours, if masked items count 1.',
-    low=0.0,
-  )
   mask_ratio: float | None = flag(
     None,
-    'Share of the behaviours that are masked [adaptssr 0.6, ecl 0.2, '
-    'masked_items and msdp 0.3].',
+    'Share of the behaviours that are masked [0.6; masked_items and msdp 0.3; '
+    'ecl 0.2].',
     above=0.0,
     high=1.0,
   )
@@ -110,8 +94,15 @@ class ObjectiveSettings(AugmentationSettings):
   )
   temperature: float | None = flag(
     None,
-    'By which the similarities of users are divided [1, as in the papers].',
+    'By which the similarities of users are divided [1, as in the papers; '
+    'clue and idicl 0.1].',
     above=0.0,
+  )
+  curriculum_steps: int = flag(
+    0,
+    'ccl: updates until augmentations have their full strength; 0: all of the '
+    'run.',
+    low=0,
   )
   smooth: float = flag(
     0.0,
@@ -153,16 +144,20 @@ class ObjectiveSettings(AugmentationSettings):
 def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches hold whole histories, of which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
-  return any(traits_of(name).sees_histories for name in settings.objective) or (
-    'adaptssr' in settings.objective and 'slice' in names
+  traits = [traits_of(name) for name in settings.objective]
+  return any(of.sees_histories for of in traits) or (
+    'slice' in names and any(of.is_augmented for of in traits)
   )
 
 
-def augmentations_of(settings: ObjectiveSettings) -> tuple[str, ...]:
+def augmentations_of(
+  settings: ObjectiveSettings, objective: str = 'adaptssr'
+) -> tuple[str, ...]:
   """The explicit augmentations, of the first view at least."""
   if settings.augmentations is not None:
     return settings.augmentations
-  return ('slice',) if 'pooled_items' in settings.objective else EDITS
+  is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
+  return ('slice',) if is_slice else EDITS
 
 
 def shares_views(settings: ObjectiveSettings) -> bool:

@@ -26,7 +26,7 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining import item_rivals, makers
+from experiments.pretraining import contrastive, item_rivals, makers
 from experiments.pretraining.context import Context, on_window
 from experiments.pretraining.item_counts import item_counts
 
@@ -36,6 +36,11 @@ MAKERS = {
   'causal_items': makers.make_causal_items,
   'pooled_items': makers.make_pooled_items,
   'next_items': makers.make_next_items,
+  'clue': contrastive.make_clue,
+  'cl4srec': contrastive.make_cl4srec,
+  'idicl': contrastive.make_idicl,
+  'ccl': contrastive.make_ccl,
+  'coles': contrastive.make_coles,
   'ptum': item_rivals.make_ptum,
   'msdp': item_rivals.make_msdp,
   'ecl': item_rivals.make_ecl,
