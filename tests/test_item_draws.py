@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.fill import fill_masked
+from adaptssr_jax.objectives.fill import encode_filled, fill_masked
 from adaptssr_jax.objectives.users import user_keys
 from adaptssr_jax.ops.item_draws import draw_ids
 from adaptssr_jax.table.draws import draw_items
-from adaptssr_jax.table.lookup import BatchRows, SplitTable, model_params
+from adaptssr_jax.table.lookup import (
+  BatchRows,
+  SplitTable,
+  encoder_params,
+  model_params,
+)
 
 ITEMS, USERS, LENGTH = 150, 8, 6
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
@@ -150,3 +155,38 @@ def test_nothing_is_learned_through_the_draws(params, items):
   grads = jax.jit(jax.grad(sum_of_filled))(params)
   assert not any(np.any(x) for x in jax.tree.leaves(grads['encoder']))
   assert not np.any(grads['head']['bias'])
+
+
+def test_filled_views_hide_more_and_more(params, items):
+  batch = {
+    'items': items,
+    'where': jnp.arange(USERS) < USERS - 1,
+    'example_id': jnp.arange(USERS),
+  }
+  # All that is hidden is told by what it is filled with.
+  params = params | {'head': {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}}
+  batch['items'] = jnp.where(items == 7, 8, items)
+  encode = functools.partial(
+    encode_filled, encoder=ENCODER, ratio=0.5, num_steps=20, deterministic=True
+  )
+  changed = []
+  for step in (0, 9, 19, None):
+    more = {} if step is None else {'step': jnp.array(step)}
+    views = jax.jit(encode)(params, batch | more, KEY)
+    assert views.items.shape == (2, USERS, LENGTH)
+    assert views.users.shape == (2, 1, USERS, 4)
+    changed.append(np.sum(views.items != batch['items'][None], axis=(0, 2)))
+  n = np.array([0, 1, 2, 3, 4, 5, 6, 6])
+  assert changed[0].tolist() == (2 * (n > 1)).tolist()
+  np.testing.assert_array_equal(changed[2], changed[3])
+  most = np.minimum(np.ceil(0.5 * n), np.maximum(n - 1, 0))
+  assert changed[3].tolist() == (2 * most).tolist()
+  assert changed[0].sum() < changed[1].sum() < changed[2].sum()
+  # Each view is filled, and encoded, on its own.
+  assert np.any(views.items[0] != views.items[1])
+  vectors = ENCODER.apply(
+    {'params': encoder_params(params)}, views.items.reshape(-1, LENGTH)
+  )
+  np.testing.assert_allclose(
+    views.users.reshape(-1, 4), vectors, rtol=1e-5, atol=1e-6
+  )

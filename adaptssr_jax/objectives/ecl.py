@@ -33,6 +33,7 @@ def ecl_objective(
   contrast: float = 0.005,
   discriminator: float = 0.25,
   temperature: float = 0.05,
+  block_size: int | None = None,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
@@ -65,6 +66,7 @@ def ecl_objective(
     contrast: what NT-Xent counts.
     discriminator: what the discriminator counts.
     temperature: of NT-Xent.
+    block_size: see `nt_xent_loss`.
     deterministic: no dropout but of u and u+.
     buckets: in which parts the users are encoded.
     axis_name: the axis of the devices that share the batch.
@@ -104,7 +106,11 @@ def ecl_objective(
     buckets=buckets,
   ).reshape(2, len(items), -1)
   loss = losses.nt_xent_loss(
-    users, temperature=temperature, axis_name=axis_name, where=where
+    users,
+    temperature=temperature,
+    block_size=block_size,
+    axis_name=axis_name,
+    where=where,
   )
   logits = replaced_logits(
     params, filled, users[0], keys[:, 3], encoder=encoder, **encoding

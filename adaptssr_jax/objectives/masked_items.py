@@ -24,8 +24,9 @@ def hide_items(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
   *,
-  ratio: float,
+  ratio: float | Float[Array, ''],
   mask_id: int,
+  most: float | None = None,
 ) -> tuple[Int[Array, 'length'], Int[Array, 'slots'], Int[Array, 'slots']]:
   """Hides a share of one user's behaviours.
 
@@ -34,16 +35,17 @@ def hide_items(
     items: the behaviours, padded with 0, [length].
     ratio: the share that is hidden; see `augment.mask`.
     mask_id: the id that stands for a hidden item.
+    most: the largest `ratio` that there is, if that is an array.
 
   Returns:
-    What is left; the hidden positions, which fill `ceil(ratio * length)` slots,
+    What is left; the hidden positions, which fill `ceil(most * length)` slots,
     or `length` where fewer are hidden; and the items that were there, or 0.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
   # A fixed number of slots, of which there are far fewer than positions.
   (slots,) = jnp.nonzero(
     masked == mask_id,
-    size=math.ceil(ratio * len(items)),
+    size=math.ceil((most or ratio) * len(items)),
     fill_value=len(items),
   )
   return masked, slots, items.at[slots].get(mode='fill', fill_value=0)
@@ -69,7 +71,8 @@ def encode_hidden(
   keys: Key[Array, ' users'],
   *,
   encoder: UserEncoder,
-  ratio: float,
+  ratio: float | Float[Array, ''],
+  most: float | None = None,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
 ) -> HiddenItems:
@@ -81,10 +84,13 @@ def encode_hidden(
     keys: of each user at this step.
     encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden.
+    most: see `hide_items`.
     deterministic: no dropout.
     buckets: in which parts the users are encoded.
   """
-  hide = functools.partial(hide_items, ratio=ratio, mask_id=encoder.mask_id)
+  hide = functools.partial(
+    hide_items, ratio=ratio, mask_id=encoder.mask_id, most=most
+  )
   keys = jax.vmap(jax.random.split)(keys)
   masked, slots, labels = jax.vmap(hide)(keys[:, 0], items)
   states = encode_sequences(

@@ -96,11 +96,11 @@ def msdp_objective(
   lengths, see `window_bucket`; and u' is the vector of the prefix of which a
   share is masked.
 
-  The paper has windows of time, several of each user, and does not say here
-  what is assumed: windows of W behaviours, one of each user and step, which
-  begin at the cut; a prompt that is added to the user vector; a predictor P
-  that is linear and starts as the identity; how strong the regularizer is and
-  how much is masked.
+  The paper has windows of time, several of each user. Its text was not at hand;
+  assumed are windows of W behaviours, one of each user and step, which begin at
+  the cut; a prompt that is added to the user vector; a predictor P that is
+  linear and starts as the identity; how strong the regularizer is, and how much
+  is masked.
 
   Args:
     params: see `pooled_items_objective`, and in `head` what `init_msdp` makes.

@@ -43,7 +43,8 @@ class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
     'or from that of a prefix the items that follow it (next_items) or how '
     'they are distributed (msdp), to tell behaviours from random ones (ptum), '
     'or which behaviours have been replaced (ecl). Those '
-    'that contrast users are clue, cl4srec, idicl, ccl and coles. Or '
+    'that contrast users are clue, cl4srec, idicl, ccl, ccl_filled and '
+    'coles. Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -78,8 +79,8 @@ class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
   )
   mask_ratio: float | None = flag(
     None,
-    'Share of the behaviours that are masked [0.6; masked_items and msdp 0.3; '
-    'ecl 0.2].',
+    'Share of the behaviours that are masked [0.6; masked_items, msdp and '
+    'ccl_filled 0.3; ecl 0.2].',
     above=0.0,
     high=1.0,
   )
@@ -95,13 +96,13 @@ class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
   temperature: float | None = flag(
     None,
     'By which the similarities of users are divided [1, as in the papers; '
-    'clue and idicl 0.1].',
+    'clue and idicl 0.1; ecl 0.05].',
     above=0.0,
   )
   curriculum_steps: int = flag(
     0,
-    'ccl: updates until augmentations have their full strength; 0: all of the '
-    'run.',
+    'ccl, ccl_filled: updates until augmentations have their full strength; 0: '
+    'all of the run.',
     low=0,
   )
   smooth: float = flag(

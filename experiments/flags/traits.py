@@ -50,6 +50,8 @@ TRAITS = {
   'idicl': Traits(passes=2, temperature=0.1),
   'ccl': Traits(views=0, is_augmented=True),
   'coles': _SLICED,
+  # Two views, each masked before it is filled.
+  'ccl_filled': _ITEMS._replace(views=4, fills=True),
   # Four negatives of one hidden behaviour, and of each of the last two.
   'ptum': Traits(views=2, from_the_vector=True, draws=12),
   'msdp': _FROM_THE_VECTOR._replace(views=2),

@@ -11,6 +11,9 @@ from experiments.flags.traits import traits_of
 from experiments.pretraining.context import Context, on_window
 from experiments.pretraining.item_counts import ends_of_items
 
+# Users to whom anchors are compared at a time.
+_BLOCK = 1024
+
 
 def make_ptum(context: Context) -> LossFn:
   """The user vector tells hidden and last behaviours from random ones."""
@@ -39,6 +42,7 @@ def make_ecl(context: Context) -> LossFn:
     contrast=settings.ecl_contrast,
     discriminator=settings.ecl_discriminator,
     temperature=temperature_of(settings, 'ecl'),
+    block_size=_BLOCK,
     **context.encoding,
   )
   return on_window(context, objective)

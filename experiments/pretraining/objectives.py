@@ -40,6 +40,7 @@ MAKERS = {
   'cl4srec': contrastive.make_cl4srec,
   'idicl': contrastive.make_idicl,
   'ccl': contrastive.make_ccl,
+  'ccl_filled': contrastive.make_ccl_filled,
   'coles': contrastive.make_coles,
   'ptum': item_rivals.make_ptum,
   'msdp': item_rivals.make_msdp,
