@@ -153,3 +153,19 @@ def test_refuses_chunks_of_nothing(scores):
   *arrays, where = scores
   with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
     inspect.unwrap(losses_of)(*arrays, where=where, chunk_size=0)
+
+
+@pytest.mark.parametrize('is_sampled', [False, True])
+def test_a_label_that_counts_twice_is_one_class_of_twice_the_share(is_sampled):
+  # Two ids of scores 0 and 2, of which the second is two of three labels.
+  arrays = jnp.array([[1.0]]), jnp.array([[0.0], [2.0]]), jnp.zeros(2)
+  labels = jnp.array([[1, 0, 1, 0]])
+  where = jnp.array([[True, True, True, False]])
+  function = set_softmax_losses
+  if is_sampled:
+    function = functools.partial(
+      sampled_set_softmax_losses, jnp.array([0, 1, 1])
+    )
+  found = function(*arrays, labels, where=where)
+  expected = np.log(1 + np.exp(2)) - (2 * 2 + 0) / 3
+  np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,9 @@ def hide_items(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
   *,
-  ratio: float,
+  ratio: float | Float[Array, ''],
   mask_id: int,
+  most: float | None = None,
 ) -> tuple[Int[Array, 'length'], Int[Array, 'slots'], Int[Array, 'slots']]:
   """Hides a share of one user's behaviours.
 
@@ -34,19 +35,105 @@ def hide_items(
     items: the behaviours, padded with 0, [length].
     ratio: the share that is hidden; see `augment.mask`.
     mask_id: the id that stands for a hidden item.
+    most: the largest `ratio` that there is, if that is an array.
 
   Returns:
-    What is left; the hidden positions, which fill `ceil(ratio * length)` slots,
+    What is left; the hidden positions, which fill `ceil(most * length)` slots,
     or `length` where fewer are hidden; and the items that were there, or 0.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
   # A fixed number of slots, of which there are far fewer than positions.
   (slots,) = jnp.nonzero(
     masked == mask_id,
-    size=math.ceil(ratio * len(items)),
+    size=math.ceil((most or ratio) * len(items)),
     fill_value=len(items),
   )
   return masked, slots, items.at[slots].get(mode='fill', fill_value=0)
+
+
+class HiddenItems(NamedTuple):
+  """The hidden behaviours of users, and what the encoder makes of the others.
+
+  Args:
+    slots: `[users, slots]`, the hidden positions; `length` where there is none.
+    labels: `[users, slots]`, the items that were there, or 0.
+    states: `[users, slots, dim]`, the hidden states of those positions.
+  """
+
+  slots: Int[Array, 'users slots']
+  labels: Int[Array, 'users slots']
+  states: Float[Array, 'users slots dim']
+
+
+def encode_hidden(
+  params: dict[str, Any],
+  items: Int[Array, 'users length'],
+  keys: Key[Array, ' users'],
+  *,
+  encoder: UserEncoder,
+  ratio: float | Float[Array, ''],
+  most: float | None = None,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+) -> HiddenItems:
+  """Hides a share of the behaviours of users, and encodes what is left.
+
+  Args:
+    params: `table` and `encoder`.
+    items: the behaviours, padded with 0, [users, length].
+    keys: of each user at this step.
+    encoder: gives the hidden states.
+    ratio: the share of the behaviours that is hidden.
+    most: see `hide_items`.
+    deterministic: no dropout.
+    buckets: in which parts the users are encoded.
+  """
+  hide = functools.partial(
+    hide_items, ratio=ratio, mask_id=encoder.mask_id, most=most
+  )
+  keys = jax.vmap(jax.random.split)(keys)
+  masked, slots, labels = jax.vmap(hide)(keys[:, 0], items)
+  states = encode_sequences(
+    params,
+    encoder,
+    masked,
+    keys=None if deterministic else keys[:, 1],
+    slots=slots,
+    buckets=buckets,
+  )
+  return HiddenItems(slots, labels, states)
+
+
+def predict_hidden(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  hidden: HiddenItems,
+  *,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+  """Cross entropy of hidden items, see `masked_items_objective`.
+
+  Args:
+    params: `table`, and `head` of `init_masked_items`.
+    batch: `where` bool [users], of this device, and maybe `sampled` ids.
+    hidden: of `encode_hidden`.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    As `masked_items_objective`.
+  """
+  labels, states = hidden.labels, hidden.states
+  where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
+  losses, metrics = item_losses(
+    params['table'],
+    params['head']['bias'],
+    states.reshape(-1, states.shape[-1]),
+    labels.reshape(-1),
+    sampled=batch.get('sampled'),
+    axis_name=axis_name,
+  )
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  return loss, as_sums(loss, where, metrics)
 
 
 def masked_items_objective(
@@ -87,28 +174,16 @@ def masked_items_objective(
     Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690); here
     every hidden item becomes the mask, as in the published code of AdaptSSR.
   """
-  hide = functools.partial(hide_items, ratio=ratio, mask_id=encoder.mask_id)
-  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
-  masked, slots, labels = jax.vmap(hide)(keys[:, 0], batch['items'])
-  states = encode_sequences(
+  hidden = encode_hidden(
     params,
-    encoder,
-    masked,
-    keys=None if deterministic else keys[:, 1],
-    slots=slots,
+    batch['items'],
+    user_keys(key, batch['example_id']),
+    encoder=encoder,
+    ratio=ratio,
+    deterministic=deterministic,
     buckets=buckets,
   )
-  where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  losses, metrics = item_losses(
-    params['table'],
-    params['head']['bias'],
-    states.reshape(-1, states.shape[-1]),
-    labels.reshape(-1),
-    sampled=batch.get('sampled'),
-    axis_name=axis_name,
-  )
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where, metrics)
+  return predict_hidden(params, batch, hidden, axis_name=axis_name)
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:

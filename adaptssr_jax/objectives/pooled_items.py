@@ -101,6 +101,7 @@ def predict_items(
   users: Float[Array, '*views users dim'],
   items: Int[Array, '*views users k'],
   *,
+  repeats: bool = False,
   axis_name: str | None,
 ) -> LossAndMetrics:
   """The multinomial likelihood of sets of items, given user vectors.
@@ -111,6 +112,7 @@ def predict_items(
     users: vectors, [..., users, dim].
     items: those to be predicted of each, padded with 0, [..., users, k]. A mask
       is no item.
+    repeats: an item counts as often as it stands there, not once.
     axis_name: see `pooled_items_objective`.
 
   Returns:
@@ -121,7 +123,7 @@ def predict_items(
   # Of padding and all items there is a bias; the id after them is the mask.
   items = jnp.where(items == len(head['bias']), 0, items)
   items = items.reshape(-1, items.shape[-1])
-  where = distinct(items)
+  where = items != 0 if repeats else distinct(items)
   vectors = users.reshape(-1, users.shape[-1])
   if 'projection' in head:
     vectors = vectors @ head['projection']

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.reductions import as_float
-from adaptssr_jax.ops.set_softmax import Losses, likelihood
+from adaptssr_jax.ops.set_softmax import Losses, distinct, likelihood
 
 
 def sampled_softmax_losses(
@@ -86,7 +86,8 @@ def sampled_set_softmax_losses(
       their vectors.
     bias: `[ids]`, b, a number per id.
     labels: `[n, k]`, in 0..ids-1.
-    where: Bool `[n, k]`, the labels that count, each once.
+    where: Bool `[n, k]`, the labels that count. One that counts twice does so
+      in the mean, and once in the sum.
 
   Returns:
     `[n]`, a loss per row, 0 for a row without labels.
@@ -109,8 +110,12 @@ def sampled_set_softmax_losses(
   found, _ = lax.scan(
     is_label, jnp.zeros(others.shape, bool), (labels.T, where.T)
   )
+  # To which 0 is nothing; a label alone is the first.
+  first = where
+  if labels.shape[1] > 1:
+    first = distinct(jnp.where(where, labels + 1, 0))
   scores = jnp.concatenate(
-    [jnp.where(where, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
+    [jnp.where(first, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
     axis=1,
   )
   # A row without labels has its samples; one whose samples are all labels has

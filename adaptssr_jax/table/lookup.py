@@ -44,6 +44,8 @@ class SplitTable(NamedTuple):
   batch: BatchRows
 
 
+# What a batch may hold that is looked up.
+_OF_ITEMS = ('items', 'negatives', 'sampled')
 # What `params['table']` may be inside a step.
 Table = Float[Array, 'rows dim'] | BatchRows | SplitTable
 
@@ -113,9 +115,9 @@ def distinct_ids(
 
 
 def needed_items(batch: dict[str, Array]) -> Int[Array, ' n']:
-  """The items of a batch, and those sampled for its softmax."""
-  items = batch['items'].reshape(-1)
-  return jnp.append(items, batch['sampled']) if 'sampled' in batch else items
+  """The items of a batch, and those drawn for its users or its softmax."""
+  names = [name for name in _OF_ITEMS if name in batch]
+  return jnp.concatenate([batch[name].reshape(-1) for name in names])
 
 
 def with_batch_rows(

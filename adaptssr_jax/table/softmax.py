@@ -132,7 +132,8 @@ def set_losses(
     bias: b, [ids].
     users: the vectors, u, [n, dim].
     labels: the items, [n, k].
-    where: the labels that count, [n, k].
+    where: the labels that count, [n, k]. One that counts twice has twice the
+      weight of another.
     sampled: ids by which the sum over all is estimated, [m].
     axis_name: the axis of the devices.
 

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.item_rivals import ItemRivalSettings
 from experiments.flags.traits import TRAITS, traits_of
 
 EDITS = ('crop', 'mask', 'reorder')
@@ -30,7 +31,7 @@ class AugmentationSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(AugmentationSettings):
+class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
   """What is learned from behaviours alone."""
 
   objective: tuple[str, ...] = flag(
@@ -39,8 +40,11 @@ class ObjectiveSettings(AugmentationSettings):
     '(adaptssr), to guess masked items (masked_items) or each next item '
     '(causal_items), to predict from the '
     'vector of a slice of a user the items of another slice (pooled_items), '
-    'or from that of a prefix the items that follow it (next_items). Those '
-    'that contrast users are clue, cl4srec, idicl, ccl and coles. Or '
+    'or from that of a prefix the items that follow it (next_items) or how '
+    'they are distributed (msdp), to tell behaviours from random ones (ptum), '
+    'or which behaviours have been replaced (ecl). Those '
+    'that contrast users are clue, cl4srec, idicl, ccl, ccl_filled and '
+    'coles. Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -75,7 +79,8 @@ class ObjectiveSettings(AugmentationSettings):
   )
   mask_ratio: float | None = flag(
     None,
-    'Share of the behaviours that are masked [0.6; masked_items 0.3].',
+    'Share of the behaviours that are masked [0.6; masked_items, msdp and '
+    'ccl_filled 0.3; ecl 0.2].',
     above=0.0,
     high=1.0,
   )
@@ -91,13 +96,13 @@ class ObjectiveSettings(AugmentationSettings):
   temperature: float | None = flag(
     None,
     'By which the similarities of users are divided [1, as in the papers; '
-    'clue and idicl 0.1].',
+    'clue and idicl 0.1; ecl 0.05].',
     above=0.0,
   )
   curriculum_steps: int = flag(
     0,
-    'ccl: updates until augmentations have their full strength; 0: all of the '
-    'run.',
+    'ccl, ccl_filled: updates until augmentations have their full strength; 0: '
+    'all of the run.',
     low=0,
   )
   smooth: float = flag(

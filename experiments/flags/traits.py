@@ -18,6 +18,8 @@ class Traits(NamedTuple):
     from_the_vector: whether the user vector predicts items, so that a wide
       vector is brought to their width.
     temperature: where --temperature is not given.
+    draws: items that a step draws for each user, to tell them from the user's.
+    fills: whether it fills hidden items by draws from all of them.
   """
 
   views: int = 1
@@ -29,6 +31,8 @@ class Traits(NamedTuple):
   has_bias: bool = False
   from_the_vector: bool = False
   temperature: float = 1.0
+  draws: int = 0
+  fills: bool = False
 
 
 _SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
@@ -46,6 +50,13 @@ TRAITS = {
   'idicl': Traits(passes=2, temperature=0.1),
   'ccl': Traits(views=0, is_augmented=True),
   'coles': _SLICED,
+  # Two views, each masked before it is filled.
+  'ccl_filled': _ITEMS._replace(views=4, fills=True),
+  # Four negatives of one hidden behaviour, and of each of the last two.
+  'ptum': Traits(views=2, from_the_vector=True, draws=12),
+  'msdp': _FROM_THE_VECTOR._replace(views=2),
+  # Two dropout passes, the masked sequence, and the filled one.
+  'ecl': _ITEMS._replace(views=4, temperature=0.05, fills=True),
 }
 # Nothing is known of an objective of somebody else, MODULE:FUNCTION: its step
 # is given the whole table.

@@ -16,6 +16,7 @@ from adaptssr_jax.objectives.contrast import (
   encode_curriculum,
   query_overlap,
 )
+from adaptssr_jax.objectives.fill import encode_filled
 from adaptssr_jax.objectives.views import (
   ViewsLoss,
   encode_views,
@@ -130,21 +131,45 @@ def make_ccl(context: Context) -> LossFn:
   """
   settings = context.settings
   names = augmentations_of(settings, 'ccl')
-  run_steps = settings.num_steps or settings.num_epochs * steps_per_epoch(
-    len(context.users.items), settings.batch_size
-  )
   encode = functools.partial(
     encode_curriculum,
     augmentations_at=functools.partial(
       view_augmentations, settings, context.encoder, names, True
     ),
-    num_steps=settings.curriculum_steps or run_steps,
+    num_steps=curriculum_steps(context),
     passes=1,
     deterministic=not context.is_training,
     **_encoding(context),
   )
   objective = _objective(encode, ccl=_nt_xent(settings, 'ccl'))
   return objective if 'slice' in names else on_window(context, objective)
+
+
+def make_ccl_filled(context: Context) -> LossFn:
+  """CCL as the paper has it: masked places are filled by a model of items.
+
+  See `fill_masked`, for the model and what it is not told; the share that is
+  masked grows as of `make_ccl`, up to `--mask_ratio`, here 0.3 unless given.
+  """
+  encode = functools.partial(
+    encode_filled,
+    ratio=context.settings.mask_ratio or 0.3,
+    num_steps=curriculum_steps(context),
+    deterministic=not context.is_training,
+    **_encoding(context),
+  )
+  loss = _nt_xent(context.settings, 'ccl_filled')
+  return on_window(context, _objective(encode, ccl_filled=loss))
+
+
+def curriculum_steps(context: Context) -> int:
+  """After how many updates augmentations have their full strength."""
+  settings = context.settings
+  if settings.curriculum_steps:
+    return settings.curriculum_steps
+  return settings.num_steps or settings.num_epochs * steps_per_epoch(
+    len(context.users.items), settings.batch_size
+  )
 
 
 def make_coles(context: Context) -> LossFn:

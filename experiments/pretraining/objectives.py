@@ -5,12 +5,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.ecl import init_discriminator
 from adaptssr_jax.objectives.masked_items import init_masked_items
+from adaptssr_jax.objectives.msdp import init_msdp
 from adaptssr_jax.objectives.pooled_items import init_projection
 from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.step import LossFn
@@ -21,9 +24,11 @@ from experiments.flags.objectives import (
   parse_weights,
   shares_views,
 )
+from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining import contrastive, makers
+from experiments.pretraining import contrastive, item_rivals, makers
 from experiments.pretraining.context import Context, on_window
+from experiments.pretraining.item_counts import item_counts
 
 MAKERS = {
   'adaptssr': makers.make_adaptssr,
@@ -35,9 +40,12 @@ MAKERS = {
   'cl4srec': contrastive.make_cl4srec,
   'idicl': contrastive.make_idicl,
   'ccl': contrastive.make_ccl,
+  'ccl_filled': contrastive.make_ccl_filled,
   'coles': contrastive.make_coles,
+  'ptum': item_rivals.make_ptum,
+  'msdp': item_rivals.make_msdp,
+  'ecl': item_rivals.make_ecl,
 }
-_COUNTED_AT_ONCE = 2**24
 
 
 def make_objective(context: Context) -> LossFn:
@@ -73,7 +81,7 @@ def sampled_of(settings: ObjectiveSettings) -> int:
 
 
 def init_head(
-  settings: ObjectiveSettings,
+  settings: PretrainSettings,
   encoder: UserEncoder,
   *,
   shares: np.ndarray | None,
@@ -94,6 +102,12 @@ def init_head(
       head['bias'] = jnp.asarray(np.log(shares), jnp.float32)
   if any(of.from_the_vector for of in traits):
     head |= init_projection(encoder)
+  if 'msdp' in settings.objective:
+    head |= init_msdp(encoder, max_window=settings.max_window)
+  if 'ecl' in settings.objective:
+    # The run splits the key of its seed in three.
+    key = jax.random.fold_in(jax.random.key(settings.seed), 3)
+    head |= init_discriminator(encoder, key)
   for name in settings.objective:
     if ':' in name:
       init = getattr(_own(name), 'init_head', None)
@@ -103,13 +117,7 @@ def init_head(
 
 def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
   """The share of each id, counted with one more, so that none is zero."""
-  counts = np.ones(encoder.mask_id)
-  values = users.items.values
-  # Piece by piece: to count, NumPy makes a copy of what it counts.
-  for start in range(0, len(values), _COUNTED_AT_ONCE):
-    counts += np.bincount(
-      values[start : start + _COUNTED_AT_ONCE], minlength=encoder.mask_id
-    )
+  counts = 1.0 + item_counts(encoder, users)
   return counts / counts.sum()
 
 

@@ -18,6 +18,7 @@ from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,
+  PrepareFn,
   TrainState,
   pmap_step,
   sum_metrics,
@@ -27,6 +28,7 @@ from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
 from experiments.pretraining.context import Context
 from experiments.pretraining.encoded_views import encoded_lengths
+from experiments.pretraining.item_rivals import drawn_of_a_user, make_drawing
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.run import loop
@@ -67,14 +69,16 @@ def make_pretraining(
   users: UserArrays,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
+  context = Context(settings, encoder, buckets, True, users)
   return make_training(
     settings,
     encoder,
     params,
-    make_objective(Context(settings, encoder, buckets, True, users)),
+    make_objective(context),
     loop.make_optimizer(settings),
-    length=length,
+    length=length + drawn_of_a_user(context),
     sampled_items=sampled_of(settings),
+    draw=make_drawing(context),
   )
 
 
@@ -87,14 +91,30 @@ def make_validation(
   users: UserArrays,
 ) -> PmapStep:
   """`validation_step` on all devices."""
+  context = Context(settings, encoder, buckets, False, users)
   step = functools.partial(
     validation_step,
-    loss_fn=make_objective(Context(settings, encoder, buckets, False, users)),
+    loss_fn=make_objective(context),
     encoder=encoder,
     buckets=buckets,
   )
+  length += drawn_of_a_user(context)
   step = on_table(settings, step, encoder, length=length)
+  draw = make_drawing(context)
+  if draw:
+    step = functools.partial(_with_draws, step, draw)
   return pmap_step(step, num_replicated_args=1)
+
+
+def _with_draws(
+  step: Callable,
+  draw: PrepareFn,
+  params: dict[str, Any],
+  batch: dict[str, Any],
+  key: jax.Array,
+) -> tuple[dict[str, Any], jax.Array]:
+  """A step of the batch and of what is drawn for it."""
+  return step(params, draw(batch, key), key)
 
 
 def validation_step(

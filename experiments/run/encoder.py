@@ -118,7 +118,7 @@ def restored_head(
   """What a run has learned beside its encoder, in place of a fresh start.
 
   Args:
-    head: the fresh parameters: `bias`, a number per id, and `projection`.
+    head: the fresh parameters: maybe `bias`, a number per id, and others.
     items: raw item ids of the data set, by which biases are matched.
     source: workdir of the run.
 
@@ -129,10 +129,10 @@ def restored_head(
   saved = params.get('head', {})
   found = {
     name: saved[name]
-    for name in ('projection',)
-    if name in head and np.shape(saved.get(name)) == head[name].shape
+    for name in head
+    if name != 'bias' and _shapes(saved.get(name)) == _shapes(head[name])
   }
-  if np.shape(saved.get('bias')) == (len(known) + 1,):
+  if 'bias' in head and np.shape(saved.get('bias')) == (len(known) + 1,):
     # As tables of one feature; the mask has no bias.
     tables = [
       jnp.append(jnp.asarray(bias), 0.0)[:, None]
@@ -141,6 +141,10 @@ def restored_head(
     bias, _ = map_item_rows(*tables, known, items)
     found['bias'] = bias[:-1, 0]
   return head | found
+
+
+def _shapes(params: Any) -> Any:
+  return jax.tree.map(np.shape, params)
 
 
 def _build(**fields: Any) -> UserEncoder:

@@ -25,6 +25,7 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,
+  PrepareFn,
   TrainState,
   init_state,
   pmap_step,
@@ -87,6 +88,7 @@ def make_training(
   length: int,
   table_rate: float | None = None,
   sampled_items: int = 0,
+  draw: PrepareFn | None = None,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with.
 
@@ -96,20 +98,21 @@ def make_training(
     params: of the whole model.
     loss_fn: (params, batch, key) -> loss and metrics.
     optimizer: of all parameters.
-    length: of the sequences of a batch.
+    length: of the sequences of a batch, and items drawn for each beside it.
     table_rate: the learning rate of the item table [--learning_rate].
     sampled_items: items of a step by which a softmax is estimated; 0: none.
+    draw: (batch, key of a step) -> the batch with items drawn for each user.
 
   Raises:
     SettingsError: --table_update=rows does not go with the other flags.
   """
   params = with_split_table(settings, params)
   size = _rows_of_a_batch(settings, encoder, length, sampled_items)
-  shared = {'optimizer': optimizer, 'axis_name': AXIS}
-  if sampled_items:
-    shared['prepare'] = functools.partial(
-      sample_items, num_sampled=sampled_items, num_ids=encoder.mask_id
-    )
+  shared = {
+    'optimizer': optimizer,
+    'axis_name': AXIS,
+    'prepare': _preparing(encoder, sampled_items, draw),
+  }
   if not _update_rows(settings, encoder, size):
     loss_fn = with_batch_rows(
       loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
@@ -126,6 +129,24 @@ def make_training(
     **shared,
   )
   return step, init_row_state(params, optimizer, table_optimizer)
+
+
+def _preparing(
+  encoder: UserEncoder, sampled_items: int, draw: PrepareFn | None
+) -> PrepareFn | None:
+  """What draws the items of a step, for all users and for each."""
+  if not sampled_items:
+    return draw
+  sample = functools.partial(
+    sample_items, num_sampled=sampled_items, num_ids=encoder.mask_id
+  )
+  return functools.partial(_both, draw, sample) if draw else sample
+
+
+def _both(
+  first: PrepareFn, second: PrepareFn, batch: dict[str, Any], key: jax.Array
+) -> dict[str, Any]:
+  return second(first(batch, key), key)
 
 
 def with_split_table(
@@ -211,7 +232,13 @@ def _rows_of_a_batch(
 
 
 def check_table_update(settings: SpeedSettings) -> None:
-  """Raises `SettingsError` where rows alone cannot be updated."""
+  """Raises `SettingsError` where the table cannot be split, or rows updated."""
+  for name in getattr(settings, 'objective', ()):
+    if traits_of(name).fills and settings.shard_table:
+      raise SettingsError(
+        f'--shard_table does not go with --objective={name}, which draws items '
+        'whose rows another device would have: leave it out'
+      )
   needs = _whole_table(settings)
   if settings.table_update == 'rows' and needs:
     raise SettingsError(

@@ -1,0 +1,226 @@
+"""ECL: the vector of a user tells which behaviours have been replaced."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax import losses
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.encoder.tied_targets import mean_projection
+from adaptssr_jax.objectives.fill import fill_masked
+from adaptssr_jax.objectives.masked_items import predict_hidden
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
+from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
+from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.table.lookup import look_up
+
+
+def ecl_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  ratio: float = 0.2,
+  contrast: float = 0.005,
+  discriminator: float = 0.25,
+  temperature: float = 0.05,
+  block_size: int | None = None,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """Invariant to dropout, equivariant to replaced behaviours.
+
+  masked items + contrast * NT-Xent(u, u+) + discriminator * mean over all t of
+  the binary cross entropy of "x'_t is not x_t", given u
+
+  with u and u+ the vectors of a user under two dropout masks, in validation
+  too, and x' the sequence whose hidden items are drawn from the softmax that
+  guesses them, see `fill_masked`. The discriminator is a Transformer of its
+  own, as large as the encoder and bidirectional, which looks up the same item
+  table and adds a linear map of u to each item; so what it asks of u, the
+  encoder learns.
+
+  The published code has the loss of each next item beside these, of weight 1;
+  the defaults are its weights for MovieLens-1M relative to that of the masked
+  items, 0.001, 0.05 and 0.2. There the masked items have a Transformer of their
+  own, and u is a mean of the last states.
+
+  Args:
+    params: `table`, `encoder`, and `head`, of `masked_items.init_masked_items`
+      and `init_discriminator`.
+    batch: see `masked_items_objective`; with `sampled` ids, replacements are
+      drawn from these.
+    key: of this step.
+    encoder: gives the user vectors, and the states that guess hidden items.
+    ratio: the share of the behaviours that is hidden.
+    contrast: what NT-Xent counts.
+    discriminator: what the discriminator counts.
+    temperature: of NT-Xent.
+    block_size: see `nt_xent_loss`.
+    deterministic: no dropout but of u and u+.
+    buckets: in which parts the users are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The sum over the users of all devices, and as (sum, count) over those of
+    this device `loss`, `generator_loss`, `contrast_loss`, `discriminator_loss`,
+    and the accuracy of the guesses and of the discriminator, `accuracy` (of the
+    exact softmax) and `discriminator_accuracy`.
+
+  Raises:
+    ValueError: If not every row of the table is there and no ids are sampled.
+
+  Reference:
+    Zhou et al., Equivariant Contrastive Learning for Sequential Recommendation,
+    RecSys 2023 (https://arxiv.org/abs/2211.05290).
+  """
+  items, where = batch['items'], batch['where']
+  keys = jax.vmap(functools.partial(jax.random.split, num=4))(
+    user_keys(key, batch['example_id'])
+  )
+  encoding = {'deterministic': deterministic, 'buckets': buckets}
+  filled, hidden = fill_masked(
+    params,
+    items,
+    keys[:, 0],
+    encoder=encoder,
+    ratio=ratio,
+    sampled=batch.get('sampled'),
+    **encoding,
+  )
+  users = encode_sequences(
+    params,
+    encoder,
+    jnp.concatenate([items, items]),
+    keys=keys[:, 1:3].T.reshape(-1),
+    buckets=buckets,
+  ).reshape(2, len(items), -1)
+  loss = losses.nt_xent_loss(
+    users,
+    temperature=temperature,
+    block_size=block_size,
+    axis_name=axis_name,
+    where=where,
+  )
+  logits = replaced_logits(
+    params, filled, users[0], keys[:, 3], encoder=encoder, **encoding
+  )
+  real = (items != 0) & where[:, None]
+  is_replaced = filled != items
+  errors = jax.nn.softplus(logits) - jnp.where(is_replaced, logits, 0)
+  told = reduce_losses(errors, real, axis_name=axis_name)
+  right = {'accuracy': (logits > 0) == is_replaced}
+  parts = {
+    'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
+    'contrast': (loss, as_sums(loss, where)),
+    'discriminator': (told, as_sums(told, real, right)),
+  }
+  weights = {'contrast': contrast, 'discriminator': discriminator}
+  return weighted_sum(parts, weights)
+
+
+def replaced_logits(
+  params: dict[str, Any],
+  items: Int[Array, 'users length'],
+  users: Float[Array, 'users dim'],
+  keys: Key[Array, ' users'],
+  *,
+  encoder: UserEncoder,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+) -> Float[Array, 'users length']:
+  """How likely each item is a replaced one, as the discriminator sees it.
+
+  Args:
+    params: `table`, and `head` of `init_discriminator`.
+    items: the sequences, padded with 0, [users, length].
+    users: the vectors of the users whose sequences were edited, [users, dim].
+    keys: of the dropout of each, [users].
+    encoder: as large as which the discriminator is.
+    deterministic: no dropout.
+    buckets: in which parts they are encoded.
+
+  Returns:
+    Logits, [users, length], without meaning at padding.
+  """
+  return in_buckets(
+    functools.partial(
+      _logits,
+      params['head']['discriminator'],
+      discriminator_of(encoder),
+      items.shape[1],
+    ),
+    items,
+    users,
+    None if deterministic else keys,
+    buckets=buckets,
+    look_up=functools.partial(look_up, params['table']),
+  )
+
+
+def _logits(
+  params: dict[str, Any],
+  discriminator: UserEncoder,
+  length: int,
+  items: Int[Array, 'users width'],
+  embedded: Float[Array, 'users width dim'],
+  users: Float[Array, 'users features'],
+  keys: Key[Array, ' users'] | None,
+) -> Float[Array, 'users length']:
+  states = discriminator.apply(
+    {'params': params['encoder']},
+    items,
+    deterministic=keys is None,
+    keys=keys,
+    embedded=embedded + (users @ params['condition'])[:, None],
+    method='hidden_states',
+  )
+  logits = states.astype(jnp.float32) @ params['kernel'] + params['bias']
+  return jnp.pad(logits, ((0, 0), (0, length - items.shape[1])))
+
+
+def discriminator_of(encoder: UserEncoder) -> UserEncoder:
+  """The Transformer of the discriminator, which has no item table."""
+  return encoder.clone(num_items=1, causal=False)
+
+
+def init_discriminator(
+  encoder: UserEncoder, key: Key[Array, '']
+) -> dict[str, Any]:
+  """What the objective learns beside the encoder and the bias of the items.
+
+  Args:
+    encoder: as large as which the discriminator is.
+    key: of its start.
+
+  Returns:
+    `discriminator`: `encoder`; `condition`, which maps the vector of a user to
+    the width of an item, at the start the mean of its parts; and `kernel` and
+    `bias`, zeros, which make a logit of a state.
+  """
+  dim = encoder.embed_dim
+  init = functools.partial(
+    discriminator_of(encoder).init, method='hidden_states'
+  )
+  # Compiled, since op by op it takes seconds.
+  params = dict(jax.jit(init)(key, jnp.ones((1, 1), jnp.int32))['params'])
+  # Items are looked up in the table of the model.
+  del params['item_embedding']
+  return {
+    'discriminator': {
+      'encoder': params,
+      'condition': mean_projection(encoder.vector_dim, dim),
+      'kernel': jnp.zeros(dim),
+      'bias': jnp.zeros(()),
+    }
+  }

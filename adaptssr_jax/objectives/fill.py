@@ -1,0 +1,161 @@
+"""Mask and fill: hidden behaviours are replaced by what a model guesses."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.contrast import curriculum_strength
+from adaptssr_jax.objectives.masked_items import HiddenItems, encode_hidden
+from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.objectives.views import Views
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.table.draws import draw_items
+
+
+def fill_masked(
+  params: dict[str, Any],
+  items: Int[Array, 'users length'],
+  keys: Key[Array, ' users'],
+  *,
+  encoder: UserEncoder,
+  ratio: float | Float[Array, ''],
+  most: float | None = None,
+  sampled: Int[Array, ' m'] | None = None,
+  deterministic: bool = True,
+  buckets: Buckets = AT_ONCE,
+) -> tuple[Int[Array, 'users length'], HiddenItems]:
+  """Hides a share of each sequence, and fills it by draws from the model.
+
+  x'_t ~ softmax(E h_t + b) at the hidden positions t;  x'_t = x_t elsewhere
+
+  The model is the one of masked items, with the parameters that are given: in
+  training the current ones, so that the edits become harder to tell as it
+  learns, with no copy of the model to keep. What is drawn may be the very item
+  that was hidden. Nothing is learned through the draws.
+
+  Args:
+    params: `table`, `encoder`, and `head` of `masked_items.init_masked_items`.
+      They can guess if masked items are learned too, or were before.
+    items: the behaviours, padded with 0, [users, length].
+    keys: of each user at this step, [users].
+    encoder: gives the hidden states.
+    ratio: the share of the behaviours that is hidden, see `augment.mask`.
+    most: the largest `ratio` that there is, if that is an array.
+    sampled: ids to draw from, [m], where a step has not the whole table; see
+      `table.draws.draw_items`.
+    deterministic: no dropout.
+    buckets: in which parts the sequences are encoded.
+
+  Returns:
+    The filled sequences, [users, length], and what was hidden.
+
+  Raises:
+    ValueError: If not every row of the table is there and no ids are sampled.
+
+  Reference:
+    Clark et al., ELECTRA, ICLR 2020, draws replacements so; Bian et al.,
+    Contrastive Curriculum Learning for Sequential User Behavior Modeling via
+    Data Augmentation, CIKM 2021, makes views of users so, there conditioned on
+    attributes of users, which are not to be had here.
+  """
+  hidden = encode_hidden(
+    params,
+    items,
+    keys,
+    encoder=encoder,
+    ratio=ratio,
+    most=most,
+    deterministic=deterministic,
+    buckets=buckets,
+  )
+  # The first two keys of a user hide and drop out.
+  split = functools.partial(jax.random.split, num=hidden.slots.shape[1])
+  draw_keys = jax.vmap(split)(
+    jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2)
+  )
+  drawn = draw_items(
+    params['table'],
+    params['head']['bias'],
+    hidden.states.reshape(-1, hidden.states.shape[-1]),
+    draw_keys.reshape(-1),
+    sampled=sampled,
+  ).reshape(hidden.slots.shape)
+  drawn = jnp.where(drawn > 0, drawn, hidden.labels).astype(items.dtype)
+  return jax.vmap(_put)(items, hidden.slots, drawn), hidden
+
+
+def encode_filled(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  ratio: float,
+  num_steps: int,
+  num_views: int = 2,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+) -> Views:
+  """Views of users that `fill_masked` makes, in which more and more is hidden.
+
+  The share that is hidden grows as `curriculum_strength` does. The model that
+  fills learns nothing here: its parameters are those of this step.
+
+  Args:
+    params: see `fill_masked`.
+    batch: `items` and `example_id`, of this device; the `step`, without which,
+      as in validation, the whole share is hidden; and maybe `sampled` ids.
+    key: of this step.
+    encoder: fills the sequences, and gives the vectors of what is filled.
+    ratio: the share that is hidden in the end.
+    num_steps: see `curriculum_strength`.
+    num_views: of each user.
+    deterministic: no dropout in what is filled; the model that fills has none.
+    buckets: in which parts the sequences are encoded.
+
+  Reference:
+    Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior
+    Modeling via Data Augmentation" (CCL), CIKM 2021, see `fill_masked`.
+  """
+  users, length = batch['items'].shape
+  split = functools.partial(jax.random.split, num=(num_views, 2))
+  keys = jax.vmap(split)(user_keys(key, batch['example_id'])).reshape(-1, 2)
+  # Each view of a user next to the others.
+  items = jnp.repeat(batch['items'], num_views, axis=0)
+  share = ratio
+  if 'step' in batch:
+    share = ratio * curriculum_strength(batch['step'], num_steps)
+  filled, _ = fill_masked(
+    lax.stop_gradient(params),
+    items,
+    keys[:, 0],
+    encoder=encoder,
+    ratio=share,
+    most=ratio,
+    sampled=batch.get('sampled'),
+    buckets=buckets,
+  )
+  vectors = encode_sequences(
+    params,
+    encoder,
+    filled,
+    keys=None if deterministic else keys[:, 1],
+    buckets=buckets,
+  )
+  filled = filled.reshape(users, num_views, length)
+  vectors = vectors.reshape(users, num_views, 1, -1)
+  return Views(jnp.moveaxis(filled, 0, 1), jnp.moveaxis(vectors, 0, 2))
+
+
+def _put(
+  items: Int[Array, 'length'],
+  slots: Int[Array, 'slots'],
+  drawn: Int[Array, 'slots'],
+) -> Int[Array, 'length']:
+  """Puts items where they were hidden; a slot beyond the end is none."""
+  return items.at[slots].set(drawn, mode='drop')

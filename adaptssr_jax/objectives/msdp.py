@@ -1,0 +1,206 @@
+"""MSDP: a prefix predicts how behaviours are distributed in what follows."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adaptssr_jax import augment
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.next_items import prefix_and_next
+from adaptssr_jax.objectives.pooled_items import predict_items
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
+from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.ops.similarity import unit_length
+
+
+def prefix_and_window(
+  key: Key[Array, ''],
+  items: Int[Array, 'length'],
+  *,
+  max_length: int,
+  max_window: int,
+) -> tuple[Int[Array, 'kept'], Int[Array, 'window']]:
+  """Cuts a history at a random place, and takes a random length of the rest.
+
+  All places are equally likely, then all lengths that are left there.
+
+  Args:
+    key: of this user at this step.
+    items: the whole history, padded with 0, [length].
+    max_length: behaviours kept before the cut, the last ones.
+    max_window: the most behaviours of the window that begins at the cut.
+
+  Returns:
+    `[min(length, max_length)]`, the prefix, and `[max_window]`, the window; see
+    `prefix_and_next`.
+  """
+  cut_key, size_key = jax.random.split(key)
+  prefix, after = prefix_and_next(
+    cut_key, items, max_length=max_length, num_next=max_window
+  )
+  left = jnp.maximum(jnp.sum(after != 0), 1)
+  size = jax.random.randint(size_key, (), 1, left + 1)
+  return prefix, jnp.where(jnp.arange(max_window) < size, after, 0)
+
+
+def window_bucket(
+  windows: Int[Array, 'users window'],
+) -> Int[Array, ' users']:
+  """The bucket of the length n of each window: floor(log2 n), 0 of none.
+
+  Example:
+    >>> windows = jnp.arange(5)[:, None] > jnp.arange(4)[None]
+    >>> window_bucket(windows.astype(int)).tolist()
+    [0, 0, 1, 1, 2]
+  """
+  powers = 2 ** jnp.arange(1, num_buckets(windows.shape[1]))
+  count = jnp.sum(windows != 0, axis=1, keepdims=True)
+  return jnp.sum(count >= powers[None], axis=1)
+
+
+def num_buckets(max_window: int) -> int:
+  """How many buckets there are of the lengths 1..max_window."""
+  return max_window.bit_length()
+
+
+def msdp_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  max_window: int = 32,
+  regularizer: float = 0.1,
+  ratio: float = 0.3,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """Cross entropy of the items' shares in a window, given what is before it.
+
+  - sum over x of share(x) log softmax(E (u + p_W) + b)[x]
+    + regularizer * (1 - cosine(P u', stop(u)) + 1 - cosine(P u, stop(u'))) / 2
+
+  where an item that the window has twice counts twice, unlike in
+  `next_items_objective`; p_W is the prompt, learned for each bucket of window
+  lengths, see `window_bucket`; and u' is the vector of the prefix of which a
+  share is masked.
+
+  The paper has windows of time, several of each user. Its text was not at hand;
+  assumed are windows of W behaviours, one of each user and step, which begin at
+  the cut; a prompt that is added to the user vector; a predictor P that is
+  linear and starts as the identity; how strong the regularizer is, and how much
+  is masked.
+
+  Args:
+    params: see `pooled_items_objective`, and in `head` what `init_msdp` makes.
+    batch: see `pooled_items_objective`.
+    key: of this step.
+    encoder: gives the user vectors.
+    max_window: the most behaviours of a window.
+    regularizer: what the masked prefix counts; 0: it is not encoded.
+    ratio: the share of the prefix that is masked for it.
+    deterministic: no dropout, for validation.
+    buckets: in which parts the users are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the users of all devices, and as (sum, count) over those of
+    this device `loss` and, with the regularizer, `regularizer_loss`.
+
+  Reference:
+    Fu et al., Robust User Behavioral Sequence Representation via Multi-scale
+    Stochastic Distribution Prediction, CIKM 2023; Chen & He, SimSiam, CVPR
+    2021, has the regularizer.
+  """
+  split = functools.partial(jax.random.split, num=4)
+  keys = jax.vmap(split)(user_keys(key, batch['example_id']))
+  cut = functools.partial(
+    prefix_and_window, max_length=encoder.max_length, max_window=max_window
+  )
+  prefixes, windows = jax.vmap(cut)(keys[:, 0], batch['items'])
+  rows, dropout_keys = prefixes, keys[:, 1]
+  if regularizer:
+    hide = functools.partial(augment.mask, ratio=ratio, mask_id=encoder.mask_id)
+    masked = jax.vmap(hide)(keys[:, 3], prefixes)
+    rows = jnp.concatenate([prefixes, masked])
+    dropout_keys = keys[:, 1:3].T.reshape(-1)
+  vectors = encode_sequences(
+    params,
+    encoder,
+    rows,
+    keys=None if deterministic else dropout_keys,
+    buckets=buckets,
+  )
+  users = vectors[: len(prefixes)]
+  prompt = params['head']['window_prompt'][window_bucket(windows)]
+  predicted = predict_items(
+    params,
+    batch,
+    users + prompt,
+    windows,
+    repeats=True,
+    axis_name=axis_name,
+  )
+  if not regularizer:
+    return predicted
+  real = batch['where'] & jnp.any(prefixes != 0, axis=1)
+  alike = _alike(
+    params['head']['predictor'],
+    users,
+    vectors[len(prefixes) :],
+    where=real,
+    axis_name=axis_name,
+  )
+  parts = {'distribution': predicted, 'regularizer': alike}
+  return weighted_sum(parts, {'regularizer': regularizer})
+
+
+def _alike(
+  predictor: Float[Array, 'dim dim'],
+  first: Float[Array, 'users dim'],
+  second: Float[Array, 'users dim'],
+  *,
+  where: Bool[Array, ' users'],
+  axis_name: str | None,
+) -> LossAndMetrics:
+  """How far each vector, as predicted, is from the fixed other one."""
+  distances = [
+    1
+    - jnp.sum(
+      unit_length(mine @ predictor) * lax.stop_gradient(unit_length(other)),
+      axis=1,
+    )
+    for mine, other in ((first, second), (second, first))
+  ]
+  losses = (distances[0] + distances[1]) / 2
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  return loss, as_sums(loss, where)
+
+
+def init_msdp(encoder: UserEncoder, *, max_window: int) -> dict[str, Array]:
+  """What the objective learns beside the encoder and `pooled_items`' head.
+
+  Args:
+    encoder: gives vectors [vector_dim].
+    max_window: the most behaviours of a window.
+
+  Returns:
+    `window_prompt`, zeros [buckets, vector_dim], and `predictor`, the identity
+    [vector_dim, vector_dim].
+  """
+  dim = encoder.vector_dim
+  return {
+    'window_prompt': jnp.zeros((num_buckets(max_window), dim)),
+    'predictor': jnp.eye(dim),
+  }

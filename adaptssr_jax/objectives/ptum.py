@@ -1,0 +1,234 @@
+"""PTUM: the user vector tells a behaviour of the user from random ones."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.users import (
+  as_sums,
+  encode_sequences,
+  user_keys,
+)
+from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.table.lookup import look_up
+
+# As in the paper: behaviours that are cut off, and negatives of each.
+NUM_NEXT, NUM_NEGATIVES = 2, 4
+
+
+def hide_one(
+  key: Key[Array, ''], items: Int[Array, 'length'], *, mask_id: int
+) -> tuple[Int[Array, 'length'], Int[Array, '']]:
+  """Hides one behaviour, each being equally likely.
+
+  Args:
+    key: of this user at this step.
+    items: the behaviours, padded with 0, [length].
+    mask_id: the id that stands for a hidden item.
+
+  Returns:
+    What is left, and what was hidden; all that there is, and 0, of a user of
+    fewer than two behaviours, of whom nothing would be left.
+
+  Example:
+    >>> masked, hidden = hide_one(
+    ...   jax.random.key(0), jnp.array([5, 5, 0]), mask_id=9
+    ... )
+    >>> sorted(masked.tolist()), int(hidden)
+    ([0, 5, 9], 5)
+  """
+  n = jnp.sum(items != 0)
+  place = jax.random.randint(key, (), 0, jnp.maximum(n, 1))
+  place = jnp.where(n > 1, place, len(items))
+  hidden = items.at[place].get(mode='fill', fill_value=0)
+  return items.at[place].set(mask_id, mode='drop'), hidden
+
+
+def cut_last(
+  items: Int[Array, 'length'], *, num_next: int
+) -> tuple[Int[Array, 'length'], Int[Array, 'next']]:
+  """Cuts off the last behaviours, of which one always stays.
+
+  Args:
+    items: the behaviours, padded with 0, [length].
+    num_next: how many are cut off, if there are more.
+
+  Returns:
+    What is left, [length], and what is cut off, [num_next], 0 where there is
+    none.
+
+  Example:
+    >>> kept, cut = cut_last(jnp.array([5, 6, 7, 0]), num_next=2)
+    >>> kept.tolist(), cut.tolist()
+    ([5, 0, 0, 0], [6, 7])
+    >>> cut_last(jnp.array([5, 6, 0]), num_next=2)[1].tolist()
+    [6, 0]
+  """
+  n = jnp.sum(items != 0)
+  kept = jnp.maximum(n - num_next, jnp.minimum(n, 1))
+  cut = items.at[kept + jnp.arange(num_next)].get(mode='fill', fill_value=0)
+  return jnp.where(jnp.arange(len(items)) < kept, items, 0), cut
+
+
+def draw_negatives(
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  ends: Int[np.ndarray, ' ids'],
+  num_next: int = NUM_NEXT,
+  num_negatives: int = NUM_NEGATIVES,
+) -> dict[str, Array]:
+  """The batch with the `negatives` of each user, drawn by the items' shares.
+
+  That is, evenly from all behaviours. The paper draws a user first, then one of
+  the user's behaviours.
+
+  Args:
+    batch: of a device.
+    key: of the step.
+    ends: how many behaviours are of each id or of one before it, int32 [ids];
+      the first, of padding, is 0.
+    num_next: as of `ptum_objective`.
+    num_negatives: of each behaviour that is predicted.
+
+  Returns:
+    The batch and `negatives`, int32 [users, 1 + num_next, num_negatives].
+
+  Example:
+    >>> batch = {'example_id': jnp.arange(2)}
+    >>> ends = np.array([0, 0, 5, 5], np.int32)
+    >>> found = draw_negatives(batch, jax.random.key(0), ends=ends)
+    >>> found['negatives'].shape, set(found['negatives'].reshape(-1).tolist())
+    ((2, 3, 4), {2})
+  """
+  # Neither the keys of users nor that of sampled items.
+  key = jax.random.fold_in(key, np.uint32(2**32 - 2))
+  draw = functools.partial(
+    jax.random.randint,
+    shape=(1 + num_next, num_negatives),
+    minval=0,
+    maxval=int(ends[-1]),
+  )
+  behaviours = jax.vmap(draw)(user_keys(key, batch['example_id']))
+  found = jnp.searchsorted(jnp.asarray(ends), behaviours, side='right')
+  return batch | {'negatives': found.astype(jnp.int32)}
+
+
+def ptum_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  num_next: int = NUM_NEXT,
+  deterministic: bool = False,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """Masked behaviour prediction, and next K behaviours prediction.
+
+  -log softmax(E_c u)[x] over the candidates c = x and its negatives
+
+  Once with u the vector of a user of whom one behaviour x is hidden, once for
+  each x of the last K behaviours, with u the vector of those before them. The
+  loss is the mean over users of the one, and the mean over behaviours of the
+  other. A negative that is x itself is no candidate.
+
+  In the paper a candidate is E_c + p, with p an embedding of the place that is
+  predicted. All candidates of a place share it, so that u p is added to each of
+  their scores, and the softmax does not depend on it: there is none here.
+
+  Args:
+    params: `table`, `encoder`, and for wide vectors `head`, see
+      `pooled_items.init_projection`.
+    batch: `items` int32 [users, length], `where` bool [users], `example_id`
+      int32 [users], of this device, and `negatives` of `draw_negatives`.
+    key: of this step.
+    encoder: gives the user vectors.
+    num_next: K, the last behaviours that are cut off and predicted.
+    deterministic: no dropout, for validation.
+    buckets: in which parts the users are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The sum of the two losses over the users of all devices, and as (sum, count)
+    over those of this device `loss`, and of either task its loss and its
+    accuracy: `masked_loss`, `accuracy`, `next_loss`, `next_accuracy`.
+
+  Reference:
+    Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via
+    Self-supervision, EMNLP Findings 2020 (https://arxiv.org/abs/2010.01494).
+  """
+  keys = jax.vmap(functools.partial(jax.random.split, num=3))(
+    user_keys(key, batch['example_id'])
+  )
+  hide = functools.partial(hide_one, mask_id=encoder.mask_id)
+  masked, hidden = jax.vmap(hide)(keys[:, 0], batch['items'])
+  cut = functools.partial(cut_last, num_next=num_next)
+  kept, after = jax.vmap(cut)(batch['items'])
+  vectors = encode_sequences(
+    params,
+    encoder,
+    jnp.concatenate([masked, kept]),
+    keys=None if deterministic else keys[:, 1:].T.reshape(-1),
+    buckets=buckets,
+  )
+  if 'projection' in params.get('head', {}):
+    vectors = vectors @ params['head']['projection']
+  of_masked, of_kept = jnp.split(vectors[:, None], 2)
+  users = jnp.concatenate(
+    [of_masked, jnp.repeat(of_kept, num_next, axis=1)], axis=1
+  )
+  labels = jnp.concatenate([hidden[:, None], after], axis=1)
+  losses, right = candidate_losses(
+    look_up(params['table'], _candidates(labels, batch['negatives'])),
+    users,
+    where=batch['negatives'] != labels[..., None],
+  )
+  where = (labels > 0) & batch['where'][:, None]
+  tasks = {'masked': slice(0, 1), 'next': slice(1, None)}
+  parts = {}
+  for name, places in tasks.items():
+    counts = where[:, places]
+    loss = reduce_losses(losses[:, places], counts, axis_name=axis_name)
+    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, places]})
+  return weighted_sum(parts, {})
+
+
+def candidate_losses(
+  candidates: Float[Array, 'users places candidates dim'],
+  users: Float[Array, 'users places dim'],
+  *,
+  where: Bool[Array, 'users places negatives'],
+) -> tuple[Float[Array, 'users places'], Bool[Array, 'users places']]:
+  """Cross entropy of the first candidate of each place.
+
+  Args:
+    candidates: their vectors, the true one first,
+      [users, places, 1 + negatives, dim].
+    users: the vectors that score them, [users, places, dim].
+    where: the negatives that count, [users, places, negatives].
+
+  Returns:
+    The losses, and whether the first candidate has the highest score.
+  """
+  scores = jnp.einsum('upd,upcd->upc', users, candidates)
+  negatives = jnp.where(where, scores[..., 1:], -jnp.inf)
+  true = scores[..., 0]
+  scores = jnp.concatenate([true[..., None], negatives], axis=-1)
+  losses = jax.nn.logsumexp(scores, axis=-1) - true
+  return losses, true > jnp.max(negatives, axis=-1)
+
+
+def _candidates(
+  labels: Int[Array, 'users places'],
+  negatives: Int[Array, 'users places negatives'],
+) -> Int[Array, 'users places candidates']:
+  return jnp.concatenate([labels[..., None], negatives], axis=-1)

@@ -1,0 +1,104 @@
+"""Items drawn from the softmax over a catalogue, however large it is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax.ops.item_softmax import pick, scores_of_chunk
+from adaptssr_jax.ops.reductions import as_float
+
+# Ids whose running sum is made at once: a block of a row, then a place in it.
+_BLOCK = 64
+
+
+def draw_ids(
+  keys: Key[Array, ' n'],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'],
+  bias: Float[ArrayLike, ' ids'],
+  *,
+  chunk_size: int | None = None,
+) -> Int[Array, ' n']:
+  """Draws an id for each row, from softmax(E h + b).
+
+  First a chunk of the ids is drawn by its share of the whole, then a block of
+  that chunk, then an id of that block, each by a uniform number of its own: a
+  row spends three, however many ids there are. Nothing here has a gradient.
+
+  Args:
+    keys: `[n]`, of each row: what is drawn for it depends on no other row.
+    hidden: `[n, dim]`, h, a vector per row.
+    table: `[ids, dim]`, E, a vector per id.
+    bias: `[ids]`, b, a number per id; -inf, or the least number, for an id that
+      is never drawn.
+    chunk_size: ids scored at a time: memory is `[n, chunk_size]` numbers. None
+      scores all at once.
+
+  Returns:
+    `[n]`, in 0..ids-1.
+
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
+  Example:
+    >>> keys = jax.random.split(jax.random.key(0), 4)
+    >>> bias = jnp.array([-jnp.inf, 0.0, -jnp.inf])
+    >>> draw_ids(keys, jnp.ones((4, 2)), jnp.ones((3, 2)), bias).tolist()
+    [1, 1, 1, 1]
+  """
+  if chunk_size is not None and chunk_size < 1:
+    raise ValueError(
+      f'chunk_size must be at least 1 or None, not {chunk_size}.'
+    )
+  hidden, table, bias = (
+    lax.stop_gradient(as_float(x)) for x in (hidden, table, bias)
+  )
+  size = min(chunk_size or len(table), len(table))
+  # As many for any number of chunks, so that a chunk's own draw can use them
+  # again: but one of the chunks is taken.
+  draw = functools.partial(jax.random.uniform, shape=(3,))
+  of_chunk, *within = jax.vmap(draw)(keys).T
+  found = functools.partial(_draw_in_chunk, size, hidden, table, bias, *within)
+  log_sums, ids = lax.map(found, jnp.arange(0, len(table), size))
+  shares = jnp.exp(log_sums - jnp.max(log_sums, axis=0, keepdims=True))
+  return pick(ids, _place(of_chunk, shares.T))
+
+
+def _draw_in_chunk(
+  size: int,
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  of_block: Float[Array, ' n'],
+  of_place: Float[Array, ' n'],
+  first: Int[Array, ''],
+) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
+  """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
+  start, scores = scores_of_chunk(size, hidden, table, bias, first)
+  top = jnp.max(scores, axis=1)
+  weights = jnp.exp(scores - top[:, None])
+  weights = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK)))
+  blocks = weights.reshape(len(weights), -1, _BLOCK)
+  sums = jnp.sum(blocks, axis=2)
+  block = _place(of_block, sums)
+  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  place = block * _BLOCK + _place(of_place, inside)
+  return top + jnp.log(jnp.sum(sums, axis=1)), start + place
+
+
+def _place(
+  share: Float[Array, ' n'], weights: Float[Array, 'n k']
+) -> Int[Array, ' n']:
+  """The first place where the running sum is beyond a share of the total."""
+  sums = jnp.cumsum(weights, axis=1)
+  beyond = sums > share[:, None] * sums[:, -1:]
+  # A share that is rounded up to the total is beyond all of them.
+  return jnp.where(
+    jnp.any(beyond, axis=1),
+    jnp.argmax(beyond, axis=1),
+    jnp.argmax(weights, axis=1),
+  )

@@ -1,0 +1,192 @@
+"""Items drawn from a softmax, and sequences whose hidden items are filled."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.fill import encode_filled, fill_masked
+from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.ops.item_draws import draw_ids
+from adaptssr_jax.table.draws import draw_items
+from adaptssr_jax.table.lookup import (
+  BatchRows,
+  SplitTable,
+  encoder_params,
+  model_params,
+)
+
+ITEMS, USERS, LENGTH = 150, 8, 6
+ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
+  encoder = jax.tree.map(lambda x: 20 * x, init['params'])
+  return model_params(encoder) | {'head': {'bias': jnp.zeros(ITEMS + 1)}}
+
+
+@pytest.fixture(scope='module')
+def items():
+  rng = np.random.default_rng(0)
+  lengths = np.array([0, 1, 2, 3, 4, 5, 6, 6])[:, None]
+  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH))
+  return jnp.asarray(np.where(np.arange(LENGTH) < lengths, items, 0), jnp.int32)
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 70])
+def test_items_are_drawn_by_their_shares(chunk_size):
+  draws, ids = 40_000, 150
+  rng = np.random.default_rng(0)
+  hidden, table = rng.normal(size=3), rng.normal(size=(ids, 3))
+  bias = rng.normal(size=ids)
+  # Some are never drawn, the first and the last among them.
+  bias[[0, 64, 149]] = np.finfo(np.float32).min
+  found = jax.jit(functools.partial(draw_ids, chunk_size=chunk_size))(
+    jax.random.split(KEY, draws),
+    jnp.broadcast_to(jnp.asarray(hidden, jnp.float32), (draws, 3)),
+    jnp.asarray(table, jnp.float32),
+    jnp.asarray(bias, jnp.float32),
+  )
+  z = table @ hidden + bias
+  shares = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+  counts = np.bincount(found, minlength=ids)
+  assert not counts[[0, 64, 149]].any()
+  # Within five standard deviations of each count.
+  expected = draws * shares
+  assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected) + 1)
+
+
+def test_a_row_draws_by_its_own_key():
+  rng = np.random.default_rng(1)
+  hidden, table, bias = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for shape in ((9, 3), (20, 3), (20,))
+  )
+  keys = jax.random.split(KEY, 9)
+  found = draw_ids(keys, hidden, table, bias)
+  np.testing.assert_array_equal(
+    draw_ids(keys[4:], hidden[4:], table, bias), found[4:]
+  )
+  assert len(set(found.tolist())) > 1
+
+
+def test_a_chunk_of_nothing_is_refused():
+  with pytest.raises(ValueError, match='chunk_size must be at least 1'):
+    draw_ids(
+      jax.random.split(KEY, 1),
+      jnp.ones((1, 1)),
+      jnp.ones((2, 1)),
+      jnp.ones(2),
+      chunk_size=0,
+    )
+
+
+def filled(params, items, **settings):
+  fill = functools.partial(fill_masked, encoder=ENCODER, ratio=0.5, **settings)
+  return jax.jit(fill)(params, items, user_keys(KEY, jnp.arange(USERS)))
+
+
+def test_what_is_hidden_is_filled_and_nothing_else(params, items):
+  found, hidden = filled(params, items)
+  assert found.dtype == items.dtype
+  # Of n behaviours half are hidden, and never all of them.
+  for n, row in zip([0, 1, 2, 3, 4, 5, 6, 6], range(USERS), strict=True):
+    slots = hidden.slots[row][hidden.labels[row] > 0]
+    assert len(slots) == min(-(-n // 2), max(n - 1, 0))
+    others = np.setdiff1d(np.arange(LENGTH), slots)
+    np.testing.assert_array_equal(found[row, others], items[row, others])
+    assert np.all((found[row, slots] > 0) & (found[row, slots] <= ITEMS))
+  assert np.any(found != items)
+
+
+def test_a_sure_model_fills_in_what_it_knows(params, items):
+  head = {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}
+  found, hidden = filled(params | {'head': head}, items)
+  for row in range(USERS):
+    slots = hidden.slots[row][hidden.labels[row] > 0]
+    assert np.all(found[row, slots] == 7)
+
+
+def test_sampled_items_are_all_that_is_filled_in(params, items):
+  # Padding is sampled as well, and never drawn.
+  sampled = jnp.array([0, 3, 9])
+  found, hidden = filled(params, items, sampled=sampled)
+  drawn = [
+    int(found[row, slot])
+    for row in range(USERS)
+    for slot in hidden.slots[row][hidden.labels[row] > 0]
+  ]
+  assert set(drawn) == {3, 9}
+  # If nothing else is, what was hidden stays.
+  kept, _ = filled(params, items, sampled=jnp.array([0]))
+  np.testing.assert_array_equal(kept, items)
+
+
+def test_rows_of_a_batch_need_sampled_items(params):
+  ids = jnp.array([0, 3, 9])
+  rows = BatchRows(ids, params['table'][ids])
+  keys, hidden = jax.random.split(KEY, 5), jnp.ones((5, 4))
+  bias = params['head']['bias']
+  for table in (rows, SplitTable(params['table'][:2], rows)):
+    found = draw_items(table, bias, hidden, keys, sampled=ids)
+    whole = draw_items(params['table'], bias, hidden, keys, sampled=ids)
+    np.testing.assert_array_equal(found, whole)
+    with pytest.raises(ValueError, match='draw it from sampled items'):
+      draw_items(table, bias, hidden, keys)
+
+
+def test_nothing_is_learned_through_the_draws(params, items):
+  def sum_of_filled(params):
+    found, _ = fill_masked(
+      params,
+      items,
+      user_keys(KEY, jnp.arange(USERS)),
+      encoder=ENCODER,
+      ratio=0.5,
+    )
+    return jnp.sum(params['table'][found])
+
+  grads = jax.jit(jax.grad(sum_of_filled))(params)
+  assert not any(np.any(x) for x in jax.tree.leaves(grads['encoder']))
+  assert not np.any(grads['head']['bias'])
+
+
+def test_filled_views_hide_more_and_more(params, items):
+  batch = {
+    'items': items,
+    'where': jnp.arange(USERS) < USERS - 1,
+    'example_id': jnp.arange(USERS),
+  }
+  # All that is hidden is told by what it is filled with.
+  params = params | {'head': {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}}
+  batch['items'] = jnp.where(items == 7, 8, items)
+  encode = functools.partial(
+    encode_filled, encoder=ENCODER, ratio=0.5, num_steps=20, deterministic=True
+  )
+  changed = []
+  for step in (0, 9, 19, None):
+    more = {} if step is None else {'step': jnp.array(step)}
+    views = jax.jit(encode)(params, batch | more, KEY)
+    assert views.items.shape == (2, USERS, LENGTH)
+    assert views.users.shape == (2, 1, USERS, 4)
+    changed.append(np.sum(views.items != batch['items'][None], axis=(0, 2)))
+  n = np.array([0, 1, 2, 3, 4, 5, 6, 6])
+  assert changed[0].tolist() == (2 * (n > 1)).tolist()
+  np.testing.assert_array_equal(changed[2], changed[3])
+  most = np.minimum(np.ceil(0.5 * n), np.maximum(n - 1, 0))
+  assert changed[3].tolist() == (2 * most).tolist()
+  assert changed[0].sum() < changed[1].sum() < changed[2].sum()
+  # Each view is filled, and encoded, on its own.
+  assert np.any(views.items[0] != views.items[1])
+  vectors = ENCODER.apply(
+    {'params': encoder_params(params)}, views.items.reshape(-1, LENGTH)
+  )
+  np.testing.assert_allclose(
+    views.users.reshape(-1, 4), vectors, rtol=1e-5, atol=1e-6
+  )

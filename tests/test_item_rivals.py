@@ -1,0 +1,374 @@
+"""PTUM, MSDP and ECL against loops over their formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.ecl import (
+  ecl_objective,
+  init_discriminator,
+  replaced_logits,
+)
+from adaptssr_jax.objectives.fill import fill_masked
+from adaptssr_jax.objectives.msdp import (
+  init_msdp,
+  msdp_objective,
+  prefix_and_window,
+)
+from adaptssr_jax.objectives.ptum import (
+  cut_last,
+  draw_negatives,
+  hide_one,
+  ptum_objective,
+)
+from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.table.lookup import (
+  BatchRows,
+  distinct_ids,
+  encoder_params,
+  model_params,
+  needed_items,
+  with_batch_rows,
+)
+from adaptssr_jax.table.shards import Shards, combine, partition
+from adaptssr_jax.table.softmax import sample_items
+from adaptssr_jax.training.devices import AXIS, shard
+from adaptssr_jax.training.step import pmap_step, sum_metrics
+
+ITEMS, USERS, LENGTH, WINDOW = 35, 16, 6, 5
+ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+KEY = jax.random.key(3)
+# Item i has i behaviours.
+ENDS = np.cumsum(np.arange(ITEMS + 1)).astype(np.int32)
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  lengths = np.array([0, 1, 2, *rng.integers(3, LENGTH + 1, USERS - 3)])
+  # Few items, so that some are there twice.
+  items = rng.integers(1, 9, (USERS, LENGTH)).astype(np.int32)
+  batch = {
+    'items': jnp.where(np.arange(LENGTH) < lengths[:, None], items, 0),
+    'where': jnp.arange(USERS) < USERS - 1,
+    'example_id': jnp.arange(USERS),
+  }
+  return draw_negatives(batch, KEY, ends=ENDS)
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
+  encoder = jax.tree.map(lambda x: 20 * x, init['params'])
+  head = {'bias': jnp.zeros(ITEMS + 1)} | init_msdp(ENCODER, max_window=WINDOW)
+  head |= init_discriminator(ENCODER, jax.random.key(1))
+  leaves, tree = jax.tree.flatten(head)
+  rng = np.random.default_rng(1)
+  # So that what starts at zero matters too.
+  leaves = [x + 0.3 * rng.normal(size=x.shape).astype('f') for x in leaves]
+  return model_params(encoder) | {'head': jax.tree.unflatten(tree, leaves)}
+
+
+def ptum(**settings):
+  settings = {'deterministic': True} | settings
+  return functools.partial(ptum_objective, encoder=ENCODER, **settings)
+
+
+def msdp(**settings):
+  settings = {'deterministic': True, 'max_window': WINDOW} | settings
+  return functools.partial(msdp_objective, encoder=ENCODER, **settings)
+
+
+def ecl(**settings):
+  settings = {'deterministic': True, 'temperature': 0.5} | settings
+  return functools.partial(ecl_objective, encoder=ENCODER, **settings)
+
+
+def real(row):
+  return [int(item) for item in row if item]
+
+
+def encoded(params, items, keys=None):
+  found = ENCODER.apply(
+    {'params': encoder_params(params)},
+    items,
+    deterministic=keys is None,
+    keys=keys,
+  )
+  return np.asarray(found, float)
+
+
+def mean(pair):
+  return float(pair[0] / pair[1])
+
+
+def test_ptum_tells_true_behaviours_from_negatives(params, batch):
+  # A negative that is the true item is no candidate, of any place.
+  negatives = batch['negatives'].at[3:9, :, 1].set(batch['items'][3, 0])
+  batch = batch | {'negatives': negatives}
+  loss, metrics = jax.jit(ptum())(params, batch, KEY)
+  table = np.asarray(params['table'], float)
+  # What the paper adds to all candidates of a place.
+  places = np.random.default_rng(4).normal(size=(3, 4))
+  masked, after, skipped = [], [], 0
+  for user in range(USERS - 1):
+    items = batch['items'][user]
+    key = jax.random.split(jax.random.fold_in(KEY, user), 3)[0]
+    seen, hidden = hide_one(key, items, mask_id=ENCODER.mask_id)
+    kept, cut = cut_last(items, num_next=2)
+    vectors = encoded(params, jnp.stack([seen, kept]))
+    for place, true in enumerate([hidden, *cut]):
+      if not true:
+        continue
+      others = [int(x) for x in negatives[user, place] if x != true]
+      skipped += 4 - len(others)
+      rows = table[[int(true), *others]] + places[place]
+      scores = rows @ vectors[min(place, 1)]
+      found = np.log(np.exp(scores).sum()) - scores[0]
+      (after if place else masked).append(found)
+  # One user has no behaviours, one has one, one has two, one is padding.
+  assert len(masked) == USERS - 3 == metrics['masked_loss'][1]
+  assert len(after) == 2 * (USERS - 3) - 1 == metrics['next_loss'][1]
+  assert skipped > 0
+  expected = np.mean(masked) + np.mean(after)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(mean(metrics['loss']), expected, rtol=1e-5)
+  assert 0 < mean(metrics['accuracy']) < 1
+
+
+@pytest.mark.parametrize('n', [0, 1, 2, 3, 6])
+def test_one_behaviour_is_hidden_and_the_last_are_cut_off(n):
+  items = jnp.where(jnp.arange(6) < n, jnp.arange(6) + 1, 0)
+  found = set()
+  for key in jax.random.split(KEY, 40):
+    masked, hidden = hide_one(key, items, mask_id=9)
+    found.add(int(hidden))
+    restored = jnp.where(masked == 9, hidden, masked)
+    np.testing.assert_array_equal(restored, items)
+    assert np.sum(masked == 9) == (n > 1)
+  assert found == (set(range(1, n + 1)) if n > 1 else {0})
+  kept, cut = cut_last(items, num_next=2)
+  assert real(kept) + real(cut) == list(range(1, n + 1))
+  assert len(real(cut)) == min(2, max(n - 1, 0))
+
+
+def test_negatives_are_drawn_by_the_shares_of_items():
+  many = {'example_id': jnp.arange(4000)}
+  found = draw_negatives(many, KEY, ends=ENDS)['negatives']
+  assert found.shape == (4000, 3, 4)
+  counts = np.bincount(np.asarray(found).reshape(-1), minlength=ITEMS + 1)
+  expected = counts.sum() * np.arange(ITEMS + 1) / ENDS[-1]
+  assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected))
+  # Whoever else is there.
+  one = draw_negatives({'example_id': jnp.array([7])}, KEY, ends=ENDS)
+  np.testing.assert_array_equal(one['negatives'][0], found[7])
+
+
+def test_msdp_predicts_the_shares_of_items_in_a_window(params, batch):
+  loss, metrics = jax.jit(msdp(regularizer=0.0))(params, batch, KEY)
+  table = np.asarray(params['table'], float)[1:-1]
+  head = jax.tree.map(np.asarray, params['head'])
+  expected, repeated = [], 0
+  for user in range(USERS - 1):
+    key = jax.random.split(jax.random.fold_in(KEY, user), 4)[0]
+    prefix, window = prefix_and_window(
+      key, batch['items'][user], max_length=LENGTH, max_window=WINDOW
+    )
+    window = real(window)
+    if window:
+      vector = encoded(params, prefix[None])[0]
+      vector += head['window_prompt'][int(np.log2(len(window)))]
+      z = table @ vector + head['bias'][1:]
+      shares = np.bincount(window, minlength=ITEMS + 1)[1:] / len(window)
+      expected.append(np.log(np.exp(z).sum()) - shares @ z)
+      repeated += len(set(window)) < len(window)
+  assert repeated
+  assert len(expected) == USERS - 3 == metrics['loss'][1]
+  np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+
+
+def test_the_regularizer_is_the_distance_of_a_masked_prefix(params, batch):
+  plain, _ = jax.jit(msdp(regularizer=0.0))(params, batch, KEY)
+  # A mask that hides nothing leaves one vector, whose distance is that of the
+  # predictor.
+  loss, metrics = jax.jit(msdp(regularizer=0.5, ratio=1e-9))(
+    params, batch | {'items': batch['items'].at[:, 1:].set(0)}, KEY
+  )
+  vectors = encoded(params, batch['items'][1 : USERS - 1, :1])
+  predicted = vectors @ np.asarray(params['head']['predictor'], float)
+  cosines = np.sum(predicted * vectors, axis=1) / (
+    np.linalg.norm(predicted, axis=1) * np.linalg.norm(vectors, axis=1)
+  )
+  # Of one behaviour each, there is nothing to predict.
+  np.testing.assert_allclose(loss, 0.5 * np.mean(1 - cosines), rtol=1e-4)
+  assert metrics['regularizer_loss'][1] == USERS - 2
+  both, metrics = jax.jit(msdp(regularizer=0.5))(params, batch, KEY)
+  extra = 0.5 * mean(metrics['regularizer_loss'])
+  np.testing.assert_allclose(both, plain + extra, rtol=1e-5)
+
+
+@pytest.mark.parametrize('n', [0, 1, 2, 7])
+def test_windows_begin_at_the_cut_and_are_of_all_lengths(n):
+  history = jnp.where(jnp.arange(7) < n, jnp.arange(7) + 1, 0)
+  cut = functools.partial(prefix_and_window, max_length=7, max_window=4)
+  sizes = set()
+  for key in jax.random.split(KEY, 60):
+    prefix, window = (real(row) for row in cut(key, history))
+    run = prefix + window
+    assert run == list(range(1, len(run) + 1))
+    sizes.add(len(window))
+  assert sizes == (set(range(1, min(n, 5))) if n > 1 else {0})
+
+
+def test_ecl_is_the_sum_of_its_parts(params, batch):
+  objective = ecl(contrast=0.3, discriminator=0.7)
+  loss, metrics = jax.jit(objective)(params, batch, KEY)
+  split = jax.vmap(functools.partial(jax.random.split, num=4))
+  keys = split(user_keys(KEY, batch['example_id']))
+  filled, hidden = fill_masked(
+    params, batch['items'], keys[:, 0], encoder=ENCODER, ratio=0.2
+  )
+  table = np.asarray(params['table'], float)[:-1]
+  bias = np.asarray(params['head']['bias'], float)
+  guesses, told, right = [], [], []
+  first = encoded(params, batch['items'], keys[:, 1])
+  logits = replaced_logits(
+    params,
+    filled,
+    jnp.asarray(first, jnp.float32),
+    keys[:, 3],
+    encoder=ENCODER,
+    deterministic=True,
+  )
+  for user in range(USERS - 1):
+    for state, label in zip(
+      hidden.states[user], hidden.labels[user], strict=True
+    ):
+      if label:
+        z = table @ np.asarray(state, float) + bias
+        guesses.append(np.log(np.exp(z).sum()) - z[label])
+    for item, now, logit in zip(
+      batch['items'][user], filled[user], logits[user], strict=True
+    ):
+      if item:
+        sign = 1 if item != now else -1
+        told.append(np.log1p(np.exp(-sign * float(logit))))
+        right.append(sign * logit > 0)
+  second = encoded(params, batch['items'], keys[:, 2])
+  vectors = np.concatenate([first[: USERS - 1], second[: USERS - 1]])
+  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+  vectors /= np.maximum(norms, 1e-12)
+  scores = vectors @ vectors.T / 0.5
+  np.fill_diagonal(scores, -np.inf)
+  n = USERS - 1
+  positives = scores[np.arange(2 * n), (np.arange(2 * n) + n) % (2 * n)]
+  contrast = np.mean(np.log(np.exp(scores).sum(axis=1)) - positives)
+  found = {name: mean(pair) for name, pair in metrics.items()}
+  for name, value in {
+    'generator_loss': np.mean(guesses),
+    'contrast_loss': contrast,
+    'discriminator_loss': np.mean(told),
+    'discriminator_accuracy': np.mean(right),
+    'loss': np.mean(guesses) + 0.3 * contrast + 0.7 * np.mean(told),
+  }.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+  np.testing.assert_allclose(loss, found['loss'], rtol=1e-5)
+
+
+def test_the_discriminator_knows_the_user_and_the_other_items(params, batch):
+  items, keys = batch['items'], user_keys(KEY, batch['example_id'])
+  logits = functools.partial(
+    replaced_logits, params, keys=keys, encoder=ENCODER, deterministic=True
+  )
+  users = jnp.asarray(np.random.default_rng(5).normal(size=(USERS, 4)), 'f')
+  found = logits(items, users)
+  cut = logits(items, users, buckets=Buckets((3,), 4))
+  inside = np.asarray(items != 0)
+  np.testing.assert_allclose(cut[inside], found[inside], rtol=1e-4, atol=1e-5)
+  assert np.all(np.abs(logits(items, users[::-1]) - found)[inside] > 1e-6)
+  other = logits(items.at[:, 0].set(30), users) - found
+  assert np.abs(other[5:, 1]).min() > 1e-6
+
+
+@pytest.mark.parametrize('make', [ptum, msdp, ecl])
+def test_padding_users_change_nothing(params, batch, make):
+  value_and_grad = jax.jit(jax.value_and_grad(make(), has_aux=True))
+  (loss, _), grads = value_and_grad(params, batch, KEY)
+  items = batch['items'].at[-1].set(batch['items'][4])
+  (other, _), _ = value_and_grad(params, batch | {'items': items}, KEY)
+  np.testing.assert_allclose(other, loss, rtol=1e-6)
+  nobody = batch | {'where': jnp.zeros(USERS, bool)}
+  (none, _), of_none = value_and_grad(params, nobody, KEY)
+  assert none == 0
+  for leaf in jax.tree.leaves((grads, of_none)):
+    assert np.isfinite(leaf).all()
+  assert np.abs(grads['encoder']['pooling']['query']).max() > 1e-5
+  assert np.abs(grads['table']).max() > 1e-4
+
+
+@pytest.mark.parametrize('make', [ptum, msdp, ecl])
+def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
+  if make is ecl:
+    # Without them, every device needs the whole table.
+    batch = sample_items(batch, KEY, num_sampled=20, num_ids=ENCODER.mask_id)
+  sampled = {name: batch[name] for name in ('sampled',) if name in batch}
+  users = {name: x for name, x in batch.items() if name not in sampled}
+  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), users)
+  objective = make()
+  (expected, metrics), gradient = jax.jit(
+    jax.value_and_grad(objective, has_aux=True)
+  )(params, batch, KEY)
+  # The items and the negatives of a device's two users, padding and mask.
+  function = with_batch_rows(
+    make(axis_name=AXIS),
+    mask_id=ENCODER.mask_id,
+    size=min(2 * (LENGTH + 12) + 20, ITEMS) + 2,
+    axis_name=AXIS,
+  )
+  step = functools.partial(summed, function=function, more=sampled)
+  for name, table in {
+    'whole': params['table'],
+    'split': shard(params['table']),
+  }.items():
+    loss, sums, grads = pmap_step(step, num_replicated_args=1)(
+      params | {'table': table}, split, KEY
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
+    if isinstance(grads['table'], Shards):
+      # Each device has the sum over all of them.
+      rows = grads['table'].rows.reshape(-1, 4)[: len(params['table'])] / 8
+      grads = grads | {'table': rows}
+    for found, wanted in zip(
+      jax.tree.leaves(grads), jax.tree.leaves(gradient), strict=True
+    ):
+      most = max(np.abs(wanted).max(), 1e-3)
+      np.testing.assert_allclose(found, wanted, atol=2e-5 * most)
+
+
+def summed(params, batch, key, *, function, more):
+  """The loss, the metrics and the gradient of the batch of all devices."""
+  value_and_grad = jax.value_and_grad(function, has_aux=True)
+  (loss, metrics), grads = value_and_grad(params, batch | more, key)
+  shards, whole = partition(grads)
+  grads = combine(shards, jax.lax.pmean(whole, AXIS))
+  return loss, sum_metrics(metrics, axis_name=AXIS), grads
+
+
+@pytest.mark.parametrize('make', [ptum, msdp, ecl])
+def test_the_rows_of_a_batch_are_enough(params, batch, make):
+  if make is not ptum:
+    batch = sample_items(batch, KEY, num_sampled=9, num_ids=ENCODER.mask_id)
+  ids = distinct_ids(needed_items(batch), mask_id=ENCODER.mask_id, size=40)
+  rows = BatchRows(ids, params['table'].at[ids].get(mode='fill', fill_value=0))
+  loss = jax.jit(lambda *args: make()(*args)[0])
+  np.testing.assert_allclose(
+    loss(params | {'table': rows}, batch, KEY),
+    loss(params, batch, KEY),
+    rtol=1e-6,
+  )

@@ -1,0 +1,76 @@
+"""Pre-training by PTUM, MSDP and ECL, from flags."""
+
+import numpy as np
+import pytest
+
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.encoder.model import UserEncoder
+from experiments import pretrain
+from experiments.flags.binder import SettingsError
+from experiments.pretraining.item_counts import ends_of_items
+from tests.tiny_runs import lines, pretrain_settings, saved_state
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'objective': ('ptum',)},
+    {'objective': ('ptum',), 'table_update': 'rows', 'num_queries': 2},
+    {'objective': ('ptum',), 'shard_table': True},
+    {'objective': ('msdp',), 'max_window': 4},
+    {'objective': ('ecl',)},
+    {'objective': ('masked_items', 'ccl_filled'), 'curriculum_steps': 5},
+    {'objective': ('ecl',), 'table_update': 'rows', 'sampled_items': 20},
+  ],
+  ids=str,
+)
+def test_rivals_learn(tmp_path, data_dir, changes):
+  settings = pretrain_settings(
+    tmp_path,
+    data_dir,
+    num_steps=12,
+    learning_rate=0.02,
+    # So that there is something to learn, however few users there are.
+    output_bias='zeros',
+    **changes,
+  )
+  pretrain.main(settings)
+  found = lines(tmp_path)
+  assert np.isfinite([v for line in found for v in line.values()]).all()
+  losses = [line['loss'] for line in found if 'loss' in line]
+  assert np.mean(losses[-2:]) < 0.98 * losses[0]
+
+
+def test_ptum_goes_on_from_masked_items(tmp_path, data_dir):
+  first = pretrain_settings(
+    tmp_path / 'first', data_dir, num_steps=2, objective=('masked_items',)
+  )
+  pretrain.main(first)
+  pretrain.main(
+    pretrain_settings(
+      tmp_path / 'second',
+      data_dir,
+      num_steps=1,
+      objective=('ptum',),
+      # Wide vectors, so that there is a head, which has no bias.
+      readout='pooled,last',
+      init_from=first.workdir,
+    )
+  )
+  params = saved_state(tmp_path / 'second')['params']
+  assert set(params['head']) == {'projection'}
+
+
+def test_a_split_table_does_not_go_with_filled_items(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path, data_dir, objective=('ecl',), shard_table=True
+  )
+  with pytest.raises(SettingsError, match='--shard_table does not go with'):
+    pretrain.main(settings)
+
+
+def test_negatives_are_drawn_from_the_behaviours_of_users():
+  users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
+  ends = ends_of_items(UserEncoder(3, embed_dim=2), users)
+  assert ends.tolist() == [0, 4, 4, 5]
+  assert ends.dtype == np.int32
