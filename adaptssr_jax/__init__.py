@@ -7,7 +7,15 @@ TensorFlow Datasets is imported when it is asked for.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from adaptssr_jax.augment import crop, mask, one_of, random_slice, reorder
+from adaptssr_jax.augment import (
+  crop,
+  insert,
+  mask,
+  one_of,
+  random_slice,
+  reorder,
+  substitute,
+)
 from adaptssr_jax.losses import (
   adaptssr_loss,
   augmentation_weight,
@@ -34,6 +42,7 @@ __all__ = [
   'bpr_loss',
   'crop',
   'encoder_from_reference',
+  'insert',
   'listwise_ranking_loss',
   'mask',
   'mpr_loss',
@@ -43,6 +52,7 @@ __all__ = [
   'reorder',
   'restore_encoder',
   'save_encoder',
+  'substitute',
 ]
 
 # The packages and modules that are imported when they are asked for, and the
