@@ -92,5 +92,5 @@ def test_takes_no_memory_of_all_pairs_of_items():
   begin = time.perf_counter()
   # All pairs would be 80 GB.
   found = similar_items(Ragged.from_rows(list(rows)), num_items=items, k=2)
-  assert found.any(axis=1).mean() > 0.8
+  assert found.any(axis=1).mean() > 0.7
   assert time.perf_counter() - begin < 60

@@ -111,10 +111,15 @@ def distinct_ids(
   return jnp.pad(ids, (0, size), constant_values=beyond)[:size]
 
 
+# What of a batch holds item ids whose rows are looked up: behaviours, those of
+# other users, what edits may put in, and what a softmax is estimated by.
+_OF_ITEMS = ('items', 'partner_items', 'similar_items', 'sampled')
+
+
 def needed_items(batch: dict[str, Array]) -> Int[Array, ' n']:
-  """The items of a batch, and those sampled for its softmax."""
-  items = batch['items'].reshape(-1)
-  return jnp.append(items, batch['sampled']) if 'sampled' in batch else items
+  """The items whose rows a batch needs, each as often as it is there."""
+  found = [batch[name].reshape(-1) for name in _OF_ITEMS if name in batch]
+  return jnp.concatenate(found)
 
 
 def with_batch_rows(
