@@ -48,6 +48,8 @@ class UserArrays(NamedTuple):
       whatever split it is dealt to; None if the splits were never numbered.
     by_last_item: of `partners.by_last_item`; None unless batches are to have
       partners. The first rows of a split have none.
+    similar_items: those of each id, of `similar_items`, int32 [ids, k]; None
+      unless batches are to name them.
   """
 
   user_id: Ragged | RaggedView
@@ -59,6 +61,7 @@ class UserArrays(NamedTuple):
   user_number: np.ndarray | None = None
   number: np.ndarray | None = None
   by_last_item: Ragged | None = None
+  similar_items: np.ndarray | None = None
 
   @property
   def num_rows(self) -> int:

@@ -68,11 +68,12 @@ def batch_at(
     batch), `example_id` int32 (the example in the split), and `label` int32
     where there is one. Of users with `by_last_item` also `partner_items` int32
     [..., length], the behaviours of another user with the same last item, drawn
-    anew at every step, or those of the user if there is none. Of a ranking task
-    also `targets` int32 [..., width]: all positives of the user, then -1; and
-    `positives` int32 [..., most]: those of the split, then -1. The widths are
-    the same for all batches of a split: its longest list, rounded up to a power
-    of two.
+    anew at every step, or those of the user if there is none. With
+    `similar_items` also those of each behaviour, int32 [..., length, k]. Of a
+    ranking task also `targets` int32 [..., width]: all positives of the user,
+    then -1; and `positives` int32 [..., most]: those of the split, then -1. The
+    widths are the same for all batches of a split: its longest list, rounded up
+    to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.
@@ -119,6 +120,8 @@ def batch_at(
       arrays.items, arrays.by_last_item, rows, rng.random(drawn)[mine]
     )
     columns['partner_items'] = arrays.items.padded(partners, length)
+  if arrays.similar_items is not None:
+    columns['similar_items'] = arrays.similar_items[columns['items']]
   columns = {
     name: _split(column, num_devices, users, fill=0)
     for name, column in columns.items()

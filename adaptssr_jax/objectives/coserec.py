@@ -1,0 +1,167 @@
+"""CoSeRec: two views of a user by five operators, two of which know items."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, Key
+
+from adaptssr_jax import augment
+from adaptssr_jax.objectives.users import as_sums
+from adaptssr_jax.objectives.views import (
+  LossAndMetrics,
+  Views,
+  encode_views,
+  views_objective,
+)
+from adaptssr_jax.ops.reductions import gather, reduce_losses
+
+# Sequences of at most so many behaviours are too short to cut or to shuffle.
+_SHORT = 4
+
+
+def coserec_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  temperature: float = 1.0,
+  axis_name: str | None = None,
+  **encoding: Any,
+) -> LossAndMetrics:
+  """NT-Xent between two views of each user, by the dot product.
+
+  Published as an addition to predicting the next item, on the outputs of all
+  positions side by side; here it is the whole loss, of user vectors. The second
+  similarity of items there, by their embeddings after a warm-up, is left out.
+
+  Args:
+    params: `table` and `encoder`.
+    batch: `items` int32 [users, length], `where` bool [users], and
+      `example_id` int32 [users], of this device. Where the table is split or
+      updated by rows, also `similar_items` int32 [users, length, k], the
+      similar items of each behaviour, so that their rows are there.
+    key: of this step.
+    temperature: by which products are divided.
+    axis_name: the axis of the devices that share the batch.
+    **encoding: `encoder`, `augmentations`, as of `informed_edits`,
+      `deterministic` and `buckets`, see `encode_views`.
+
+  Returns:
+    The loss over the users of all devices, and `loss` as (sum, count) over
+    those of this device.
+
+  Reference:
+    Liu et al., "Contrastive Self-supervised Sequential Recommendation with
+    Robust Augmentation" (CoSeRec), 2021.
+  """
+  contrast = functools.partial(
+    contrast_views, temperature=temperature, axis_name=axis_name
+  )
+  return views_objective(
+    params,
+    batch,
+    key,
+    losses={'coserec': contrast},
+    encode=functools.partial(encode_views, passes=1, **encoding),
+  )
+
+
+def informed_edits(
+  *,
+  similar: Int[ArrayLike, 'ids k'],
+  mask_id: int,
+  substitute_ratio: float = 0.1,
+  insert_ratio: float = 0.4,
+  crop_ratio: float = 0.2,
+  mask_ratio: float = 0.7,
+  reorder_ratio: float = 0.2,
+) -> augment.Augmentation:
+  """The five operators of CoSeRec, of which each view gets one.
+
+  Of at most four behaviours one of insert, substitute and mask is drawn, of
+  more also crop and reorder, each equally likely.
+
+  Args:
+    similar: the similar items of each id, see `augment.substitute`.
+    mask_id: the id that stands for a masked item. (Published: padding.)
+    substitute_ratio: see `augment.substitute`; the published one, as are the
+      others.
+    insert_ratio: see `augment.insert`.
+    crop_ratio: see `augment.crop`.
+    mask_ratio: see `augment.mask`.
+    reorder_ratio: see `augment.reorder`.
+
+  Returns:
+    A function (key, items) -> items.
+
+  Example:
+    >>> similar = jnp.array([[0], [2], [1], [0]])
+    >>> edit = informed_edits(similar=similar, mask_id=3)
+    >>> edit(jax.random.key(0), jnp.array([1, 2, 1, 2, 1, 2])).shape
+    (6,)
+  """
+  bind = functools.partial
+  for_short = (
+    bind(augment.insert, ratio=insert_ratio, similar=similar),
+    bind(augment.substitute, ratio=substitute_ratio, similar=similar),
+    bind(augment.mask, ratio=mask_ratio, mask_id=mask_id),
+  )
+  others = (
+    bind(augment.crop, ratio=crop_ratio),
+    bind(augment.reorder, ratio=reorder_ratio),
+  )
+  return augment.by_length(
+    augment.one_of(*for_short),
+    augment.one_of(*for_short, *others),
+    most=_SHORT,
+  )
+
+
+def contrast_views(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  views: Views,
+  *,
+  temperature: float = 1.0,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """NT-Xent, by the dot product, of views that are encoded already.
+
+  Args:
+    params: not needed.
+    batch: `where` bool [users], of this device.
+    views: of each user; of each the first dropout pass counts.
+    temperature: by which products are divided.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    As `coserec_objective`.
+  """
+  del params
+  loss = nt_xent(
+    views.users[:, 0],
+    temperature=temperature,
+    similarity='dot',
+    where=batch['where'],
+    axis_name=axis_name,
+  )
+  return loss, as_sums(loss, batch['where'])
+
+
+def nt_xent(users, *, temperature, similarity, where, axis_name):
+  """A stand-in."""
+  assert similarity == 'dot'
+  own = jnp.arange(users.shape[1])
+  if axis_name is not None:
+    own += jax.lax.axis_index(axis_name) * users.shape[1]
+  everyone = gather(users, axis_name, 1) if axis_name else users
+  real = gather(where, axis_name) if axis_name else where
+  z = jnp.einsum('vbd,wnd->vbwn', users, everyone) / temperature
+  other = (jnp.arange(z.shape[3])[None] != own[:, None]) & real[None]
+  n = jax.nn.logsumexp(jnp.where(other[None, :, None], z, -1e30), axis=(2, 3))
+  p = jnp.sum(users * users[::-1], axis=-1) / temperature
+  losses = jax.nn.softplus(n - p).mean(0)
+  return reduce_losses(losses, where, axis_name=axis_name)
