@@ -15,13 +15,16 @@ from adaptssr_jax.augment import (
   random_slice,
   reorder,
   substitute,
+  two_of,
 )
 from adaptssr_jax.losses import (
   adaptssr_loss,
   augmentation_weight,
   bpr_loss,
+  coles_loss,
   listwise_ranking_loss,
   mpr_loss,
+  nt_xent_loss,
 )
 
 if TYPE_CHECKING:
@@ -40,12 +43,14 @@ __all__ = [
   'adaptssr_loss',
   'augmentation_weight',
   'bpr_loss',
+  'coles_loss',
   'crop',
   'encoder_from_reference',
   'insert',
   'listwise_ranking_loss',
   'mask',
   'mpr_loss',
+  'nt_xent_loss',
   'one_of',
   'pmap_step',
   'random_slice',
@@ -53,6 +58,7 @@ __all__ = [
   'restore_encoder',
   'save_encoder',
   'substitute',
+  'two_of',
 ]
 
 # The packages and modules that are imported when they are asked for, and the

@@ -14,16 +14,20 @@ Each takes a key and one padded sequence and returns another of the same shape;
 (3, 3)
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from adaptssr_jax.ops.sequences import (
+from adaptssr_jax.ops.choices import (
+  Augmentation,
   by_length,
+  in_turn,
+  one_of,
+  two_of,
+)
+from adaptssr_jax.ops.sequences import (
+  Ratio,
   is_real,
   length_and_size,
   random_positions,
@@ -32,6 +36,7 @@ from adaptssr_jax.ops.similar_edits import insert, substitute
 
 __all__ = [
   'Augmentation',
+  'Ratio',
   'by_length',
   'crop',
   'in_turn',
@@ -41,13 +46,12 @@ __all__ = [
   'random_slice',
   'reorder',
   'substitute',
+  'two_of',
 ]
-
-Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
 
 
 def crop(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
   """Keeps a random run of the behaviours and moves it to the front.
 
@@ -76,7 +80,7 @@ def mask(
   key: PRNGKeyArray,
   items: Int[ArrayLike, ' length'],
   *,
-  ratio: float | int,
+  ratio: Ratio,
   mask_id: int,
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by `mask_id`.
@@ -114,7 +118,7 @@ def mask(
 
 
 def reorder(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
   """Shuffles a random run of the behaviours.
 
@@ -193,74 +197,6 @@ def random_slice(
   return _keep(items, start, size)
 
 
-def one_of(*augmentations: Augmentation) -> Augmentation:
-  """Makes an augmentation that applies one of several, drawn uniformly.
-
-  Under `jax.vmap` each sequence draws its own.
-
-  Args:
-    *augmentations: Functions `(key, items) -> items`, settings already bound.
-
-  Returns:
-    A function `(key, items) -> items`.
-
-  Raises:
-    ValueError: If there is none, or one is not a function.
-
-  Example:
-    >>> augment = one_of(functools.partial(crop, ratio=0.5))
-    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]))
-    Array([7, 7, 0, 0, 0], dtype=int32)
-  """
-  if not augmentations or not all(map(callable, augmentations)):
-    raise ValueError(
-      'one_of needs one or more functions of (key, items), such as '
-      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
-    )
-  return functools.partial(_apply_one, augmentations)
-
-
-def _apply_one(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (), 0, len(augmentations))
-  return jax.lax.switch(choice, augmentations, key, items)
-
-
-def in_turn(*augmentations: Augmentation) -> Augmentation:
-  """Makes an augmentation that applies several, one after the other.
-
-  Args:
-    *augmentations: Functions `(key, items) -> items`, settings already bound.
-
-  Returns:
-    A function `(key, items) -> items`.
-
-  Example:
-    >>> augment = in_turn(
-    ...   functools.partial(random_slice, lengths=(4, 4)),
-    ...   functools.partial(crop, ratio=0.5),
-    ... )
-    >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 7]))
-    Array([7, 7, 0, 0, 0], dtype=int32)
-  """
-  return functools.partial(_apply_in_turn, augmentations)
-
-
-def _apply_in_turn(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  keys = jax.random.split(key, len(augmentations))
-  for augment, part in zip(augmentations, keys, strict=True):
-    items = augment(part, items)
-  return jnp.asarray(items)
-
-
 def _keep(
   items: Int[ArrayLike, ' length'], start: Array, size: Array
 ) -> Int[Array, ' length']:
@@ -270,7 +206,7 @@ def _keep(
 
 
 def _random_run(
-  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: float | int
+  key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: Ratio
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns the start and size of a run of `ceil(ratio * n)` behaviours."""
   n, size = length_and_size(items, ratio)

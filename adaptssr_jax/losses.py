@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from adaptssr_jax.ops.contrastive_losses import coles_loss, nt_xent_loss
 from adaptssr_jax.ops.fusion import augmentation_weight
 from adaptssr_jax.ops.negatives import (
   Negatives,
@@ -36,8 +37,10 @@ __all__ = [
   'adaptssr_loss',
   'augmentation_weight',
   'bpr_loss',
+  'coles_loss',
   'listwise_ranking_loss',
   'mpr_loss',
+  'nt_xent_loss',
 ]
 
 

@@ -258,3 +258,44 @@ def test_in_turn_applies_each_by_its_own_key():
   np.testing.assert_array_equal(
     augment.in_turn(cut, keep)(key, row), keep(second, cut(first, row))
   )
+
+
+@pytest.mark.parametrize('name', AUGMENTATIONS)
+def test_a_ratio_may_change_from_step_to_step(name):
+  items = every_length(100)
+  keys = jax.random.split(jax.random.key(0), len(items))
+
+  @jax.jit
+  def apply(ratio):
+    augment_one = functools.partial(AUGMENTATIONS[name], ratio=ratio)
+    return jax.vmap(augment_one)(keys, items)
+
+  for ratio in (0.015, 0.3, 0.6, 1.0):
+    fixed = functools.partial(AUGMENTATIONS[name], ratio=ratio)
+    np.testing.assert_array_equal(
+      apply(jnp.float32(ratio)), jax.vmap(fixed)(keys, items)
+    )
+  assert apply._cache_size() == 1
+
+
+def test_two_of_draws_two_different_ones():
+  choices = [functools.partial(constant, value=v) for v in range(3)]
+  after = draws(augment.two_of(*choices), n=5)
+  assert after.shape == (4000, 2, LENGTH)
+  first, second = after[..., 0].T
+  # All six ordered pairs.
+  assert np.all(first != second)
+  assert_uniform(np.unique(3 * first + second, return_counts=True)[1])
+
+
+def test_two_of_gives_each_view_a_key_of_its_own():
+  crop = functools.partial(augment.crop, ratio=0.5)
+  after = draws(augment.two_of(crop, crop), n=8)[..., 0] - 101
+  pairs = np.unique(5 * after[:, 0] + after[:, 1], return_counts=True)[1]
+  assert len(pairs) == 25
+  assert_uniform(pairs)
+
+
+def test_two_of_refuses_one():
+  with pytest.raises(ValueError, match='two_of needs two or more'):
+    augment.two_of(augment.crop)

@@ -3,12 +3,10 @@
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax import augment
+from adaptssr_jax import augment, losses
 from adaptssr_jax.objectives.users import as_sums
 from adaptssr_jax.objectives.views import (
   LossAndMetrics,
@@ -16,7 +14,6 @@ from adaptssr_jax.objectives.views import (
   encode_views,
   views_objective,
 )
-from adaptssr_jax.ops.reductions import gather, reduce_losses
 
 # Sequences of at most so many behaviours are too short to cut or to shuffle.
 _SHORT = 4
@@ -98,9 +95,11 @@ def informed_edits(
     A function (key, items) -> items.
 
   Example:
-    >>> similar = jnp.array([[0], [2], [1], [0]])
+    >>> import jax
+    >>> import numpy as np
+    >>> similar = np.array([[0], [2], [1], [0]])
     >>> edit = informed_edits(similar=similar, mask_id=3)
-    >>> edit(jax.random.key(0), jnp.array([1, 2, 1, 2, 1, 2])).shape
+    >>> edit(jax.random.key(0), np.array([1, 2, 1, 2, 1, 2])).shape
     (6,)
   """
   bind = functools.partial
@@ -141,7 +140,7 @@ def contrast_views(
     As `coserec_objective`.
   """
   del params
-  loss = nt_xent(
+  loss = losses.nt_xent_loss(
     views.users[:, 0],
     temperature=temperature,
     similarity='dot',
@@ -149,19 +148,3 @@ def contrast_views(
     axis_name=axis_name,
   )
   return loss, as_sums(loss, batch['where'])
-
-
-def nt_xent(users, *, temperature, similarity, where, axis_name):
-  """A stand-in."""
-  assert similarity == 'dot'
-  own = jnp.arange(users.shape[1])
-  if axis_name is not None:
-    own += jax.lax.axis_index(axis_name) * users.shape[1]
-  everyone = gather(users, axis_name, 1) if axis_name else users
-  real = gather(where, axis_name) if axis_name else where
-  z = jnp.einsum('vbd,wnd->vbwn', users, everyone) / temperature
-  other = (jnp.arange(z.shape[3])[None] != own[:, None]) & real[None]
-  n = jax.nn.logsumexp(jnp.where(other[None, :, None], z, -1e30), axis=(2, 3))
-  p = jnp.sum(users * users[::-1], axis=-1) / temperature
-  losses = jax.nn.softplus(n - p).mean(0)
-  return reduce_losses(losses, where, axis_name=axis_name)

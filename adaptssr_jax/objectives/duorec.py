@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.coserec import nt_xent
 from adaptssr_jax.objectives.users import (
   as_sums,
   encode_sequences,
@@ -75,7 +75,7 @@ def duorec_objective(
     buckets=buckets,
   )
   where = batch['where'] & (sequences[:, 0] != 0).any(axis=1)
-  loss = nt_xent(
+  loss = losses.nt_xent_loss(
     jnp.moveaxis(users.reshape(len(sequences), 2, -1), 1, 0),
     temperature=temperature,
     similarity='dot',

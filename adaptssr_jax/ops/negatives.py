@@ -24,7 +24,7 @@ Ids = Int[Array, ' batch']
 
 
 class Negatives(NamedTuple):
-  """Vectors, of length 1, and whose they are.
+  """Vectors, of length 1 for cosines, and whose they are.
 
   Args:
     vectors: `[n, dim]`.
@@ -36,14 +36,14 @@ class Negatives(NamedTuple):
 
 
 def negatives_of(
-  users: Float[Array, 'views 2 batch dim'],
+  users: Float[Array, 'views passes batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
 ) -> tuple[Negatives, Ids]:
   """All vectors of each user of all devices; the ids of the local users.
 
   Args:
-    users: `[views, 2, batch, dim]`, of length 1.
+    users: `[views, passes, batch, dim]`, of length 1 for cosines.
     where: Bool `[batch]`, the users that count.
     axis_name: The axis over whose devices users are split.
 
@@ -52,16 +52,16 @@ def negatives_of(
   """
   everyone, ids, own = all_users(users, where, axis_name)
   vectors = everyone.reshape(-1, everyone.shape[-1])
-  return Negatives(vectors, jnp.tile(ids, 2 * len(users))), own
+  return Negatives(vectors, jnp.tile(ids, users.shape[0] * users.shape[1])), own
 
 
 def negative_similarities(
   anchors: Anchors, own: Ids, negatives: Negatives
 ) -> Float[Array, 'batch n']:
-  """Cosines of anchors to the vectors of other users, -inf to their own.
+  """Products of anchors with the vectors of others, -inf with their own.
 
   Args:
-    anchors: `[batch, dim]`, of length 1.
+    anchors: `[batch, dim]`; all of length 1, the products are cosines.
     own: `[batch]`, the ids of their users.
     negatives: `n` of them.
 
@@ -73,8 +73,8 @@ def negative_similarities(
     >>> negative_similarities(jnp.eye(2), negatives.ids, negatives).tolist()
     [[-inf, 0.0], [0.0, -inf]]
   """
-  cosines = exact_dot('bd,nd->bn', anchors, negatives.vectors)
-  return jnp.where(is_another(own, negatives.ids), cosines, -jnp.inf)
+  products = exact_dot('bd,nd->bn', anchors, negatives.vectors)
+  return jnp.where(is_another(own, negatives.ids), products, -jnp.inf)
 
 
 def hardest_similarity(
@@ -121,14 +121,14 @@ def smooth_hardest_similarity(
   smooth: ArrayLike,
   block_size: int,
 ) -> Float[Array, 'batch 1']:
-  """The smooth maximum of the cosines of anchors to other users.
+  """The smooth maximum of the products of anchors with other users.
 
-      s log sum_n exp(cosine_n / s)
+      s log sum_n exp(product_n / s)
 
   The gradient computes each block again, so that one of them is held at a time.
 
   Args:
-    anchors: `[batch, dim]`, of length 1.
+    anchors: `[batch, dim]`; all of length 1, the products are cosines.
     own: `[batch]`, the ids of their users.
     negatives: `n` of them.
     smooth: s, see `smooth_max`.

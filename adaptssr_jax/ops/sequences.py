@@ -1,15 +1,14 @@
 """What edits of one behaviour sequence have in common."""
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-Edit = Callable[[PRNGKeyArray, ArrayLike], Array]
+# A share of the behaviours: a number, whose ceil(ratio * n) is exact, or an
+# array, which may change from step to step, and is not checked.
+Ratio = float | int | Float[Array, '']
 
 
 def is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
@@ -18,14 +17,18 @@ def is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
 
 
 def length_and_size(
-  items: Int[ArrayLike, ' length'], ratio: float | int
+  items: Int[ArrayLike, ' length'], ratio: Ratio
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns `n`, the number of behaviours, and `ceil(ratio * n)`."""
+  n = jnp.sum(is_real(items), dtype=jnp.int32)
+  if isinstance(ratio, jax.Array):
+    # What is whole but for rounding must stay whole.
+    size = jnp.ceil(ratio * n * (1 - 1e-6)).astype(jnp.int32)
+    return n, jnp.clip(size, jnp.minimum(n, 1), n)
   if not 0 < ratio <= 1:
     raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
   # Made on the host in float64: in float32, ceil(0.6 * 25) is 16.
   sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
-  n = jnp.sum(is_real(items), dtype=jnp.int32)
   return n, jnp.asarray(sizes)[n]
 
 
@@ -49,34 +52,3 @@ def random_positions(
   draws = jnp.where(among, jax.random.uniform(key, among.shape), jnp.inf)
   ranks = jnp.argsort(jnp.argsort(draws))
   return among & (ranks < size)
-
-
-def by_length(short: Edit, long: Edit, *, most: int) -> Edit:
-  """Makes an augmentation that applies one to short sequences, else another.
-
-  Args:
-    short: Of sequences of at most `most` behaviours, (key, items) -> items.
-    long: Of all others.
-    most: How many behaviours a short sequence has at most.
-
-  Returns:
-    A function `(key, items) -> items`.
-
-  Example:
-    >>> edit = by_length(lambda _, x: x + 1, lambda _, x: x - 1, most=2)
-    >>> key = jax.random.key(0)
-    >>> edit(key, jnp.array([7, 7, 0]))[0], edit(key, jnp.array([7, 7, 7]))[0]
-    (Array(8, dtype=int32), Array(6, dtype=int32))
-  """
-  return functools.partial(_apply_by_length, short, long, most)
-
-
-def _apply_by_length(
-  short: Edit,
-  long: Edit,
-  most: int,
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  is_short = jnp.sum(is_real(items)) <= most
-  return jax.lax.cond(is_short, short, long, key, items)

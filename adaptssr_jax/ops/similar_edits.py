@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from adaptssr_jax.ops.sequences import (
+  Ratio,
   is_real,
   length_and_size,
   random_positions,
@@ -16,7 +17,7 @@ def substitute(
   key: PRNGKeyArray,
   items: Int[ArrayLike, ' length'],
   *,
-  ratio: float | int,
+  ratio: Ratio,
   similar: Int[ArrayLike, 'ids k'],
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by similar items.
@@ -60,7 +61,7 @@ def insert(
   key: PRNGKeyArray,
   items: Int[ArrayLike, ' length'],
   *,
-  ratio: float | int,
+  ratio: Ratio,
   similar: Int[ArrayLike, 'ids k'],
 ) -> Int[Array, ' length']:
   """Puts similar items just before random behaviours, one before each.

@@ -82,11 +82,11 @@ def exact_dot(spec: str, left: Array, right: Array) -> Array:
 
 
 def all_users(
-  users: Float[Array, 'views 2 batch dim'],
+  users: Float[Array, 'views passes batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
 ) -> tuple[
-  Float[Array, 'views 2 all dim'], Int[Array, ' all'], Int[Array, ' batch']
+  Float[Array, 'views passes all dim'], Int[Array, ' all'], Int[Array, ' batch']
 ]:
   """Returns the users of all devices, their ids, and those of the local users.
 

@@ -1,0 +1,216 @@
+"""Losses that pull the views of a user together, and other users away."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from adaptssr_jax.ops.microbatches import map_chunks
+from adaptssr_jax.ops.negatives import (
+  Negatives,
+  negative_similarities,
+  negatives_of,
+  smooth_hardest_similarity,
+)
+from adaptssr_jax.ops.reductions import (
+  AxisName,
+  ReduceFn,
+  as_float,
+  reduce_losses,
+  zero_unless,
+)
+from adaptssr_jax.ops.similarity import exact_dot, smooth_max, unit_length
+
+# Anchors whose similarities to all others are held at once.
+_BLOCK = 256
+
+
+def nt_xent_loss(
+  users: Float[ArrayLike, 'views batch dim'],
+  *,
+  temperature: ArrayLike = 1.0,
+  similarity: str = 'cosine',
+  block_size: int | None = None,
+  axis_name: AxisName | None = None,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+  reduce_fn: ReduceFn | None = jnp.mean,
+) -> Float[Array, '...']:
+  """Cross entropy of telling a view of a user from those of other users.
+
+  Each view of a user is an anchor, with similarity p to another view of the
+  user and n_j to all views of all other users:
+
+      -log(exp(p / t) / (exp(p / t) + sum_j exp(n_j / t)))
+
+  The loss of a user is the mean over the ordered pairs of its views. With two
+  views this is NT-Xent.
+
+  Args:
+    users: `[views, batch, dim]`, of any scale; two views or more.
+    temperature: t.
+    similarity: 'cosine' or 'dot', the product of the vectors as they are.
+    block_size: None compares anchors with all users at once, which takes
+      `[views * batch, views * all]` numbers. Otherwise with so many at a time,
+      also for the gradient: the same to rounding.
+    axis_name: As of `adaptssr_loss`: the other users are those of all devices.
+    where: Bool `[batch]`. False marks padding: neither anchor nor negative.
+    reduce_fn: How users become a number, or None for a loss per (local) user.
+
+  Returns:
+    The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts. A
+    user without any other user has loss 0.
+
+  Raises:
+    ValueError: If `users` is not `[views, batch, dim]`, `similarity` is
+      unknown, or `temperature` or `block_size` is not positive.
+
+  Example:
+    >>> users = jnp.broadcast_to(jnp.eye(2), (2, 2, 2))
+    >>> print(f'{nt_xent_loss(users):.4f} = -log(e / (e + 2))')
+    0.5514 = -log(e / (e + 2))
+
+  Reference:
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual
+    Representations" (SimCLR), ICML 2020, by cosine.
+  """
+  if similarity not in ('cosine', 'dot'):
+    raise ValueError(f"similarity must be 'cosine' or 'dot': {similarity!r}")
+  # Of a traced temperature, as one that is learned, nothing is known yet.
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    raise ValueError(f'temperature must be positive, not {temperature}.')
+  if block_size is not None and block_size < 1:
+    raise ValueError(
+      f'block_size must be at least 1 or None, not {block_size}.'
+    )
+  users = _views_of_users(users, where)
+  if similarity == 'cosine':
+    users = unit_length(users)
+  negatives, own = negatives_of(users[:, None], where, axis_name)
+  # Divided here, where nothing is infinite: the temperature may be learned.
+  scaled = users / temperature
+  find = negative_similarities
+  if block_size:
+    size = min(len(users) * block_size, len(negatives.ids))
+    find = functools.partial(
+      smooth_hardest_similarity, smooth=1.0, block_size=size
+    )
+  anchors = scaled.reshape(-1, users.shape[-1])
+  others = find(anchors, jnp.tile(own, len(users)), negatives)
+  others = smooth_max(others, smooth=1.0).reshape(len(users), 1, -1)
+  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  pairs = jax.nn.softplus(others - exact_dot('vbd,wbd->vwb', scaled, users))
+  is_pair = ~jnp.eye(len(users), dtype=bool)[..., None]
+  losses = jnp.mean(pairs, axis=(0, 1), where=is_pair)
+  return reduce_losses(losses, where, reduce_fn, axis_name)
+
+
+def coles_loss(
+  users: Float[ArrayLike, 'views batch dim'],
+  *,
+  margin: float = 0.5,
+  num_negatives: int = 5,
+  axis_name: AxisName | None = None,
+  where: Bool[ArrayLike, ' batch'] | None = None,
+  reduce_fn: ReduceFn | None = jnp.mean,
+) -> Float[Array, '...']:
+  """Contrastive margin loss of slices: near their user's, far from others'.
+
+  With |a - b| the distance of two vectors of length 1, the loss of a user is
+
+      sum over pairs of its slices of |a - b|^2
+        + sum over its slices a and their negatives n of
+          max(0, margin - |a - n|)^2
+
+  where the negatives are the slices of other users that are nearest to a, as
+  many as `num_negatives`.
+
+  Args:
+    users: `[views, batch, dim]`, of any scale; two views, slices, or more.
+    margin: How far others are pushed away, at most 2.
+    num_negatives: The hardest negatives of each slice that count.
+    axis_name: As of `adaptssr_loss`: the other users are those of all devices.
+    where: Bool `[batch]`. False marks padding: neither anchor nor negative.
+    reduce_fn: How users become a number, or None for a loss per (local) user.
+      The published code takes their sum, `jnp.sum`.
+
+  Returns:
+    The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts.
+
+  Raises:
+    ValueError: If `users` is not `[views, batch, dim]`, or `margin` or
+      `num_negatives` is not positive.
+
+  Example:
+    >>> slices = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.8, 0.6]]])
+    >>> loss = coles_loss(slices, margin=1.0, num_negatives=1)
+    >>> near = 1 - (0.2**2 + 0.6**2) ** 0.5
+    >>> print(f'{loss:.4f} = {(0.8 + 3 * near**2) / 2:.4f}')
+    0.6026 = 0.6026
+
+  Reference:
+    Babaev et al., "CoLES: Contrastive Learning for Event Sequences with
+    Self-Supervision", SIGMOD 2022; margin and the number of hard negatives are
+    the defaults of its published code.
+  """
+  if not margin > 0 or num_negatives < 1:
+    raise ValueError(
+      'margin and num_negatives must be positive, not '
+      f'{margin} and {num_negatives}.'
+    )
+  users = unit_length(_views_of_users(users, where))
+  negatives, own = negatives_of(users[:, None], where, axis_name)
+  anchors = users.reshape(-1, users.shape[-1])
+  nearest, exists = map_chunks(
+    functools.partial(
+      _nearest,
+      lax.stop_gradient(negatives),
+      min(num_negatives, len(negatives.ids)),
+    ),
+    lax.stop_gradient(anchors),
+    jnp.tile(own, len(users)),
+    size=_BLOCK,
+  )
+  distances = _length(anchors[:, None] - negatives.vectors[nearest])
+  pushed = jnp.square(jax.nn.relu(margin - distances))
+  pushed = jnp.sum(pushed, axis=1, where=exists).reshape(len(users), -1)
+  apart = jnp.sum(jnp.square(users[:, None] - users[None]), axis=-1)
+  # Each pair stands there twice.
+  losses = jnp.sum(apart, axis=(0, 1)) / 2 + jnp.sum(pushed, axis=0)
+  return reduce_losses(losses, where, reduce_fn, axis_name)
+
+
+def _views_of_users(
+  users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
+) -> Float[Array, 'views batch dim']:
+  """Checks the shape, and zeroes padding."""
+  shape = jnp.shape(users)
+  if len(shape) != 3 or shape[0] < 2:
+    raise ValueError(
+      f'users must be [views, batch, dim] of two views or more, not {shape}: '
+      'two views are jnp.stack([a, b]).'
+    )
+  if where is not None:
+    where = jnp.broadcast_to(where, shape[:2])
+  return zero_unless(where, as_float(users))
+
+
+def _nearest(
+  negatives: Negatives,
+  count: int,
+  anchors: Float[Array, 'batch dim'],
+  own: Int[Array, ' batch'],
+) -> tuple[Int[Array, 'batch count'], Bool[Array, 'batch count']]:
+  """Which negatives are nearest to each anchor, and whether there are any."""
+  found, places = lax.top_k(
+    negative_similarities(anchors, own, negatives), count
+  )
+  return places, found > -jnp.inf
+
+
+def _length(vectors: Float[Array, '*batch dim']) -> Float[Array, '*batch']:
+  """The length of each vector; that of zeros has gradient 0, not nan."""
+  square = jnp.sum(jnp.square(vectors), axis=-1)
+  return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
