@@ -43,7 +43,7 @@ from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.command import run
 from experiments.run.data import open_data
-from experiments.run.encoder import with_items
+from experiments.run.encoder import source_device, with_items
 from experiments.run.process import is_main_process, tell
 from experiments.run.speed import (
   effective_length,
@@ -103,7 +103,9 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output)
   check_file(path)
   loop.check_devices(settings)
-  encoder, params, known = restore_model(settings.pretrained)
+  encoder, params, known = restore_model(
+    settings.pretrained, device=source_device(settings)
+  )
   data = open_data(settings, task=settings.task)
   splits = users_of(settings, data)
   encoder, params = with_items(

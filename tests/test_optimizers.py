@@ -284,6 +284,9 @@ def test_decays_that_do_not_end_are_refused(decays):
     row_adam(0.1, *decays)
 
 
+BEYOND = np.iinfo(np.int32).max
+
+
 @pytest.mark.parametrize('size', [26, 12, 8])
 @pytest.mark.parametrize('masked', [0.0, 0.3])
 def test_distinct_ids(size, masked):
@@ -293,7 +296,7 @@ def test_distinct_ids(size, masked):
   items[rng.random(items.shape) < masked] = 99
   assert set(known) <= set(items.ravel())
   ids = distinct_ids(jnp.asarray(items), mask_id=99, size=size)
-  np.testing.assert_array_equal(ids, [0, *known, 99, *[100] * (size - 8)])
+  np.testing.assert_array_equal(ids, [0, *known, 99, *[BEYOND] * (size - 8)])
   assert ids.dtype == jnp.int32
   rows = look_up(BatchRows(ids, 2.0 * ids[:, None]), jnp.asarray(items))
   np.testing.assert_array_equal(rows[..., 0], 2 * items)
@@ -309,7 +312,7 @@ def test_every_slot_is_filled_at_the_size_that_is_always_enough():
 def test_padding_and_mask_need_two_rows(size):
   for items in ([[0, 50], [0, 0]], [[0, 0]], np.zeros((0, 3), int)):
     ids = distinct_ids(jnp.array(items, int), mask_id=50, size=size)
-    np.testing.assert_array_equal(ids, [0, 50] + [51] * (size - 2))
+    np.testing.assert_array_equal(ids, [0, 50] + [BEYOND] * (size - 2))
 
 
 def test_distinct_ids_need_room():

@@ -180,7 +180,8 @@ def test_a_split_table_is_on_all_devices_in_part(planned, run):
   assert plan.arguments == pytest.approx(whole.arguments - spared, abs=128)
   # Rows come and their gradients go, and the table is not reduced.
   assert plan.sent['all-reduce'] < whole.sent['all-reduce'] - table
-  assert plan.sent['reduce-scatter'] > whole.sent['reduce-scatter']
+  assert plan.sent['all-to-all'] > 0
+  assert plan.sent['reduce-scatter'] == whole.sent['reduce-scatter']
 
 
 @pytest.mark.parametrize('mode', ['full', 'frozen'])

@@ -31,7 +31,13 @@ from adaptssr_jax.table.lookup import (
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.table.softmax import sample_items
-from adaptssr_jax.training.devices import AXIS, replicate, shard, to_global
+from adaptssr_jax.training.devices import (
+  AXIS,
+  init_in_parts,
+  replicate,
+  shard,
+  to_global,
+)
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
   caught_up_state,
@@ -39,6 +45,7 @@ from adaptssr_jax.training.row_step import (
   row_train_step,
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
+from experiments.planning.counting import sent_of
 from tests.bounds import assert_same_training
 from tests.random_params import widened
 
@@ -251,17 +258,54 @@ def test_no_row_of_a_split_table_is_behind(params, split_rows):
   assert_same_training(joined(state.params), expected, params)
 
 
-def test_rows_come_from_where_they_are_and_gradients_go_back():
-  table = np.arange(37 * 2, dtype=np.float32).reshape(37, 2)
-  ids = np.random.default_rng(0).integers(0, 38, (8, 6)).astype(np.int32)
+# Few of any device; all of one device, which has places for as many; all of one
+# device, which has not, and so all devices are asked.
+@pytest.mark.parametrize('spread', [[0, 38], [5, 13], [40, 48]], ids=str)
+def test_rows_come_from_where_they_are_and_gradients_go_back(spread):
+  num_items = 37 if spread[1] < 40 else 150
+  table = np.arange(num_items * 2, dtype=np.float32).reshape(num_items, 2)
+  rng = np.random.default_rng(0)
+  ids = [np.sort(rng.permutation(np.arange(*spread))[:6]) for _ in range(8)]
+  ids = np.array(ids, np.int32)
+  ids[0, 4:] = np.iinfo(np.int32).max
   step = functools.partial(fetch_and_send, axis_name=AXIS)
   fetched, sums = pmap_step(step)(shard(table), ids)
-  expected = np.append(table, [[0, 0]], axis=0)[ids]
+  known = np.where(ids < num_items, ids, num_items)
+  expected = np.append(table, [[0, 0]], axis=0)[known]
   np.testing.assert_array_equal(fetched.rows, expected)
   # The gradient of each fetched row is the row itself.
-  counts = np.bincount(ids.reshape(-1), minlength=40)[:, None]
-  expected = counts * np.pad(table, ((0, 3), (0, 0)))
-  np.testing.assert_array_equal(sums.rows.reshape(40, 2), expected)
+  size = sums.rows.shape[0] * sums.rows.shape[1]
+  counts = np.bincount(known.reshape(-1), minlength=size + 1)[:size, None]
+  expected = counts * np.pad(table, ((0, size - num_items), (0, 0)))
+  np.testing.assert_array_equal(sums.rows.reshape(size, 2), expected)
+
+
+def make_params(key):
+  params = ENCODER.init(key, jnp.ones((1, 1), jnp.int32))['params']
+  return model_params(params)
+
+
+def test_a_table_is_born_in_parts():
+  params = init_in_parts(make_params, jax.random.key(3))
+  rows = params['table'].rows
+  assert rows.shape[0] == len(rows.sharding.device_set) == 8
+  expected = jax.jit(make_params)(jax.random.key(3))
+  table = rows.reshape(-1, rows.shape[-1])
+  np.testing.assert_array_equal(
+    table[: len(expected['table'])], expected['table']
+  )
+  assert not table[len(expected['table']) :].any()
+  chex.assert_trees_all_equal(params['encoder'], expected['encoder'])
+
+
+def test_what_a_device_sends_does_not_grow_with_their_number():
+  ids = np.tile(np.arange(0, 640, 10, dtype=np.int32), (8, 1))
+  step = pmap_step(functools.partial(fetch_and_send, axis_name=AXIS))
+  program = step.lower(shard(np.zeros((640, 4), np.float32)), ids).compile()
+  sent = sent_of(program.as_text(), devices=8)
+  assert set(sent) == {'all-to-all', 'all-reduce'}
+  # The ids, their rows and the gradients of these, of twice the even share.
+  assert sent['all-to-all'] <= 7 / 8 * 2 * 64 * (2 * 4 + 2 * 4 * 4)
 
 
 def fetch_and_send(shards, ids, *, axis_name):

@@ -108,12 +108,13 @@ def restore_encoder(
 
 
 def restore_model(
-  path: str | pathlib.Path,
+  path: str | pathlib.Path, *, device: jax.Device | None = None
 ) -> tuple[UserEncoder, dict[str, Any], list[str]]:
   """As `restore_encoder`, with all that was learned beside the encoder.
 
   Args:
     path: as for `restore_encoder`.
+    device: where the parameters are put; None: the first device.
 
   Returns:
     The encoder, the parameters of the whole model, see `table.lookup`, and the
@@ -122,12 +123,12 @@ def restore_model(
   Raises:
     CheckpointError: there is no checkpoint, or it is damaged.
   """
-  device = SingleDeviceSharding(jax.local_devices()[0])
+  where = SingleDeviceSharding(device or jax.local_devices()[0])
   found = checkpoint_at(path)
   description = read_description(found)
   wanted = {
-    'params': saved_shapes(found, 'params', device),
-    'opt_state': saved_shapes(found, 'opt_state', device),
+    'params': saved_shapes(found, 'params', where),
+    'opt_state': saved_shapes(found, 'opt_state', where),
   }
   # Of the optimizer, what rows of the table that are behind are caught up by.
   saved = wanted['opt_state']

@@ -90,8 +90,9 @@ def distinct_ids(
       plus 2. `items.size + 2` is always enough.
 
   Returns:
-    `[size]`, each id once, in ascending order; then `mask_id + 1`. With a size
-    that is too small, the highest ids are missing.
+    `[size]`, each id once, in ascending order; then the largest integer, far
+    beyond any table. With a size that is too small, the highest ids are
+    missing.
 
   Raises:
     ValueError: If `size` is below 2.
@@ -99,11 +100,11 @@ def distinct_ids(
   Example:
     >>> items = jnp.array([[30, 10, 30], [50, 0, 0]])
     >>> distinct_ids(items, mask_id=99, size=6).tolist()
-    [0, 10, 30, 50, 99, 100]
+    [0, 10, 30, 50, 99, 2147483647]
   """
   if size < 2:
     raise ValueError(f'size must be at least 2, not {size}.')
-  beyond = mask_id + 1
+  beyond = jnp.iinfo(items.dtype).max
   ends = jnp.array([0, mask_id], items.dtype)
   # Sorting twice takes a third of the time of jnp.unique.
   ids = jnp.sort(jnp.append(items, ends))

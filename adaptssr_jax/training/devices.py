@@ -4,6 +4,7 @@ With several processes each holds and sees the arrays of its own devices, and
 the collectives of a step reach those of all.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,11 +40,20 @@ def is_of_lost_process(error: BaseException) -> bool:
   return any(word in texts for word in _LOST)
 
 
+def host_device() -> jax.Device:
+  """A device in the memory of the host; the first one if JAX has none there."""
+  try:
+    return jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    return jax.local_devices()[0]
+
+
 def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:
   """Splits an array over the devices of all processes, filled up with zeros.
 
   Args:
-    array: `[rows, ...]`, the same in every process.
+    array: `[rows, ...]`, the same in every process. Each device is sent its
+      part alone, from where the array is.
 
   Returns:
     The parts of this process, on its devices.
@@ -61,6 +71,36 @@ def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:
     part, ((0, local * rows - len(part)), *((0, 0),) * (array.ndim - 1))
   )
   return shard_batch(Shards(filled.reshape(local, rows, *array.shape[1:])))
+
+
+def init_in_parts(
+  init: Callable[..., dict[str, Any]], *args: Any
+) -> dict[str, Any]:
+  """The parameters of a model, of whose table each device makes its own rows.
+
+  Args:
+    init: makes the parameters, with a `table` [rows, dim].
+    *args: of `init`, the same in every process.
+
+  Returns:
+    The same parameters as `init(*args)`, with `Shards` in place of the table,
+    which is nowhere whole.
+  """
+  shapes = jax.eval_shape(init, *args)
+  num_rows, dim = shapes['table'].shape
+  rows = rows_per_device(num_rows, jax.device_count())
+  extra = rows * jax.device_count() - num_rows
+
+  def filled_up(*args: Any) -> dict[str, Any]:
+    params = init(*args)
+    return params | {'table': jnp.pad(params['table'], ((0, extra), (0, 0)))}
+
+  where = dict.fromkeys(shapes, _everywhere()) | {'table': _everywhere(AXIS)}
+  params = jax.jit(filled_up, out_shardings=where)(*args)
+  part = jax.ShapeDtypeStruct(
+    (jax.local_device_count(), rows, dim), shapes['table'].dtype
+  )
+  return to_local(params, shapes | {'table': Shards(part)})
 
 
 def replicate(tree: Any) -> Any:

@@ -26,7 +26,7 @@ from experiments.probing import features, reading
 from experiments.probing.labelled_rows import labelled_rows, outputs_of
 from experiments.probing.scikit_learn import scikit_learn
 from experiments.run import loop
-from experiments.run.encoder import make_encoder, with_items
+from experiments.run.encoder import make_encoder, source_device, with_items
 from experiments.run.speed import (
   effective_length,
   make_buckets,
@@ -121,7 +121,9 @@ def _encoder(
   items = data.vocabulary.items
   if not settings.pretrained:
     return make_encoder(settings, items, jax.random.key(settings.seed))
-  encoder, params, known = restore_model(settings.pretrained)
+  encoder, params, known = restore_model(
+    settings.pretrained, device=source_device(settings)
+  )
   return with_items(encoder, params, known, items, source=settings.pretrained)
 
 

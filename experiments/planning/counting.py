@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Float, Int
 
 from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.table.exchange import CROWDED
 
 # Sequences drawn to see how long those of a batch are.
 _MOST_DRAWN = 10_000_000
@@ -66,7 +67,8 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
 
   Args:
     program: the text of a compiled step. A collective in a loop counts once:
-      training has none there.
+      training has none there. What is sent only where one device is asked for
+      too many rows, see `table.exchange`, does not count.
     devices: that work together, in a ring.
 
   Returns:
@@ -78,7 +80,8 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
   """
   sent = collections.Counter()
   if devices > 1:
-    for result, kind, is_start in _COLLECTIVE.findall(program):
+    lines = [line for line in program.splitlines() if CROWDED not in line]
+    for result, kind, is_start in _COLLECTIVE.findall('\n'.join(lines)):
       size = sum(map(_bytes, _ARRAY.findall(result)))
       # What is started tells of its operand as well.
       if is_start and kind == 'all-gather':

@@ -121,9 +121,10 @@ def _notes(plan: Plan) -> Iterator[str]:
   )
   if plan.sent:
     yield (
-      'Sent, in a ring: gradients by all-reduce; item ids, user vectors and, '
-      'of a split\ntable, rows by all-gather; gradients of these by '
-      'reduce-scatter.'
+      'Sent, in a ring: gradients by all-reduce; user vectors by all-gather '
+      'and\nreduce-scatter; item ids, rows and gradients of a split table by '
+      'all-to-all,\nwithout what is sent where one device is asked for more '
+      'than twice its share.'
     )
   if plan.simulated:
     yield (

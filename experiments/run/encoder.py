@@ -1,5 +1,6 @@
 """The encoder of a run: fresh, or from the checkpoint of another run."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from adaptssr_jax.encoder.layers import INIT_STDDEV
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import map_item_rows
 from adaptssr_jax.table.lookup import model_params
-from experiments.flags.binder import SettingsError
+from adaptssr_jax.training.devices import host_device, init_in_parts
+from experiments.flags.binder import Settings, SettingsError
 from experiments.flags.shared import EncoderSettings
 from experiments.run.process import tell
 
@@ -37,7 +39,8 @@ def make_encoder(
 
   Returns:
     The encoder, and the parameters `table` and `encoder` of the model. Prints
-    how many items the source knew.
+    how many items the source knew. With --shard_table no device holds the
+    table whole: a new one is of `Shards`, one of a source on the host.
 
   Raises:
     SettingsError: a field was given that contradicts the source.
@@ -46,11 +49,17 @@ def make_encoder(
   given = settings.encoder_fields()
   if not source:
     encoder = _build(num_items=len(items), **given)
-    return encoder, _init(encoder, key, settings.item_stddev)
+    init = functools.partial(_init, encoder, settings.item_stddev)
+    # A plan is traced, and needs no more than the shapes.
+    if is_split(settings) and not isinstance(key, jax.core.Tracer):
+      return encoder, init_in_parts(init, key)
+    # Compiled, since op by op it takes seconds.
+    return encoder, jax.jit(init)(key)
 
+  device = source_device(settings)
   # Also where all else is traced, as for a plan.
   with jax.ensure_compile_time_eval():
-    encoder, params, known = restore_model(source)
+    encoder, params, known = restore_model(source, device=device)
   for name, value in given.items():
     if name not in FREE_FIELDS and getattr(encoder, name) != value:
       raise SettingsError(
@@ -60,7 +69,9 @@ def make_encoder(
       )
   free = {name: given[name] for name in FREE_FIELDS if name in given}
   encoder = encoder.clone(num_items=len(items), **free)
-  fresh = _init(encoder, key, settings.item_stddev)['table']
+  with jax.default_device(device):
+    init = functools.partial(_init, encoder, settings.item_stddev)
+    fresh = jax.jit(init)(key)['table']
   table, found = map_item_rows(params['table'], fresh, known, items)
   tell(
     f'{source}: knows {found:,} of {len(items):,} items; the others start at '
@@ -139,11 +150,23 @@ def _build(**fields: Any) -> UserEncoder:
     raise SettingsError(f'the encoder cannot be built: {error}') from error
 
 
+def is_split(settings: Settings) -> bool:
+  """Whether each device is to hold a part of the item table."""
+  return getattr(settings, 'shard_table', False)
+
+
+def source_device(settings: Settings) -> jax.Device:
+  """Where a checkpoint is restored: a table that is to be split, on the host.
+
+  So no accelerator ever has to hold it whole.
+  """
+  return host_device() if is_split(settings) else jax.local_devices()[0]
+
+
 def _init(
-  encoder: UserEncoder, key: jax.Array, item_stddev: float | None
+  encoder: UserEncoder, item_stddev: float | None, key: jax.Array
 ) -> dict[str, Any]:
-  # Compiled, since op by op it takes seconds.
-  variables = jax.jit(encoder.init)(key, jnp.ones((1, 1), jnp.int32))
+  variables = encoder.init(key, jnp.ones((1, 1), jnp.int32))
   params = model_params(variables['params'])
   if item_stddev is None:
     return params
