@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from adaptssr_jax.ops.choices import Augmentation as Augmentation
 from adaptssr_jax.ops.choices import (
-  Augmentation,
   by_length,
   in_turn,
   one_of,
@@ -35,8 +35,6 @@ from adaptssr_jax.ops.sequences import (
 from adaptssr_jax.ops.similar_edits import insert, substitute
 
 __all__ = [
-  'Augmentation',
-  'Ratio',
   'by_length',
   'crop',
   'in_turn',

@@ -348,6 +348,7 @@ def test_partners_share_the_last_of_all_behaviours(tmp_path, data_dir):
     pretrain.main(settings)
 
 
+@pytest.mark.slow
 def test_they_add_up_with_others(tmp_path, data_dir):
   settings = pretrain_settings(
     tmp_path,

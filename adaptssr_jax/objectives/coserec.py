@@ -7,10 +7,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
 from adaptssr_jax import augment, losses
-from adaptssr_jax.objectives.users import as_sums
+from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.views import (
   LossAndMetrics,
-  Views,
   encode_views,
   views_objective,
 )
@@ -25,6 +24,7 @@ def coserec_objective(
   key: Key[Array, ''],
   *,
   temperature: float = 1.0,
+  block_size: int | None = None,
   axis_name: str | None = None,
   **encoding: Any,
 ) -> LossAndMetrics:
@@ -42,21 +42,25 @@ def coserec_objective(
       similar items of each behaviour, so that their rows are there.
     key: of this step.
     temperature: by which products are divided.
+    block_size: users compared at a time, see `losses.nt_xent_loss`.
     axis_name: the axis of the devices that share the batch.
     **encoding: `encoder`, `augmentations`, as of `informed_edits`,
       `deterministic` and `buckets`, see `encode_views`.
 
   Returns:
-    The loss over the users of all devices, and `loss` as (sum, count) over
-    those of this device.
+    As `contrast_views`.
 
   Reference:
     Liu et al., "Contrastive Self-supervised Sequential Recommendation with
     Robust Augmentation" (CoSeRec), 2021.
   """
-  contrast = functools.partial(
-    contrast_views, temperature=temperature, axis_name=axis_name
+  loss = functools.partial(
+    losses.nt_xent_loss,
+    temperature=temperature,
+    similarity='dot',
+    block_size=block_size,
   )
+  contrast = functools.partial(contrast_views, loss=loss, axis_name=axis_name)
   return views_objective(
     params,
     batch,
@@ -117,34 +121,3 @@ def informed_edits(
     augment.one_of(*for_short, *others),
     most=_SHORT,
   )
-
-
-def contrast_views(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  views: Views,
-  *,
-  temperature: float = 1.0,
-  axis_name: str | None = None,
-) -> LossAndMetrics:
-  """NT-Xent, by the dot product, of views that are encoded already.
-
-  Args:
-    params: not needed.
-    batch: `where` bool [users], of this device.
-    views: of each user; of each the first dropout pass counts.
-    temperature: by which products are divided.
-    axis_name: the axis of the devices that share the batch.
-
-  Returns:
-    As `coserec_objective`.
-  """
-  del params
-  loss = losses.nt_xent_loss(
-    views.users[:, 0],
-    temperature=temperature,
-    similarity='dot',
-    where=batch['where'],
-    axis_name=axis_name,
-  )
-  return loss, as_sums(loss, batch['where'])

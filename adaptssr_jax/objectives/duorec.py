@@ -1,5 +1,6 @@
 """DuoRec: users who go on to the same item are alike."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,13 +9,13 @@ from jaxtyping import Array, Int, Key
 
 from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.users import (
-  as_sums,
   encode_sequences,
   last_behaviours,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics
+from adaptssr_jax.objectives.views import LossAndMetrics, Views
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
@@ -25,6 +26,7 @@ def duorec_objective(
   *,
   encoder: UserEncoder,
   temperature: float = 1.0,
+  block_size: int | None = None,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> LossAndMetrics:
@@ -47,12 +49,12 @@ def duorec_objective(
     key: of this step.
     encoder: gives the user vectors, under dropout.
     temperature: by which products are divided.
+    block_size: users compared at a time, see `losses.nt_xent_loss`.
     buckets: in which parts the sequences are encoded.
     axis_name: the axis of the devices that share the batch.
 
   Returns:
-    The loss over the users of all devices who have two behaviours or more, and
-    `loss` as (sum, count) over those of this device.
+    As `contrast_views`, of the users who have two behaviours or more.
 
   Reference:
     Qiu et al., "Contrastive Learning for Representation Degeneration Problem in
@@ -75,14 +77,18 @@ def duorec_objective(
     buckets=buckets,
   )
   where = batch['where'] & (sequences[:, 0] != 0).any(axis=1)
-  loss = losses.nt_xent_loss(
-    jnp.moveaxis(users.reshape(len(sequences), 2, -1), 1, 0),
+  # One dropout pass of each.
+  users = users.reshape(len(sequences), 2, 1, -1)
+  views = Views(jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users, 0, 2))
+  loss = functools.partial(
+    losses.nt_xent_loss,
     temperature=temperature,
     similarity='dot',
-    where=where,
-    axis_name=axis_name,
+    block_size=block_size,
   )
-  return loss, as_sums(loss, where)
+  return contrast_views(
+    params, batch | {'where': where}, views, loss=loss, axis_name=axis_name
+  )
 
 
 def before_last(

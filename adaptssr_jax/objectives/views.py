@@ -17,7 +17,8 @@ from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 Augmentation = Callable[[Array, Array], Array]
-Augmentations = tuple[Augmentation, ...]
+# One for each view, or one (key, items) -> all views, [views, length].
+Augmentations = tuple[Augmentation, ...] | Augmentation
 LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
 
 
@@ -50,20 +51,25 @@ def user_views(
   Args:
     key: of this user at this step.
     items: the behaviours, padded with 0, [length].
-    augmentations: of each view, (key, items) -> items.
+    augmentations: of each view, (key, items) -> items; or one function of
+      (key, items) that makes all views, [views, length].
     passes: how many dropout masks each view is encoded under.
 
   Returns:
     The views [view, length], and keys [view, dropout pass].
   """
   view_key, dropout_key = jax.random.split(key)
-  keys = jax.random.split(view_key, len(augmentations))
-  views = [
-    augment(key, items)
-    for augment, key in zip(augmentations, keys, strict=True)
-  ]
-  dropout_keys = jax.random.split(dropout_key, (len(views), passes))
-  return jnp.stack(views), dropout_keys
+  if callable(augmentations):
+    views = augmentations(view_key, items)
+  else:
+    keys = jax.random.split(view_key, len(augmentations))
+    views = jnp.stack(
+      [
+        augment(key, items)
+        for augment, key in zip(augmentations, keys, strict=True)
+      ]
+    )
+  return views, jax.random.split(dropout_key, (len(views), passes))
 
 
 def encode_views(
@@ -89,7 +95,7 @@ def encode_views(
       [users], of this device.
     key: of this step.
     encoder: gives the user vectors.
-    augmentations: of each view of a user, (key, items) -> items.
+    augmentations: of each view of a user, see `user_views`.
     passes: dropout masks of each view.
     deterministic: no dropout: all passes of a view are then the same.
     buckets: in which parts the sequences are encoded.
@@ -109,7 +115,7 @@ def encode_views(
     keys=None if deterministic else keys.reshape(-1),
     buckets=buckets,
   )
-  users = users.reshape(len(items), len(augmentations), passes, -1)
+  users = users.reshape(*items.shape[:2], passes, -1)
   return Views(jnp.moveaxis(items, 0, 1), jnp.moveaxis(users, 0, 2))
 
 

@@ -92,8 +92,8 @@ def nt_xent_loss(
   # Divided here, where nothing is infinite: the temperature may be learned.
   scaled = users / temperature
   find = negative_similarities
-  if block_size:
-    size = min(len(users) * block_size, len(negatives.ids))
+  size = len(users) * (block_size or negatives.ids.size)
+  if size < negatives.ids.size:
     find = functools.partial(
       smooth_hardest_similarity, smooth=1.0, block_size=size
     )

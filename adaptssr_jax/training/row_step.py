@@ -104,6 +104,8 @@ def row_train_step(
   """
   step_key = jax.random.fold_in(key, state.step)
   batch = prepare(batch, step_key) if prepare else batch
+  # For a loss that changes from step to step, as a curriculum does.
+  batch = batch | {'step': state.step}
   table, others = _take_table(state.params)
   rows_here, table_state = _local(table, state.opt_state.table)
   read = functools.partial(table_optimizer.gather, rows_here, table_state)

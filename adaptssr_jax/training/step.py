@@ -57,7 +57,7 @@ def train_step(
     batch: this device's part.
     key: of the whole run, from which that of the step follows.
     loss_fn: (params, batch, key) -> the loss over all devices, and metrics as
-      (sum, count) of this device.
+      (sum, count) of this device. Its batch has `step` too, int32 [].
     optimizer: an Optax transformation.
     axis_name: the axis of the devices; None where there is but one.
     prepare: (batch, key of this step) -> the batch that the loss is given.
@@ -69,6 +69,8 @@ def train_step(
   """
   step_key = jax.random.fold_in(key, state.step)
   batch = prepare(batch, step_key) if prepare else batch
+  # For a loss that changes from step to step, as a curriculum does.
+  batch = batch | {'step': state.step}
   grads, metrics, finite = gradients(
     loss_fn, state.params, batch, step_key, axis_name
   )

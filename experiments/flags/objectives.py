@@ -39,9 +39,9 @@ class ObjectiveSettings(AugmentationSettings):
     '(adaptssr), to guess masked items (masked_items) or each next item '
     '(causal_items), to predict from the '
     'vector of a slice of a user the items of another slice (pooled_items), '
-    'or from that of a prefix the items that follow it (next_items); to tell '
-    'the user of a view from other users, of views into which similar items '
-    'are put (coserec), or of a user who goes on to the same item (duorec). Or '
+    'or from that of a prefix the items that follow it (next_items). Those '
+    'that contrast users are clue, cl4srec, idicl, ccl, coles, '
+    'coserec and duorec. Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -50,14 +50,14 @@ class ObjectiveSettings(AugmentationSettings):
   )
   augmentations: tuple[str, ...] | None = flag(
     None,
-    'adaptssr: explicit augmentations. One of crop, mask and reorder is drawn '
-    'per view; with slice, each view is first a random run of the whole '
-    'history [slice beside pooled_items, else crop,mask,reorder].',
+    'adaptssr, ccl: explicit augmentations. One of crop, mask and reorder is '
+    'drawn per view; with slice, each view is first a random run of the whole '
+    'history [adaptssr beside pooled_items slice, else crop,mask,reorder].',
     choices=AUGMENTATIONS,
   )
   second_augmentations: tuple[str, ...] | None = flag(
     None,
-    'adaptssr: those of the second view [the same as of the first].',
+    'adaptssr, ccl: those of the second view [the same as of the first].',
     choices=AUGMENTATIONS,
   )
   slice_lengths: tuple[str, ...] = flag(
@@ -91,7 +91,7 @@ class ObjectiveSettings(AugmentationSettings):
   )
   mask_ratio: float | None = flag(
     None,
-    'Share of the behaviours that are masked [adaptssr 0.6, masked_items 0.3].',
+    'Share of the behaviours that are masked [0.6; masked_items 0.3].',
     above=0.0,
     high=1.0,
   )
@@ -106,8 +106,15 @@ class ObjectiveSettings(AugmentationSettings):
   )
   temperature: float | None = flag(
     None,
-    'By which the similarities of users are divided [1, as in the papers].',
+    'By which the similarities of users are divided [1, as in the papers; '
+    'clue and idicl 0.1].',
     above=0.0,
+  )
+  curriculum_steps: int = flag(
+    0,
+    'ccl: updates until augmentations have their full strength; 0: all of the '
+    'run.',
+    low=0,
   )
   smooth: float = flag(
     0.0,
@@ -149,16 +156,20 @@ class ObjectiveSettings(AugmentationSettings):
 def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches hold whole histories, of which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
-  return any(traits_of(name).sees_histories for name in settings.objective) or (
-    'adaptssr' in settings.objective and 'slice' in names
+  traits = [traits_of(name) for name in settings.objective]
+  return any(of.sees_histories for of in traits) or (
+    'slice' in names and any(of.is_augmented for of in traits)
   )
 
 
-def augmentations_of(settings: ObjectiveSettings) -> tuple[str, ...]:
+def augmentations_of(
+  settings: ObjectiveSettings, objective: str = 'adaptssr'
+) -> tuple[str, ...]:
   """The explicit augmentations, of the first view at least."""
   if settings.augmentations is not None:
     return settings.augmentations
-  return ('slice',) if 'pooled_items' in settings.objective else EDITS
+  is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
+  return ('slice',) if is_slice else EDITS
 
 
 def shares_views(settings: ObjectiveSettings) -> bool:

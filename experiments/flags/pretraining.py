@@ -15,6 +15,8 @@ _Settings = TypeVar('_Settings', bound=EncoderSettings)
 # The item table starts wider where the user vector predicts items: at 0.02 its
 # scores are so close to each other that training stands still for epochs.
 _ITEM_STDDEV = 0.06
+# Of IDICL, whose paper was not found: the interests of a user.
+_INTERESTS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,13 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """The settings with the flags that the objective decides, unless given."""
+  if 'idicl' in settings.objective and not settings.init_from:
+    pooling = settings.cosine_pooling
+    settings = dataclasses.replace(
+      settings,
+      num_queries=settings.num_queries or _INTERESTS,
+      cosine_pooling=True if pooling is None else pooling,
+    )
   predicts = any(traits_of(name).from_the_vector for name in settings.objective)
   if settings.item_stddev is None and predicts:
     return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)

@@ -9,6 +9,7 @@ class Traits(NamedTuple):
   Args:
     views: sequences of each user that a step encodes; 0: --num_slices.
     passes: dropout masks of each of them.
+    is_augmented: whether --augmentations makes its views.
     is_sliced: whether its views are slices of the whole history.
     sees_histories: whether it needs the whole history of a user.
     over_all_items: whether it has a softmax over all items, so that a step
@@ -24,6 +25,7 @@ class Traits(NamedTuple):
 
   views: int = 1
   passes: int = 1
+  is_augmented: bool = False
   is_sliced: bool = False
   sees_histories: bool = False
   over_all_items: bool = False
@@ -35,15 +37,21 @@ class Traits(NamedTuple):
   temperature: float = 1.0
 
 
+_SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
 _ITEMS = Traits(over_all_items=True, has_bias=True)
 _FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
 
 TRAITS = {
-  'adaptssr': Traits(views=0, passes=2),
+  'adaptssr': Traits(views=0, passes=2, is_augmented=True),
   'masked_items': _ITEMS,
   'causal_items': _ITEMS._replace(sees_target=True),
   'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
   'next_items': _FROM_THE_VECTOR,
+  'clue': Traits(passes=2, temperature=0.1),
+  'cl4srec': Traits(views=2),
+  'idicl': Traits(passes=2, temperature=0.1),
+  'ccl': Traits(views=0, is_augmented=True),
+  'coles': _SLICED,
   'coserec': Traits(views=2, sees_similar=True),
   'duorec': Traits(views=2, sees_target=True, sees_partners=True),
 }

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Callable
 
+from jaxtyping import Array, Float
+
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.flags.objectives import (
@@ -13,20 +15,29 @@ from experiments.flags.objectives import (
 
 
 def make_augmentations(
-  settings: AugmentationSettings, mask_id: int
+  settings: AugmentationSettings,
+  mask_id: int,
+  strength: Float[Array, ''] | None = None,
 ) -> dict[str, augment.Augmentation]:
   """The augmentations by name, each (key, items) -> items.
 
   Args:
     settings: how strong they are.
     mask_id: the id that stands for a masked item.
+    strength: the share of that by which they edit, as of a curriculum; None:
+      all of it.
   """
+  crop = settings.crop_ratio
+  mask = settings.mask_ratio or 0.6
+  reorder = settings.reorder_ratio
+  if strength is not None:
+    # What is cut off grows, not what is kept.
+    crop = 1 - strength * (1 - crop)
+    mask, reorder = strength * mask, strength * reorder
   return {
-    'crop': functools.partial(augment.crop, ratio=settings.crop_ratio),
-    'mask': functools.partial(
-      augment.mask, ratio=settings.mask_ratio or 0.6, mask_id=mask_id
-    ),
-    'reorder': functools.partial(augment.reorder, ratio=settings.reorder_ratio),
+    'crop': functools.partial(augment.crop, ratio=crop),
+    'mask': functools.partial(augment.mask, ratio=mask, mask_id=mask_id),
+    'reorder': functools.partial(augment.reorder, ratio=reorder),
   }
 
 
@@ -35,10 +46,11 @@ def view_augmentations(
   encoder: UserEncoder,
   first: tuple[str, ...],
   ranks: bool,
+  strength: Float[Array, ''] | None = None,
 ) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view."""
+  """One augmentation for each view; see `make_augmentations`."""
   second = (settings.second_augmentations if ranks else None) or first
-  choices = make_augmentations(settings, encoder.mask_id)
+  choices = make_augmentations(settings, encoder.mask_id, strength)
   make = functools.partial(
     _augmentation,
     choices=choices,

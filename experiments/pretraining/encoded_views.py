@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments.flags.objectives import (
+  EDITS,
   ObjectiveSettings,
   augmentations_of,
   shares_views,
@@ -33,9 +34,6 @@ def encoded_lengths(
     lengths: of users, of their whole histories if slices are drawn of them.
     max_length: of the encoder.
   """
-  first = augmentations_of(settings)
-  second = settings.second_augmentations or first
-  views = first + second * (settings.num_slices - 1)
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.
   drawn = np.linspace(low, high, 16).astype(int)
@@ -45,9 +43,10 @@ def encoded_lengths(
   for objective in settings.objective:
     if traits_of(objective).is_sliced:
       found.append(slices)
-    elif objective == 'adaptssr':
-      seen = slices if 'slice' in first + second else recent
-      # Only crop makes a sequence shorter.
+    elif traits_of(objective).is_augmented or objective == 'cl4srec':
+      views = _edits_of(settings, objective)
+      seen = slices if 'slice' in views else recent
+      # Only crop makes a sequence shorter, and in the end of a curriculum most.
       found += [
         np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
         for name in views
@@ -62,3 +61,12 @@ def encoded_lengths(
     else:
       found.append(recent)
   return np.concatenate(found).astype(int)
+
+
+def _edits_of(settings: ObjectiveSettings, objective: str) -> tuple[str, ...]:
+  """The augmentations of all views of a user, each as often as it is drawn."""
+  if objective == 'cl4srec':
+    return EDITS
+  first = augmentations_of(settings, objective)
+  second = settings.second_augmentations or first
+  return first + second * (settings.num_slices - 1)

@@ -22,7 +22,7 @@ from experiments.flags.objectives import (
   shares_views,
 )
 from experiments.flags.traits import traits_of
-from experiments.pretraining import makers, similar_users
+from experiments.pretraining import contrastive, makers, similar_users
 from experiments.pretraining.context import Context, on_window
 
 MAKERS = {
@@ -31,6 +31,11 @@ MAKERS = {
   'causal_items': makers.make_causal_items,
   'pooled_items': makers.make_pooled_items,
   'next_items': makers.make_next_items,
+  'clue': contrastive.make_clue,
+  'cl4srec': contrastive.make_cl4srec,
+  'idicl': contrastive.make_idicl,
+  'ccl': contrastive.make_ccl,
+  'coles': contrastive.make_coles,
   'coserec': similar_users.make_coserec,
   'duorec': similar_users.make_duorec,
 }

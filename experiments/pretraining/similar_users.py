@@ -13,6 +13,9 @@ from experiments.flags.objectives import ObjectiveSettings, temperature_of
 from experiments.flags.traits import traits_of
 from experiments.pretraining.context import Context, on_window
 
+# Users to whom anchors are compared at a time.
+_BLOCK = 1024
+
 
 def with_relations(
   settings: ObjectiveSettings, data: UserData, *, num_items: int
@@ -41,7 +44,11 @@ def with_relations(
 
 
 def make_coserec(context: Context) -> LossFn:
-  """Views into which similar items are put are told from those of others."""
+  """CoSeRec: views into which similar items are put, by NT-Xent.
+
+  See `coserec_objective` for its source. The published ratios of crop, mask and
+  reorder are 0.2, 0.7 and 0.2; here they are those of the flags.
+  """
   settings = context.settings
   edits = informed_edits(
     # Of NumPy: --plan asks for shapes alone.
@@ -50,24 +57,26 @@ def make_coserec(context: Context) -> LossFn:
     substitute_ratio=settings.substitute_ratio,
     insert_ratio=settings.insert_ratio,
     crop_ratio=settings.crop_ratio,
-    mask_ratio=settings.mask_ratio or 0.7,
+    mask_ratio=settings.mask_ratio or 0.6,
     reorder_ratio=settings.reorder_ratio,
   )
   objective = functools.partial(
     coserec_objective,
     augmentations=(edits, edits),
     temperature=temperature_of(settings, 'coserec'),
+    block_size=_BLOCK,
     **context.encoding,
   )
   return on_window(context, objective)
 
 
 def make_duorec(context: Context) -> LossFn:
-  """Users who go on to the same item are told from others."""
+  """DuoRec: users who go on to the same item, by NT-Xent."""
   return functools.partial(
     duorec_objective,
     encoder=context.encoder,
     temperature=temperature_of(context.settings, 'duorec'),
+    block_size=_BLOCK,
     buckets=context.buckets,
     axis_name=AXIS,
   )

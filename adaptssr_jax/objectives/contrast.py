@@ -1,0 +1,165 @@
+"""Contrast of views: those of a user are alike, those of others are not.
+
+What is contrasted, and how the views are made, is what the published methods
+differ in: CLUE, CL4SRec, IDICL, CCL and CoLES are each a few settings of the
+functions here, which `experiments/pretraining/contrastive.py` has by name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from adaptssr_jax import diagnostics, losses
+from adaptssr_jax.objectives.users import as_sums
+from adaptssr_jax.objectives.views import (
+  Augmentations,
+  LossAndMetrics,
+  Views,
+  encode_views,
+)
+from adaptssr_jax.ops.similarity import exact_dot, unit_length
+
+# Users of a device whose similarities are told of.
+_WATCHED = 256
+# The strengths of a curriculum, as many as the published code of CCL has.
+_LEVELS = 20
+
+
+def contrast_views(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  views: Views,
+  *,
+  loss: Callable[..., Float[Array, '']] = losses.nt_xent_loss,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """A contrastive loss of the vectors of views: `nt_xent_loss` or `coles_loss`.
+
+  All views of a user, and all dropout passes of each, are positives of each
+  other; those of other users of all devices are the negatives.
+
+  Args:
+    params: not needed.
+    batch: `where` bool [users], of this device.
+    views: of each user, two or more with their passes.
+    loss: (users [views, batch, dim], `where`, `axis_name`) -> number.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    The loss over the users of all devices, and as (sum, count) over the users
+    of this device `loss`; and, of 256 of them at most, the mean cosines
+    `explicit`, of the views of a user, `other`, to other users, and `hardest`,
+    to the most similar of those; the share `explicit_over_other` of rankings
+    that hold; and `alignment`, 2 - 2 `explicit`.
+  """
+  del params
+  users = views.users.reshape(-1, *views.users.shape[2:])
+  shared = {'where': batch['where'], 'axis_name': axis_name}
+  value = loss(users, **shared)
+  # It expects two passes of each view, which are one here.
+  twice = jnp.broadcast_to(users[:, None], (len(users), 2, *users.shape[1:]))
+  found = diagnostics.view_similarities(twice, anchors=_WATCHED, **shared)
+  watched = as_sums(
+    value,
+    batch['where'][:_WATCHED],
+    {
+      'explicit': found.explicit,
+      'other': found.other,
+      'hardest': found.hardest,
+      'explicit_over_other': found.explicit_over_other,
+      'alignment': 2 - 2 * found.explicit,
+    },
+  )
+  return value, watched | as_sums(value, batch['where'])
+
+
+def query_overlap(
+  params: dict[str, Any], batch: dict[str, Array], views: Views
+) -> LossAndMetrics:
+  """How far the queries of the pooling are from being orthogonal.
+
+  sqrt(sum over k != l of cos(q_k, q_l)^2)
+
+  so that each query pools another interest of a user.
+
+  Args:
+    params: `encoder`, whose pooling has queries q, [queries, embed_dim].
+    batch: `where` bool [users], of this device.
+    views: not needed.
+
+  Returns:
+    The norm, 0 of a single query, and `loss` as (sum, count) over the users of
+    this device.
+
+  Reference:
+    The regulariser in the published code of AdaptSSR; supposed to be that of
+    IDICL, see `make_idicl` of `experiments/pretraining/contrastive.py`.
+  """
+  del views
+  queries = unit_length(params['encoder']['pooling']['query'])
+  cosines = exact_dot('kd,ld->kl', queries, queries)
+  overlap = jnp.square(cosines * (1 - jnp.eye(len(queries)))).sum()
+  # The gradient of sqrt at 0 is infinite.
+  some = overlap > 0
+  loss = jnp.where(some, jnp.sqrt(jnp.where(some, overlap, 1)), 0)
+  return loss, as_sums(loss, batch['where'])
+
+
+def curriculum_strength(
+  step: Int[Array, ''], num_steps: int
+) -> Float[Array, '']:
+  """How strong augmentations are at a step: from 0.05 to 1, in 20 levels.
+
+  (floor(20 step / num_steps) + 1) / 20, at most 1
+
+  Args:
+    step: updates done so far.
+    num_steps: after how many the strength has come to its end.
+
+  Returns:
+    A share of the full strength.
+
+  Example:
+    >>> steps = (0, 4, 5, 99, 1000)
+    >>> [f'{curriculum_strength(jnp.array(t), 100):.2f}' for t in steps]
+    ['0.05', '0.05', '0.10', '1.00', '1.00']
+
+  Reference:
+    The published code of Bian et al., "Contrastive Curriculum Learning for
+    Sequential User Behavior Modeling via Data Augmentation" (CCL), CIKM 2021,
+    where the ratio is .015 (floor(epoch / 5) + 1) of 100 epochs.
+  """
+  # The steps at which a level begins, after the first.
+  begins = [-(-level * num_steps // _LEVELS) for level in range(1, _LEVELS)]
+  return (jnp.sum(step >= jnp.array(begins)) + 1) / _LEVELS
+
+
+def encode_curriculum(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  augmentations_at: Callable[[Float[Array, ''] | None], Augmentations],
+  num_steps: int,
+  **encoding: Any,
+) -> Views:
+  """`encode_views`, whose augmentations grow stronger from step to step.
+
+  Args:
+    params: see `encode_views`.
+    batch: see `encode_views`; and the `step`, without which, as in validation,
+      the augmentations are at their full strength.
+    key: of this step.
+    augmentations_at: strength -> the augmentations of each view; None is the
+      full strength.
+    num_steps: see `curriculum_strength`.
+    **encoding: other settings of `encode_views`.
+  """
+  strength = None
+  if 'step' in batch:
+    strength = curriculum_strength(batch['step'], num_steps)
+  return encode_views(
+    params, batch, key, augmentations=augmentations_at(strength), **encoding
+  )

@@ -1,0 +1,205 @@
+"""The published methods that contrast the views of users, by name.
+
+Each tells its source, and what had to be assumed. All are used as objectives of
+pre-training alone: what some of them add to next-item prediction is left out.
+"""
+
+import functools
+from typing import Any
+
+from jaxtyping import Array, Int, Key
+
+from adaptssr_jax import augment, losses
+from adaptssr_jax.data import steps_per_epoch
+from adaptssr_jax.objectives.contrast import (
+  contrast_views,
+  encode_curriculum,
+  query_overlap,
+)
+from adaptssr_jax.objectives.views import (
+  ViewsLoss,
+  encode_views,
+  views_objective,
+)
+from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.step import LossFn
+from experiments.flags.binder import SettingsError
+from experiments.flags.objectives import (
+  EDITS,
+  ObjectiveSettings,
+  augmentations_of,
+  temperature_of,
+)
+from experiments.pretraining.augmentations import (
+  make_augmentations,
+  view_augmentations,
+)
+from experiments.pretraining.context import Context, on_window
+
+# Users to whom anchors are compared at a time.
+_BLOCK = 1024
+
+
+def make_clue(context: Context) -> LossFn:
+  """CLUE: two dropout passes of what a user did, unedited, by NT-Xent.
+
+  Reference:
+    Cheng et al., "Learning Transferable User Representations with Sequential
+    Behaviors via Contrastive Pre-training" (CLUE), ICDM 2021. Neither its text
+    nor its code was found: this is what it is described as by those who compare
+    with it, views by dropout alone. Assumed are the cosine, the temperature of
+    0.1, the other users of the batch as negatives, and no projection head.
+  """
+  loss = _nt_xent(context.settings, 'clue')
+  encode = functools.partial(
+    encode_views, augmentations=(unedited,), passes=2, **_encoding(context)
+  )
+  return on_window(context, _objective(encode, clue=loss))
+
+
+def make_cl4srec(context: Context) -> LossFn:
+  """CL4SRec: two of crop, mask and reorder, never the same, by NT-Xent.
+
+  Reference:
+    Xie et al., "Contrastive Learning for Sequential Recommendation" (CL4SRec),
+    ICDE 2022; products at temperature 1, as in the implementation that DuoRec
+    published, which crops to 0.6, masks 0.3 and reorders 0.6 of a sequence.
+    Here the ratios are those of the flags, the product is of user vectors in
+    place of last states, and next-item prediction is not learned beside it.
+  """
+  edits = make_augmentations(context.settings, context.encoder.mask_id)
+  loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
+  encode = functools.partial(
+    encode_views,
+    augmentations=augment.two_of(*(edits[name] for name in EDITS)),
+    passes=1,
+    deterministic=not context.is_training,
+    **_encoding(context),
+  )
+  return on_window(context, _objective(encode, cl4srec=loss))
+
+
+def make_idicl(context: Context) -> LossFn:
+  """IDICL: dropout passes of several interests, by NT-Xent.
+
+  The interests are the parts of the vector, one for each query of the pooling.
+  The cosine of whole vectors is divided by their number too, and the queries
+  are kept orthogonal.
+
+  Reference:
+    Sun et al., "Interest-oriented Universal User Representation via Contrastive
+    Learning", 2021, https://arxiv.org/abs/2109.08865, and ACM MM 2022. Its
+    equations and code were not found. Assumed is what the published code of
+    AdaptSSR still has for it: K queries, cosine pooling, the penalty of
+    `query_overlap` at weight 1, and the division by K; and, as of CLUE, dropout
+    passes as views and a temperature of 0.1.
+
+  Raises:
+    SettingsError: the encoder has but one query, or does not read them out.
+  """
+  encoder = context.encoder
+  if encoder.num_queries < 2 or 'pooled' not in encoder.readout:
+    raise SettingsError(
+      '--objective=idicl needs several interests: give --num_queries=4 or so, '
+      'and no --readout=last, or start from a run that has them'
+    )
+  loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
+  encode = functools.partial(
+    encode_views, augmentations=(unedited,), passes=2, **_encoding(context)
+  )
+  return on_window(
+    context, _objective(encode, idicl=loss, query_overlap=query_overlap)
+  )
+
+
+def make_ccl(context: Context) -> LossFn:
+  """CCL: NT-Xent of augmented views, from weak augmentations to strong ones.
+
+  Mask and reorder edit a share of the behaviours that grows from a twentieth of
+  their ratio to all of it, in 20 levels over `--curriculum_steps`; crop cuts
+  off such a share. `--augmentations` names what is drawn for each view.
+
+  Reference:
+    Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior
+    Modeling via Data Augmentation" (CCL), CIKM 2021: the schedule and the
+    cosine at temperature 1 of its published code, which has neither the
+    generator of the paper, that fills masked places, nor its learned judge of
+    difficulty. There the ratios end at 0.3, crop grows easier, being the share
+    that is kept, the first view alone is the anchor, and a linear map follows
+    the last state. Here crop grows harder, and both views are anchors.
+  """
+  settings = context.settings
+  names = augmentations_of(settings, 'ccl')
+  run_steps = settings.num_steps or settings.num_epochs * steps_per_epoch(
+    len(context.users.items), settings.batch_size
+  )
+  encode = functools.partial(
+    encode_curriculum,
+    augmentations_at=functools.partial(
+      view_augmentations, settings, context.encoder, names, True
+    ),
+    num_steps=settings.curriculum_steps or run_steps,
+    passes=1,
+    deterministic=not context.is_training,
+    **_encoding(context),
+  )
+  objective = _objective(encode, ccl=_nt_xent(settings, 'ccl'))
+  return objective if 'slice' in names else on_window(context, objective)
+
+
+def make_coles(context: Context) -> LossFn:
+  """CoLES: slices of a user are near, the hardest of other users' are far.
+
+  Reference:
+    Babaev et al., "CoLES: Contrastive Learning for Event Sequences with
+    Self-Supervision", SIGMOD 2022, with the margin of 0.5 and the 5 hardest
+    negatives of its published code. The paper has 5 slices of a user
+    (`--num_slices`) and a recurrent encoder; here the loss is the mean over
+    users, and not their sum.
+  """
+  loss = functools.partial(
+    contrast_views, loss=losses.coles_loss, axis_name=AXIS
+  )
+  encode = functools.partial(
+    encode_views,
+    augmentations=view_augmentations(
+      context.settings, context.encoder, ('slice',), ranks=False
+    ),
+    passes=1,
+    deterministic=not context.is_training,
+    **_encoding(context),
+  )
+  return _objective(encode, coles=loss)
+
+
+def unedited(
+  key: Key[Array, ''], items: Int[Array, 'length']
+) -> Int[Array, 'length']:
+  """The behaviours as they are, where dropout alone makes the views."""
+  del key
+  return items
+
+
+def _objective(encode: Any, **parts: ViewsLoss) -> LossFn:
+  return functools.partial(views_objective, losses=parts, encode=encode)
+
+
+def _nt_xent(
+  settings: ObjectiveSettings,
+  name: str,
+  *,
+  similarity: str = 'cosine',
+  times: float = 1.0,
+) -> ViewsLoss:
+  """NT-Xent at so many times the temperature of the flags."""
+  loss = functools.partial(
+    losses.nt_xent_loss,
+    temperature=times * temperature_of(settings, name),
+    similarity=similarity,
+    block_size=_BLOCK,
+  )
+  return functools.partial(contrast_views, loss=loss, axis_name=AXIS)
+
+
+def _encoding(context: Context) -> dict[str, Any]:
+  return {'encoder': context.encoder, 'buckets': context.buckets}
