@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from adaptssr_jax.augment import (
   crop,
+  insert,
   mask,
   one_of,
   random_slice,
   reorder,
+  substitute,
   two_of,
 )
 from adaptssr_jax.losses import (
@@ -44,6 +46,7 @@ __all__ = [
   'coles_loss',
   'crop',
   'encoder_from_reference',
+  'insert',
   'listwise_ranking_loss',
   'mask',
   'mpr_loss',
@@ -54,6 +57,7 @@ __all__ = [
   'reorder',
   'restore_encoder',
   'save_encoder',
+  'substitute',
   'two_of',
 ]
 

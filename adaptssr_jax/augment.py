@@ -16,27 +16,36 @@ Each takes a key and one padded sequence and returns another of the same shape;
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from adaptssr_jax.ops.choices import Augmentation, in_turn, one_of, two_of
+from adaptssr_jax.ops.choices import Augmentation as Augmentation
+from adaptssr_jax.ops.choices import (
+  by_length,
+  in_turn,
+  one_of,
+  two_of,
+)
+from adaptssr_jax.ops.sequences import (
+  Ratio,
+  is_real,
+  length_and_size,
+  random_positions,
+)
+from adaptssr_jax.ops.similar_edits import insert, substitute
 
 __all__ = [
-  'Augmentation',
-  'Ratio',
+  'by_length',
   'crop',
   'in_turn',
+  'insert',
   'mask',
   'one_of',
   'random_slice',
   'reorder',
+  'substitute',
   'two_of',
 ]
-
-# A share of the behaviours: a number, whose ceil(ratio * n) is exact, or an
-# array, which may change from step to step, and is not checked.
-Ratio = float | int | Float[Array, '']
 
 
 def crop(
@@ -101,12 +110,9 @@ def mask(
       f'mask_id must be positive (0 is padding), not {mask_id}; '
       'use the number of items + 1.'
     )
-  n, size = _length_and_size(items, ratio)
-  # Padding sorts last, so the first ranks are those of behaviours. A stable
-  # sort ranks ties too: the count is exact even if two draws are equal.
-  draws = jnp.where(_is_real(items), _uniform(key, items), jnp.inf)
-  ranks = jnp.argsort(jnp.argsort(draws))
-  return jnp.where(ranks < jnp.minimum(size, n - 1), mask_id, items)
+  n, size = length_and_size(items, ratio)
+  masked = random_positions(key, is_real(items), jnp.minimum(size, n - 1))
+  return jnp.where(masked, mask_id, items)
 
 
 def reorder(
@@ -141,7 +147,8 @@ def reorder(
   in_run = (position >= start) & (position < start + size)
   # The run shares one place in the order, and the draws break that tie.
   place = jnp.where(in_run, start, position)
-  order = jnp.lexsort((_uniform(run_key, items), place))
+  draws = jax.random.uniform(run_key, position.shape)
+  order = jnp.lexsort((draws, place))
   return jnp.asarray(items)[order]
 
 
@@ -181,7 +188,7 @@ def random_slice(
   if not 1 <= low <= high:
     raise ValueError(f'lengths must be 1 <= low <= high, not {lengths}.')
   size_key, start_key = jax.random.split(key)
-  n = jnp.sum(_is_real(items), dtype=jnp.int32)
+  n = jnp.sum(is_real(items), dtype=jnp.int32)
   least, most = jnp.minimum(low, n), jnp.minimum(high, n)
   size = jax.random.randint(size_key, (), least, most + 1)
   start = jax.random.randint(start_key, (), 0, n - size + 1)
@@ -200,30 +207,6 @@ def _random_run(
   key: PRNGKeyArray, items: Int[ArrayLike, ' length'], ratio: Ratio
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns the start and size of a run of `ceil(ratio * n)` behaviours."""
-  n, size = _length_and_size(items, ratio)
+  n, size = length_and_size(items, ratio)
   start = jax.random.randint(jax.random.fold_in(key, 0), (), 0, n - size + 1)
   return start, size
-
-
-def _length_and_size(
-  items: Int[ArrayLike, ' length'], ratio: Ratio
-) -> tuple[Int[Array, ''], Int[Array, '']]:
-  """Returns `n`, the number of behaviours, and `ceil(ratio * n)`."""
-  n = jnp.sum(_is_real(items), dtype=jnp.int32)
-  if isinstance(ratio, jax.Array):
-    # What is whole but for rounding must stay whole.
-    size = jnp.ceil(ratio * n * (1 - 1e-6)).astype(jnp.int32)
-    return n, jnp.clip(size, jnp.minimum(n, 1), n)
-  if not 0 < ratio <= 1:
-    raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
-  # Made on the host in float64: in float32, ceil(0.6 * 25) is 16.
-  sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
-  return n, jnp.asarray(sizes)[n]
-
-
-def _is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
-  return jnp.asarray(items) != 0
-
-
-def _uniform(key: PRNGKeyArray, items: Int[ArrayLike, ' length']) -> Array:
-  return jax.random.uniform(key, (len(items),))

@@ -38,6 +38,7 @@ from experiments.pretraining.objectives import (
   item_shares,
 )
 from experiments.pretraining.probe_epochs import EpochProbe, open_probe
+from experiments.pretraining.similar_users import with_relations
 from experiments.pretraining.step import (
   batch_settings,
   lengths_of,
@@ -79,6 +80,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   encoder, params = make_encoder(
     settings, items, init_key, source=settings.init_from
   )
+  data = with_relations(settings, data, num_items=encoder.num_items)
   users = data.splits['train']
   length, _, buckets = lengths_of(settings, data, encoder)
   head = init_head(settings, encoder, shares=item_shares(encoder, users))
@@ -150,6 +152,7 @@ def plan(settings: PretrainSettings) -> Plan:
     ),
     jax.random.key(settings.seed),
   )
+  data = with_relations(settings, data, num_items=encoder.num_items)
   length, encoded, buckets = lengths_of(settings, data, encoder)
   head = jax.eval_shape(
     functools.partial(init_head, settings, encoder, shares=None)

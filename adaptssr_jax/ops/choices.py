@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from adaptssr_jax.ops.sequences import is_real
+
 Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
 
 
@@ -101,6 +103,39 @@ def _apply_two(
       for choice, key in zip(choices, keys, strict=True)
     ]
   )
+
+
+def by_length(
+  short: Augmentation, long: Augmentation, *, most: int
+) -> Augmentation:
+  """Makes an augmentation that applies one to short sequences, else another.
+
+  Args:
+    short: Of sequences of at most `most` behaviours, (key, items) -> items.
+    long: Of all others.
+    most: How many behaviours a short sequence has at most.
+
+  Returns:
+    A function `(key, items) -> items`.
+
+  Example:
+    >>> edit = by_length(lambda _, x: x + 1, lambda _, x: x - 1, most=2)
+    >>> key = jax.random.key(0)
+    >>> edit(key, jnp.array([7, 7, 0]))[0], edit(key, jnp.array([7, 7, 7]))[0]
+    (Array(8, dtype=int32), Array(6, dtype=int32))
+  """
+  return functools.partial(_apply_by_length, short, long, most)
+
+
+def _apply_by_length(
+  short: Augmentation,
+  long: Augmentation,
+  most: int,
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+) -> Int[Array, ' length']:
+  is_short = jnp.sum(is_real(items)) <= most
+  return jax.lax.cond(is_short, short, long, key, items)
 
 
 def in_turn(*augmentations: Augmentation) -> Augmentation:

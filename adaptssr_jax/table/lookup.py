@@ -44,8 +44,16 @@ class SplitTable(NamedTuple):
   batch: BatchRows
 
 
-# What a batch may hold that is looked up.
-_OF_ITEMS = ('items', 'negatives', 'sampled')
+# What of a batch holds item ids whose rows are looked up: behaviours, those of
+# other users, what edits may put in, negatives, and what a softmax is estimated
+# by.
+_OF_ITEMS = (
+  'items',
+  'partner_items',
+  'similar_items',
+  'negatives',
+  'sampled',
+)
 # What `params['table']` may be inside a step.
 Table = Float[Array, 'rows dim'] | BatchRows | SplitTable
 

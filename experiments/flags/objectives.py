@@ -43,8 +43,8 @@ class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
     'or from that of a prefix the items that follow it (next_items) or how '
     'they are distributed (msdp), to tell behaviours from random ones (ptum), '
     'or which behaviours have been replaced (ecl). Those '
-    'that contrast users are clue, cl4srec, idicl, ccl, ccl_filled and '
-    'coles. Or '
+    'that contrast users are clue, cl4srec, idicl, ccl, ccl_filled, coles, '
+    'coserec and duorec. Or '
     'MODULE:FUNCTION, an objective of your own. Those here are '
     f'{", ".join(TRAITS)}.',
   )
@@ -73,6 +73,21 @@ class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
     'Behaviours of a user that slices and prefixes are drawn from, the last '
     'ones; 0: all.',
     low=0,
+  )
+  substitute_ratio: float = flag(
+    0.1,
+    'coserec: share of the behaviours that are replaced by similar items.',
+    above=0.0,
+    high=1.0,
+  )
+  insert_ratio: float = flag(
+    0.4,
+    'coserec: share of the behaviours before which a similar item is put.',
+    above=0.0,
+    high=1.0,
+  )
+  num_similar: int = flag(
+    1, 'coserec: the most similar items of each, of which one is drawn.', low=1
   )
   num_next: int = flag(
     10, 'next_items: behaviours after the prefix that are predicted.', low=1
@@ -236,6 +251,13 @@ def check_objective(settings: ObjectiveSettings) -> None:
     raise SettingsError(
       f'--objective={",".join(settings.objective)} names one twice: give each '
       'once, and --objective_weights'
+    )
+  if settings.window == 'random' and any(
+    traits_of(name).sees_partners for name in settings.objective
+  ):
+    raise SettingsError(
+      '--window=random does not go with --objective=duorec, whose users share '
+      'the last of all behaviours: leave --window out'
     )
   second = settings.second_augmentations
   if second and ('slice' in second) != ('slice' in augmentations_of(settings)):

@@ -77,5 +77,7 @@ def with_causal_encoder(settings: _Settings) -> _Settings:
 
 
 def longest_sequence(settings: EncoderSettings, max_length: int) -> int:
-  """Behaviours of a user that a step needs: of causal items one label more."""
-  return max_length + (CAUSAL_ITEMS in settings.objective)
+  """Behaviours of a user that a step needs: some objectives need a label."""
+  return max_length + any(
+    traits_of(name).sees_target for name in settings.objective
+  )

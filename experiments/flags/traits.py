@@ -17,6 +17,9 @@ class Traits(NamedTuple):
     has_bias: whether it learns a bias of each item.
     from_the_vector: whether the user vector predicts items, so that a wide
       vector is brought to their width.
+    sees_target: whether it sees a behaviour more than the encoder reads.
+    sees_partners: whether it sees, for each user, another one.
+    sees_similar: whether it puts in items that are like those of a user.
     temperature: where --temperature is not given.
     draws: items that a step draws for each user, to tell them from the user's.
     fills: whether it fills hidden items by draws from all of them.
@@ -30,6 +33,9 @@ class Traits(NamedTuple):
   over_all_items: bool = False
   has_bias: bool = False
   from_the_vector: bool = False
+  sees_target: bool = False
+  sees_partners: bool = False
+  sees_similar: bool = False
   temperature: float = 1.0
   draws: int = 0
   fills: bool = False
@@ -42,7 +48,7 @@ _FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
 TRAITS = {
   'adaptssr': Traits(views=0, passes=2, is_augmented=True),
   'masked_items': _ITEMS,
-  'causal_items': _ITEMS,
+  'causal_items': _ITEMS._replace(sees_target=True),
   'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
   'next_items': _FROM_THE_VECTOR,
   'clue': Traits(passes=2, temperature=0.1),
@@ -57,6 +63,8 @@ TRAITS = {
   'msdp': _FROM_THE_VECTOR._replace(views=2),
   # Two dropout passes, the masked sequence, and the filled one.
   'ecl': _ITEMS._replace(views=4, temperature=0.05, fills=True),
+  'coserec': Traits(views=2, sees_similar=True),
+  'duorec': Traits(views=2, sees_target=True, sees_partners=True),
 }
 # Nothing is known of an objective of somebody else, MODULE:FUNCTION: its step
 # is given the whole table.

@@ -51,6 +51,13 @@ def encoded_lengths(
         np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
         for name in views
       ]
+    elif objective == 'coserec':
+      put_in = np.ceil((1 + settings.insert_ratio) * recent)
+      cut = np.ceil(settings.crop_ratio * recent)
+      # One of five; sequences too short to be cut are few.
+      found += [np.minimum(put_in, max_length), cut, recent, recent, recent]
+    elif objective == 'duorec':
+      found.append(np.clip(lengths - 1, 0, max_length))
     else:
       found.append(recent)
   return np.concatenate(found).astype(int)

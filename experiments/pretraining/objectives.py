@@ -26,7 +26,12 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining import contrastive, item_rivals, makers
+from experiments.pretraining import (
+  contrastive,
+  item_rivals,
+  makers,
+  similar_users,
+)
 from experiments.pretraining.context import Context, on_window
 from experiments.pretraining.item_counts import item_counts
 
@@ -45,6 +50,8 @@ MAKERS = {
   'ptum': item_rivals.make_ptum,
   'msdp': item_rivals.make_msdp,
   'ecl': item_rivals.make_ecl,
+  'coserec': similar_users.make_coserec,
+  'duorec': similar_users.make_duorec,
 }
 
 

@@ -228,7 +228,16 @@ def _rows_of_a_batch(
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  return min(users * length + sampled_items, encoder.num_items) + 2
+  seen = users * length * _ids_of_a_behaviour(settings)
+  return min(seen + sampled_items, encoder.num_items) + 2
+
+
+def _ids_of_a_behaviour(settings: TableSettings) -> int:
+  """How many ids a batch holds for each behaviour of its users."""
+  traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
+  partners = any(of.sees_partners for of in traits)
+  similar = any(of.sees_similar for of in traits)
+  return 1 + partners + (settings.num_similar if similar else 0)
 
 
 def check_table_update(settings: SpeedSettings) -> None:

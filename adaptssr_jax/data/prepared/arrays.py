@@ -46,6 +46,10 @@ class UserArrays(NamedTuple):
       unless ranking.
     number: of each labelled row among those of all splits, int64 [rows],
       whatever split it is dealt to; None if the splits were never numbered.
+    by_last_item: of `partners.by_last_item`; None unless batches are to have
+      partners. The first rows of a split have none.
+    similar_items: those of each id, of `similar_items`, int32 [ids, k]; None
+      unless batches are to name them.
   """
 
   user_id: Ragged | RaggedView
@@ -56,6 +60,8 @@ class UserArrays(NamedTuple):
   places: Ragged | None = None
   user_number: np.ndarray | None = None
   number: np.ndarray | None = None
+  by_last_item: Ragged | None = None
+  similar_items: np.ndarray | None = None
 
   @property
   def num_rows(self) -> int:
@@ -69,14 +75,17 @@ class UserArrays(NamedTuple):
     if not rows:
       return self
     number = None if self.number is None else self.number[:rows]
+    of_examples = self[: self._fields.index('number')]
     if self.places is None:
-      columns = (_first(column, rows) for column in self[:-1])
+      columns = (_first(column, rows) for column in of_examples)
       return UserArrays(*columns, number=number)
     inside = self.places.values < rows
     of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
     # Of the other users no row is among the first.
     lengths = np.bincount(of_user[inside])
-    users = UserArrays(*(_first(column, len(lengths)) for column in self[:-1]))
+    users = UserArrays(
+      *(_first(column, len(lengths)) for column in of_examples)
+    )
     places = Ragged.from_lengths(self.places.values[inside], lengths)
     positives = Ragged(self.positives.values[inside], places.offsets)
     return users._replace(positives=positives, places=places, number=number)

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from adaptssr_jax.data.prepared.arrays import UserArrays
+from adaptssr_jax.data.prepared.partners import draw_partners
 
 
 def users_per_device(batch_size: int, num_devices: int) -> int:
@@ -65,10 +66,14 @@ def batch_at(
     Each [devices, users, ...], for the devices of the part: `items` int32 [...,
     length], `where` bool (False marks the padding users of an epoch's last
     batch), `example_id` int32 (the example in the split), and `label` int32
-    where there is one. Of a ranking task also `targets` int32 [..., width]: all
-    positives of the user, then -1; and `positives` int32 [..., most]: those of
-    the split, then -1. The widths are the same for all batches of a split: its
-    longest list, rounded up to a power of two.
+    where there is one. Of users with `by_last_item` also `partner_items` int32
+    [..., length], the behaviours of another user with the same last item, drawn
+    anew at every step, or those of the user if there is none. With
+    `similar_items` also those of each behaviour, int32 [..., length, k]. Of a
+    ranking task also `targets` int32 [..., width]: all positives of the user,
+    then -1; and `positives` int32 [..., most]: those of the split, then -1. The
+    widths are the same for all batches of a split: its longest list, rounded up
+    to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.
@@ -100,7 +105,8 @@ def batch_at(
   index, count = part
   num_devices //= count
   mine = slice(index * num_devices * users, (index + 1) * num_devices * users)
-  rows, skip = rows[mine], np.broadcast_to(skip, len(rows))[mine]
+  drawn = len(rows)
+  rows, skip = rows[mine], np.broadcast_to(skip, drawn)[mine]
   columns = {
     'items': arrays.items.padded(rows, length, skip=skip),
     'where': np.ones(len(rows), bool),
@@ -108,6 +114,14 @@ def batch_at(
   }
   if arrays.label is not None:
     columns['label'] = arrays.label[rows]
+  if arrays.by_last_item is not None:
+    rng = np.random.default_rng([seed or 0, step, 2])
+    partners = draw_partners(
+      arrays.items, arrays.by_last_item, rows, rng.random(drawn)[mine]
+    )
+    columns['partner_items'] = arrays.items.padded(partners, length)
+  if arrays.similar_items is not None:
+    columns['similar_items'] = arrays.similar_items[columns['items']]
   columns = {
     name: _split(column, num_devices, users, fill=0)
     for name, column in columns.items()

@@ -1,0 +1,106 @@
+"""DuoRec: users who go on to the same item are alike."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from adaptssr_jax import losses
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.contrast import contrast_views
+from adaptssr_jax.objectives.users import (
+  encode_sequences,
+  last_behaviours,
+  user_keys,
+)
+from adaptssr_jax.objectives.views import LossAndMetrics, Views
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
+
+
+def duorec_objective(
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  *,
+  encoder: UserEncoder,
+  temperature: float = 1.0,
+  block_size: int | None = None,
+  buckets: Buckets = AT_ONCE,
+  axis_name: str | None = None,
+) -> LossAndMetrics:
+  """NT-Xent between a user and another who has the same last item.
+
+  The last item of a sequence is the target, which both share, and what is
+  before it is encoded. Similarity is the dot product. The user is seen under
+  one dropout mask and the partner under another, so that a user without a
+  partner is told from others by two passes of the same sequence.
+
+  Published as an addition to predicting the next item, from a first dropout
+  pass, with every prefix as a sequence of its own; here it is the whole loss,
+  of the whole sequences.
+
+  Args:
+    params: `table` and `encoder`.
+    batch: of this device, `items` and `partner_items`, int32 [users, length],
+      of which the encoder reads the last before the target; `where` bool
+      [users], and `example_id` int32 [users].
+    key: of this step.
+    encoder: gives the user vectors, under dropout.
+    temperature: by which products are divided.
+    block_size: users compared at a time, see `losses.nt_xent_loss`.
+    buckets: in which parts the sequences are encoded.
+    axis_name: the axis of the devices that share the batch.
+
+  Returns:
+    As `contrast_views`, of the users who have two behaviours or more.
+
+  Reference:
+    Qiu et al., "Contrastive Learning for Representation Degeneration Problem in
+    Sequential Recommendation" (DuoRec), WSDM 2022.
+  """
+  sequences = jnp.stack(
+    [
+      before_last(batch[name], length=encoder.max_length)
+      for name in ('items', 'partner_items')
+    ],
+    axis=1,
+  )
+  # Each user next to the partner.
+  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
+  users = encode_sequences(
+    params,
+    encoder,
+    sequences.reshape(-1, sequences.shape[-1]),
+    keys=keys.reshape(-1),
+    buckets=buckets,
+  )
+  where = batch['where'] & (sequences[:, 0] != 0).any(axis=1)
+  # One dropout pass of each.
+  users = users.reshape(len(sequences), 2, 1, -1)
+  views = Views(jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users, 0, 2))
+  loss = functools.partial(
+    losses.nt_xent_loss,
+    temperature=temperature,
+    similarity='dot',
+    block_size=block_size,
+  )
+  return contrast_views(
+    params, batch | {'where': where}, views, loss=loss, axis_name=axis_name
+  )
+
+
+def before_last(
+  items: Int[Array, 'users wide'], *, length: int
+) -> Int[Array, 'users length']:
+  """What each user has before the last behaviour, at most the last `length`.
+
+  Example:
+    >>> items = jnp.array([[4, 5, 6], [7, 8, 0], [9, 0, 0]])
+    >>> before_last(items, length=1).tolist()
+    [[5], [7], [0]]
+  """
+  count = jnp.sum(items != 0, axis=1, keepdims=True)
+  is_before = jnp.arange(items.shape[1])[None] < count - 1
+  return last_behaviours(jnp.where(is_before, items, 0), length=length)

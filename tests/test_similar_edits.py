@@ -1,0 +1,174 @@
+"""Edits that bring in similar items: every length, counts and draws."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaptssr_jax import augment
+from tests.test_augment import assert_uniform, every_length, padded
+
+LENGTH = 20
+RATIOS = (0.1, 0.4, 1.0)
+# Behaviours are 101..120. Those that 5 divides have no similar item, the others
+# one to three: 1000 more, 2000 more, 3000 more.
+SIMILAR = np.zeros((123, 3), np.int32)
+for _item in range(101, 121):
+  _count = 0 if _item % 5 == 0 else 1 + _item % 3
+  SIMILAR[_item, :_count] = _item + 1000 * np.arange(1, _count + 1)
+EDITS = {
+  name: functools.partial(getattr(augment, name), similar=SIMILAR)
+  for name in ('substitute', 'insert')
+}
+
+
+def has_similar(item):
+  return item > 0 and SIMILAR[item].any()
+
+
+@functools.cache
+def views(name, ratio):
+  """Before and after, of sequences of every length 0..LENGTH, nine of each."""
+  items = jnp.tile(every_length(LENGTH), (9, 1))
+  keys = jax.random.split(jax.random.key(0), len(items))
+  apply = functools.partial(EDITS[name], ratio=ratio)
+  return np.asarray(items), np.asarray(jax.jit(jax.vmap(apply))(keys, items))
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+@pytest.mark.parametrize('name', EDITS)
+def test_keeps_dtype_and_shape_and_padding_stays_at_the_end(name, ratio):
+  items, after = views(name, ratio)
+  assert after.dtype == np.int32
+  assert after.shape == items.shape
+  for view in after:
+    left = (view != 0).sum()
+    assert np.all(view[:left] != 0)
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_substitute_replaces_an_exact_number_by_similar_items(ratio):
+  items, after = views('substitute', ratio)
+  for row, view in zip(items, after, strict=True):
+    n = (row != 0).sum()
+    able = sum(map(has_similar, row))
+    new = view != row
+    assert new.sum() == min(math.ceil(ratio * n), able)
+    for item, found in zip(row[new], view[new], strict=True):
+      assert found in SIMILAR[item]
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+def test_insert_puts_similar_items_just_before(ratio):
+  items, after = views('insert', ratio)
+  for row, view in zip(items, after, strict=True):
+    n, left = (row != 0).sum(), (view != 0).sum()
+    able = sum(map(has_similar, row[1:] if n == LENGTH else row))
+    put = min(math.ceil(ratio * n), able)
+    assert left == min(n + put, LENGTH)
+    view, kept = list(view[:left]), view[:left] < 1000
+    # Behaviours are dropped from the front, and stay in order.
+    ours = np.array(view)[kept]
+    np.testing.assert_array_equal(ours, row[n - len(ours) : n])
+    # At most one before each, which is similar to it.
+    for at in np.flatnonzero(~kept):
+      assert at + 1 < left
+      assert view[at] in SIMILAR[view[at + 1]]
+    if n < LENGTH:
+      assert (~kept).sum() >= min(put, LENGTH - n)
+    if put:
+      assert (~kept).any()
+
+
+@pytest.mark.parametrize('name', EDITS)
+def test_same_key_same_view_and_another_key_another(name):
+  row = every_length(LENGTH)[12]
+  apply = functools.partial(EDITS[name], ratio=0.4)
+  keys = jax.random.split(jax.random.key(3), 8)
+  seen = np.asarray(jax.vmap(apply, (0, None))(keys, row))
+  np.testing.assert_array_equal(apply(keys[2], row), seen[2])
+  assert len(np.unique(seen, axis=0)) > 4
+
+
+@pytest.mark.parametrize('name', EDITS)
+def test_is_traced_once_for_all_lengths(name):
+  traces = []
+
+  @jax.jit
+  def counted(key, items):
+    traces.append(name)
+    return EDITS[name](key, items, ratio=0.4)
+
+  for n in (0, 1, LENGTH):
+    counted(jax.random.key(n), every_length(LENGTH)[n])
+  assert len(traces) == 1
+
+
+def draws(name, n, number=4000, **settings):
+  keys = jax.random.split(jax.random.key(11), number)
+  row = jnp.asarray(padded(n), jnp.int32)
+  apply = functools.partial(EDITS[name], **settings)
+  return np.asarray(jax.jit(jax.vmap(apply, (0, None)))(keys, row))
+
+
+def test_every_position_and_every_similar_item_is_equally_likely():
+  after = draws('substitute', n=8, ratio=0.3)[:, :8]
+  row = padded(8)[:8]
+  able = np.array([has_similar(item) for item in row])
+  assert_uniform((after != row).sum(0)[able])
+  # 104 has three.
+  found = after[:, 3][after[:, 3] != 104]
+  assert_uniform(np.bincount(found // 1000, minlength=4)[1:])
+
+
+def test_every_slot_is_inserted_before_equally_often():
+  # Of four behaviours three get one, and each of the others none as often.
+  after = draws('insert', n=4, ratio=0.6)
+  assert np.all((after != 0).sum(1) == 7)
+  before = [
+    ((after > 1000) & (after % 1000 == i)).any(1).mean()
+    for i in range(101, 105)
+  ]
+  np.testing.assert_allclose(before, 0.75, atol=0.04)
+
+
+def test_a_full_sequence_keeps_its_most_recent_behaviours():
+  row = jnp.array([1, 2, 3])
+  similar = jnp.array([[0], [7], [8], [9], [0]])
+  full = augment.insert(jax.random.key(0), row, ratio=1, similar=similar)
+  np.testing.assert_array_equal(full, [2, 9, 3])
+  # The one that is put is never the one that is dropped.
+  for key in jax.random.split(jax.random.key(1), 20):
+    one = augment.insert(key, row, ratio=0.1, similar=similar)
+    assert list(one) in ([8, 2, 3], [2, 9, 3])
+
+
+@pytest.mark.parametrize('name', EDITS)
+def test_without_similar_items_all_is_kept(name):
+  edit = functools.partial(getattr(augment, name), ratio=1)
+  row = jnp.array([3, 1, 2, 0])
+  none = jnp.zeros((5, 2), jnp.int32)
+  np.testing.assert_array_equal(edit(jax.random.key(0), row, similar=none), row)
+  # What a table says of padding changes nothing.
+  odd = none.at[0].set(4)
+  np.testing.assert_array_equal(edit(jax.random.key(0), row, similar=odd), row)
+
+
+@pytest.mark.parametrize('ratio', [0, -0.1, 1.01, 60, math.nan])
+@pytest.mark.parametrize('name', EDITS)
+def test_refuses_a_ratio_outside_its_range(name, ratio):
+  with pytest.raises(ValueError, match=r'ratio must be in \(0, 1\]'):
+    EDITS[name](jax.random.key(0), every_length()[5], ratio=ratio)
+
+
+def test_by_length_tells_short_sequences_from_long_ones():
+  crop = functools.partial(augment.crop, ratio=0.5)
+  keep = functools.partial(augment.crop, ratio=1.0)
+  items = every_length(9)
+  edit = augment.by_length(keep, crop, most=4)
+  after = jax.jit(jax.vmap(edit, (None, 0)))(jax.random.key(2), items)
+  expected = [0, 1, 2, 3, 4, 3, 3, 4, 4, 5]
+  np.testing.assert_array_equal((after != 0).sum(1), expected)
