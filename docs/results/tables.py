@@ -2,9 +2,11 @@
 
   python docs/results/tables.py            # rewrites docs/results.md, README.md
   python docs/results/tables.py --check    # fails if they say something else
+  python docs/results/tables.py --collect=runs/ml1m/rivals --name=ml1m_rivals
 
-A table stands between `<!-- table SHARE,... TASK,... MODE,... -->`, with shares
-of the training labels, and `<!-- end -->`.
+The last takes the numbers of the cells of a comparison into `NAME.json`. A
+table stands between `<!-- table NAME SHARE,... TASK,... MODE,... -->`, with
+shares of the training labels, and `<!-- end -->`.
 """
 
 import argparse
@@ -15,13 +17,12 @@ import re
 import statistics
 
 HERE = pathlib.Path(__file__).parent
-NUMBERS = HERE / 'ml1m_frozen.json'
 PAGES = (HERE.parent / 'results.md', HERE.parent.parent / 'README.md')
 TITLES = {
   'random_encoder': 'Random encoder',
-  'bag_of_items': 'Bag of items, last 300',
+  'bag_of_items': 'Bag of items, as far as the encoder reads',
   'bag_of_items_whole': 'Bag of items, whole history',
-  'bag_svd': 'SVD of the bag, last 300, 64 features',
+  'bag_svd': 'SVD of the first bag, as wide as the vectors',
   'masked_items': 'Masked items',
   'adaptssr': 'Masked items, then AdaptSSR as in the paper',
   'pooled_items': 'Pooled items',
@@ -29,10 +30,27 @@ TITLES = {
   'adaptssr_after_pooled': 'Pooled items, then AdaptSSR as in the paper',
   'last_stage': 'Pooled items, then AdaptSSR beside them',
   'joint': 'Pooled items and AdaptSSR from the start',
+  'sasrec': 'SASRec (causal items, full softmax)',
+  'masked_items_of_interests': 'Masked items, 4 interests',
+} | {
+  name: f'Masked items, then {title}'
+  for name, title in {
+    'ptum': 'PTUM',
+    'clue': 'CLUE',
+    'ccl': 'CCL',
+    'idicl': 'IDICL (4 interests)',
+    'cl4srec': 'CL4SRec',
+    'coserec': 'CoSeRec',
+    'duorec': 'DuoRec',
+    'coles': 'CoLES',
+    'ecl': 'ECL',
+    'msdp': 'MSDP',
+    'next_items': 'next items',
+  }.items()
 }
 MODES = {'frozen': '{}', 'frozen_with_bag': '+ bag'}
 _TABLE = re.compile(
-  r'(<!-- table (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)', re.S
+  r'(<!-- table (\S+) (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)', re.S
 )
 
 
@@ -42,10 +60,13 @@ def mean_and_error(values: list[float]) -> str:
   return f'{100 * statistics.fmean(values):.1f} ± {100 * error:.1f}'
 
 
-def table(shares: list[str], tasks: list[str], modes: list[str]) -> str:
+def table(
+  names: list[str], shares: list[str], tasks: list[str], modes: list[str]
+) -> str:
   """A table of Markdown, a row a method; - where there is no number."""
   found = collections.defaultdict(list)
-  for cell in json.loads(NUMBERS.read_text()):
+  (name,) = names
+  for cell in json.loads((HERE / f'{name}.json').read_text()):
     key = cell['method'], cell['mode'], cell['task'], cell['share']
     found[key].append(cell['test'])
   columns = [
@@ -54,14 +75,14 @@ def table(shares: list[str], tasks: list[str], modes: list[str]) -> str:
     for task in tasks
     for mode in modes
   ]
-  names = [
+  titles = [
     MODES[mode].format(task)
     + (f', {share:.0%} of labels' if len(shares) > 1 and share < 1 else '')
     for mode, task, share in columns
   ]
   lines = [
-    f'| vectors | {" | ".join(names)} |',
-    '| --- |' + ' --- |' * len(names),
+    f'| vectors | {" | ".join(titles)} |',
+    '| --- |' + ' --- |' * len(titles),
   ]
   for method, title in TITLES.items():
     values = [found.get((method, *column)) for column in columns]
@@ -76,24 +97,52 @@ def with_tables(text: str) -> str:
   return _TABLE.sub(
     lambda found: (
       found[1]
-      + table(*(found[number].split(',') for number in (2, 3, 4)))
-      + found[5]
+      + table(*(found[number].split(',') for number in (2, 3, 4, 5)))
+      + found[6]
     ),
     text,
   )
+
+
+def collect(workdir: pathlib.Path, name: str) -> None:
+  """Writes the accuracies, or the AUC, of all cells of a comparison."""
+  cells = []
+  for path in workdir.glob('cells/*/*/*/share_*/split_*/seed_0/result.json'):
+    method, task, mode, share, split = path.parts[-7:-2]
+    result = json.loads(path.read_text())
+    metric = 'accuracy' if 'accuracy' in result['test'] else 'auc'
+    cells.append(
+      {
+        'method': method,
+        'mode': mode,
+        'task': task,
+        'share': float(share.removeprefix('share_')),
+        'split': int(split.removeprefix('split_')),
+        'validation': round(result['validation'][metric], 6),
+        'test': round(result['test'][metric], 6),
+      }
+    )
+  cells.sort(key=lambda cell: tuple(cell.values()))
+  lines = ',\n '.join(map(json.dumps, cells))
+  (HERE / f'{name}.json').write_text(f'[\n {lines}\n]\n')
 
 
 def main() -> None:
   """Rewrites the pages, or checks them."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--check', action='store_true')
-  check = parser.parse_args().check
+  parser.add_argument('--collect', type=pathlib.Path)
+  parser.add_argument('--name')
+  args = parser.parse_args()
+  check = args.check
+  if args.collect:
+    collect(args.collect, args.name)
   for page in PAGES:
     text = page.read_text()
     wanted = with_tables(text)
     if check and text != wanted:
       raise SystemExit(
-        f'{page.name}: a table is not that of {NUMBERS.name}: run '
+        f'{page.name}: a table is not that of its numbers: run '
         'python docs/results/tables.py'
       )
     page.write_text(wanted)
