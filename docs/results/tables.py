@@ -22,7 +22,7 @@ TITLES = {
   'random_encoder': 'Random encoder',
   'bag_of_items': 'Bag of items, as far as the encoder reads',
   'bag_of_items_whole': 'Bag of items, whole history',
-  'bag_svd': 'SVD of the first bag, as wide as the vectors',
+  'bag_svd': 'SVD of the first bag',
   'masked_items': 'Masked items',
   'adaptssr': 'Masked items, then AdaptSSR as in the paper',
   'pooled_items': 'Pooled items',
