@@ -41,12 +41,13 @@ def parse(settings_type, *words):
   return from_flags(settings_type, values)
 
 
-# Values that are right together only.
+# Values that are right together only, or of which not every word is.
 TOGETHER = {
   'distributed': 'on',
   'coordinator': 'a.host:1234',
   'num_processes': 3,
   'process_id': 2,
+  'objective': ('masked_items', 'a.module:function'),
 }
 
 
