@@ -12,7 +12,6 @@ import pathlib
 import stat
 import zipfile
 import zlib
-from typing import BinaryIO
 
 from adaptssr_jax.data.rows import DataError, shown
 
@@ -72,7 +71,7 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
 
 
 def _open_and_read(
-  path: pathlib.Path, source: pathlib.Path | BinaryIO, member: str
+  path: pathlib.Path, source: pathlib.Path | io.BytesIO, member: str
 ) -> bytes:
   with zipfile.ZipFile(source) as archive:
     _check(path, archive.infolist())

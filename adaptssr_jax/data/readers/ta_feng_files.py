@@ -101,6 +101,12 @@ def _table(path: pathlib.Path) -> pa.Table:
   try:
     in_wheel = path.suffix == '.whl'
     data = read_member(path, *_MEMBERS) if in_wheel else path.read_bytes()
+    # PyArrow takes the end of the file for that of an open quotation.
+    if data.count(b'"') % 2:
+      raise DataError(
+        f'{path} cannot be read (a quotation mark is missing, as where it is '
+        'cut off); download it again'
+      )
     table = pa.csv.read_csv(
       io.BytesIO(data),
       # One thread counts rows, and so can say which one is wrong.
