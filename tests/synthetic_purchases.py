@@ -8,8 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adaptssr_jax.data.readers import complete_journey_files, ta_feng_files
-from tests.synthetic_movielens import write_zip
+from adaptssr_jax.data.readers import (
+  complete_journey_files,
+  packages,
+  ta_feng_files,
+)
+from tests.synthetic_movielens import plain, write_zip
 
 AGES = (
   '<25', '25-29', '30-34', '35-39', '40-44', '45-49', '50-54', '55-59',
@@ -102,8 +106,8 @@ def journey_tables(households=30):
   }
 
 
-def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
-  """A wheel of Parquet files, with columns that are not read."""
+def journey_files(tables=None, *, without=''):
+  """Parquet files, with a column that is not read, by their places."""
   files = {}
   for name, rows in (tables or journey_tables()).items():
     types = complete_journey_files.TABLES[name]
@@ -116,4 +120,30 @@ def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     files[complete_journey_files.member(name)] = sink.getvalue()
+  return files
+
+
+def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
+  """A wheel of these files."""
+  files = journey_files(tables, without=without)
   return write_zip(folder / complete_journey_files.PACKAGE.file, files)
+
+
+def data_dir_with(write, tmp_path, monkeypatch):
+  """A folder of data sets among whose downloads a made wheel is."""
+  monkeypatch.setattr(packages, 'check_sha256', lambda *_: None)
+  downloads = tmp_path / 'data' / 'downloads'
+  downloads.mkdir(parents=True)
+  write(downloads)
+  return str(tmp_path / 'data')
+
+
+def assert_read_back(users, splits, vocabulary):
+  """A prepared data set is what was read."""
+  assert list(users.vocabulary.items) == vocabulary.items
+  assert tuple(users.vocabulary.labels) == vocabulary.labels
+  assert list(users.splits) == list(splits)
+  for split, rows in splits.items():
+    columns = users.splits[split]
+    names = columns.user_ids(np.arange(len(columns.items)))
+    assert plain(columns._replace(user_id=names)) == plain(rows)

@@ -17,12 +17,19 @@ from adaptssr_jax.data.complete_journey import (
   coupon_rows,
   pretraining_rows,
 )
-from adaptssr_jax.data.readers import complete_journey_files, packages
+from adaptssr_jax.data.readers import complete_journey_files
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments import baselines, finetune, pretrain
 from experiments.run.download import fetch_wheel
-from tests.synthetic_movielens import plain
-from tests.synthetic_purchases import day, journey_tables, write_journeys
+from tests.synthetic_movielens import write_zip
+from tests.synthetic_purchases import (
+  assert_read_back,
+  data_dir_with,
+  day,
+  journey_files,
+  journey_tables,
+  write_journeys,
+)
 from tests.tiny_runs import finetune_settings, pretrain_settings
 
 
@@ -155,23 +162,16 @@ def test_a_missing_column_is_named(tmp_path, column):
 
 
 def test_a_table_that_is_cut_off_is_named(tmp_path):
-  path = write_journeys(tmp_path)
-  with zipfile.ZipFile(path) as wheel:
-    files = {name: wheel.read(name) for name in wheel.namelist()}
-  with zipfile.ZipFile(path, 'w') as wheel:
-    for name, data in files.items():
-      wheel.writestr(name, data[:-50] if 'transactions' in name else data)
+  files = journey_files()
+  member = complete_journey_files.member('transactions')
+  path = write_zip(tmp_path / 'a.whl', files | {member: files[member][:-50]})
   with pytest.raises(DataError, match=r'transactions.parquet cannot be read'):
     complete_journey_files.read(path)
 
 
 @pytest.fixture(name='data_dir')
 def _data_dir(tmp_path, monkeypatch):
-  """A folder among whose downloads the wheel is."""
-  monkeypatch.setattr(packages, 'check_sha256', lambda *_: None)
-  (tmp_path / 'data' / 'downloads').mkdir(parents=True)
-  write_journeys(tmp_path / 'data' / 'downloads')
-  return str(tmp_path / 'data')
+  return data_dir_with(write_journeys, tmp_path, monkeypatch)
 
 
 def test_it_is_prepared_read_back_and_dealt_out_anew(data_dir):
@@ -183,11 +183,8 @@ def test_it_is_prepared_read_back_and_dealt_out_anew(data_dir):
   path = f'{data_dir}/downloads/{complete_journey_files.PACKAGE.file}'
   assert builder.info.metadata['source'] == path
   journeys = complete_journey_files.read(pathlib.Path(path))
-  stored, _, _ = coupon_rows(journeys)
-  for split, rows in stored.items():
-    columns = users.splits[split]
-    names = columns.user_ids(np.arange(len(columns.items)))
-    assert plain(columns._replace(user_id=names)) == plain(rows)
+  stored, vocabulary, _ = coupon_rows(journeys)
+  assert_read_back(users, stored, vocabulary)
   every = []
   for seed in (0, 1, 2):
     splits = resplit(users, seed).splits

@@ -1,4 +1,4 @@
-"""Users' behaviours in order of time, and the numbers of items and classes."""
+"""Users' behaviours in order of time, and the numbers of items."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.rows import DataError, Rows, shown
+from adaptssr_jax.data.rows import Rows
 
 
 def by_user(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, Ragged]:
@@ -56,27 +56,3 @@ def history_rows(
   numbers, names = number_names(item[at] for at in behaviours.values.tolist())
   items = Ragged(numbers + 1, behaviours.offsets)
   return Rows([str(user) for user in user_id], items), names
-
-
-def class_numbers(
-  found: Sequence[str], known: Sequence[str], user_id: Sequence[str], what: str
-) -> np.ndarray:
-  """The classes of users by number, int32 [users].
-
-  Args:
-    found: how the source writes the class of each user, [users].
-    known: how it writes each class, in the order of their numbers.
-    user_id: of each user, for the error.
-    what: the classes are, for the error.
-
-  Raises:
-    DataError: a user is of none of them.
-  """
-  number = {name: at for at, name in enumerate(known)}
-  for user, name in zip(user_id, found, strict=True):
-    if name not in number:
-      raise DataError(
-        f'{what} {shown(name)} of user {user} is none of {", ".join(known)}; '
-        'download the data set again'
-      )
-  return np.array([number[name] for name in found], np.int32)

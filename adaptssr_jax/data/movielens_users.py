@@ -28,7 +28,6 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import (
   by_user,
-  class_numbers,
   history_rows,
   number_names,
 )
@@ -42,6 +41,7 @@ from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS, Edition
 from adaptssr_jax.data.readers.movielens_files import Log, read
 from adaptssr_jax.data.rows import (
+  DataError,
   Rows,
   Vocabulary,
   split_for_pretraining,
@@ -218,7 +218,7 @@ def user_rows(
   else:
     classes = _GENDERS if task == 'gender' else occupations
     found = [getattr(person, task) for person in people]
-    label = class_numbers(found, list(classes), rows.user_id, task)
+    label = _look_up(found, list(classes), rows.user_id, task)
     names = tuple(classes.values())
   rows = rows._replace(label=label.astype(np.int32))
   return split_for_task(rows), Vocabulary(items, names)
@@ -259,3 +259,15 @@ def ranking_rows(
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
   """The histories as rows, and the raw names of their items."""
   return history_rows(histories.user, histories.log.item, histories.history)
+
+
+def _look_up(
+  found: list[str], known: list[str], user_id: list[str], what: str
+) -> np.ndarray:
+  for user, name in zip(user_id, found, strict=True):
+    if name not in known:
+      raise DataError(
+        f'{what} {name!r} of user {user} is none of {", ".join(known)}; '
+        'download the data set again'
+      )
+  return np.array([known.index(name) for name in found])

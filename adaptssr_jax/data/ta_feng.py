@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import UserBuilder, task_configs
-from adaptssr_jax.data.histories import by_user, class_numbers, history_rows
+from adaptssr_jax.data.histories import by_user, history_rows
 from adaptssr_jax.data.readers import ta_feng_files
 from adaptssr_jax.data.readers.packages import find_file
-from adaptssr_jax.data.readers.ta_feng_files import Purchases
+from adaptssr_jax.data.readers.ta_feng_files import AGES, Purchases
 from adaptssr_jax.data.rows import (
   Rows,
   Vocabulary,
@@ -26,10 +26,6 @@ from adaptssr_jax.data.rows import (
 
 # Two slices can be drawn from no fewer.
 _LEAST = 2
-_AGES = (
-  '<25', '25-29', '30-34', '35-39', '40-44', '45-49', '50-54', '55-59',
-  '60-64', '>65',
-)  # fmt: skip
 
 
 class TaFeng(UserBuilder):
@@ -75,9 +71,6 @@ def shopper_rows(
 
   Returns:
     The splits, the vocabulary, and how many shoppers are left out.
-
-  Raises:
-    DataError: a shopper has an unknown age group.
   """
   user, behaviours = by_user(purchases.user, purchases.time)
   kept = np.flatnonzero(behaviours.lengths >= _LEAST)
@@ -92,6 +85,6 @@ def shopper_rows(
   ages = [purchases.age[at] for at in user[kept]]
   known = np.flatnonzero([bool(age) for age in ages])
   rows = rows.take(known)
-  label = class_numbers([ages[at] for at in known], _AGES, rows.user_id, 'age')
+  label = np.array([AGES.index(ages[at]) for at in known], np.int32)
   splits = split_for_task(rows._replace(label=label))
-  return splits, Vocabulary(items, _AGES), len(user) - len(known)
+  return splits, Vocabulary(items, AGES), len(user) - len(known)

