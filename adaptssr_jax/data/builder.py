@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,21 @@ class TaskConfig(tfds.core.BuilderConfig):
     if self.kind == 'ranking':
       # In version 1 an example was a (user, positive) pair.
       self.version = '2.0.0'
+
+
+def task_configs(data_set: str, kinds: Mapping[str, Kind]) -> list[TaskConfig]:
+  """The tasks of a data set that has nothing to choose but the task.
+
+  Args:
+    data_set: its name, for people.
+    kinds: of the tasks, by their names.
+  """
+  return [
+    TaskConfig(
+      name=task, description=f'{data_set}: {task}', task=task, kind=kind
+    )
+    for task, kind in kinds.items()
+  ]
 
 
 class _Info(tfds.core.DatasetInfo):

@@ -26,12 +26,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
+from adaptssr_jax.data.histories import (
+  by_user,
+  history_rows,
+  number_names,
+)
 from adaptssr_jax.data.movielens_leave_one_out import (
   next_item_rows,
   sequence_rows,
   sequences_of,
 )
-from adaptssr_jax.data.movielens_order import by_user, number_names
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS, Edition
@@ -171,7 +175,7 @@ class Histories(NamedTuple):
 
 def split_off_last(log: Log) -> Histories:
   """Orders each user's ratings in time and holds the last ten out."""
-  user, ratings = by_user(log)
+  user, ratings = by_user(log.user, log.time)
   kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
   ratings = ratings.take(kept)
   last = ratings.offsets[1:, None] + np.arange(-_HELD_OUT, 0)
@@ -254,13 +258,7 @@ def ranking_rows(
 
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
   """The histories as rows, and the raw names of their items."""
-  item = histories.log.item
-  numbers, names = number_names(item[at] for at in histories.history.values)
-  rows = Rows(
-    user_id=[str(user) for user in histories.user],
-    items=Ragged(numbers + 1, histories.history.offsets),
-  )
-  return rows, names
+  return history_rows(histories.user, histories.log.item, histories.history)
 
 
 def _look_up(

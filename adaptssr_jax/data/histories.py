@@ -1,0 +1,58 @@
+"""Users' behaviours in order of time, and the numbers of items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.rows import Rows
+
+
+def by_user(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, Ragged]:
+  """Each user's behaviours in order of time, and of the file at the same time.
+
+  Args:
+    user: number of the user of each behaviour, in the order of the file.
+    time: of each behaviour.
+
+  Returns:
+    The user numbers in order, and the positions in the file of the behaviours
+    of each of them, oldest first.
+  """
+  # Sorting is stable: behaviours of the same time stay in the file's order.
+  order = np.lexsort((time, user))
+  user, counts = np.unique(user, return_counts=True)
+  return user, Ragged.from_lengths(order, counts)
+
+
+def number_names(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+  """Numbers names from 0 by first appearance: the numbers, and the names.
+
+  Example:
+    >>> numbers, names = number_names(['b', 'a', 'b'])
+    >>> numbers.tolist(), names
+    ([0, 1, 0], ['b', 'a'])
+  """
+  known: dict[str, int] = {}
+  numbers = [known.setdefault(name, len(known)) for name in names]
+  return np.array(numbers, np.int32), list(known)
+
+
+def history_rows(
+  user_id: Iterable[object], item: Sequence[str], behaviours: Ragged
+) -> tuple[Rows, list[str]]:
+  """Behaviours as rows, their items numbered by first appearance in them.
+
+  Args:
+    user_id: of each row; becomes text.
+    item: raw name of the item of each behaviour of the file.
+    behaviours: positions in the file of those of each row, oldest first.
+
+  Returns:
+    The rows, and the raw names of the items, by their numbers.
+  """
+  numbers, names = number_names(item[at] for at in behaviours.values.tolist())
+  items = Ragged(numbers + 1, behaviours.offsets)
+  return Rows([str(user) for user in user_id], items), names
