@@ -8,7 +8,13 @@ most_popular, last_item: counts of the training rows (ranking). They leave the
 same `result.json` and `predictions.npz` as `experiments.finetune`.
 """
 
-import dataclasses
+from experiments.flags.baselines import BaselineSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.baselines', BaselineSettings)
+
 import json
 import pathlib
 from typing import Any
@@ -17,41 +23,11 @@ from adaptssr_jax.data import resplit
 from experiments.finetuning.counts import rank_by_counts
 from experiments.finetuning.predictions import write_predictions
 from experiments.finetuning.tasks import measured
-from experiments.flags.binder import SettingsError, flag
-from experiments.flags.shared import SplitSettings
+from experiments.flags.binder import SettingsError
 from experiments.probing.bag_of_items import classify_bags, classify_svd
-from experiments.run.command import run
 from experiments.run.data import check_split_seed, open_data
+from experiments.run.process import tell_result
 from experiments.run.workdir import RESULT, atomic_write, opened_workdir
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineSettings(SplitSettings):
-  """The flags of a baseline."""
-
-  workdir: str = flag(
-    'runs/baseline', 'Folder of the result.', mutable_on_resume=True
-  )
-  method: str = flag(
-    'bag_of_items',
-    'Which baseline.',
-    choices=('bag_of_items', 'bag_svd', 'most_popular', 'last_item'),
-  )
-  task: str = flag('gender', 'The task: gender, age, click, ...')
-  max_length: int = flag(
-    100, 'Behaviours seen of a user, the last ones; 0: all of them.', low=0
-  )
-  num_components: int | None = flag(
-    None, 'bag_svd: features of a user [64].', low=1
-  )
-  split_seed: int = flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
-  )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
@@ -102,9 +78,5 @@ def baseline_in(
     folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + '\n'
   )
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
-  print(f'{settings.method}, {settings.task}: {", ".join(scores)}', flush=True)
+  tell_result(f'{settings.method}, {settings.task}: {", ".join(scores)}')
   return result
-
-
-if __name__ == '__main__':
-  run(main, BaselineSettings)

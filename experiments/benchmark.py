@@ -9,6 +9,13 @@ What is compared takes turns, each in a process of its own. The machine should
 do nothing else.
 """
 
+from experiments.benchmarking.options import BenchmarkSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.benchmark', BenchmarkSettings)
+
 import json
 import pathlib
 import tempfile
@@ -23,11 +30,11 @@ from experiments.benchmarking.cases import (
   main_cases,
 )
 from experiments.benchmarking.measure import measure
-from experiments.benchmarking.options import BenchmarkSettings, check
+from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
 from experiments.benchmarking.report import report
 from experiments.flags.binder import SettingsError
-from experiments.run.command import run
+from experiments.run.process import tell, tell_result
 from experiments.run.workdir import atomic_write, commit
 
 
@@ -42,9 +49,8 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     runs = [_named(case, 0, found)]
   else:
     runs = _run_all(settings)
-  print(_title(runs))
-  print(report(runs), end='')
-  print(f'\n{settings.json_file}', flush=True)
+  tell(f'{_title(runs)}\n{report(runs)}')
+  tell_result(str(settings.json_file))
   return runs
 
 
@@ -77,10 +83,9 @@ def _take_turns(
     for case in cases:
       found = run_case(case, settings, cache=cache)
       rate = found.get('users_per_second')
-      print(
+      tell(
         f'{case.section}, {case.name}, {case.who}, round {round + 1} of '
-        f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error']),
-        flush=True,
+        f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error'])
       )
       runs.append(_named(case, round, found))
       whole = {
@@ -120,7 +125,3 @@ def _make_folder(settings: BenchmarkSettings) -> None:
       f'--workdir={settings.workdir} cannot be made ({error.strerror}): choose '
       'another folder'
     ) from error
-
-
-if __name__ == '__main__':
-  run(main, BenchmarkSettings)

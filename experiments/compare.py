@@ -9,6 +9,13 @@ with the same command, and one that is done can be given more methods.
 --dry_run tells what is missing, and how long it will take.
 """
 
+from experiments.comparison.options import CompareSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.compare', CompareSettings)
+
 import collections
 import datetime
 import itertools
@@ -17,12 +24,11 @@ from typing import Any
 
 from experiments.comparison.commands import needs_of
 from experiments.comparison.grid import Cell, Grid, Run, plan
-from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import write_report
 from experiments.comparison.runs import found, is_made, make
 from experiments.comparison.setup import read_grid
-from experiments.run.command import run
 from experiments.run.compilation import forget_compiled
+from experiments.run.process import tell, tell_result
 from experiments.run.workdir import opened_workdir
 
 
@@ -52,11 +58,10 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     is_told = not is_probe or one.alike != following
     if is_new and is_told:
       left = time_left(seconds, runs[place + 1 :])
-      print(
+      tell(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '
-        f'about {_in_words(left)} left',
-        flush=True,
+        f'about {_in_words(left)} left'
       )
     if is_new and not is_probe:
       forget_compiled()
@@ -81,7 +86,7 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
       if not record['resumed']:
         seconds[one.alike].append(record['seconds'])
   for one in missing:
-    print(one.name + _about(seconds, [one]))
+    tell_result(one.name + _about(seconds, [one]))
   known = sum(one.alike in seconds for one in missing)
   text = f'{len(missing):,} of {len(runs):,} runs are missing'
   if missing and seconds:
@@ -91,7 +96,7 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
     )
   elif missing:
     text += '; how long they take is known when some are made'
-  print(text, flush=True)
+  tell_result(text)
   return [one.name for one in missing]
 
 
@@ -134,7 +139,3 @@ def _shared_parts(first: Sequence[str], second: Sequence[str]) -> int:
   pairs = zip(first, second, strict=False)
   same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
   return sum(1 for _ in same)
-
-
-if __name__ == '__main__':
-  run(main, CompareSettings)

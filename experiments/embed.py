@@ -20,8 +20,14 @@ positives of it. Of a user with more behaviours than the encoder sees, the last
 ones count.
 """
 
+from experiments.flags.embedding import EmbedSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.embed', EmbedSettings)
+
 import collections
-import dataclasses
 import pathlib
 import sys
 import time
@@ -35,16 +41,17 @@ from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
-from experiments.flags.binder import SettingsError, flag
-from experiments.flags.process import DistributedSettings
-from experiments.flags.shared import DataSettings
-from experiments.flags.speed import EncodingSettings, TableSettings
+from experiments.flags.binder import SettingsError
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
-from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import source_device, with_items
-from experiments.run.process import is_main_process, tell
+from experiments.run.process import (
+  is_main_process,
+  is_quiet,
+  tell,
+  tell_result,
+)
 from experiments.run.speed import (
   effective_length,
   make_buckets,
@@ -52,48 +59,6 @@ from experiments.run.speed import (
   sample_lengths,
 )
 from experiments.run.vector_files import Piece, check_file, write_vectors
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedSettings(
-  DataSettings, DistributedSettings, EncodingSettings, TableSettings
-):
-  """The flags of writing vectors."""
-
-  pretrained: str = flag(
-    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
-  )
-  output: str = flag(
-    '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
-  )
-  task: str = flag(
-    'pretrain',
-    'The task whose users to encode; pretrain: all users, with all behaviours.',
-  )
-  split: str = flag(
-    'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
-  )
-  batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
-  dtype: str | None = flag(
-    None,
-    'In which the encoder computes; vectors are float32 [as it was trained].',
-    choices=('float32', 'bfloat16'),
-  )
-  compilation_cache: str = flag(
-    'auto',
-    "Folder of JAX's compiled programs, which spare the next run most of its "
-    'start: auto, jax_compilation_cache beside the workdir of --pretrained; '
-    'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
-  )
-
-  @property
-  def workdir(self) -> str:
-    """The folder of the run, though one of its checkpoints may be given."""
-    folder = pathlib.Path(self.pretrained).absolute()
-    for above in (folder.parent, folder):
-      if above.name == 'checkpoints':
-        return str(above.parent)
-    return str(folder)
 
 
 def main(settings: EmbedSettings) -> pathlib.Path:
@@ -126,7 +91,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   else:
     # Their part of the work, of which the first process has the results.
     collections.deque(pieces, maxlen=0)
-  tell(f'vectors {list(shape)}: {path}')
+  tell_result(f'vectors {list(shape)}: {path}')
   return path
 
 
@@ -180,6 +145,7 @@ def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
   with tqdm.tqdm(
     total=total,
     unit=' users',
+    disable=is_quiet(),
     # A log shall not be flooded.
     mininterval=0.5 if sys.stderr.isatty() else 10.0,
   ) as bar:
@@ -197,8 +163,4 @@ def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
       f', {first[0] - begin:.1f} s until the first batch, then {rate:,.0f} '
       'users/s'
     )
-  print(text, flush=True)
-
-
-if __name__ == '__main__':
-  run(main, EmbedSettings)
+  tell(text)

@@ -5,6 +5,13 @@
 With --pretrained=DIR it starts from the encoder of that run, else at random.
 """
 
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.finetune', FinetuneSettings)
+
 import functools
 import json
 import pathlib
@@ -34,7 +41,7 @@ from experiments.finetuning.tasks import (
   select_by,
 )
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import FinetuneSettings, with_defaults
+from experiments.flags.finetuning import with_defaults
 from experiments.planning.plan import (
   check_plan,
   plan_run,
@@ -44,8 +51,7 @@ from experiments.planning.plan import (
 from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
-from experiments.run.command import run
-from experiments.run.process import tell
+from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
 from experiments.run.workdir import (
   RESULT,
@@ -71,7 +77,7 @@ def finetune_in(
 ) -> dict[str, Any]:
   """Fine-tunes in an open folder, unless that was done."""
   if (folder / RESULT).exists():
-    tell(f'{folder}: finished, see {RESULT}')
+    tell_result(f'{folder}: finished, see {RESULT}')
     return json.loads((folder / RESULT).read_text())
   data = open_task(settings)
   write_dataset(folder, data)
@@ -185,14 +191,10 @@ def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   best = f'step {result["best_step"]:,}'
   if settings.mode == 'probe':
     best = probe_name(result)
-  tell(f'{result["task"]} from {start}, {best}:')
+  tell_result(f'{result["task"]} from {start}, {best}:')
   for split in ('validation', 'test'):
     values = ', '.join(
       f'{name} {"none" if value is None else format(value, ".4f")}'
       for name, value in result[split].items()
     )
-    tell(f'  {split:<10}  {values}')
-
-
-if __name__ == '__main__':
-  run(main, FinetuneSettings)
+    tell_result(f'  {split:<10}  {values}')

@@ -5,6 +5,13 @@
 Started again with the same flags, it goes on where it stopped.
 """
 
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.pretrain', PretrainSettings)
+
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -19,7 +26,6 @@ from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import check_objective
 from experiments.flags.pretraining import (
-  PretrainSettings,
   longest_sequence,
   with_causal_encoder,
   with_defaults,
@@ -47,10 +53,9 @@ from experiments.pretraining.step import (
   validate,
 )
 from experiments.run import loop
-from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, restored_head
-from experiments.run.process import tell
+from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
 from experiments.run.workdir import opened_workdir, write_dataset
 
@@ -113,7 +118,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
     ),
     state,
   )
-  tell(f'pre-trained: {folder}')
+  tell_result(f'pre-trained: {folder}')
   return state
 
 
@@ -176,7 +181,3 @@ def plan(settings: PretrainSettings) -> Plan:
     longest=min(length, longest_sequence(settings, encoder.max_length)),
     sequences=encoded_of_a_user(settings),
   )
-
-
-if __name__ == '__main__':
-  run(main, PretrainSettings)

@@ -8,7 +8,13 @@ from the frozen vectors of an untrained encoder, of the first stage of
 pre-training, and of the last one with AdaptSSR, and from a bag of items.
 """
 
-import dataclasses
+from experiments.flags.quickstart import QuickstartSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.quickstart', QuickstartSettings)
+
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from experiments import compare
-from experiments.flags.binder import flag, from_flagfile
-from experiments.flags.process import ProcessSettings
-from experiments.run.command import run
+from experiments.flags.binder import from_flagfile
+from experiments.flags.flag_files import CONFIGS
+from experiments.run.process import tell, tell_result
 
-_CONFIGS = pathlib.Path(__file__).parent / 'configs'
 # Names of the rows, which are methods of the comparison, best first.
 ROWS = {
   'pretrained': 'pooled_items',
@@ -33,38 +38,28 @@ _SHOWN = 'gender', 300
 _WIDTH = 12
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuickstartSettings(ProcessSettings):
-  """The flags of the quickstart."""
-
-  workdir: str = flag(
-    'runs/quickstart', 'Folder of all runs; finished ones are reused.'
-  )
-  data_dir: str = flag('data', 'Folder of the prepared data sets.')
-
-
 def main(settings: QuickstartSettings) -> dict[str, Any]:
   """Makes the comparison, prints it, and returns its `results.json`."""
   results = compare.main(
     from_flagfile(
       compare.CompareSettings,
-      _CONFIGS / 'quickstart_compare.flags',
+      CONFIGS / 'quickstart_compare.flags',
       workdir=str(pathlib.Path(settings.workdir) / 'compare'),
       data_dir=settings.data_dir,
-      first_stage=str(_CONFIGS / 'quickstart.flags'),
-      last_stage=str(_CONFIGS / 'quickstart_last.flags'),
+      first_stage=str(CONFIGS / 'quickstart.flags'),
+      last_stage=str(CONFIGS / 'quickstart_last.flags'),
       cpu_devices=settings.cpu_devices,
       compilation_cache=settings.compilation_cache,
     )
   )
-  print(
+  tell(
     '\nTest accuracy of a logistic regression on frozen vectors: mean over '
     'five splits, and its standard error'
   )
   for task in ('gender', 'age'):
-    print('\n' + _table(results['cells'], task))
-  print(f'\nThe same for gender and {_SHOWN[1]} labels')
-  print(_last_lines(results['cells']), flush=True)
+    tell('\n' + _table(results['cells'], task))
+  tell(f'\nThe same for gender and {_SHOWN[1]} labels')
+  tell_result(_last_lines(results['cells']))
   return results
 
 
@@ -122,7 +117,3 @@ def _last_lines(cells: Sequence[Mapping[str, Any]]) -> str:
       f'{name:<{_WIDTH}}' + ''.join(f'{mean:>{_WIDTH}.4f}' for mean in means)
     )
   return '\n'.join(lines)
-
-
-if __name__ == '__main__':
-  run(main, QuickstartSettings)

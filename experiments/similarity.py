@@ -14,7 +14,13 @@ value of every user) and `similarity.png`, in --workdir. All checkpoints see
 the same draws, where their encoders see as many behaviours.
 """
 
-import dataclasses
+from experiments.flags.similarity import SimilaritySettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.similarity', SimilaritySettings)
+
 import functools
 import json
 import pathlib
@@ -28,20 +34,16 @@ from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step
-from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import AugmentationSettings
-from experiments.flags.process import ProcessSettings
+from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (
-  DataSettings,
   EncoderSettings,
 )
-from experiments.flags.speed import EncodingSettings
 from experiments.pretraining.augmentations import make_augmentations
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
-from experiments.run.command import run
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder
+from experiments.run.process import tell, tell_result
 from experiments.run.similarity_picture import draw_similarities
 from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import effective_length, make_buckets, sample_lengths
@@ -54,39 +56,6 @@ from experiments.run.workdir import (
 _NUMBERS = 'similarity.json'
 _QUANTILES = (5, 25, 50, 75, 95)
 _EDGES = np.linspace(-1, 1, 101).round(2)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(
-  DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
-):
-  """The flags of the similarities."""
-
-  checkpoints: tuple[str, ...] = flag(
-    (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
-  )
-  names: tuple[str, ...] = flag(
-    (),
-    'What to call each of --checkpoints [the name of its folder, and of that '
-    'above where two are the same].',
-  )
-  workdir: str = flag(
-    'runs/similarity',
-    'Folder of the numbers and the picture.',
-    mutable_on_resume=True,
-  )
-  split: str = flag(
-    'validation', 'Whose users.', choices=('train', 'validation')
-  )
-  num_users: int = flag(0, 'How many, the first of the split; 0: all.', low=0)
-  seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
-  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
-  dropout_rate: float | None = flag(
-    None,
-    'Share dropped in the encoders [that of each checkpoint].',
-    low=0.0,
-    high=0.99,
-  )
 
 
 def main(settings: SimilaritySettings) -> dict[str, Any]:
@@ -132,7 +101,7 @@ def measure_in(
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
   draw_similarities(folder / 'similarity.png', result)
-  print(f'similarities: {folder}', flush=True)
+  tell_result(f'similarities: {folder}')
   return result
 
 
@@ -284,14 +253,10 @@ def save_values(
 def print_table(result: dict[str, Any]) -> None:
   """Prints a line per method and kind."""
   width = max(map(len, ('method', *result['methods'])))
-  print(f'{"method":{width}}  cosine with    mean    std     5%    50%    95%')
+  tell(f'{"method":{width}}  cosine with    mean    std     5%    50%    95%')
   for name, kinds in result['methods'].items():
     for kind, summary in kinds.items():
       numbers = [summary['mean'], summary['std']]
       numbers += [summary['quantiles'][share] for share in ('5', '50', '95')]
       cells = ''.join(f'{number:7.3f}' for number in numbers)
-      print(f'{name:{width}}  {kind:11}{cells}')
-
-
-if __name__ == '__main__':
-  run(main, SimilaritySettings)
+      tell(f'{name:{width}}  {kind:11}{cells}')

@@ -149,7 +149,7 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ({'train_shares': ('1.5',)}, r"--train_shares .*above 0 to 1, not '1.5'"),
     ({'train_shares': ('nan',)}, r"--train_shares .*not 'nan'"),
     ({'rhos': ('1',)}, r"--rhos must be numbers above 0 to 0.99, not '1'"),
-    ({'tasks': ('gendr',)}, r"did you mean 'tiny_gender'"),
+    ({'tasks': ('gendr',)}, r"did you mean 'gender'"),
     ({'tasks': ('pretrain',)}, r'--task=pretrain'),
     (
       {'tasks': ('conversion',), 'splits': ('1',)},

@@ -266,7 +266,7 @@ def test_epochs_are_counted_where_no_steps_are_given(tmp_path, data_dir):
   [
     ({'batch_size': 20}, r'--batch_size: .* 8 devices: take 16 or 24'),
     ({'dataset': 'movielens'}, r"--dataset: no 'movielens'; did you mean"),
-    ({'dataset': 'synthetic_users/tin'}, r"mean 'tiny_pretrain'\?.*quickstart"),
+    ({'dataset': 'synthetic_users/tin'}, r"users/tiny'\?.*users/quickstart"),
     ({'dataset': 'nothing/like'}, r'There are: synthetic_users, movielens'),
     ({'dataset': 'user_tables'}, r'needs --events=FILE'),
     ({'events': ('log.csv',)}, r'is for --dataset=user_tables, not for'),

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.comparison.rivals import rivals
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 
 # The kinds of task, each with the metric by which methods are compared.
-METRICS = {name: kind.select_by[0] for name, kind in KINDS.items()}
+METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
 # What the methods are compared with by default.
 REFERENCE = 'none'

@@ -16,6 +16,7 @@ from experiments.run.pictures import (
   draw_methods,
   save,
 )
+from experiments.run.process import tell
 
 
 def draw_all(
@@ -48,7 +49,7 @@ def draw_all(
       figure = draw_heat_maps(panels, AUGMENTATIONS)
       save(figure, folder / 'augmentation_pairs')
   except MissingPlotsError as error:
-    print(f'no pictures: {error}', flush=True)
+    tell(f'no pictures: {error}')
 
 
 def methods_panel(

@@ -27,6 +27,7 @@ from experiments.comparison.table import Column, Summary, markdown
 from experiments.comparison.training_logs import best_validation, steps_taken
 from experiments.finetuning.predictions import PREDICTIONS
 from experiments.flags.binder import Settings, SettingsError
+from experiments.run.process import tell_result
 from experiments.run.workdir import RESULT, atomic_write
 
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
@@ -56,7 +57,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
     atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
   titles = {name: grid.methods[name].title for name in settings.methods}
   draw_all(grid.folder, summary, titles, sweeps)
-  print(f'{grid.folder}: wrote results.md, results.json', flush=True)
+  tell_result(f'{grid.folder}: wrote results.md, results.json')
   return results
 
 

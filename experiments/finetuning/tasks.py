@@ -26,10 +26,8 @@ from adaptssr_jax.objectives.ranking import (
 )
 from adaptssr_jax.training.devices import AXIS
 from experiments.finetuning.heads import make_tied_targets
-from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.finetuning import CUTOFFS, SELECT_BY, FinetuneSettings
 from experiments.run.encoder import make_encoder
-
-CUTOFFS = (5, 10, 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,26 +123,21 @@ KINDS = {
     predict=class_logits,
     measure=measure_classes,
     columns=_class_columns,
-    select_by=('accuracy', 'macro_f1', 'auc'),
+    select_by=SELECT_BY['classification'],
   ),
   'conversion': Kind(
     objective=conversion_objective,
     predict=conversion_scores,
     measure=measure_conversion,
     columns=_conversion_columns,
-    select_by=('auc', 'log_loss'),
+    select_by=SELECT_BY['conversion'],
   ),
   'ranking': Kind(
     objective=ranking_objective,
     predict=ranks_of_positives,
     measure=measure_ranks,
     columns=_rank_columns,
-    select_by=(
-      'ndcg@10',
-      *(f'{name}@{k}' for name in ('hit_rate', 'mrr') for k in CUTOFFS),
-      'ndcg@5',
-      'ndcg@20',
-    ),
+    select_by=SELECT_BY['ranking'],
   ),
 }
 

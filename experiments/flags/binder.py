@@ -6,13 +6,12 @@ import os
 import types
 import typing
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 from absl import flags
 
-
-class SettingsError(ValueError):
-  """A flag has a value that it cannot have; the message names it."""
+from experiments.flags.errors import SettingsError
+from experiments.flags.flag_files import with_flagfiles
 
 
 def flag(
@@ -54,7 +53,13 @@ def flag(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Base of the settings of all commands: every value is checked."""
+  """Base of the settings of all commands: every value is checked.
+
+  A class whose flags several commands have says in `group` under which title
+  `--help` has them.
+  """
+
+  group: ClassVar[str]
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -68,9 +73,7 @@ class Settings:
       if field.name not in without
     }
     return {
-      name: ','.join(value) if isinstance(value, tuple) else str(value)
-      for name, value in values.items()
-      if value is not None
+      name: _text(value) for name, value in values.items() if value is not None
     }
 
   def names_free_to_change(self) -> set[str]:
@@ -129,19 +132,33 @@ def define_flags(
   hints = typing.get_type_hints(settings_type)
   for field in dataclasses.fields(settings_type):
     define = _DEFINE[_plain_type(hints[field.name])]
-    text = field.metadata['help']
-    if field.metadata['choices']:
-      text += f' One of: {", ".join(field.metadata["choices"])}.'
     default = field.default
     if isinstance(default, tuple):
       default = list(default)
     define(
       field.name,
       default,
-      text,
+      help_text(field),
       flag_values=values,
       module_name=module_name,
     )
+
+
+def help_text(field: dataclasses.Field) -> str:
+  """What a flag sets, and the words that it may have."""
+  text = field.metadata['help']
+  if field.metadata['choices']:
+    text += f' One of: {", ".join(field.metadata["choices"])}.'
+  return text
+
+
+def _text(value: Any) -> str:
+  return ','.join(value) if isinstance(value, tuple) else str(value)
+
+
+def default_text(field: dataclasses.Field) -> str:
+  """The default of a flag as it is given; '' if it has none."""
+  return '' if field.default is None else _text(field.default)
 
 
 _DEFINE = {
@@ -186,5 +203,5 @@ def from_flagfile(
   """The settings of a flag file, with some of them changed."""
   values = flags.FlagValues()
   define_flags(settings_type, values)
-  values(['', f'--flagfile={path}'])
+  values(['', *with_flagfiles([f'--flagfile={path}'])])
   return dataclasses.replace(from_flags(settings_type, values), **changes)

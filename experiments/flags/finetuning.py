@@ -5,6 +5,20 @@ import dataclasses
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.shared import EncoderSettings, PlanSettings
 
+# Of rankings: the places that count.
+CUTOFFS = (5, 10, 20)
+# The validation metrics that may choose an epoch, by the kind of task; the
+# first one does, and by it methods are compared.
+SELECT_BY = {
+  'classification': ('accuracy', 'macro_f1', 'auc'),
+  'conversion': ('auc', 'log_loss'),
+  'ranking': (
+    'ndcg@10',
+    *(f'{name}@{k}' for name in ('hit_rate', 'mrr') for k in CUTOFFS),
+    'ndcg@5',
+    'ndcg@20',
+  ),
+}
 # What may read frozen vectors.
 MODELS = ('logistic', 'lightgbm')
 _LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}

@@ -9,6 +9,8 @@ from experiments.flags.binder import Settings, flag
 class ItemRivalSettings(Settings):
   """What MSDP and ECL weigh, and how far MSDP looks ahead."""
 
+  group = 'objective'
+
   max_window: int = flag(
     32, 'msdp: the most behaviours of the window that is predicted.', low=1
   )

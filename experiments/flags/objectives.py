@@ -19,6 +19,8 @@ _SLICE_FROM = 15
 class AugmentationSettings(Settings):
   """How strong the augmentations are."""
 
+  group = 'objective'
+
   crop_ratio: float = flag(
     0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
   )
@@ -33,6 +35,8 @@ class AugmentationSettings(Settings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
   """What is learned from behaviours alone."""
+
+  group = 'objective'
 
   objective: tuple[str, ...] = flag(
     ('adaptssr',),

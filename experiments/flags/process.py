@@ -6,8 +6,21 @@ from experiments.flags.binder import Settings, SettingsError, flag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessSettings(Settings):
+class QuietSettings(Settings):
+  """What is told."""
+
+  quiet: bool = flag(
+    False,
+    'Tell errors, and the lines of the result, and nothing else.',
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessSettings(QuietSettings):
   """Where compiled programs are kept, and what a device is; with --workdir."""
+
+  group = 'devices'
 
   compilation_cache: str = flag(
     'auto',
@@ -30,6 +43,8 @@ class ProcessSettings(Settings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedSettings(ProcessSettings):
   """Which processes there are; the same command is given to each."""
+
+  group = 'several processes'
 
   distributed: str = flag(
     'auto',

@@ -2,17 +2,20 @@
 
 import dataclasses
 
-from adaptssr_jax.encoder.model import READOUTS, UserEncoder
 from experiments.flags.binder import Settings, SettingsError, flag
 from experiments.flags.process import DistributedSettings
 from experiments.flags.speed import SpeedSettings
 
 LEAVE_ONE_OUT = 'leave_one_out'
+# As of `UserEncoder`, which a command imports after its flags are read.
+READOUTS = ('pooled', 'last', 'pooled,last')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
   """Which users."""
+
+  group = 'data'
 
   dataset: str = flag(
     'synthetic_users/quickstart',
@@ -75,6 +78,8 @@ class DataSettings(Settings):
 class SplitSettings(DataSettings):
   """What of each user is held out."""
 
+  group = 'data'
+
   split: str = flag(
     'last_ten',
     'movielens_users: what is held out of each user, the last ten films, or '
@@ -86,6 +91,8 @@ class SplitSettings(DataSettings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
   """How a model is trained, logged and saved."""
+
+  group = 'training'
 
   workdir: str = flag(
     'runs/latest',
@@ -150,6 +157,8 @@ class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
 class PlanSettings(RunSettings):
   """Telling what a run needs, in place of the run."""
 
+  group = 'plan'
+
   plan: bool = flag(
     False,
     'Train nothing, and write nothing but the prepared data: tell what the run '
@@ -180,6 +189,8 @@ class PlanSettings(RunSettings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings(Settings):
   """The encoder. What is not given is the checkpoint's, or the default."""
+
+  group = 'encoder'
 
   max_length: int | None = flag(
     None, 'Behaviours seen of a user, the last ones [100].', low=1
@@ -222,6 +233,6 @@ class EncoderSettings(Settings):
 
   def encoder_fields(self) -> dict[str, object]:
     """The fields of `UserEncoder` that were given."""
-    names = [field.name for field in dataclasses.fields(UserEncoder)]
-    values = {name: getattr(self, name, None) for name in names}
+    names = {field.name for field in dataclasses.fields(EncoderSettings)}
+    values = {name: getattr(self, name) for name in names - {'item_stddev'}}
     return {name: v for name, v in values.items() if v is not None}

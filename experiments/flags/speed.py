@@ -9,6 +9,8 @@ from experiments.flags.binder import Settings, flag
 class EncodingSettings(Settings):
   """In which parts sequences are encoded."""
 
+  group = 'speed'
+
   buckets: int = flag(
     4,
     'Lengths to which sequences may be cut, which the data choose; each is '
@@ -29,6 +31,8 @@ class EncodingSettings(Settings):
 class TableSettings(Settings):
   """Where the item table is."""
 
+  group = 'speed'
+
   shard_table: bool = flag(
     False,
     'Each device holds a part of the rows of the item table, and of what Adam '
@@ -40,6 +44,8 @@ class TableSettings(Settings):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedSettings(EncodingSettings, TableSettings):
   """How the work of a training step is done."""
+
+  group = 'speed'
 
   table_update: str = flag(
     'auto',

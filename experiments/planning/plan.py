@@ -27,7 +27,7 @@ from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
 from experiments.run.batches import training_batch
-from experiments.run.process import tell
+from experiments.run.process import tell_result
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
@@ -116,7 +116,7 @@ def plan_run(
     **_sizes_of_data(settings, data, users),
     **_sizes_of_state(state),
   )
-  tell(report(plan))
+  tell_result(report(plan))
   return plan
 
 

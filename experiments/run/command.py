@@ -1,80 +1,62 @@
-"""A command: flags in, `main(settings)` called, bad input told in one line."""
+"""A command: its flags are read first, then what it needs is imported.
 
-import os
+So what is wrong with the flags is told at once, and so is `--help`.
+"""
+
+import functools
+import importlib
 import sys
-import traceback
-from collections.abc import Callable
-from typing import Any
 
-import jax
 from absl import app, flags, logging
 
-from adaptssr_jax.errors import CheckpointError, DataError
-from adaptssr_jax.training.devices import is_of_lost_process
 from experiments.flags.binder import (
   Settings,
   SettingsError,
   define_flags,
   from_flags,
 )
-from experiments.run.interruption import Interrupted, listening
-from experiments.run.process import prepare_process
+from experiments.flags.flag_files import with_flagfiles
+from experiments.flags.help import asks_for_help, help_of
 
 
-def run(main: Callable[[Any], Any], settings_type: type[Settings]) -> None:
-  """Parses the flags and calls `main(settings)`; bad input ends in one line."""
-  define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
+def run(module: str, settings_type: type[Settings]) -> None:
+  """Calls `main(settings)` of a module, and ends the process.
 
-  def start(argv: list[str]) -> None:
-    if argv[1:]:
-      sys.exit(
-        f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
-        f'a file of flags is --flagfile={argv[1]}'
-      )
-    # Orbax tells every step of every save, and each error that it raises too;
-    # --verbosity=0 lets it.
-    if not flags.FLAGS['verbosity'].present:
-      logging.set_verbosity(logging.FATAL)
-    try:
-      with listening():
-        settings = from_flags(settings_type, flags.FLAGS)
-        prepare_process(settings)
-        main(settings)
-    except Interrupted as notice:
-      if not jax.distributed.is_initialized() or jax.process_index() == 0:
-        print(notice, flush=True)
-    except (SettingsError, DataError, CheckpointError) as error:
-      _fail(f'error: {error}')
-    except BaseException as error:
-      if not jax.distributed.is_initialized():
-        raise
-      _fail(_lost(error) or traceback.format_exc())
-
-  app.run(start)
-
-
-def _lost(error: BaseException) -> str:
-  """The line of an error that other processes are to blame for, else nothing.
-
-  They end without a word to this one, which finds that out when it sends them
-  something, or receives.
+  Args:
+    module: the full name of the command, which is imported here.
+    settings_type: has the flags.
   """
-  if not is_of_lost_process(error):
-    return ''
-  reason, *_ = str(error).splitlines()
-  return (
-    'error: another process of this run has stopped, or cannot be reached: '
-    'look at what it says, and give the same command to all processes to go on '
-    f'({reason})'
-  )
+  if asks_for_help(sys.argv[1:]):
+    print(help_of(settings_type, sys.modules['__main__'].__doc__))
+    sys.exit()
+  define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
+  start = functools.partial(_start, module, settings_type)
+  app.run(start, flags_parser=_parse)
 
 
-def _fail(text: str) -> None:
-  """Ends the process with a text that says why."""
-  if not jax.distributed.is_initialized():
-    sys.exit(text)
-  print(text, file=sys.stderr, flush=True)
-  sys.stdout.flush()
-  # Else JAX would wait for the others, who may wait for this one. They are told
-  # when it is gone.
-  os._exit(1)
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    words = with_flagfiles(argv[1:])
+  except SettingsError as error:
+    sys.exit(f'error: {error}')
+  return app.parse_flags_with_usage([argv[0], *words])
+
+
+def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:
+  if argv[1:]:
+    sys.exit(
+      f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
+      f'a file of flags is --flagfile={argv[1]}'
+    )
+  # Orbax tells every step of every save, and each error that it raises too;
+  # --verbosity=0 lets it.
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.FATAL)
+  try:
+    settings = from_flags(settings_type, flags.FLAGS)
+  except SettingsError as error:
+    sys.exit(f'error: {error}')
+  # It needs JAX, as most commands do.
+  from experiments.run.errors import call
+
+  call(importlib.import_module(module).main, settings)

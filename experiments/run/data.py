@@ -15,7 +15,7 @@ from experiments.flags.shared import (
   SplitSettings,
 )
 from experiments.run.download import fetch_wheel
-from experiments.run.process import tell
+from experiments.run.process import is_quiet, tell
 
 _BUILDERS = (
   data.SyntheticUsers,
@@ -37,7 +37,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     SettingsError: there is no such data set or task; names the ones there are.
     DataError: the source cannot be had or read.
   """
-  if not sys.stderr.isatty():
+  if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
   if settings.beam_options and not settings.beam:
     raise SettingsError('--beam_options is for --beam: give that too')
@@ -97,14 +97,43 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
         f'--{flag} is for --dataset=user_tables, not for '
         f'--dataset={settings.dataset}'
       )
-  size = '_'.join(filter(None, (size, split)))
-  config = f'{size}_{task}' if size else task
-  known = [known.name for known in builders[name].BUILDER_CONFIGS]
-  if config not in known:
+  start = ''.join(f'{part}_' for part in (size, split) if part)
+  configs = [config.name for config in builders[name].BUILDER_CONFIGS]
+  _check_config(settings, task, configs, start=start)
+  return tfds.builder(f'{name}/{start}{task}', data_dir=settings.data_dir)
+
+
+def _check_config(
+  settings: DataSettings, task: str, configs: list[str], *, start: str
+) -> None:
+  """Raises `SettingsError` where there is no such size, or task of the size.
+
+  Args:
+    settings: of the data set.
+    task: its task.
+    configs: the names of what the data set has: size, split and task.
+    start: what the names of this size and split begin with.
+  """
+  name = settings.dataset.partition('/')[0]
+  # Each size has this task, in the split of --split=last_ten.
+  sizes = [
+    config.removesuffix('_pretrain')
+    for config in configs
+    if config.endswith('_pretrain') and LEAVE_ONE_OUT not in config
+  ]
+  known = [f'{name}/{size}' for size in sizes] or [name]
+  if settings.dataset not in known:
+    raise SettingsError(f'--dataset: {_unknown(settings.dataset, known)}')
+  tasks = [
+    config.removeprefix(start)
+    for config in configs
+    if config.startswith(start)
+    and (LEAVE_ONE_OUT in config) == (LEAVE_ONE_OUT in start)
+  ]
+  if task not in tasks:
     raise SettingsError(
-      f'--dataset={settings.dataset} --task={task}: ' + _unknown(config, known)
+      f'--dataset={settings.dataset} --task={task}: {_unknown(task, tasks)}'
     )
-  return tfds.builder(f'{name}/{config}', data_dir=settings.data_dir)
 
 
 def _split_of(settings: DataSettings, task: str) -> str:

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.flags.binder import SettingsError
-from experiments.run.process import is_main_process
+from experiments.run.process import is_main_process, is_quiet
 from experiments.run.workdir import METRICS, atomic_write, writing
 
 # The last steps, of which the rate is taken.
@@ -223,6 +223,7 @@ class Progress(tqdm.tqdm):
     super().__init__(
       desc=title,
       total=total,
+      disable=is_quiet(),
       initial=start,
       unit='step',
       miniters=1,
@@ -233,7 +234,7 @@ class Progress(tqdm.tqdm):
 
   def update(self, loss: ArrayLike) -> None:
     """Counts one step; its loss is waited for only where it is told."""
-    if self.disable:  # By TQDM_DISABLE, in the environment.
+    if self.disable:  # By --quiet, or by TQDM_DISABLE.
       return
     # The first was given to the devices, which may be far from through with it.
     if self.n > self.initial:

@@ -6,19 +6,28 @@ import os
 import jax
 
 from experiments.flags.binder import Settings
-from experiments.flags.process import DistributedSettings, ProcessSettings
+from experiments.flags.process import (
+  DistributedSettings,
+  ProcessSettings,
+  QuietSettings,
+)
 from experiments.flags.shared import PlanSettings
 from experiments.run.compilation import keep_compiled
 from experiments.run.distributed import join_processes
+
+_is_quiet = False
 
 
 def prepare_process(settings: Settings) -> None:
   """Sets what holds for the whole process, before a command begins.
 
-  Joins the other processes, if there are any; turns the cache of compiled
+  Makes it quiet, if it is to be; joins the other processes, if there are any;
+  turns the cache of compiled
   programs on, and makes cores devices, unless JAX was told already. For a plan
   it simulates the devices, and keeps no program.
   """
+  if isinstance(settings, QuietSettings):
+    be_quiet(settings.quiet)
   if isinstance(settings, PlanSettings) and settings.plan:
     if settings.plan_devices:
       jax.config.update('jax_platforms', 'cpu')
@@ -48,8 +57,25 @@ def is_main_process() -> bool:
   return jax.process_index() == 0
 
 
+def be_quiet(quiet: bool) -> None:
+  """Whether from now on no more than results and errors is told."""
+  global _is_quiet
+  _is_quiet = quiet
+
+
+def is_quiet() -> bool:
+  """Whether no more than results and errors is told."""
+  return _is_quiet
+
+
 def tell(text: str) -> None:
-  """Prints a line, once for all processes."""
+  """Prints a line, once for all processes, unless they are to be quiet."""
+  if not _is_quiet:
+    tell_result(text)
+
+
+def tell_result(text: str) -> None:
+  """Prints a line that a script may need, once for all processes."""
   if is_main_process():
     print(text, flush=True)
 

@@ -1,0 +1,59 @@
+"""What becomes of the errors of a command: bad input is told in one line."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from adaptssr_jax.errors import CheckpointError, DataError
+from adaptssr_jax.training.devices import is_of_lost_process
+from experiments.flags.binder import Settings, SettingsError
+from experiments.run.interruption import Interrupted, listening
+from experiments.run.process import prepare_process
+
+
+def call(main: Callable[[Any], Any], settings: Settings) -> None:
+  """Calls `main(settings)` in a process that is prepared for it."""
+  try:
+    with listening():
+      prepare_process(settings)
+      main(settings)
+  except Interrupted as notice:
+    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+      print(notice, flush=True)
+  except (SettingsError, DataError, CheckpointError) as error:
+    _fail(f'error: {error}')
+  except BaseException as error:
+    if not jax.distributed.is_initialized():
+      raise
+    _fail(_lost(error) or traceback.format_exc())
+
+
+def _lost(error: BaseException) -> str:
+  """The line of an error that other processes are to blame for, else nothing.
+
+  They end without a word to this one, which finds that out when it sends them
+  something, or receives.
+  """
+  if not is_of_lost_process(error):
+    return ''
+  reason, *_ = str(error).splitlines()
+  return (
+    'error: another process of this run has stopped, or cannot be reached: '
+    'look at what it says, and give the same command to all processes to go on '
+    f'({reason})'
+  )
+
+
+def _fail(text: str) -> None:
+  """Ends the process with a text that says why."""
+  if not jax.distributed.is_initialized():
+    sys.exit(text)
+  print(text, file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  # Else JAX would wait for the others, who may wait for this one. They are told
+  # when it is gone.
+  os._exit(1)
