@@ -278,10 +278,7 @@ def test_a_random_start_needs_no_other_run(tmp_path, data_dir, capsys):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    (
-      {'task': 'gendr'},
-      r"no 'gendr'; did you mean 'gender'\? There are: [^/]+$",
-    ),
+    ({'task': 'gendr'}, r"no 'gendr'; did you mean 'gender'\? There are: p"),
     ({'task': 'pretrain'}, r'--task=pretrain has no labels and no targets'),
     ({'batch_size': 4}, r'--batch_size: .*take 8'),
     ({'task': 'age', 'select_by': 'auc'}, r'needs 2 classes; age has 7'),

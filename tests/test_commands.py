@@ -1,0 +1,285 @@
+"""What a user sees of the commands before a run: lists, help, files, quiet."""
+
+import configparser
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from adaptssr_jax.encoder.model import READOUTS, UserEncoder
+from experiments import pretrain
+from experiments.__main__ import commands
+from experiments.flags import shared
+from experiments.flags.binder import SettingsError, from_flagfile
+from experiments.flags.embedding import EmbedSettings
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.flag_files import CONFIGS, with_flagfiles
+from experiments.flags.help import group_of, help_of
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run.data import open_data
+from experiments.run.errors import call
+from experiments.run.process import be_quiet
+from tests.tiny_runs import ROOT, pretrain_settings
+
+# What is slow to import.
+HEAVY = ('jax', 'flax', 'tensorflow_datasets', 'sklearn', 'numpy')
+
+
+def python(*words, folder=ROOT, path=ROOT):
+  return subprocess.run(
+    [sys.executable, *words],
+    cwd=folder,
+    env=os.environ | {'PYTHONPATH': str(path)},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_the_commands_are_listed_with_a_line_each():
+  done = python('-X', 'importtime', '-m', 'experiments')
+  for name, line in commands().items():
+    assert f'\n{name:10}  {line}\n' in f'\n{done.stdout}'
+  assert not imported(done) & {*HEAVY, 'absl'}
+
+
+def imported(done):
+  """The packages of -X importtime."""
+  lines = done.stderr.splitlines()
+  names = [line.rpartition('|')[2].strip() for line in lines if '|' in line]
+  return {name.split('.')[0] for name in names}
+
+
+def test_the_list_takes_no_argument():
+  done = python('-m', 'experiments', 'pretrain')
+  assert done.returncode == 1
+  assert 'python -m experiments.NAME' in done.stderr
+
+
+@pytest.mark.parametrize('name', commands())
+def test_help_has_groups_and_imports_nothing_heavy(name):
+  done = python('-X', 'importtime', '-m', f'experiments.{name}', '--help')
+  assert done.returncode == 0
+  about, *groups = done.stdout.split('\n\nmost runs:\n')
+  assert about.startswith(commands()[name])
+  assert len(groups) == 1
+  assert '--[no]quiet:' in groups[0].split('\n\n')[0]
+  assert not imported(done) & {*HEAVY, 'adaptssr_jax'}
+
+
+def test_flags_that_most_runs_need_come_first():
+  text = help_of(PretrainSettings, 'About it.')
+  titles = [line for line in text.splitlines() if line and line[0] not in ' A']
+  assert titles == [
+    'most runs:',
+    'this command:',
+    'objective:',
+    'encoder:',
+    'training:',
+    'data:',
+    'speed:',
+    'devices:',
+    'several processes:',
+    'plan:',
+  ]
+  first = text[text.index('most runs:') : text.index('this command:')]
+  for name in ('flagfile', 'dataset', 'objective', 'workdir', 'num_epochs'):
+    assert f'  --{name}: ' in first
+  assert group_of(PretrainSettings, 'mask_ratio') == 'objective'
+  # Of another class first, though it has another default here.
+  assert group_of(EmbedSettings, 'compilation_cache') == 'devices'
+  assert group_of(FinetuneSettings, 'dropout_rate') == 'encoder'
+
+
+def test_the_flags_know_the_encoder_without_importing_it():
+  ours = {field.name: field for field in dataclasses.fields(UserEncoder)}
+  flags = {
+    field.name: field for field in dataclasses.fields(shared.EncoderSettings)
+  }
+  names = flags.keys() - {'item_stddev'}
+  assert names == ours.keys() - {'num_items', 'parent', 'name'}
+  assert shared.READOUTS == READOUTS
+  for name in names:
+    default = str(ours[name].default).lower()
+    assert f'[{default}' in flags[name].metadata['help'], name
+
+
+def test_bad_flags_are_told_before_anything_heavy_is_imported():
+  done = python(
+    '-X', 'importtime', '-m', 'experiments.pretrain', '--crop_ratio=0'
+  )
+  assert done.returncode == 1
+  assert done.stderr.endswith(
+    'error: --crop_ratio must be above 0.0, not 0.0\n'
+  )
+  assert not imported(done) & {*HEAVY}
+
+
+def test_flag_files_are_found_by_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  settings = from_flagfile(PretrainSettings, 'ml1m_pretrain.flags')
+  assert settings == from_flagfile(
+    PretrainSettings, CONFIGS / 'ml1m_pretrain.flags'
+  )
+  pathlib.Path('mine.flags').write_text(
+    '# Mine.\n--flagfile=ml1m_pretrain.flags\n  // As there.\n\n --seed=7 \n'
+  )
+  mine = from_flagfile(PretrainSettings, 'mine.flags')
+  assert mine == dataclasses.replace(settings, seed=7)
+  # What is here comes before what comes with the package.
+  pathlib.Path('ml1m_pretrain.flags').write_text('--seed=8\n')
+  assert from_flagfile(PretrainSettings, 'ml1m_pretrain.flags').seed == 8
+
+
+def test_files_that_compare_names_are_found_by_name():
+  for path in CONFIGS.glob('*.flags'):
+    for word in with_flagfiles([f'--flagfile={path.name}']):
+      value = word.partition('=')[2]
+      if value.endswith('.flags'):
+        assert (CONFIGS / value).is_file(), (path, word)
+
+
+@pytest.mark.parametrize(
+  ('words', 'found'),
+  [
+    (['--seed=1', '--flagfile', 'a.flags'], ['--seed=1', '--x=1']),
+    (['-flagfile=a.flags', '--y'], ['--x=1', '--y']),
+    (['--flagfile=', '--y'], ['--y']),
+    (['--flagfiles=a', 'flagfile', '--'], ['--flagfiles=a', 'flagfile', '--']),
+  ],
+)
+def test_a_flag_file_stands_for_its_words(tmp_path, monkeypatch, words, found):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.flags').write_text('--x=1\n')
+  assert with_flagfiles(words) == found
+
+
+def test_a_flag_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.flags').write_text('--flagfile=b.flags\n')
+  (tmp_path / 'b.flags').write_text('--flagfile=a.flags\n')
+  (tmp_path / 'bytes.flags').write_bytes(b'\xff\xfe')
+  for words, message in {
+    ('--flagfile=gone.flags',): '^--flagfile=gone.flags: no such file.*quickst',
+    ('--flagfile=a.flags',): '^--flagfile=a.flags: the file names itself',
+    ('--flagfile=bytes.flags',): '^--flagfile=bytes.flags cannot be read',
+    ('--flagfile',): '^--flagfile needs a file',
+  }.items():
+    with pytest.raises(SettingsError, match=message):
+      with_flagfiles(words)
+  done = python('-m', 'experiments.embed', '--flagfile=gone', folder=tmp_path)
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: --flagfile=gone: no such file')
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'task', 'words'),
+  [
+    (
+      'synthetic_users/tiny',
+      'gendr',
+      "--task=gendr: no 'gendr'; did you mean 'gender'? There are: pretrain, "
+      'gender, age, ',
+    ),
+    ('synthetic_users', 'age', ' There are: synthetic_users/tiny, '),
+    ('ta_feng/1m', 'age', "mean 'ta_feng'? There are: ta_feng"),
+    ('ta_feng', 'ages', "mean 'age'? There are: pretrain, age"),
+    ('movielens_users/10m', 'age', 'movielens_users/100k, movielens_users/1m'),
+    ('movielens_users/1m', 'x', 'click_by_user, thumb_up, thumb_up_by_user'),
+    ('nothing', 'age', ' synthetic_users, movielens_users, ta_feng, '),
+  ],
+)
+def test_only_what_a_data_set_has_is_listed(tmp_path, dataset, task, words):
+  settings = shared.DataSettings(dataset=dataset, data_dir=str(tmp_path))
+  with pytest.raises(SettingsError) as caught:
+    open_data(settings, task)
+  told = str(caught.value)
+  assert words in told
+  listed = told.partition('There are: ')[2].split(', ')
+  assert not any('tiny_' in name or '1m_' in name for name in listed)
+  assert len(listed) <= 10
+
+
+@pytest.fixture
+def loud_again():
+  yield
+  be_quiet(False)
+
+
+@pytest.mark.usefixtures('loud_again')
+def test_a_quiet_run_tells_its_folder_alone(tmp_path, data_dir, capfd):
+  run = pretrain_settings(tmp_path / 'run', data_dir, num_steps=2, quiet=True)
+  line = f'pre-trained: {tmp_path / "run"}\n'
+  capfd.readouterr()
+  call(pretrain.main, run)
+  assert capfd.readouterr() == (line, '')
+  # Another time it may be told all the same.
+  call(pretrain.main, dataclasses.replace(run, quiet=False))
+  told = capfd.readouterr().out
+  assert 'finished at step 2; nothing to train' in told
+  assert told.endswith(line)
+  with pytest.raises(SystemExit, match=r'^error: --init_from=.*gone'):
+    call(pretrain.main, dataclasses.replace(run, init_from=f'{tmp_path}/gone'))
+
+
+def test_every_command_can_be_quiet_and_has_a_script():
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / 'setup.cfg')
+  scripts = setup['options.entry_points']['console_scripts'].split('\n')
+  assert {script.split(' = ')[0] for script in scripts if script} == {
+    f'adaptssr-{name}' for name in commands()
+  }
+
+
+@pytest.mark.parametrize('name', ['adaptssr-embed', 'adaptssr-embed.exe'])
+def test_a_script_is_the_command_it_is_named_after(name):
+  code = f"""
+import sys
+from experiments.__main__ import script
+sys.argv = ['/bin/{name}', '--help']
+script()
+"""
+  assert python('-c', code).stdout == (
+    python('-m', 'experiments.embed', '--help').stdout
+  )
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_without_the_repository(tmp_path):
+  """The project is copied first, so that building leaves nothing in it."""
+  project, wheels, site, empty = (
+    tmp_path / name for name in ('project', 'wheels', 'site', 'empty')
+  )
+  empty.mkdir()
+  for name in ('adaptssr_jax', 'experiments'):
+    shutil.copytree(ROOT / name, project / name)
+  for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+    (project / name).write_bytes((ROOT / name).read_bytes())
+  pip = ('-m', 'pip', '--disable-pip-version-check')
+  done = python(
+    *pip, 'wheel', '-q', '--no-deps', '-w', str(wheels), str(project)
+  )
+  assert done.returncode == 0, done.stderr
+  (wheel,) = wheels.glob('*.whl')
+  done = python(
+    *pip, 'install', '-q', '--no-deps', '--target', str(site), str(wheel)
+  )
+  assert done.returncode == 0, done.stderr
+  words = ('--flagfile=quickstart.flags', '--num_steps=2', '--quiet')
+  done = python('-m', 'experiments.pretrain', *words, folder=empty, path=site)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith('pre-trained: runs/')
+  listed = python('-m', 'experiments', folder=empty, path=site)
+  assert 'pretrain' in listed.stdout
+  done = subprocess.run(
+    [site / 'bin' / 'adaptssr-pretrain', '--help'],
+    cwd=empty,
+    env=os.environ | {'PYTHONPATH': str(site)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.startswith('Pre-trains a user model')
+  assert f'{site}/experiments/configs' in done.stdout
