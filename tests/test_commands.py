@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from adaptssr_jax.encoder.model import READOUTS, UserEncoder
-from experiments import pretrain
+from experiments import baselines
 from experiments.__main__ import commands
 from experiments.flags import shared
 from experiments.flags.binder import SettingsError, from_flagfile
@@ -22,8 +22,9 @@ from experiments.flags.help import group_of, help_of
 from experiments.flags.pretraining import PretrainSettings
 from experiments.run.data import open_data
 from experiments.run.errors import call
+from experiments.run.logs import Progress
 from experiments.run.process import be_quiet
-from tests.tiny_runs import ROOT, pretrain_settings
+from tests.tiny_runs import ROOT
 
 # What is slow to import.
 HEAVY = ('jax', 'flax', 'tensorflow_datasets', 'sklearn', 'numpy')
@@ -210,19 +211,33 @@ def loud_again():
 
 
 @pytest.mark.usefixtures('loud_again')
-def test_a_quiet_run_tells_its_folder_alone(tmp_path, data_dir, capfd):
-  run = pretrain_settings(tmp_path / 'run', data_dir, num_steps=2, quiet=True)
-  line = f'pre-trained: {tmp_path / "run"}\n'
-  capfd.readouterr()
-  call(pretrain.main, run)
-  assert capfd.readouterr() == (line, '')
+def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
+  settings = baselines.BaselineSettings(
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
+    workdir=f'{tmp_path}/run',
+    quiet=True,
+  )
+  call(baselines.main, settings)
+  quiet = capfd.readouterr()
+  assert quiet.out.startswith('bag_of_items, gender: accuracy ')
+  assert quiet.out.count('\n') == 1
+  assert not quiet.err
   # Another time it may be told all the same.
-  call(pretrain.main, dataclasses.replace(run, quiet=False))
-  told = capfd.readouterr().out
-  assert 'finished at step 2; nothing to train' in told
-  assert told.endswith(line)
-  with pytest.raises(SystemExit, match=r'^error: --init_from=.*gone'):
-    call(pretrain.main, dataclasses.replace(run, init_from=f'{tmp_path}/gone'))
+  call(baselines.main, dataclasses.replace(settings, quiet=False))
+  assert capfd.readouterr().out.endswith(f'60 items\n{quiet.out}')
+  call(baselines.main, settings)
+  with pytest.raises(SystemExit, match=r'^error: --workdir=.*/run holds'):
+    call(baselines.main, dataclasses.replace(settings, task='age'))
+
+
+@pytest.mark.usefixtures('loud_again')
+def test_a_quiet_run_has_no_progress(capfd):
+  be_quiet(True)
+  with Progress('run', total=3, start=0, users=1, every=0.001) as progress:
+    for _ in range(3):
+      progress.update(1.0)
+  assert capfd.readouterr() == ('', '')
 
 
 def test_every_command_can_be_quiet_and_has_a_script():
@@ -272,6 +287,8 @@ def test_a_wheel_runs_without_the_repository(tmp_path):
   done = python('-m', 'experiments.pretrain', *words, folder=empty, path=site)
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith('pre-trained: runs/')
+  assert done.stdout.count('\n') == 1
+  assert done.stderr == ''
   listed = python('-m', 'experiments', folder=empty, path=site)
   assert 'pretrain' in listed.stdout
   done = subprocess.run(

@@ -55,11 +55,15 @@ def flag(
 class Settings:
   """Base of the settings of all commands: every value is checked.
 
-  A class whose flags several commands have says in `group` under which title
-  `--help` has them.
+  Args of a class:
+    group: the title under which `--help` has its flags, if several commands
+      have them.
   """
 
-  group: ClassVar[str]
+  group: ClassVar[str] = ''
+
+  def __init_subclass__(cls, *, group: str = '') -> None:
+    cls.group = group
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):

@@ -80,7 +80,7 @@ def group_of(settings_type: type[Settings], name: str) -> str:
     for of in reversed(settings_type.__mro__)
     if name in inspect.get_annotations(of)
   )
-  return vars(first).get('group', _OWN)
+  return first.group or _OWN
 
 
 def _line(field: dataclasses.Field) -> str:

@@ -6,10 +6,8 @@ from experiments.flags.binder import Settings, flag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ItemRivalSettings(Settings):
+class ItemRivalSettings(Settings, group='objective'):
   """What MSDP and ECL weigh, and how far MSDP looks ahead."""
-
-  group = 'objective'
 
   max_window: int = flag(
     32, 'msdp: the most behaviours of the window that is predicted.', low=1

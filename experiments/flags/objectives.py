@@ -3,7 +3,8 @@
 import dataclasses
 import sys
 
-from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.augmentations import AugmentationSettings
+from experiments.flags.binder import SettingsError, flag
 from experiments.flags.item_rivals import ItemRivalSettings
 from experiments.flags.traits import TRAITS, traits_of
 
@@ -16,27 +17,10 @@ _SLICE_FROM = 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentationSettings(Settings):
-  """How strong the augmentations are."""
-
-  group = 'objective'
-
-  crop_ratio: float = flag(
-    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
-  )
-  mask_ratio: float | None = flag(
-    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
-  )
-  reorder_ratio: float = flag(
-    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(AugmentationSettings, ItemRivalSettings):
+class ObjectiveSettings(
+  AugmentationSettings, ItemRivalSettings, group='objective'
+):
   """What is learned from behaviours alone."""
-
-  group = 'objective'
 
   objective: tuple[str, ...] = flag(
     ('adaptssr',),

@@ -17,10 +17,8 @@ class QuietSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessSettings(QuietSettings):
+class ProcessSettings(QuietSettings, group='devices'):
   """Where compiled programs are kept, and what a device is; with --workdir."""
-
-  group = 'devices'
 
   compilation_cache: str = flag(
     'auto',
@@ -41,10 +39,8 @@ class ProcessSettings(QuietSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistributedSettings(ProcessSettings):
+class DistributedSettings(ProcessSettings, group='several processes'):
   """Which processes there are; the same command is given to each."""
-
-  group = 'several processes'
 
   distributed: str = flag(
     'auto',

@@ -12,10 +12,8 @@ READOUTS = ('pooled', 'last', 'pooled,last')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
+class DataSettings(Settings, group='data'):
   """Which users."""
-
-  group = 'data'
 
   dataset: str = flag(
     'synthetic_users/quickstart',
@@ -75,10 +73,8 @@ class DataSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SplitSettings(DataSettings):
+class SplitSettings(DataSettings, group='data'):
   """What of each user is held out."""
-
-  group = 'data'
 
   split: str = flag(
     'last_ten',
@@ -89,10 +85,10 @@ class SplitSettings(DataSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
+class RunSettings(
+  SplitSettings, DistributedSettings, SpeedSettings, group='training'
+):
   """How a model is trained, logged and saved."""
-
-  group = 'training'
 
   workdir: str = flag(
     'runs/latest',
@@ -154,10 +150,8 @@ class RunSettings(SplitSettings, DistributedSettings, SpeedSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanSettings(RunSettings):
+class PlanSettings(RunSettings, group='plan'):
   """Telling what a run needs, in place of the run."""
-
-  group = 'plan'
 
   plan: bool = flag(
     False,
@@ -187,10 +181,8 @@ class PlanSettings(RunSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderSettings(Settings):
+class EncoderSettings(Settings, group='encoder'):
   """The encoder. What is not given is the checkpoint's, or the default."""
-
-  group = 'encoder'
 
   max_length: int | None = flag(
     None, 'Behaviours seen of a user, the last ones [100].', low=1

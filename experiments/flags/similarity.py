@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from experiments.flags.augmentations import AugmentationSettings
 from experiments.flags.binder import flag
-from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import ProcessSettings
 from experiments.flags.shared import DataSettings
 from experiments.flags.speed import EncodingSettings

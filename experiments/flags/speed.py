@@ -6,10 +6,8 @@ from experiments.flags.binder import Settings, flag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodingSettings(Settings):
+class EncodingSettings(Settings, group='speed'):
   """In which parts sequences are encoded."""
-
-  group = 'speed'
 
   buckets: int = flag(
     4,
@@ -28,10 +26,8 @@ class EncodingSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TableSettings(Settings):
+class TableSettings(Settings, group='speed'):
   """Where the item table is."""
-
-  group = 'speed'
 
   shard_table: bool = flag(
     False,
@@ -42,10 +38,8 @@ class TableSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedSettings(EncodingSettings, TableSettings):
+class SpeedSettings(EncodingSettings, TableSettings, group='speed'):
   """How the work of a training step is done."""
-
-  group = 'speed'
 
   table_update: str = flag(
     'auto',
