@@ -34,12 +34,11 @@ def with_relations(
     more['similar_items'] = similar_items(
       data.splits['train'].items, num_items=num_items, k=settings.num_similar
     )
-  splits = {name: users._replace(**more) for name, users in data.splits.items()}
-  if any(of.sees_partners for of in traits):
-    splits = {
-      name: users._replace(by_last_item=by_last_item(users.items))
-      for name, users in splits.items()
-    }
+  splits = {}
+  for name, users in data.splits.items():
+    if any(of.sees_partners for of in traits):
+      more['by_last_item'] = by_last_item(users.items)
+    splits[name] = users._replace(**more)
   return data._replace(splits=splits)
 
 
