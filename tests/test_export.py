@@ -89,7 +89,7 @@ def alone(folder, histories, tmp_path):
   return np.load(tmp_path / 'out.npy')
 
 
-def test_alone_it_gives_what_embed_does(run, folder, data_dir, tmp_path):
+def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
   events = [
     (user, item, place)
     for user, history in HISTORIES.items()
@@ -98,8 +98,6 @@ def test_alone_it_gives_what_embed_does(run, folder, data_dir, tmp_path):
   settings = embed.EmbedSettings(
     pretrained=run,
     output=str(tmp_path / 'users.npz'),
-    dataset='user_tables',
-    data_dir=data_dir,
     events=(str(write(tmp_path / 'e.parquet', events, COLUMNS)),),
     batch_size=8,
     buckets=2,
@@ -115,6 +113,8 @@ def test_alone_it_gives_what_embed_does(run, folder, data_dir, tmp_path):
 
 def test_the_folder_holds_weights_vocabulary_and_settings(run, folder):
   encoder, params, _ = restore_encoder(run)
+  # Who may read one file may read all.
+  assert len({path.stat().st_mode for path in folder.glob('*.*')}) == 1
   # What loaded it may have left its compiled code there.
   assert {path.name for path in folder.iterdir()} - {'__pycache__'} == {
     'encoder.jaxexport',
@@ -135,6 +135,7 @@ def test_the_folder_holds_weights_vocabulary_and_settings(run, folder):
   assert UserEncoder(**settings['encoder']) == encoder
   assert settings['commit'] == commit()
   assert settings['jax'] == jax.__version__
+  assert settings['dataset'] == 'unknown'
   assert settings['platforms'] == ['cpu', 'cuda', 'tpu']
 
 

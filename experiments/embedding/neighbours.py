@@ -70,7 +70,7 @@ def nearest_users(
     functools.partial(most_similar, count=count, block_size=block_size)
   )
   found = []
-  for begin in tqdm.tqdm(range(0, len(unit), _QUERIES), unit_scale=_QUERIES):
+  for begin in tqdm.tqdm(range(0, len(unit), _QUERIES), unit=' batches'):
     part = slice(begin, begin + _QUERIES)
     batch = search(unit[part], everyone.ids[part], everyone)
     found.append(jax.tree.map(np.asarray, batch))

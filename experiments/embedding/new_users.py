@@ -64,8 +64,8 @@ def _renumbered(
     some += ', ...' if len(unknown) > _SHOWN else ''
     text = (
       f'the encoder does not know {len(unknown):,} of {len(found.items):,} '
-      f'items ({some}), nor {np.sum(values == mask_id):,} of {len(values):,} '
-      'behaviours: they count as masked'
+      f'items ({some}): {np.sum(values == mask_id):,} of {len(values):,} '
+      'behaviours are of these, and count as masked'
     )
   tell(f'{len(items):,} users; {text}')
   return Ragged(values, items.offsets)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
@@ -81,7 +82,10 @@ def write_encoder(
     for name, array in flatten_dict(params, sep='.').items()
   }
   safetensors.numpy.save_file(weights, folder / 'weights.safetensors')
-  (folder / 'encoder.jaxexport').write_bytes(lowered(encoder, weights))
+  program = folder / 'encoder.jaxexport'
+  program.write_bytes(lowered(encoder, weights))
+  # Else only who has written the weights might read them.
+  shutil.copymode(program, folder / 'weights.safetensors')
   lines = ''.join(f'{json.dumps(item)}\n' for item in vocabulary)
   (folder / 'vocabulary').write_text(lines)
   settings = {
@@ -90,6 +94,7 @@ def write_encoder(
     'dataset': dataset,
     'commit': commit(),
     'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
     'platforms': PLATFORMS,
   }
   text = json.dumps(settings, indent=2) + '\n'
