@@ -26,6 +26,11 @@ reads new tables without preparing a data set: the rows are in the order in
 which users first appear, and items that the encoder does not know are counted
 and told.
 
+--part=2/8 encodes the second of eight equal parts of the users. Eight commands,
+each with an --output of its own, share the work on any machines. A file appears
+when it is whole, so that of a killed command only its part is to be done again.
+Together, in order, the files hold the rows of the one file.
+
 --item_vectors has the table of the encoder, by `item_id` in place of `user_id`.
 --neighbours_output has, for each user, the --neighbours=K others whose vectors
 are nearest by the cosine, the nearest first: `user_id`, `neighbour_id` [K] and
@@ -50,6 +55,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
 from experiments.embedding.neighbours import write_neighbours
 from experiments.embedding.new_users import read_new_users
+from experiments.embedding.parts import users_of_part
 from experiments.flags.binder import SettingsError
 from experiments.flags.embedding import EmbedSettings
 from experiments.run import loop
@@ -82,6 +88,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     if settings.dtype:
       encoder = encoder.clone(dtype=settings.dtype)
     splits, encoder, params = with_users(settings, encoder, params, known)
+    splits = users_of_part(splits, settings.part)
     write_users(settings, paths, splits, encoder, params)
   return next(iter(paths.values()))
 
@@ -96,8 +103,11 @@ def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
     raise SettingsError(
       'give both --neighbours=K and --neighbours_output=FILE, or neither'
     )
-  if settings.neighbours and jax.process_count() > 1:
-    raise SettingsError('--neighbours is for one process: leave it out')
+  if settings.neighbours and (settings.part or jax.process_count() > 1):
+    raise SettingsError(
+      '--neighbours is for one process, which has the vectors of all users: '
+      'leave it out, or --part'
+    )
   names = ('output', 'neighbours_output', 'item_vectors')
   given = [name for name in names if getattr(settings, name)] or ['output']
   paths = {name: pathlib.Path(getattr(settings, name)) for name in given}

@@ -149,6 +149,38 @@ def test_a_user_with_several_rows_is_no_neighbour_of_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'dataset', [embed.EmbedSettings.dataset, 'user_tables']
+)
+def test_parts_together_are_the_whole(settings, tmp_path, dataset):
+  of = dataclasses.replace(settings, dataset=dataset)
+  ids, vectors = read(written(of, tmp_path, output='all.npz'))
+  parts = []
+  for part in ('1/3', '2/3', '3/3'):
+    mine = dataclasses.replace(of, part=part)
+    parts.append(read(written(mine, tmp_path, output=f'{part[0]}.npz')))
+  assert [len(part_ids) for part_ids, _ in parts] == [13, 13, 14]
+  assert [user for part_ids, _ in parts for user in part_ids] == ids
+  found = np.concatenate([part_vectors for _, part_vectors in parts])
+  np.testing.assert_allclose(found, vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize('part', ['0/3', '4/3', '1/0', '2', 'a/b', '1/-3'])
+def test_what_is_no_part_is_refused(part):
+  with pytest.raises(SettingsError, match='--part must be I/N'):
+    embed.EmbedSettings(part=part)
+
+
+def test_neither_neighbours_nor_too_many_of_parts(settings, tmp_path):
+  mine = dataclasses.replace(settings, part='1/2')
+  with pytest.raises(SettingsError, match='leave it out, or --part'):
+    written(mine, tmp_path, neighbours=2, neighbours_output='near.npz')
+  mine = dataclasses.replace(settings, part='7/41')
+  with pytest.raises(SettingsError, match='--part=7/41: there are 40 users'):
+    written(mine, tmp_path, output='users.npz')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
   ('changes', 'message'),
   [
     ({'neighbours': 2}, 'both --neighbours=K and --neighbours_output'),
