@@ -1,0 +1,78 @@
+"""The flags of writing vectors."""
+
+import dataclasses
+import pathlib
+import re
+
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.process import DistributedSettings
+from experiments.flags.shared import DataSettings
+from experiments.flags.speed import EncodingSettings, TableSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedSettings(
+  DataSettings, DistributedSettings, EncodingSettings, TableSettings
+):
+  """The flags of writing vectors."""
+
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+  )
+  output: str = flag(
+    '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
+  )
+  item_vectors: str = flag(
+    '', 'A file to write the vectors of the items to, as --output.'
+  )
+  neighbours: int = flag(
+    0, 'How many nearest users of each to write to --neighbours_output.', low=0
+  )
+  neighbours_output: str = flag(
+    '', 'A file to write the nearest users to, FILE.parquet or FILE.npz.'
+  )
+  task: str = flag(
+    'pretrain',
+    'The task whose users to encode; pretrain: all users, with all behaviours.',
+  )
+  split: str = flag(
+    'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
+  )
+  part: str = flag(
+    '',
+    'I/N: of N equal parts of the users the I-th alone, from 1/N to N/N, each '
+    'by a command of its own with a file of its own.',
+  )
+  batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; vectors are float32 [as it was trained].',
+    choices=('float32', 'bfloat16'),
+  )
+  compilation_cache: str = flag(
+    'auto',
+    "Folder of JAX's compiled programs, which spare the next run most of its "
+    'start: auto, jax_compilation_cache beside the workdir of --pretrained; '
+    'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.part and not _is_part(self.part):
+      raise SettingsError(
+        f'--part must be I/N, from 1/N to N/N, such as 2/8, not {self.part!r}'
+      )
+
+  @property
+  def workdir(self) -> str:
+    """The folder of the run, though one of its checkpoints may be given."""
+    folder = pathlib.Path(self.pretrained).absolute()
+    for above in (folder.parent, folder):
+      if above.name == 'checkpoints':
+        return str(above.parent)
+    return str(folder)
+
+
+def _is_part(text: str) -> bool:
+  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
+  return bool(found) and 1 <= int(found[1]) <= int(found[2])
