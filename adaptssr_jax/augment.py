@@ -21,8 +21,8 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from adaptssr_jax.ops.choices import Augmentation as Augmentation
 from adaptssr_jax.ops.choices import (
-  by_length,
   in_turn,
+  one_by_length,
   one_of,
   two_of,
 )
@@ -35,11 +35,11 @@ from adaptssr_jax.ops.sequences import (
 from adaptssr_jax.ops.similar_edits import insert, substitute
 
 __all__ = [
-  'by_length',
   'crop',
   'in_turn',
   'insert',
   'mask',
+  'one_by_length',
   'one_of',
   'random_slice',
   'reorder',

@@ -1,4 +1,4 @@
-"""Writes the vector of every user of a data set, by a trained encoder.
+r"""Writes the vector of every user of a data set, by a trained encoder.
 
   python -m experiments.embed --pretrained=runs/latest --output=users.parquet
 
@@ -18,6 +18,23 @@ those of validation, then of test. They are not in the order of your files: go
 by `user_id`. In a ranking task, a user has a row in each split that has
 positives of it. Of a user with more behaviours than the encoder sees, the last
 ones count.
+
+  python -m experiments.embed --pretrained=runs/latest --events=new.csv \
+    --output=users.parquet
+
+reads new tables without preparing a data set: the rows are in the order in
+which users first appear, and items that the encoder does not know are counted
+and told.
+
+--part=2/8 encodes the second of eight equal parts of the users. Eight commands,
+each with an --output of its own, share the work on any machines. A file appears
+when it is whole, so that of a killed command only its part is to be done again.
+Together, in order, the files hold the rows of the one file.
+
+--item_vectors has the table of the encoder, by `item_id` in place of `user_id`.
+--neighbours_output has, for each user, the --neighbours=K others whose vectors
+are nearest by the cosine, the nearest first: `user_id`, `neighbour_id` [K] and
+`similarity` [K]. They are searched exactly, all vectors being held in memory.
 """
 
 from experiments.flags.embedding import EmbedSettings
@@ -31,16 +48,21 @@ import collections
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
+from jax.typing import ArrayLike
 
 from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
+from experiments.embedding.neighbours import write_neighbours
+from experiments.embedding.new_users import read_new_users
+from experiments.embedding.parts import users_of_part
 from experiments.flags.binder import SettingsError
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
@@ -62,22 +84,100 @@ from experiments.run.vector_files import Piece, check_file, write_vectors
 
 
 def main(settings: EmbedSettings) -> pathlib.Path:
-  """Writes the vectors, and returns the file."""
+  """Writes the files, and returns that of the vectors, or else another."""
   if not settings.pretrained:
     raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
-  path = pathlib.Path(settings.output)
-  check_file(path)
+  paths = check_outputs(settings)
   loop.check_devices(settings)
   encoder, params, known = restore_model(
     settings.pretrained, device=source_device(settings)
   )
+  if settings.item_vectors:
+    write_items(paths['item_vectors'], params['table'], known)
+  if paths.keys() - {'item_vectors'}:
+    if settings.dtype:
+      encoder = encoder.clone(dtype=settings.dtype)
+    splits, encoder, params = with_users(settings, encoder, params, known)
+    splits = users_of_part(splits, settings.part)
+    write_users(settings, paths, splits, encoder, params)
+  return next(iter(paths.values()))
+
+
+def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
+  """The files to write, by the flags that name them.
+
+  Raises:
+    SettingsError: one cannot be written or exists, or flags are missing.
+  """
+  if bool(settings.neighbours) != bool(settings.neighbours_output):
+    raise SettingsError(
+      'give both --neighbours=K and --neighbours_output=FILE, or neither'
+    )
+  if settings.neighbours and (settings.part or jax.process_count() > 1):
+    raise SettingsError(
+      '--neighbours is for one process, which has the vectors of all users: '
+      'leave it out, or --part'
+    )
+  names = ('output', 'neighbours_output', 'item_vectors')
+  given = [name for name in names if getattr(settings, name)] or ['output']
+  paths = {name: pathlib.Path(getattr(settings, name)) for name in given}
+  for name, path in paths.items():
+    check_file(path, flag=name)
+  if len(set(paths.values())) < len(paths):
+    raise SettingsError(f'--{" and --".join(paths)} must be different files')
+  return paths
+
+
+def write_items(
+  path: pathlib.Path, table: ArrayLike, known: Sequence[str]
+) -> None:
+  """Writes the rows of a table, those of padding and mask left out."""
+  vectors = np.asarray(table)[1:-1]
+  if is_main_process():
+    write_vectors(
+      path,
+      [(list(known), vectors)],
+      vectors.shape,
+      name='item_id',
+      flag='item_vectors',
+    )
+  tell_result(f'item vectors {list(vectors.shape)}: {path}')
+
+
+def with_users(
+  settings: EmbedSettings,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  known: Sequence[str],
+) -> tuple[list[UserArrays], UserEncoder, dict[str, Any]]:
+  """The users to encode, by split, and the encoder for their items."""
+  # Of the class, it is the default.
+  if settings.events and settings.dataset == EmbedSettings.dataset:
+    for name in ('labels', 'beam', 'task', 'split'):
+      if getattr(settings, name) != getattr(EmbedSettings, name):
+        raise SettingsError(
+          f'--{name} is for a prepared data set: leave it out, or give '
+          '--dataset=user_tables too'
+        )
+    folder = pathlib.Path(settings.output or settings.neighbours_output).parent
+    users = read_new_users(settings, known, folder=folder)
+    return [users], encoder, params
   data = open_data(settings, task=settings.task)
   splits = users_of(settings, data)
   encoder, params = with_items(
     encoder, params, known, data.vocabulary.items, source=settings.pretrained
   )
-  if settings.dtype:
-    encoder = encoder.clone(dtype=settings.dtype)
+  return splits, encoder, params
+
+
+def write_users(
+  settings: EmbedSettings,
+  paths: Mapping[str, pathlib.Path],
+  splits: Sequence[UserArrays],
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> None:
+  """Encodes all users, and writes their vectors and their neighbours."""
   length = effective_length(splits, encoder.max_length)
   lengths = [sample_lengths(users, length) for users in splits]
   buckets = make_buckets(settings, np.concatenate(lengths))
@@ -86,13 +186,20 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   )
   total = sum(len(users.items) for users in splits)
   shape = total, encoder.vector_dim
-  if is_main_process():
-    write_vectors(path, told(pieces, total), shape)
-  else:
+  if not is_main_process():
     # Their part of the work, of which the first process has the results.
     collections.deque(pieces, maxlen=0)
-  tell_result(f'vectors {list(shape)}: {path}')
-  return path
+    return
+  pieces = told(pieces, total)
+  if settings.neighbours:
+    pieces = list(pieces)
+  if settings.output:
+    write_vectors(paths['output'], pieces, shape)
+    tell_result(f'vectors {list(shape)}: {paths["output"]}')
+  if settings.neighbours:
+    path = paths['neighbours_output']
+    write_neighbours(path, pieces, count=settings.neighbours)
+    tell_result(f'the {settings.neighbours} nearest users of each: {path}')
 
 
 def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:

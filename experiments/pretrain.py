@@ -24,7 +24,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import check_objective
+from experiments.flags.checks import check_objective
 from experiments.flags.pretraining import (
   longest_sequence,
   with_causal_encoder,
@@ -132,10 +132,23 @@ def probe_of(
 
 
 def check_source(settings: PretrainSettings) -> None:
-  """Raises `SettingsError` where the source has seen what is held out here."""
+  """Raises `SettingsError` where the source cannot be gone on from.
+
+  It has seen what is held out here, or has not learned what is needed.
+  """
   if not settings.init_from:
     return
   flags = restore_description(settings.init_from).flags
+  trained = {*str(flags.get('objective', '')).split(','), *settings.objective}
+  if 'ccl_filled' in settings.objective and not trained & {
+    'masked_items',
+    'ecl',
+  }:
+    raise SettingsError(
+      f'--init_from={settings.init_from} has not learned to guess hidden '
+      'items, which --objective=ccl_filled fills: take a run of masked_items, '
+      'or give --objective=masked_items,ccl_filled'
+    )
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
       f'--init_from={settings.init_from} was trained with '

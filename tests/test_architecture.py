@@ -54,7 +54,12 @@ DATA_ORDER = [
   {'prepared'},
 ]
 # Folders that one command has for itself, above all that commands share.
-COMMANDS_OWN = {'comparison': 'compare', 'benchmarking': 'benchmark'}
+COMMANDS_OWN = {
+  'benchmarking': 'benchmark',
+  'comparison': 'compare',
+  'embedding': 'embed',
+  'exporting': 'export',
+}
 # What runs other commands.
 CALLERS = {'experiments.quickstart', 'experiments.comparison.commands'}
 

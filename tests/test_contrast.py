@@ -142,7 +142,7 @@ def test_augmentations_grow_with_the_step(params, batch):
       encode_curriculum,
       encoder=ENCODER,
       augmentations_at=functools.partial(
-        view_augmentations, settings, ENCODER, (name,), True
+        view_augmentations, settings, ENCODER, (name,), has_second=True
       ),
       num_steps=40,
       passes=1,

@@ -76,6 +76,16 @@ def test_a_row_draws_by_its_own_key():
   assert len(set(found.tolist())) > 1
 
 
+def test_draws_do_not_depend_on_how_many_states_a_device_has():
+  rng = np.random.default_rng(1)
+  table = jnp.asarray(rng.normal(size=(20_000, 2)), jnp.float32)
+  hidden = jnp.asarray(rng.normal(size=(4_000, 2)), jnp.float32)
+  draw = functools.partial(draw_items, table, jnp.zeros(20_000))
+  keys = jax.random.split(KEY, len(hidden))
+  few = draw(hidden[:10], keys[:10])
+  np.testing.assert_array_equal(draw(hidden, keys)[:10], few)
+
+
 def test_a_chunk_of_nothing_is_refused():
   with pytest.raises(ValueError, match='chunk_size must be at least 1'):
     draw_ids(

@@ -22,6 +22,7 @@ from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step, sum_metrics
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
+from experiments.pretraining.encoded_views import encoded_lengths
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -80,9 +81,8 @@ def coserec(axis_name=None, **settings):
 
 
 def duorec(axis_name=None, **settings):
-  return functools.partial(
-    duorec_objective, encoder=SHORTER, axis_name=axis_name, **settings
-  )
+  settings = {'encoder': SHORTER, 'axis_name': axis_name} | settings
+  return functools.partial(duorec_objective, **settings)
 
 
 def of_shorter(params):
@@ -111,15 +111,14 @@ def nt_xent(users, temperature=1.0):
 def test_coserec_is_nt_xent_of_two_edited_views(params, batch):
   objective = coserec(deterministic=True, temperature=0.7)
   loss, metrics = jax.jit(objective)(params, batch, KEY)
-  views = encode_views(
-    params,
-    batch,
-    KEY,
+  encode = functools.partial(
+    encode_views,
     encoder=ENCODER,
     augmentations=(EDITS, EDITS),
     passes=1,
     deterministic=True,
   )
+  views = jax.jit(encode)(params, batch, KEY)
   assert (views.items[0] != views.items[1]).any()
   expected = nt_xent(views.users[:, 0, :-1], 0.7)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -179,9 +178,9 @@ def test_duorec_is_nt_xent_of_what_precedes_the_target(params, batch):
 
 def test_without_a_partner_dropout_alone_makes_the_views(params, batch):
   alone = batch | {'partner_items': batch['items']}
-  loss, _ = duorec()(of_shorter(params), alone, KEY)
-  still = SHORTER.clone(dropout_rate=0.0)
-  plain, _ = duorec_objective(of_shorter(params), alone, KEY, encoder=still)
+  loss, _ = jax.jit(duorec())(of_shorter(params), alone, KEY)
+  still = duorec(encoder=SHORTER.clone(dropout_rate=0.0))
+  plain, _ = jax.jit(still)(of_shorter(params), alone, KEY)
   assert abs(loss - plain) > 1e-3
 
 
@@ -279,9 +278,28 @@ def summed(params, batch, key, *, function):
 def test_buckets_change_nothing(params, batch):
   for name, make in OBJECTIVES.items():
     start = of_shorter(params) if name == 'duorec' else params
-    whole, _ = make()(start, batch, KEY)
-    parts, _ = make(buckets=Buckets((3,), 4))(start, batch, KEY)
+    whole, _ = jax.jit(make())(start, batch, KEY)
+    parts, _ = jax.jit(make(buckets=Buckets((3,), 4)))(start, batch, KEY)
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_edited_sequences_are_as_long_as_the_sample_says():
+  lengths = np.array([2, 5, 50, 90])
+  of_coserec, of_duorec = (
+    encoded_lengths(
+      pretrain_settings('', '', objective=name, max_length=60),
+      lengths,
+      max_length=60,
+    ).reshape(-1, 4)
+    for name in OBJECTIVES
+  )
+  # Put in .4, cut to .4, and three times as they are.
+  assert of_coserec.tolist() == [
+    [3, 7, 60, 60],
+    [1, 2, 20, 24],
+    *[[2, 5, 50, 60]] * 3,
+  ]
+  assert of_duorec.tolist() == [[1, 4, 49, 60]]
 
 
 RUN = {'num_steps': 6, 'embed_dim': 8, 'num_similar': 2}

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import UserBuilder, task_configs
-from adaptssr_jax.data.histories import by_user, history_rows
+from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers import complete_journey_files
 from adaptssr_jax.data.readers.complete_journey_files import Journeys
@@ -142,7 +142,7 @@ def _rows_before(
   Returns:
     The rows that are left, the names of their items, and how many are not.
   """
-  known, bought = by_user(journeys.household, journeys.time)
+  known, bought = in_order_of_time(journeys.household, journeys.time)
   place = {number: at for at, number in enumerate(known.tolist())}
   nothing = np.zeros(0, bought.values.dtype)
   histories = []

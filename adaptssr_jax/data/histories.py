@@ -10,7 +10,9 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import Rows
 
 
-def by_user(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, Ragged]:
+def in_order_of_time(
+  user: np.ndarray, time: np.ndarray
+) -> tuple[np.ndarray, Ragged]:
   """Each user's behaviours in order of time, and of the file at the same time.
 
   Args:

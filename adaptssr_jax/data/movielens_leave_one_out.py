@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adaptssr_jax.data.histories import by_user, number_names
+from adaptssr_jax.data.histories import in_order_of_time, number_names
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.movielens_files import Log
 from adaptssr_jax.data.rows import Rows, Vocabulary
@@ -42,7 +42,7 @@ class Sequences(NamedTuple):
 
 def sequences_of(log: Log) -> Sequences:
   """Orders each user's films in time; users of fewer than 4 are left out."""
-  user, ratings = by_user(log.user, log.time)
+  user, ratings = in_order_of_time(log.user, log.time)
   numbers, names = number_names(log.item[at] for at in ratings.values)
   kept = np.flatnonzero(ratings.lengths >= _LEAST)
   # Else few training rows would be those of the oldest accounts.

@@ -27,8 +27,8 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import (
-  by_user,
   history_rows,
+  in_order_of_time,
   number_names,
 )
 from adaptssr_jax.data.movielens_leave_one_out import (
@@ -175,7 +175,7 @@ class Histories(NamedTuple):
 
 def split_off_last(log: Log) -> Histories:
   """Orders each user's ratings in time and holds the last ten out."""
-  user, ratings = by_user(log.user, log.time)
+  user, ratings = in_order_of_time(log.user, log.time)
   kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
   ratings = ratings.take(kept)
   last = ratings.offsets[1:, None] + np.arange(-_HELD_OUT, 0)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import UserBuilder, task_configs
-from adaptssr_jax.data.histories import by_user, history_rows
+from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.readers import ta_feng_files
 from adaptssr_jax.data.readers.packages import find_file
 from adaptssr_jax.data.readers.ta_feng_files import AGES, Purchases
@@ -72,7 +72,7 @@ def shopper_rows(
   Returns:
     The splits, the vocabulary, and how many shoppers are left out.
   """
-  user, behaviours = by_user(purchases.user, purchases.time)
+  user, behaviours = in_order_of_time(purchases.user, purchases.time)
   kept = np.flatnonzero(behaviours.lengths >= _LEAST)
   rows, items = history_rows(
     (purchases.user_id[at] for at in user[kept]),

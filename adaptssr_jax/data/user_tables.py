@@ -198,6 +198,26 @@ def _fingerprint(path: pathlib.Path) -> list[str]:
   return [path.suffix, digest]
 
 
+def read_tables(
+  config: UserTablesConfig, folder: pathlib.Path
+) -> tuple[Rows, Vocabulary]:
+  """The users of the tables, without preparing a data set.
+
+  Args:
+    config: made by `user_tables_config`.
+    folder: for what does not fit the memory, which is removed again.
+
+  Returns:
+    The users and the items, each in the order they first appear.
+
+  Raises:
+    DataError: a row is wrong, or the memory does not suffice.
+    OSError: the folder is full, or may not be written to.
+  """
+  with open_database(folder, memory_limit=config.memory_limit) as database:
+    return read_users(database, config.events, config.labels, tell=config.tell)
+
+
 class UserTables(UserBuilder):
   """Users from tables of behaviours and labels."""
 
@@ -216,11 +236,7 @@ class UserTables(UserBuilder):
     config = self.builder_config
     # It is told in the data set's own description, too.
     self.info.metadata['source'] = _source(config.events, config.labels)
-    folder = pathlib.Path(self.data_dir_root)
-    with open_database(folder, memory_limit=config.memory_limit) as database:
-      rows, vocabulary = read_users(
-        database, config.events, config.labels, tell=config.tell
-      )
+    rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
     split = split_for_pretraining if rows.label is None else split_for_task
     return split(rows), vocabulary
 

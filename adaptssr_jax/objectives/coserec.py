@@ -107,17 +107,12 @@ def informed_edits(
     (6,)
   """
   bind = functools.partial
-  for_short = (
+  return augment.one_by_length(
     bind(augment.insert, ratio=insert_ratio, similar=similar),
     bind(augment.substitute, ratio=substitute_ratio, similar=similar),
     bind(augment.mask, ratio=mask_ratio, mask_id=mask_id),
-  )
-  others = (
     bind(augment.crop, ratio=crop_ratio),
     bind(augment.reorder, ratio=reorder_ratio),
-  )
-  return augment.by_length(
-    augment.one_of(*for_short),
-    augment.one_of(*for_short, *others),
     most=_SHORT,
+    short=3,
   )

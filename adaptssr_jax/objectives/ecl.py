@@ -53,7 +53,11 @@ def ecl_objective(
   The published code has the loss of each next item beside these, of weight 1;
   the defaults are its weights for MovieLens-1M relative to that of the masked
   items, 0.001, 0.05 and 0.2. There the masked items have a Transformer of their
-  own, and u is a mean of the last states.
+  own, and fill by the likeliest item, where one is drawn here; the contrast has
+  one direction, with the second passes of the other users alone as negatives,
+  and is of the mean of the last states; and for MovieLens-1M the discriminator
+  is the encoder itself, given its states place by place, where it is a
+  Transformer of its own here and given u.
 
   Args:
     params: `table`, `encoder`, and `head`, of `masked_items.init_masked_items`
@@ -119,7 +123,7 @@ def ecl_objective(
   is_replaced = filled != items
   errors = jax.nn.softplus(logits) - jnp.where(is_replaced, logits, 0)
   told = reduce_losses(errors, real, axis_name=axis_name)
-  right = {'accuracy': (logits > 0) == is_replaced}
+  right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {
     'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
     'contrast': (loss, as_sums(loss, where)),

@@ -105,37 +105,57 @@ def _apply_two(
   )
 
 
-def by_length(
-  short: Augmentation, long: Augmentation, *, most: int
+def one_by_length(
+  *augmentations: Augmentation, most: int, short: int
 ) -> Augmentation:
-  """Makes an augmentation that applies one to short sequences, else another.
+  """Makes an augmentation that applies one of several, or of the first few.
+
+  Of a short sequence one of the first few is drawn, of a longer one any of all,
+  each equally likely. Under `jax.vmap` each sequence draws its own.
 
   Args:
-    short: Of sequences of at most `most` behaviours, (key, items) -> items.
-    long: Of all others.
+    *augmentations: Functions `(key, items) -> items`, settings already bound.
     most: How many behaviours a short sequence has at most.
+    short: How many of the augmentations are for short sequences, the first.
 
   Returns:
     A function `(key, items) -> items`.
 
+  Raises:
+    ValueError: If not `1 <= short <= len(augmentations)`, or one is not a
+      function.
+
   Example:
-    >>> edit = by_length(lambda _, x: x + 1, lambda _, x: x - 1, most=2)
-    >>> key = jax.random.key(0)
-    >>> edit(key, jnp.array([7, 7, 0]))[0], edit(key, jnp.array([7, 7, 7]))[0]
-    (Array(8, dtype=int32), Array(6, dtype=int32))
+    >>> from adaptssr_jax.augment import crop
+    >>> augment = one_by_length(
+    ...   functools.partial(crop, ratio=1), functools.partial(crop, ratio=0.5),
+    ...   most=2, short=1,
+    ... )
+    >>> augment(jax.random.key(0), jnp.array([7, 7, 0]))
+    Array([7, 7, 0], dtype=int32)
   """
-  return functools.partial(_apply_by_length, short, long, most)
+  if not 1 <= short <= len(augmentations) or not all(
+    map(callable, augmentations)
+  ):
+    raise ValueError(
+      'one_by_length needs functions of (key, items), of which the first '
+      f'`short` are for short sequences; got {augmentations} and {short}.'
+    )
+  return functools.partial(_apply_by_length, augmentations, most, short)
 
 
 def _apply_by_length(
-  short: Augmentation,
-  long: Augmentation,
+  augmentations: tuple[Augmentation, ...],
   most: int,
+  short: int,
   key: PRNGKeyArray,
   items: Int[ArrayLike, ' length'],
 ) -> Int[Array, ' length']:
+  choice_key, key = jax.random.split(key)
   is_short = jnp.sum(is_real(items)) <= most
-  return jax.lax.cond(is_short, short, long, key, items)
+  count = jnp.where(is_short, short, len(augmentations))
+  choice = jax.random.randint(choice_key, (), 0, count)
+  return jax.lax.switch(choice, augmentations, key, items)
 
 
 def in_turn(*augmentations: Augmentation) -> Augmentation:

@@ -113,6 +113,64 @@ def hardest_similarity(
   return jnp.where(nobody, -jnp.inf, nearest)[:, None]
 
 
+def most_similar(
+  anchors: Anchors,
+  own: Ids,
+  negatives: Negatives,
+  *,
+  count: int,
+  block_size: int,
+) -> tuple[Float[Array, 'batch count'], Int[Array, 'batch count']]:
+  """The most similar negatives of each anchor, the most similar first.
+
+  Searches `[batch, block_size]` cosines at a time, exactly.
+
+  Args:
+    anchors: `[batch, dim]`.
+    own: `[batch]`, the ids of their users.
+    negatives: `n` of them.
+    count: How many are looked for.
+    block_size: How many are compared at a time, no fewer than `count`.
+
+  Returns:
+    `[batch, count]` similarities, -inf where there are no more; and the places
+    of these negatives among the `n`. Of equal ones the first count.
+
+  Example:
+    >>> vectors = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
+    >>> negatives = Negatives(vectors, jnp.array([1, 2, 3]))
+    >>> _, places = most_similar(
+    ...   vectors, negatives.ids, negatives, count=2, block_size=2
+    ... )
+    >>> places.tolist()
+    [[2, 1], [2, 0], [0, 1]]
+  """
+  blocks = in_chunks(negatives, size=block_size)
+  begins = jnp.arange(len(blocks.ids)) * block_size
+  nothing = jnp.full((len(anchors), count), -jnp.inf, anchors.dtype)
+  best = nothing, jnp.zeros(nothing.shape, begins.dtype)
+  keep_best = functools.partial(_keep_best, anchors, own)
+  best, _ = lax.scan(keep_best, best, (begins, blocks))
+  return best
+
+
+def _keep_best(
+  anchors: Anchors,
+  own: Ids,
+  best: tuple[Float[Array, 'batch count'], Int[Array, 'batch count']],
+  block: tuple[Int[Array, ''], Negatives],
+) -> tuple[tuple[Float[Array, 'batch count'], Int[Array, 'batch count']], None]:
+  """The best so far, and those of one more block."""
+  begin, negatives = block
+  count = best[0].shape[1]
+  found = lax.top_k(negative_similarities(anchors, own, negatives), count)
+  # What comes first wins where several are equal.
+  similarities = jnp.concatenate([best[0], found[0]], axis=1)
+  places = jnp.concatenate([best[1], begin + found[1]], axis=1)
+  similarities, chosen = lax.top_k(similarities, count)
+  return (similarities, jnp.take_along_axis(places, chosen, axis=1)), None
+
+
 def smooth_hardest_similarity(
   anchors: Anchors,
   own: Ids,

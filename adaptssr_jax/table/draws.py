@@ -5,7 +5,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.ops.item_draws import draw_ids
 from adaptssr_jax.table.lookup import BatchRows, SplitTable, Table, look_up
-from adaptssr_jax.table.softmax import chunk_size
+
+# Scores that are computed at once of each state. What is drawn depends on it,
+# so that it may not depend on how many states a device has.
+_CHUNK = 8192
 
 
 def draw_items(
@@ -36,13 +39,11 @@ def draw_items(
   bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
   if sampled is not None:
     rows = look_up(table, sampled)
-    size = chunk_size(len(hidden), len(sampled))
-    places = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=size)
+    places = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
     return sampled[places]
   if isinstance(table, BatchRows | SplitTable):
     raise ValueError(
       'an item drawn from all of them may be one whose row is not there: draw '
       'it from sampled items, or let every device have the whole table'
     )
-  size = chunk_size(len(hidden), len(bias))
-  return draw_ids(keys, hidden, table[: len(bias)], bias, chunk_size=size)
+  return draw_ids(keys, hidden, table[: len(bias)], bias, chunk_size=_CHUNK)

@@ -1,9 +1,10 @@
-"""The flags of `experiments.embed`."""
+"""The flags of writing vectors."""
 
 import dataclasses
 import pathlib
+import re
 
-from experiments.flags.binder import flag
+from experiments.flags.binder import SettingsError, flag
 from experiments.flags.process import DistributedSettings
 from experiments.flags.shared import DataSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
@@ -21,12 +22,26 @@ class EmbedSettings(
   output: str = flag(
     '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
   )
+  item_vectors: str = flag(
+    '', 'A file to write the vectors of the items to, as --output.'
+  )
+  neighbours: int = flag(
+    0, 'How many nearest users of each to write to --neighbours_output.', low=0
+  )
+  neighbours_output: str = flag(
+    '', 'A file to write the nearest users to, FILE.parquet or FILE.npz.'
+  )
   task: str = flag(
     'pretrain',
     'The task whose users to encode; pretrain: all users, with all behaviours.',
   )
   split: str = flag(
     'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
+  )
+  part: str = flag(
+    '',
+    'I/N: of N equal parts of the users the I-th alone, from 1/N to N/N, each '
+    'by a command of its own with a file of its own.',
   )
   batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
   dtype: str | None = flag(
@@ -41,6 +56,13 @@ class EmbedSettings(
     'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
   )
 
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.part and not _is_part(self.part):
+      raise SettingsError(
+        f'--part must be I/N, from 1/N to N/N, such as 2/8, not {self.part!r}'
+      )
+
   @property
   def workdir(self) -> str:
     """The folder of the run, though one of its checkpoints may be given."""
@@ -49,3 +71,8 @@ class EmbedSettings(
       if above.name == 'checkpoints':
         return str(above.parent)
     return str(folder)
+
+
+def _is_part(text: str) -> bool:
+  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
+  return bool(found) and 1 <= int(found[1]) <= int(found[2])

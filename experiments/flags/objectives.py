@@ -1,7 +1,6 @@
 """The flags that say what is learned in pre-training."""
 
 import dataclasses
-import sys
 
 from experiments.flags.augmentations import AugmentationSettings
 from experiments.flags.binder import SettingsError, flag
@@ -206,6 +205,11 @@ def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
   return settings.temperature or traits_of(objective).temperature
 
 
+def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
+  """`--mask_ratio`, or what an objective has without it."""
+  return settings.mask_ratio or traits_of(objective).mask_ratio
+
+
 def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
   """`--objective_weights` by objective; nothing if none is given.
 
@@ -227,50 +231,6 @@ def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
       f'each of --objective={",".join(settings.objective)}'
     )
   return dict(zip(settings.objective, weights, strict=True))
-
-
-def check_objective(settings: ObjectiveSettings) -> None:
-  """Raises `SettingsError` where flags of the objective cannot be used."""
-  parse_weights(settings)
-  parse_fusion(settings.fusion)
-  # What the encoder reads, only the encoder knows.
-  slice_lengths_of(settings, sys.maxsize)
-  if len(set(settings.objective)) < len(settings.objective):
-    raise SettingsError(
-      f'--objective={",".join(settings.objective)} names one twice: give each '
-      'once, and --objective_weights'
-    )
-  if settings.window == 'random' and any(
-    traits_of(name).sees_partners for name in settings.objective
-  ):
-    raise SettingsError(
-      '--window=random does not go with --objective=duorec, whose users share '
-      'the last of all behaviours: leave --window out'
-    )
-  second = settings.second_augmentations
-  if second and ('slice' in second) != ('slice' in augmentations_of(settings)):
-    raise SettingsError(
-      f'--second_augmentations={",".join(second)} and --augmentations='
-      f'{",".join(augmentations_of(settings))}: give slice to both views or '
-      'to neither'
-    )
-  if settings.smooth and (
-    settings.loss_form == 'list' or not settings.hard_negatives
-  ):
-    raise SettingsError(
-      f'--smooth={settings.smooth:g} is for hard pairs: leave it out, or '
-      '--loss_form=list and --hard_negatives=false'
-    )
-  if settings.loss_form == 'list' and not settings.hard_negatives:
-    raise SettingsError(
-      '--hard_negatives=false is for --loss_form=pairs; a list has all '
-      'negatives: leave it out'
-    )
-  if second and settings.num_slices != 2:
-    raise SettingsError(
-      f'--second_augmentations is for two views, not --num_slices='
-      f'{settings.num_slices}: leave out either'
-    )
 
 
 def parse_fusion(text: str) -> str | float:

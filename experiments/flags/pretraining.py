@@ -40,6 +40,14 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
     'split alone, not for another --split_seed of fine-tuning.',
   )
 
+  def names_free_to_change(self) -> set[str]:
+    """Not the length of a run over which augmentations grow stronger."""
+    free = super().names_free_to_change()
+    grows = any(traits_of(name).has_curriculum for name in self.objective)
+    if grows and not self.curriculum_steps:
+      free -= {'num_epochs', 'num_steps'}
+    return free
+
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """The settings with the flags that the objective decides, unless given."""

@@ -20,6 +20,8 @@ class Traits(NamedTuple):
     sees_target: whether it sees a behaviour more than the encoder reads.
     sees_partners: whether it sees, for each user, another one.
     sees_similar: whether it puts in items that are like those of a user.
+    has_curriculum: whether its augmentations grow stronger over the run.
+    mask_ratio: where --mask_ratio is not given.
     temperature: where --temperature is not given.
     draws: items that a step draws for each user, to tell them from the user's.
     fills: whether it fills hidden items by draws from all of them.
@@ -36,13 +38,15 @@ class Traits(NamedTuple):
   sees_target: bool = False
   sees_partners: bool = False
   sees_similar: bool = False
+  has_curriculum: bool = False
+  mask_ratio: float = 0.6
   temperature: float = 1.0
   draws: int = 0
   fills: bool = False
 
 
 _SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
-_ITEMS = Traits(over_all_items=True, has_bias=True)
+_ITEMS = Traits(over_all_items=True, has_bias=True, mask_ratio=0.3)
 _FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
 
 TRAITS = {
@@ -54,15 +58,15 @@ TRAITS = {
   'clue': Traits(passes=2, temperature=0.1),
   'cl4srec': Traits(views=2),
   'idicl': Traits(passes=2, temperature=0.1),
-  'ccl': Traits(views=0, is_augmented=True),
+  'ccl': Traits(views=0, is_augmented=True, has_curriculum=True),
   'coles': _SLICED,
   # Two views, each masked before it is filled.
-  'ccl_filled': _ITEMS._replace(views=4, fills=True),
+  'ccl_filled': _ITEMS._replace(views=4, fills=True, has_curriculum=True),
   # Four negatives of one hidden behaviour, and of each of the last two.
   'ptum': Traits(views=2, from_the_vector=True, draws=12),
   'msdp': _FROM_THE_VECTOR._replace(views=2),
   # Two dropout passes, the masked sequence, and the filled one.
-  'ecl': _ITEMS._replace(views=4, temperature=0.05, fills=True),
+  'ecl': _ITEMS._replace(views=4, mask_ratio=0.2, temperature=0.05, fills=True),
   'coserec': Traits(views=2, sees_similar=True),
   'duorec': Traits(views=2, sees_target=True, sees_partners=True),
 }

@@ -42,11 +42,20 @@ def view_augmentations(
   settings: ObjectiveSettings,
   encoder: UserEncoder,
   first: tuple[str, ...],
-  ranks: bool,
   strength: Float[Array, ''] | None = None,
+  *,
+  has_second: bool,
 ) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view; see `make_augmentations`."""
-  second = (settings.second_augmentations if ranks else None) or first
+  """One augmentation for each view.
+
+  Args:
+    settings: the flags.
+    encoder: that reads the views.
+    first: the names of those of the first view.
+    strength: see `make_augmentations`.
+    has_second: whether --second_augmentations is of this objective.
+  """
+  second = (settings.second_augmentations if has_second else None) or first
   choices = make_augmentations(settings, encoder.mask_id, strength)
   make = functools.partial(
     _augmentation,

@@ -12,7 +12,11 @@ from adaptssr_jax.objectives.users import last_behaviours, user_keys
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
+from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import ObjectiveSettings, uses_histories
+
+# Users to whom anchors are compared at a time.
+BLOCK = 1024
 
 
 class Context(NamedTuple):
@@ -42,6 +46,15 @@ class Context(NamedTuple):
       'buckets': self.buckets,
       'axis_name': AXIS,
     }
+
+
+def check_dropout(context: Context, objective: str) -> None:
+  """Raises `SettingsError` where two dropout passes would be the same."""
+  if not context.encoder.dropout_rate:
+    raise SettingsError(
+      f'--objective={objective} compares dropout passes, which '
+      '--dropout_rate=0 makes the same: give a rate above 0'
+    )
 
 
 def on_window(

@@ -29,16 +29,19 @@ from experiments.flags.objectives import (
   EDITS,
   ObjectiveSettings,
   augmentations_of,
+  mask_ratio_of,
   temperature_of,
 )
 from experiments.pretraining.augmentations import (
   make_augmentations,
   view_augmentations,
 )
-from experiments.pretraining.context import Context, on_window
-
-# Users to whom anchors are compared at a time.
-_BLOCK = 1024
+from experiments.pretraining.context import (
+  BLOCK,
+  Context,
+  check_dropout,
+  on_window,
+)
 
 
 def make_clue(context: Context) -> LossFn:
@@ -51,9 +54,10 @@ def make_clue(context: Context) -> LossFn:
     with it, views by dropout alone. Assumed are the cosine, the temperature of
     0.1, the other users of the batch as negatives, and no projection head.
   """
+  check_dropout(context, 'clue')
   loss = _nt_xent(context.settings, 'clue')
   encode = functools.partial(
-    encode_views, augmentations=(unedited,), passes=2, **_encoding(context)
+    encode_views, augmentations=(unedited,), passes=2, **_of_encoder(context)
   )
   return on_window(context, _objective(encode, clue=loss))
 
@@ -75,7 +79,7 @@ def make_cl4srec(context: Context) -> LossFn:
     augmentations=augment.two_of(*(edits[name] for name in EDITS)),
     passes=1,
     deterministic=not context.is_training,
-    **_encoding(context),
+    **_of_encoder(context),
   )
   return on_window(context, _objective(encode, cl4srec=loss))
 
@@ -96,7 +100,8 @@ def make_idicl(context: Context) -> LossFn:
     passes as views and a temperature of 0.1.
 
   Raises:
-    SettingsError: the encoder has but one query, or does not read them out.
+    SettingsError: the encoder has but one query, or does not read them out, or
+      has no dropout.
   """
   encoder = context.encoder
   if encoder.num_queries < 2 or 'pooled' not in encoder.readout:
@@ -104,9 +109,10 @@ def make_idicl(context: Context) -> LossFn:
       '--objective=idicl needs several interests: give --num_queries=4 or so, '
       'and no --readout=last, or start from a run that has them'
     )
+  check_dropout(context, 'idicl')
   loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
   encode = functools.partial(
-    encode_views, augmentations=(unedited,), passes=2, **_encoding(context)
+    encode_views, augmentations=(unedited,), passes=2, **_of_encoder(context)
   )
   return on_window(
     context, _objective(encode, idicl=loss, query_overlap=query_overlap)
@@ -134,12 +140,12 @@ def make_ccl(context: Context) -> LossFn:
   encode = functools.partial(
     encode_curriculum,
     augmentations_at=functools.partial(
-      view_augmentations, settings, context.encoder, names, True
+      view_augmentations, settings, context.encoder, names, has_second=True
     ),
     num_steps=curriculum_steps(context),
     passes=1,
     deterministic=not context.is_training,
-    **_encoding(context),
+    **_of_encoder(context),
   )
   objective = _objective(encode, ccl=_nt_xent(settings, 'ccl'))
   return objective if 'slice' in names else on_window(context, objective)
@@ -153,10 +159,10 @@ def make_ccl_filled(context: Context) -> LossFn:
   """
   encode = functools.partial(
     encode_filled,
-    ratio=context.settings.mask_ratio or 0.3,
+    ratio=mask_ratio_of(context.settings, 'ccl_filled'),
     num_steps=curriculum_steps(context),
     deterministic=not context.is_training,
-    **_encoding(context),
+    **_of_encoder(context),
   )
   loss = _nt_xent(context.settings, 'ccl_filled')
   return on_window(context, _objective(encode, ccl_filled=loss))
@@ -188,11 +194,11 @@ def make_coles(context: Context) -> LossFn:
   encode = functools.partial(
     encode_views,
     augmentations=view_augmentations(
-      context.settings, context.encoder, ('slice',), ranks=False
+      context.settings, context.encoder, ('slice',), has_second=False
     ),
     passes=1,
     deterministic=not context.is_training,
-    **_encoding(context),
+    **_of_encoder(context),
   )
   return _objective(encode, coles=loss)
 
@@ -221,10 +227,10 @@ def _nt_xent(
     losses.nt_xent_loss,
     temperature=times * temperature_of(settings, name),
     similarity=similarity,
-    block_size=_BLOCK,
+    block_size=BLOCK,
   )
   return functools.partial(contrast_views, loss=loss, axis_name=AXIS)
 
 
-def _encoding(context: Context) -> dict[str, Any]:
+def _of_encoder(context: Context) -> dict[str, Any]:
   return {'encoder': context.encoder, 'buckets': context.buckets}

@@ -6,13 +6,15 @@ from adaptssr_jax.objectives.ecl import ecl_objective
 from adaptssr_jax.objectives.msdp import msdp_objective
 from adaptssr_jax.objectives.ptum import draw_negatives, ptum_objective
 from adaptssr_jax.training.step import LossFn, PrepareFn
-from experiments.flags.objectives import temperature_of
+from experiments.flags.objectives import mask_ratio_of, temperature_of
 from experiments.flags.traits import traits_of
-from experiments.pretraining.context import Context, on_window
+from experiments.pretraining.context import (
+  BLOCK,
+  Context,
+  check_dropout,
+  on_window,
+)
 from experiments.pretraining.item_counts import ends_of_items
-
-# Users to whom anchors are compared at a time.
-_BLOCK = 1024
 
 
 def make_ptum(context: Context) -> LossFn:
@@ -28,7 +30,7 @@ def make_msdp(context: Context) -> LossFn:
     msdp_objective,
     max_window=settings.max_window,
     regularizer=settings.msdp_regularizer,
-    ratio=settings.mask_ratio or 0.3,
+    ratio=mask_ratio_of(settings, 'msdp'),
     **context.encoding,
   )
 
@@ -36,13 +38,14 @@ def make_msdp(context: Context) -> LossFn:
 def make_ecl(context: Context) -> LossFn:
   """Which behaviours have been replaced is told by the user vector."""
   settings = context.settings
+  check_dropout(context, 'ecl')
   objective = functools.partial(
     ecl_objective,
-    ratio=settings.mask_ratio or 0.2,
+    ratio=mask_ratio_of(settings, 'ecl'),
     contrast=settings.ecl_contrast,
     discriminator=settings.ecl_discriminator,
     temperature=temperature_of(settings, 'ecl'),
-    block_size=_BLOCK,
+    block_size=BLOCK,
     **context.encoding,
   )
   return on_window(context, objective)

@@ -17,6 +17,7 @@ from adaptssr_jax.training.step import LossFn
 from experiments.flags.objectives import (
   ObjectiveSettings,
   augmentations_of,
+  mask_ratio_of,
   parse_fusion,
   temperature_of,
 )
@@ -33,7 +34,7 @@ def make_masked_items(context: Context) -> LossFn:
   """Hidden items are guessed."""
   objective = functools.partial(
     masked_items_objective,
-    ratio=context.settings.mask_ratio or 0.3,
+    ratio=mask_ratio_of(context.settings, 'masked_items'),
     **context.encoding,
   )
   return on_window(context, objective)
@@ -70,7 +71,7 @@ def make_pooled_items(context: Context) -> LossFn:
       encode_views,
       encoder=context.encoder,
       augmentations=view_augmentations(
-        context.settings, context.encoder, ('slice',), ranks=False
+        context.settings, context.encoder, ('slice',), has_second=False
       ),
       passes=1,
       deterministic=not context.is_training,
@@ -128,7 +129,7 @@ def _ranking_views(
       encode_views,
       encoder=context.encoder,
       augmentations=view_augmentations(
-        context.settings, context.encoder, names, ranks=True
+        context.settings, context.encoder, names, has_second=True
       ),
       # In validation too: dropout makes the implicit views.
       passes=2,

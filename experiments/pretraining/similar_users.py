@@ -9,12 +9,13 @@ from adaptssr_jax.objectives.coserec import coserec_objective, informed_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
-from experiments.flags.objectives import ObjectiveSettings, temperature_of
+from experiments.flags.objectives import (
+  ObjectiveSettings,
+  mask_ratio_of,
+  temperature_of,
+)
 from experiments.flags.traits import traits_of
-from experiments.pretraining.context import Context, on_window
-
-# Users to whom anchors are compared at a time.
-_BLOCK = 1024
+from experiments.pretraining.context import BLOCK, Context, on_window
 
 
 def with_relations(
@@ -34,12 +35,11 @@ def with_relations(
     more['similar_items'] = similar_items(
       data.splits['train'].items, num_items=num_items, k=settings.num_similar
     )
-  splits = {name: users._replace(**more) for name, users in data.splits.items()}
-  if any(of.sees_partners for of in traits):
-    splits = {
-      name: users._replace(by_last_item=by_last_item(users.items))
-      for name, users in splits.items()
-    }
+  splits = {}
+  for name, users in data.splits.items():
+    if any(of.sees_partners for of in traits):
+      more['by_last_item'] = by_last_item(users.items)
+    splits[name] = users._replace(**more)
   return data._replace(splits=splits)
 
 
@@ -57,14 +57,14 @@ def make_coserec(context: Context) -> LossFn:
     substitute_ratio=settings.substitute_ratio,
     insert_ratio=settings.insert_ratio,
     crop_ratio=settings.crop_ratio,
-    mask_ratio=settings.mask_ratio or 0.6,
+    mask_ratio=mask_ratio_of(settings, 'coserec'),
     reorder_ratio=settings.reorder_ratio,
   )
   objective = functools.partial(
     coserec_objective,
     augmentations=(edits, edits),
     temperature=temperature_of(settings, 'coserec'),
-    block_size=_BLOCK,
+    block_size=BLOCK,
     **context.encoding,
   )
   return on_window(context, objective)
@@ -76,7 +76,7 @@ def make_duorec(context: Context) -> LossFn:
     duorec_objective,
     encoder=context.encoder,
     temperature=temperature_of(context.settings, 'duorec'),
-    block_size=_BLOCK,
+    block_size=BLOCK,
     buckets=context.buckets,
     axis_name=AXIS,
   )

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (
   LEAVE_ONE_OUT,
@@ -90,7 +91,8 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
     raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
   split = _split_of(settings, task)
   if name == data.UserTables.name:
-    return _tables_builder(settings, task)
+    config = tables_config(settings, task)
+    return tfds.builder(name, config=config, data_dir=settings.data_dir)
   for flag in ('events', 'labels', 'time_format', 'where', 'memory_limit'):
     if getattr(settings, flag):
       raise SettingsError(
@@ -155,10 +157,16 @@ def _split_of(settings: DataSettings, task: str) -> str:
   return LEAVE_ONE_OUT
 
 
-def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
+def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
+  """What the flags say of your own tables.
+
+  Raises:
+    SettingsError: there are none.
+    DataError: a file is not there, or columns contradict each other.
+  """
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
-  config = data.user_tables_config(
+  return data.user_tables_config(
     events=settings.events,
     labels=settings.labels or None,
     user_column=settings.user_column,
@@ -169,9 +177,6 @@ def _tables_builder(settings: DataSettings, task: str) -> data.UserBuilder:
     where=settings.where,
     memory_limit=settings.memory_limit,
     tell=tell,
-  )
-  return tfds.builder(
-    data.UserTables.name, config=config, data_dir=settings.data_dir
   )
 
 

@@ -1,5 +1,6 @@
-"""Files of user vectors, written piece by piece."""
+"""Files of vectors by raw id, written piece by piece."""
 
+import contextlib
 import os
 import pathlib
 import zipfile
@@ -12,38 +13,39 @@ import pyarrow.parquet
 from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
 
-# The raw ids of some users, and their vectors [users, dim].
+# The raw ids of some users or items, and their vectors [ids, dim].
 Piece = tuple[list[str], np.ndarray]
 
 # Users of a row group in Parquet: readers are slow if groups are small.
 _GROUP = 65_536
 
 
-def check_file(path: pathlib.Path) -> None:
+def check_file(path: pathlib.Path, *, flag: str = 'output') -> None:
   """Raises `SettingsError` where vectors cannot be written, or are already."""
   if path.suffix not in _WRITERS:
     raise SettingsError(
-      f'--output={path}: give a file that ends in {" or ".join(_WRITERS)}'
+      f'--{flag}={path}: give a file that ends in {" or ".join(_WRITERS)}'
     )
   if not path.parent.is_dir():
     raise SettingsError(
-      f'--output={path}: there is no folder {path.parent}; make it first'
+      f'--{flag}={path}: there is no folder {path.parent}; make it first'
     )
   if path.exists():
     raise SettingsError(
-      f'--output={path} exists: move it away, or choose another name'
+      f'--{flag}={path} exists: move it away, or choose another name'
     )
 
 
-def write_vectors(
-  path: pathlib.Path, pieces: Iterable[Piece], shape: tuple[int, int]
-) -> None:
-  """Writes a file such that a reader never finds half of it.
+@contextlib.contextmanager
+def new_file(path: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
+  """A path to write a file at, such that a reader never finds half of it.
 
   Args:
-    path: of the file; its suffix says in which format.
-    pieces: what to write.
-    shape: of all their vectors together, [users, dim].
+    path: of the file.
+    flag: that names it, for messages.
+
+  Yields:
+    The path to write at.
 
   Raises:
     SettingsError: it cannot be written, or another process wrote one meanwhile.
@@ -51,22 +53,49 @@ def write_vectors(
   own = f'.{os.getpid()}'
   try:
     with atomic_path(path, suffix=f'{own}.part') as aside:
-      _WRITERS[path.suffix](aside, pieces, shape)
+      yield aside
       if path.exists():
         other = aside.rename(path.with_suffix(own + path.suffix))
         raise SettingsError(
-          f'--output={path} was written by another process meanwhile: the '
-          f'vectors are in {other}'
+          f'--{flag}={path} was written by another process meanwhile: what '
+          f'this one wrote is in {other}'
         )
   except OSError as error:
-    raise SettingsError(f'--output={path} was not written: {error}') from error
+    raise SettingsError(f'--{flag}={path} was not written: {error}') from error
+
+
+def write_vectors(
+  path: pathlib.Path,
+  pieces: Iterable[Piece],
+  shape: tuple[int, int],
+  *,
+  name: str = 'user_id',
+  flag: str = 'output',
+) -> None:
+  """Writes a file such that a reader never finds half of it.
+
+  Args:
+    path: of the file; its suffix says in which format.
+    pieces: what to write.
+    shape: of all their vectors together, [ids, dim].
+    name: of the column of ids.
+    flag: that names the file, for messages.
+
+  Raises:
+    SettingsError: it cannot be written, or another process wrote one meanwhile.
+  """
+  with new_file(path, flag=flag) as aside:
+    _WRITERS[path.suffix](aside, pieces, shape, name)
 
 
 def _write_parquet(
-  path: pathlib.Path, pieces: Iterable[Piece], shape: tuple[int, int]
+  path: pathlib.Path,
+  pieces: Iterable[Piece],
+  shape: tuple[int, int],
+  name: str,
 ) -> None:
   kind = pa.list_(pa.float32(), shape[1])
-  schema = pa.schema({'user_id': pa.string(), 'vector': kind})
+  schema = pa.schema({name: pa.string(), 'vector': kind})
   # No two values are the same, which a dictionary would be made of.
   with pa.parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
     for ids, vectors in _in_groups(pieces):
@@ -87,7 +116,10 @@ def _in_groups(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def _write_npz(
-  path: pathlib.Path, pieces: Iterable[Piece], shape: tuple[int, int]
+  path: pathlib.Path,
+  pieces: Iterable[Piece],
+  shape: tuple[int, int],
+  name: str,
 ) -> None:
   header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
   ids = []
@@ -97,7 +129,7 @@ def _write_npz(
       for piece_ids, vectors in pieces:
         ids += piece_ids
         file.write(vectors.astype('<f4').tobytes())
-    with archive.open('user_id.npy', 'w', force_zip64=True) as file:
+    with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
       np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
 
 

@@ -80,7 +80,8 @@ class UserArrays(NamedTuple):
     of_examples = self[: self._fields.index('number')]
     if self.places is None:
       columns = (_first(column, rows) for column in of_examples)
-      return UserArrays(*columns, number=number)
+      kept = {'number': number, 'similar_items': self.similar_items}
+      return UserArrays(*columns, **kept)
     inside = self.places.values < rows
     of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
     # Of the other users no row is among the first.
@@ -90,7 +91,12 @@ class UserArrays(NamedTuple):
     )
     places = Ragged.from_lengths(self.places.values[inside], lengths)
     positives = Ragged(self.positives.values[inside], places.offsets)
-    return users._replace(positives=positives, places=places, number=number)
+    return users._replace(
+      positives=positives,
+      places=places,
+      number=number,
+      similar_items=self.similar_items,
+    )
 
   def user_ids(self, users: np.ndarray) -> list[str]:
     """The raw user ids of these examples."""

@@ -1,0 +1,1 @@
+"""What `experiments.embed` reads and writes beside prepared data sets."""

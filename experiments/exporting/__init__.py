@@ -1,0 +1,1 @@
+"""What `experiments.export` writes: the encoder as a folder to deploy."""
