@@ -20,7 +20,9 @@ def commands() -> dict[str, str]:
     'Pre-trains a user model on behaviours alone.'
   """
   return {
-    path.stem: ast.get_docstring(ast.parse(path.read_text())).split('\n')[0]
+    path.stem: ast.get_docstring(
+      ast.parse(path.read_text(encoding='utf-8'))
+    ).split('\n')[0]
     for path in sorted(_FOLDER.glob('[!_]*.py'))
   }
 

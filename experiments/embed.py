@@ -45,32 +45,35 @@ if __name__ == '__main__':
   run('experiments.embed', EmbedSettings)
 
 import collections
+import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jax.typing import ArrayLike
 
 from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
-from experiments.embedding.neighbours import write_neighbours
+from experiments.embedding.neighbours import (
+  check_neighbours,
+  write_neighbours,
+)
 from experiments.embedding.new_users import read_new_users
 from experiments.embedding.parts import users_of_part
+from experiments.embedding.progress import progress
 from experiments.flags.binder import SettingsError
+from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import source_device, with_items
 from experiments.run.process import (
   is_main_process,
-  is_quiet,
   tell,
   tell_result,
 )
@@ -92,14 +95,17 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   encoder, params, known = restore_model(
     settings.pretrained, device=source_device(settings)
   )
-  if settings.item_vectors:
-    write_items(paths['item_vectors'], params['table'], known)
+  table = params['table']
   if paths.keys() - {'item_vectors'}:
     if settings.dtype:
       encoder = encoder.clone(dtype=settings.dtype)
     splits, encoder, params = with_users(settings, encoder, params, known)
     splits = users_of_part(splits, settings.part)
+    check_neighbours(splits, settings.neighbours)
     write_users(settings, paths, splits, encoder, params)
+  # Last: a command that is stopped before can be given again.
+  if settings.item_vectors:
+    write_items(paths['item_vectors'], table, known)
   return next(iter(paths.values()))
 
 
@@ -151,9 +157,8 @@ def with_users(
   known: Sequence[str],
 ) -> tuple[list[UserArrays], UserEncoder, dict[str, Any]]:
   """The users to encode, by split, and the encoder for their items."""
-  # Of the class, it is the default.
-  if settings.events and settings.dataset == EmbedSettings.dataset:
-    for name in ('labels', 'beam', 'task', 'split'):
+  if settings.events and not settings.dataset:
+    for name in ('labels', 'beam', 'beam_options', 'task', 'split'):
       if getattr(settings, name) != getattr(EmbedSettings, name):
         raise SettingsError(
           f'--{name} is for a prepared data set: leave it out, or give '
@@ -162,7 +167,10 @@ def with_users(
     folder = pathlib.Path(settings.output or settings.neighbours_output).parent
     users = read_new_users(settings, known, folder=folder)
     return [users], encoder, params
-  data = open_data(settings, task=settings.task)
+  named = settings.dataset or DataSettings.dataset
+  data = open_data(
+    dataclasses.replace(settings, dataset=named), task=settings.task
+  )
   splits = users_of(settings, data)
   encoder, params = with_items(
     encoder, params, known, data.vocabulary.items, source=settings.pretrained
@@ -249,13 +257,7 @@ def _piece(users: UserArrays, rows: np.ndarray, vectors: Any) -> Piece:
 def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
   """Passes the pieces on, and tells how far it is and how fast it was."""
   begin, first = time.monotonic(), None
-  with tqdm.tqdm(
-    total=total,
-    unit=' users',
-    disable=is_quiet(),
-    # A log shall not be flooded.
-    mininterval=0.5 if sys.stderr.isatty() else 10.0,
-  ) as bar:
+  with progress(total) as bar:
     for piece in pieces:
       if first is None:
         first = time.monotonic(), len(piece[0])

@@ -34,6 +34,7 @@ from adaptssr_jax.checkpoint.encoders import restore_description, restore_model
 from adaptssr_jax.table.lookup import encoder_params
 from adaptssr_jax.training.devices import host_device
 from experiments.exporting.folder import (
+  check_new,
   check_packages,
   new_folder,
   write_encoder,
@@ -55,14 +56,15 @@ def main(settings: ExportSettings) -> pathlib.Path:
       raise SettingsError(f'--{name}=DIR is needed')
   check_packages()
   path = pathlib.Path(settings.output).absolute()
+  check_new(path)
+  encoder, params, vocabulary = restore_model(
+    settings.pretrained, device=host_device()
+  )
+  if settings.dtype:
+    encoder = encoder.clone(dtype=settings.dtype)
+  flags = restore_description(settings.pretrained).flags
+  dataset = flags.get('dataset', 'unknown')
   with new_folder(path) as folder:
-    encoder, params, vocabulary = restore_model(
-      settings.pretrained, device=host_device()
-    )
-    if settings.dtype:
-      encoder = encoder.clone(dtype=settings.dtype)
-    flags = restore_description(settings.pretrained).flags
-    dataset = flags.get('dataset', 'unknown')
     write_encoder(
       folder, encoder, encoder_params(params), vocabulary, dataset=dataset
     )

@@ -1,6 +1,6 @@
 """Pre-trains a user model on behaviours alone.
 
-  python -m experiments.pretrain --flagfile=experiments/configs/quickstart.flags
+  python -m experiments.pretrain --flagfile=quickstart.flags
 
 Started again with the same flags, it goes on where it stopped.
 """

@@ -23,7 +23,7 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.run.data import open_data
 from experiments.run.errors import call
 from experiments.run.logs import Progress
-from experiments.run.process import be_quiet
+from experiments.run.process import be_quiet, inner_run, tell_result
 from tests.tiny_runs import ROOT
 
 # What is slow to import.
@@ -232,6 +232,26 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
 
 
 @pytest.mark.usefixtures('loud_again')
+def test_results_of_inner_runs_are_no_results(capsys):
+  be_quiet(True)
+  try:
+    with inner_run():
+      tell_result('of one of many runs')
+    tell_result('of the command')
+  finally:
+    be_quiet(False)
+  assert capsys.readouterr().out == 'of the command\n'
+
+
+def test_a_file_finds_what_it_names_beside_itself(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  (folder / 'one.flags').write_text('--flagfile=quickstart.flags\n')
+  (folder / 'quickstart.flags').write_text('--seed=5\n')
+  assert with_flagfiles(['--flagfile=mine/one.flags']) == ['--seed=5']
+
+
 def test_a_quiet_run_has_no_progress(capfd):
   be_quiet(True)
   with Progress('run', total=3, start=0, users=1, every=0.001) as progress:

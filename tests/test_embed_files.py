@@ -148,9 +148,7 @@ def test_a_user_with_several_rows_is_no_neighbour_of_itself(tmp_path):
   assert near == [['b', 'c'], ['a', 'c'], ['a', 'b']]
 
 
-@pytest.mark.parametrize(
-  'dataset', [embed.EmbedSettings.dataset, 'user_tables']
-)
+@pytest.mark.parametrize('dataset', ['', 'user_tables'])
 def test_parts_together_are_the_whole(settings, tmp_path, dataset):
   of = dataclasses.replace(settings, dataset=dataset)
   ids, vectors = read(written(of, tmp_path, output='all.npz'))
@@ -186,7 +184,13 @@ def test_neither_neighbours_nor_too_many_of_parts(settings, tmp_path):
     ({'neighbours': 2}, 'both --neighbours=K and --neighbours_output'),
     ({'neighbours_output': 'near.npz'}, 'both --neighbours=K'),
     (
-      {'neighbours': 40, 'neighbours_output': 'near.npz'},
+      # Before any file is written.
+      {
+        'neighbours': 40,
+        'neighbours_output': 'near.npz',
+        'output': 'users.npz',
+        'item_vectors': 'items.npz',
+      },
       '--neighbours=40 is too many: there are 40 users',
     ),
     ({'item_vectors': 'items.csv'}, r'--item_vectors=.*\.parquet or \.npz'),

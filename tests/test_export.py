@@ -180,7 +180,7 @@ def test_a_precision_may_be_chosen(run, folder, tmp_path):
   assert 1e-5 < error < 0.1
 
 
-@pytest.mark.parametrize('history', ['item 3', [3], ['item 3', None]])
+@pytest.mark.parametrize('history', ['item 3', [3], 3, None, ['item 3', None]])
 def test_what_is_no_list_of_ids_is_refused(folder, history):
   with pytest.raises(TypeError, match='list of raw item ids'):
     loader_of(folder)([['item 3'], history])

@@ -16,6 +16,7 @@ from adaptssr_jax.data import DataError
 from experiments.comparison.commands import command_of, source_of
 from experiments.comparison.grid import Grid, Pretraining, Run, Vectors
 from experiments.flags.binder import Settings, SettingsError
+from experiments.run.process import inner_run
 from experiments.run.workdir import atomic_write, commit, differing_flags
 
 # Free to change in a run that goes on, but not in one that is compared.
@@ -40,7 +41,8 @@ def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
   folder = grid.folder / run.name
   resumed, start = folder.exists(), time.monotonic()
   try:
-    command(settings)
+    with inner_run():
+      command(settings)
   except (SettingsError, DataError, CheckpointError) as error:
     raise SettingsError(f'{run.name}: {error}') from error
   except Exception as error:

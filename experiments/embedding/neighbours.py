@@ -9,16 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import tqdm
 
+from adaptssr_jax.data import UserArrays
 from adaptssr_jax.ops.negatives import Negatives, most_similar
 from adaptssr_jax.ops.similarity import unit_length
+from experiments.embedding.progress import progress
 from experiments.flags.binder import SettingsError
 from experiments.run.vector_files import Piece, new_file
 
 # Users whose neighbours are searched at once, and among how many.
 _QUERIES = 1024
 _BLOCK = 16_384
+# Users whose neighbours are written at once.
+_GROUP = 8192
+
+
+def check_neighbours(splits: Sequence[UserArrays], count: int) -> None:
+  """Raises `SettingsError` where users have fewer others than that."""
+  if not count:
+    return
+  everyone = set()
+  for users in splits:
+    everyone.update(users.user_ids(np.arange(len(users.items))))
+  total = len(everyone)
+  if count >= total:
+    raise SettingsError(
+      f'--neighbours={count} is too many: there are {total:,} users, of whom '
+      f'each has {total - 1:,} others'
+    )
 
 
 def write_neighbours(
@@ -33,21 +51,16 @@ def write_neighbours(
     count: how many neighbours of each.
 
   Raises:
-    SettingsError: there are not as many users, or the file cannot be written.
+    SettingsError: the file cannot be written.
   """
   ids = np.array([user for users, _ in pieces for user in users])
   _, first = np.unique(ids, return_index=True)
   first.sort()
   ids = ids[first]
-  if count >= len(ids):
-    raise SettingsError(
-      f'--neighbours={count} is too many: there are {len(ids):,} users, of '
-      f'whom each has {len(ids) - 1:,} others'
-    )
   vectors = np.concatenate([vectors for _, vectors in pieces])[first]
   similarities, places = nearest_users(vectors, count=count)
   with new_file(path, flag='neighbours_output') as aside:
-    _WRITERS[path.suffix](aside, ids, ids[places], similarities)
+    _WRITERS[path.suffix](aside, ids, places, similarities)
 
 
 def nearest_users(
@@ -70,10 +83,12 @@ def nearest_users(
     functools.partial(most_similar, count=count, block_size=block_size)
   )
   found = []
-  for begin in tqdm.tqdm(range(0, len(unit), _QUERIES), unit=' batches'):
-    part = slice(begin, begin + _QUERIES)
-    batch = search(unit[part], everyone.ids[part], everyone)
-    found.append(jax.tree.map(np.asarray, batch))
+  with progress(len(unit)) as bar:
+    for begin in range(0, len(unit), _QUERIES):
+      part = slice(begin, begin + _QUERIES)
+      batch = search(unit[part], everyone.ids[part], everyone)
+      found.append(jax.tree.map(np.asarray, batch))
+      bar.update(len(batch[0]))
   similarities, places = map(np.concatenate, zip(*found, strict=True))
   return similarities, places
 
@@ -81,29 +96,37 @@ def nearest_users(
 def _write_parquet(
   path: pathlib.Path,
   ids: np.ndarray,
-  neighbours: np.ndarray,
+  places: np.ndarray,
   similarities: np.ndarray,
 ) -> None:
-  lists = functools.partial(
-    pa.FixedSizeListArray.from_arrays, list_size=neighbours.shape[1]
+  count = places.shape[1]
+  schema = pa.schema(
+    {
+      'user_id': pa.string(),
+      'neighbour_id': pa.list_(pa.string(), count),
+      'similarity': pa.list_(pa.float32(), count),
+    }
   )
-  table = {
-    'user_id': pa.array(ids),
-    'neighbour_id': lists(pa.array(neighbours.reshape(-1))),
-    'similarity': lists(pa.array(similarities.reshape(-1))),
-  }
-  pa.parquet.write_table(pa.table(table), path)
+  lists = functools.partial(pa.FixedSizeListArray.from_arrays, list_size=count)
+  # In groups: an array of Arrow has room for 2 GiB of text.
+  with pa.parquet.ParquetWriter(path, schema) as writer:
+    for begin in range(0, len(ids), _GROUP):
+      part = slice(begin, begin + _GROUP)
+      names = pa.array(ids[places[part]].reshape(-1), pa.string())
+      cosines = pa.array(similarities[part].reshape(-1))
+      columns = [pa.array(ids[part], pa.string()), lists(names), lists(cosines)]
+      writer.write_table(pa.table(columns, schema=schema))
 
 
 def _write_npz(
   path: pathlib.Path,
   ids: np.ndarray,
-  neighbours: np.ndarray,
+  places: np.ndarray,
   similarities: np.ndarray,
 ) -> None:
   with path.open('wb') as file:
     np.savez(
-      file, user_id=ids, neighbour_id=neighbours, similarity=similarities
+      file, user_id=ids, neighbour_id=ids[places], similarity=similarities
     )
 
 

@@ -36,17 +36,21 @@ def check_packages() -> None:
     ) from None
 
 
+def check_new(path: pathlib.Path) -> None:
+  """Raises `SettingsError` where there is something already."""
+  if path.exists():
+    raise SettingsError(
+      f'--output={path} exists: move it away, or choose another name'
+    )
+
+
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A folder to write to, which is then renamed to its place, or removed.
 
   Raises:
-    SettingsError: there is something at its place, or it cannot be written.
+    SettingsError: it cannot be written.
   """
-  if path.exists():
-    raise SettingsError(
-      f'--output={path} exists: move it away, or choose another name'
-    )
   aside = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     aside.mkdir(parents=True)

@@ -57,8 +57,10 @@ class Encoder:
     unknown = len(self.numbers) + 1
     rows = []
     for history in histories:
-      if isinstance(history, str) or not all(
-        isinstance(x, str) for x in history
+      if (
+        isinstance(history, str)
+        or not np.iterable(history)
+        or not all(isinstance(item, str) for item in history)
       ):
         raise TypeError(f'a history is a list of raw item ids, not {history!r}')
       last = history[-self.max_length :]

@@ -5,17 +5,26 @@ import pathlib
 import re
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.process import DistributedSettings
+from experiments.flags.process import DistributedSettings, WritingSettings
 from experiments.flags.shared import DataSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedSettings(
-  DataSettings, DistributedSettings, EncodingSettings, TableSettings
+  DataSettings,
+  DistributedSettings,
+  EncodingSettings,
+  TableSettings,
+  WritingSettings,
 ):
   """The flags of writing vectors."""
 
+  dataset: str = flag(
+    '',
+    'The data set, NAME or NAME/SIZE, as of experiments.pretrain [the tables '
+    f'of --events without preparing them, else {DataSettings.dataset}].',
+  )
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
   )

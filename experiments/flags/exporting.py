@@ -3,11 +3,11 @@
 import dataclasses
 
 from experiments.flags.binder import flag
-from experiments.flags.process import QuietSettings
+from experiments.flags.process import WritingSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(QuietSettings):
+class ExportSettings(WritingSettings):
   """The flags of an export."""
 
   pretrained: str = flag(

@@ -10,16 +10,30 @@ CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 _FLAG = '--flagfile'
 
 
-def find_flagfile(name: str | os.PathLike) -> pathlib.Path:
+def find_flagfile(
+  name: str | os.PathLike, *, beside: pathlib.Path | None = None
+) -> pathlib.Path:
   """The file of a path, or else the one of that name in `configs`.
+
+  Args:
+    name: of the file, or its path.
+    beside: the file that names it, in whose folder it is looked for first.
 
   Raises:
     SettingsError: there is neither.
   """
-  path = pathlib.Path(name).expanduser()
-  for found in (path, CONFIGS / path):
-    if found.is_file():
-      return found
+  path = pathlib.Path(name)
+  places = [path, CONFIGS / path]
+  if beside is not None:
+    places.insert(0, beside.parent / path)
+  for found in places:
+    try:
+      found = found.expanduser()
+      # It may be a pipe.
+      if found.exists() and not found.is_dir():
+        return found
+    except (OSError, RuntimeError) as error:
+      raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
   names = sorted(found.name for found in CONFIGS.glob('*.flags'))
   raise SettingsError(
     f'{_FLAG}={name}: no such file. By name there are: {", ".join(names)}'
@@ -56,13 +70,13 @@ def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
 
 def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
   """The words of one file, and of those that it names."""
-  path = find_flagfile(name)
+  path = find_flagfile(name, beside=within[-1] if within else None)
   if path in within:
     raise SettingsError(
       f'{_FLAG}={name}: the file names itself; leave that out'
     )
   try:
-    lines = map(str.strip, path.read_text().splitlines())
+    lines = map(str.strip, path.read_text(encoding='utf-8').splitlines())
   except (OSError, UnicodeDecodeError) as error:
     raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
   words = [line for line in lines if line and not line.startswith(('#', '//'))]

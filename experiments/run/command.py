@@ -27,7 +27,7 @@ def run(module: str, settings_type: type[Settings]) -> None:
     settings_type: has the flags.
   """
   if asks_for_help(sys.argv[1:]):
-    print(help_of(settings_type, sys.modules['__main__'].__doc__))
+    print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
   start = functools.partial(_start, module, settings_type)
@@ -39,7 +39,10 @@ def _parse(argv: list[str]) -> list[str]:
     words = with_flagfiles(argv[1:])
   except SettingsError as error:
     sys.exit(f'error: {error}')
-  return app.parse_flags_with_usage([argv[0], *words])
+  try:
+    return flags.FLAGS([argv[0], *words])
+  except flags.Error as error:
+    sys.exit(f'error: {error}; --help lists the flags')
 
 
 def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:

@@ -11,6 +11,7 @@ import jax
 from adaptssr_jax.errors import CheckpointError, DataError
 from adaptssr_jax.training.devices import is_of_lost_process
 from experiments.flags.binder import Settings, SettingsError
+from experiments.flags.process import WritingSettings
 from experiments.run.interruption import Interrupted, listening
 from experiments.run.process import prepare_process
 
@@ -22,6 +23,9 @@ def call(main: Callable[[Any], Any], settings: Settings) -> None:
       prepare_process(settings)
       main(settings)
   except Interrupted as notice:
+    if isinstance(settings, WritingSettings):
+      # Nothing is saved that a later command could go on from.
+      _fail(f'error: {notice}')
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
       print(notice, flush=True)
   except (SettingsError, DataError, CheckpointError) as error:

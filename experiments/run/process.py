@@ -1,7 +1,9 @@
 """The processes of a run: how each starts, and which of them tells."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import jax
 
@@ -16,15 +18,15 @@ from experiments.run.compilation import keep_compiled
 from experiments.run.distributed import join_processes
 
 _is_quiet = False
+_is_inner = False
 
 
 def prepare_process(settings: Settings) -> None:
   """Sets what holds for the whole process, before a command begins.
 
   Makes it quiet, if it is to be; joins the other processes, if there are any;
-  turns the cache of compiled
-  programs on, and makes cores devices, unless JAX was told already. For a plan
-  it simulates the devices, and keeps no program.
+  turns the cache of compiled programs on, and makes cores devices, unless JAX
+  was told already. For a plan it simulates the devices, and keeps no program.
   """
   if isinstance(settings, QuietSettings):
     be_quiet(settings.quiet)
@@ -74,9 +76,20 @@ def tell(text: str) -> None:
     tell_result(text)
 
 
+@contextlib.contextmanager
+def inner_run() -> Iterator[None]:
+  """The result of what runs here is none of the command: it may be muted."""
+  global _is_inner
+  before, _is_inner = _is_inner, True
+  try:
+    yield
+  finally:
+    _is_inner = before
+
+
 def tell_result(text: str) -> None:
   """Prints a line that a script may need, once for all processes."""
-  if is_main_process():
+  if is_main_process() and not (_is_quiet and _is_inner):
     print(text, flush=True)
 
 
