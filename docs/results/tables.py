@@ -107,8 +107,12 @@ def with_tables(text: str) -> str:
 def collect(workdir: pathlib.Path, name: str) -> None:
   """Writes the accuracies, or the AUC, of all cells of a comparison."""
   cells = []
-  for path in workdir.glob('cells/*/*/*/share_*/split_*/seed_0/result.json'):
-    method, task, mode, share, split = path.parts[-7:-2]
+  for path in (workdir / 'cells').glob('**/result.json'):
+    words = list(path.parent.relative_to(workdir / 'cells').parts)
+    # A baseline has no seed, and one mode.
+    method, task, mode, share, split = (
+      words[:5] if words[-1] == 'seed_0' else [*words[:2], 'frozen', *words[2:]]
+    )
     result = json.loads(path.read_text())
     metric = 'accuracy' if 'accuracy' in result['test'] else 'auc'
     cells.append(
