@@ -30,6 +30,7 @@ TITLES = {
   'adaptssr_after_pooled': 'Pooled items, then AdaptSSR as in the paper',
   'last_stage': 'Pooled items, then AdaptSSR beside them',
   'joint': 'Pooled items and AdaptSSR from the start',
+  'pooled_items_48': 'Pooled items, 48 epochs',
   'sasrec': 'SASRec (causal items, full softmax)',
   'masked_items_of_interests': 'Masked items, 4 interests',
 } | {
