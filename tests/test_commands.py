@@ -234,12 +234,9 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
 @pytest.mark.usefixtures('loud_again')
 def test_results_of_inner_runs_are_no_results(capsys):
   be_quiet(True)
-  try:
-    with inner_run():
-      tell_result('of one of many runs')
-    tell_result('of the command')
-  finally:
-    be_quiet(False)
+  with inner_run():
+    tell_result('of one of many runs')
+  tell_result('of the command')
   assert capsys.readouterr().out == 'of the command\n'
 
 
@@ -252,6 +249,7 @@ def test_a_file_finds_what_it_names_beside_itself(tmp_path, monkeypatch):
   assert with_flagfiles(['--flagfile=mine/one.flags']) == ['--seed=5']
 
 
+@pytest.mark.usefixtures('loud_again')
 def test_a_quiet_run_has_no_progress(capfd):
   be_quiet(True)
   with Progress('run', total=3, start=0, users=1, every=0.001) as progress:
