@@ -66,6 +66,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
   loop.check_devices(settings)
   check_table_update(settings)
   check_objective(settings)
+  check_source(settings)
   if settings.plan:
     return plan(settings)
   with opened_workdir(settings) as folder:
@@ -74,7 +75,6 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
 
 def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   """Pre-trains in an open folder."""
-  check_source(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
   write_dataset(folder, data)
@@ -132,26 +132,23 @@ def probe_of(
 
 
 def check_source(settings: PretrainSettings) -> None:
-  """Raises `SettingsError` where the source cannot be gone on from.
+  """Raises `SettingsError` where a run cannot begin at its source.
 
-  It has seen what is held out here, or has not learned what is needed.
+  It has seen what is held out here, or nothing guesses what is to be filled.
   """
-  if not settings.init_from:
-    return
-  flags = restore_description(settings.init_from).flags
+  source = settings.init_from
+  flags = restore_description(source).flags if source else {}
   trained = {*str(flags.get('objective', '')).split(','), *settings.objective}
-  if 'ccl_filled' in settings.objective and not trained & {
-    'masked_items',
-    'ecl',
-  }:
+  if 'ccl_filled' in trained and not trained & {'masked_items', 'ecl'}:
+    start = f'--init_from={source} has not learned to guess hidden items; '
     raise SettingsError(
-      f'--init_from={settings.init_from} has not learned to guess hidden '
-      'items, which --objective=ccl_filled fills: take a run of masked_items, '
-      'or give --objective=masked_items,ccl_filled'
+      f'{start if source else ""}--objective=ccl_filled fills hidden items by '
+      'a model that guesses them: start from a run of masked_items '
+      '(--init_from), or give --objective=masked_items,ccl_filled'
     )
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
-      f'--init_from={settings.init_from} was trained with '
+      f'--init_from={source} was trained with '
       '--split=leave_one_out, and has seen films that are held out otherwise: '
       'give that flag too, or take a run without it'
     )

@@ -9,7 +9,6 @@ from experiments import compare
 from experiments.comparison import methods, stages
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
-from experiments.comparison.rivals import rivals
 from experiments.flags.binder import from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.compilation import forget_compiled
@@ -111,7 +110,7 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   shares = rho.crop_ratio, rho.mask_ratio, rho.reorder_ratio
   assert shares == (0.9, 0.1, 0.1)
   # Crop, mask and reorder with themselves are the ablations.
-  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1 + 5 + len(rivals())
+  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1 + 5 + len(methods.RIVALS)
   assert stages['coles'].objective == ('coles',)
   assert stages['coles'].num_slices == 5
   assert stages['coles'].init_from == f'{folder}/masked_items/seed_7'

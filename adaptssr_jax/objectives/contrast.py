@@ -34,6 +34,7 @@ def contrast_views(
   *,
   loss: Callable[..., Float[Array, '']] = losses.nt_xent_loss,
   axis_name: str | None = None,
+  **settings: Any,
 ) -> LossAndMetrics:
   """A contrastive loss of the vectors of views: `nt_xent_loss` or `coles_loss`.
 
@@ -46,6 +47,7 @@ def contrast_views(
     views: of each user, two or more with their passes.
     loss: (users [views, batch, dim], `where`, `axis_name`) -> number.
     axis_name: the axis of the devices that share the batch.
+    **settings: other settings of the loss.
 
   Returns:
     The loss over the users of all devices, and as (sum, count) over the users
@@ -57,7 +59,7 @@ def contrast_views(
   del params
   users = views.users.reshape(-1, *views.users.shape[2:])
   shared = {'where': batch['where'], 'axis_name': axis_name}
-  value = loss(users, **shared)
+  value = loss(users, **shared, **settings)
   # It expects two passes of each view, which are one here.
   twice = jnp.broadcast_to(users[:, None], (len(users), 2, *users.shape[1:]))
   found = diagnostics.view_similarities(twice, anchors=_WATCHED, **shared)

@@ -6,7 +6,7 @@ from typing import Any
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax import augment, losses
+from adaptssr_jax import augment
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.views import (
   LossAndMetrics,
@@ -54,13 +54,13 @@ def coserec_objective(
     Liu et al., "Contrastive Self-supervised Sequential Recommendation with
     Robust Augmentation" (CoSeRec), 2021.
   """
-  loss = functools.partial(
-    losses.nt_xent_loss,
+  contrast = functools.partial(
+    contrast_views,
     temperature=temperature,
     similarity='dot',
     block_size=block_size,
+    axis_name=axis_name,
   )
-  contrast = functools.partial(contrast_views, loss=loss, axis_name=axis_name)
   return views_objective(
     params,
     batch,

@@ -1,13 +1,11 @@
 """DuoRec: users who go on to the same item are alike."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.users import (
@@ -80,14 +78,14 @@ def duorec_objective(
   # One dropout pass of each.
   users = users.reshape(len(sequences), 2, 1, -1)
   views = Views(jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users, 0, 2))
-  loss = functools.partial(
-    losses.nt_xent_loss,
+  return contrast_views(
+    params,
+    batch | {'where': where},
+    views,
     temperature=temperature,
     similarity='dot',
     block_size=block_size,
-  )
-  return contrast_views(
-    params, batch | {'where': where}, views, loss=loss, axis_name=axis_name
+    axis_name=axis_name,
   )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses
@@ -121,7 +122,7 @@ def ecl_objective(
   )
   real = (items != 0) & where[:, None]
   is_replaced = filled != items
-  errors = jax.nn.softplus(logits) - jnp.where(is_replaced, logits, 0)
+  errors = optax.sigmoid_binary_cross_entropy(logits, is_replaced)
   told = reduce_losses(errors, real, axis_name=axis_name)
   right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison.rivals import rivals
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
@@ -59,19 +58,24 @@ class Method:
   modes: Sequence[str] = MODES
 
 
+def _after(start: str, title: str, **changes: Any) -> Method:
+  """Pre-trained by the flags of AdaptSSR, some changed, from another method."""
+  return Method(title=title, flags='pretrain', after=start, changes=changes)
+
+
 def _adaptssr(title: str, **changes: Any) -> Method:
   """AdaptSSR after the warm start, with one thing changed."""
-  return Method(
-    title=f'AdaptSSR{title}',
-    flags='pretrain',
-    after='masked_items',
-    changes=changes,
-  )
+  return _after('masked_items', f'AdaptSSR{title}', **changes)
 
 
 def _one_augmentation(name: str) -> Method:
   changes = {'augmentations': (name,), 'second_augmentations': None}
   return _adaptssr(f', {name} only', **changes)
+
+
+def _rival(title: str, name: str, **changes: Any) -> Method:
+  """A method of others, after the warm start, as it was published."""
+  return _after('masked_items', title, objective=(name,), **changes)
 
 
 # In place of a vector: no bag is joined to another.
@@ -118,8 +122,8 @@ METHODS = {
     # Rates often are lower at the end, which helps by itself.
     rate_of='last_stage',
   ),
-  'adaptssr_after_pooled': Method(
-    title='AdaptSSR after pooled items', flags='pretrain', after='pooled_items'
+  'adaptssr_after_pooled': _after(
+    'pooled_items', 'AdaptSSR after pooled items'
   ),
   'last_stage': Method(
     title='Pooled items, then AdaptSSR',
@@ -131,7 +135,42 @@ METHODS = {
 METHODS |= {
   f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS
 }
-METHODS |= {name: Method(**fields) for name, fields in rivals().items()}
+# Those whose encoder has another shape come with a start of their own.
+RIVALS = {
+  'ptum': _rival('PTUM', 'ptum'),
+  'clue': _rival('CLUE', 'clue'),
+  'ccl': _rival(
+    'CCL',
+    'ccl',
+    augmentations=('mask',),
+    second_augmentations=('reorder',),
+    mask_ratio=0.3,
+    reorder_ratio=0.3,
+  ),
+  'masked_items_of_interests': Method(
+    title='Masked items, 4 interests',
+    flags='warm_start',
+    changes={'num_queries': 4, 'cosine_pooling': True},
+  ),
+  'idicl': _after('masked_items_of_interests', 'IDICL', objective=('idicl',)),
+  'cl4srec': _rival(
+    'CL4SRec', 'cl4srec', crop_ratio=0.6, mask_ratio=0.3, reorder_ratio=0.6
+  ),
+  'coserec': _rival(
+    'CoSeRec', 'coserec', crop_ratio=0.2, mask_ratio=0.7, reorder_ratio=0.2
+  ),
+  'duorec': _rival('DuoRec', 'duorec', window='last'),
+  'coles': _rival('CoLES', 'coles', num_slices=5),
+  'ecl': _rival('ECL', 'ecl', mask_ratio=0.2),
+  'msdp': _rival('MSDP', 'msdp'),
+  'next_items': _rival('Next items', 'next_items'),
+  'sasrec': Method(
+    title='SASRec (causal items, full softmax)',
+    flags='warm_start',
+    changes={'objective': ('causal_items',)},
+  ),
+}
+METHODS |= RIVALS
 
 # Those of the table by default; the others are ablations.
 MAIN_ROWS = (

@@ -9,7 +9,7 @@ from adaptssr_jax.data import Ragged, UserArrays, Vocabulary
 from adaptssr_jax.data.user_tables import read_tables
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
-from experiments.run.data import tables_config
+from experiments.run.data import renumbered, tables_config
 from experiments.run.process import tell
 
 # Unknown items whose ids are told.
@@ -44,28 +44,26 @@ def read_new_users(
       f'the folder {folder}, for what does not fit the memory, cannot be used '
       f'({error}): write to another'
     ) from error
-  items = _renumbered(rows.items, found, known)
+  items = renumbered(rows.items, found.items, known)
+  _tell_of_unknown(items, found, known)
   ids = [np.frombuffer(user.encode(), np.uint8) for user in rows.user_id]
   return UserArrays(Ragged.from_rows(ids, np.uint8), items)
 
 
-def _renumbered(
+def _tell_of_unknown(
   items: Ragged, found: Vocabulary, known: Sequence[str]
-) -> Ragged:
-  """The items by their numbers in the encoder, or that of a masked one."""
-  number = {item: place for place, item in enumerate(known, 1)}
-  mask_id = len(known) + 1
-  numbers = np.array([number.get(item, mask_id) for item in found.items])
-  values = numbers.astype(np.int32)[items.values - 1]
-  unknown = [item for item in found.items if item not in number]
+) -> None:
+  """Tells how many users there are, and what the encoder does not know."""
+  names = set(known)
+  unknown = [item for item in found.items if item not in names]
   text = f'the encoder knows all {len(found.items):,} items'
   if unknown:
     some = ', '.join(map(repr, unknown[:_SHOWN]))
     some += ', ...' if len(unknown) > _SHOWN else ''
     text = (
       f'the encoder does not know {len(unknown):,} of {len(found.items):,} '
-      f'items ({some}): {np.sum(values == mask_id):,} of {len(values):,} '
+      f'items ({some}): {np.sum(items.values > len(known)):,} of '
+      f'{len(items.values):,} '
       'behaviours are of these, and count as masked'
     )
   tell(f'{len(items):,} users; {text}')
-  return Ragged(values, items.offsets)

@@ -31,14 +31,12 @@ def check_objective(settings: ObjectiveSettings) -> None:
       '--window=random does not go with --objective=duorec, whose users share '
       'the last of all behaviours: leave --window out'
     )
-  if settings.objective == ('ccl_filled',) and not getattr(
-    settings, 'init_from', ''
-  ):
-    raise SettingsError(
-      '--objective=ccl_filled fills hidden items by a model that guesses them: '
-      'start from a run of masked_items (--init_from), or give '
-      '--objective=masked_items,ccl_filled'
-    )
+  _check_second(settings)
+  _check_ranking(settings)
+
+
+def _check_second(settings: ObjectiveSettings) -> None:
+  """Refuses --second_augmentations that are not of a second view."""
   second = settings.second_augmentations
   for name in settings.objective if second else ():
     first = augmentations_of(settings, name)
@@ -50,6 +48,15 @@ def check_objective(settings: ObjectiveSettings) -> None:
         f'--augmentations={",".join(first)}: give slice to both views or to '
         'neither'
       )
+  if second and settings.num_slices != 2:
+    raise SettingsError(
+      f'--second_augmentations is for two views, not --num_slices='
+      f'{settings.num_slices}: leave out either'
+    )
+
+
+def _check_ranking(settings: ObjectiveSettings) -> None:
+  """Refuses settings of AdaptSSR that its --loss_form does not have."""
   if settings.smooth and (
     settings.loss_form == 'list' or not settings.hard_negatives
   ):
@@ -61,9 +68,4 @@ def check_objective(settings: ObjectiveSettings) -> None:
     raise SettingsError(
       '--hard_negatives=false is for --loss_form=pairs; a list has all '
       'negatives: leave it out'
-    )
-  if second and settings.num_slices != 2:
-    raise SettingsError(
-      f'--second_augmentations is for two views, not --num_slices='
-      f'{settings.num_slices}: leave out either'
     )

@@ -223,13 +223,13 @@ def _nt_xent(
   times: float = 1.0,
 ) -> ViewsLoss:
   """NT-Xent at so many times the temperature of the flags."""
-  loss = functools.partial(
-    losses.nt_xent_loss,
+  return functools.partial(
+    contrast_views,
     temperature=times * temperature_of(settings, name),
     similarity=similarity,
     block_size=BLOCK,
+    axis_name=AXIS,
   )
-  return functools.partial(contrast_views, loss=loss, axis_name=AXIS)
 
 
 def _of_encoder(context: Context) -> dict[str, Any]:

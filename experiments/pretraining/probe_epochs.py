@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.step import pmap_step
 from experiments.finetuning.predictions import predict_users
@@ -22,7 +22,7 @@ from experiments.flags.shared import RunSettings
 from experiments.probing.labelled_rows import labelled_rows
 from experiments.probing.reading import Labelled, read
 from experiments.probing.scikit_learn import scikit_learn
-from experiments.run.data import open_data
+from experiments.run.data import open_data, renumbered
 from experiments.run.speed import (
   effective_length,
   encoding_step,
@@ -86,7 +86,7 @@ def open_probe(
     data._replace(splits=judges), KINDS[data.kind].select_by[0]
   )
   users = tuple(
-    _renumbered(split, data.vocabulary.items, items, unknown=encoder.mask_id)
+    _without_labels(split, data.vocabulary.items, items)
     for split in judges.values()
   )
   length = effective_length(users, encoder.max_length)
@@ -107,19 +107,11 @@ def open_probe(
   )
 
 
-def _renumbered(
-  users: UserArrays,
-  own: Sequence[str],
-  items: Sequence[str],
-  *,
-  unknown: int,
+def _without_labels(
+  users: UserArrays, own: Sequence[str], items: Sequence[str]
 ) -> UserArrays:
-  """The users without labels, their items numbered as those of the encoder."""
+  """The users alone, their items numbered as those of the encoder."""
   histories = users.items
   if list(own) != list(items):
-    number = {name: place for place, name in enumerate(items, 1)}
-    numbers = np.array(
-      [0, *(number.get(name, unknown) for name in own)], np.int32
-    )
-    histories = Ragged(numbers[histories.values], histories.offsets)
+    histories = renumbered(histories, own, items)
   return UserArrays(users.user_id, histories)

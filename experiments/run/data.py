@@ -3,7 +3,9 @@
 import difflib
 import functools
 import sys
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
@@ -184,3 +186,25 @@ def _unknown(word: str, known: list[str]) -> str:
   near = difflib.get_close_matches(word, known, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else '.'
   return f'no {word!r}{hint} There are: {", ".join(known)}'
+
+
+def renumbered(
+  items: data.Ragged | data.RaggedView, own: Sequence[str], known: Sequence[str]
+) -> data.Ragged:
+  """Histories by the numbers that their items have in another vocabulary.
+
+  Args:
+    items: of each user, item i of `own` as i + 1, 0 for padding.
+    own: the raw ids of these items.
+    known: the raw ids of the vocabulary, that of item i at i - 1. An item that
+      is not there becomes a masked one.
+
+  Example:
+    >>> items = data.Ragged.from_rows([[1, 2], [2]])
+    >>> renumbered(items, ['a', 'b'], ['b', 'c']).values.tolist()
+    [3, 1, 1]
+  """
+  number = {name: place for place, name in enumerate(known, 1)}
+  mask_id = len(known) + 1
+  numbers = [0, *(number.get(name, mask_id) for name in own)]
+  return data.Ragged(np.array(numbers, np.int32)[items.values], items.offsets)
