@@ -66,7 +66,6 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
   loop.check_devices(settings)
   check_table_update(settings)
   check_objective(settings)
-  check_source(settings)
   if settings.plan:
     return plan(settings)
   with opened_workdir(settings) as folder:
@@ -75,6 +74,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
 
 def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   """Pre-trains in an open folder."""
+  check_source(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
   write_dataset(folder, data)
@@ -139,7 +139,10 @@ def check_source(settings: PretrainSettings) -> None:
   source = settings.init_from
   flags = restore_description(source).flags if source else {}
   trained = {*str(flags.get('objective', '')).split(','), *settings.objective}
-  if 'ccl_filled' in trained and not trained & {'masked_items', 'ecl'}:
+  if 'ccl_filled' in settings.objective and not trained & {
+    'masked_items',
+    'ecl',
+  }:
     start = f'--init_from={source} has not learned to guess hidden items; '
     raise SettingsError(
       f'{start if source else ""}--objective=ccl_filled fills hidden items by '
@@ -157,6 +160,7 @@ def check_source(settings: PretrainSettings) -> None:
 def plan(settings: PretrainSettings) -> Plan:
   """Tells what the run needs, and writes nothing but the data."""
   check_plan(settings, source=settings.init_from)
+  check_source(settings)
   data = open_data(settings, task='pretrain')
   encoder, params = shapes_of(
     functools.partial(

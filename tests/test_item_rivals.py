@@ -35,10 +35,11 @@ from adaptssr_jax.table.lookup import (
   needed_items,
   with_batch_rows,
 )
-from adaptssr_jax.table.shards import Shards, combine, partition
+from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import pmap_step, sum_metrics
+from adaptssr_jax.training.step import pmap_step
+from tests.summed import summed
 
 ITEMS, USERS, LENGTH, WINDOW = 35, 16, 6, 5
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
@@ -349,15 +350,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
     ):
       most = max(np.abs(wanted).max(), 1e-3)
       np.testing.assert_allclose(found, wanted, atol=2e-5 * most)
-
-
-def summed(params, batch, key, *, function, more):
-  """The loss, the metrics and the gradient of the batch of all devices."""
-  value_and_grad = jax.value_and_grad(function, has_aux=True)
-  (loss, metrics), grads = value_and_grad(params, batch | more, key)
-  shards, whole = partition(grads)
-  grads = combine(shards, jax.lax.pmean(whole, AXIS))
-  return loss, sum_metrics(metrics, axis_name=AXIS), grads
 
 
 @pytest.mark.parametrize('make', [ptum, msdp, ecl])

@@ -32,10 +32,11 @@ from adaptssr_jax.table.lookup import (
   model_params,
   with_batch_rows,
 )
-from adaptssr_jax.table.shards import Shards, combine, partition
+from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import pmap_step, sum_metrics
+from adaptssr_jax.training.step import pmap_step
+from tests.summed import summed
 
 # Histories of up to 12 behaviours, of which the encoder reads 5.
 ITEMS, USERS, HISTORY, LENGTH = 35, 16, 12, 5
@@ -193,15 +194,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
       # Each device has the sum over all of them.
       found = found.rows.reshape(-1, 4)[: len(wanted)] / 8
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
-
-
-def summed(params, batch, key, *, function):
-  """The loss, the metrics and the gradient of the batch of all devices."""
-  value_and_grad = jax.value_and_grad(function, has_aux=True)
-  (loss, metrics), grads = value_and_grad(params, batch, key)
-  shards, whole = partition(grads)
-  grads = combine(shards, jax.lax.pmean(whole, AXIS))
-  return loss, sum_metrics(metrics, axis_name=AXIS), grads
 
 
 def test_buckets_and_the_order_of_users_change_nothing(params, batch):

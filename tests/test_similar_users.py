@@ -17,12 +17,13 @@ from adaptssr_jax.table.lookup import (
   model_params,
   with_batch_rows,
 )
-from adaptssr_jax.table.shards import Shards, combine, partition
+from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import pmap_step, sum_metrics
+from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining.encoded_views import encoded_lengths
+from tests.summed import summed
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -264,15 +265,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, name):
       query,
       atol=1e-5 * np.abs(query).max(),
     )
-
-
-def summed(params, batch, key, *, function):
-  """The loss, the metrics and the gradient of the batch of all devices."""
-  value_and_grad = jax.value_and_grad(function, has_aux=True)
-  (loss, metrics), grads = value_and_grad(params, batch, key)
-  shards, whole = partition(grads)
-  grads = combine(shards, jax.lax.pmean(whole, AXIS))
-  return loss, sum_metrics(metrics, axis_name=AXIS), grads
 
 
 def test_buckets_change_nothing(params, batch):
