@@ -28,11 +28,12 @@ from adaptssr_jax.ops.choices import (
 )
 from adaptssr_jax.ops.sequences import (
   Ratio,
+  insert,
   is_real,
   length_and_size,
   random_positions,
+  substitute,
 )
-from adaptssr_jax.ops.similar_edits import insert, substitute
 
 __all__ = [
   'crop',

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.data import UserData
 from experiments.finetuning.data import (
   event_of,

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import jax
 
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import restore_description
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState

@@ -11,7 +11,6 @@ import optax
 import pytest
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import (
   restore_description,
   restore_encoder,
@@ -19,6 +18,7 @@ from adaptssr_jax.checkpoint.encoders import (
   save_encoder,
 )
 from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate

@@ -11,13 +11,13 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.fill import encode_filled, fill_masked
 from adaptssr_jax.objectives.users import user_keys
 from adaptssr_jax.ops.item_draws import draw_ids
-from adaptssr_jax.table.draws import draw_items
 from adaptssr_jax.table.lookup import (
   BatchRows,
   SplitTable,
   encoder_params,
   model_params,
 )
+from adaptssr_jax.table.softmax import draw_items
 
 ITEMS, USERS, LENGTH = 150, 8, 6
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.step import init_state

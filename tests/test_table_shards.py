@@ -11,8 +11,8 @@ import pytest
 
 from adaptssr_jax import augment
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import restore_encoder
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import adaptssr_objective
 from adaptssr_jax.objectives.causal_items import causal_items_objective
@@ -20,8 +20,10 @@ from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
-from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
-from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
+from adaptssr_jax.ops.item_softmax import (
+  shard_softmax_losses_and_best,
+  softmax_losses_and_best,
+)
 from adaptssr_jax.table.exchange import fetch_rows, gather_gradients
 from adaptssr_jax.table.lookup import (
   encoder_params,

@@ -18,9 +18,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from adaptssr_jax.checkpoint import files
-from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.checkpoint.files import DamagedError
 from adaptssr_jax.checkpoint.items import (
+  Description,
   check_shapes,
   latest_and_best,
   read_items,

@@ -13,9 +13,10 @@ from jax.sharding import SingleDeviceSharding
 
 from adaptssr_jax.checkpoint import files
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import Description, describe
 from adaptssr_jax.checkpoint.items import (
+  Description,
   checkpoint_at,
+  describe,
   read_description,
   read_items,
   saved_shapes,

@@ -1,4 +1,4 @@
-"""Reading the items of a checkpoint with Orbax.
+"""The items of a checkpoint: what it says of itself, and reading it by Orbax.
 
 Each process reads by itself and waits for no other, so that what goes wrong in
 one is an error there and leaves none of them waiting.
@@ -6,16 +6,49 @@ one is an error there and leaves none of them waiting.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
 from adaptssr_jax.checkpoint import files
-from adaptssr_jax.checkpoint.description import Description
 from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
+from adaptssr_jax.encoder.model import UserEncoder
+
+
+class Description(NamedTuple):
+  """What a checkpoint says of itself, beside the state of training.
+
+  Args:
+    encoder: the fields of the `UserEncoder`.
+    vocabulary: the raw item ids, that of item i at i - 1.
+    flags: the settings of the run by name.
+    labels: the names of the classes, of a fine-tuned model.
+  """
+
+  encoder: Mapping[str, Any]
+  vocabulary: list[str]
+  flags: Mapping[str, Any]
+  labels: list[str]
+
+
+def describe(
+  encoder: UserEncoder,
+  vocabulary: list[str],
+  flags: Mapping[str, Any],
+  labels: list[str] | None = None,
+) -> Description:
+  """The description of an encoder on a vocabulary."""
+  fields = {
+    field.name: getattr(encoder, field.name)
+    for field in dataclasses.fields(encoder)
+    if field.name not in ('parent', 'name')
+  }
+  return Description(fields, list(vocabulary), dict(flags), list(labels or []))
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

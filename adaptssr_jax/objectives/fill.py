@@ -14,7 +14,7 @@ from adaptssr_jax.objectives.masked_items import HiddenItems, encode_hidden
 from adaptssr_jax.objectives.users import encode_sequences, user_keys
 from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.table.draws import draw_items
+from adaptssr_jax.table.softmax import draw_items
 
 
 def fill_masked(
@@ -47,7 +47,7 @@ def fill_masked(
     ratio: the share of the behaviours that is hidden, see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.
     sampled: ids to draw from, [m], where a step has not the whole table; see
-      `table.draws.draw_items`.
+      `table.softmax.draw_items`.
     deterministic: no dropout.
     buckets: in which parts the sequences are encoded.
 

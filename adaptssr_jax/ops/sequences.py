@@ -1,4 +1,4 @@
-"""What edits of one behaviour sequence have in common."""
+"""Edits of one behaviour sequence: their common parts, and similar items."""
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +52,112 @@ def random_positions(
   draws = jnp.where(among, jax.random.uniform(key, among.shape), jnp.inf)
   ranks = jnp.argsort(jnp.argsort(draws))
   return among & (ranks < size)
+
+
+def substitute(
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+  *,
+  ratio: Ratio,
+  similar: Int[ArrayLike, 'ids k'],
+) -> Int[Array, ' length']:
+  """Replaces random behaviours by similar items.
+
+  Exactly `ceil(ratio * n)` distinct positions of the `n` behaviours, or all
+  that have a similar item, if those are fewer; others are kept. Each is
+  replaced by one of its similar items, all equally likely.
+
+  Args:
+    key: A random key.
+    items: `[length]`, real ids first, 0 is padding.
+    ratio: The share that is replaced, in (0, 1].
+    similar: `[ids, k]`, the similar items of each id, padding and mask among
+      them; after them, or where there is none, 0.
+
+  Returns:
+    `[length]`, as long as before.
+
+  Raises:
+    ValueError: If `ratio` is outside (0, 1].
+
+  Example:
+    >>> similar = jnp.array([[0], [2], [1], [0]])
+    >>> items = jnp.array([1, 2, 3, 0])
+    >>> substitute(jax.random.key(0), items, ratio=1, similar=similar)
+    Array([2, 1, 3, 0], dtype=int32)
+
+  Reference:
+    Liu et al., "Contrastive Self-supervised Sequential Recommendation with
+    Robust Augmentation" (CoSeRec), 2021; its ratio is 0.1. The authors' code
+    rounds the number down, and takes the most similar item alone, k = 1.
+  """
+  position_key, choice_key = jax.random.split(key)
+  _, size = length_and_size(items, ratio)
+  found = _draw_similar(choice_key, items, similar)
+  chosen = random_positions(position_key, is_real(found), size)
+  return jnp.where(chosen, found, items)
+
+
+def insert(
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+  *,
+  ratio: Ratio,
+  similar: Int[ArrayLike, 'ids k'],
+) -> Int[Array, ' length']:
+  """Puts similar items just before random behaviours, one before each.
+
+  Before exactly `ceil(ratio * n)` distinct positions of the `n` behaviours, or
+  all that have a similar item, if those are fewer. Of more than `length`
+  behaviours the last ones are kept, which are the most recent; before the first
+  of as many as `length` nothing fits, and nothing is put.
+
+  Args:
+    key: A random key.
+    items: `[length]`, real ids first, the oldest before, 0 is padding.
+    ratio: The share before which an item is put, in (0, 1].
+    similar: As of `substitute`.
+
+  Returns:
+    `[length]`, the behaviours and the similar items, then padding.
+
+  Raises:
+    ValueError: If `ratio` is outside (0, 1].
+
+  Example:
+    >>> similar = jnp.array([[0], [8], [9], [0]])
+    >>> items = jnp.array([1, 2, 3, 0, 0, 0])
+    >>> insert(jax.random.key(0), items, ratio=1, similar=similar)
+    Array([8, 1, 9, 2, 3, 0], dtype=int32)
+    >>> insert(jax.random.key(0), items[:4], ratio=1, similar=similar)
+    Array([1, 9, 2, 3], dtype=int32)
+
+  Reference:
+    As of `substitute`; its ratio is 0.4.
+  """
+  position_key, choice_key = jax.random.split(key)
+  n, size = length_and_size(items, ratio)
+  length = len(items)
+  found = _draw_similar(choice_key, items, similar)
+  fits = (jnp.arange(length) > 0) | (n < length)
+  chosen = random_positions(position_key, is_real(found) & fits, size)
+  found = jnp.where(chosen, found, 0)
+  pairs = jnp.stack([found, jnp.asarray(items)], axis=1).reshape(-1)
+  # A stable sort: what is there stays in order, and comes first.
+  pairs = pairs[jnp.argsort(~is_real(pairs))]
+  too_many = jnp.maximum(n + jnp.sum(chosen, dtype=jnp.int32) - length, 0)
+  return jax.lax.dynamic_slice(pairs, (too_many,), (length,))
+
+
+def _draw_similar(
+  key: PRNGKeyArray,
+  items: Int[ArrayLike, ' length'],
+  similar: Int[ArrayLike, 'ids k'],
+) -> Int[Array, ' length']:
+  """One similar item of each, all equally likely; 0 where there is none."""
+  items, similar = jnp.asarray(items), jnp.asarray(similar)
+  choices = similar[items].astype(items.dtype)
+  count = jnp.sum(choices != 0, axis=1)
+  choice = jax.random.randint(key, count.shape, 0, jnp.maximum(count, 1))
+  found = jnp.take_along_axis(choices, choice[:, None], axis=1)[:, 0]
+  return jnp.where(is_real(items), found, 0)

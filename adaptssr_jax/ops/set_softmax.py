@@ -8,9 +8,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from adaptssr_jax.ops.item_softmax import scores_of_chunk
+from adaptssr_jax.ops.item_softmax import bias_of_shard, scores_of_chunk
 from adaptssr_jax.ops.reductions import as_float
-from adaptssr_jax.ops.shard_softmax import bias_of_shard
 
 Losses = Float[Array, ' n']
 

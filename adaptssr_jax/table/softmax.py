@@ -1,4 +1,4 @@
-"""Softmax losses over all items, wherever the item table is.
+"""Softmax losses over all items, and draws from it, wherever the table is.
 
 E is the item table without the row of the mask, and b a bias for each of its
 rows. With `sampled` items the sum over all of them is estimated.
@@ -13,7 +13,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.item_draws import draw_ids
+from adaptssr_jax.ops.item_softmax import (
+  shard_softmax_losses_and_best,
+  softmax_losses_and_best,
+)
 from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
   rows_at_once,
@@ -26,11 +30,12 @@ from adaptssr_jax.ops.set_softmax import (
   set_softmax_losses,
   shard_set_softmax_losses,
 )
-from adaptssr_jax.ops.shard_softmax import shard_softmax_losses_and_best
 from adaptssr_jax.table.lookup import BatchRows, SplitTable, Table, look_up
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
 _MOST_SCORES = 2**27
+# Scores that are computed at once of each state. What is drawn depends on it,
+# so that it may not depend on how many states a device has.
 _CHUNK = 8192
 
 
@@ -178,3 +183,41 @@ def _all_rows(
       'the rows of its batch: estimate it from sampled items'
     )
   return table[: len(bias)]
+
+
+def draw_items(
+  table: Table,
+  bias: Float[Array, ' ids'],
+  hidden: Float[Array, 'n dim'],
+  keys: Key[Array, ' n'],
+  *,
+  sampled: Int[Array, ' m'] | None = None,
+) -> Int[Array, ' n']:
+  """An item for each state, drawn from softmax(E h + b) without padding.
+
+  Args:
+    table: the item table, E.
+    bias: b, [ids].
+    hidden: the states, h, [n, dim].
+    keys: of each state, [n].
+    sampled: ids, drawn evenly, [m]; given, the softmax is that over them alone,
+      so that the rows of what is drawn are among those of the batch.
+
+  Returns:
+    The items, [n]; 0 only if nothing but padding was sampled.
+
+  Raises:
+    ValueError: If not every row of the table is there and no ids are sampled.
+  """
+  # Padding is no item.
+  bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
+  if sampled is not None:
+    rows = look_up(table, sampled)
+    places = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
+    return sampled[places]
+  if isinstance(table, BatchRows | SplitTable):
+    raise ValueError(
+      'an item drawn from all of them may be one whose row is not there: draw '
+      'it from sampled items, or let every device have the whole table'
+    )
+  return draw_ids(keys, hidden, table[: len(bias)], bias, chunk_size=_CHUNK)

@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export
 
-from adaptssr_jax.checkpoint.description import describe
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.flags.binder import SettingsError
 from experiments.run.workdir import commit

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import Description
+from adaptssr_jax.checkpoint.items import Description
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import (
   steps_per_epoch,

@@ -14,9 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.description import describe
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate
