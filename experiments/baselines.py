@@ -8,7 +8,7 @@ most_popular, last_item: counts of the training rows (ranking). They leave the
 same `result.json` and `predictions.npz` as `experiments.finetune`.
 """
 
-from experiments.flags.baselines import BaselineSettings
+from experiments.flags.small_commands import BaselineSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':

@@ -27,8 +27,7 @@ from experiments.comparison.grid import Cell, Grid, Run, plan
 from experiments.comparison.report import write_report
 from experiments.comparison.runs import found, is_made, make
 from experiments.comparison.setup import read_grid
-from experiments.run.compilation import forget_compiled
-from experiments.run.process import tell, tell_result
+from experiments.run.process import forget_compiled, tell, tell_result
 from experiments.run.workdir import opened_workdir
 
 

@@ -37,7 +37,7 @@ are nearest by the cosine, the nearest first: `user_id`, `neighbour_id` [K] and
 `similarity` [K]. They are searched exactly, all vectors being held in memory.
 """
 
-from experiments.flags.embedding import EmbedSettings
+from experiments.flags.small_commands import EmbedSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
@@ -63,9 +63,11 @@ from experiments.embedding.neighbours import (
   check_neighbours,
   write_neighbours,
 )
-from experiments.embedding.new_users import read_new_users
-from experiments.embedding.parts import users_of_part
-from experiments.embedding.progress import progress
+from experiments.embedding.users import (
+  progress,
+  read_new_users,
+  users_of_part,
+)
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run import loop

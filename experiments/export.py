@@ -21,7 +21,7 @@ for exporting", and up to 3 weeks older. The other files do not age: export
 anew from the run, or see docs/deployment.md.
 """
 
-from experiments.flags.exporting import ExportSettings
+from experiments.flags.small_commands import ExportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from the frozen vectors of an untrained encoder, of the first stage of
 pre-training, and of the last one with AdaptSSR, and from a bag of items.
 """
 
-from experiments.flags.quickstart import QuickstartSettings
+from experiments.flags.small_commands import QuickstartSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from experiments import compare
-from experiments.flags.binder import from_flagfile
-from experiments.flags.flag_files import CONFIGS
+from experiments.flags.binder import CONFIGS, from_flagfile
 from experiments.run.process import tell, tell_result
 
 # Names of the rows, which are methods of the comparison, best first.

@@ -14,7 +14,7 @@ value of every user) and `similarity.png`, in --workdir. All checkpoints see
 the same draws, where their encoders see as many behaviours.
 """
 
-from experiments.flags.similarity import SimilaritySettings
+from experiments.flags.small_commands import SimilaritySettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
@@ -43,8 +43,8 @@ from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder
+from experiments.run.pictures import draw_similarities
 from experiments.run.process import tell, tell_result
-from experiments.run.similarity_picture import draw_similarities
 from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import effective_length, make_buckets, sample_lengths
 from experiments.run.workdir import (

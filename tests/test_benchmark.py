@@ -18,11 +18,11 @@ from experiments.benchmarking import cases, reference
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import BenchmarkSettings, check
 from experiments.benchmarking.report import report
-from experiments.benchmarking.synthetic_users import synthetic_users
 from experiments.benchmarking.work import (
   encoding_flops,
   padding_share,
   step_flops,
+  synthetic_users,
 )
 from experiments.flags.binder import SettingsError
 from tests.tiny_runs import start

@@ -11,7 +11,7 @@ from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.flags.binder import from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.run.compilation import forget_compiled
+from experiments.run.process import forget_compiled
 from tests.compare_stand_ins import (
   SHAPE,
   changed,

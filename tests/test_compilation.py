@@ -8,9 +8,8 @@ import jax
 import pytest
 
 from experiments.flags.shared import RunSettings
-from experiments.run import compilation
-from experiments.run.compilation import keep_compiled
-from experiments.run.process import prepare_process
+from experiments.run import process as run_process
+from experiments.run.process import keep_compiled, prepare_process
 from tests.tiny_runs import last_line_of, pretrain_settings, start
 
 FOLDER = 'jax_compilation_cache'
@@ -21,8 +20,7 @@ import jax
 import numpy as np
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step
-from experiments.run import compilation
-from experiments.run.compilation import keep_compiled
+from experiments.run.process import keep_compiled
 
 keep_compiled({cache!r}, workdir={workdir!r})
 events = collections.Counter()
@@ -114,7 +112,8 @@ def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
   monkeypatch.delenv(
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False
   )
-  monkeypatch.setattr(compilation, 'jax', types.SimpleNamespace(config=config))
+  stand_in = types.SimpleNamespace(config=config, distributed=jax.distributed)
+  monkeypatch.setattr(run_process, 'jax', stand_in)
   prepare_process(
     RunSettings(workdir='runs/one', compilation_cache=cache, distributed='off')
   )

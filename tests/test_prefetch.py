@@ -11,7 +11,7 @@ import pytest
 
 from adaptssr_jax.training.devices import AXIS, replicate, shard_batch
 from adaptssr_jax.training.step import pmap_step
-from experiments.run.prefetch import Prefetch
+from experiments.run.batches import Prefetch
 
 
 def made_by(threads):

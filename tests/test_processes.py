@@ -10,7 +10,7 @@ from adaptssr_jax.checkpoint.encoders import restore_encoder
 from experiments import embed
 from experiments.flags.binder import SettingsError
 from experiments.flags.process import DistributedSettings
-from experiments.run.distributed import join_processes
+from experiments.run.process import join_processes
 from tests.processes import end, start_all
 from tests.tiny_runs import lines, pretrain_settings, saved_steps
 

@@ -1,4 +1,4 @@
-"""Softmax losses over a catalogue of items, however large it is."""
+"""Softmax losses over a catalogue, however large, on one device or split."""
 
 import functools
 
@@ -151,10 +151,6 @@ def _softmax_of_chunk(
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
   """The number of each row that belongs to one of the chunks."""
   return jnp.take_along_axis(values, chunk[None], axis=0)[0]
-
-
-Losses = Float[Array, ' n']
-Ids = Int[Array, ' n']
 
 
 def shard_softmax_losses_and_best(

@@ -16,8 +16,12 @@ from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.synthetic_users import synthetic_users
-from experiments.benchmarking.work import SEQUENCES, padding_share, step_flops
+from experiments.benchmarking.work import (
+  SEQUENCES,
+  padding_share,
+  step_flops,
+  synthetic_users,
+)
 from experiments.flags.pretraining import PretrainSettings
 from experiments.pretraining.encoded_views import encoded_lengths
 from experiments.pretraining.step import make_pretraining

@@ -16,7 +16,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking import reference
 from experiments.benchmarking.cases import OURS, TRIMMED, Case, too_large
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.synthetic_users import synthetic_users
+from experiments.benchmarking.work import synthetic_users
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIMIT = 900

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.ops.negatives import Negatives, most_similar
 from adaptssr_jax.ops.similarity import unit_length
-from experiments.embedding.progress import progress
+from experiments.embedding.users import progress
 from experiments.flags.binder import SettingsError
 from experiments.run.vector_files import Piece, new_file
 

@@ -1,17 +1,37 @@
-"""Settings of a command: a frozen dataclass whose fields are absl flags."""
+"""Settings of a command: a frozen dataclass whose fields are absl flags.
+
+A flag file is found by its path, or by its name among those of the package.
+"""
 
 import dataclasses
 import operator
 import os
+import pathlib
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
 
-from experiments.flags.errors import SettingsError
-from experiments.flags.flag_files import with_flagfiles
+_BOUNDS = (
+  ('low', 'at least', operator.ge),
+  ('above', 'above', operator.gt),
+  ('high', 'at most', operator.le),
+)
+_DEFINE = {
+  str: flags.DEFINE_string,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  bool: flags.DEFINE_bool,
+  tuple: flags.DEFINE_list,
+}
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+_FLAG = '--flagfile'
+
+
+class SettingsError(ValueError):
+  """A flag has a value that it cannot have; the message names it."""
 
 
 def flag(
@@ -120,13 +140,6 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       )
 
 
-_BOUNDS = (
-  ('low', 'at least', operator.ge),
-  ('above', 'above', operator.gt),
-  ('high', 'at most', operator.le),
-)
-
-
 def define_flags(
   settings_type: type[Settings],
   values: flags.FlagValues,
@@ -165,15 +178,6 @@ def default_text(field: dataclasses.Field) -> str:
   return '' if field.default is None else _text(field.default)
 
 
-_DEFINE = {
-  str: flags.DEFINE_string,
-  int: flags.DEFINE_integer,
-  float: flags.DEFINE_float,
-  bool: flags.DEFINE_bool,
-  tuple: flags.DEFINE_list,
-}
-
-
 def _plain_type(hint: Any) -> type:
   """`int` for `int | None`, `tuple` for `tuple[str, ...]`."""
   if isinstance(hint, types.UnionType):
@@ -209,3 +213,76 @@ def from_flagfile(
   define_flags(settings_type, values)
   values(['', *with_flagfiles([f'--flagfile={path}'])])
   return dataclasses.replace(from_flags(settings_type, values), **changes)
+
+
+def find_flagfile(
+  name: str | os.PathLike, *, beside: pathlib.Path | None = None
+) -> pathlib.Path:
+  """The file of a path, or else the one of that name in `configs`.
+
+  Args:
+    name: of the file, or its path.
+    beside: the file that names it, in whose folder it is looked for first.
+
+  Raises:
+    SettingsError: there is neither.
+  """
+  path = pathlib.Path(name)
+  places = [path, CONFIGS / path]
+  if beside is not None:
+    places.insert(0, beside.parent / path)
+  for found in places:
+    try:
+      found = found.expanduser()
+      # It may be a pipe.
+      if found.exists() and not found.is_dir():
+        return found
+    except (OSError, RuntimeError) as error:
+      raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
+  names = sorted(found.name for found in CONFIGS.glob('*.flags'))
+  raise SettingsError(
+    f'{_FLAG}={name}: no such file. By name there are: {", ".join(names)}'
+  )
+
+
+def with_flagfiles(words: Sequence[str]) -> list[str]:
+  """The words of a command, with those of a file in place of each --flagfile.
+
+  Files may name others. Lines that begin with # or // say nothing.
+
+  Raises:
+    SettingsError: a file cannot be read, or names itself.
+  """
+  return _expanded(list(words), ())
+
+
+def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
+  expanded = []
+  while words:
+    word = words.pop(0)
+    flag, is_given, name = word.partition('=')
+    if f'-{flag.lstrip("-")}' != _FLAG[1:] or not flag.startswith('-'):
+      expanded.append(word)
+      continue
+    if not is_given:
+      if not words:
+        raise SettingsError(f'{_FLAG} needs a file: {_FLAG}=FILE')
+      name = words.pop(0)
+    if name:
+      expanded += _read(name, within)
+  return expanded
+
+
+def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
+  """The words of one file, and of those that it names."""
+  path = find_flagfile(name, beside=within[-1] if within else None)
+  if path in within:
+    raise SettingsError(
+      f'{_FLAG}={name}: the file names itself; leave that out'
+    )
+  try:
+    lines = map(str.strip, path.read_text(encoding='utf-8').splitlines())
+  except (OSError, UnicodeDecodeError) as error:
+    raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
+  words = [line for line in lines if line and not line.startswith(('#', '//'))]
+  return _expanded(words, (*within, path))

@@ -5,8 +5,7 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 
-from experiments.flags.binder import Settings, default_text, help_text
-from experiments.flags.flag_files import CONFIGS
+from experiments.flags.binder import CONFIGS, Settings, default_text, help_text
 
 # The flags that most runs need, in the order in which they come to mind.
 _FIRST = (

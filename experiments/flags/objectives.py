@@ -2,9 +2,7 @@
 
 import dataclasses
 
-from experiments.flags.augmentations import AugmentationSettings
-from experiments.flags.binder import SettingsError, flag
-from experiments.flags.item_rivals import ItemRivalSettings
+from experiments.flags.binder import Settings, SettingsError, flag
 from experiments.flags.traits import TRAITS, traits_of
 
 EDITS = ('crop', 'mask', 'reorder')
@@ -16,9 +14,22 @@ _SLICE_FROM = 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(
-  AugmentationSettings, ItemRivalSettings, group='objective'
-):
+class AugmentationSettings(Settings, group='objective'):
+  """How strong the augmentations are."""
+
+  crop_ratio: float = flag(
+    0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
+  )
+  mask_ratio: float | None = flag(
+    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
+  )
+  reorder_ratio: float = flag(
+    0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(AugmentationSettings, group='objective'):
   """What is learned from behaviours alone."""
 
   objective: tuple[str, ...] = flag(
@@ -127,6 +138,25 @@ class ObjectiveSettings(
     'Objectives that predict items: where the bias of each item starts, at the '
     'log of its share of all behaviours, or at zero.',
     choices=('shares', 'zeros'),
+  )
+
+  max_window: int = flag(
+    32, 'msdp: the most behaviours of the window that is predicted.', low=1
+  )
+  msdp_regularizer: float = flag(
+    0.1,
+    'msdp: what it counts that a masked prefix has the vector of the whole.',
+    low=0.0,
+  )
+  ecl_contrast: float = flag(
+    0.005,
+    'ecl: what the contrast of dropout passes counts, if masked items count 1.',
+    low=0.0,
+  )
+  ecl_discriminator: float = flag(
+    0.25,
+    'ecl: what it counts to tell replaced behaviours, if masked items count 1.',
+    low=0.0,
   )
 
   def __post_init__(self) -> None:

@@ -7,8 +7,11 @@ from jaxtyping import Array, Float
 
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
-from experiments.flags.augmentations import AugmentationSettings
-from experiments.flags.objectives import ObjectiveSettings, slice_lengths_of
+from experiments.flags.objectives import (
+  AugmentationSettings,
+  ObjectiveSettings,
+  slice_lengths_of,
+)
 
 
 def make_augmentations(

@@ -24,10 +24,9 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.batches import training_batches
+from experiments.run.batches import Prefetch, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
 from experiments.run.logs import Muted, Progress, mend_metrics, open_log
-from experiments.run.prefetch import Prefetch
 from experiments.run.process import is_main_process, tell
 from experiments.run.skipped import SkippedSteps
 

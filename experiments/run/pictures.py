@@ -1,4 +1,4 @@
-"""Pictures of a comparison: points with intervals, curves, and heat maps.
+"""Pictures: points with intervals, curves, heat maps, and similarities.
 
 Matplotlib is the extra `plots`; nothing but these functions needs it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _PANELS_A_ROW = 4
+_LABELS = {
+  'dropout': 'second dropout pass',
+  'crop': 'crop',
+  'mask': 'mask',
+  'reorder': 'reorder',
+  'other': 'other users',
+}
+_SIMILARITIES_A_ROW = 3
 
 
 class MissingPlotsError(SettingsError):
@@ -128,3 +136,49 @@ def _grid(
   for axis, panel in zip(axes, panels, strict=True):
     axis.set_title(panel.title, fontsize='medium')
   return figure, axes
+
+
+def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
+  """Draws the histograms of `similarity.json`.
+
+  Args:
+    path: of the PNG file.
+    result: what `similarity.json` says.
+
+  Raises:
+    SettingsError: Matplotlib is not installed; names the extra.
+  """
+  methods, edges = result['methods'], np.array(result['edges'])
+  columns = min(len(methods), _SIMILARITIES_A_ROW)
+  rows = -(-len(methods) // columns)
+  figure = new_figure(1 + 3.4 * columns, 0.6 + 2.6 * rows)
+  low = _lowest_edge(methods, edges)
+  for place, (name, kinds) in enumerate(methods.items(), 1):
+    axis = figure.add_subplot(rows, columns, place)
+    for color, (kind, summary) in enumerate(kinds.items()):
+      counts = np.array(summary['histogram'])
+      # Each to its own height: a sharp peak would flatten all others.
+      heights = counts / counts.max()
+      axis.stairs(heights, edges, fill=True, alpha=0.1, color=f'C{color}')
+      axis.stairs(heights, edges, color=f'C{color}', label=_LABELS[kind])
+    axis.set_title(name, fontsize='medium')
+    axis.set_xlim(low, 1)
+    axis.set_xlabel('cosine similarity')
+    axis.set_ylabel('density, peak = 1')
+  figure.legend(
+    *axis.get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=3 * columns,
+    fontsize=8,
+  )
+  figure.savefig(path, dpi=150)
+
+
+def _lowest_edge(methods: dict[str, Any], edges: np.ndarray) -> float:
+  """Where the leftmost value of all panels lies: the rest is empty."""
+  firsts = [
+    np.flatnonzero(summary['histogram'])[0]
+    for kinds in methods.values()
+    for summary in kinds.values()
+  ]
+  return float(edges[min(firsts)])

@@ -1,24 +1,28 @@
-"""The processes of a run: how each starts, and which of them tells."""
+"""The processes of a run: how each starts, and which of them prints."""
 
 import contextlib
 import dataclasses
+import gc
 import os
+import pathlib
 from collections.abc import Iterator
 
 import jax
 
-from experiments.flags.binder import Settings
+from experiments.flags.binder import Settings, SettingsError
 from experiments.flags.process import (
   DistributedSettings,
   ProcessSettings,
   QuietSettings,
 )
 from experiments.flags.shared import PlanSettings
-from experiments.run.compilation import keep_compiled
-from experiments.run.distributed import join_processes
 
 _is_quiet = False
 _is_inner = False
+# Beside the folder of the run, where a user may keep other things.
+_FOLDER = 'jax_compilation_cache'
+# What Slurm and MPI call the number of processes.
+_SIZES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
 
 def prepare_process(settings: Settings) -> None:
@@ -121,3 +125,68 @@ def parts_of(batch_size: int | None, cores: int) -> int:
   batch_size = batch_size or 128
   most = min(cores, batch_size // 16)
   return max((n for n in range(2, most + 1) if batch_size % n == 0), default=1)
+
+
+def keep_compiled(cache: str, *, workdir: str | os.PathLike) -> None:
+  """Lets later processes find what this one compiles.
+
+  Call it before anything is compiled. It does nothing where JAX has a folder
+  already, as by the variable JAX_COMPILATION_CACHE_DIR. JAX makes the folder
+  when it compiles, compiles anew what it cannot read there, and never removes
+  anything; runs may share it at the same time.
+
+  Args:
+    cache: 'auto', a folder beside the workdir; 'off'; or the folder.
+    workdir: of the run.
+  """
+  if cache == 'off' or jax.config.jax_compilation_cache_dir:
+    return
+  beside = pathlib.Path(workdir).absolute().parent / _FOLDER
+  folder = beside if cache == 'auto' else pathlib.Path(cache).absolute()
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # Small programs too: a start has a dozen, 0.2 s together. What took long is
+  # no measure either, since that depends on what else the machine does.
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def forget_compiled() -> None:
+  """Frees what JAX keeps of a run: its programs, which are on disk as well."""
+  jax.clear_caches()
+  gc.collect()
+
+
+def join_processes(settings: DistributedSettings) -> None:
+  """Meets the other processes; with `auto`, alone if nothing tells of any.
+
+  Raises:
+    SettingsError: they are not known, or cannot be joined.
+  """
+  # A cluster may give a job one process for all of its devices, of which JAX
+  # would take the first alone.
+  alone = '1' in [os.environ.get(name) for name in _SIZES]
+  may_be_many = settings.distributed == 'auto' and not alone
+  if not (settings.distributed == 'on' or settings.coordinator or may_be_many):
+    return
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  try:
+    jax.distributed.initialize(
+      settings.coordinator or None,
+      settings.num_processes,
+      settings.process_id,
+      initialization_timeout=settings.join_timeout,
+      heartbeat_timeout_seconds=settings.heartbeat_timeout,
+    )
+  except ValueError as error:
+    if settings.distributed == 'on' or settings.coordinator:
+      raise SettingsError(
+        f'--distributed={settings.distributed}: nothing says which processes '
+        f'there are ({error}) Give --coordinator, --num_processes and '
+        '--process_id'
+      ) from error
+  except RuntimeError as error:
+    raise SettingsError(
+      f'--distributed={settings.distributed}: the other processes cannot be '
+      f'joined ({str(error).splitlines()[0]}). If this one is to work alone, '
+      'give --distributed=off'
+    ) from error

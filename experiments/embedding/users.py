@@ -1,19 +1,32 @@
-"""The users of tables, encoded without preparing a data set."""
+"""Which users are encoded: of tables that are not prepared, and in parts."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
+import tqdm
 
 from adaptssr_jax.data import Ragged, UserArrays, Vocabulary
 from adaptssr_jax.data.user_tables import read_tables
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
-from experiments.run.process import tell
+from experiments.run.process import is_quiet, tell
 
 # Unknown items whose ids are told.
 _SHOWN = 3
+
+
+def progress(total: int) -> tqdm.tqdm:
+  """A line that tells how many users are done, unless --quiet."""
+  return tqdm.tqdm(
+    total=total,
+    unit=' users',
+    disable=is_quiet(),
+    # A log shall not be flooded.
+    mininterval=0.5 if sys.stderr.isatty() else 10.0,
+  )
 
 
 def read_new_users(
@@ -67,3 +80,41 @@ def _tell_of_unknown(
       'behaviours are of these, and count as masked'
     )
   tell(f'{len(items):,} users; {text}')
+
+
+def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
+  """One of several equal parts of the users of all splits together.
+
+  Args:
+    splits: without labels and targets.
+    part: 'I/N', the I-th of N parts; nothing for all users.
+
+  Returns:
+    The splits that have users of the part, cut to these; no array is copied.
+
+  Raises:
+    SettingsError: there are fewer users than parts.
+  """
+  if not part:
+    return list(splits)
+  number, count = map(int, part.split('/'))
+  total = sum(len(users.items) for users in splits)
+  if count > total:
+    raise SettingsError(
+      f'--part={part}: there are {total:,} users, so take at most as many parts'
+    )
+  begin, end = total * (number - 1) // count, total * number // count
+  found = []
+  for users in splits:
+    first, last = max(begin, 0), min(end, len(users.items))
+    if first < last:
+      columns = (users.user_id, users.items)
+      found.append(
+        UserArrays(*(_cut(column, first, last) for column in columns))
+      )
+    begin, end = begin - len(users.items), end - len(users.items)
+  return found
+
+
+def _cut(rows: Ragged, first: int, last: int) -> Ragged:
+  return Ragged(rows.values, rows.offsets[first : last + 1])

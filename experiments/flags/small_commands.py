@@ -1,0 +1,183 @@
+"""The flags of the commands that train nothing.
+
+That is embed, baselines, export, quickstart and similarity.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+from experiments.flags.binder import SettingsError, flag
+from experiments.flags.objectives import AugmentationSettings
+from experiments.flags.process import (
+  DistributedSettings,
+  ProcessSettings,
+  QuietSettings,
+  WritingSettings,
+)
+from experiments.flags.shared import DataSettings, SplitSettings
+from experiments.flags.speed import EncodingSettings, TableSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedSettings(
+  DataSettings,
+  DistributedSettings,
+  EncodingSettings,
+  TableSettings,
+  WritingSettings,
+):
+  """The flags of writing vectors."""
+
+  dataset: str = flag(
+    '',
+    'The data set, NAME or NAME/SIZE, as of experiments.pretrain [the tables '
+    f'of --events without preparing them, else {DataSettings.dataset}].',
+  )
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+  )
+  output: str = flag(
+    '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
+  )
+  item_vectors: str = flag(
+    '', 'A file to write the vectors of the items to, as --output.'
+  )
+  neighbours: int = flag(
+    0, 'How many nearest users of each to write to --neighbours_output.', low=0
+  )
+  neighbours_output: str = flag(
+    '', 'A file to write the nearest users to, FILE.parquet or FILE.npz.'
+  )
+  task: str = flag(
+    'pretrain',
+    'The task whose users to encode; pretrain: all users, with all behaviours.',
+  )
+  split: str = flag(
+    'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
+  )
+  part: str = flag(
+    '',
+    'I/N: of N equal parts of the users the I-th alone, from 1/N to N/N, each '
+    'by a command of its own with a file of its own.',
+  )
+  batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; vectors are float32 [as it was trained].',
+    choices=('float32', 'bfloat16'),
+  )
+  compilation_cache: str = flag(
+    'auto',
+    "Folder of JAX's compiled programs, which spare the next run most of its "
+    'start: auto, jax_compilation_cache beside the workdir of --pretrained; '
+    'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.part and not _is_part(self.part):
+      raise SettingsError(
+        f'--part must be I/N, from 1/N to N/N, such as 2/8, not {self.part!r}'
+      )
+
+  @property
+  def workdir(self) -> str:
+    """The folder of the run, though one of its checkpoints may be given."""
+    folder = pathlib.Path(self.pretrained).absolute()
+    for above in (folder.parent, folder):
+      if above.name == 'checkpoints':
+        return str(above.parent)
+    return str(folder)
+
+
+def _is_part(text: str) -> bool:
+  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
+  return bool(found) and 1 <= int(found[1]) <= int(found[2])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineSettings(SplitSettings, QuietSettings):
+  """The flags of a baseline."""
+
+  workdir: str = flag(
+    'runs/baseline', 'Folder of the result.', mutable_on_resume=True
+  )
+  method: str = flag(
+    'bag_of_items',
+    'Which baseline.',
+    choices=('bag_of_items', 'bag_svd', 'most_popular', 'last_item'),
+  )
+  task: str = flag('gender', 'The task: gender, age, click, ...')
+  max_length: int = flag(
+    100, 'Behaviours seen of a user, the last ones; 0: all of them.', low=0
+  )
+  num_components: int | None = flag(
+    None, 'bag_svd: features of a user [64].', low=1
+  )
+  split_seed: int = flag(
+    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
+  )
+  train_users: int = flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(WritingSettings):
+  """The flags of an export."""
+
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+  )
+  output: str = flag('', 'The folder to write; never overwritten.')
+  dtype: str | None = flag(
+    None,
+    'In which the encoder computes; vectors are float32 [as it was trained].',
+    choices=('float32', 'bfloat16'),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuickstartSettings(ProcessSettings):
+  """The flags of the quickstart."""
+
+  workdir: str = flag(
+    'runs/quickstart', 'Folder of all runs; finished ones are reused.'
+  )
+  data_dir: str = flag('data', 'Folder of the prepared data sets.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimilaritySettings(
+  DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
+):
+  """The flags of the similarities."""
+
+  checkpoints: tuple[str, ...] = flag(
+    (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
+  )
+  names: tuple[str, ...] = flag(
+    (),
+    'What to call each of --checkpoints [the name of its folder, and of that '
+    'above where two are the same].',
+  )
+  workdir: str = flag(
+    'runs/similarity',
+    'Folder of the numbers and the picture.',
+    mutable_on_resume=True,
+  )
+  split: str = flag(
+    'validation', 'Whose users.', choices=('train', 'validation')
+  )
+  num_users: int = flag(0, 'How many, the first of the split; 0: all.', low=0)
+  seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
+  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  dropout_rate: float | None = flag(
+    None,
+    'Share dropped in the encoders [that of each checkpoint].',
+    low=0.0,
+    high=0.99,
+  )
