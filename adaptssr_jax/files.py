@@ -58,7 +58,6 @@ def atomic_path(
   there if writing fails.
 
   Args:
-    path: of the file.
     suffix: is added to it; where several processes may write the same file, it
       has to be another one for each.
 

@@ -74,7 +74,6 @@ def accuracies(
   Args:
     cells: of `results.json`.
     method: the row of the comparison.
-    task: the task.
     labels: how many were learned from.
     split: 'validation' or 'test'.
   """

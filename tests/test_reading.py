@@ -154,7 +154,7 @@ def test_validation_chooses_what_the_bag_counts():
   vectors = np.random.default_rng(1).normal(size=(130, 5))
   histories = Ragged.from_rows([[1 + int(label)] for label in labelled.label])
   bag = features.tf_idf(features.bags(histories, 2))
-  best = reading.read_joined(vectors, bag, labelled)
+  best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
   assert best.score == 1 > reading.read(vectors, labelled).score
   assert set(best.chosen) == {'bag_weight', 'C'}
   found = list(reading.joined_candidates(vectors, bag, labelled))

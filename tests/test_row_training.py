@@ -14,7 +14,7 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate

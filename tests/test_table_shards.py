@@ -14,7 +14,7 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import (
   init_masked_items,

@@ -10,7 +10,7 @@ import pytest
 
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
-from adaptssr_jax.objectives.adaptssr import adaptssr_objective
+from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.objectives.classification import (
   class_logits,
   classification_objective,

@@ -47,7 +47,6 @@ def save_encoder(
 
   Args:
     path: the folder of a new run, which must not hold checkpoints yet.
-    encoder: the encoder.
     params: of it, as `encoder.init` gives them.
     vocabulary: the raw item ids, that of item i at i - 1.
 
@@ -114,7 +113,6 @@ def restore_model(
   """As `restore_encoder`, with all that was learned beside the encoder.
 
   Args:
-    path: as for `restore_encoder`.
     device: where the parameters are put; None: the first device.
 
   Returns:

@@ -218,7 +218,6 @@ def refuse_other_shapes(
   """Raises `CheckpointError` if an item of a checkpoint has other shapes.
 
   Args:
-    path: of the item.
     saved: arrays, or what has their shapes.
     wanted: the same of the model that is to be restored.
     rows: of the item table, which may have been filled up to more.

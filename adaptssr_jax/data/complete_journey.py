@@ -86,9 +86,6 @@ def pretraining_rows(
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
   """One row a household: what it bought before its first campaign.
 
-  Args:
-    journeys: of all households.
-
   Returns:
     The splits, the vocabulary, and how many households are left out because
     fewer than two behaviours remain.
@@ -107,9 +104,6 @@ def coupon_rows(
   journeys: Journeys,
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
   """One row a household and campaign: what it bought before, and the label.
-
-  Args:
-    journeys: of all households.
 
   Returns:
     The splits, the vocabulary, and how many pairs are left out because the
@@ -133,7 +127,6 @@ def _rows_before(
   """What each of these households bought before each of these moments.
 
   Args:
-    journeys: of all households.
     household: number of the household of each row, int [rows].
     start: nanosecond before which the history of each row ends, int [rows].
     least: behaviours of a row; one of fewer is left out.

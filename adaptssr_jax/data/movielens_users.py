@@ -198,7 +198,6 @@ def user_rows(
   """One row a user: the history, and a class unless pre-training.
 
   Args:
-    histories: what the users did.
     task: `pretrain`, `gender`, `age` or `occupation`.
     occupations: the names of the classes, by how the source writes them.
 
@@ -230,7 +229,6 @@ def ranking_rows(
   """The history of each user, and the films of the last ten to rank.
 
   Args:
-    histories: what the users did.
     liked: only films that the user gave 4 or 5; a user without is left out.
     by_user: all films of a user go to the same split, else each to any.
 

@@ -51,7 +51,6 @@ def prepare(
   """Prepares a data set, unless another process does it meanwhile.
 
   Args:
-    builder: of the data set.
     manual_dir: the folder of files that the user has to provide.
     beam_options: of the Beam pipeline that makes the examples; None makes them
       in this process.

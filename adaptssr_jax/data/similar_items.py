@@ -25,7 +25,6 @@ def similar_items(
 
   Args:
     histories: of the users that are trained on, item numbers from 1.
-    num_items: of the catalogue.
     k: how many similar items of each are kept at most.
     pairs: of items of one user, counted at a time, or those of one item if
       there are more: what bounds the memory, beside 40 bytes of a behaviour.

@@ -66,7 +66,6 @@ def shopper_rows(
   """One row a shopper: the history, and an age group unless pre-training.
 
   Args:
-    purchases: of all shoppers.
     task: `pretrain` or `age`.
 
   Returns:

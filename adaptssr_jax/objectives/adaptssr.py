@@ -1,77 +1,16 @@
-"""Augmentation-adaptive self-supervised ranking, the objective of AdaptSSR."""
+"""Augmentation-adaptive self-supervised ranking of views (AdaptSSR)."""
 
-import functools
 from typing import Any
 
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from adaptssr_jax import diagnostics, losses
 from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.objectives.views import (
-  LossAndMetrics,
-  Views,
-  encode_views,
-  views_objective,
-)
+from adaptssr_jax.objectives.views import LossAndMetrics, Views
 
 # Users of a device whose similarities are told of; of all, they would cost more
 # than the loss does.
 _WATCHED = 256
-
-
-def adaptssr_objective(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  key: Key[Array, ''],
-  *,
-  fusion: str | float = 'adaptive',
-  axis_name: str | None = None,
-  form: str = 'pairs',
-  hard_negatives: bool = True,
-  temperature: float = 1.0,
-  smooth: float = 0.0,
-  block_size: int | None = None,
-  **encoding: Any,
-) -> LossAndMetrics:
-  """The AdaptSSR loss of a batch of behaviour sequences.
-
-  Args:
-    params: `encoder`, the parameters of the encoder.
-    batch: `items` int32 [users, length], `where` bool [users], and
-      `example_id` int32 [users], of this device.
-    key: of this step.
-    fusion: lambda, see `adaptssr_loss`.
-    axis_name: the axis of the devices that share the batch.
-    form: see `adaptssr_loss`.
-    hard_negatives: see `adaptssr_loss`.
-    temperature: see `adaptssr_loss`.
-    smooth: see `adaptssr_loss`.
-    block_size: how many negatives are compared at a time, see `adaptssr_loss`.
-    **encoding: `encoder`, `augmentations` and `buckets`, see `encode_views`.
-
-  Returns:
-    As `rank_views`.
-
-  Reference:
-    Yu et al., AdaptSSR, NeurIPS 2023.
-  """
-  rank = functools.partial(
-    rank_views,
-    fusion=fusion,
-    axis_name=axis_name,
-    form=form,
-    hard_negatives=hard_negatives,
-    temperature=temperature,
-    smooth=smooth,
-    block_size=block_size,
-  )
-  return views_objective(
-    params,
-    batch,
-    key,
-    losses={'adaptssr': rank},
-    encode=functools.partial(encode_views, **encoding),
-  )
 
 
 def rank_views(
@@ -86,11 +25,8 @@ def rank_views(
   """The AdaptSSR loss of views that are encoded already.
 
   Args:
-    params: not needed.
-    batch: `where` bool [users], of this device.
     views: at least two views of each user, each in two dropout passes.
     fusion: lambda, see `adaptssr_loss`.
-    axis_name: the axis of the devices that share the batch.
     **settings: other settings of `adaptssr_loss`.
 
   Returns:
@@ -98,6 +34,9 @@ def rank_views(
     of this device: `loss`, `lambda`, the fields of
     `diagnostics.ViewSimilarities`, and `alignment` of the explicit views, the
     mean |f - g|^2 = 2 - 2 cosine. These are of 256 users of a device at most.
+
+  Reference:
+    Yu et al., AdaptSSR, NeurIPS 2023.
   """
   del params
   users, where = views.users, batch['where']

@@ -67,16 +67,11 @@ def causal_items_objective(
   that a user of max_length + 1 items trains all of its positions.
 
   Args:
-    params: as of `masked_items_objective`.
     batch: as of `masked_items_objective`, `items` int32 [users, length] with
       2 <= length <= max_length + 1.
-    key: of this step.
     encoder: gives the hidden states; it has to be causal, or it would see what
       it is to guess.
     last_only: guess the last item of each user alone, as a test does.
-    deterministic: no dropout, for validation.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the positions of all devices, and `loss` and, of the exact

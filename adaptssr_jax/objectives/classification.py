@@ -29,14 +29,9 @@ def classification_objective(
   """Cross entropy of the classes of a batch of users.
 
   Args:
-    params: `encoder` and `head`, the parameters of both.
     batch: `items` int32 [users, length], `label` int32 [users], `where` bool
       [users], and `example_id` int32 [users], of this device.
-    key: of this step.
-    encoder: gives the user vectors, with dropout.
     head: gives the logits of the classes.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and the metrics as

@@ -42,11 +42,8 @@ def contrast_views(
   other; those of other users of all devices are the negatives.
 
   Args:
-    params: not needed.
-    batch: `where` bool [users], of this device.
     views: of each user, two or more with their passes.
     loss: (users [views, batch, dim], `where`, `axis_name`) -> number.
-    axis_name: the axis of the devices that share the batch.
     **settings: other settings of the loss.
 
   Returns:
@@ -88,8 +85,6 @@ def query_overlap(
 
   Args:
     params: `encoder`, whose pooling has queries q, [queries, embed_dim].
-    batch: `where` bool [users], of this device.
-    views: not needed.
 
   Returns:
     The norm, 0 of a single query, and `loss` as (sum, count) over the users of
@@ -150,13 +145,10 @@ def encode_curriculum(
   """`encode_views`, whose augmentations grow stronger from step to step.
 
   Args:
-    params: see `encode_views`.
     batch: see `encode_views`; and the `step`, without which, as in validation,
       the augmentations are at their full strength.
-    key: of this step.
     augmentations_at: strength -> the augmentations of each view; None is the
       full strength.
-    num_steps: see `curriculum_strength`.
     **encoding: other settings of `encode_views`.
   """
   strength = None

@@ -32,16 +32,11 @@ def conversion_objective(
   log w, which changes no order of users but spoils their probabilities.
 
   Args:
-    params: `encoder` and `head`, the parameters of both.
     batch: `items` int32 [users, length], `label` int32 [users], 1 where the
       event came, `where` bool [users], and `example_id` int32 [users], of this
       device.
-    key: of this step.
-    encoder: gives the user vectors, with dropout.
     head: gives the score, its only output.
     positive_weight: w, what a user with the event counts.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and the metrics as

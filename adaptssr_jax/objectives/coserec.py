@@ -35,15 +35,12 @@ def coserec_objective(
   similarity of items there, by their embeddings after a warm-up, is left out.
 
   Args:
-    params: `table` and `encoder`.
     batch: `items` int32 [users, length], `where` bool [users], and
       `example_id` int32 [users], of this device. Where the table is split or
       updated by rows, also `similar_items` int32 [users, length, k], the
       similar items of each behaviour, so that their rows are there.
-    key: of this step.
     temperature: by which products are divided.
     block_size: users compared at a time, see `losses.nt_xent_loss`.
-    axis_name: the axis of the devices that share the batch.
     **encoding: `encoder`, `augmentations`, as of `informed_edits`,
       `deterministic` and `buckets`, see `encode_views`.
 
@@ -90,10 +87,6 @@ def informed_edits(
     mask_id: the id that stands for a masked item. (Published: padding.)
     substitute_ratio: see `augment.substitute`; the published one, as are the
       others.
-    insert_ratio: see `augment.insert`.
-    crop_ratio: see `augment.crop`.
-    mask_ratio: see `augment.mask`.
-    reorder_ratio: see `augment.reorder`.
 
   Returns:
     A function (key, items) -> items.

@@ -40,16 +40,12 @@ def duorec_objective(
   of the whole sequences.
 
   Args:
-    params: `table` and `encoder`.
     batch: of this device, `items` and `partner_items`, int32 [users, length],
       of which the encoder reads the last before the target; `where` bool
       [users], and `example_id` int32 [users].
-    key: of this step.
     encoder: gives the user vectors, under dropout.
     temperature: by which products are divided.
     block_size: users compared at a time, see `losses.nt_xent_loss`.
-    buckets: in which parts the sequences are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     As `contrast_views`, of the users who have two behaviours or more.

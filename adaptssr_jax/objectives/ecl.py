@@ -65,16 +65,12 @@ def ecl_objective(
       and `init_discriminator`.
     batch: see `masked_items_objective`; with `sampled` ids, replacements are
       drawn from these.
-    key: of this step.
     encoder: gives the user vectors, and the states that guess hidden items.
     ratio: the share of the behaviours that is hidden.
     contrast: what NT-Xent counts.
     discriminator: what the discriminator counts.
     temperature: of NT-Xent.
-    block_size: see `nt_xent_loss`.
     deterministic: no dropout but of u and u+.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The sum over the users of all devices, and as (sum, count) over those of
@@ -152,8 +148,6 @@ def replaced_logits(
     users: the vectors of the users whose sequences were edited, [users, dim].
     keys: of the dropout of each, [users].
     encoder: as large as which the discriminator is.
-    deterministic: no dropout.
-    buckets: in which parts they are encoded.
 
   Returns:
     Logits, [users, length], without meaning at padding.

@@ -43,13 +43,10 @@ def fill_masked(
       They can guess if masked items are learned too, or were before.
     items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step, [users].
-    encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden, see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.
     sampled: ids to draw from, [m], where a step has not the whole table; see
       `table.softmax.draw_items`.
-    deterministic: no dropout.
-    buckets: in which parts the sequences are encoded.
 
   Returns:
     The filled sequences, [users, length], and what was hidden.
@@ -107,16 +104,12 @@ def encode_filled(
   fills learns nothing here: its parameters are those of this step.
 
   Args:
-    params: see `fill_masked`.
     batch: `items` and `example_id`, of this device; the `step`, without which,
       as in validation, the whole share is hidden; and maybe `sampled` ids.
-    key: of this step.
     encoder: fills the sequences, and gives the vectors of what is filled.
     ratio: the share that is hidden in the end.
-    num_steps: see `curriculum_strength`.
     num_views: of each user.
     deterministic: no dropout in what is filled; the model that fills has none.
-    buckets: in which parts the sequences are encoded.
 
   Reference:
     Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior

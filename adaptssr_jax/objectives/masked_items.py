@@ -79,14 +79,9 @@ def encode_hidden(
   """Hides a share of the behaviours of users, and encodes what is left.
 
   Args:
-    params: `table` and `encoder`.
     items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step.
-    encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden.
-    most: see `hide_items`.
-    deterministic: no dropout.
-    buckets: in which parts the users are encoded.
   """
   hide = functools.partial(
     hide_items, ratio=ratio, mask_id=encoder.mask_id, most=most
@@ -117,7 +112,6 @@ def predict_hidden(
     params: `table`, and `head` of `init_masked_items`.
     batch: `where` bool [users], of this device, and maybe `sampled` ids.
     hidden: of `encode_hidden`.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     As `masked_items_objective`.
@@ -159,12 +153,7 @@ def masked_items_objective(
     batch: `items` int32 [users, length], `where` bool [users], and
       `example_id` int32 [users], of this device; with `sampled` ids the
       softmax is estimated by them.
-    key: of this step.
-    encoder: gives the hidden states.
     ratio: the share of the behaviours that is hidden.
-    deterministic: no dropout, for validation.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the hidden positions of all devices, and `loss` and, of the

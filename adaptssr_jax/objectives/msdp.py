@@ -102,17 +102,13 @@ def msdp_objective(
   linear and starts as the identity; how strong the regularizer is, and how much
   is masked.
 
+  The other arguments are those of `pooled_items_objective`.
+
   Args:
     params: see `pooled_items_objective`, and in `head` what `init_msdp` makes.
-    batch: see `pooled_items_objective`.
-    key: of this step.
-    encoder: gives the user vectors.
     max_window: the most behaviours of a window.
     regularizer: what the masked prefix counts; 0: it is not encoded.
     ratio: the share of the prefix that is masked for it.
-    deterministic: no dropout, for validation.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and as (sum, count) over those of

@@ -66,15 +66,10 @@ def next_items_objective(
 
   - mean over x in items(cut + 1 .. cut + K) of log softmax(E u + b)[x]
 
+  The other arguments are those of `pooled_items_objective`.
+
   Args:
-    params: see `pooled_items_objective`.
-    batch: see `pooled_items_objective`.
-    key: of this step.
-    encoder: gives the user vectors.
     num_next: K, how many behaviours after the cut are predicted, as a set.
-    deterministic: no dropout, for validation.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the users of all devices, and `loss` as (sum, count) over

@@ -36,8 +36,6 @@ def pooled_items_objective(
     batch: `items` int32 [users, length], the whole histories, `where` bool
       [users], and `example_id` int32 [users], of this device; with `sampled`
       ids the softmax is estimated by them.
-    key: of this step.
-    axis_name: the axis of the devices that share the batch.
     **encoding: `encoder`, `augmentations`, which draw the slices,
       `deterministic` and `buckets`, see `encode_views`.
 
@@ -71,11 +69,10 @@ def predict_views(
   `init_projection`. The items are a set: one that a view has twice counts once.
   The view after the last is the first.
 
+  The other arguments are those of `pooled_items_objective`.
+
   Args:
-    params: see `pooled_items_objective`.
-    batch: see `pooled_items_objective`.
     views: of each user.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The mean over the views and passes of the users of all devices, and `loss`
@@ -106,14 +103,13 @@ def predict_items(
 ) -> LossAndMetrics:
   """The multinomial likelihood of sets of items, given user vectors.
 
+  The other arguments are those of `pooled_items_objective`.
+
   Args:
-    params: see `pooled_items_objective`.
-    batch: see `pooled_items_objective`.
     users: vectors, [..., users, dim].
     items: those to be predicted of each, padded with 0, [..., users, k]. A mask
       is no item.
     repeats: an item counts as often as it stands there, not once.
-    axis_name: see `pooled_items_objective`.
 
   Returns:
     The loss over all vectors that have items to predict, on all devices, and

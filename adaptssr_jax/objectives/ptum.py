@@ -91,11 +91,8 @@ def draw_negatives(
   the user's behaviours.
 
   Args:
-    batch: of a device.
-    key: of the step.
     ends: how many behaviours are of each id or of one before it, int32 [ids];
       the first, of padding, is 0.
-    num_next: as of `ptum_objective`.
     num_negatives: of each behaviour that is predicted.
 
   Returns:
@@ -150,12 +147,7 @@ def ptum_objective(
       `pooled_items.init_projection`.
     batch: `items` int32 [users, length], `where` bool [users], `example_id`
       int32 [users], of this device, and `negatives` of `draw_negatives`.
-    key: of this step.
-    encoder: gives the user vectors.
     num_next: K, the last behaviours that are cut off and predicted.
-    deterministic: no dropout, for validation.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The sum of the two losses over the users of all devices, and as (sum, count)

@@ -53,15 +53,10 @@ def ranking_objective(
   without any negative does not count.
 
   Args:
-    params: `encoder` and `head`, the parameters of both.
     batch: `items` int32 [users, length], `positives` int32 [users, most],
       `targets` int32 [users, width], `where` bool [users], and `example_id`
       int32 [users], of this device.
-    key: of this step.
-    encoder: gives the user vectors, with dropout.
     head: has an output for each target, or ties targets to items.
-    buckets: in which parts the users are encoded.
-    axis_name: the axis of the devices that share the batch.
 
   Returns:
     The loss over the positives of all devices, and the metrics as
@@ -112,14 +107,7 @@ def softmax_ranking_objective(
   Mean over the positives of `positive_losses`, where a negative is any target
   that is not among the user's `targets`. A user without one does not count.
 
-  Args:
-    params: see `ranking_objective`.
-    batch: see `ranking_objective`.
-    key: see `ranking_objective`.
-    encoder: see `ranking_objective`.
-    head: see `ranking_objective`.
-    buckets: see `ranking_objective`.
-    axis_name: see `ranking_objective`.
+  The other arguments are those of `ranking_objective`.
 
   Returns:
     As `ranking_objective`.

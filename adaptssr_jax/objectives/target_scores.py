@@ -60,7 +60,6 @@ def some_scores(
   """The scores of some targets of each user, and no more than these.
 
   Args:
-    scores: of all users and targets.
     targets: whose scores are wanted, [users, some].
 
   Returns:
@@ -83,7 +82,6 @@ def log_sum_of_others(
   log sum_{t not in targets} exp(z_t)
 
   Args:
-    scores: of all users and targets.
     targets: all positives of each user, and -1, [users, width].
     chunk_size: targets scored at once, and once more for the gradient; None:
       all of them.
@@ -118,7 +116,6 @@ def target_ranks(
   Goes through the targets in chunks, twice: memory is users x chunk_size.
 
   Args:
-    scores: of all users and targets.
     positives: whose places are wanted, and -1, [users, most].
     targets: all positives of the user, and -1, [users, width].
     chunk_size: targets scored at once.

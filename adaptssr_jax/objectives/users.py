@@ -33,12 +33,10 @@ def encode_sequences(
 
   Args:
     params: of the model: `table`, whose rows are looked up, and `encoder`.
-    encoder: the encoder.
     items: the sequences, padded with 0, [rows, length].
     keys: of the dropout of each, [rows]; None: no dropout.
     slots: the positions whose hidden states are wanted, [rows, slots]. The
       state of padding has no meaning, and is zeros beyond the length.
-    buckets: in which parts they are encoded.
 
   Returns:
     Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.

@@ -89,16 +89,12 @@ def encode_views(
   else is in the batch or on which device.
 
   Args:
-    params: `encoder`, the parameters of the encoder.
     batch: `items` int32 [users, length], which may be longer than the encoder
       reads if every augmentation cuts it to that, and `example_id` int32
       [users], of this device.
-    key: of this step.
-    encoder: gives the user vectors.
     augmentations: of each view of a user, see `user_views`.
     passes: dropout masks of each view.
     deterministic: no dropout: all passes of a view are then the same.
-    buckets: in which parts the sequences are encoded.
   """
   draw = functools.partial(
     user_views, augmentations=augmentations, passes=passes
@@ -134,8 +130,6 @@ def views_objective(
 
   Args:
     params: of the encoder and of what the losses learn beside it.
-    batch: see `encode_views`.
-    key: of this step.
     losses: by name, each (params, batch, views) -> loss and metrics.
     weights: of the losses, by name; 1 where none is given.
     encode: `encode_views` with its settings bound.
@@ -163,8 +157,6 @@ def sum_objective(
   sum over objectives of weight * loss
 
   Args:
-    params: of all of them.
-    batch: of all of them.
     key: of this step; each objective draws by a key of its own.
     objectives: by name, each (params, batch, key) -> loss and metrics.
     weights: by name; 1 where none is given.

@@ -55,7 +55,6 @@ def fetch_rows(
     ids: `[ids]`, rows of the whole table, each once in ascending order, and
       then any that are beyond it; as many on every device.
     num_rows: how many rows each device holds.
-    axis_name: the axis of the devices.
 
   Returns:
     `[ids, dim]`, zeros for ids beyond the table.
@@ -87,7 +86,6 @@ def gather_gradients(
     gradients: `[ids, dim]`, of the rows that this device has fetched.
     ids: `[ids]`, which rows these are, as `fetch_rows` was given them.
     num_rows: how many rows each device holds.
-    axis_name: the axis of the devices.
 
   Returns:
     The sum over the devices of the gradient of each row, and the places of

@@ -138,7 +138,6 @@ def with_batch_rows(
       `look_up` and by the functions of `table.softmax`.
     mask_id: the last row of the table.
     size: rows that the batch of a device needs at most, see `distinct_ids`.
-    axis_name: the axis of the devices.
 
   Returns:
     The function of parameters whose table may also be of `Shards`: the rows of

@@ -83,14 +83,12 @@ def item_losses(
   -log softmax(E h + b)[label]
 
   Args:
-    table: the item table, E.
     bias: b, [ids].
     hidden: the states, h, [n, dim].
     labels: the items, [n].
     where: the positions that count; given, the others are spared where that
       takes less time, and their losses have no meaning.
     sampled: ids by which the sum over all is estimated, [m].
-    axis_name: the axis of the devices.
 
   Returns:
     The losses, [n], and, of the exact softmax, `accuracy`, [n].
@@ -133,14 +131,12 @@ def set_losses(
   - mean over x in labels of log softmax(E u + b)[x], without padding as a class
 
   Args:
-    table: the item table, E.
     bias: b, [ids].
     users: the vectors, u, [n, dim].
     labels: the items, [n, k].
     where: the labels that count, [n, k]. One that counts twice has twice the
       weight of another.
     sampled: ids by which the sum over all is estimated, [m].
-    axis_name: the axis of the devices.
 
   Returns:
     The losses, [n], 0 where no label counts.
@@ -196,7 +192,6 @@ def draw_items(
   """An item for each state, drawn from softmax(E h + b) without padding.
 
   Args:
-    table: the item table, E.
     bias: b, [ids].
     hidden: the states, h, [n, dim].
     keys: of each state, [n].

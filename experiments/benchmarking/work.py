@@ -26,7 +26,6 @@ def encoding_flops(
 
   Args:
     lengths: n of each sequence, without padding.
-    encoder: the encoder.
 
   Returns:
     f of each; a multiplication and an addition are 2.
@@ -55,7 +54,6 @@ def step_flops(
   Args:
     lengths: n of sequences as the step encodes them, a sample.
     users: B, of the batch.
-    encoder: the encoder.
 
   Returns:
     How many.

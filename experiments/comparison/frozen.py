@@ -85,7 +85,6 @@ def encode(
   """Writes the vectors of all users of a task, and returns them.
 
   Args:
-    settings: the flags.
     data: the task, with the stored splits.
     histories: of its users, in whose order the vectors are.
 
@@ -135,7 +134,6 @@ def read_vectors(
   It leaves the same files as fine-tuning.
 
   Args:
-    settings: the flags.
     data: the task, with the stored splits.
     histories: of its users, in whose order the vectors are.
 
@@ -154,7 +152,7 @@ def read_vectors(
       vectors = found['vector'][places]
     if settings.with_bag:
       bag = _bag(data, histories, settings.max_length)[places]
-      best = reading.read_joined(vectors, bag, labelled)
+      best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
     else:
       best = reading.read(vectors, labelled)
     outputs = outputs_of(best, dealt)

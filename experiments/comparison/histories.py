@@ -32,9 +32,6 @@ def histories_of(data: UserData) -> Histories:
   Rows are ordered by a digest of the user id and the items, so that tasks which
   only label the same users otherwise agree in the order and in the name.
 
-  Args:
-    data: the task.
-
   Example:
     >>> from adaptssr_jax.data import Ragged, Vocabulary
     >>> users = UserArrays(

@@ -74,7 +74,6 @@ def write_encoder(
 
   Args:
     folder: an empty one.
-    encoder: the encoder.
     params: of it, as `UserEncoder.apply` takes them.
     vocabulary: the raw item ids, that of item i at i - 1.
     dataset: the name of the data that it was trained on.
@@ -110,7 +109,6 @@ def lowered(encoder: UserEncoder, weights: dict[str, np.ndarray]) -> bytes:
   """The encoder as a program of `jax.export`, without its weights.
 
   Args:
-    encoder: the encoder.
     weights: its parameters by name, `.` between the parts of a name.
 
   Returns:

@@ -28,7 +28,6 @@ def rank_by_counts(
   at all does.
 
   Args:
-    data: a ranking task.
     last_item: whether the counts are those after a row's last item.
 
   Returns:
@@ -139,7 +138,6 @@ def ranks_of(
   their ranks, as in fine-tuning.
 
   Args:
-    users: the split.
     score: (users, some of them) -> [some, targets].
 
   Returns:

@@ -20,12 +20,7 @@ from experiments.run.process import tell
 
 
 def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
-  """Raises `SettingsError` where flags of rankings do not fit.
-
-  Args:
-    settings: of the run.
-    data: of its task.
-  """
+  """Raises `SettingsError` where flags of rankings do not fit."""
   zero_shot = settings.mode == 'zero_shot'
   flags = {
     '--mode=zero_shot': zero_shot,

@@ -76,10 +76,7 @@ def predict_users(
   """An output for each labelled row of a split, in the order of the rows.
 
   Args:
-    params: of the model.
-    users: the split.
     predict: (params, batch) -> the outputs of the users of all devices.
-    settings: of the run.
     length: behaviours seen of a user.
 
   Returns:

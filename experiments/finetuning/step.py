@@ -99,7 +99,6 @@ def make_optimizer(
   """The optimizer of the flags: of each layer, with a rate of its own.
 
   Args:
-    settings: of the run.
     encoder: that is trained, or frozen.
     head_steps: updates at first in which the head alone is trained.
   """
@@ -128,10 +127,6 @@ def layer_rates(
 
   Of the pooling it is r = --encoder_learning_rate, of block b of L counted from
   0 it is r d^(L - b), and of the embeddings r d^(L + 1): d is --layer_decay.
-
-  Args:
-    settings: of the run.
-    encoder: that is trained.
   """
   rate = settings.encoder_learning_rate or settings.learning_rate
   layers = encoder.num_layers

@@ -38,7 +38,6 @@ def flops_of(
   `cost_analysis` takes each body, and each branch of a switch, once.
 
   Args:
-    jaxpr: of the step.
     shares: how often each branch of a switch of so many is taken. Without it,
       or of another number, the branch with the most operations counts.
 

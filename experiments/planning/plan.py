@@ -34,7 +34,6 @@ def check_plan(settings: PlanSettings, *, source: str) -> None:
   """Raises `SettingsError` where the flags of `--plan` cannot be met.
 
   Args:
-    settings: the flags.
     source: the run whose encoder to start from, if any.
   """
   if settings.plan_items and source:
@@ -71,7 +70,6 @@ def plan_run(
   """Compiles the step of a run, and prints what it needs.
 
   Args:
-    settings: the flags of the run.
     data: the data set, as stored.
     users: the examples that are trained on.
     step: of the run, before `pmap_step`.

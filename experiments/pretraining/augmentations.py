@@ -52,10 +52,8 @@ def view_augmentations(
   """One augmentation for each view.
 
   Args:
-    settings: the flags.
     encoder: that reads the views.
     first: the names of those of the first view.
-    strength: see `make_augmentations`.
     has_second: whether --second_augmentations is of this objective.
   """
   second = (settings.second_augmentations if has_second else None) or first

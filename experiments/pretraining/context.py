@@ -63,7 +63,6 @@ def on_window(
   """Shows an objective so many behaviours, where batches hold more of them.
 
   Args:
-    context: see `Context`.
     objective: (params, batch, key) -> loss, metrics.
     length: how many; None: as many as the encoder reads.
   """

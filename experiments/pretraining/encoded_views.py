@@ -30,7 +30,6 @@ def encoded_lengths(
   """How long the sequences are that are encoded of users so long.
 
   Args:
-    settings: the flags.
     lengths: of users, of their whole histories if slices are drawn of them.
     max_length: of the encoder.
   """

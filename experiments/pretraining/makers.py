@@ -6,7 +6,10 @@ from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import masked_items_objective
 from adaptssr_jax.objectives.next_items import next_items_objective
-from adaptssr_jax.objectives.pooled_items import predict_views
+from adaptssr_jax.objectives.pooled_items import (
+  pooled_items_objective,
+  predict_views,
+)
 from adaptssr_jax.objectives.views import (
   ViewsLoss,
   encode_views,
@@ -64,19 +67,11 @@ def make_next_items(context: Context) -> LossFn:
 
 def make_pooled_items(context: Context) -> LossFn:
   """The vector of a slice predicts the items of another."""
+  slices = view_augmentations(
+    context.settings, context.encoder, ('slice',), has_second=False
+  )
   return functools.partial(
-    views_objective,
-    losses={'pooled_items': _predict_views()},
-    encode=functools.partial(
-      encode_views,
-      encoder=context.encoder,
-      augmentations=view_augmentations(
-        context.settings, context.encoder, ('slice',), has_second=False
-      ),
-      passes=1,
-      deterministic=not context.is_training,
-      buckets=context.buckets,
-    ),
+    pooled_items_objective, augmentations=slices, **context.encoding
   )
 
 
@@ -90,14 +85,10 @@ def make_adaptssr(context: Context) -> LossFn:
 def make_shared_views(context: Context, weights: dict[str, float]) -> LossFn:
   """Pooled items and AdaptSSR, of the same slices."""
   losses = {
-    'pooled_items': _predict_views(),
+    'pooled_items': functools.partial(predict_views, axis_name=AXIS),
     'adaptssr': _rank_views(context.settings),
   }
   return _ranking_views(context, losses, weights)
-
-
-def _predict_views() -> ViewsLoss:
-  return functools.partial(predict_views, axis_name=AXIS)
 
 
 def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:

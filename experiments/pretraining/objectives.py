@@ -96,8 +96,6 @@ def init_head(
   """The parameters of the objectives that the encoder lacks.
 
   Args:
-    settings: the flags.
-    encoder: that is trained.
     shares: of `item_shares`, at whose log the bias of each id starts; None
       starts it at zero.
   """

@@ -60,8 +60,6 @@ def open_probe(
   """Opens the task that judges the epochs.
 
   Args:
-    settings: of the run.
-    encoder: that is trained.
     items: the raw ids of its items.
     task: of the same data set.
 

@@ -24,10 +24,8 @@ def with_relations(
   """The data, with what relates users and items, if the objective needs it.
 
   Args:
-    settings: the flags.
     data: splits `train` and `validation`. Partners are of the same split, and
       items are alike in the histories of `train`.
-    num_items: of the catalogue.
   """
   traits = [traits_of(name) for name in settings.objective]
   more = {}

@@ -26,7 +26,6 @@ def classify_bags(
   """Logistic regression on bags of items; validation chooses its strength.
 
   Args:
-    data: a task with labels.
     length: behaviours seen of a user; 0: all of them.
 
   Returns:
@@ -54,8 +53,6 @@ def classify_svd(
   """As `classify_bags`, of a truncated SVD of the bags of all rows.
 
   Args:
-    data: a task with labels.
-    length: as of `classify_bags`.
     num_components: of the SVD.
     train_users: labelled rows to train on, the first; 0: all. The SVD is of all
       rows in any case.

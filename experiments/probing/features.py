@@ -25,7 +25,6 @@ def bags(
 
   Args:
     histories: item numbers from 1, the oldest first.
-    num_items: of the catalogue.
     max_length: behaviours seen of a user, the last ones; 0: all of them.
 
   Returns:

@@ -16,7 +16,6 @@ def labelled_rows(
   """The labels of the rows of train, then of validation, then of test.
 
   Args:
-    data: a task with labels.
     metric: by which validation chooses.
     positive_weight: what a training row of class 1 counts.
   """
@@ -60,7 +59,6 @@ def bags_of_rows(data: UserData, max_length: int) -> Features:
   """The bags of all rows, in the order of `labelled_rows`.
 
   Args:
-    data: the splits.
     max_length: behaviours seen of a user, the last ones; 0: all of them.
   """
   from scipy import sparse

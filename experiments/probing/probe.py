@@ -49,11 +49,9 @@ def probe(
   """Fits a model with each of some settings, and tests the best one.
 
   Args:
-    settings: of the run.
     folder: of the run; validation is logged in its `metrics.jsonl`.
     data: a task with classes.
     encoder: gives the vectors, without dropout.
-    params: of the model.
 
   Returns:
     The metrics of the validation and test users, and the outputs of either.
@@ -125,10 +123,8 @@ def probe_head(
   """The parameters of a linear head that does what the best regression does.
 
   Args:
-    settings: of the run.
     data: a task with classes.
     encoder: gives the vectors, without dropout.
-    params: of the model.
 
   Returns:
     The parameters of `TaskHead(hidden_dim=0)`.

@@ -108,14 +108,7 @@ def candidates(
   *,
   strengths: Sequence[float] = STRENGTHS,
 ) -> Iterator[Reading]:
-  """Yields the readings of which `read` returns the best, the simplest first.
-
-  Args:
-    features: as of `read`.
-    labelled: as of `read`.
-    model: as of `read`.
-    strengths: as of `read`.
-  """
+  """Yields the readings of which `read` takes the best, the simplest first."""
   features = standardised(features, labelled.rows['train'])
   fitted = fit(
     {name: features[rows] for name, rows in labelled.rows.items()},
@@ -137,58 +130,27 @@ def _score_of(reading: Reading) -> float:
   return reading.score
 
 
-def read_joined(
-  vectors: np.ndarray,
-  bag: Features,
-  labelled: Labelled,
-  *,
-  weights: Sequence[float] = BAG_WEIGHTS,
-  model: str = 'logistic',
-  strengths: Sequence[float] = STRENGTHS,
-) -> Reading:
-  """As `read`, of vectors and bags of items at once, see `joined`.
-
-  Args:
-    vectors: of all rows, [rows, dim].
-    bag: of all rows, sparse [rows, columns].
-    labelled: as of `read`.
-    weights: what the bag may count, of which validation chooses.
-    model: as of `read`.
-    strengths: as of `read`.
-
-  Returns:
-    The best candidate, whose `chosen` has 'bag_weight' too.
-  """
-  return best_of(
-    joined_candidates(
-      vectors, bag, labelled, model, weights=weights, strengths=strengths
-    )
-  )
-
-
 def joined_candidates(
   vectors: np.ndarray,
   bag: Features,
   labelled: Labelled,
   model: str = 'logistic',
-  *,
-  weights: Sequence[float] = BAG_WEIGHTS,
-  strengths: Sequence[float] = STRENGTHS,
 ) -> Iterator[Reading]:
-  """Yields the readings of which `read_joined` returns the best.
+  """As `candidates`, of vectors and bags of items at once, see `joined`.
 
   Args:
-    vectors: as of `read_joined`.
-    bag: as of `read_joined`.
-    labelled: as of `read_joined`.
-    model: as of `read_joined`.
-    weights: as of `read_joined`.
-    strengths: as of `read_joined`.
+    vectors: of all rows, [rows, dim].
+    bag: of all rows, sparse [rows, columns].
+    labelled: the labels of all rows, and which of them are to train on.
+    model: see `read`.
+
+  Yields:
+    Readings whose `chosen` has 'bag_weight' too.
   """
   # Trees see the order of the values of a feature alone.
-  for weight in weights if model == 'logistic' else (1.0,):
+  for weight in BAG_WEIGHTS if model == 'logistic' else (1.0,):
     features = joined(vectors, bag, labelled.rows['train'], weight=weight)
-    for reading in candidates(features, labelled, model, strengths=strengths):
+    for reading in candidates(features, labelled, model):
       chosen = {'bag_weight': weight} | reading.chosen
       yield reading._replace(chosen=chosen)
 

@@ -95,8 +95,6 @@ def with_items(
   data set, and of an unknown item it would say what is not so.
 
   Args:
-    encoder: the encoder.
-    params: of the model.
     known: the raw ids of its items.
     items: the raw ids of the items of the data set.
     source: where it was found, to be told.

@@ -137,7 +137,6 @@ def keep_compiled(cache: str, *, workdir: str | os.PathLike) -> None:
 
   Args:
     cache: 'auto', a folder beside the workdir; 'off'; or the folder.
-    workdir: of the run.
   """
   if cache == 'off' or jax.config.jax_compilation_cache_dir:
     return

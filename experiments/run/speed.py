@@ -66,7 +66,6 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
   """In which parts the sequences of a batch are encoded.
 
   Args:
-    settings: the flags.
     lengths: of sequences as they will be encoded, or of a sample.
   """
   size = settings.microbatch
@@ -93,9 +92,6 @@ def make_training(
   """The step of a run, before `pmap_step`, and the state it begins with.
 
   Args:
-    settings: the flags of the run.
-    encoder: that is trained.
-    params: of the whole model.
     loss_fn: (params, batch, key) -> loss and metrics.
     optimizer: of all parameters.
     length: of the sequences of a batch, and items drawn for each beside it.
@@ -169,7 +165,6 @@ def on_table(
   """A function of (params, batch, ...), whether or not the table is split.
 
   Args:
-    settings: the flags of the run.
     function: the function, which asks for rows by `look_up`.
     encoder: whose items those of the batch are.
     length: of the sequences of a batch.
@@ -193,9 +188,7 @@ def make_encoding(
   """(params, batch) -> the vectors of all its users; the params, on devices.
 
   Args:
-    settings: the flags.
     encoder: gives the vectors, without dropout.
-    params: of the model.
     buckets: in which parts the users are encoded.
     length: of the sequences of a batch.
   """

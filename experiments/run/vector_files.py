@@ -41,7 +41,6 @@ def new_file(path: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
   """A path to write a file at, such that a reader never finds half of it.
 
   Args:
-    path: of the file.
     flag: that names it, for messages.
 
   Yields:

@@ -68,9 +68,6 @@ def member(name: str) -> str:
 def read(path: pathlib.Path) -> Journeys:
   """Reads all tables that the tasks need.
 
-  Args:
-    path: of the wheel.
-
   Returns:
     What they hold.
 

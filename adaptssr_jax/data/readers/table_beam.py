@@ -67,7 +67,6 @@ def user_examples(
   """The examples of each split, keyed by their place in it.
 
   Args:
-    begin: the pipeline.
     tables: of behaviours and labels.
     folder: for errors, and for items and labels as JSON.
     **split: arguments of `dealing.deal_out`.

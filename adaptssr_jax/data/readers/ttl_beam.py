@@ -59,7 +59,6 @@ def ttl_examples(
   """The examples of each split, keyed by their place in it.
 
   Args:
-    begin: the pipeline.
     pretrain: the file of pre-training.
     task: the file of a task; None for pre-training itself.
     kind: of the lines of the task.

@@ -75,7 +75,6 @@ def read_lines(
   """Parses a file, or the lines of it that begin between two bytes.
 
   Args:
-    path: of the file.
     kind: `pretrain` for lines without ',,'; `classification` for one number
       after it; `ranking` for one or more.
     begin: the first byte at which a line may begin.

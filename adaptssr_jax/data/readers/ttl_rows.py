@@ -67,7 +67,6 @@ def check_known(
   """Raises `DataError` for the first item that pre-training does not have.
 
   Args:
-    path: of the file.
     line: the number of the line of each row.
     items: of each row, numbers from 1.
     ids: the raw ids of the numbers.
