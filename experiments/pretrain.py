@@ -39,18 +39,18 @@ from experiments.planning.plan import (
 )
 from experiments.planning.report import Plan
 from experiments.pretraining.encoded_views import encoded_of_a_user
-from experiments.pretraining.objectives import (
-  init_head,
-  item_shares,
-)
+from experiments.pretraining.objectives import init_head
 from experiments.pretraining.probe_epochs import EpochProbe, open_probe
-from experiments.pretraining.similar_users import with_relations
 from experiments.pretraining.step import (
   batch_settings,
   lengths_of,
   make_pretraining,
   make_validation,
   validate,
+)
+from experiments.pretraining.training_users import (
+  item_shares,
+  with_relations,
 )
 from experiments.run import loop
 from experiments.run.data import open_data

@@ -38,7 +38,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (
   EncoderSettings,
 )
-from experiments.pretraining.augmentations import make_augmentations
+from experiments.pretraining.context import make_augmentations
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data

@@ -29,7 +29,7 @@ from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import with_defaults
-from experiments.pretraining.augmentations import view_augmentations
+from experiments.pretraining.context import view_augmentations
 from experiments.pretraining.encoded_views import (
   encoded_lengths,
   encoded_of_a_user,

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
-from adaptssr_jax.objectives.conversion import conversion_objective
+from adaptssr_jax.objectives.classification import conversion_objective
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
 from experiments.flags.binder import SettingsError

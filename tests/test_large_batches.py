@@ -9,10 +9,10 @@ import pytest
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.losses import adaptssr_loss
-from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from adaptssr_jax.ops.microbatches import in_microbatches
 from adaptssr_jax.table.lookup import model_params
+from tests.adaptssr_objective import adaptssr_objective
 from tests.tiny_runs import PEAK_MIB, last_line_of
 
 LARGE = (

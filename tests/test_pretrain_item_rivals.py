@@ -11,7 +11,7 @@ from adaptssr_jax.objectives import ptum
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import traits_of
-from experiments.pretraining.item_counts import ends_of_items
+from experiments.pretraining.training_users import ends_of_items
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
 

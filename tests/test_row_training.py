@@ -14,7 +14,6 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
-from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate
@@ -25,6 +24,7 @@ from adaptssr_jax.training.row_step import (
   row_train_step,
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
+from tests.adaptssr_objective import adaptssr_objective
 from tests.bounds import assert_same_training
 from tests.random_params import widened
 

@@ -18,7 +18,7 @@ from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.step import init_state
 from experiments import similarity
 from experiments.flags.binder import SettingsError, from_flagfile
-from experiments.pretraining.augmentations import make_augmentations
+from experiments.pretraining.context import make_augmentations
 from experiments.run import similarity_views
 from experiments.run.data import open_data
 from tests.tiny_runs import files

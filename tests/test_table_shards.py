@@ -14,7 +14,6 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
-from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
@@ -48,6 +47,7 @@ from adaptssr_jax.training.row_step import (
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments.planning.counting import sent_of
+from tests.adaptssr_objective import adaptssr_objective
 from tests.bounds import assert_same_training
 from tests.random_params import widened
 

@@ -10,7 +10,6 @@ import pytest
 
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
-from tests.adaptssr_objective import adaptssr_objective
 from adaptssr_jax.objectives.classification import (
   class_logits,
   classification_objective,
@@ -28,6 +27,7 @@ from adaptssr_jax.training.step import (
   pmap_step,
   train_step,
 )
+from tests.adaptssr_objective import adaptssr_objective
 
 USERS, LENGTH, ITEMS, CLASSES = 16, 6, 20, 3
 ENCODER = UserEncoder(ITEMS, LENGTH, embed_dim=8, num_layers=1)

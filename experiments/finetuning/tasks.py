@@ -15,8 +15,6 @@ from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.objectives.classification import (
   class_logits,
   classification_objective,
-)
-from adaptssr_jax.objectives.conversion import (
   conversion_objective,
   conversion_scores,
 )

@@ -1,9 +1,11 @@
-"""What objectives are made of, and which behaviours they see."""
+"""What objectives are made of: behaviours they see, and augmentations."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import Array, Float
 
 from adaptssr_jax import augment
 from adaptssr_jax.data import UserArrays
@@ -13,10 +15,83 @@ from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import ObjectiveSettings, uses_histories
+from experiments.flags.objectives import (
+  AugmentationSettings,
+  ObjectiveSettings,
+  slice_lengths_of,
+  uses_histories,
+)
 
 # Users to whom anchors are compared at a time.
 BLOCK = 1024
+
+
+def make_augmentations(
+  settings: AugmentationSettings,
+  mask_id: int,
+  strength: Float[Array, ''] | None = None,
+) -> dict[str, augment.Augmentation]:
+  """The augmentations by name, each (key, items) -> items.
+
+  Args:
+    settings: how strong they are.
+    mask_id: the id that stands for a masked item.
+    strength: the share of that by which they edit, as of a curriculum; None:
+      all of it.
+  """
+  crop = settings.crop_ratio
+  mask = settings.mask_ratio or 0.6
+  reorder = settings.reorder_ratio
+  if strength is not None:
+    # What is cut off grows, not what is kept.
+    crop = 1 - strength * (1 - crop)
+    mask, reorder = strength * mask, strength * reorder
+  return {
+    'crop': functools.partial(augment.crop, ratio=crop),
+    'mask': functools.partial(augment.mask, ratio=mask, mask_id=mask_id),
+    'reorder': functools.partial(augment.reorder, ratio=reorder),
+  }
+
+
+def view_augmentations(
+  settings: ObjectiveSettings,
+  encoder: UserEncoder,
+  first: tuple[str, ...],
+  strength: Float[Array, ''] | None = None,
+  *,
+  has_second: bool,
+) -> tuple[augment.Augmentation, ...]:
+  """One augmentation for each view.
+
+  Args:
+    encoder: that reads the views.
+    first: the names of those of the first view.
+    has_second: whether --second_augmentations is of this objective.
+  """
+  second = (settings.second_augmentations if has_second else None) or first
+  choices = make_augmentations(settings, encoder.mask_id, strength)
+  make = functools.partial(
+    _augmentation,
+    choices=choices,
+    lengths=slice_lengths_of(settings, encoder.max_length),
+  )
+  return make(first), *[make(second)] * (settings.num_slices - 1)
+
+
+def _augmentation(
+  names: tuple[str, ...],
+  *,
+  choices: dict[str, augment.Augmentation],
+  lengths: tuple[int, int],
+) -> augment.Augmentation:
+  """A slice if that is named, and then one of the others."""
+  edits = [choices[name] for name in names if name != 'slice']
+  steps: list[Callable] = []
+  if 'slice' in names:
+    steps.append(functools.partial(augment.random_slice, lengths=lengths))
+  if edits:
+    steps.append(augment.one_of(*edits))
+  return steps[0] if len(steps) == 1 else augment.in_turn(*steps)
 
 
 class Context(NamedTuple):
@@ -40,11 +115,15 @@ class Context(NamedTuple):
   @property
   def encoding(self) -> dict[str, Any]:
     """The settings by which most objectives encode their sequences."""
+    return self.views_encoding | {'axis_name': AXIS}
+
+  @property
+  def views_encoding(self) -> dict[str, Any]:
+    """The same of `encode_views`, which knows no devices."""
     return {
       'encoder': self.encoder,
       'deterministic': not self.is_training,
       'buckets': self.buckets,
-      'axis_name': AXIS,
     }
 
 

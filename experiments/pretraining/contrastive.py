@@ -1,10 +1,11 @@
-"""The published methods that contrast the views of users, by name.
+"""The published methods that contrast users, by name.
 
 Each tells its source, and what had to be assumed. All are used as objectives of
 pre-training alone: what some of them add to next-item prediction is left out.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Array, Int, Key
@@ -16,8 +17,12 @@ from adaptssr_jax.objectives.contrast import (
   encode_curriculum,
   query_overlap,
 )
+from adaptssr_jax.objectives.coserec import coserec_objective, informed_edits
+from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.objectives.fill import encode_filled
 from adaptssr_jax.objectives.views import (
+  Augmentations,
+  Views,
   ViewsLoss,
   encode_views,
   views_objective,
@@ -32,15 +37,13 @@ from experiments.flags.objectives import (
   mask_ratio_of,
   temperature_of,
 )
-from experiments.pretraining.augmentations import (
-  make_augmentations,
-  view_augmentations,
-)
 from experiments.pretraining.context import (
   BLOCK,
   Context,
   check_dropout,
+  make_augmentations,
   on_window,
+  view_augmentations,
 )
 
 
@@ -56,9 +59,7 @@ def make_clue(context: Context) -> LossFn:
   """
   check_dropout(context, 'clue')
   loss = _nt_xent(context.settings, 'clue')
-  encode = functools.partial(
-    encode_views, augmentations=(unedited,), passes=2, **_of_encoder(context)
-  )
+  encode = _encode(context, (unedited,), passes=2)
   return on_window(context, _objective(encode, clue=loss))
 
 
@@ -74,13 +75,7 @@ def make_cl4srec(context: Context) -> LossFn:
   """
   edits = make_augmentations(context.settings, context.encoder.mask_id)
   loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
-  encode = functools.partial(
-    encode_views,
-    augmentations=augment.two_of(*(edits[name] for name in EDITS)),
-    passes=1,
-    deterministic=not context.is_training,
-    **_of_encoder(context),
-  )
+  encode = _encode(context, augment.two_of(*(edits[name] for name in EDITS)))
   return on_window(context, _objective(encode, cl4srec=loss))
 
 
@@ -111,9 +106,7 @@ def make_idicl(context: Context) -> LossFn:
     )
   check_dropout(context, 'idicl')
   loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
-  encode = functools.partial(
-    encode_views, augmentations=(unedited,), passes=2, **_of_encoder(context)
-  )
+  encode = _encode(context, (unedited,), passes=2)
   return on_window(
     context, _objective(encode, idicl=loss, query_overlap=query_overlap)
   )
@@ -144,8 +137,7 @@ def make_ccl(context: Context) -> LossFn:
     ),
     num_steps=curriculum_steps(context),
     passes=1,
-    deterministic=not context.is_training,
-    **_of_encoder(context),
+    **context.views_encoding,
   )
   objective = _objective(encode, ccl=_nt_xent(settings, 'ccl'))
   return objective if 'slice' in names else on_window(context, objective)
@@ -161,8 +153,7 @@ def make_ccl_filled(context: Context) -> LossFn:
     encode_filled,
     ratio=mask_ratio_of(context.settings, 'ccl_filled'),
     num_steps=curriculum_steps(context),
-    deterministic=not context.is_training,
-    **_of_encoder(context),
+    **context.views_encoding,
   )
   loss = _nt_xent(context.settings, 'ccl_filled')
   return on_window(context, _objective(encode, ccl_filled=loss))
@@ -191,16 +182,49 @@ def make_coles(context: Context) -> LossFn:
   loss = functools.partial(
     contrast_views, loss=losses.coles_loss, axis_name=AXIS
   )
-  encode = functools.partial(
-    encode_views,
-    augmentations=view_augmentations(
-      context.settings, context.encoder, ('slice',), has_second=False
-    ),
-    passes=1,
-    deterministic=not context.is_training,
-    **_of_encoder(context),
+  slices = view_augmentations(
+    context.settings, context.encoder, ('slice',), has_second=False
   )
-  return _objective(encode, coles=loss)
+  return _objective(_encode(context, slices), coles=loss)
+
+
+def make_coserec(context: Context) -> LossFn:
+  """CoSeRec: views into which similar items are put, by NT-Xent.
+
+  See `coserec_objective` for its source. The published ratios of crop, mask and
+  reorder are 0.2, 0.7 and 0.2; here they are those of the flags.
+  """
+  settings = context.settings
+  edits = informed_edits(
+    # Of NumPy: --plan asks for shapes alone.
+    similar=context.users.similar_items,
+    mask_id=context.encoder.mask_id,
+    substitute_ratio=settings.substitute_ratio,
+    insert_ratio=settings.insert_ratio,
+    crop_ratio=settings.crop_ratio,
+    mask_ratio=mask_ratio_of(settings, 'coserec'),
+    reorder_ratio=settings.reorder_ratio,
+  )
+  objective = functools.partial(
+    coserec_objective,
+    augmentations=(edits, edits),
+    temperature=temperature_of(settings, 'coserec'),
+    block_size=BLOCK,
+    **context.encoding,
+  )
+  return on_window(context, objective)
+
+
+def make_duorec(context: Context) -> LossFn:
+  """DuoRec: users who go on to the same item, by NT-Xent."""
+  return functools.partial(
+    duorec_objective,
+    encoder=context.encoder,
+    temperature=temperature_of(context.settings, 'duorec'),
+    block_size=BLOCK,
+    buckets=context.buckets,
+    axis_name=AXIS,
+  )
 
 
 def unedited(
@@ -232,5 +256,14 @@ def _nt_xent(
   )
 
 
-def _of_encoder(context: Context) -> dict[str, Any]:
-  return {'encoder': context.encoder, 'buckets': context.buckets}
+def _encode(
+  context: Context, augmentations: Augmentations, *, passes: int = 1
+) -> Callable[..., Views]:
+  """The encoding of views; dropout that makes them is there in validation."""
+  return functools.partial(
+    encode_views,
+    augmentations=augmentations,
+    passes=passes,
+    **context.views_encoding
+    | {'deterministic': passes == 1 and not context.is_training},
+  )

@@ -4,12 +4,15 @@ import functools
 
 from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.causal_items import causal_items_objective
+from adaptssr_jax.objectives.ecl import ecl_objective
 from adaptssr_jax.objectives.masked_items import masked_items_objective
+from adaptssr_jax.objectives.msdp import msdp_objective
 from adaptssr_jax.objectives.next_items import next_items_objective
 from adaptssr_jax.objectives.pooled_items import (
   pooled_items_objective,
   predict_views,
 )
+from adaptssr_jax.objectives.ptum import ptum_objective
 from adaptssr_jax.objectives.views import (
   ViewsLoss,
   encode_views,
@@ -26,8 +29,13 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import longest_sequence
 from experiments.flags.shared import LEAVE_ONE_OUT
-from experiments.pretraining.augmentations import view_augmentations
-from experiments.pretraining.context import Context, on_window
+from experiments.pretraining.context import (
+  BLOCK,
+  Context,
+  check_dropout,
+  on_window,
+  view_augmentations,
+)
 
 # Users whose negatives are compared at a time.
 _BLOCK = 256
@@ -128,3 +136,37 @@ def _ranking_views(
     ),
   )
   return objective if 'slice' in names else on_window(context, objective)
+
+
+def make_ptum(context: Context) -> LossFn:
+  """The user vector tells hidden and last behaviours from random ones."""
+  objective = functools.partial(ptum_objective, **context.encoding)
+  return on_window(context, objective)
+
+
+def make_msdp(context: Context) -> LossFn:
+  """The vector of a prefix predicts the shares of items in a window."""
+  settings = context.settings
+  return functools.partial(
+    msdp_objective,
+    max_window=settings.max_window,
+    regularizer=settings.msdp_regularizer,
+    ratio=mask_ratio_of(settings, 'msdp'),
+    **context.encoding,
+  )
+
+
+def make_ecl(context: Context) -> LossFn:
+  """Which behaviours have been replaced is told by the user vector."""
+  settings = context.settings
+  check_dropout(context, 'ecl')
+  objective = functools.partial(
+    ecl_objective,
+    ratio=mask_ratio_of(settings, 'ecl'),
+    contrast=settings.ecl_contrast,
+    discriminator=settings.ecl_discriminator,
+    temperature=temperature_of(settings, 'ecl'),
+    block_size=BLOCK,
+    **context.encoding,
+  )
+  return on_window(context, objective)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ecl import init_discriminator
 from adaptssr_jax.objectives.masked_items import init_masked_items
@@ -26,14 +25,8 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining import (
-  contrastive,
-  item_rivals,
-  makers,
-  similar_users,
-)
+from experiments.pretraining import contrastive, makers
 from experiments.pretraining.context import Context, on_window
-from experiments.pretraining.item_counts import item_counts
 
 MAKERS = {
   'adaptssr': makers.make_adaptssr,
@@ -47,11 +40,11 @@ MAKERS = {
   'ccl': contrastive.make_ccl,
   'ccl_filled': contrastive.make_ccl_filled,
   'coles': contrastive.make_coles,
-  'ptum': item_rivals.make_ptum,
-  'msdp': item_rivals.make_msdp,
-  'ecl': item_rivals.make_ecl,
-  'coserec': similar_users.make_coserec,
-  'duorec': similar_users.make_duorec,
+  'ptum': makers.make_ptum,
+  'msdp': makers.make_msdp,
+  'ecl': makers.make_ecl,
+  'coserec': contrastive.make_coserec,
+  'duorec': contrastive.make_duorec,
 }
 
 
@@ -118,12 +111,6 @@ def init_head(
       init = getattr(_own(name), 'init_head', None)
       head |= init(encoder) if init else {}
   return {'head': head} if head else {}
-
-
-def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The share of each id, counted with one more, so that none is zero."""
-  counts = 1.0 + item_counts(encoder, users)
-  return counts / counts.sum()
 
 
 def _make_own(name: str, context: Context) -> LossFn:

@@ -28,9 +28,9 @@ from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
 from experiments.pretraining.context import Context
 from experiments.pretraining.encoded_views import encoded_lengths
-from experiments.pretraining.item_rivals import drawn_of_a_user, make_drawing
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
+from experiments.pretraining.training_users import drawn_of_a_user, make_drawing
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
