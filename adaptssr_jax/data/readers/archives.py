@@ -40,8 +40,7 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
     All of the file, whose checksum in the archive is right.
 
   Raises:
-    KeyError: the archive has no such file.
-    DataError: the archive is damaged, or could do harm: a path that leads out
+    DataError: the archive has no such file, is damaged, or could do harm: a path that leads out
       of it, a link, more files or bytes than are believable.
   """
   try:
@@ -52,6 +51,8 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
       member = name
       data = _open_and_read(path, io.BytesIO(data), name)
     return data
+  except KeyError:
+    raise DataError(f'{path} has no {member}; download it again') from None
   # Damaged in its directory, its data, or the names of its compression.
   except (
     zipfile.BadZipFile,
@@ -64,9 +65,14 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
   ) as error:
     if isinstance(error, DataError):
       raise
-    raise DataError(
-      f'{path}, {member} cannot be read ({_reason(error)}); download it again'
-    ) from error
+    raise unreadable(f'{path}, {member}', error) from error
+
+
+def unreadable(what: str, error: Exception) -> DataError:
+  """What is wrong with a file that cannot be read."""
+  # The reason may hold names of files, or cells, of any length.
+  reason = str(error)[:_MOST_REASON]
+  return DataError(f'{what} cannot be read ({reason}); download it again')
 
 
 def _open_and_read(
@@ -75,11 +81,6 @@ def _open_and_read(
   with zipfile.ZipFile(source) as archive:
     _check(path, archive.infolist())
     return _read(path, archive, archive.getinfo(member))
-
-
-def _reason(error: Exception) -> str:
-  # May hold names of files, of any length.
-  return str(error)[:_MOST_REASON]
 
 
 def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptssr_jax.data.readers.archives import read_member
+from adaptssr_jax.data.readers.archives import read_member, unreadable
 from adaptssr_jax.data.readers.movielens_editions import Layout, Table
 from adaptssr_jax.data.rows import DataError, shown
 
@@ -146,14 +146,11 @@ def _blame(
     except (ValueError, KeyError) as error:
       raise DataError(
         f'{path}, {table.member}, line {number}: {shown(line)} is not '
-        f'{table.separator.join(table.columns)!r} ({_reason(error)}); '
+        f'{table.separator.join(table.columns)!r} '
+        # That of a conversion holds the whole cell.
+        f'({str(error)[:_MOST_REASON]}); '
         'download it again'
       ) from error
-
-
-def _reason(error: Exception) -> str:
-  # That of a conversion holds the whole cell.
-  return str(error)[:_MOST_REASON]
 
 
 def _text(path: pathlib.Path, table: Table) -> str:
@@ -162,14 +159,12 @@ def _text(path: pathlib.Path, table: Table) -> str:
       data = (path.parent / table.member).read_bytes()
     else:
       data = read_member(path, table.member)
-  except (KeyError, FileNotFoundError):
+  except FileNotFoundError:
     raise DataError(
       f'{path} has no {table.member}; download it again'
     ) from None
   except OSError as error:
-    raise DataError(
-      f'{path}, {table.member} cannot be read ({error}); download it again'
-    ) from error
+    raise unreadable(f'{path}, {table.member}', error) from error
   try:
     return data.decode(table.encoding)
   except UnicodeDecodeError as error:
