@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from experiments import compare
-from experiments.flags.binder import CONFIGS, from_flagfile
+from experiments.flags.binder import from_flagfile
+from experiments.flags.flag_files import CONFIGS
 from experiments.run.process import tell, tell_result
 
 # Names of the rows, which are methods of the comparison, best first.

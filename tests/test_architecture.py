@@ -354,7 +354,7 @@ import pathlib
 import {', '.join(commands)}
 import adaptssr_jax.data
 from experiments import finetune, pretrain
-from experiments.flags.binder import (from_flagfile)
+from experiments.flags.binder import from_flagfile
 folder = pathlib.Path({str(tmp_path)!r})
 pretrain.main(from_flagfile(pretrain.PretrainSettings, folder / 'p.flags'))
 finetune.main(from_flagfile(finetune.FinetuneSettings, folder / 'f.flags'))

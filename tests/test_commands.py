@@ -14,13 +14,9 @@ from adaptssr_jax.encoder.model import READOUTS, UserEncoder
 from experiments import baselines
 from experiments.__main__ import commands
 from experiments.flags import shared
-from experiments.flags.binder import (
-  CONFIGS,
-  SettingsError,
-  from_flagfile,
-  with_flagfiles,
-)
+from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.flag_files import CONFIGS, with_flagfiles
 from experiments.flags.help import group_of, help_of
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.small_commands import EmbedSettings

@@ -1,12 +1,8 @@
-"""Settings of a command: a frozen dataclass whose fields are absl flags.
-
-A flag file is found by its path, or by its name among those of the package.
-"""
+"""Settings of a command: a frozen dataclass whose fields are absl flags."""
 
 import dataclasses
 import operator
 import os
-import pathlib
 import types
 import typing
 from collections.abc import Collection, Sequence
@@ -14,24 +10,7 @@ from typing import Any, ClassVar
 
 from absl import flags
 
-_BOUNDS = (
-  ('low', 'at least', operator.ge),
-  ('above', 'above', operator.gt),
-  ('high', 'at most', operator.le),
-)
-_DEFINE = {
-  str: flags.DEFINE_string,
-  int: flags.DEFINE_integer,
-  float: flags.DEFINE_float,
-  bool: flags.DEFINE_bool,
-  tuple: flags.DEFINE_list,
-}
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
-_FLAG = '--flagfile'
-
-
-class SettingsError(ValueError):
-  """A flag has a value that it cannot have; the message names it."""
+from experiments.flags.flag_files import SettingsError, with_flagfiles
 
 
 def flag(
@@ -42,6 +21,7 @@ def flag(
   above: float | None = None,
   high: float | None = None,
   choices: tuple[str, ...] = (),
+  repeated: bool = False,
   mutable_on_resume: bool = False,
 ) -> Any:
   """A field that is a flag.
@@ -53,6 +33,8 @@ def flag(
     above: a value that must be exceeded.
     high: the largest value allowed.
     choices: the words allowed, of which a tuple may hold several.
+    repeated: of a tuple, whether the flag is given once for each value, which
+      may then hold commas, instead of once for all.
     mutable_on_resume: whether a run may be resumed with another value.
 
   Returns:
@@ -66,6 +48,7 @@ def flag(
       'above': above,
       'high': high,
       'choices': choices,
+      'repeated': repeated,
       'mutable_on_resume': mutable_on_resume,
     },
   )
@@ -92,13 +75,11 @@ class Settings:
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """Flag name to text, of every (other) setting that has a value."""
     values = {
-      field.name: getattr(self, field.name)
+      field.name: _text(field, getattr(self, field.name))
       for field in dataclasses.fields(self)
       if field.name not in without
     }
-    return {
-      name: _text(value) for name, value in values.items() if value is not None
-    }
+    return {name: text for name, text in values.items() if text is not None}
 
   def names_free_to_change(self) -> set[str]:
     """The settings that a resumed run may have otherwise."""
@@ -110,8 +91,12 @@ class Settings:
 
   def to_flagfile(self) -> str:
     """The settings as a file for `--flagfile`."""
-    values = self.flag_values()
-    return ''.join(f'--{name}={value}\n' for name, value in values.items())
+    return ''.join(
+      f'--{name}={line}\n'
+      for name, text in self.flag_values().items()
+      # A repeated flag has a line for each value.
+      for line in text.split('\n')
+    )
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
@@ -140,6 +125,13 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       )
 
 
+_BOUNDS = (
+  ('low', 'at least', operator.ge),
+  ('above', 'above', operator.gt),
+  ('high', 'at most', operator.le),
+)
+
+
 def define_flags(
   settings_type: type[Settings],
   values: flags.FlagValues,
@@ -150,6 +142,8 @@ def define_flags(
   for field in dataclasses.fields(settings_type):
     define = _DEFINE[_plain_type(hints[field.name])]
     default = field.default
+    if field.metadata['repeated']:
+      define = flags.DEFINE_multi_string
     if isinstance(default, tuple):
       default = list(default)
     define(
@@ -169,13 +163,24 @@ def help_text(field: dataclasses.Field) -> str:
   return text
 
 
-def _text(value: Any) -> str:
-  return ','.join(value) if isinstance(value, tuple) else str(value)
+def _text(field: dataclasses.Field, value: Any) -> str | None:
+  if isinstance(value, tuple):
+    return ('\n' if field.metadata['repeated'] else ',').join(value)
+  return None if value is None else str(value)
 
 
 def default_text(field: dataclasses.Field) -> str:
   """The default of a flag as it is given; '' if it has none."""
-  return '' if field.default is None else _text(field.default)
+  return _text(field, field.default) or ''
+
+
+_DEFINE = {
+  str: flags.DEFINE_string,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  bool: flags.DEFINE_bool,
+  tuple: flags.DEFINE_list,
+}
 
 
 def _plain_type(hint: Any) -> type:
@@ -199,7 +204,7 @@ def from_flags(
   }
   return settings_type(
     **{
-      name: tuple(value) if isinstance(value, list) else value
+      name: tuple(filter(None, value)) if isinstance(value, list) else value
       for name, value in named.items()
     }
   )
@@ -209,80 +214,37 @@ def from_flagfile(
   settings_type: type[Settings], path: str | os.PathLike, **changes: Any
 ) -> Settings:
   """The settings of a flag file, with some of them changed."""
-  values = flags.FlagValues()
-  define_flags(settings_type, values)
-  values(['', *with_flagfiles([f'--flagfile={path}'])])
+  values = _parsed(settings_type, with_flagfiles([f'--flagfile={path}']))
   return dataclasses.replace(from_flags(settings_type, values), **changes)
 
 
-def find_flagfile(
-  name: str | os.PathLike, *, beside: pathlib.Path | None = None
-) -> pathlib.Path:
-  """The file of a path, or else the one of that name in `configs`.
-
-  Args:
-    name: of the file, or its path.
-    beside: the file that names it, in whose folder it is looked for first.
+def given_values(
+  settings_type: type[Settings], words: Sequence[str]
+) -> dict[str, Any]:
+  """The values of the flags that are given, and of no others.
 
   Raises:
-    SettingsError: there is neither.
+    SettingsError: there is no such flag, a word is none, or a value is one
+      that the flag cannot have.
   """
-  path = pathlib.Path(name)
-  places = [path, CONFIGS / path]
-  if beside is not None:
-    places.insert(0, beside.parent / path)
-  for found in places:
-    try:
-      found = found.expanduser()
-      # It may be a pipe.
-      if found.exists() and not found.is_dir():
-        return found
-    except (OSError, RuntimeError) as error:
-      raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
-  names = sorted(found.name for found in CONFIGS.glob('*.flags'))
-  raise SettingsError(
-    f'{_FLAG}={name}: no such file. By name there are: {", ".join(names)}'
-  )
-
-
-def with_flagfiles(words: Sequence[str]) -> list[str]:
-  """The words of a command, with those of a file in place of each --flagfile.
-
-  Files may name others. Lines that begin with # or // say nothing.
-
-  Raises:
-    SettingsError: a file cannot be read, or names itself.
-  """
-  return _expanded(list(words), ())
-
-
-def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
-  expanded = []
-  while words:
-    word = words.pop(0)
-    flag, is_given, name = word.partition('=')
-    if f'-{flag.lstrip("-")}' != _FLAG[1:] or not flag.startswith('-'):
-      expanded.append(word)
-      continue
-    if not is_given:
-      if not words:
-        raise SettingsError(f'{_FLAG} needs a file: {_FLAG}=FILE')
-      name = words.pop(0)
-    if name:
-      expanded += _read(name, within)
-  return expanded
-
-
-def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
-  """The words of one file, and of those that it names."""
-  path = find_flagfile(name, beside=within[-1] if within else None)
-  if path in within:
-    raise SettingsError(
-      f'{_FLAG}={name}: the file names itself; leave that out'
-    )
   try:
-    lines = map(str.strip, path.read_text(encoding='utf-8').splitlines())
-  except (OSError, UnicodeDecodeError) as error:
-    raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
-  words = [line for line in lines if line and not line.startswith(('#', '//'))]
-  return _expanded(words, (*within, path))
+    values = _parsed(settings_type, words)
+    settings = from_flags(settings_type, values)
+  except flags.Error as error:
+    raise SettingsError(str(error)) from error
+  return {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if values[field.name].present
+  }
+
+
+def _parsed(
+  settings_type: type[Settings], words: Sequence[str]
+) -> flags.FlagValues:
+  values = flags.FlagValues()
+  define_flags(settings_type, values)
+  left = values(['', *words])[1:]
+  if left:
+    raise SettingsError(f'{left[0]!r} is no flag: write --NAME=VALUE')
+  return values

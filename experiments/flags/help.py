@@ -5,7 +5,8 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 
-from experiments.flags.binder import CONFIGS, Settings, default_text, help_text
+from experiments.flags.binder import Settings, default_text, help_text
+from experiments.flags.flag_files import CONFIGS
 
 # The flags that most runs need, in the order in which they come to mind.
 _FIRST = (

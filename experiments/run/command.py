@@ -14,8 +14,8 @@ from experiments.flags.binder import (
   SettingsError,
   define_flags,
   from_flags,
-  with_flagfiles,
 )
+from experiments.flags.flag_files import with_flagfiles
 from experiments.flags.help import asks_for_help, help_of
 
 

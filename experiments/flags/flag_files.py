@@ -1,0 +1,85 @@
+"""Files of flags: found by path, or by name among those of the package."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
+_FLAG = '--flagfile'
+
+
+class SettingsError(ValueError):
+  """A flag has a value that it cannot have; the message names it."""
+
+
+def find_flagfile(
+  name: str | os.PathLike, *, beside: pathlib.Path | None = None
+) -> pathlib.Path:
+  """The file of a path, or else the one of that name in `configs`.
+
+  Args:
+    name: of the file, or its path.
+    beside: the file that names it, in whose folder it is looked for first.
+
+  Raises:
+    SettingsError: there is neither.
+  """
+  path = pathlib.Path(name)
+  places = [path, CONFIGS / path]
+  if beside is not None:
+    places.insert(0, beside.parent / path)
+  for found in places:
+    try:
+      found = found.expanduser()
+      # It may be a pipe.
+      if found.exists() and not found.is_dir():
+        return found
+    except (OSError, RuntimeError) as error:
+      raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
+  names = sorted(found.name for found in CONFIGS.glob('*.flags'))
+  raise SettingsError(
+    f'{_FLAG}={name}: no such file. By name there are: {", ".join(names)}'
+  )
+
+
+def with_flagfiles(words: Sequence[str]) -> list[str]:
+  """The words of a command, with those of a file in place of each --flagfile.
+
+  Files may name others. Lines that begin with # or // say nothing.
+
+  Raises:
+    SettingsError: a file cannot be read, or names itself.
+  """
+  return _expanded(list(words), ())
+
+
+def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
+  expanded = []
+  while words:
+    word = words.pop(0)
+    flag, is_given, name = word.partition('=')
+    if f'-{flag.lstrip("-")}' != _FLAG[1:] or not flag.startswith('-'):
+      expanded.append(word)
+      continue
+    if not is_given:
+      if not words:
+        raise SettingsError(f'{_FLAG} needs a file: {_FLAG}=FILE')
+      name = words.pop(0)
+    if name:
+      expanded += _read(name, within)
+  return expanded
+
+
+def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
+  """The words of one file, and of those that it names."""
+  path = find_flagfile(name, beside=within[-1] if within else None)
+  if path in within:
+    raise SettingsError(
+      f'{_FLAG}={name}: the file names itself; leave that out'
+    )
+  try:
+    lines = map(str.strip, path.read_text(encoding='utf-8').splitlines())
+  except (OSError, UnicodeDecodeError) as error:
+    raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
+  words = [line for line in lines if line and not line.startswith(('#', '//'))]
+  return _expanded(words, (*within, path))
