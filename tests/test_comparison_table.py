@@ -5,13 +5,13 @@ import pytest
 
 from experiments.comparison import summary
 from experiments.comparison.pictures import (
+  as_csv,
   draw_all,
   methods_panel,
   sweep_panels,
+  sweep_points,
 )
-from experiments.comparison.split_summary import summarise_splits
-from experiments.comparison.summary import Outcome, summarise
-from experiments.comparison.sweeps import as_csv, sweep_points
+from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, markdown
 from experiments.run import pictures
 from tests.tiny_runs import ROOT

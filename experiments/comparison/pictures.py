@@ -1,11 +1,14 @@
-"""The pictures of a comparison, from its summary and its sweeps."""
+"""The sweeps of a comparison, a row for each point, and its pictures."""
 
+import csv
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.comparison import methods
 from experiments.comparison.table import Column, Summary
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 from experiments.run.pictures import (
@@ -17,6 +20,61 @@ from experiments.run.pictures import (
   save,
 )
 from experiments.run.process import tell
+
+
+def sweep_points(
+  summary: Summary, rhos: Sequence[str], *, pairs: bool
+) -> dict[str, list[dict[str, Any]]]:
+  """The numbers behind the curves and the heat maps.
+
+  Args:
+    summary: of all columns.
+    rhos: the values of `--rhos`.
+    pairs: whether pairs of augmentations were compared.
+
+  Returns:
+    `rho` and `augmentation_pairs`, as far as there are any.
+  """
+  sweeps = {}
+  if rhos:
+    sweeps['rho'] = [
+      {'rho': rho, **point}
+      for rho in sorted({float(rho) for rho in rhos})
+      for point in _points(summary, *methods.rho_methods([rho]))
+    ]
+  if pairs:
+    sweeps['augmentation_pairs'] = [
+      {'first': first, 'second': second, **point}
+      for first, second in methods.pairs()
+      for point in _points(summary, methods.pair_name(first, second))
+    ]
+  return sweeps
+
+
+def _points(summary: Summary, name: str) -> list[dict[str, Any]]:
+  """The numbers of a method in every column."""
+  points = []
+  for column, found in summary.items():
+    low, high = found[name]['interval']
+    mean, std = found[name]['mean'], found[name]['std']
+    points.append(
+      {**column._asdict(), 'mean': mean, 'std': std, 'low': low, 'high': high}
+    )
+  return points
+
+
+def as_csv(points: Sequence[Mapping[str, Any]]) -> str:
+  r"""The points as a table with a header.
+
+  Example:
+    >>> as_csv([{'rho': 0.1, 'mean': 0.5}, {'rho': 0.2, 'mean': 0.75}])
+    'rho,mean\n0.1,0.5\n0.2,0.75\n'
+  """
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(points[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(points)
+  return text.getvalue()
 
 
 def draw_all(
@@ -33,7 +91,7 @@ def draw_all(
     folder: where they are written.
     summary: of all columns.
     titles: of the rows of the table, by method.
-    sweeps: as `sweeps.sweep_points` gives them.
+    sweeps: as `sweep_points` gives them.
   """
   try:
     panels = [

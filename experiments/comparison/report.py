@@ -23,10 +23,8 @@ from experiments.comparison.methods import (
   variant_methods,
 )
 from experiments.comparison.notes import notes
-from experiments.comparison.pictures import draw_all
-from experiments.comparison.split_summary import summarise_splits
-from experiments.comparison.summary import Outcome, summarise
-from experiments.comparison.sweeps import as_csv, sweep_points
+from experiments.comparison.pictures import as_csv, draw_all, sweep_points
+from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown
 from experiments.comparison.training_logs import best_validation, steps_taken
 from experiments.finetuning.predictions import PREDICTIONS

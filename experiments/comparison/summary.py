@@ -1,6 +1,8 @@
 """What the runs of a column say together: means, intervals, tests.
 
-Here runs are few, and users are drawn again; `split_summary` is of many splits.
+Where runs are few, users are drawn again; where there are many splits, these
+are compared.
+
 The test split of every split seed is the same for all methods. Of a method,
 each test row first gets its mean over the seeds; then users are drawn again,
 each with all of its rows in all splits, for all methods at once.
@@ -213,3 +215,72 @@ def _values(found: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   with np.load(path) as found:
     return {name: found[name] for name in found.files}
+
+
+def summarise_splits(
+  outcomes: Mapping[str, Sequence[Outcome]],
+  *,
+  test_per_train: float,
+  reference: str = REFERENCE,
+) -> dict[str, dict[str, Any]]:
+  """Summarises a column of the table by its splits.
+
+  Args:
+    outcomes: of every method that can do the task, on 2 splits or more.
+    test_per_train: test rows of a split for each of its training rows, all of
+      them, though a column may learn from a share: fewer training rows overlap
+      less, not more.
+    reference: the method that the others are compared with, if it is there.
+
+  Returns:
+    As `summary.summarise`, over splits in place of runs, and `by_split`: the
+    number of each split.
+  """
+  by_split = {name: _by_split(runs) for name, runs in outcomes.items()}
+  summary = {}
+  for name, found in by_split.items():
+    scores = np.array(list(found.values()))
+    interval = significance.split_interval(
+      scores, test_per_train=test_per_train
+    )
+    summary[name] = spread(scores) | {
+      'interval': list(interval),
+      'by_split': {str(split): score for split, score in found.items()},
+    }
+  for name in summary:
+    if reference in summary and name != reference:
+      summary[name] |= _compared_by_split(
+        by_split[name], by_split[reference], test_per_train
+      )
+  return with_holm(summary)
+
+
+def _by_split(outcomes: Sequence[Outcome]) -> dict[int, float]:
+  """The mean of each split over its seeds."""
+  splits = dict.fromkeys(outcome.split for outcome in outcomes)
+  return {
+    split: float(np.mean([run.score for run in outcomes if run.split == split]))
+    for split in splits
+  }
+
+
+def _compared_by_split(
+  scores: Mapping[int, float],
+  reference: Mapping[int, float],
+  test_per_train: float,
+) -> dict[str, Any]:
+  differences = np.array(
+    [score - reference[split] for split, score in scores.items()]
+  )
+  mean = float(np.mean(list(reference.values())))
+  difference = float(differences.mean())
+  interval = significance.split_interval(
+    differences, test_per_train=test_per_train
+  )
+  return {
+    'improvement': 100 * difference / mean if mean else None,
+    'difference': difference,
+    'difference_interval': list(interval),
+    'p': significance.split_test(differences, test_per_train=test_per_train),
+    'test': 'corrected resampled t',
+  }

@@ -55,7 +55,7 @@ def markdown(
 
   Args:
     summary: for each column and method, what `summary.summarise` or
-      `split_summary.summarise_splits` says; a method is missing where it cannot
+      `summary.summarise_splits` says; a method is missing where it cannot
       do the task.
     titles: of the rows, by method, in order.
     reference: the method that the others are compared with.
