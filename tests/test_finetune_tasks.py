@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -349,14 +348,6 @@ def test_what_does_not_fit_the_task_is_refused(
 ):
   with pytest.raises(SettingsError, match=words):
     finetune.main(finetune_settings(tmp_path, data_dir, **changes))
-
-
-def test_a_probe_without_scikit_learn_says_what_to_install(
-  tmp_path, data_dir, monkeypatch
-):
-  monkeypatch.setitem(sys.modules, 'sklearn.linear_model', None)
-  with pytest.raises(SettingsError, match=r'pip install .\.\[probe\].$'):
-    finetune.main(finetune_settings(tmp_path, data_dir, mode='probe'))
 
 
 def test_training_is_not_told_which_targets_are_tested(data_dir):

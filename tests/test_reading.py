@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from adaptssr_jax.data import Ragged
 from experiments.flags.binder import SettingsError
 from experiments.probing import features, reading
-from experiments.probing.scikit_learn import check_lightgbm
+from experiments.probing.classifiers import check_lightgbm
 
 SIZES = {'train': 60, 'validation': 40, 'test': 30}
 

@@ -24,7 +24,6 @@ from experiments.flags.shared import DataSettings, EncoderSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.labelled_rows import labelled_rows, outputs_of
-from experiments.probing.scikit_learn import scikit_learn
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, source_device, with_items
 from experiments.run.speed import (
@@ -136,11 +135,7 @@ def read_vectors(
   Args:
     data: the task, with the stored splits.
     histories: of its users, in whose order the vectors are.
-
-  Raises:
-    SettingsError: scikit-learn is not installed; names the extra.
   """
-  scikit_learn('--modes=frozen')
   with opened_workdir(settings) as folder:
     dealt = resplit(data, settings.split_seed)
     train = dealt.splits['train'].first(settings.train_users)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
@@ -20,7 +20,6 @@ from experiments.finetuning.data import check_task, open_task
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from experiments.flags.shared import DataSettings
-from experiments.probing.scikit_learn import scikit_learn
 from experiments.run import loop
 from experiments.run.data import open_data
 from experiments.run.speed import check_table_update
@@ -46,22 +45,11 @@ def read_grid(settings: CompareSettings) -> Grid:
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(DataSettings)
   }
-  finetuning = {}
   probe_splits = tuple(range(settings.probe_splits))
-  for task, users in tasks.items():
-    # A pre-training "task" has no such flag; what follows refuses it.
-    kind = users.kind if users.kind in methods.METRICS else 'classification'
-    finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
-    # Where it starts from, the methods say.
-    tuned = dataclasses.replace(
-      finetuning[kind], task=task, pretrained='', **place
-    )
-    _check_tuning(settings, tuned, kind)
-    for split in splits:
-      # Refuses before hours of training what could not be measured after them.
-      open_task(dataclasses.replace(tuned, split_seed=split))
-    if kind != 'ranking' and settings.modes != (FINE_TUNED,):
-      _check_probes(tuned, users, probe_splits)
+  reads_vectors = settings.modes != (FINE_TUNED,)
+  finetuning = _read_finetuning(
+    settings, tasks, place, splits, probe_splits if reads_vectors else ()
+  )
   pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
   grid = Grid(
     folder=pathlib.Path(settings.workdir),
@@ -73,7 +61,7 @@ def read_grid(settings: CompareSettings) -> Grid:
     histories={
       task: histories_of(users)
       for task, users in tasks.items()
-      if users.kind != 'ranking' and settings.modes != (FINE_TUNED,)
+      if users.kind != 'ranking' and reads_vectors
     },
     shares=shares,
     splits=splits,
@@ -107,13 +95,35 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
   return chosen
 
 
-def _check_probes(
-  tuned: FinetuneSettings, users: UserData, splits: Sequence[int]
-) -> None:
-  """Refuses splits on which a task could not be measured."""
-  scikit_learn('--modes=frozen')
-  for split in splits:
-    check_task(tuned, resplit(users, split))
+def _read_finetuning(
+  settings: CompareSettings,
+  tasks: Mapping[str, UserData],
+  place: Mapping[str, Any],
+  splits: Sequence[int],
+  probe_splits: Sequence[int],
+) -> dict[str, FinetuneSettings]:
+  """The flags of fine-tuning by kind, of tasks that can be measured.
+
+  What could not be measured is refused before hours of training.
+
+  Raises:
+    SettingsError: a flag file or a split does not fit its task.
+  """
+  finetuning = {}
+  for task, users in tasks.items():
+    # A pre-training "task" has no such flag; what follows refuses it.
+    kind = users.kind if users.kind in methods.METRICS else 'classification'
+    finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
+    # Where it starts from, the methods say.
+    tuned = dataclasses.replace(
+      finetuning[kind], task=task, pretrained='', **place
+    )
+    _check_tuning(settings, tuned, kind)
+    for split in splits:
+      open_task(dataclasses.replace(tuned, split_seed=split))
+    for split in probe_splits if kind != 'ranking' else ():
+      check_task(tuned, resplit(users, split))
+  return finetuning
 
 
 def _check_crossing(

@@ -21,7 +21,6 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.probing.labelled_rows import labelled_rows
 from experiments.probing.reading import Labelled, read
-from experiments.probing.scikit_learn import scikit_learn
 from experiments.run.data import open_data, renumbered
 from experiments.run.speed import (
   effective_length,
@@ -64,9 +63,8 @@ def open_probe(
     task: of the same data set.
 
   Raises:
-    SettingsError: the task has no classes, or scikit-learn is missing.
+    SettingsError: the task has no classes.
   """
-  scikit_learn('--select_by=probe')
   data = open_data(settings, task)
   if data.kind not in ('classification', 'conversion'):
     raise SettingsError(

@@ -13,7 +13,6 @@ from experiments.probing.labelled_rows import (
   outputs_of,
 )
 from experiments.probing.reading import BAG_STRENGTHS, best_of, read
-from experiments.probing.scikit_learn import scikit_learn
 
 # Strengths of the regularisation, strongest first, for bags of ones and for
 # bags weighted to unit length.
@@ -31,11 +30,7 @@ def classify_bags(
   Returns:
     What was chosen, and its outputs for validation and test: logits of the
     classes [rows, classes], or log-odds of a conversion [rows].
-
-  Raises:
-    SettingsError: scikit-learn is not installed; names the extra.
   """
-  scikit_learn('bag_of_items')
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
   bag, readings = bags_of_rows(data, length), []
   for weighting, strengths in _STRENGTHS.items():
@@ -59,11 +54,7 @@ def classify_svd(
 
   Returns:
     As `classify_bags`.
-
-  Raises:
-    SettingsError: scikit-learn is not installed; names the extra.
   """
-  scikit_learn('bag_svd')
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
   train = labelled.rows['train'][: train_users or None]
   labelled = labelled._replace(rows=labelled.rows | {'train': train})

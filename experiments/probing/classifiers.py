@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.flags.binder import SettingsError
 from experiments.probing.features import Features, one_thread
 
 # After how many trees boosting may end.
@@ -141,3 +142,14 @@ def _boosted_trees(
         for name in _READ
       }
       yield Fitted({'trees': trees}, outputs, model.classes_)
+
+
+def check_lightgbm(what: str) -> None:
+  """Raises `SettingsError`, which names the extra, if it is not installed."""
+  try:
+    import lightgbm  # noqa: F401
+  except (ImportError, OSError) as error:
+    # OSError: its own library needs one that the machine has not.
+    raise SettingsError(
+      f"{what} needs LightGBM ({error}): pip install '.[lightgbm]'"
+    ) from error

@@ -14,6 +14,7 @@ from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
+from experiments.probing.classifiers import check_lightgbm
 from experiments.probing.features import Features, tf_idf
 from experiments.probing.labelled_rows import (
   bags_of_rows,
@@ -29,7 +30,6 @@ from experiments.probing.reading import (
   on_vectors,
   read,
 )
-from experiments.probing.scikit_learn import check_lightgbm, scikit_learn
 from experiments.run.logs import open_log
 from experiments.run.speed import (
   effective_length,
@@ -57,8 +57,7 @@ def probe(
     The metrics of the validation and test users, and the outputs of either.
 
   Raises:
-    SettingsError: scikit-learn or LightGBM is missing, or all training rows
-      are of one class.
+    SettingsError: LightGBM is missing, or all training rows are of one class.
   """
   known, labelled = to_read(settings, data)
   vectors = vectors_of(settings, known, encoder, params)
@@ -153,7 +152,6 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
   flag = (
     f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
   )
-  scikit_learn(flag)
   if settings.probe_model == 'lightgbm':
     check_lightgbm('--probe_model=lightgbm')
   if len(np.unique(label)) > 1:
