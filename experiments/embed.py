@@ -55,7 +55,6 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
@@ -73,7 +72,7 @@ from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
-from experiments.run.encoder import source_device, with_items
+from experiments.run.encoder import Source, open_source, with_items
 from experiments.run.process import (
   is_main_process,
   tell,
@@ -94,20 +93,17 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
   paths = check_outputs(settings)
   loop.check_devices(settings)
-  encoder, params, known = restore_model(
-    settings.pretrained, device=source_device(settings)
-  )
-  table = params['table']
+  source = open_source(settings, settings.pretrained)
   if paths.keys() - {'item_vectors'}:
+    splits, encoder, params = with_users(settings, source)
     if settings.dtype:
       encoder = encoder.clone(dtype=settings.dtype)
-    splits, encoder, params = with_users(settings, encoder, params, known)
     splits = users_of_part(splits, settings.part)
     check_neighbours(splits, settings.neighbours)
     write_users(settings, paths, splits, encoder, params)
   # Last: a command that is stopped before can be given again.
   if settings.item_vectors:
-    write_items(paths['item_vectors'], table, known)
+    write_items(paths['item_vectors'], source.params['table'], source.known)
   return next(iter(paths.values()))
 
 
@@ -153,10 +149,7 @@ def write_items(
 
 
 def with_users(
-  settings: EmbedSettings,
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  known: Sequence[str],
+  settings: EmbedSettings, source: Source
 ) -> tuple[list[UserArrays], UserEncoder, dict[str, Any]]:
   """The users to encode, by split, and the encoder for their items."""
   if settings.events and not settings.dataset:
@@ -167,17 +160,14 @@ def with_users(
           '--dataset=user_tables too'
         )
     folder = pathlib.Path(settings.output or settings.neighbours_output).parent
-    users = read_new_users(settings, known, folder=folder)
-    return [users], encoder, params
+    users = read_new_users(settings, source.known, folder=folder)
+    return [users], source.encoder, source.params
   named = settings.dataset or DataSettings.dataset
   data = open_data(
     dataclasses.replace(settings, dataset=named), task=settings.task
   )
   splits = users_of(settings, data)
-  encoder, params = with_items(
-    encoder, params, known, data.vocabulary.items, source=settings.pretrained
-  )
-  return splits, encoder, params
+  return splits, *with_items(source, data.vocabulary.items)
 
 
 def write_users(

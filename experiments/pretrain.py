@@ -15,11 +15,13 @@ if __name__ == '__main__':
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState
@@ -54,7 +56,11 @@ from experiments.pretraining.training_users import (
 )
 from experiments.run import loop
 from experiments.run.data import open_data
-from experiments.run.encoder import make_encoder, restored_head
+from experiments.run.encoder import (
+  make_encoder,
+  open_source,
+  restored_head,
+)
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
 from experiments.run.workdir import opened_workdir, write_dataset
@@ -82,18 +88,12 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   init_key, train_key, eval_key = jax.random.split(
     jax.random.key(settings.seed), 3
   )
-  encoder, params = make_encoder(
-    settings, items, init_key, source=settings.init_from
-  )
+  encoder, params = make_model(settings, items, data.splits['train'], init_key)
   data = with_relations(settings, data, num_items=encoder.num_items)
   users = data.splits['train']
   length, _, buckets = lengths_of(settings, data, encoder)
-  head = init_head(settings, encoder, shares=item_shares(encoder, users))
-  if settings.init_from and head:
-    learned = restored_head(head['head'], items, source=settings.init_from)
-    head = {'head': learned}
   step, state = make_pretraining(
-    settings, encoder, params | head, buckets, length=length, users=users
+    settings, encoder, params, buckets, length=length, users=users
   )
   state = loop.train(
     loop.Run(
@@ -120,6 +120,21 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   )
   tell_result(f'pre-trained: {folder}')
   return state
+
+
+def make_model(
+  settings: PretrainSettings,
+  items: Sequence[str],
+  users: UserArrays,
+  key: jax.Array,
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """The encoder, and the parameters of the whole model as the run begins."""
+  source = open_source(settings, settings.init_from)
+  encoder, params = make_encoder(settings, items, key, source=source)
+  head = init_head(settings, encoder, shares=item_shares(encoder, users))
+  if source and head:
+    head = {'head': restored_head(head['head'], items, source)}
+  return encoder, params | head
 
 
 def probe_of(
@@ -167,7 +182,7 @@ def plan(settings: PretrainSettings) -> Plan:
       make_encoder,
       settings,
       planned_items(settings, data),
-      source=settings.init_from,
+      source=open_source(settings, settings.init_from),
     ),
     jax.random.key(settings.seed),
   )

@@ -42,7 +42,7 @@ from experiments.pretraining.context import make_augmentations
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
-from experiments.run.encoder import make_encoder
+from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import tell, tell_result
 from experiments.run.similarity_views import similarity_step, with_other_users
@@ -177,7 +177,7 @@ def measure(
     EncoderSettings(dropout_rate=settings.dropout_rate),
     items,
     init_key,
-    source=source,
+    source=open_source(settings, source),
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
   length = effective_length([users], encoder.max_length)

@@ -17,7 +17,7 @@ from experiments import embed
 from experiments.flags.binder import SettingsError
 from experiments.run import vector_files
 from experiments.run.data import open_data
-from experiments.run.encoder import with_items
+from experiments.run.encoder import Source, with_items
 from tests.labelled_rows import rows_of
 from tests.tiny_runs import start
 from tests.user_table_files import write
@@ -183,7 +183,8 @@ def test_an_unknown_item_has_the_same_vector_in_every_data_set(settings):
   encoder, params, known = restore_model(settings.pretrained)
   mask = np.asarray(params['table'])[-1]
   for items in (['new', *known], [known[4], 'newer', 'new']):
-    wider, found = with_items(encoder, params, known, items, source='here')
+    source = Source('here', encoder, params, known)
+    wider, found = with_items(source, items)
     rows = np.asarray(found['table'])
     assert rows.shape == (wider.num_items + 2, 8)
     np.testing.assert_array_equal(rows[1 + items.index('new')], mask)

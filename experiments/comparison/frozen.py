@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import UserData, resplit
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
@@ -25,7 +24,7 @@ from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.labelled_rows import labelled_rows, outputs_of
 from experiments.run import loop
-from experiments.run.encoder import make_encoder, source_device, with_items
+from experiments.run.encoder import make_encoder, open_source, with_items
 from experiments.run.speed import (
   effective_length,
   make_buckets,
@@ -119,10 +118,7 @@ def _encoder(
   items = data.vocabulary.items
   if not settings.pretrained:
     return make_encoder(settings, items, jax.random.key(settings.seed))
-  encoder, params, known = restore_model(
-    settings.pretrained, device=source_device(settings)
-  )
-  return with_items(encoder, params, known, items, source=settings.pretrained)
+  return with_items(open_source(settings, settings.pretrained), items)
 
 
 def read_vectors(

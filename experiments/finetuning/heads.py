@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.checkpoint.encoders import restore_description, restore_model
+from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import (
@@ -16,6 +16,7 @@ from adaptssr_jax.encoder.tied_targets import (
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.shared import LEAVE_ONE_OUT
+from experiments.run.encoder import Source
 from experiments.run.process import tell
 
 
@@ -79,6 +80,8 @@ def make_tied_targets(
   data: UserData,
   encoder: UserEncoder,
   key: jax.Array,
+  *,
+  source: Source | None,
 ) -> tuple[TiedTargets, dict[str, Any]]:
   """The head and its parameters; prints how many targets are items.
 
@@ -92,7 +95,7 @@ def make_tied_targets(
     f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
     'the others have rows of their own'
   )
-  learned = _pretrained_head(settings, targets)
+  learned = _pretrained_head(settings, targets, source)
   width = (encoder.vector_dim, encoder.embed_dim)
   if np.shape(learned.get('projection')) != width:
     # Learned for another --readout.
@@ -107,15 +110,12 @@ def make_tied_targets(
 
 
 def _pretrained_head(
-  settings: FinetuneSettings, targets: list[str]
+  settings: FinetuneSettings, targets: list[str], source: Source | None
 ) -> dict[str, np.ndarray]:
   """By what the pre-trained model scores targets, if it scores items."""
-  if not settings.pretrained:
+  if source is None:
     return {}
-  # Also where all else is traced, as for a plan.
-  with jax.ensure_compile_time_eval():
-    encoder, params, known = restore_model(settings.pretrained)
-  head = params.get('head', {})
+  head = source.params.get('head', {})
   learned = {
     name: np.asarray(head[name])
     for name in ('bias', 'projection')
@@ -131,7 +131,7 @@ def _pretrained_head(
       'by the vector of a user; take a run of --objective=causal_items or '
       'pooled_items, or fine-tune it with --tied_targets'
     )
-  if np.shape(learned.get('bias')) == (encoder.mask_id,):
-    bias = biases_of_targets(learned['bias'], targets, known)
+  if np.shape(learned.get('bias')) == (source.encoder.mask_id,):
+    bias = biases_of_targets(learned['bias'], targets, source.known)
     return learned | {'bias': bias}
   return {}

@@ -25,7 +25,7 @@ from adaptssr_jax.objectives.ranking import (
 from adaptssr_jax.training.devices import AXIS
 from experiments.finetuning.heads import make_tied_targets
 from experiments.flags.finetuning import CUTOFFS, SELECT_BY, FinetuneSettings
-from experiments.run.encoder import make_encoder
+from experiments.run.encoder import make_encoder, open_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +172,12 @@ def make_model(
   """The encoder and its head, as arguments of the objective; the parameters."""
   items, labels = data.vocabulary
   encoder_key, head_key = jax.random.split(key)
-  encoder, params = make_encoder(
-    settings, items, encoder_key, source=settings.pretrained
-  )
+  source = open_source(settings, settings.pretrained)
+  encoder, params = make_encoder(settings, items, encoder_key, source=source)
   if settings.tied_targets:
-    head, head_params = make_tied_targets(settings, data, encoder, head_key)
+    head, head_params = make_tied_targets(
+      settings, data, encoder, head_key, source=source
+    )
   else:
     head = TaskHead(
       num_outputs=1 if data.kind == 'conversion' else len(labels),

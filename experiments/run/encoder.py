@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,44 @@ from experiments.run.process import tell
 FREE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
+class Source(NamedTuple):
+  """The model of a run to start from.
+
+  Args:
+    path: the workdir of the run.
+    encoder: its encoder.
+    params: of the whole model.
+    known: the raw ids of its items.
+  """
+
+  path: str
+  encoder: UserEncoder
+  params: dict[str, Any]
+  known: Sequence[str]
+
+
+def open_source(settings: Settings, path: str) -> Source | None:
+  """Restores the model of a run; None where no path is given.
+
+  A table that is to be split is put on the host, so that no accelerator ever
+  has to hold it whole.
+
+  Raises:
+    CheckpointError: the run cannot be read.
+  """
+  if not path:
+    return None
+  # Also where all else is traced, as for a plan.
+  with jax.ensure_compile_time_eval():
+    return Source(path, *restore_model(path, device=_source_device(settings)))
+
+
 def make_encoder(
   settings: EncoderSettings,
   items: Sequence[str],
   key: jax.Array,
   *,
-  source: str = '',
+  source: Source | None = None,
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Makes an encoder for the items of a data set, and its parameters.
 
@@ -35,7 +67,7 @@ def make_encoder(
     settings: the fields of the encoder that were given.
     items: raw item ids of the data set.
     key: of what is drawn at random.
-    source: workdir of the run to start from; nothing for a random start.
+    source: the run to start from; None for a random start.
 
   Returns:
     The encoder, and the parameters `table` and `encoder` of the model. Prints
@@ -44,10 +76,9 @@ def make_encoder(
 
   Raises:
     SettingsError: a field was given that contradicts the source.
-    CheckpointError: the source cannot be read.
   """
   given = settings.encoder_fields()
-  if not source:
+  if source is None:
     encoder = _build(num_items=len(items), **given)
     init = functools.partial(_init, encoder, settings.item_stddev)
     # A plan is traced, and needs no more than the shapes.
@@ -56,75 +87,62 @@ def make_encoder(
     # Compiled, since op by op it takes seconds.
     return encoder, jax.jit(init)(key)
 
-  device = source_device(settings)
-  # Also where all else is traced, as for a plan.
-  with jax.ensure_compile_time_eval():
-    encoder, params, known = restore_model(source, device=device)
   for name, value in given.items():
-    if name not in FREE_FIELDS and getattr(encoder, name) != value:
+    has = getattr(source.encoder, name)
+    if name not in FREE_FIELDS and has != value:
       raise SettingsError(
-        f'--{name}={value} contradicts {source}, which has '
-        f'{getattr(encoder, name)}: leave the flag out, or what needs it, or '
-        'start from another run'
+        f'--{name}={value} contradicts {source.path}, which has {has}: leave '
+        'the flag out, or what needs it, or start from another run'
       )
   free = {name: given[name] for name in FREE_FIELDS if name in given}
-  encoder = encoder.clone(num_items=len(items), **free)
-  with jax.default_device(device):
+  encoder = source.encoder.clone(num_items=len(items), **free)
+  with jax.default_device(_source_device(settings)):
     init = functools.partial(_init, encoder, settings.item_stddev)
     fresh = jax.jit(init)(key)['table']
-  table, found = map_item_rows(params['table'], fresh, known, items)
-  tell(
-    f'{source}: knows {found:,} of {len(items):,} items; the others start at '
-    'random'
+  table, found = map_item_rows(
+    source.params['table'], fresh, source.known, items
   )
-  return encoder, {'table': table, 'encoder': params['encoder']}
+  tell(
+    f'{source.path}: knows {found:,} of {len(items):,} items; the others start '
+    'at random'
+  )
+  return encoder, {'table': table, 'encoder': source.params['encoder']}
 
 
 def with_items(
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  known: Sequence[str],
-  items: Sequence[str],
-  *,
-  source: str,
+  source: Source, items: Sequence[str]
 ) -> tuple[UserEncoder, dict[str, Any]]:
-  """The same encoder for the items of a data set, matched by raw id.
+  """The encoder of a run for the items of a data set, matched by raw id.
 
   An item that it does not know counts as a masked one, about which it has
   learned to know nothing. At random, the vector of a user would depend on the
   data set, and of an unknown item it would say what is not so.
-
-  Args:
-    known: the raw ids of its items.
-    items: the raw ids of the items of the data set.
-    source: where it was found, to be told.
   """
-  table = params['table']
+  table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
-  table, found = map_item_rows(table, masked, known, items)
+  table, found = map_item_rows(table, masked, source.known, items)
   tell(
-    f'{source}: knows {found:,} of {len(items):,} items; the others count as '
-    'masked'
+    f'{source.path}: knows {found:,} of {len(items):,} items; the others count '
+    'as masked'
   )
-  encoder = encoder.clone(num_items=len(items))
-  return encoder, params | {'table': table}
+  encoder = source.encoder.clone(num_items=len(items))
+  return encoder, source.params | {'table': table}
 
 
 def restored_head(
-  head: dict[str, Any], items: Sequence[str], *, source: str
+  head: dict[str, Any], items: Sequence[str], source: Source
 ) -> dict[str, Any]:
   """What a run has learned beside its encoder, in place of a fresh start.
 
   Args:
     head: the fresh parameters: maybe `bias`, a number per id, and others.
     items: raw item ids of the data set, by which biases are matched.
-    source: workdir of the run.
+    source: the run.
 
   Returns:
     The parameters, fresh where the run has none, or others.
   """
-  _, params, known = restore_model(source)
-  saved = params.get('head', {})
+  saved, known = source.params.get('head', {}), source.known
   found = {
     name: saved[name]
     for name in head
@@ -157,11 +175,7 @@ def is_split(settings: Settings) -> bool:
   return getattr(settings, 'shard_table', False)
 
 
-def source_device(settings: Settings) -> jax.Device:
-  """Where a checkpoint is restored: a table that is to be split, on the host.
-
-  So no accelerator ever has to hold it whole.
-  """
+def _source_device(settings: Settings) -> jax.Device:
   return host_device() if is_split(settings) else jax.local_devices()[0]
 
 

@@ -142,15 +142,11 @@ def _train_on(
 def _train_from(
   run: Run, state: TrainState, checkpoints: Checkpoints
 ) -> tuple[TrainState, bool]:
-  settings, total, start = run.settings, run.num_steps, int(state.step)
+  start, total = int(state.step), run.num_steps
   if start:
     tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
-  step_fn, key = (
-    pmap_step(run.step, num_replicated_args=1, donate=True),
-    replicate(run.key),
-  )
   batches = training_batches(
-    run.users, settings, run.length, range(start, total)
+    run.users, run.settings, run.length, range(start, total)
   )
   # Closed even if interrupted, so that no thread outlives the run.
   with (
@@ -158,43 +154,65 @@ def _train_from(
     contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
     contextlib.closing(_progress(run, start, batches)) as progress,
   ):
-    metrics, stop = None, False
     if run.score_start and not start:
       score = _end_epoch(run, state, log)
-      checkpoints.save(
-        state, run.description, score=score, log=log.since_save(0)
+      _save(run, state, checkpoints, log, score=score)
+    return _take_steps(run, state, checkpoints, batches, log, progress)
+
+
+def _take_steps(
+  run: Run,
+  state: TrainState,
+  checkpoints: Checkpoints,
+  batches: Prefetch,
+  log: '_StepLog',
+  progress: Progress | Muted,
+) -> tuple[TrainState, bool]:
+  """The state after the last of the batches, and whether to stop before."""
+  step_fn = pmap_step(run.step, num_replicated_args=1, donate=True)
+  key, metrics, stop = replicate(run.key), None, False
+  for step, batch in enumerate(batches, int(state.step) + 1):
+    before = metrics
+    state, metrics = step_fn(state, batch, key)
+    # The devices have this step to do while the one before is logged, and the
+    # loop is never further ahead of them.
+    if before is not None:
+      log.write_step(step - 1, before)
+    stop, is_last = asked_to_stop(step), step == run.num_steps
+    epoch_ends = step % run.steps_per_epoch == 0 or is_last
+    due = step % run.settings.checkpoint_every == 0 or is_last or stop
+    loss, score = metrics['loss'], None
+    if epoch_ends or due:
+      # A checkpoint promises the lines of all its steps.
+      log.write_step(step, metrics)
+      metrics = None
+    if epoch_ends:
+      score = _end_epoch(run, state, log)
+    if due or score is not None:
+      _save(run, state, checkpoints, log, score=score)
+    progress.update(loss)
+    if epoch_ends and _out_of_patience(run, step, checkpoints):
+      tell(
+        f'{run.folder}: stops at step {step:,}; validation was best at step '
+        f'{checkpoints.best_step():,}'
       )
-    for step, batch in enumerate(batches, start + 1):
-      before = metrics
-      state, metrics = step_fn(state, batch, key)
-      # The devices have this step to do while the one before is told of, and
-      # the loop is never further ahead of them.
-      if before is not None:
-        log.write_step(step - 1, before)
-      stop = asked_to_stop(step)
-      epoch_ends = step % run.steps_per_epoch == 0 or step == total
-      due = step % settings.checkpoint_every == 0 or step == total or stop
-      loss, score = metrics['loss'], None
-      if epoch_ends or due:
-        # A checkpoint promises the lines of all its steps.
-        log.write_step(step, metrics)
-        metrics = None
-      if epoch_ends:
-        score = _end_epoch(run, state, log)
-      if due or score is not None:
-        checkpoints.save(
-          state, run.description, score=score, log=log.since_save(step)
-        )
-      progress.update(loss)
-      if epoch_ends and _out_of_patience(run, step, checkpoints):
-        tell(
-          f'{run.folder}: stops at step {step:,}; validation was best at step '
-          f'{checkpoints.best_step():,}'
-        )
-        break
-      if stop:
-        break
+      break
+    if stop:
+      break
   return state, stop
+
+
+def _save(
+  run: Run,
+  state: TrainState,
+  checkpoints: Checkpoints,
+  log: '_StepLog',
+  *,
+  score: float | None,
+) -> None:
+  """Saves the state with what was logged since the last time."""
+  since = log.since_save(int(state.step))
+  checkpoints.save(state, run.description, score=score, log=since)
 
 
 def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:

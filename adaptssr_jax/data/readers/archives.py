@@ -40,8 +40,9 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
     All of the file, whose checksum in the archive is right.
 
   Raises:
-    DataError: the archive has no such file, is damaged, or could do harm: a path that leads out
-      of it, a link, more files or bytes than are believable.
+    DataError: the archive has no such file, is damaged, or could do harm: a
+      path that leads out of it, a link, more files or bytes than are
+      believable.
   """
   try:
     if path.stat().st_size > _MOST_ARCHIVE:
