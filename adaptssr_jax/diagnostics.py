@@ -174,22 +174,17 @@ def uniformity(
   """
   users = _unit(users, where)
   valid = jnp.ones(len(users), bool) if where is None else jnp.asarray(where)
-  potential = functools.partial(_potential, users=users, valid=valid)
+
+  def potential(row: Int[Array, '']) -> Float[Array, '']:
+    """The sum of exp(-2 |u_row - u_j|^2) over the other users that count."""
+    cosines = exact_dot('d,nd->n', users[row], users)
+    others = valid & (jnp.arange(len(users)) != row)
+    return jnp.sum(jnp.exp(4 * (cosines - 1)), where=others)
+
   rows = lax.map(potential, jnp.arange(len(users)), batch_size=_BLOCK)
   count = jnp.sum(valid, dtype=users.dtype)
   mean = jnp.sum(rows, where=valid) / jnp.maximum(count * (count - 1), 1)
   return jnp.where(count > 1, jnp.log(jnp.where(count > 1, mean, 1)), 0)
-
-
-def _potential(
-  row: Int[Array, ''],
-  users: Float[Array, 'batch dim'],
-  valid: Bool[Array, ' batch'],
-) -> Float[Array, '']:
-  """The sum of exp(-2 |u_row - u_j|^2) over the other users that count."""
-  cosines = exact_dot('d,nd->n', users[row], users)
-  others = valid & (jnp.arange(len(users)) != row)
-  return jnp.sum(jnp.exp(4 * (cosines - 1)), where=others)
 
 
 def mean_cosine(

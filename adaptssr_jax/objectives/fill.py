@@ -83,7 +83,9 @@ def fill_masked(
     sampled=sampled,
   ).reshape(hidden.slots.shape)
   drawn = jnp.where(drawn > 0, drawn, hidden.labels).astype(items.dtype)
-  return jax.vmap(_put)(items, hidden.slots, drawn), hidden
+  # A slot beyond the end is none.
+  put = jax.vmap(lambda x, at, new: x.at[at].set(new, mode='drop'))
+  return put(items, hidden.slots, drawn), hidden
 
 
 def encode_filled(
@@ -143,12 +145,3 @@ def encode_filled(
   filled = filled.reshape(users, num_views, length)
   vectors = vectors.reshape(users, num_views, 1, -1)
   return Views(jnp.moveaxis(filled, 0, 1), jnp.moveaxis(vectors, 0, 2))
-
-
-def _put(
-  items: Int[Array, 'length'],
-  slots: Int[Array, 'slots'],
-  drawn: Int[Array, 'slots'],
-) -> Int[Array, 'length']:
-  """Puts items where they were hidden; a slot beyond the end is none."""
-  return items.at[slots].set(drawn, mode='drop')

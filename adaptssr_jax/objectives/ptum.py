@@ -179,8 +179,9 @@ def ptum_objective(
     [of_masked, jnp.repeat(of_kept, num_next, axis=1)], axis=1
   )
   labels = jnp.concatenate([hidden[:, None], after], axis=1)
+  candidates = jnp.concatenate([labels[..., None], batch['negatives']], axis=-1)
   losses, right = candidate_losses(
-    look_up(params['table'], _candidates(labels, batch['negatives'])),
+    look_up(params['table'], candidates),
     users,
     where=batch['negatives'] != labels[..., None],
   )
@@ -217,10 +218,3 @@ def candidate_losses(
   scores = jnp.concatenate([true[..., None], negatives], axis=-1)
   losses = jax.nn.logsumexp(scores, axis=-1) - true
   return losses, true > jnp.max(negatives, axis=-1)
-
-
-def _candidates(
-  labels: Int[Array, 'users places'],
-  negatives: Int[Array, 'users places negatives'],
-) -> Int[Array, 'users places candidates']:
-  return jnp.concatenate([labels[..., None], negatives], axis=-1)

@@ -1,7 +1,6 @@
 """How users score targets, and where a target ranks among all of them."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -96,12 +95,18 @@ def log_sum_of_others(
     1.0986 = log(3)
   """
   chunk_size = min(chunk_size or len(scores.bias), len(scores.bias))
-  # The gradient scores a chunk again: keeping all scores is what we avoid.
-  add_up = jax.checkpoint(
-    functools.partial(_log_sum_of_chunk, scores, targets, chunk_size=chunk_size)
-  )
+
+  def add_up(start: Int[Array, '']) -> Float[Array, ' users']:
+    begin, found = _scores_of_chunk(scores, start, chunk_size=chunk_size)
+    counts = _counted(found.shape, begin, start, targets)
+    # The least number, not -inf: a row of -inf has a gradient of nan.
+    least = jnp.finfo(found.dtype).min
+    return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
+
   starts = jnp.arange(0, len(scores.bias), chunk_size)
-  return jax.nn.logsumexp(lax.map(add_up, starts), axis=0)
+  # The gradient scores a chunk again: keeping all scores is what we avoid.
+  log_sums = lax.map(jax.checkpoint(add_up), starts)
+  return jax.nn.logsumexp(log_sums, axis=0)
 
 
 def target_ranks(
@@ -129,14 +134,28 @@ def target_ranks(
   starts = jnp.arange(0, len(scores.bias), chunk_size)
   # A zero of the users, so that under shard_map it varies as they do.
   nothing = jnp.zeros_like(positives, scores.hidden.dtype)
+
+  def put_in_scores(found: Array, start: Array) -> tuple[Array, None]:
+    """Those of the positives that are in this chunk of targets."""
+    begin, scores = score(start)
+    place = positives - begin
+    inside = (place >= 0) & (place < scores.shape[1])
+    own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+    return jnp.where(inside, own, found), None
+
   # From the product that ranks the others: another sums in another order, and
   # equal targets would be no ties.
-  pick = functools.partial(_scores_met, score=score, positives=positives)
-  relevant, _ = lax.scan(pick, nothing, starts)
-  rank_in = functools.partial(
-    _places_lost, score=score, relevant=relevant, targets=targets
-  )
-  lost, _ = lax.scan(rank_in, nothing, starts)
+  relevant, _ = lax.scan(put_in_scores, nothing, starts)
+
+  def add_places(lost: Array, start: Array) -> tuple[Array, None]:
+    """Those that the positives lose to this chunk of targets."""
+    begin, scores = score(start)
+    counts = _counted(scores.shape, begin, start, targets)
+    rank = functools.partial(metrics.rank, others=scores, where=counts)
+    # One positive of each user after the other, to hold no table for each.
+    return lost + lax.map(rank, relevant.T).T - 1, None
+
+  lost, _ = lax.scan(add_places, nothing, starts)
   return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
 
 
@@ -165,48 +184,3 @@ def _counted(
   place = jnp.where(targets < begin, shape[1], targets - begin)
   row = jnp.arange(len(place))[:, None]
   return counts.at[row, place].set(False, mode='drop')
-
-
-def _log_sum_of_chunk(
-  scores: TargetScores,
-  targets: Int[Array, 'users width'],
-  start: Int[Array, ''],
-  *,
-  chunk_size: int,
-) -> Float[Array, ' users']:
-  begin, found = _scores_of_chunk(scores, start, chunk_size=chunk_size)
-  counts = _counted(found.shape, begin, start, targets)
-  # The least number, not -inf: a row of -inf has a gradient of nan.
-  least = jnp.finfo(found.dtype).min
-  return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
-
-
-def _scores_met(
-  found: Float[Array, 'users most'],
-  start: Int[Array, ''],
-  *,
-  score: Callable,
-  positives: Int[Array, 'users most'],
-) -> tuple[Float[Array, 'users most'], None]:
-  """Puts in the scores of the positives that are in one chunk of targets."""
-  begin, scores = score(start)
-  place = positives - begin
-  inside = (place >= 0) & (place < scores.shape[1])
-  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
-  return jnp.where(inside, own, found), None
-
-
-def _places_lost(
-  lost: Float[Array, 'users most'],
-  start: Int[Array, ''],
-  *,
-  score: Callable,
-  relevant: Float[Array, 'users most'],
-  targets: Int[Array, 'users width'],
-) -> tuple[Float[Array, 'users most'], None]:
-  """Adds the places that the positives lose to one chunk of targets."""
-  begin, scores = score(start)
-  counts = _counted(scores.shape, begin, start, targets)
-  rank = functools.partial(metrics.rank, others=scores, where=counts)
-  # One positive of each user after the other, to hold no table for each.
-  return lost + lax.map(rank, relevant.T).T - 1, None

@@ -77,7 +77,11 @@ def in_buckets(
   group = functools.partial(
     _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
   )
-  encode_piece = functools.partial(_encode_piece, group, look_up, buckets.size)
+
+  def encode_piece(items: Array, args: tuple[Any, ...]) -> Any:
+    sequences = (items, look_up(items)) if look_up else (items,)
+    return map_chunks(group, sequences, args, size=buckets.size)
+
   # What is looked up for all rows of a large batch would not fit.
   piece = _PIECE if buckets.size else None
   done = in_microbatches(encode_piece, items, args, size=piece)
@@ -91,17 +95,6 @@ def _widths_to(length: int, widths: tuple[int, ...]) -> tuple[int, ...]:
   return (*(width for width in widths if width < length), length)
 
 
-def _encode_piece(
-  group: Callable[..., Any],
-  look_up: Callable[[Array], Array] | None,
-  size: int | None,
-  items: Int[Array, 'rows length'],
-  args: tuple[Any, ...],
-) -> Any:
-  sequences = (items, look_up(items)) if look_up else (items,)
-  return map_chunks(group, sequences, args, size=size)
-
-
 def _encode_group(
   encode: Callable[..., Any],
   widths: tuple[int, ...],
@@ -110,23 +103,17 @@ def _encode_group(
 ) -> Any:
   """Encodes a group at the least width that holds all of it."""
   longest = jnp.max(jnp.sum(sequences[0] != 0, axis=1), initial=0)
+
   # Each on its own: what all of them would keep for the gradient is more than
   # the work to encode again.
-  programs = [
-    jax.checkpoint(functools.partial(_encode_cut, encode, width))
-    for width in widths
-  ]
+  def cut_to(width: int) -> Callable[..., Any]:
+    return lambda sequences, args: encode(
+      *(x[:, :width] for x in sequences), *args
+    )
+
+  programs = [jax.checkpoint(cut_to(width)) for width in widths]
   which = jnp.sum(longest > np.array(widths[:-1], int))
   return lax.switch(which, programs, sequences, args)
-
-
-def _encode_cut(
-  encode: Callable[..., Any],
-  width: int,
-  sequences: tuple[Array, ...],
-  args: tuple[Any, ...],
-) -> Any:
-  return encode(*(x[:, :width] for x in sequences), *args)
 
 
 def bucket_widths(

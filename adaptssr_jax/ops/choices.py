@@ -1,6 +1,5 @@
 """Augmentations that are made of others: one of them, two, or all in turn."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from adaptssr_jax.ops.sequences import is_real
 
 Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
+Items = Int[ArrayLike, ' length']
 
 
 def one_of(*augmentations: Augmentation) -> Augmentation:
@@ -28,6 +28,7 @@ def one_of(*augmentations: Augmentation) -> Augmentation:
     ValueError: If there is none, or one is not a function.
 
   Example:
+    >>> import functools
     >>> from adaptssr_jax.augment import crop
     >>> augment = one_of(functools.partial(crop, ratio=0.5))
     >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]))
@@ -38,17 +39,13 @@ def one_of(*augmentations: Augmentation) -> Augmentation:
       'one_of needs one or more functions of (key, items), such as '
       f'functools.partial(crop, ratio=0.4); got {augmentations}.'
     )
-  return functools.partial(_apply_one, augmentations)
 
+  def apply_one(key: PRNGKeyArray, items: Items) -> Items:
+    choice_key, key = jax.random.split(key)
+    choice = jax.random.randint(choice_key, (), 0, len(augmentations))
+    return jax.lax.switch(choice, augmentations, key, items)
 
-def _apply_one(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  choice_key, key = jax.random.split(key)
-  choice = jax.random.randint(choice_key, (), 0, len(augmentations))
-  return jax.lax.switch(choice, augmentations, key, items)
+  return apply_one
 
 
 def two_of(*augmentations: Augmentation) -> Augmentation:
@@ -67,6 +64,7 @@ def two_of(*augmentations: Augmentation) -> Augmentation:
     ValueError: If there are fewer than two, or one is not a function.
 
   Example:
+    >>> import functools
     >>> from adaptssr_jax.augment import crop
     >>> augment = two_of(
     ...   functools.partial(crop, ratio=0.5), functools.partial(crop, ratio=1)
@@ -84,25 +82,20 @@ def two_of(*augmentations: Augmentation) -> Augmentation:
       'two_of needs two or more functions of (key, items), such as '
       f'functools.partial(crop, ratio=0.4); got {augmentations}.'
     )
-  return functools.partial(_apply_two, augmentations)
 
-
-def _apply_two(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, '2 length']:
-  choice_key, *keys = jax.random.split(key, 3)
-  count = len(augmentations)
-  pair = jax.random.randint(choice_key, (), 0, count * (count - 1))
-  first, step = jnp.divmod(pair, count - 1)
-  choices = first, (first + 1 + step) % count
-  return jnp.stack(
-    [
+  def apply_two(key: PRNGKeyArray, items: Items) -> Int[Array, '2 length']:
+    choice_key, *keys = jax.random.split(key, 3)
+    count = len(augmentations)
+    pair = jax.random.randint(choice_key, (), 0, count * (count - 1))
+    first, step = jnp.divmod(pair, count - 1)
+    choices = first, (first + 1 + step) % count
+    views = [
       jax.lax.switch(choice, augmentations, key, items)
       for choice, key in zip(choices, keys, strict=True)
     ]
-  )
+    return jnp.stack(views)
+
+  return apply_two
 
 
 def one_by_length(
@@ -126,6 +119,7 @@ def one_by_length(
       function.
 
   Example:
+    >>> import functools
     >>> from adaptssr_jax.augment import crop
     >>> augment = one_by_length(
     ...   functools.partial(crop, ratio=1), functools.partial(crop, ratio=0.5),
@@ -141,21 +135,15 @@ def one_by_length(
       'one_by_length needs functions of (key, items), of which the first '
       f'`short` are for short sequences; got {augmentations} and {short}.'
     )
-  return functools.partial(_apply_by_length, augmentations, most, short)
 
+  def apply_by_length(key: PRNGKeyArray, items: Items) -> Items:
+    choice_key, key = jax.random.split(key)
+    is_short = jnp.sum(is_real(items)) <= most
+    count = jnp.where(is_short, short, len(augmentations))
+    choice = jax.random.randint(choice_key, (), 0, count)
+    return jax.lax.switch(choice, augmentations, key, items)
 
-def _apply_by_length(
-  augmentations: tuple[Augmentation, ...],
-  most: int,
-  short: int,
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  choice_key, key = jax.random.split(key)
-  is_short = jnp.sum(is_real(items)) <= most
-  count = jnp.where(is_short, short, len(augmentations))
-  choice = jax.random.randint(choice_key, (), 0, count)
-  return jax.lax.switch(choice, augmentations, key, items)
+  return apply_by_length
 
 
 def in_turn(*augmentations: Augmentation) -> Augmentation:
@@ -168,6 +156,7 @@ def in_turn(*augmentations: Augmentation) -> Augmentation:
     A function `(key, items) -> items`.
 
   Example:
+    >>> import functools
     >>> from adaptssr_jax.augment import crop, random_slice
     >>> augment = in_turn(
     ...   functools.partial(random_slice, lengths=(4, 4)),
@@ -176,15 +165,11 @@ def in_turn(*augmentations: Augmentation) -> Augmentation:
     >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 7]))
     Array([7, 7, 0, 0, 0], dtype=int32)
   """
-  return functools.partial(_apply_in_turn, augmentations)
 
+  def apply_in_turn(key: PRNGKeyArray, items: Items) -> Items:
+    keys = jax.random.split(key, len(augmentations))
+    for augment, part in zip(augmentations, keys, strict=True):
+      items = augment(part, items)
+    return jnp.asarray(items)
 
-def _apply_in_turn(
-  augmentations: tuple[Augmentation, ...],
-  key: PRNGKeyArray,
-  items: Int[ArrayLike, ' length'],
-) -> Int[Array, ' length']:
-  keys = jax.random.split(key, len(augmentations))
-  for augment, part in zip(augmentations, keys, strict=True):
-    items = augment(part, items)
-  return jnp.asarray(items)
+  return apply_in_turn

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from adaptssr_jax.ops.microbatches import map_chunks
 from adaptssr_jax.ops.negatives import (
-  Negatives,
   negative_similarities,
   negatives_of,
   smooth_hardest_similarity,
@@ -163,12 +162,16 @@ def coles_loss(
   users = unit_length(_views_of_users(users, where))
   negatives, own = negatives_of(users[:, None], where, axis_name)
   anchors = users.reshape(-1, users.shape[-1])
+  fixed = lax.stop_gradient(negatives)
+  count = min(num_negatives, len(negatives.ids))
+
+  def find_nearest(anchors: Array, own: Array) -> tuple[Array, Array]:
+    found = negative_similarities(anchors, own, fixed)
+    found, places = lax.top_k(found, count)
+    return places, found > -jnp.inf
+
   nearest, exists = map_chunks(
-    functools.partial(
-      _nearest,
-      lax.stop_gradient(negatives),
-      min(num_negatives, len(negatives.ids)),
-    ),
+    find_nearest,
     lax.stop_gradient(anchors),
     jnp.tile(own, len(users)),
     size=_BLOCK,
@@ -195,19 +198,6 @@ def _views_of_users(
   if where is not None:
     where = jnp.broadcast_to(where, shape[:2])
   return zero_unless(where, as_float(users))
-
-
-def _nearest(
-  negatives: Negatives,
-  count: int,
-  anchors: Float[Array, 'batch dim'],
-  own: Int[Array, ' batch'],
-) -> tuple[Int[Array, 'batch count'], Bool[Array, 'batch count']]:
-  """Which negatives are nearest to each anchor, and whether there are any."""
-  found, places = lax.top_k(
-    negative_similarities(anchors, own, negatives), count
-  )
-  return places, found > -jnp.inf
 
 
 def _length(vectors: Float[Array, '*batch dim']) -> Float[Array, '*batch']:

@@ -1,6 +1,5 @@
 """Large batches in the memory of small ones."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +56,7 @@ def map_chunks(
   if _at_once(args, size):
     return function(*args)
   rows = len(jax.tree.leaves(args)[0])
-  call = functools.partial(_call, function)
-  parts = lax.map(call, in_chunks(args, size=size))
+  parts = lax.map(lambda chunk: function(*chunk), in_chunks(args, size=size))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], parts)
 
 
@@ -78,21 +76,17 @@ def in_chunks(arrays: Any, *, size: int) -> Any:
     >>> in_chunks(jnp.array([1, 2, 3]), size=2).tolist()
     [[1, 2], [3, 0]]
   """
-  return jax.tree.map(functools.partial(_in_chunks, size=size), arrays)
 
+  def split(x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    # jnp.pad refuses keys.
+    fill = lax.full_like(x, 0, shape=(-len(x) % size, *x.shape[1:]))
+    return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])
 
-def _in_chunks(x: jax.Array, size: int) -> jax.Array:
-  x = jnp.asarray(x)
-  # jnp.pad refuses keys.
-  fill = lax.full_like(x, 0, shape=(-len(x) % size, *x.shape[1:]))
-  return jnp.concatenate([x, fill]).reshape(-1, size, *x.shape[1:])
+  return jax.tree.map(split, arrays)
 
 
 def _at_once(args: Any, size: int | None) -> bool:
   if size is not None and size < 1:
     raise ValueError(f'size must be at least 1 or None, not {size}.')
   return size is None or size >= len(jax.tree.leaves(args)[0])
-
-
-def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-  return function(*args)

@@ -149,26 +149,20 @@ def most_similar(
   begins = jnp.arange(len(blocks.ids)) * block_size
   nothing = jnp.full((len(anchors), count), -jnp.inf, anchors.dtype)
   best = nothing, jnp.zeros(nothing.shape, begins.dtype)
-  keep_best = functools.partial(_keep_best, anchors, own)
+
+  def keep_best(
+    best: tuple[Array, Array], block: tuple[Array, Negatives]
+  ) -> tuple[tuple[Array, Array], None]:
+    begin, some = block
+    found = lax.top_k(negative_similarities(anchors, own, some), count)
+    # What comes first wins where several are equal.
+    similarities = jnp.concatenate([best[0], found[0]], axis=1)
+    places = jnp.concatenate([best[1], begin + found[1]], axis=1)
+    similarities, chosen = lax.top_k(similarities, count)
+    return (similarities, jnp.take_along_axis(places, chosen, axis=1)), None
+
   best, _ = lax.scan(keep_best, best, (begins, blocks))
   return best
-
-
-def _keep_best(
-  anchors: Anchors,
-  own: Ids,
-  best: tuple[Float[Array, 'batch count'], Int[Array, 'batch count']],
-  block: tuple[Int[Array, ''], Negatives],
-) -> tuple[tuple[Float[Array, 'batch count'], Int[Array, 'batch count']], None]:
-  """The best so far, and those of one more block."""
-  begin, negatives = block
-  count = best[0].shape[1]
-  found = lax.top_k(negative_similarities(anchors, own, negatives), count)
-  # What comes first wins where several are equal.
-  similarities = jnp.concatenate([best[0], found[0]], axis=1)
-  places = jnp.concatenate([best[1], begin + found[1]], axis=1)
-  similarities, chosen = lax.top_k(similarities, count)
-  return (similarities, jnp.take_along_axis(places, chosen, axis=1)), None
 
 
 def smooth_hardest_similarity(
@@ -204,20 +198,17 @@ def smooth_hardest_similarity(
     >>> print(f'{hardest[0, 0]:.4f} = log(e + 1)')
     1.3133 = log(e + 1)
   """
-  block_max = functools.partial(_smooth_max_of_block, smooth, anchors, own)
+
+  def block_max(some: Negatives) -> Float[Array, ' batch']:
+    found = negative_similarities(anchors, own, some)
+    return smooth_max(found, smooth=smooth)[:, 0]
+
   # The loop already keeps the compiler from merging the two passes.
   found = lax.map(
     jax.checkpoint(block_max, prevent_cse=False),
     in_chunks(negatives, size=block_size),
   )
   return smooth_max(found.T, smooth=smooth)
-
-
-def _smooth_max_of_block(
-  smooth: ArrayLike, anchors: Anchors, own: Ids, negatives: Negatives
-) -> Float[Array, ' batch']:
-  found = negative_similarities(anchors, own, negatives)
-  return smooth_max(found, smooth=smooth)[:, 0]
 
 
 def mean_over_blocks(
@@ -256,7 +247,12 @@ def mean_over_blocks(
   """
   if block_size >= len(negatives.ids):
     return loss(negative_similarities(anchors, own, negatives))
-  block_loss = functools.partial(_block_loss, loss, anchors, own)
+
+  def block_loss(some: Negatives) -> tuple[Array, Array]:
+    found = negative_similarities(anchors, own, some)
+    losses = loss(found)
+    return losses, jnp.sum(found > -jnp.inf, axis=1, dtype=losses.dtype)
+
   losses, counts = lax.map(
     jax.checkpoint(block_loss, prevent_cse=False),
     in_chunks(negatives, size=block_size),
@@ -278,15 +274,3 @@ def _best(
   places = lax.broadcasted_iota(found.dtype, found.shape, 1)
   first = jnp.min(jnp.where(found == best[:, None], places, jnp.inf), axis=1)
   return best, first.astype(own.dtype)
-
-
-def _block_loss(
-  loss: Callable[[Float[Array, 'batch n']], Float[Array, ' batch']],
-  anchors: Anchors,
-  own: Ids,
-  negatives: Negatives,
-) -> tuple[Float[Array, ' batch'], Float[Array, ' batch']]:
-  """The loss over the negatives of a block, and how many there are."""
-  found = negative_similarities(anchors, own, negatives)
-  losses = loss(found)
-  return losses, jnp.sum(found > -jnp.inf, axis=1, dtype=losses.dtype)

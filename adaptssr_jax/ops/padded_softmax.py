@@ -1,6 +1,5 @@
 """The softmax over a catalogue of items, at the real positions of sequences."""
 
-import functools
 import operator
 
 import jax
@@ -75,45 +74,19 @@ def real_softmax_losses_and_best(
   rows = as_float(hidden), jnp.asarray(labels), jnp.asarray(where)
   order = jnp.argsort(~rows[2], stable=True)
   groups = in_chunks(jax.tree.map(operator.itemgetter(order), rows), size=size)
+  table, bias = as_float(table), as_float(bias)
+
+  def score(group: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    hidden, labels, where = group
+    return lax.cond(
+      jnp.any(where),
+      lambda: softmax_losses_and_best(hidden, table, bias, labels),
+      # Zeros of the arguments, so that under shard_map they vary as those do.
+      lambda: (0 * hidden[:, 0], 0 * labels),
+    )
+
   # The gradient scores a group again: keeping all scores is what we avoid.
-  score = jax.checkpoint(
-    functools.partial(_group, as_float(table), as_float(bias))
-  )
-  found = lax.map(score, groups)
+  found = lax.map(jax.checkpoint(score), groups)
   back = jnp.argsort(order)
   losses, best = (x.reshape(-1)[back] for x in found)
   return losses, best
-
-
-def _group(
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  rows: tuple[
-    Float[Array, 'size dim'], Int[Array, ' size'], Bool[Array, ' size']
-  ],
-) -> tuple[Float[Array, ' size'], Int[Array, ' size']]:
-  """The losses and the best ids of a group; zeros where no row counts."""
-  hidden, labels, where = rows
-  return lax.cond(
-    jnp.any(where),
-    functools.partial(_scored, table, bias),
-    _not_scored,
-    hidden,
-    labels,
-  )
-
-
-def _scored(
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  hidden: Float[Array, 'size dim'],
-  labels: Int[Array, ' size'],
-) -> tuple[Float[Array, ' size'], Int[Array, ' size']]:
-  return softmax_losses_and_best(hidden, table, bias, labels)
-
-
-def _not_scored(
-  hidden: Float[Array, 'size dim'], labels: Int[Array, ' size']
-) -> tuple[Float[Array, ' size'], Int[Array, ' size']]:
-  # Zeros of the arguments, so that under shard_map they vary as those do.
-  return 0 * hidden[:, 0], 0 * labels

@@ -1,6 +1,5 @@
 """Softmax losses estimated from a sample of the items."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -105,11 +104,14 @@ def sampled_set_softmax_losses(
   own += bias[labels]
   others = hidden @ rows.T + bias[sampled][None]
   others += jnp.log(len(bias) / len(sampled))
+
   # Label by label, to hold no table of labels x samples for each row.
-  is_label = functools.partial(_mark, sampled)
-  found, _ = lax.scan(
-    is_label, jnp.zeros(others.shape, bool), (labels.T, where.T)
-  )
+  def mark(found: Array, label: tuple[Array, Array]) -> tuple[Array, None]:
+    ids, counts = label
+    return found | ((sampled[None] == ids[:, None]) & counts[:, None]), None
+
+  found = jnp.zeros(others.shape, bool)
+  found, _ = lax.scan(mark, found, (labels.T, where.T))
   # To which 0 is nothing; a label alone is the first.
   first = where
   if labels.shape[1] > 1:
@@ -122,13 +124,3 @@ def sampled_set_softmax_losses(
   # its labels.
   log_sums = jax.nn.logsumexp(scores, axis=1)
   return likelihood(log_sums, jnp.sum(own, axis=1, where=where), where)
-
-
-def _mark(
-  sampled: Int[Array, ' m'],
-  found: Bool[Array, 'n m'],
-  label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
-) -> tuple[Bool[Array, 'n m'], None]:
-  """Marks the samples that are one label of each row."""
-  ids, where = label
-  return found | ((sampled[None] == ids[:, None]) & where[:, None]), None
