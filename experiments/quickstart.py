@@ -70,14 +70,7 @@ def accuracies(
   labels: int,
   split: str,
 ) -> np.ndarray:
-  """The accuracy of each way to deal the rows out.
-
-  Args:
-    cells: of `results.json`.
-    method: the row of the comparison.
-    labels: how many were learned from.
-    split: 'validation' or 'test'.
-  """
+  """The accuracy of each way to deal the rows out."""
   shares = sorted({cell['share'] for cell in cells})
   share = shares[LABELS.index(labels)]
   return np.array(

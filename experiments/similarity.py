@@ -229,13 +229,7 @@ def save_values(
   found: dict[str, dict[str, np.ndarray]],
   users: UserArrays,
 ) -> None:
-  """Writes `method` [methods], `user_id` [users], and [methods, users] a kind.
-
-  Args:
-    path: of the `.npz` file.
-    found: the values by method and kind.
-    users: whose they are, in the same order.
-  """
+  """Writes `method` [methods], `user_id` [users], and [methods, users] a kind."""
   methods = list(found)
   columns = {
     kind: np.stack([found[method][kind] for method in methods])

@@ -101,8 +101,6 @@ class Checkpoints:
     """Saves the state, in the background; it may be donated at once.
 
     Args:
-      state: what to save, named by its step.
-      description: what to say of it.
       score: of the model on validation data, larger is better; one that is
         not finite is none.
       log: of the run since the last save, if it is to be found by `logs`.

@@ -68,12 +68,7 @@ class TaskConfig(tfds.core.BuilderConfig):
 
 
 def task_configs(data_set: str, kinds: Mapping[str, Kind]) -> list[TaskConfig]:
-  """The tasks of a data set that has nothing to choose but the task.
-
-  Args:
-    data_set: its name, for people.
-    kinds: of the tasks, by their names.
-  """
+  """The tasks of a data set that has nothing to choose but the task."""
   return [
     TaskConfig(
       name=task, description=f'{data_set}: {task}', task=task, kind=kind

@@ -41,9 +41,6 @@ def deal_out(
     rows: as `blocks` gives them.
     total: how many rows there are, one number.
     split: which of so many rows go to each split, in order.
-    splits: the names of the splits.
-    source: of the rows, for errors.
-    folder: for errors.
     by_user: the rows are those of `each_positive`, and what a user has in a
       split becomes one example.
   """

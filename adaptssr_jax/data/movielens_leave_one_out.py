@@ -64,9 +64,6 @@ def sequence_rows(
   that one is guessed, which is the last of its rows. An objective that looks at
   all of a row is validated on what it was trained on.
 
-  Args:
-    sequences: of all users.
-
   Returns:
     The splits `train` and `validation`, and the vocabulary.
   """
@@ -81,9 +78,6 @@ def next_item_rows(
   sequences: Sequences,
 ) -> tuple[dict[str, Rows], Vocabulary]:
   """One example a user in each split: a history and the film that follows.
-
-  Args:
-    sequences: of all users.
 
   Returns:
     The splits, in which the last film but two, the last but one and the last

@@ -192,7 +192,6 @@ def look_up(wanted: PCollection, numbers: PCollection) -> PCollection:
 
   Args:
     wanted: the ids: (bucket, table of id and place), each of one span.
-    numbers: (bucket, table of id and number).
   """
   return (
     {'wanted': wanted, 'numbers': numbers}

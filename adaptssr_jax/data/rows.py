@@ -169,9 +169,7 @@ def deal_out_users(
   """The numbers of the rows of each split; those of a user are in one.
 
   Args:
-    user_id: of each row.
     shares: of the users that each split gets.
-    seed: of their order.
 
   Returns:
     The rows of each split, user by user; `deal_out` of the rows where each has

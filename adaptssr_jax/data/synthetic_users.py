@@ -156,7 +156,6 @@ def make_users(
   """Draws the behaviours and the labels of all users.
 
   Args:
-    size: how many users, items and behaviours.
     seed: of the whole data set; the same seed makes the same users.
 
   Returns:
@@ -193,9 +192,7 @@ def make_next_items(size: Size, *, liked: bool, seed: int = 0) -> Ragged:
   """Draws what the users of `make_users` meet after their behaviours.
 
   Args:
-    size: how many users, items and behaviours.
     liked: only items of the user's own interests.
-    seed: of the whole data set.
 
   Returns:
     The distinct items of each user, item numbers from 1, at most `_NEXT`.

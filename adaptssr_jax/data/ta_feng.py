@@ -75,9 +75,6 @@ class Purchases(NamedTuple):
 def read(path: pathlib.Path) -> Purchases:
   """Reads all purchases.
 
-  Args:
-    path: of the wheel, or of the CSV file.
-
   Returns:
     What it holds.
 

@@ -203,7 +203,6 @@ def read_tables(
   """The users of the tables, without preparing a data set.
 
   Args:
-    config: made by `user_tables_config`.
     folder: for what does not fit the memory, which is removed again.
 
   Returns:

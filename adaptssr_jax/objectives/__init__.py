@@ -13,5 +13,6 @@ them. The settings that most of them share are
   axis_name      the axis of the devices that share the batch
 
 An objective returns the loss over the users of all devices, and metrics as
-(sum, count) over those of this device.
+(sum, count) over those of this device. What draws for one user takes a key of
+this user at this step.
 """

@@ -31,10 +31,8 @@ def hide_items(
   """Hides a share of one user's behaviours.
 
   Args:
-    key: of this user at this step.
     items: the behaviours, padded with 0, [length].
     ratio: the share that is hidden; see `augment.mask`.
-    mask_id: the id that stands for a hidden item.
     most: the largest `ratio` that there is, if that is an array.
 
   Returns:

@@ -35,7 +35,6 @@ def prefix_and_window(
   All places are equally likely, then all lengths that are left there.
 
   Args:
-    key: of this user at this step.
     items: the whole history, padded with 0, [length].
     max_length: behaviours kept before the cut, the last ones.
     max_window: the most behaviours of the window that begins at the cut.

@@ -24,7 +24,6 @@ def prefix_and_next(
   """Cuts a history at a random place, all places being equally likely.
 
   Args:
-    key: of this user at this step.
     items: the whole history, padded with 0, [length].
     max_length: behaviours kept before the cut, the last ones.
     num_next: behaviours kept after the cut, the first ones.

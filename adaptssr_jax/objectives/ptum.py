@@ -29,9 +29,7 @@ def hide_one(
   """Hides one behaviour, each being equally likely.
 
   Args:
-    key: of this user at this step.
     items: the behaviours, padded with 0, [length].
-    mask_id: the id that stands for a hidden item.
 
   Returns:
     What is left, and what was hidden; all that there is, and 0, of a user of
@@ -93,7 +91,6 @@ def draw_negatives(
   Args:
     ends: how many behaviours are of each id or of one before it, int32 [ids];
       the first, of padding, is 0.
-    num_negatives: of each behaviour that is predicted.
 
   Returns:
     The batch and `negatives`, int32 [users, 1 + num_next, num_negatives].

@@ -168,10 +168,7 @@ def draw_negatives(
   """Draws for each positive of a user; that of slot i is from key i folded in.
 
   Args:
-    key: of this user at this step.
     targets: the user's positives, -1 where there is none, [width].
-    num_draws: how many are wanted.
-    num_targets: how many targets there are.
 
   Returns:
     Negatives as `draw_negative` gives them, independent of each other, [draws].
@@ -193,9 +190,7 @@ def draw_negative(
   r + |{j : s_j - j <= r}|, so that one draw of r is enough.
 
   Args:
-    key: of this user at this step.
     targets: the user's positives, -1 where there is none, [width].
-    num_targets: how many targets there are.
 
   Returns:
     The negative; `num_targets` if all targets are positives.

@@ -49,7 +49,6 @@ def user_views(
   """Augmented views of one user, and what each is to be dropped out by.
 
   Args:
-    key: of this user at this step.
     items: the behaviours, padded with 0, [length].
     augmentations: of each view, (key, items) -> items; or one function of
       (key, items) that makes all views, [views, length].

@@ -63,10 +63,6 @@ def look_up(
 ) -> Float[Array, '... dim']:
   """The rows of some items.
 
-  Args:
-    table: the item table.
-    ids: which rows, of any shape.
-
   Returns:
     The rows, nan for an id that the table does not have.
 

@@ -231,12 +231,7 @@ def _time_encoding(
 
 
 def product_rate(dtype: str, *, repeats: int = 7) -> float:
-  """Operations a second of one large matrix product, of all devices together.
-
-  Args:
-    dtype: of the matrices.
-    repeats: of which the median is taken.
-  """
+  """Operations a second of one large matrix product, of all devices together."""
   on_cpu = jax.default_backend() == 'cpu'
   size = 2048 if on_cpu else 8192
   matrix = jnp.ones((size, size), dtype)

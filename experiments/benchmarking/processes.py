@@ -28,8 +28,6 @@ def run_case(
   """Runs a case.
 
   Args:
-    case: what is timed.
-    settings: the flags, which the case changes.
     cache: the folder of compiled programs of this benchmark.
 
   Returns:

@@ -81,7 +81,6 @@ def padding_share(
   Args:
     lengths: of sequences as they are encoded, of which batches are drawn.
     rows: sequences of a batch on one device.
-    buckets: in which parts they are encoded.
     max_length: to which they are padded before.
     batches: how many are drawn.
 
@@ -122,10 +121,8 @@ def synthetic_users(
   z mod (num_items - 1) + 1, with z of Zipf's law of exponent 1.2.
 
   Args:
-    num_users: how many.
     num_items: items there are, at least 2.
     longest: behaviours of the longest user.
-    seed: of the draws.
 
   Returns:
     The users, without raw ids.

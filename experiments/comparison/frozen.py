@@ -83,7 +83,6 @@ def encode(
   """Writes the vectors of all users of a task, and returns them.
 
   Args:
-    data: the task, with the stored splits.
     histories: of its users, in whose order the vectors are.
 
   Returns:
@@ -129,7 +128,6 @@ def read_vectors(
   It leaves the same files as fine-tuning.
 
   Args:
-    data: the task, with the stored splits.
     histories: of its users, in whose order the vectors are.
   """
   with opened_workdir(settings) as folder:

@@ -65,12 +65,7 @@ def histories_of(data: UserData) -> Histories:
 
 
 def users_in_order(data: UserData, histories: Histories) -> UserArrays:
-  """The users at each place, without labels and targets.
-
-  Args:
-    data: a task with the stored splits.
-    histories: of it.
-  """
+  """The users at each place, without labels and targets."""
   parts = data.splits.values()
   columns = [part.user_id for part in parts], [part.items for part in parts]
   return UserArrays(

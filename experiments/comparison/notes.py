@@ -12,12 +12,7 @@ from experiments.comparison.training_logs import collapse_of
 
 
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:
-  """What the numbers are, and what they came from, as a list in Markdown.
-
-  Args:
-    grid: what was compared.
-    results: what `results.json` says.
-  """
+  """What the numbers are, and what they came from, as a list in Markdown."""
   title = results['titles'].get(grid.reference, grid.reference)
   lines = [
     'Metrics in percent on test rows, mean ± standard error: the standard '

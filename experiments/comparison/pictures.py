@@ -27,11 +27,6 @@ def sweep_points(
 ) -> dict[str, list[dict[str, Any]]]:
   """The numbers behind the curves and the heat maps.
 
-  Args:
-    summary: of all columns.
-    rhos: the values of `--rhos`.
-    pairs: whether pairs of augmentations were compared.
-
   Returns:
     `rho` and `augmentation_pairs`, as far as there are any.
   """
@@ -86,12 +81,6 @@ def draw_all(
   """Writes the picture of the table, and one of each sweep, as PNG and SVG.
 
   Without Matplotlib it only says so.
-
-  Args:
-    folder: where they are written.
-    summary: of all columns.
-    titles: of the rows of the table, by method.
-    sweeps: as `sweep_points` gives them.
   """
   try:
     panels = [
@@ -132,7 +121,6 @@ def sweep_panels(
   """A panel for each task, share and mode, in percent.
 
   Args:
-    points: of all panels.
     places: the keys that say where a point is; of two, `first+second`.
 
   Returns:

@@ -40,7 +40,6 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
 
   Args:
     settings: its flags; `methods` are the rows of the main table.
-    grid: what they say.
 
   Returns:
     What `results.json` says. It holds nothing that depends on the clock: how

@@ -22,7 +22,6 @@ def user_weights(
 
   Args:
     num_users: how many there are, and how many a resample draws of them.
-    resamples: how many resamples.
     seed: of the draws; the same seed gives the same resamples.
 
   Yields:
@@ -55,9 +54,6 @@ def bootstrap(
 
   Args:
     statistic: weights [some, num_users] -> a number a method [some, methods].
-    num_users: how many users there are.
-    resamples: how many resamples.
-    seed: of the draws.
 
   Returns:
     [resamples, methods].
@@ -276,9 +272,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
   The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
   that stay below a level are false with a chance below it, taken together.
-
-  Args:
-    p_values: of m tests.
 
   Returns:
     The corrected ones, in the same order.

@@ -63,8 +63,6 @@ def read_pretraining(
 
   Args:
     settings: of the comparison; a flag for each stage names its file.
-    methods: all of them, by name.
-    chosen: the names of those that are compared.
 
   Raises:
     SettingsError: a file is missing, cannot be read, or trains something else;

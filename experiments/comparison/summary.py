@@ -51,7 +51,6 @@ def summarise(
     outcomes: of every method that can do the task.
     metric: 'accuracy', 'auc' or 'ndcg@10'.
     users: the user of each test row, for each split.
-    reference: the method that the others are compared with, if it is there.
 
   Returns:
     For each method its `mean`, `std` over runs and standard `error` (None if
@@ -230,7 +229,6 @@ def summarise_splits(
     test_per_train: test rows of a split for each of its training rows, all of
       them, though a column may learn from a share: fewer training rows overlap
       less, not more.
-    reference: the method that the others are compared with, if it is there.
 
   Returns:
     As `summary.summarise`, over splits in place of runs, and `by_split`: the

@@ -57,8 +57,6 @@ def markdown(
     summary: for each column and method, what `summary.summarise` or
       `summary.summarise_splits` says; a method is missing where it cannot
       do the task.
-    titles: of the rows, by method, in order.
-    reference: the method that the others are compared with.
 
   Returns:
     Markdown, a heading and two tables a share.

@@ -45,10 +45,8 @@ def write_neighbours(
   """Writes the nearest users of every user, by the cosine of their vectors.
 
   Args:
-    path: of the file, .parquet or .npz.
     pieces: the users and their vectors; of a user with several rows the first
       counts.
-    count: how many neighbours of each.
 
   Raises:
     SettingsError: the file cannot be written.

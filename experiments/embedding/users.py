@@ -86,7 +86,6 @@ def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
   """One of several equal parts of the users of all splits together.
 
   Args:
-    splits: without labels and targets.
     part: 'I/N', the I-th of N parts; nothing for all users.
 
   Returns:

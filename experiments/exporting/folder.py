@@ -73,7 +73,6 @@ def write_encoder(
   """Writes all that encodes users, and the loader of it.
 
   Args:
-    folder: an empty one.
     params: of it, as `UserEncoder.apply` takes them.
     vocabulary: the raw item ids, that of item i at i - 1.
     dataset: the name of the data that it was trained on.

@@ -55,12 +55,7 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 
 def help_of(settings_type: type[Settings], about: str) -> str:
-  """All flags of a command, in groups.
-
-  Args:
-    settings_type: has the flags.
-    about: what the command does.
-  """
+  """All flags of a command, in groups."""
   groups = {name: [] for name in _ORDER}
   for field in dataclasses.fields(settings_type):
     groups[group_of(settings_type, field.name)].append(field)

@@ -134,7 +134,6 @@ def program_shares(
   Args:
     lengths: of sequences as they are encoded, of which batches are drawn.
     rows: sequences of a batch on one device.
-    buckets: in which parts they are encoded.
     length: to which they are padded before.
     batches: how many are drawn at most; fewer of large ones.
 

@@ -70,12 +70,6 @@ def plan_run(
   """Compiles the step of a run, and prints what it needs.
 
   Args:
-    data: the data set, as stored.
-    users: the examples that are trained on.
-    step: of the run, before `pmap_step`.
-    state: the shapes of the one it begins with.
-    length: behaviours seen of a user.
-    buckets: in which parts sequences are encoded.
     encoded: how long these are, a sample.
     sequences: that are encoded of a user.
     longest: of the sequences that are encoded [length].

@@ -31,7 +31,6 @@ def encoded_lengths(
 
   Args:
     lengths: of users, of their whole histories if slices are drawn of them.
-    max_length: of the encoder.
   """
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.

@@ -58,10 +58,6 @@ def open_probe(
 ) -> EpochProbe:
   """Opens the task that judges the epochs.
 
-  Args:
-    items: the raw ids of its items.
-    task: of the same data set.
-
   Raises:
     SettingsError: the task has no classes.
   """

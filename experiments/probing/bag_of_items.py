@@ -48,7 +48,6 @@ def classify_svd(
   """As `classify_bags`, of a truncated SVD of the bags of all rows.
 
   Args:
-    num_components: of the SVD.
     train_users: labelled rows to train on, the first; 0: all. The SVD is of all
       rows in any case.
 

@@ -43,7 +43,6 @@ def fit(
 
   Args:
     inputs: the features of the rows of 'train', 'validation' and 'test'.
-    label: of the training rows.
     model: 'logistic' regression, or 'lightgbm': boosted trees.
     strengths: of the regression, inverse, the strongest penalty first.
     positive_weight: what a training row of class 1 counts.

@@ -50,8 +50,6 @@ def probe(
 
   Args:
     folder: of the run; validation is logged in its `metrics.jsonl`.
-    data: a task with classes.
-    encoder: gives the vectors, without dropout.
 
   Returns:
     The metrics of the validation and test users, and the outputs of either.
@@ -120,10 +118,6 @@ def probe_head(
   params: dict[str, Any],
 ) -> dict[str, Any]:
   """The parameters of a linear head that does what the best regression does.
-
-  Args:
-    data: a task with classes.
-    encoder: gives the vectors, without dropout.
 
   Returns:
     The parameters of `TaskHead(hidden_dim=0)`.

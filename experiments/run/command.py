@@ -20,12 +20,7 @@ from experiments.flags.help import asks_for_help, help_of
 
 
 def run(module: str, settings_type: type[Settings]) -> None:
-  """Calls `main(settings)` of a module, and ends the process.
-
-  Args:
-    module: the full name of the command, which is imported here.
-    settings_type: has the flags.
-  """
+  """Calls `main(settings)` of a module, and ends the process."""
   if asks_for_help(sys.argv[1:]):
     print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()

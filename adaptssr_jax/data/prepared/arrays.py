@@ -192,7 +192,6 @@ def resplit(users: UserData, seed: int) -> UserData:
   the same split.
 
   Args:
-    users: with the stored splits.
     seed: of the order in which rows are dealt out; 0 keeps the stored splits.
 
   Returns:

@@ -23,7 +23,6 @@ def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
   """Reads the ArrayRecord files of a builder into columns.
 
   Args:
-    builder: of a data set that is prepared.
     folder: to be made; gets a folder of columns for each split.
   """
   folder.mkdir()

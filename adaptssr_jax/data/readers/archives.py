@@ -32,7 +32,6 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
   """Reads one file of an archive, or of an archive in it.
 
   Args:
-    member: the path of the file inside of it.
     inner: where the file is an archive, the path of a file inside of that, and
       so on.
 

@@ -53,7 +53,6 @@ def read(path: pathlib.Path, layout: Layout) -> Log:
 
   Args:
     path: of the archive, or of the folder that was in it.
-    layout: what is in it.
 
   Returns:
     What it holds, equal for both copies of a data set.

@@ -47,7 +47,6 @@ def obtain(
   asks GroupLens. A download is kept for the next task.
 
   Args:
-    edition: which data set.
     dl_manager: its folders are looked into, and GroupLens is asked through it.
 
   Returns:

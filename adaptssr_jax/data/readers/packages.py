@@ -54,7 +54,6 @@ def find_file(
   Looks in the folder of the user's own files, then among former downloads.
 
   Args:
-    package: the wheel.
     dl_manager: its folders are looked into.
     own: names of files that hold the same; each is preferred to the wheel.
 

@@ -62,7 +62,6 @@ def csv_rows(
   """The rows of CSV that are not blank.
 
   Args:
-    path: of the file, for messages.
     lines: the lines of the file from one where a row begins.
     line: the number of the first one.
     width: the cells that each row must have; None: as many as the first one.

@@ -67,7 +67,6 @@ def sort_key(
   """SQL of what orders the behaviours of a user, where all are comparable.
 
   Args:
-    events: the behaviours.
     moment: the first row whose time is a moment, if any.
     other: the first whose time is none.
     real: the first whose time is a floating-point number.

@@ -110,7 +110,6 @@ def read_users(
     database: an empty one.
     events: behaviours; those of the same time stay in the order of their rows.
     labels: labels, which may stand in `events`; None for pre-training.
-    tell: is told how far it has come.
 
   Returns:
     The users in the order they first appear, of a task those with a label; and
@@ -150,7 +149,6 @@ def group_users(
     events: what the first is made of.
     labels: what the second is made of, or `events`; None for pre-training.
     moments: what orders behaviours, as `sort_key` gives it.
-    tell: is told how far it has come.
 
   Returns:
     The users; of a task, those with a label.

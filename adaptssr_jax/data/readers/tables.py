@@ -123,10 +123,6 @@ def read_columns(
 ) -> Iterator[pa.Table]:
   """Reads a file, or a part of it, in the format that its suffix says.
 
-  Args:
-    connection: to DuckDB, which does the work.
-    part: what is read.
-
   Yields:
     Tables with the columns
       line: the number of the line, in Parquet of the row, from 1.
@@ -230,8 +226,6 @@ def _select(
 
   Args:
     connection: to DuckDB, which is told the block by that name.
-    columns: which are wanted.
-    block: some rows.
     query: SQL of a `select` from it, with the columns `line` and `wrong`.
     cells: SQL of the cells in that, by the name of their column.
     kind: what those of the time hold.
