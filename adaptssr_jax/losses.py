@@ -29,6 +29,7 @@ from adaptssr_jax.ops.reductions import (
   AxisName,
   ReduceFn,
   as_float,
+  check_size,
   reduce_losses,
   zero_unless,
 )
@@ -105,10 +106,7 @@ def adaptssr_loss(
     Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
     Self-Supervised Ranking", NeurIPS 2023: the symmetric loss over a batch.
   """
-  if block_size is not None and block_size < 1:
-    raise ValueError(
-      f'block_size must be at least 1 or None, not {block_size}.'
-    )
+  check_size('block_size', block_size)
   if form not in ('pairs', 'list'):
     raise ValueError(f"form must be 'pairs' or 'list', not {form!r}.")
   if form == 'list' and (smooth or not hard_negatives):

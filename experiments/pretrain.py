@@ -26,8 +26,8 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
-from experiments.flags.checks import check_objective
 from experiments.flags.pretraining import (
+  check_objective,
   longest_sequence,
   with_causal_encoder,
   with_defaults,
@@ -40,11 +40,11 @@ from experiments.planning.plan import (
   shapes_of,
 )
 from experiments.planning.report import Plan
-from experiments.pretraining.encoded_views import encoded_of_a_user
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.probe_epochs import EpochProbe, open_probe
 from experiments.pretraining.step import (
   batch_settings,
+  encoded_of_a_user,
   lengths_of,
   make_pretraining,
   make_validation,

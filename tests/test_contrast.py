@@ -30,7 +30,7 @@ from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import with_defaults
 from experiments.pretraining.context import view_augmentations
-from experiments.pretraining.encoded_views import (
+from experiments.pretraining.step import (
   encoded_lengths,
   encoded_of_a_user,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays, batch_at
-from adaptssr_jax.data.prepared.partners import by_last_item, draw_partners
+from adaptssr_jax.data.prepared.batches import by_last_item, draw_partners
 
 # 40 users of up to 5 behaviours: with each of 4 items last some, with 9 one.
 LENGTH = 4

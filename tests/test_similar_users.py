@@ -22,7 +22,7 @@ from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
-from experiments.pretraining.encoded_views import encoded_lengths
+from experiments.pretraining.step import encoded_lengths
 from tests.summed import summed
 from tests.tiny_runs import (
   Interruption,

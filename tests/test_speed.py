@@ -18,7 +18,7 @@ from adaptssr_jax.training.step import train_step
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.speed import EncodingSettings
-from experiments.pretraining.encoded_views import encoded_lengths
+from experiments.pretraining.step import encoded_lengths
 from experiments.run.speed import (
   effective_length,
   make_buckets,

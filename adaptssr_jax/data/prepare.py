@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.beam import pipeline_options
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.prepared.columns import write_columns
-from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.data.rows import DataError, tell_nobody
 from adaptssr_jax.files import locked
 
 ARRAYS = 'arrays'
@@ -63,7 +63,7 @@ def prepare(
   # Other machines may write here, too, who have another working folder.
   folder = pathlib.Path(builder.data_dir).absolute()
   folder.parent.mkdir(parents=True, exist_ok=True)
-  tell = tell or _tell_nobody
+  tell = tell or tell_nobody
   waiting = f'Waiting for a process that prepares {folder.parent}...'
   with locked(
     folder.parent / _LOCK, on_wait=functools.partial(tell, waiting)
@@ -79,10 +79,6 @@ def prepare(
         else:
           made = _make(builder, scratch, manual_dir, beam_options, tell)
           _publish(made, folder)
-
-
-def _tell_nobody(text: str) -> None:
-  pass
 
 
 def _make(

@@ -29,6 +29,10 @@ def shown(cell: Any, most: int = 80) -> str:
   return f'{text[:most]!r}{"..." * (len(text) > most)}'
 
 
+def tell_nobody(text: str) -> None:
+  """Drops a line of progress."""
+
+
 class Vocabulary(NamedTuple):
   """The raw names behind the numbers: `items[i - 1]` is that of item i.
 

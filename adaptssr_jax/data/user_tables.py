@@ -29,11 +29,7 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.readers.table_rules import Tables
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
-from adaptssr_jax.data.readers.table_users import (
-  open_database,
-  read_users,
-  tell_nobody,
-)
+from adaptssr_jax.data.readers.table_users import open_database, read_users
 from adaptssr_jax.data.readers.tables import Columns, check_path
 from adaptssr_jax.data.rows import (
   TASK_SHARES,
@@ -42,6 +38,7 @@ from adaptssr_jax.data.rows import (
   Vocabulary,
   deal_out_for,
   split_rows,
+  tell_nobody,
 )
 
 _LONGEST_NAME = 50

@@ -18,6 +18,7 @@ from adaptssr_jax.ops.reductions import (
   AxisName,
   ReduceFn,
   as_float,
+  check_size,
   reduce_losses,
   zero_unless,
 )
@@ -80,10 +81,7 @@ def nt_xent_loss(
   # Of a traced temperature, as one that is learned, nothing is known yet.
   if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
     raise ValueError(f'temperature must be positive, not {temperature}.')
-  if block_size is not None and block_size < 1:
-    raise ValueError(
-      f'block_size must be at least 1 or None, not {block_size}.'
-    )
+  check_size('block_size', block_size)
   users = _views_of_users(users, where)
   if similarity == 'cosine':
     users = unit_length(users)

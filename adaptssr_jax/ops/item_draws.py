@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.ops.item_softmax import pick, scores_of_chunk
-from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.reductions import as_float, check_size
 
 # Ids whose running sum is made at once: a block of a row, then a place in it.
 _BLOCK = 64
@@ -50,10 +50,7 @@ def draw_ids(
     >>> draw_ids(keys, jnp.ones((4, 2)), jnp.ones((3, 2)), bias).tolist()
     [1, 1, 1, 1]
   """
-  if chunk_size is not None and chunk_size < 1:
-    raise ValueError(
-      f'chunk_size must be at least 1 or None, not {chunk_size}.'
-    )
+  check_size('chunk_size', chunk_size)
   hidden, table, bias = (
     lax.stop_gradient(as_float(x)) for x in (hidden, table, bias)
   )

@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
-from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.reductions import as_float, check_size
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
@@ -56,10 +56,7 @@ def softmax_losses_and_best(
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = jax.nn.logsumexp(logits, axis=1) - own
     return losses, jnp.argmax(logits, axis=1).astype(labels.dtype)
-  if chunk_size < 1:
-    raise ValueError(
-      f'chunk_size must be at least 1 or None, not {chunk_size}.'
-    )
+  check_size('chunk_size', chunk_size)
   log_sums, own, _, best = softmax_of_chunks(
     hidden, table, bias, labels, chunk_size=chunk_size
   )

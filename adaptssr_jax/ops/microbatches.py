@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from adaptssr_jax.ops.reductions import check_size
+
 
 def in_microbatches(
   encode: Callable[..., Any], *args: Any, size: int | None
@@ -87,6 +89,5 @@ def in_chunks(arrays: Any, *, size: int) -> Any:
 
 
 def _at_once(args: Any, size: int | None) -> bool:
-  if size is not None and size < 1:
-    raise ValueError(f'size must be at least 1 or None, not {size}.')
+  check_size('size', size)
   return size is None or size >= len(jax.tree.leaves(args)[0])

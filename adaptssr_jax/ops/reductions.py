@@ -52,6 +52,12 @@ def reduce_losses(
   return reduced if axis_name is None else lax.pmean(reduced, axis_name)
 
 
+def check_size(name: str, size: int | None) -> None:
+  """Raises `ValueError` unless a number of rows at a time is positive or None."""
+  if size is not None and size < 1:
+    raise ValueError(f'{name} must be at least 1 or None, not {size}.')
+
+
 def gather(x: ArrayLike | None, axis_name: AxisName, axis: int = 0) -> Any:
   """Joins the parts of all devices along an axis; None stays None."""
   if x is None:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.item_softmax import bias_of_shard, scores_of_chunk
-from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.reductions import as_float, check_size
 
 Losses = Float[Array, ' n']
 
@@ -76,10 +76,7 @@ def set_softmax_losses(
     Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW
     2018: the multinomial likelihood of a user's items.
   """
-  if chunk_size is not None and chunk_size < 1:
-    raise ValueError(
-      f'chunk_size must be at least 1 or None, not {chunk_size}.'
-    )
+  check_size('chunk_size', chunk_size)
   table, where = as_float(table), jnp.asarray(where)
   log_sums, own = _over_chunks(
     as_float(hidden),

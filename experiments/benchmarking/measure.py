@@ -23,8 +23,7 @@ from experiments.benchmarking.work import (
   synthetic_users,
 )
 from experiments.flags.pretraining import PretrainSettings
-from experiments.pretraining.encoded_views import encoded_lengths
-from experiments.pretraining.step import make_pretraining
+from experiments.pretraining.step import encoded_lengths, make_pretraining
 from experiments.run import loop
 from experiments.run.batches import (
   batches_in_order,

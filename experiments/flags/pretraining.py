@@ -1,10 +1,17 @@
-"""The flags of pre-training, and what they are where the objective decides."""
+"""The flags of pre-training, what the objective decides, and what it refuses."""
 
 import dataclasses
+import sys
 from typing import TypeVar
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import ObjectiveSettings
+from experiments.flags.objectives import (
+  ObjectiveSettings,
+  augmentations_of,
+  parse_fusion,
+  parse_weights,
+  slice_lengths_of,
+)
 from experiments.flags.shared import EncoderSettings, PlanSettings
 from experiments.flags.traits import traits_of
 
@@ -89,3 +96,61 @@ def longest_sequence(settings: EncoderSettings, max_length: int) -> int:
   return max_length + any(
     traits_of(name).sees_target for name in settings.objective
   )
+
+
+def check_objective(settings: ObjectiveSettings) -> None:
+  """Raises `SettingsError` where flags of the objective cannot be used."""
+  parse_weights(settings)
+  parse_fusion(settings.fusion)
+  # What the encoder reads, only the encoder knows.
+  slice_lengths_of(settings, sys.maxsize)
+  if len(set(settings.objective)) < len(settings.objective):
+    raise SettingsError(
+      f'--objective={",".join(settings.objective)} names one twice: give each '
+      'once, and --objective_weights'
+    )
+  if settings.window == 'random' and any(
+    traits_of(name).sees_partners for name in settings.objective
+  ):
+    raise SettingsError(
+      '--window=random does not go with --objective=duorec, whose users share '
+      'the last of all behaviours: leave --window out'
+    )
+  _check_second(settings)
+  _check_ranking(settings)
+
+
+def _check_second(settings: ObjectiveSettings) -> None:
+  """Refuses --second_augmentations that are not of a second view."""
+  second = settings.second_augmentations
+  for name in settings.objective if second else ():
+    first = augmentations_of(settings, name)
+    if traits_of(name).is_augmented and ('slice' in first) != (
+      'slice' in second
+    ):
+      raise SettingsError(
+        f'--objective={name}: --second_augmentations={",".join(second)} and '
+        f'--augmentations={",".join(first)}: give slice to both views or to '
+        'neither'
+      )
+  if second and settings.num_slices != 2:
+    raise SettingsError(
+      f'--second_augmentations is for two views, not --num_slices='
+      f'{settings.num_slices}: leave out either'
+    )
+
+
+def _check_ranking(settings: ObjectiveSettings) -> None:
+  """Refuses settings of AdaptSSR that its --loss_form does not have."""
+  if settings.smooth and (
+    settings.loss_form == 'list' or not settings.hard_negatives
+  ):
+    raise SettingsError(
+      f'--smooth={settings.smooth:g} is for hard pairs: leave it out, or '
+      '--loss_form=list and --hard_negatives=false'
+    )
+  if settings.loss_form == 'list' and not settings.hard_negatives:
+    raise SettingsError(
+      '--hard_negatives=false is for --loss_form=pairs; a list has all '
+      'negatives: leave it out'
+    )

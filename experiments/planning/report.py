@@ -6,59 +6,34 @@ from collections.abc import Iterator, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run needs; sizes are in bytes.
-
-  Args:
-    dataset: its name.
-    backend: that the step was compiled for.
-    simulated: whether the devices are not those at hand.
-    devices: that share the batch.
-    users: of the split that is trained on.
-    behaviours: of these users.
-    items: of the catalogue.
-    data_on_disk: of the prepared data set, with all of its splits.
-    data_in_memory: of what is not left on disk: where each user begins, the
-      order of two epochs, and the names of the items.
-    steps_per_epoch: updates that show every user once.
-    num_steps: updates of the whole run.
-    batch_size: users of a step, on all devices.
-    parameters: how many numbers the model has, frozen ones and what fills up
-      a split table included.
-    parameters_size: of these.
-    table: how many of them are the item table's.
-    table_size: of these.
-    optimizer_size: of the optimizer's state.
-    arguments: state and batch of one device.
-    results: of one device that take no argument's place.
-    temporaries: of one device, the most there are of them at a time.
-    flops: of the matrix products of a step, on all devices.
-    most_flops: the same if every sequence had the full length.
-    sent: by one device in a step, by the kind of the collective.
-  """
+  """What a run needs; sizes are in bytes."""
 
   dataset: str
-  backend: str
-  simulated: bool
-  devices: int
-  users: int
-  behaviours: int
-  items: int
-  data_on_disk: int
+  backend: str  # for which the step was compiled
+  simulated: bool  # whether the devices are not those at hand
+  devices: int  # that share the batch
+  users: int  # of the split that is trained on
+  behaviours: int  # of these users
+  items: int  # of the catalogue
+  data_on_disk: int  # of the prepared data set, with all of its splits
+  # Of what is not left on disk: where each user begins, the order of two
+  # epochs, and the names of the items.
   data_in_memory: int
-  steps_per_epoch: int
-  num_steps: int
-  batch_size: int
+  steps_per_epoch: int  # updates that show every user once
+  num_steps: int  # updates of the whole run
+  batch_size: int  # users of a step, on all devices
+  # Frozen parameters, and what fills up a split table, included.
   parameters: int
   parameters_size: int
-  table: int
+  table: int  # how many of the parameters are the item table's
   table_size: int
-  optimizer_size: int
-  arguments: int
-  results: int
-  temporaries: int
-  flops: float
-  most_flops: float
-  sent: Mapping[str, float]
+  optimizer_size: int  # of the optimizer's state
+  arguments: int  # state and batch of one device
+  results: int  # of one device that take no argument's place
+  temporaries: int  # of one device, the most there are of them at a time
+  flops: float  # of the matrix products of a step, on all devices
+  most_flops: float  # the same if every sequence had the full length
+  sent: Mapping[str, float]  # by one device in a step, by kind of collective
 
   @property
   def peak(self) -> int:

@@ -1,4 +1,4 @@
-"""The steps of pre-training: one that trains, and one that validates."""
+"""The steps of pre-training, which train and validate, and what they encode."""
 
 import dataclasses
 import functools
@@ -23,11 +23,18 @@ from adaptssr_jax.training.step import (
   pmap_step,
   sum_metrics,
 )
-from experiments.flags.objectives import uses_histories
+from experiments.flags.objectives import (
+  EDITS,
+  ObjectiveSettings,
+  augmentations_of,
+  shares_views,
+  slice_lengths_of,
+  uses_histories,
+)
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
+from experiments.flags.traits import traits_of
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
 from experiments.pretraining.context import Context
-from experiments.pretraining.encoded_views import encoded_lengths
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.pretraining.training_users import drawn_of_a_user, make_drawing
@@ -187,3 +194,61 @@ def batch_settings(settings: PretrainSettings) -> PretrainSettings:
   if uses_histories(settings):
     return dataclasses.replace(settings, window='last')
   return settings
+
+
+def encoded_of_a_user(settings: ObjectiveSettings) -> int:
+  """How many sequences are encoded of each user in a step."""
+  total = 0
+  for name in settings.objective:
+    if name == 'pooled_items' and shares_views(settings):
+      # It has a pass of AdaptSSR, which sees the same views.
+      continue
+    traits = traits_of(name)
+    total += (traits.views or settings.num_slices) * traits.passes
+  return total
+
+
+def encoded_lengths(
+  settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
+) -> np.ndarray:
+  """How long the sequences are that are encoded of users so long.
+
+  Args:
+    lengths: of users, of their whole histories if slices are drawn of them.
+  """
+  low, high = slice_lengths_of(settings, max_length)
+  # Slices of all lengths that are drawn, as far as there are behaviours.
+  drawn = np.linspace(low, high, 16).astype(int)
+  slices = np.minimum(lengths[:, None], drawn).reshape(-1)
+  recent = np.minimum(lengths, max_length)
+  found = []
+  for objective in settings.objective:
+    if traits_of(objective).is_sliced:
+      found.append(slices)
+    elif traits_of(objective).is_augmented or objective == 'cl4srec':
+      views = _edits_of(settings, objective)
+      seen = slices if 'slice' in views else recent
+      # Only crop makes a sequence shorter, and in the end of a curriculum most.
+      found += [
+        np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
+        for name in views
+      ]
+    elif objective == 'coserec':
+      put_in = np.ceil((1 + settings.insert_ratio) * recent)
+      cut = np.ceil(settings.crop_ratio * recent)
+      # One of five; sequences too short to be cut are few.
+      found += [np.minimum(put_in, max_length), cut, recent, recent, recent]
+    elif objective == 'duorec':
+      found.append(np.clip(lengths - 1, 0, max_length))
+    else:
+      found.append(recent)
+  return np.concatenate(found).astype(int)
+
+
+def _edits_of(settings: ObjectiveSettings, objective: str) -> tuple[str, ...]:
+  """The augmentations of all views of a user, each as often as it is drawn."""
+  if objective == 'cl4srec':
+    return EDITS
+  first = augmentations_of(settings, objective)
+  second = settings.second_augmentations or first
+  return first + second * (settings.num_slices - 1)

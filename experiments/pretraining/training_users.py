@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.prepared.partners import by_last_item
+from adaptssr_jax.data.prepared.batches import by_last_item
 from adaptssr_jax.data.similar_items import similar_items
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ptum import draw_negatives

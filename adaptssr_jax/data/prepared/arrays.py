@@ -48,7 +48,7 @@ class UserArrays(NamedTuple):
       unless ranking.
     number: of each labelled row among those of all splits, int64 [rows],
       whatever split it is dealt to; None if the splits were never numbered.
-    by_last_item: of `partners.by_last_item`; None unless batches are to have
+    by_last_item: of `batches.by_last_item`; None unless batches are to have
       partners. The first rows of a split have none.
     similar_items: those of each id, of `similar_items`, int32 [ids, k]; None
       unless batches are to name them.

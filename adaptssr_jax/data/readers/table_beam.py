@@ -34,13 +34,9 @@ from adaptssr_jax.data.readers.table_rules import (
   no_row,
   sort_key,
 )
-from adaptssr_jax.data.readers.table_users import (
-  Users,
-  group_users,
-  tell_nobody,
-)
+from adaptssr_jax.data.readers.table_users import group_users
 from adaptssr_jax.data.readers.tables import Part, is_parquet, read_columns
-from adaptssr_jax.data.rows import Rows
+from adaptssr_jax.data.rows import Rows, tell_nobody
 
 # Bytes of a part of a text file: some seconds of work.
 _PART = 1 << 26
@@ -94,12 +90,12 @@ def user_examples(
     users.classes
     | 'distinct' >> beam.Distinct()
     | 'all classes' >> beam.combiners.ToList()
-    | 'in order' >> beam.Map(_in_order)
+    | 'in order' >> beam.Map(lambda names: (0, class_names(names)))
   )
   _ = classes | 'save labels' >> pipeline.save(folder / 'labels.json')
   total = (
     users.users
-    | 'count' >> beam.MapTuple(_count)
+    | 'count' >> beam.MapTuple(lambda bucket, users: len(users.first))
     | 'total' >> beam.CombineGlobally(sum)
     | 'any' >> pipeline.each(functools.partial(_check, source=tables), folder)
   )
@@ -263,15 +259,6 @@ def _group(
   if users.labels is not None:
     for name in users.labels.unique().to_pylist():
       yield TaggedOutput('classes', name)
-
-
-def _in_order(names: list[str]) -> tuple[int, list[str]]:
-  return 0, class_names(names)
-
-
-def _count(bucket: int, users: Users) -> int:
-  del bucket
-  return len(users.first)
 
 
 def _check(total: int, *, source: Source) -> Iterator[int]:

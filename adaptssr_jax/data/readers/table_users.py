@@ -93,10 +93,6 @@ class Users(NamedTuple):
   labels: pa.ChunkedArray | None
 
 
-def tell_nobody(text: str) -> None:
-  """Drops a line of progress."""
-
-
 def read_users(
   database: duckdb.DuckDBPyConnection,
   events: Tables,
