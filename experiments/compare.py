@@ -6,7 +6,7 @@ with a FILE like experiments/configs/quickstart_compare.flags.
 
 Every run is made once and found again, so a comparison that was killed goes on
 with the same command, and one that is done can be given more methods.
---dry_run tells what is missing, and how long it will take.
+--dry_run lists what is missing, and estimates how long it will take.
 """
 
 from experiments.comparison.options import CompareSettings
@@ -45,7 +45,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
 
 
 def make_all(grid: Grid, runs: Sequence[Run]) -> None:
-  """Makes the runs in order, and tells after each how long the rest takes."""
+  """Makes the runs in order, and prints after each how long the rest takes."""
   seconds = collections.defaultdict(list)
   for place, one in enumerate(runs):
     record, is_new = make(grid, one)
@@ -54,8 +54,8 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     # A probe takes less time than its line: one for all of its splits.
     is_probe = isinstance(one, Cell) and one.is_frozen
     following = runs[place + 1].alike if place + 1 < len(runs) else ''
-    is_told = not is_probe or one.alike != following
-    if is_new and is_told:
+    is_printed = not is_probe or one.alike != following
+    if is_new and is_printed:
       left = time_left(seconds, runs[place + 1 :])
       tell(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'

@@ -24,7 +24,7 @@ ones count.
 
 reads new tables without preparing a data set: the rows are in the order in
 which users first appear, and items that the encoder does not know are counted
-and told.
+and named.
 
 --part=2/8 encodes the second of eight equal parts of the users. Eight commands,
 each with an --output of its own, share the work on any machines. A file appears
@@ -190,7 +190,7 @@ def write_users(
     # Their part of the work, of which the first process has the results.
     collections.deque(pieces, maxlen=0)
     return
-  pieces = told(pieces, total)
+  pieces = with_progress(pieces, total)
   if settings.neighbours:
     pieces = list(pieces)
   if settings.output:
@@ -246,8 +246,8 @@ def _piece(users: UserArrays, rows: np.ndarray, vectors: Any) -> Piece:
   return users.user_ids(rows), np.asarray(vectors)[: len(rows)]
 
 
-def told(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
-  """Passes the pieces on, and tells how far it is and how fast it was."""
+def with_progress(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
+  """Passes the pieces on, and prints the progress and the rate."""
   begin, first = time.monotonic(), None
   with progress(total) as bar:
     for piece in pieces:

@@ -36,7 +36,7 @@ class Checkpoints:
   Args:
     workdir: the folder of the run.
     keep: how many of the latest to keep; the best one is kept besides.
-    tell: what is done with a line for who watches the run.
+    tell: is called with each line of progress.
 
   Raises:
     CheckpointError: there are checkpoints, but none with a score that can be
@@ -134,7 +134,7 @@ class Checkpoints:
   def restore(self, like: TrainState) -> TrainState | None:
     """Restores the newest state that is whole, onto the devices of `like`.
 
-    Damaged ones after it are told of, and moved to the folder
+    Damaged ones after it are reported, and moved to the folder
     `damaged_checkpoints`. With several processes all have to call this.
 
     Args:

@@ -22,7 +22,7 @@ from adaptssr_jax.training.devices import is_of_lost_process
 FOLDER = 'checkpoints'
 # The item of a checkpoint that is the log.
 LOG = 'log'
-# Characters of what Orbax says that are told.
+# Characters of an error of Orbax that a message quotes.
 _LONGEST = 300
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # Of a disk that is full, or as good as.

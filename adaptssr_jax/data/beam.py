@@ -29,7 +29,7 @@ from adaptssr_jax.data.rows import DataError
 # Unlike Beam's default, it never downloads a program and starts that instead.
 _LOCAL_RUNNER = '--runner=FnApiRunner'
 _MOST_REASON = 500
-# What a worker may be wrong with, by the suffix of the file that tells it.
+# The errors of a worker, by the suffix of the file in which each is left.
 _ERRORS = {'.data': DataError, '.os': OSError}
 
 

@@ -135,7 +135,7 @@ class UserBuilder(
       tfds.core.GeneratorBasedBuilder._download_and_prepare(
         self, dl_manager, download_config
       )
-    # What the pipeline has told.
+    # What the pipeline has written beside the examples.
     for name in ('items', 'labels', 'notes'):
       path = folder / f'{name}.json'
       self.info.metadata[name] = (

@@ -163,12 +163,12 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
 class CompleteJourney(UserBuilder):
   """Complete Journey: what households bought, and which coupons they used.
 
-  `pretrain` deals the histories out 90/10. `coupon` tells whether a household
+  `pretrain` deals the histories out 90/10. `coupon` predicts whether a household
   redeems at least one coupon of a campaign, from what it bought before; its
   households are dealt out 60/20/20, with fixed seeds.
 
   The sources disagree on what this is. The Python package that it is read from
-  says that it is simulated, for teaching and not for research, and speaks of
+  says that it is simulated, for teaching and not for research, and names
   801 households. The R package that this one copies describes the same rows as
   transactions of 2,469 households, from the files of 84.51. There are 2,469, of
   which 801 have demographics. Do not call it real.

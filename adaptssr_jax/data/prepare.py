@@ -54,7 +54,7 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: of the Beam pipeline that makes the examples; None makes them
       in this process.
-    tell: is told what it waits for, if it has to, when it begins, and what of
+    tell: is called with what it waits for, when it begins, and what of
       the source is left out.
 
   Raises:

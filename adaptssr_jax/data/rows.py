@@ -198,7 +198,7 @@ def deal_out_for(task: str, count: int) -> dict[str, np.ndarray]:
 
   For `pretrain` 90/10, for other tasks 60/20/20, and not by the permutation of
   pre-training: the users that it held out would all be test users, and
-  validation would tell less of the test.
+  validation would say less about the test.
   """
   if task == 'pretrain':
     return deal_out(count, {'train': 0.9, 'validation': 0.1}, seed=0)

@@ -4,7 +4,7 @@ Every item belongs to one of a few interests and is popular within it by a
 power law. A user has three interests, whose weights drift from a first mix to
 a last one along the sequence, and now and then does something at random.
 `gender` (2 classes) and `age` (7 classes) are drawn from probabilities that
-depend on the user's mean mix, so that behaviours tell part of them and no more.
+depend on the user's mean mix, so that behaviours predict them in part.
 `conversion`, of one user in twenty, depends on the last mix. `click` has the
 items that the user meets next, as many as `_NEXT`, drawn by the last mix; of
 these, `thumb_up` has the ones of the user's own interests.

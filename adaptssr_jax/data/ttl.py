@@ -14,7 +14,7 @@ items are numbered over the pre-training file and labels and targets over
 their own, in the order they first appear; item 0 is padding and dropped; and a
 user is known by the last line of the pre-training file that has the same
 behaviours, here `user_id`, counted from 1. A line that has no other items than
-zeros is dropped, and told of.
+zeros is dropped, and noted.
 """
 
 from __future__ import annotations

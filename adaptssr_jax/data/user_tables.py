@@ -53,7 +53,7 @@ class UserTablesConfig(TaskConfig):
     labels: those of labels, the same if they stand in the events; None for
       pre-training.
     memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
-    tell: is told how far preparing has come.
+    tell: is called with the progress of preparing.
   """
 
   events: Tables | None = None
@@ -99,7 +99,7 @@ def user_tables_config(
       out. Those of CSV and of JSON lines are text.
     memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
       What is larger goes to the disk.
-    tell: is told how far preparing has come.
+    tell: is called with the progress of preparing.
 
   Returns:
     The config for `tfds.builder('user_tables', config=..., data_dir=...)`.
@@ -229,7 +229,7 @@ class UserTables(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
-    # It is told in the data set's own description, too.
+    # It is in the description of the data set, too.
     self.info.metadata['source'] = _source(config.events, config.labels)
     rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
     return split_rows(rows, config.task), vocabulary

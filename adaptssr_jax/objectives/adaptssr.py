@@ -8,8 +8,8 @@ from adaptssr_jax import diagnostics, losses
 from adaptssr_jax.objectives.users import as_sums
 from adaptssr_jax.objectives.views import LossAndMetrics, Views
 
-# Users of a device whose similarities are told of; of all, they would cost more
-# than the loss does.
+# Users of a device whose similarities are measured; those of all would cost
+# more than the loss does.
 _WATCHED = 256
 
 

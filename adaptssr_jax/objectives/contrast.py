@@ -21,7 +21,7 @@ from adaptssr_jax.objectives.views import (
 )
 from adaptssr_jax.ops.similarity import exact_dot, unit_length
 
-# Users of a device whose similarities are told of.
+# Users of a device whose similarities are measured.
 _WATCHED = 256
 # The strengths of a curriculum, as many as the published code of CCL has.
 _LEVELS = 20

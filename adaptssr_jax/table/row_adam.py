@@ -27,7 +27,7 @@ Rows = Float[Array, 'ids dim']
 
 
 class AdamSettings(NamedTuple):
-  """What Adam is told, as float32; `new1` and `new2` are 1 - b1 and 1 - b2."""
+  """The settings of Adam, as float32; `new1` and `new2` are 1 - b1 and 1 - b2."""
 
   learning_rate: Float[Array, '']
   b1: Float[Array, '']
@@ -139,7 +139,7 @@ def caught_up(table: Table, state: RowAdamState) -> tuple[Table, RowAdamState]:
 
   Args:
     table: `[rows, dim]`, some rows of which are behind.
-    state: of `row_adam`, which tells how far.
+    state: of `row_adam`, which has how far.
 
   Returns:
     The table of `optax.adam`, and the state from which to go on.
@@ -168,7 +168,7 @@ def caught_up_table(table: Table, state: RowAdamState) -> Table:
 
   Args:
     table: `[rows, dim]`, some rows of which are behind.
-    state: of `row_adam`, which tells how far.
+    state: of `row_adam`, which has how far.
 
   Returns:
     `[rows, dim]`.

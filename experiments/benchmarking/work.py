@@ -1,4 +1,4 @@
-"""How much there is to do in a step, and how much is done in vain."""
+"""The work of a step, the padding in it, and users to time it on."""
 
 import jax
 import jax.numpy as jnp

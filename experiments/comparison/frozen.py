@@ -158,7 +158,7 @@ def _bag(
 ) -> features.Features:
   """The weighted bags of items of all users, labelled or not, in their order.
 
-  On few labels, those alone would not tell which items are rare.
+  On few labels, those alone would not show which items are rare.
   """
   users = users_in_order(data, histories)
   num_items = len(data.vocabulary.items)

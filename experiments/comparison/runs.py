@@ -92,7 +92,7 @@ def _record_path(grid: Grid, run: Run) -> pathlib.Path:
 def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
   """The flags that the outcome of a run depends on.
 
-  With the data in full, with their version: no flag need tell that files were
+  With the data in full, with their version: no flag need say that files were
   changed.
   """
   free = settings.names_free_to_change() - _LENGTH_OF_A_RUN

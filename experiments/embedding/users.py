@@ -14,12 +14,12 @@ from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
 from experiments.run.process import is_quiet, tell
 
-# Unknown items whose ids are told.
+# Unknown items that are named.
 _SHOWN = 3
 
 
 def progress(total: int) -> tqdm.tqdm:
-  """A line that tells how many users are done, unless --quiet."""
+  """A progress bar over users, unless --quiet."""
   return tqdm.tqdm(
     total=total,
     unit=' users',

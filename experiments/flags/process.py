@@ -7,7 +7,7 @@ from experiments.flags.binder import Settings, SettingsError, flag
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuietSettings(Settings):
-  """What is told."""
+  """How much is printed."""
 
   quiet: bool = flag(
     False,

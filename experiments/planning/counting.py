@@ -82,7 +82,7 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
     lines = [line for line in program.splitlines() if CROWDED not in line]
     for result, kind, is_start in _COLLECTIVE.findall('\n'.join(lines)):
       size = sum(map(_bytes, _ARRAY.findall(result)))
-      # What is started tells of its operand as well.
+      # The result of a start has its operand as well.
       if is_start and kind == 'all-gather':
         size *= devices / (devices + 1)
       elif is_start and kind == 'collective-permute':

@@ -1,4 +1,4 @@
-"""What a run needs, told without a run: `--plan`.
+"""What a run needs, estimated without a run: `--plan`.
 
   python -m experiments.pretrain --flagfile=FLAGS --plan
   python -m experiments.pretrain --flagfile=FLAGS --plan --plan_devices=64

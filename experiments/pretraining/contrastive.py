@@ -1,6 +1,6 @@
 """The published methods that contrast users, by name.
 
-Each tells its source, and what had to be assumed. All are used as objectives of
+Each names its source, and what had to be assumed. All are used as objectives of
 pre-training alone: what some of them add to next-item prediction is left out.
 """
 
@@ -146,7 +146,7 @@ def make_ccl(context: Context) -> LossFn:
 def make_ccl_filled(context: Context) -> LossFn:
   """CCL as the paper has it: masked places are filled by a model of items.
 
-  See `fill_masked`, for the model and what it is not told; the share that is
+  See `fill_masked`, for the model and what it does not see; the share that is
   masked grows as of `make_ccl`, up to `--mask_ratio`, here 0.3 unless given.
   """
   encode = functools.partial(

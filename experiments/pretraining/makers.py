@@ -157,7 +157,7 @@ def make_msdp(context: Context) -> LossFn:
 
 
 def make_ecl(context: Context) -> LossFn:
-  """Which behaviours have been replaced is told by the user vector."""
+  """The user vector tells which behaviours have been replaced."""
   settings = context.settings
   check_dropout(context, 'ecl')
   objective = functools.partial(

@@ -1,4 +1,4 @@
-"""Chooses the epoch of a pre-training run by what its vectors tell.
+"""Chooses the epoch of a pre-training run by a probe of its vectors.
 
 The loss of a ranking of views is no judge of epochs: it falls while the vectors
 get worse. A logistic regression on the vectors of the users of a task, fitted

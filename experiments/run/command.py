@@ -1,6 +1,6 @@
 """A command: its flags are read first, then what it needs is imported.
 
-So what is wrong with the flags is told at once, and so is `--help`.
+So errors in the flags are printed at once, and so is `--help`.
 """
 
 import functools
@@ -46,7 +46,7 @@ def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:
       f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
       f'a file of flags is --flagfile={argv[1]}'
     )
-  # Orbax tells every step of every save, and each error that it raises too;
+  # Orbax logs every step of every save, and each error that it raises;
   # --verbosity=0 lets it.
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.FATAL)

@@ -1,4 +1,4 @@
-"""What becomes of the errors of a command: bad input is told in one line."""
+"""The errors of a command: bad input is answered by one line."""
 
 import os
 import sys

@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 
 class _Notice:
-  """What the process was told, and whether it will ask by itself."""
+  """The signal that was received, and whether the process polls for it."""
 
   def __init__(self) -> None:
     self.signal: str | None = None

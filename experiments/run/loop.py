@@ -129,7 +129,7 @@ def train(run: Run, state: TrainState) -> TrainState:
 def _train_on(
   run: Run, state: TrainState, checkpoints: Checkpoints
 ) -> tuple[TrainState, bool]:
-  """The last state, and whether the run was told to stop before its end."""
+  """The last state, and whether a signal stopped the run before its end."""
   state = checkpoints.restore(like=state) or state
   start = int(state.step)
   if start < run.num_steps and not _out_of_patience(run, start, checkpoints):

@@ -30,7 +30,7 @@ def prepare_process(settings: Settings) -> None:
 
   Makes it quiet, if it is to be; joins the other processes, if there are any;
   turns the cache of compiled programs on, and makes cores devices, unless JAX
-  was told already. For a plan it simulates the devices, and keeps no program.
+  has settings for that already. For a plan it simulates the devices, and keeps no program.
   """
   if isinstance(settings, QuietSettings):
     be_quiet(settings.quiet)
@@ -51,7 +51,7 @@ def prepare_process(settings: Settings) -> None:
     return
   keep_compiled(settings.compilation_cache, workdir=settings.workdir)
   devices = settings.cpu_devices
-  if not devices and not (_told() or jax.distributed.is_initialized()):
+  if not devices and not (_has_set_devices() or jax.distributed.is_initialized()):
     # Within one device only part of a step is shared between cores.
     devices = parts_of(getattr(settings, 'batch_size', None), num_cores())
   if devices:
@@ -59,18 +59,18 @@ def prepare_process(settings: Settings) -> None:
 
 
 def is_main_process() -> bool:
-  """Whether this process is the one that writes and tells."""
+  """Whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 
 def be_quiet(quiet: bool) -> None:
-  """Whether from now on no more than results and errors is told."""
+  """Sets whether nothing but results and errors is printed."""
   global _is_quiet
   _is_quiet = quiet
 
 
 def is_quiet() -> bool:
-  """Whether no more than results and errors is told."""
+  """Whether nothing but results and errors is printed."""
   return _is_quiet
 
 
@@ -104,8 +104,8 @@ def num_cores() -> int:
   return os.cpu_count() or 1
 
 
-def _told() -> bool:
-  """Whether JAX was told how many devices a CPU is."""
+def _has_set_devices() -> bool:
+  """Whether a variable sets how many devices a CPU is."""
   flags = os.environ.get('XLA_FLAGS', '')
   return bool(
     os.environ.get('JAX_NUM_CPU_DEVICES')
@@ -156,7 +156,7 @@ def forget_compiled() -> None:
 
 
 def join_processes(settings: DistributedSettings) -> None:
-  """Meets the other processes; with `auto`, alone if nothing tells of any.
+  """Meets the other processes; with `auto`, it works alone if there are none.
 
   Raises:
     SettingsError: they are not known, or cannot be joined.

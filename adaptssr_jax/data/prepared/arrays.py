@@ -155,7 +155,8 @@ def load(
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of the Apache Beam pipeline that prepares it, such as
       '--runner=FlinkRunner'; None prepares it in this process.
-    tell: is told what takes time: preparing, or waiting for who does.
+    tell: is called with what takes time: preparing, or waiting for a process
+      that prepares.
 
   Returns:
     Its splits and vocabulary.

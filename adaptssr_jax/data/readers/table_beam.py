@@ -114,7 +114,7 @@ def user_examples(
 
 @beam.ptransform_fn
 def _read_tables(begin: PBegin, tables: Source, folder: pathlib.Path) -> Any:
-  """The rows of all files, and what `_read` tells of them."""
+  """The rows of all files, and the other outputs of `_read`."""
   return (
     begin
     | 'parts' >> beam.Create(_parts(tables))
@@ -163,7 +163,7 @@ def _row_groups(path: pathlib.Path) -> list[int]:
 
 
 def _scan(place: _Place) -> Iterator[tuple[_File, tuple[Part, int, bool]]]:
-  """Counts the lines of a part; tells whether its file may be cut there."""
+  """The number of lines of a part, and whether its file may be cut there."""
   file, part = place
   lines, is_plain = 0, True
   if not is_parquet(part.path):

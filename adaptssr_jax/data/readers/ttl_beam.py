@@ -1,7 +1,7 @@
 """The TTL data set as an Apache Beam pipeline.
 
-Each span of a file is parsed twice, on any worker: first for its ids and the
-users it tells of, and again for its examples, once all of these are numbered.
+Each span of a file is parsed twice, on any worker: first for its ids and its
+users, and again for its examples, once all of these are numbered.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def ttl_examples(
 def _read(
   begin: PBegin, path: pathlib.Path, kind: Kind, folder: pathlib.Path
 ) -> tuple[PCollection, PCollection, Any]:
-  """The spans of a file, the lines before each, and what `_survey` tells."""
+  """The spans of a file, the lines before each, and the outputs of `_survey`."""
   size = path.stat().st_size
   spans = (
     begin
@@ -147,7 +147,7 @@ def _lines(span: _Span, before: int) -> Iterator[Lines]:
 def _survey(
   element: tuple[int, _Span], before: dict[int, int]
 ) -> Iterator[TaggedOutput]:
-  """What a span tells.
+  """What is read in a span first.
 
   Args:
     element: the number of the span, and itself.

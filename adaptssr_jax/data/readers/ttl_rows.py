@@ -90,7 +90,7 @@ def no_such_user(path: pathlib.Path, line: int | np.integer) -> DataError:
 
 
 def dropped_note(path: str | pathlib.Path, count: int, first: int) -> str:
-  """What is told of lines that are dropped."""
+  """The note about lines that are dropped."""
   return (
     f'{path}: lines without behaviours are dropped, {count:,} in all; the '
     f'first is line {first}'
