@@ -259,14 +259,12 @@ def augmentation_weight(
       others = users[1:].reshape(-1, *users.shape[2:])
       means = jnp.mean(cosines(users[0, 0], others), axis=-1)
       return 1 - reduce_losses(means, where, jnp.mean, axis_name)
-  elif jnp.isscalar(fusion) and not _outside_unit(fusion):
+  elif jnp.isscalar(fusion) and (
+    # Of a traced number nothing is known yet.
+    isinstance(fusion, jax.core.Tracer) or 0 <= fusion <= 1
+  ):
     return lax.stop_gradient(jnp.asarray(fusion, users.dtype))
   raise ValueError(
     "fusion must be 'adaptive', 'batch_mean' or a number in [0, 1], not "
     f'{fusion!r}.'
   )
-
-
-def _outside_unit(fusion: ArrayLike) -> bool:
-  # Of a traced number nothing is known yet.
-  return not isinstance(fusion, jax.core.Tracer) and not 0 <= fusion <= 1

@@ -143,15 +143,12 @@ def restore_model(
     params |= model_params(params['encoder'])
   table = params['table']
   if 'opt_state' in restored:
-    table = _caught_up(table, restored['opt_state']['table'])
+    saved = restored['opt_state']['table']
+    settings = AdamSettings(**saved['settings'])
+    state = RowAdamState(**saved | {'settings': settings})
+    table = caught_up_table(table, state)
   with files.reading(found):
     encoder = UserEncoder(**description.encoder)
   # A table that was split may have been filled up.
   params['table'] = table[: encoder.mask_id + 1]
   return encoder, params, description.vocabulary
-
-
-def _caught_up(table: jax.Array, saved: dict[str, Any]) -> jax.Array:
-  settings = AdamSettings(**saved['settings'])
-  state = RowAdamState(**saved | {'settings': settings})
-  return caught_up_table(table, state)

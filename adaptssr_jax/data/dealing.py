@@ -56,7 +56,8 @@ def deal_out(
     return {name: dealt[name] for name in splits}
   return {
     name: dealt[name]
-    | f'users of {name}' >> beam.GroupBy(_user_number)
+    | f'users of {name}'
+    >> beam.GroupBy(lambda dealt: int(dealt[1]['user_number']))
     | f'positives of {name}' >> beam.MapTuple(_with_positives)
     for name in splits
   }
@@ -74,10 +75,6 @@ def blocks(rows: Rows, numbers: np.ndarray) -> Iterator[tuple[int, tuple]]:
   """Rows with these numbers by the block in which they are dealt out."""
   for block, at in groups(numbers // _BLOCK):
     yield block, (numbers[at] % _BLOCK, rows.take(at))
-
-
-def _user_number(dealt: tuple[int, dict[str, Any]]) -> int:
-  return int(dealt[1]['user_number'])
 
 
 def _with_positives(

@@ -137,7 +137,11 @@ def number_in_order(
     | 'new in range' >> beam.GroupByKey()
     | 'in order' >> beam.MapTuple(_in_order)
   )
-  before = new | 'count' >> beam.MapTuple(_count) | 'new before' >> cumulate()
+  before = (
+    new
+    | 'count' >> beam.MapTuple(lambda number, keys: (number, len(keys)))
+    | 'new before' >> cumulate()
+  )
   numbers = new | 'number' >> beam.FlatMap(_number, AsSingleton(before))
   return numbers, new
 
@@ -172,10 +176,6 @@ def _to_ranges(bucket: int, table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 def _in_order(number: int, tables: Iterable[pa.Table]) -> tuple[int, list]:
   return number, pa.concat_tables(tables).sort_by('place')['id'].to_pylist()
-
-
-def _count(number: int, keys: list) -> tuple[int, int]:
-  return number, len(keys)
 
 
 def _number(

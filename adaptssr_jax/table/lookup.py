@@ -7,7 +7,6 @@ whole table, each device a part of it, or a step the rows of its batch alone, is
 known here and to the steps.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from adaptssr_jax.table.exchange import fetch_rows
-from adaptssr_jax.table.shards import Shards, is_shards
+from adaptssr_jax.table.shards import is_shards
 
 
 class BatchRows(NamedTuple):
@@ -139,33 +138,24 @@ def with_batch_rows(
     The function of parameters whose table may also be of `Shards`: the rows of
     the batch are fetched first, each once.
   """
-  return functools.partial(
-    _with_batch_rows, function, mask_id=mask_id, size=size, axis_name=axis_name
-  )
 
+  def on_any_table(
+    params: dict[str, Any], batch: dict[str, Array], *args: Any
+  ) -> Any:
+    table = params['table']
+    if is_shards(table):
+      shard = table.rows
+      ids = distinct_ids(needed_items(batch), mask_id=mask_id, size=size)
+      rows = fetch_rows(
+        lambda places: shard.at[places].get(mode='fill', fill_value=0),
+        ids,
+        num_rows=len(shard),
+        axis_name=axis_name,
+      )
+      table = SplitTable(shard, BatchRows(ids, rows))
+    return function(params | {'table': table}, batch, *args)
 
-def _with_batch_rows(
-  function: Callable[..., Any],
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  *args: Any,
-  mask_id: int,
-  size: int,
-  axis_name: str,
-) -> Any:
-  table = params['table']
-  if is_shards(table):
-    ids = distinct_ids(needed_items(batch), mask_id=mask_id, size=size)
-    read = functools.partial(_read, table)
-    rows = fetch_rows(read, ids, num_rows=len(table.rows), axis_name=axis_name)
-    table = SplitTable(table.rows, BatchRows(ids, rows))
-  return function(params | {'table': table}, batch, *args)
-
-
-def _read(
-  table: Shards, places: Int[Array, ' places']
-) -> Float[Array, 'places dim']:
-  return table.rows.at[places].get(mode='fill', fill_value=0)
+  return on_any_table
 
 
 def model_params(encoder_params: dict[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,13 @@ def caught_up(table: Table, state: RowAdamState) -> tuple[Table, RowAdamState]:
   # In blocks, as XLA would copy what is both read and overwritten as a whole.
   size = min(len(table), 16_384)
   blocks = math.ceil(len(table) / size)
-  catch_up = functools.partial(_catch_up_block, size)
+
+  def catch_up(
+    block: Int[Array, ''], carry: tuple[Table, RowAdamState]
+  ) -> tuple[Table, RowAdamState]:
+    ids = block * size + jnp.arange(size)
+    return _write(*carry, ids, _caught_up_rows(*carry, ids))
+
   return lax.fori_loop(0, blocks, catch_up, (table, state))
 
 
@@ -225,13 +231,6 @@ def _update(
   step = _ratio(mu_hat, jnp.sqrt(nu_hat) + settings.eps)
   new = rows.table - settings.learning_rate * step
   return _write(table, state, ids, rows._replace(table=new, mu=mu, nu=nu))
-
-
-def _catch_up_block(
-  size: int, block: Int[Array, ''], carry: tuple[Table, RowAdamState]
-) -> tuple[Table, RowAdamState]:
-  ids = block * size + jnp.arange(size)
-  return _write(*carry, ids, _caught_up_rows(*carry, ids))
 
 
 def _caught_up_rows(table: Table, state: RowAdamState, ids: Ids) -> _Rows:

@@ -92,24 +92,20 @@ def padding_share(
     >>> padding_share(np.array([3]), rows=2, buckets=buckets, max_length=9)
     0.25
   """
+
+  @jax.jit
+  def encoded_widths(lengths: jax.Array) -> jax.Array:
+    """The width at which `in_buckets` encodes each sequence."""
+    items = jnp.arange(max_length)[None] < lengths[:, None]
+    return in_buckets(
+      lambda items: jnp.full(items.shape[0], items.shape[1], jnp.int32),
+      items.astype(jnp.int32),
+      buckets=buckets,
+    )
+
   drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
-  widths = jax.jit(_encoded_widths, static_argnums=(1, 2))
-  encoded = sum(
-    int(widths(batch, buckets, max_length).sum()) for batch in drawn
-  )
+  encoded = sum(int(encoded_widths(batch).sum()) for batch in drawn)
   return 1 - float(drawn.sum()) / encoded
-
-
-def _encoded_widths(
-  lengths: jax.Array, buckets: Buckets, max_length: int
-) -> jax.Array:
-  """At which width `in_buckets` encodes each sequence."""
-  items = jnp.arange(max_length)[None] < lengths[:, None]
-  return in_buckets(_width, items.astype(jnp.int32), buckets=buckets)
-
-
-def _width(items: jax.Array) -> jax.Array:
-  return jnp.full(items.shape[0], items.shape[1], jnp.int32)
 
 
 def synthetic_users(

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from adaptssr_jax.data import UserData, resplit
-from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
 from experiments.finetuning.predictions import predict_users, write_predictions
 from experiments.finetuning.tasks import KINDS, measured
@@ -90,7 +89,13 @@ def encode(
   """
   with opened_workdir(settings) as folder:
     loop.check_devices(settings)
-    encoder, params = _encoder(settings, data)
+    items = data.vocabulary.items
+    source = open_source(settings, settings.pretrained)
+    if source:
+      encoder, params = with_items(source, items)
+    else:
+      key = jax.random.key(settings.seed)
+      encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
     length = effective_length([users], encoder.max_length)
     buckets = make_buckets(settings, sample_lengths(users, length))
@@ -108,16 +113,6 @@ def encode(
     np.savez(file, vector=vectors)
     atomic_write(folder / VECTORS, file.getvalue())
     return vectors
-
-
-def _encoder(
-  settings: VectorSettings, data: UserData
-) -> tuple[UserEncoder, dict[str, Any]]:
-  """The encoder for the items of the task, and its parameters."""
-  items = data.vocabulary.items
-  if not settings.pretrained:
-    return make_encoder(settings, items, jax.random.key(settings.seed))
-  return with_items(open_source(settings, settings.pretrained), items)
 
 
 def read_vectors(

@@ -107,13 +107,10 @@ def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
   for users in splits:
     first, last = max(begin, 0), min(end, len(users.items))
     if first < last:
-      columns = (users.user_id, users.items)
-      found.append(
-        UserArrays(*(_cut(column, first, last) for column in columns))
-      )
+      columns = [
+        Ragged(column.values, column.offsets[first : last + 1])
+        for column in (users.user_id, users.items)
+      ]
+      found.append(UserArrays(*columns))
     begin, end = begin - len(users.items), end - len(users.items)
   return found
-
-
-def _cut(rows: Ragged, first: int, last: int) -> Ragged:
-  return Ragged(rows.values, rows.offsets[first : last + 1])

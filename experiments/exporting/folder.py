@@ -1,7 +1,6 @@
 """The files of an exported encoder."""
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -122,12 +121,10 @@ def lowered(encoder: UserEncoder, weights: dict[str, np.ndarray]) -> bytes:
     for name, array in weights.items()
   }
   items = jax.ShapeDtypeStruct((batch, length), jnp.int32)
-  encode = jax.jit(functools.partial(_encode, encoder))
+
+  @jax.jit
+  def encode(weights: dict[str, jax.Array], items: jax.Array) -> jax.Array:
+    params = unflatten_dict(weights, sep='.')
+    return encoder.apply({'params': params}, items)
+
   return export.export(encode, platforms=PLATFORMS)(shapes, items).serialize()
-
-
-def _encode(
-  encoder: UserEncoder, weights: dict[str, jax.Array], items: jax.Array
-) -> jax.Array:
-  params = unflatten_dict(weights, sep='.')
-  return encoder.apply({'params': params}, items)

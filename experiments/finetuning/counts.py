@@ -6,13 +6,13 @@ chain, which then sees every step of a sequence and not its last one alone; the
 popular of years ago may not be those of now. No history goes on to a positive.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from adaptssr_jax.data import UserArrays, UserData, Vocabulary
+from adaptssr_jax.data import UserArrays, UserData
 from experiments.finetuning.tasks import KINDS
 
 # Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
@@ -58,12 +58,18 @@ def _score_of(
   shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
   popularity = np.bincount(afters, minlength=shape[1]).astype(float)
   if not last_item:
-    return functools.partial(_score_popular, popularity=popularity)
-  return functools.partial(
-    _score_after,
-    popularity=popularity,
-    transitions=_count_pairs(befores, afters, shape),
+    return lambda users, some: np.tile(popularity, (len(some), 1))
+  # How often a target follows an item: equal pairs add up.
+  transitions = sparse.csr_matrix(
+    (np.ones(len(afters)), (befores, afters)), shape
   )
+
+  def score_after(users: UserArrays, some: np.ndarray) -> np.ndarray:
+    """Counts after the last item; where they are equal, popularity decides."""
+    after = transitions[_last_items(users, some)].toarray()
+    return after + popularity / (popularity.sum() + 1)
+
+  return score_after
 
 
 def _blocks(count: int) -> Iterator[np.ndarray]:
@@ -82,7 +88,12 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
   From the last item of a row to its positive; and from each item of a history
   to the next, where that is a target. The first item has none before it: 0.
   """
-  train, target_of = data.splits['train'], _target_of_items(data.vocabulary)
+  train = data.splits['train']
+  number = {name: place for place, name in enumerate(data.vocabulary.labels)}
+  # The target that is item i, -1 where it is none.
+  target_of = np.array(
+    [-1, *(number.get(name, -1) for name in data.vocabulary.items)]
+  )
   befores = [_last_items(train, train.user_of_rows())]
   afters = [train.in_row_order(train.positives.values)]
   for some in _blocks(len(train.items)) if histories else ():
@@ -92,41 +103,6 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
     befores.append(before[after >= 0])
     afters.append(after[after >= 0])
   return np.concatenate(befores), np.concatenate(afters)
-
-
-def _target_of_items(vocabulary: Vocabulary) -> np.ndarray:
-  """The target that is item i, -1 where it is none, [items + 1]."""
-  number = {name: place for place, name in enumerate(vocabulary.labels)}
-  return np.array([-1, *(number.get(name, -1) for name in vocabulary.items)])
-
-
-def _count_pairs(
-  befores: np.ndarray, afters: np.ndarray, shape: tuple[int, int]
-) -> Any:
-  """How often target t follows item i, sparse [items + 1, targets]."""
-  from scipy import sparse
-
-  # Equal pairs add up.
-  return sparse.csr_matrix((np.ones(len(afters)), (befores, afters)), shape)
-
-
-def _score_popular(
-  users: UserArrays, some: np.ndarray, *, popularity: np.ndarray
-) -> np.ndarray:
-  del users
-  return np.tile(popularity, (len(some), 1))
-
-
-def _score_after(
-  users: UserArrays,
-  some: np.ndarray,
-  *,
-  popularity: np.ndarray,
-  transitions: Any,
-) -> np.ndarray:
-  """Counts after the last item; where they are equal, popularity decides."""
-  after = transitions[_last_items(users, some)].toarray()
-  return after + popularity / (popularity.sum() + 1)
 
 
 def ranks_of(

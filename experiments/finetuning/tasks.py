@@ -97,44 +97,30 @@ def _auc(scores: np.ndarray, labels: np.ndarray) -> dict[str, jax.Array]:
   return {'auc': metrics.roc_auc(scores, labels)}
 
 
-def _class_columns(
-  logits: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
-  correct = np.asarray(metrics.accuracy(logits, labels))
-  return {'label': labels, 'logits': logits, 'correct': correct}
-
-
-def _conversion_columns(
-  scores: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
-  return {'label': labels, 'score': scores}
-
-
-def _rank_columns(ranks: np.ndarray, labels: None) -> dict[str, np.ndarray]:
-  del labels
-  return {'rank': ranks}
-
-
 KINDS = {
   'classification': Kind(
     objective=classification_objective,
     predict=class_logits,
     measure=measure_classes,
-    columns=_class_columns,
+    columns=lambda logits, labels: {
+      'label': labels,
+      'logits': logits,
+      'correct': np.asarray(metrics.accuracy(logits, labels)),
+    },
     select_by=SELECT_BY['classification'],
   ),
   'conversion': Kind(
     objective=conversion_objective,
     predict=conversion_scores,
     measure=measure_conversion,
-    columns=_conversion_columns,
+    columns=lambda scores, labels: {'label': labels, 'score': scores},
     select_by=SELECT_BY['conversion'],
   ),
   'ranking': Kind(
     objective=ranking_objective,
     predict=ranks_of_positives,
     measure=measure_ranks,
-    columns=_rank_columns,
+    columns=lambda ranks, labels: {'rank': ranks},
     select_by=SELECT_BY['ranking'],
   ),
 }

@@ -8,7 +8,6 @@ table need not fit into this machine's memory to be planned.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import sys
@@ -128,7 +127,14 @@ def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
     >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))
     (ShapeDtypeStruct(shape=(9,), dtype=float32), 'a column')
   """
-  found = jax.eval_shape(functools.partial(_others_aside, make), *args)
+
+  def wrap_others(*args: Any) -> Any:
+    return jax.tree.map(
+      lambda leaf: leaf if isinstance(leaf, jax.Array) else _Other(leaf),
+      make(*args),
+    )
+
+  found = jax.eval_shape(wrap_others, *args)
   return jax.tree.map(
     lambda leaf: leaf.value if isinstance(leaf, _Other) else leaf,
     found,
@@ -142,13 +148,6 @@ class _Other:
   """What is no array."""
 
   value: Any
-
-
-def _others_aside(make: Callable[..., Any], *args: Any) -> Any:
-  return jax.tree.map(
-    lambda leaf: leaf if isinstance(leaf, jax.Array) else _Other(leaf),
-    make(*args),
-  )
 
 
 def _sizes_of_data(

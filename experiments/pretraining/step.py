@@ -18,7 +18,6 @@ from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,
-  PrepareFn,
   TrainState,
   pmap_step,
   sum_metrics,
@@ -108,20 +107,13 @@ def make_validation(
   length += drawn_of_a_user(context)
   step = on_table(settings, step, encoder, length=length)
   draw = make_drawing(context)
-  if draw:
-    step = functools.partial(_with_draws, step, draw)
-  return pmap_step(step, num_replicated_args=1)
 
+  def on_drawn(
+    params: dict[str, Any], batch: dict[str, Any], key: jax.Array
+  ) -> tuple[dict[str, Any], jax.Array]:
+    return step(params, draw(batch, key), key)
 
-def _with_draws(
-  step: Callable,
-  draw: PrepareFn,
-  params: dict[str, Any],
-  batch: dict[str, Any],
-  key: jax.Array,
-) -> tuple[dict[str, Any], jax.Array]:
-  """A step of the batch and of what is drawn for it."""
-  return step(params, draw(batch, key), key)
+  return pmap_step(on_drawn if draw else step, num_replicated_args=1)
 
 
 def validation_step(

@@ -34,7 +34,9 @@ def classify_bags(
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
   bag, readings = bags_of_rows(data, length), []
   for weighting, strengths in _STRENGTHS.items():
-    features = _weighted(bag, labelled.rows['train'], weighting)
+    features = bag
+    if weighting == 'tf_idf':
+      features = tf_idf(bag, rows=labelled.rows['train'])
     reading = read(features, labelled, strengths=strengths)
     chosen = {'weighting': weighting} | reading.chosen
     readings.append(reading._replace(chosen=chosen))
@@ -62,7 +64,3 @@ def classify_svd(
   best = read(vectors, labelled)
   chosen = {'num_components': vectors.shape[1]} | best.chosen
   return chosen, outputs_of(best, data)
-
-
-def _weighted(bag: Any, train: np.ndarray, weighting: str) -> Any:
-  return tf_idf(bag, rows=train) if weighting == 'tf_idf' else bag

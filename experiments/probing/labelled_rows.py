@@ -1,7 +1,5 @@
 """The rows of all splits of a task, side by side, to be read with labels."""
 
-import functools
-
 import numpy as np
 
 from adaptssr_jax.data import UserData
@@ -20,6 +18,12 @@ def labelled_rows(
     positive_weight: what a training row of class 1 counts.
   """
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
+
+  def score(outputs: np.ndarray, label: np.ndarray) -> float:
+    values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
+    # There is no AUC where validation is all of one class.
+    return goodness(values, metric) if metric in values else 0.0
+
   ends = np.cumsum([len(label) for label in parts.values()])
   rows = {
     name: np.arange(end - len(label), end)
@@ -30,16 +34,8 @@ def labelled_rows(
     rows,
     len(data.vocabulary.labels),
     positive_weight,
-    functools.partial(_score, data, metric),
+    score,
   )
-
-
-def _score(
-  data: UserData, metric: str, outputs: np.ndarray, label: np.ndarray
-) -> float:
-  values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
-  # There is no AUC where validation is all of one class: nothing chooses then.
-  return goodness(values, metric) if metric in values else 0.0
 
 
 def task_outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:

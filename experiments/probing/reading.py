@@ -9,6 +9,7 @@ All of it is functions of NumPy arrays and SciPy matrices, on one thread: small
 products take longer on many, and how they round would depend on how many.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -123,11 +124,7 @@ def candidates(
 
 def best_of(readings: Iterable[Reading]) -> Reading:
   """The first of the readings with the highest score."""
-  return max(readings, key=_score_of)
-
-
-def _score_of(reading: Reading) -> float:
-  return reading.score
+  return max(readings, key=operator.attrgetter('score'))
 
 
 def joined_candidates(

@@ -77,7 +77,10 @@ def make_encoder(
   """
   given = settings.encoder_fields()
   if source is None:
-    encoder = _build(num_items=len(items), **given)
+    try:
+      encoder = UserEncoder(num_items=len(items), **given)
+    except ValueError as error:
+      raise SettingsError(f'the encoder cannot be built: {error}') from error
     init = functools.partial(_init, encoder, settings.item_stddev)
     # A plan is traced, and needs no more than the shapes.
     if is_split(settings) and not isinstance(key, jax.core.Tracer):
@@ -159,13 +162,6 @@ def restored_head(
 
 def _shapes(params: Any) -> Any:
   return jax.tree.map(np.shape, params)
-
-
-def _build(**fields: Any) -> UserEncoder:
-  try:
-    return UserEncoder(**fields)
-  except ValueError as error:
-    raise SettingsError(f'the encoder cannot be built: {error}') from error
 
 
 def is_split(settings: Settings) -> bool:

@@ -51,7 +51,9 @@ def prepare_process(settings: Settings) -> None:
     return
   keep_compiled(settings.compilation_cache, workdir=settings.workdir)
   devices = settings.cpu_devices
-  if not devices and not (_has_set_devices() or jax.distributed.is_initialized()):
+  if not devices and not (
+    _has_set_devices() or jax.distributed.is_initialized()
+  ):
     # Within one device only part of a step is shared between cores.
     devices = parts_of(getattr(settings, 'batch_size', None), num_cores())
   if devices:

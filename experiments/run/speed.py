@@ -135,13 +135,11 @@ def _preparing(
   sample = functools.partial(
     sample_items, num_sampled=sampled_items, num_ids=encoder.mask_id
   )
-  return functools.partial(_both, draw, sample) if draw else sample
 
+  def draw_both(batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+    return sample(draw(batch, key), key)
 
-def _both(
-  first: PrepareFn, second: PrepareFn, batch: dict[str, Any], key: jax.Array
-) -> dict[str, Any]:
-  return second(first(batch, key), key)
+  return draw_both if draw else sample
 
 
 def with_split_table(
