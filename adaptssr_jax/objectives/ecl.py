@@ -152,40 +152,30 @@ def replaced_logits(
   Returns:
     Logits, [users, length], without meaning at padding.
   """
+  head, length = params['head']['discriminator'], items.shape[1]
+
+  def logits_of(
+    items: Array, embedded: Array, users: Array, keys: Array | None
+  ) -> Float[Array, 'users length']:
+    states = discriminator_of(encoder).apply(
+      {'params': head['encoder']},
+      items,
+      deterministic=keys is None,
+      keys=keys,
+      embedded=embedded + (users @ head['condition'])[:, None],
+      method='hidden_states',
+    )
+    logits = states.astype(jnp.float32) @ head['kernel'] + head['bias']
+    return jnp.pad(logits, ((0, 0), (0, length - items.shape[1])))
+
   return in_buckets(
-    functools.partial(
-      _logits,
-      params['head']['discriminator'],
-      discriminator_of(encoder),
-      items.shape[1],
-    ),
+    logits_of,
     items,
     users,
     None if deterministic else keys,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),
   )
-
-
-def _logits(
-  params: dict[str, Any],
-  discriminator: UserEncoder,
-  length: int,
-  items: Int[Array, 'users width'],
-  embedded: Float[Array, 'users width dim'],
-  users: Float[Array, 'users features'],
-  keys: Key[Array, ' users'] | None,
-) -> Float[Array, 'users length']:
-  states = discriminator.apply(
-    {'params': params['encoder']},
-    items,
-    deterministic=keys is None,
-    keys=keys,
-    embedded=embedded + (users @ params['condition'])[:, None],
-    method='hidden_states',
-  )
-  logits = states.astype(jnp.float32) @ params['kernel'] + params['bias']
-  return jnp.pad(logits, ((0, 0), (0, length - items.shape[1])))
 
 
 def discriminator_of(encoder: UserEncoder) -> UserEncoder:

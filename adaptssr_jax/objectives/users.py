@@ -41,37 +41,32 @@ def encode_sequences(
   Returns:
     Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.
   """
+
+  def encode(
+    items: Array, embedded: Array, keys: Array | None, slots: Array | None
+  ) -> Float[Array, 'rows ...']:
+    apply = functools.partial(
+      encoder.apply,
+      {'params': params['encoder']},
+      items,
+      deterministic=keys is None,
+      keys=keys,
+      embedded=embedded,
+    )
+    if slots is None:
+      return apply()
+    states = apply(method='hidden_states').astype(jnp.float32)
+    take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
+    return jax.vmap(take)(states, slots)
+
   return in_buckets(
-    functools.partial(_encode, params['encoder'], encoder),
+    encode,
     items,
     keys,
     slots,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),
   )
-
-
-def _encode(
-  params: dict[str, Any],
-  encoder: UserEncoder,
-  items: Int[Array, 'rows width'],
-  embedded: Float[Array, 'rows width dim'],
-  keys: Key[Array, 'rows'] | None,
-  slots: Int[Array, 'rows slots'] | None,
-) -> Float[Array, 'rows ...']:
-  encode = functools.partial(
-    encoder.apply,
-    {'params': params},
-    items,
-    deterministic=keys is None,
-    keys=keys,
-    embedded=embedded,
-  )
-  if slots is None:
-    return encode()
-  states = encode(method='hidden_states').astype(jnp.float32)
-  take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
-  return jax.vmap(take)(states, slots)
 
 
 def last_behaviours(

@@ -58,33 +58,24 @@ def draw_ids(
   # As many for any number of chunks, so that a chunk's own draw can use them
   # again: but one of the chunks is taken.
   draw = functools.partial(jax.random.uniform, shape=(3,))
-  of_chunk, *within = jax.vmap(draw)(keys).T
-  found = functools.partial(_draw_in_chunk, size, hidden, table, bias, *within)
-  log_sums, ids = lax.map(found, jnp.arange(0, len(table), size))
+  of_chunk, of_block, of_place = jax.vmap(draw)(keys).T
+
+  def draw_in_chunk(first: Int[Array, '']) -> tuple[Array, Array]:
+    """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
+    start, scores = scores_of_chunk(size, hidden, table, bias, first)
+    top = jnp.max(scores, axis=1)
+    weights = jnp.exp(scores - top[:, None])
+    weights = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK)))
+    blocks = weights.reshape(len(weights), -1, _BLOCK)
+    sums = jnp.sum(blocks, axis=2)
+    block = _place(of_block, sums)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    place = block * _BLOCK + _place(of_place, inside)
+    return top + jnp.log(jnp.sum(sums, axis=1)), start + place
+
+  log_sums, ids = lax.map(draw_in_chunk, jnp.arange(0, len(table), size))
   shares = jnp.exp(log_sums - jnp.max(log_sums, axis=0, keepdims=True))
   return pick(ids, _place(of_chunk, shares.T))
-
-
-def _draw_in_chunk(
-  size: int,
-  hidden: Float[Array, 'n dim'],
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  of_block: Float[Array, ' n'],
-  of_place: Float[Array, ' n'],
-  first: Int[Array, ''],
-) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
-  """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
-  start, scores = scores_of_chunk(size, hidden, table, bias, first)
-  top = jnp.max(scores, axis=1)
-  weights = jnp.exp(scores - top[:, None])
-  weights = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK)))
-  blocks = weights.reshape(len(weights), -1, _BLOCK)
-  sums = jnp.sum(blocks, axis=2)
-  block = _place(of_block, sums)
-  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-  place = block * _BLOCK + _place(of_place, inside)
-  return top + jnp.log(jnp.sum(sums, axis=1)), start + place
 
 
 def _place(

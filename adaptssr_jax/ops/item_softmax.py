@@ -1,7 +1,5 @@
 """Softmax losses over a catalogue, however large, on one device or split."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -84,11 +82,18 @@ def softmax_of_chunks(
     `[n]` each: log sum exp z, the label's score, the highest score, its id.
   """
   size = min(chunk_size, len(table))
+
+  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
+    """Log sum exp, the label's score if it is here, the highest, its id."""
+    start, scores = scores_of_chunk(size, hidden, table, bias, first)
+    # Not a product of its own, which a GPU or TPU might round otherwise.
+    own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
+    best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
+    return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
+
+  starts = jnp.arange(0, len(table), size)
   # The gradient scores a chunk again: keeping all of them is what we avoid.
-  chunk = jax.checkpoint(
-    functools.partial(_softmax_of_chunk, size, hidden, table, bias, labels)
-  )
-  log_sums, own, top, best = lax.map(chunk, jnp.arange(0, len(table), size))
+  log_sums, own, top, best = lax.map(jax.checkpoint(of_chunk), starts)
   # The label is in one chunk; the best id is in the first of the highest.
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
   best = pick(best, jnp.argmax(top, axis=0))
@@ -124,25 +129,6 @@ def scores_of_chunk(
   least = jnp.finfo(bias.dtype).min
   chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
   return start, hidden @ rows.T + chunk_bias[None]
-
-
-def _softmax_of_chunk(
-  size: int,
-  hidden: Float[Array, 'n dim'],
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  labels: Ids,
-  first: Int[Array, ''],
-) -> tuple[Losses, Losses, Losses, Ids]:
-  """What is kept of the scores of ids `first`, `first + 1`, ...: `[n]` each.
-
-  log sum exp, the label's score if it is in this chunk, the highest, its id.
-  """
-  start, scores = scores_of_chunk(size, hidden, table, bias, first)
-  # Not a product of its own, which a GPU or TPU might round otherwise.
-  own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
-  best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
-  return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
 
 
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:

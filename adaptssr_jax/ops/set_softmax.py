@@ -1,7 +1,5 @@
 """Softmax losses of sets of items, over a catalogue however large it is."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -162,29 +160,19 @@ def _over_chunks(
   Labels outside of 0..ids-1 are those of another part of the table.
   """
   size = min(chunk_size, len(table))
-  chunk = functools.partial(_of_chunk, size, hidden, table, bias, labels, where)
+
+  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses]:
+    """The part that the ids `first`, `first + 1`, ... have in either sum."""
+    start, scores = scores_of_chunk(size, hidden, table, bias, first)
+    place = labels - start
+    inside = where & (labels >= first) & (place < size)
+    # Not a product of its own, which a GPU or TPU might round otherwise.
+    own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+    return jax.nn.logsumexp(scores, axis=1), jnp.sum(own, axis=1, where=inside)
+
   if size == len(table):
-    return chunk(jnp.zeros((), labels.dtype))
+    return of_chunk(jnp.zeros((), labels.dtype))
+  starts = jnp.arange(0, len(table), size, labels.dtype)
   # The gradient scores a chunk again: keeping all of them is what we avoid.
-  log_sums, own = lax.map(
-    jax.checkpoint(chunk), jnp.arange(0, len(table), size, labels.dtype)
-  )
+  log_sums, own = lax.map(jax.checkpoint(of_chunk), starts)
   return jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
-
-
-def _of_chunk(
-  size: int,
-  hidden: Float[Array, 'n dim'],
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  labels: Int[Array, 'n k'],
-  where: Bool[Array, 'n k'],
-  first: Int[Array, ''],
-) -> tuple[Losses, Losses]:
-  """The part that the ids `first`, `first + 1`, ... have in either sum."""
-  start, scores = scores_of_chunk(size, hidden, table, bias, first)
-  place = labels - start
-  inside = where & (labels >= first) & (place < size)
-  # Not a product of its own, which a GPU or TPU might round otherwise.
-  own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
-  return jax.nn.logsumexp(scores, axis=1), jnp.sum(own, axis=1, where=inside)

@@ -106,7 +106,8 @@ def _means(
     for column in columns:
       row.append(_mean(shown[column], name))
       if column.mode == FINE_TUNED:
-        row.append(_improvement(shown[column].get(name)))
+        found = shown[column].get(name, {}).get('improvement')
+        row.append(DASH if found is None else f'{found:.2f}')
     rows.append(row)
   return _table(head, rows)
 
@@ -123,12 +124,6 @@ def _mean(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
   if values['p_holm'] is not None and values['p_holm'] < LEVEL:
     text += f' {MARK}'
   return text
-
-
-def _improvement(values: Mapping[str, Any] | None) -> str:
-  if values is None or values['improvement'] is None:
-    return DASH
-  return f'{values["improvement"]:.2f}'
 
 
 def _intervals(
