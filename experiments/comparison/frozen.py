@@ -15,21 +15,16 @@ import numpy as np
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison.histories import Histories, users_in_order
-from experiments.finetuning.predictions import predict_users, write_predictions
+from experiments.finetuning.predictions import write_predictions
 from experiments.finetuning.tasks import KINDS, measured
 from experiments.flags.binder import flag
 from experiments.flags.shared import DataSettings, EncoderSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.labelled_rows import labelled_rows, outputs_of
+from experiments.probing.probe import encode_splits
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_encoding,
-  sample_lengths,
-)
 from experiments.run.workdir import RESULT, atomic_write, opened_workdir
 
 VECTORS = 'vectors.npz'
@@ -97,18 +92,7 @@ def encode(
       key = jax.random.key(settings.seed)
       encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
-    length = effective_length([users], encoder.max_length)
-    buckets = make_buckets(settings, sample_lengths(users, length))
-    encode_batch, params = make_encoding(
-      settings, encoder, params, buckets=buckets, length=length
-    )
-    vectors = predict_users(
-      params,
-      users=users,
-      predict=encode_batch,
-      settings=settings,
-      length=length,
-    )
+    vectors = encode_splits(settings, [users], encoder, params)
     file = io.BytesIO()
     np.savez(file, vector=vectors)
     atomic_write(folder / VECTORS, file.getvalue())

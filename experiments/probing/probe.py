@@ -1,7 +1,9 @@
 """A simple model on the vectors of a frozen encoder."""
 
 import contextlib
+import functools
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.speed import EncodingSettings
 from experiments.probing.classifiers import check_lightgbm
 from experiments.probing.features import Features, tf_idf
 from experiments.probing.labelled_rows import (
@@ -58,7 +61,7 @@ def probe(
     SettingsError: LightGBM is missing, or all training rows are of one class.
   """
   known, labelled = to_read(settings, data)
-  vectors = vectors_of(settings, known, encoder, params)
+  vectors = encode_splits(settings, known.splits.values(), encoder, params)
   if settings.with_bag:
     bag = _bag_of(known, data)
     found = joined_candidates(
@@ -100,17 +103,6 @@ def to_read(
   return known, labelled
 
 
-def vectors_of(
-  settings: FinetuneSettings,
-  data: UserData,
-  encoder: UserEncoder,
-  params: dict[str, Any],
-) -> np.ndarray:
-  """The vectors of the users of all splits, [rows, features]."""
-  vectors = encode_splits(settings, data.splits, encoder, params)
-  return np.concatenate(list(vectors.values()))
-
-
 def probe_head(
   settings: FinetuneSettings,
   data: UserData,
@@ -126,7 +118,7 @@ def probe_head(
     SettingsError: as `probe`.
   """
   known, labelled = to_read(settings, data)
-  vectors = vectors_of(settings, known, encoder, params)
+  vectors = encode_splits(settings, known.splits.values(), encoder, params)
   best = read(vectors, labelled)
   kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
   if data.kind == 'conversion':
@@ -159,27 +151,25 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
 
 
 def encode_splits(
-  settings: FinetuneSettings,
-  splits: dict[str, UserArrays],
+  settings: EncodingSettings,
+  splits: Collection[UserArrays],
   encoder: UserEncoder,
   params: dict[str, Any],
-) -> dict[str, np.ndarray]:
-  """The vectors of the users of each split, [users, features]."""
-  length = effective_length(splits.values(), encoder.max_length)
-  buckets = make_buckets(settings, sample_lengths(splits['train'], length))
+) -> np.ndarray:
+  """The vectors of the rows of all splits, [rows, features], in their order."""
+  length = effective_length(splits, encoder.max_length)
+  lengths = sample_lengths(next(iter(splits)), length)
   encode, params = make_encoding(
-    settings, encoder, params, buckets=buckets, length=length
+    settings,
+    encoder,
+    params,
+    buckets=make_buckets(settings, lengths),
+    length=length,
   )
-  return {
-    name: predict_users(
-      params,
-      users=users,
-      predict=encode,
-      settings=settings,
-      length=length,
-    )
-    for name, users in splits.items()
-  }
+  predict = functools.partial(
+    predict_users, params, predict=encode, settings=settings, length=length
+  )
+  return np.concatenate([predict(users=users) for users in splits])
 
 
 def probe_name(result: dict[str, Any]) -> str:
