@@ -24,7 +24,7 @@ from experiments.finetuning.counts import rank_by_counts
 from experiments.finetuning.predictions import write_predictions
 from experiments.finetuning.tasks import measured
 from experiments.flags.binder import SettingsError
-from experiments.probing.bag_of_items import classify_bags, classify_svd
+from experiments.probing.labelled_rows import classify_bags, classify_svd
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
 from experiments.run.workdir import RESULT, atomic_write, opened_workdir

@@ -15,10 +15,10 @@ from experiments.comparison.grid import (
   Pretraining,
   Run,
   Vectors,
+  steps_taken,
   vectors_of,
 )
 from experiments.comparison.methods import FROZEN_WITH_BAG
-from experiments.comparison.training_logs import steps_taken
 from experiments.flags.binder import Settings
 
 # On few labels an epoch is few updates: there are more epochs, up to so many

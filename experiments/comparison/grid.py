@@ -1,7 +1,11 @@
-"""What a comparison consists of: its runs, each after those that it needs."""
+"""What a comparison consists of: its runs, and what pre-training logged.
+
+Each run comes after those that it needs.
+"""
 
 import dataclasses
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,17 +13,13 @@ from typing import Any
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories
-from experiments.comparison.methods import (
-  FINE_TUNED,
-  METHODS,
-  Method,
-)
+from experiments.comparison.methods import FINE_TUNED, METHODS, Method
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
+from experiments.pretraining.collapse import collapse_warning
 from experiments.run.encoder import FREE_FIELDS
-
-# What a run may have otherwise than the one that it starts from.
+from experiments.run.workdir import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,3 +243,37 @@ def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
       yield from _pretrainings(grid, needed, seed)
   if method.flags:
     yield Pretraining(name, seed)
+
+
+def steps_taken(grid: Grid, run: Pretraining) -> int:
+  """The updates that a finished pre-training run made."""
+  return _logged(grid, run)[-1]['step']
+
+
+def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
+  """What was logged of the state which the rest starts from.
+
+  Where the loss on the validation users was least, of the states that have not
+  collapsed; of the last state if all of them have.
+  """
+  lines = [line for line in _logged(grid, run) if 'validation_loss' in line]
+  sound = [line for line in lines if not collapse_of(grid, run.method, line)]
+  return min(
+    sound or lines[-1:], key=lambda line: line['validation_loss'], default={}
+  )
+
+
+def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
+  """What is wrong with the user vectors by a line of `metrics.jsonl`, if so."""
+  values = {
+    name.removeprefix('validation_'): value for name, value in line.items()
+  }
+  if 'mean_cosine' not in values:
+    return ''
+  settings = grid.pretraining[grid.method(method).flags]
+  return collapse_warning(values, objective=settings.objective)
+
+
+def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:
+  text = (grid.folder / run.name / METRICS).read_text()
+  return [json.loads(line) for line in text.splitlines()]

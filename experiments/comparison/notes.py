@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.comparison.commands import LONGEST
-from experiments.comparison.grid import Grid
+from experiments.comparison.grid import Grid, collapse_of
 from experiments.comparison.methods import FINE_TUNED
 from experiments.comparison.table import DASH, LEVEL, MARK
-from experiments.comparison.training_logs import collapse_of
 
 
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from experiments.comparison.grid import (
   Cell,
   Grid,
   Pretraining,
+  best_validation,
   cells_of,
   plan,
+  steps_taken,
 )
 from experiments.comparison.methods import (
   FINE_TUNED,
@@ -26,7 +28,6 @@ from experiments.comparison.notes import notes
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown
-from experiments.comparison.training_logs import best_validation, steps_taken
 from experiments.finetuning.predictions import PREDICTIONS
 from experiments.flags.binder import Settings, SettingsError
 from experiments.run.process import tell_result
