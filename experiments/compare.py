@@ -18,7 +18,7 @@ if __name__ == '__main__':
 
 import collections
 import datetime
-import os
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,10 +126,15 @@ def _expected(means: Mapping[str, float], alike: str) -> float:
   """The mean of the groups with whom a name shares most of its first parts."""
   if not means:
     return 0.0
-  parts = alike.split('/')
   shared = {
-    name: len(os.path.commonprefix([name.split('/'), parts])) for name in means
+    name: _shared_parts(name.split('/'), alike.split('/')) for name in means
   }
   most = max(shared.values())
   near = [means[name] for name, number in shared.items() if number == most]
   return sum(near) / len(near)
+
+
+def _shared_parts(first: Sequence[str], second: Sequence[str]) -> int:
+  pairs = zip(first, second, strict=False)
+  same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+  return sum(1 for _ in same)

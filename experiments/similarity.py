@@ -229,7 +229,7 @@ def save_values(
   found: dict[str, dict[str, np.ndarray]],
   users: UserArrays,
 ) -> None:
-  """Writes `method` [methods], `user_id` [users], and [methods, users] a kind."""
+  """Writes `method` [methods], `user_id` [users], [methods, users] a kind."""
   methods = list(found)
   columns = {
     kind: np.stack([found[method][kind] for method in methods])

@@ -60,9 +60,9 @@ def sequence_rows(
 ) -> tuple[dict[str, Rows], Vocabulary]:
   """What is learned from: all films of a user but the last two.
 
-  Validation has the same users with one film more, so that it can measure how well
-  that one is guessed, which is the last of its rows. An objective that looks at
-  all of a row is validated on what it was trained on.
+  Validation has the same users with one film more, so that it can measure how
+  well that one is guessed, which is the last of its rows. An objective that
+  looks at all of a row is validated on what it was trained on.
 
   Returns:
     The splits `train` and `validation`, and the vocabulary.

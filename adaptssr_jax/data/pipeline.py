@@ -1,7 +1,7 @@
 """What the Apache Beam pipelines of all data sets have in common.
 
-A source is cut into spans, which are numbered. What is read in a span goes on as
-tables of many rows, since a pipeline takes some microseconds for each of its
+A source is cut into spans, which are numbered. What is read in a span goes on
+as tables of many rows, since a pipeline takes some microseconds for each of its
 elements. Columns of the tables: an `id`, which is a raw id or a digest; the
 `place` where it stands, an integer that grows as the source is read, such as a
 row, or a span and the order in it; and the `number` of an id. All rows of an id

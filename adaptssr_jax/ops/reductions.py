@@ -53,7 +53,7 @@ def reduce_losses(
 
 
 def check_size(name: str, size: int | None) -> None:
-  """Raises `ValueError` unless a number of rows at a time is positive or None."""
+  """Raises `ValueError` unless a number at a time is positive or None."""
   if size is not None and size < 1:
     raise ValueError(f'{name} must be at least 1 or None, not {size}.')
 

@@ -27,7 +27,7 @@ Rows = Float[Array, 'ids dim']
 
 
 class AdamSettings(NamedTuple):
-  """The settings of Adam, as float32; `new1` and `new2` are 1 - b1 and 1 - b2."""
+  """Settings of Adam, in float32; `new1` and `new2` are 1 - b1 and 1 - b2."""
 
   learning_rate: Float[Array, '']
   b1: Float[Array, '']

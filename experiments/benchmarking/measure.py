@@ -230,7 +230,7 @@ def _time_encoding(
 
 
 def product_rate(dtype: str, *, repeats: int = 7) -> float:
-  """Operations a second of one large matrix product, of all devices together."""
+  """Operations a second of one large matrix product, on all devices."""
   on_cpu = jax.default_backend() == 'cpu'
   size = 2048 if on_cpu else 8192
   matrix = jnp.ones((size, size), dtype)

@@ -1,4 +1,4 @@
-"""The flags of pre-training, what the objective decides, and what it refuses."""
+"""The flags of pre-training, and what the objective decides and refuses."""
 
 import dataclasses
 import sys

@@ -30,7 +30,8 @@ def prepare_process(settings: Settings) -> None:
 
   Makes it quiet, if it is to be; joins the other processes, if there are any;
   turns the cache of compiled programs on, and makes cores devices, unless JAX
-  has settings for that already. For a plan it simulates the devices, and keeps no program.
+  has settings for that already. For a plan it simulates the devices, and keeps
+  no program.
   """
   if isinstance(settings, QuietSettings):
     be_quiet(settings.quiet)

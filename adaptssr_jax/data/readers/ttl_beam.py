@@ -106,7 +106,7 @@ def ttl_examples(
 def _read(
   begin: PBegin, path: pathlib.Path, kind: Kind, folder: pathlib.Path
 ) -> tuple[PCollection, PCollection, Any]:
-  """The spans of a file, the lines before each, and the outputs of `_survey`."""
+  """The spans of a file, the lines before each, and what `_survey` yields."""
   size = path.stat().st_size
   spans = (
     begin
