@@ -1,12 +1,11 @@
 """What the pre-training runs of a comparison logged."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.comparison.grid import Grid, Pretraining
 from experiments.pretraining.collapse import collapse_warning
-from experiments.run.workdir import METRICS
+from experiments.run.logs import read_metrics
 
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:
@@ -39,5 +38,4 @@ def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
 
 
 def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:
-  text = (grid.folder / run.name / METRICS).read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  return read_metrics(grid.folder / run.name)

@@ -39,6 +39,8 @@ def _parse(argv: list[str]) -> list[str]:
     words = with_flagfiles(argv[1:])
   except SettingsError as error:
     sys.exit(f'error: {error}')
+  # Flags may follow words without a flag.
+  flags.FLAGS.set_gnu_getopt()
   try:
     return flags.FLAGS([argv[0], *words])
   except flags.Error as error:
@@ -46,11 +48,14 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:
-  if argv[1:]:
+  name, words = settings_type.takes_words, argv[1:]
+  if words and not name:
     sys.exit(
       f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
       f'a file of flags is --flagfile={argv[1]}'
     )
+  if words:
+    flags.FLAGS[name].value = [*flags.FLAGS[name].value, *words]
   # Orbax tells every step of every save, and each error that it raises too;
   # --verbosity=0 lets it.
   if not flags.FLAGS['verbosity'].present:

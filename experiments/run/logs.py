@@ -139,6 +139,15 @@ def mend_metrics(
   atomic_write(path, ''.join(lines))
 
 
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The numbers that a run has logged so far, a dictionary a line.
+
+  Raises:
+    SettingsError: as of `MetricsLog`.
+  """
+  return [json.loads(line) for _, line in _lines_of(folder / METRICS)]
+
+
 def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
   """The step and the text of each whole line; what is broken ends the file."""
   if not path.exists():
