@@ -124,24 +124,24 @@ class _Axes:
     """Lines of the grid, with their numbers."""
     middle, right = (_LEFT + _WIDTH - _RIGHT) / 2, _WIDTH - _RIGHT
     parts = [_text(x_label, middle, _HEIGHT - 4, 'middle')]
-    for value in ticks(*self._y):
+    for value in ticks(*self._y, most=8):
       _, y = self.at(self._x[0], value)
       parts.append(_path(f'M{_LEFT} {y:.1f}H{right}', '', 'grid'))
       parts.append(_text(f'{value:.6g}', _LEFT - 6, y + 4, 'end'))
-    for value in ticks(*self._x):
+    for value in ticks(*self._x, most=6):
       x, _ = self.at(value, self._y[0])
       parts.append(_text(f'{value:,.6g}', x, _HEIGHT - _BOTTOM + 15, 'middle'))
     return parts
 
 
-def ticks(low: float, high: float) -> list[float]:
-  """Round numbers of a range, some three to six.
+def ticks(low: float, high: float, *, most: int) -> list[float]:
+  """Round numbers of a range, at most so many and one more.
 
   Example:
-    >>> ticks(0.61, 0.72), ticks(-3, 832)
+    >>> ticks(0.61, 0.72, most=6), ticks(-3, 832, most=5)
     ([0.62, 0.64, 0.66, 0.68, 0.7, 0.72], [0.0, 200.0, 400.0, 600.0, 800.0])
   """
-  least = (high - low) / 6
+  least = (high - low) / most
   unit = 10.0 ** math.floor(math.log10(least))
   step = next(n * unit for n in (1, 2, 5, 10) if n * unit >= least)
   numbers = range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)

@@ -120,7 +120,7 @@ def page(
   if refresh:
     seconds = max(1, round(refresh))
     head.append(tag('meta', http_equiv='refresh', content=seconds))
-  body = tag('main', tag('h1', title), *sections)
+  body = tag('main', tag('h1', 'Report'), *sections)
   html = tag('html', tag('head', *head), tag('body', body), lang='en')
   indent(html, space='')
   text = tostring(html, encoding='unicode', method='html')

@@ -25,6 +25,9 @@ def comparison_section(name: str, folder: pathlib.Path) -> Element:
   section = fromstring(f'<section>{text}</section>')
   for place, part in enumerate(section):
     if part.tag == 'table':
+      for row in part.iterfind('tbody/tr'):
+        row[0].tag = 'th'
+        row[0].set('scope', 'row')
       section[place] = scrolled(part, f'Comparison {name}')
     elif part.tag in ('h1', 'h2', 'h3'):
       part.tag = f'h{int(part.tag[1]) + 2}'

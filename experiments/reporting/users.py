@@ -120,7 +120,9 @@ def _umap(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
       '--map=umap needs UMAP: pip install "adaptssr_jax[umap]", or take '
       '--map=pca'
     ) from error
-  points = UMAP(metric='cosine', random_state=0).fit_transform(vectors[shown])
+  points = UMAP(metric='cosine', random_state=0, n_jobs=1).fit_transform(
+    vectors[shown]
+  )
   return points, 'UMAP by the cosine: only who is near to whom means something.'
 
 
