@@ -95,7 +95,7 @@ def find(settings: ReportSettings) -> Found:
       for path in sorted(folder.iterdir())
       if path.suffix in ('.parquet', '.npz') and has_vectors(path)
     ]
-    found.vectors.update({f'{name}/{path.name}': path for path in vectors})
+    found.vectors.update({str(path): path for path in vectors})
     if (folder / COMPARISON).exists():
       found.comparisons[name] = folder
     elif (folder / SIMILARITIES).exists():
@@ -109,7 +109,8 @@ def find(settings: ReportSettings) -> Found:
       )
     for inside in sorted(folder.glob(f'*/{SIMILARITIES}')):
       found.similarities[f'{name}/{inside.parent.name}'] = inside.parent
-  found.vectors.update({path: pathlib.Path(path) for path in settings.vectors})
+  given = map(pathlib.Path, settings.vectors)
+  found.vectors.update({str(path): path for path in given})
   return found
 
 
