@@ -55,9 +55,10 @@ def main(settings: ConvertSettings) -> pathlib.Path:
 
 
 def _from_torch(settings: ConvertSettings) -> pathlib.Path:
+  weights = read_weights(pathlib.Path(settings.input))
   try:
     encoder, params, head = model_from_reference(
-      read_weights(pathlib.Path(settings.input)),
+      weights,
       num_heads=settings.num_heads,
       cosine_pooling=settings.cosine_pooling,
     )
@@ -126,15 +127,17 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   torch = _library(path)
   try:
+    path.open('rb').close()
+  except OSError as error:
+    raise SettingsError(
+      f'--input={path} cannot be read: {error.strerror}'
+    ) from error
+  try:
     if path.suffix == '.safetensors':
       return torch.load_file(path)
     # Since 2.6 this is as safe as it says.
     saved = torch.load(path, map_location='cpu', weights_only=True)
     return {str(k): v.detach().float().numpy() for k, v in saved.items()}
-  except OSError as error:
-    raise SettingsError(
-      f'--input={path} cannot be read: {error.strerror or error}'
-    ) from error
   # Each library raises what it likes.
   except Exception as error:
     raise SettingsError(
@@ -153,7 +156,7 @@ def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
   try:
     with atomic_path(path) as aside:
       if path.suffix == '.safetensors':
-        torch.save_file(weights, aside)
+        aside.write_bytes(torch.save(weights))
       else:
         tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
         torch.save(tensors, aside)
@@ -184,7 +187,9 @@ def read_items(path: str, count: int) -> list[str]:
   try:
     items = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
   except (OSError, UnicodeDecodeError) as error:
-    raise SettingsError(f'--vocabulary={path} cannot be read: {error}') from error
+    raise SettingsError(
+      f'--vocabulary={path} cannot be read: {error}'
+    ) from error
   if not items[-1]:
     del items[-1]
   if len(items) != count:

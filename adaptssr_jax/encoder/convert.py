@@ -153,8 +153,10 @@ def model_to_reference(
     arrays[_DECODER] = arrays[_ITEMS]
   prefix = _TUNED if 'output' in head else ''
   return {
-    name if name in _TASK else prefix + name: np.ascontiguousarray(
-      array.T if _is_matrix(paths.get(name, '')) else array, np.float32
+    name if name in _TASK else prefix + name: np.array(
+      array.T if _is_matrix(paths.get(name, '')) else array,
+      np.float32,
+      order='C',
     )
     for name, array in arrays.items()
   }
@@ -170,7 +172,10 @@ def _as_pretrained(weights: Mapping[str, Any]) -> dict[str, Any]:
 def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:
   """As `_paths`, of the heads of which there are any weights."""
   paths = {}
-  for prefix, head in {'mlm_head.': _MASKED_ITEMS, 'classifier.': _TASK}.items():
+  for prefix, head in {
+    'mlm_head.': _MASKED_ITEMS,
+    'classifier.': _TASK,
+  }.items():
     if any(name.startswith(prefix) for name in weights):
       paths |= head
   return paths
