@@ -47,13 +47,13 @@ def log_to(folder, *names, resume_at=0):
 
 
 def test_a_tracker_of_your_own_is_told_all(tmp_path):
-  log_to(tmp_path, 'tests.test_trackers:Own', resume_at=1)
+  log_to(tmp_path, f'{__name__}:Own', resume_at=1)
   assert Own.told == [(tmp_path.name, '0', 1), *LINES, 'closed']
   assert not list(tmp_path.glob('events.*'))
 
 
 def test_a_run_goes_on_where_a_tracker_fails(tmp_path, capsys):
-  names = ('tests.test_trackers:Failing', 'tests.test_trackers:Own')
+  names = (f'{__name__}:Failing', f'{__name__}:Own')
   log_to(tmp_path, *names, 'tensorboard')
   assert capsys.readouterr().out == (
     f'--log_to={names[0]} fails and is left alone: no server\n'
@@ -66,7 +66,7 @@ def test_a_run_goes_on_where_a_tracker_fails(tmp_path, capsys):
 def test_the_other_processes_tell_no_tracker(tmp_path, monkeypatch):
   monkeypatch.setattr(logs, 'is_main_process', lambda: False)
   Own.told = None
-  settings = RunSettings(log_to=('tests.test_trackers:Own',))
+  settings = RunSettings(log_to=(f'{__name__}:Own',))
   open_log(tmp_path, settings, resume_at=0).write(1, {'loss': 1.0})
   assert Own.told is None
 

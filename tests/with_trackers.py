@@ -13,10 +13,14 @@ from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
 def train_twice(tmp_path, monkeypatch, name):
   """A run that dies after a step that no checkpoint has, and goes on."""
   settings = pretrain_settings(
-    tmp_path / 'run', f'{tmp_path}/data', log_to=(name,)
+    tmp_path / 'run',
+    f'{tmp_path}/data',
+    log_to=(name,),
+    log_every=1,
+    checkpoint_every=100,
   )
   with monkeypatch.context() as patch:
-    interrupt_at(patch, 6)
+    interrupt_at(patch, 8)
     with pytest.raises(Interruption):
       pretrain.main(settings)
   pretrain.main(settings)
@@ -35,7 +39,7 @@ def test_the_file_store_of_mlflow(tmp_path, monkeypatch):
   assert found.info.status == 'FINISHED'
   assert found.data.params['batch_size'] == '64'
   kept = {(line['step'], line['loss']) for line in lines(run) if 'loss' in line}
-  # Step 6, which was lost, is told twice, and equal.
+  # Step 7, which was lost after the checkpoint of the epoch, is told twice, and equal.
   history = client.get_metric_history(found.info.run_id, 'loss')
   assert {(metric.step, metric.value) for metric in history} == kept
   assert len(history) == len(kept) + 1
