@@ -97,6 +97,7 @@ def test_a_fine_tuned_model_gives_the_same_vectors_and_logits(tmp_path, capsys):
   assert restore_description(run).labels == ['0', '1', '2', '3', '4']
 
 
+@pytest.mark.slow
 def test_every_command_starts_from_it(tmp_path, data_dir, monkeypatch):
   """Also from its masked-item head, by the raw ids of the vocabulary."""
   items = tmp_path / 'items.txt'

@@ -14,7 +14,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from test_convert import load
 
 from experiments import convert
@@ -41,16 +40,24 @@ print(model.load_state_dict(torch.load(path), strict=True))
 """
 
 
-def save(path, name):
+@pytest.fixture(name='torch')
+def pytorch():
+  """Not at the top: where doctests are looked for, this file is imported."""
+  import torch
+
+  return torch
+
+
+def save(torch, path, name):
   _, weights = load(name)
   torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, path)
   return weights
 
 
 @pytest.mark.parametrize('model', MODELS)
-def test_there_and_back(tmp_path, model):
+def test_there_and_back(torch, tmp_path, model):
   name, module, public = MODELS[model]
-  weights = save(tmp_path / 'model.pt', name)
+  weights = save(torch, tmp_path / 'model.pt', name)
   run, back = str(tmp_path / 'run'), tmp_path / 'back.pt'
   convert.main(
     convert.ConvertSettings(input=str(tmp_path / 'model.pt'), workdir=run)
@@ -83,9 +90,9 @@ class Code:
 
 
 @pytest.mark.parametrize('kind', ['code', 'module', 'text', 'cut', 'number'])
-def test_what_is_no_state_dict_is_refused(tmp_path, capsys, kind):
+def test_what_is_no_state_dict_is_refused(torch, tmp_path, capsys, kind):
   path = tmp_path / 'model.pt'
-  save(path, 'mlm')
+  save(torch, path, 'mlm')
   if kind == 'cut':
     path.write_bytes(path.read_bytes()[:9999])
   elif kind == 'text':
@@ -105,8 +112,8 @@ def test_what_is_no_state_dict_is_refused(tmp_path, capsys, kind):
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-  save(tmp_path / 'model.pt', 'encoder_k4_cos')
+def test_a_folder_that_is_not_there(torch, tmp_path):
+  save(torch, tmp_path / 'model.pt', 'encoder_k4_cos')
   run = str(tmp_path / 'run')
   convert.main(
     convert.ConvertSettings(input=str(tmp_path / 'model.pt'), workdir=run)
