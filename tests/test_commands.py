@@ -4,6 +4,7 @@ import configparser
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,11 @@ from experiments.flags import shared
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.embedding import EmbedSettings
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.flags.flag_files import CONFIGS, with_flagfiles
+from experiments.flags.flag_files import (
+  CONFIGS,
+  with_flagfiles,
+  with_place,
+)
 from experiments.flags.help import group_of, help_of
 from experiments.flags.pretraining import PretrainSettings
 from experiments.run.data import open_data
@@ -174,6 +179,37 @@ def test_a_flag_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
   done = python('-m', 'experiments.embed', '--flagfile=gone', folder=tmp_path)
   assert done.returncode == 1
   assert done.stderr.startswith('error: --flagfile=gone: no such file')
+
+
+@pytest.mark.parametrize(
+  ('lines', 'words'),
+  [
+    ('--embed_dim=8\n--embed_dim=0', r'--embed_dim must be at least 1, not 0'),
+    ('# Mine.\n--embed_dim=x', r'flag --embed_dim=x: .*x.*'),
+    ('\n--embed_dims=8', r"Unknown command line flag 'embed_dims'.*"),
+    ('\n--dataset=nowhere', r'--dataset: no .nowhere.. There are: .*'),
+  ],
+)
+def test_a_bad_flag_is_told_with_its_file_and_line(tmp_path, lines, words):
+  (tmp_path / 'a.flags').write_text('--flagfile=b.flags\n')
+  (tmp_path / 'b.flags').write_text(lines)
+  command = ('-m', 'experiments.pretrain', '--flagfile=a.flags')
+  done = python(*command, folder=tmp_path)
+  assert done.returncode == 1
+  assert re.fullmatch(
+    rf'error: {words} \(b.flags, line 2\)(; --help lists the flags)?\n',
+    done.stderr,
+  ), done.stderr
+
+
+def test_the_last_flag_is_the_one_that_is_told(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('a.flags').write_text('--seed=1\n--seeds=2\n--noquiet\n')
+  words = with_flagfiles(['--quiet', '--flagfile=a.flags', '--seed=3'])
+  assert with_place('--seed must', words) == '--seed must'
+  assert with_place('--seeds must', words) == '--seeds must (a.flags, line 2)'
+  assert with_place('--quiet is', words) == '--quiet is (a.flags, line 3)'
+  assert with_place('no flag', words) == 'no flag'
 
 
 @pytest.mark.parametrize(

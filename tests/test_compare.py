@@ -59,6 +59,10 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   everything = changed(
     settings,
     methods=tuple(methods.METHODS),
+    variant=(
+      'adaptssr --fusion=batch_mean',
+      'pooled_items --embed_dim=12 --slice_lengths=3,9',
+    ),
     rhos=('0.1',),
     augmentation_pairs=True,
     seeds=('7',),
@@ -98,9 +102,11 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   longer = stages['masked_items_longer']
   assert (longer.objective, longer.num_steps) == (('masked_items',), 17)
   assert longer.init_from == f'{folder}/masked_items/seed_7'
-  assert stages['adaptssr_batch_mean'].fusion == 'batch_mean'
-  assert stages['adaptssr_half'].fusion == '0.5'
-  assert not stages['adaptssr_all_pairs'].hard_negatives
+  assert stages['adaptssr,fusion=batch_mean'].fusion == 'batch_mean'
+  wider = stages['pooled_items,embed_dim=12,slice_lengths=3,9']
+  assert wider.encoder_fields() == SHAPE | {'embed_dim': 12}
+  assert wider.slice_lengths == ('3', '9')
+  assert stages['pooled_items'].encoder_fields() == SHAPE
   assert stages['adaptssr_mask'].augmentations == ('mask',)
   assert stages['adaptssr_mask'].second_augmentations is None
   pair = stages['adaptssr_crop_reorder']
@@ -110,7 +116,7 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   shares = rho.crop_ratio, rho.mask_ratio, rho.reorder_ratio
   assert shares == (0.9, 0.1, 0.1)
   # Crop, mask and reorder with themselves are the ablations.
-  assert len(stages) == 1 + 1 + 1 + 1 + 3 + 3 + 3 + 1 + 5 + len(methods.RIVALS)
+  assert len(stages) == 1 + 1 + 1 + 1 + 2 + 3 + 3 + 1 + 5 + len(methods.RIVALS)
   assert stages['coles'].objective == ('coles',)
   assert stages['coles'].num_slices == 5
   assert stages['coles'].init_from == f'{folder}/masked_items/seed_7'

@@ -77,12 +77,12 @@ def _pretrain_settings(
   if not fields['init_from']:
     # The same encoder as all other rows have, unless its file says another.
     fields |= grid.shape() | settings.encoder_fields()
-  fields |= method.changes
   if method.steps_of:
     other = Pretraining(method.steps_of, run.seed)
     fields |= {'num_steps': steps_taken(grid, other), 'patience': 0}
   if method.rate_of:
     fields['learning_rate'] = grid.pretraining[method.rate_of].learning_rate
+  fields |= method.changes
   return dataclasses.replace(
     settings,
     workdir=str(grid.folder / run.name),

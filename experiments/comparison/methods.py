@@ -11,13 +11,19 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import SettingsError, given_values
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
+from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.shared import DataSettings
 
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
+# Flags of pre-training that a comparison sets itself.
+_OF_THE_COMPARISON = {'workdir', 'seed', 'init_from', 'split', 'select_by'} | {
+  field.name for field in dataclasses.fields(DataSettings)
+}
 # What the methods are compared with by default.
 REFERENCE = 'none'
 # How the vectors of a method are used: the encoder is trained on the task, or
@@ -110,9 +116,6 @@ METHODS = {
   ),
   'adaptssr_cold': Method(title='AdaptSSR, no warm start', flags='pretrain'),
   'adaptssr': _adaptssr(''),
-  'adaptssr_batch_mean': _adaptssr(', batch-mean fusion', fusion='batch_mean'),
-  'adaptssr_half': _adaptssr(', fusion 0.5', fusion='0.5'),
-  'adaptssr_all_pairs': _adaptssr(', all pairs', hard_negatives=False),
   'pooled_items': Method(title='Pooled items', flags='first_stage'),
   'pooled_items_longer': Method(
     title='Pooled items, continued',
@@ -199,6 +202,46 @@ def choose_methods(names: Sequence[str]) -> dict[str, Method]:
         f'--methods: no {name!r}{hint} There are: {", ".join(METHODS)}'
       )
   return {name: METHODS[name] for name in names}
+
+
+def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
+  """Methods with some flags of their pre-training changed.
+
+  Args:
+    variants: of each the name of a method and the flags, one after another.
+
+  Raises:
+    SettingsError: there is no such method, it is not pre-trained, or a flag is
+      none that can be changed; names the variant.
+
+  Example:
+    >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
+    ['pooled_items,embed_dim=256,num_epochs=6']
+  """
+  found = {}
+  for variant in variants:
+    name, *words = variant.split() or ['']
+    try:
+      method = choose_methods([name])[name]
+      changes = given_values(PretrainSettings, words)
+      refused = changes.keys() & _OF_THE_COMPARISON
+      if not method.flags or refused or not changes:
+        raise SettingsError(
+          f'{name} is not pre-trained'
+          if not method.flags
+          else f'leave out --{min(refused)}, which is that of the comparison'
+          if refused
+          else 'give the flags that it changes'
+        )
+    except SettingsError as error:
+      raise SettingsError(f'--variant={variant}: {error}') from error
+    given = [word.lstrip('-') for word in words]
+    found[','.join([name, *given]).replace('/', '_')] = dataclasses.replace(
+      method,
+      title=', '.join([method.title, *given]).replace('=', ' '),
+      changes=method.changes | changes,
+    )
+  return found
 
 
 def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:

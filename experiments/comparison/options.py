@@ -30,6 +30,12 @@ class CompareSettings(DataSettings, ProcessSettings):
     methods.MAIN_ROWS,
     f'The rows of the table, of: {", ".join(methods.METHODS)}.',
   )
+  variant: tuple[str, ...] = flag(
+    (),
+    'Also a row of --methods with some flags of its pre-training changed; may '
+    'be given again: --variant="pooled_items --embed_dim=256 --num_epochs=6".',
+    repeated=True,
+  )
   reference: str = flag(
     REFERENCE, 'The row that all others are compared with by paired tests.'
   )

@@ -17,7 +17,11 @@ from experiments.comparison.grid import (
   cells_of,
   plan,
 )
-from experiments.comparison.methods import FINE_TUNED, METRICS
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  METRICS,
+  variant_methods,
+)
 from experiments.comparison.notes import notes
 from experiments.comparison.pictures import draw_all
 from experiments.comparison.split_summary import summarise_splits
@@ -55,7 +59,8 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   atomic_write(grid.folder / 'results.md', page)
   for name, rows in sweeps.items():
     atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
-  titles = {name: grid.methods[name].title for name in settings.methods}
+  rows = (*settings.methods, *variant_methods(settings.variant))
+  titles = {name: grid.methods[name].title for name in rows}
   draw_all(grid.folder, summary, titles, sweeps)
   tell_result(f'{grid.folder}: wrote results.md, results.json')
   return results

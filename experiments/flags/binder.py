@@ -5,7 +5,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
@@ -22,6 +22,7 @@ def flag(
   above: float | None = None,
   high: float | None = None,
   choices: tuple[str, ...] = (),
+  repeated: bool = False,
   mutable_on_resume: bool = False,
 ) -> Any:
   """A field that is a flag.
@@ -33,6 +34,8 @@ def flag(
     above: a value that must be exceeded.
     high: the largest value allowed.
     choices: the words allowed, of which a tuple may hold several.
+    repeated: of a tuple, whether the flag is given once for each value, which
+      may then hold commas, instead of once for all.
     mutable_on_resume: whether a run may be resumed with another value.
 
   Returns:
@@ -46,6 +49,7 @@ def flag(
       'above': above,
       'high': high,
       'choices': choices,
+      'repeated': repeated,
       'mutable_on_resume': mutable_on_resume,
     },
   )
@@ -72,13 +76,11 @@ class Settings:
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """Flag name to text, of every (other) setting that has a value."""
     values = {
-      field.name: getattr(self, field.name)
+      field.name: _text(field, getattr(self, field.name))
       for field in dataclasses.fields(self)
       if field.name not in without
     }
-    return {
-      name: _text(value) for name, value in values.items() if value is not None
-    }
+    return {name: text for name, text in values.items() if text is not None}
 
   def names_free_to_change(self) -> set[str]:
     """The settings that a resumed run may have otherwise."""
@@ -90,8 +92,12 @@ class Settings:
 
   def to_flagfile(self) -> str:
     """The settings as a file for `--flagfile`."""
-    values = self.flag_values()
-    return ''.join(f'--{name}={value}\n' for name, value in values.items())
+    return ''.join(
+      f'--{name}={line}\n'
+      for name, text in self.flag_values().items()
+      # A repeated flag has a line for each value.
+      for line in text.split('\n')
+    )
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
@@ -137,6 +143,8 @@ def define_flags(
   for field in dataclasses.fields(settings_type):
     define = _DEFINE[_plain_type(hints[field.name])]
     default = field.default
+    if field.metadata['repeated']:
+      define = flags.DEFINE_multi_string
     if isinstance(default, tuple):
       default = list(default)
     define(
@@ -156,13 +164,15 @@ def help_text(field: dataclasses.Field) -> str:
   return text
 
 
-def _text(value: Any) -> str:
-  return ','.join(value) if isinstance(value, tuple) else str(value)
+def _text(field: dataclasses.Field, value: Any) -> str | None:
+  if isinstance(value, tuple):
+    return ('\n' if field.metadata['repeated'] else ',').join(value)
+  return None if value is None else str(value)
 
 
 def default_text(field: dataclasses.Field) -> str:
   """The default of a flag as it is given; '' if it has none."""
-  return '' if field.default is None else _text(field.default)
+  return _text(field, field.default) or ''
 
 
 _DEFINE = {
@@ -195,7 +205,7 @@ def from_flags(
   }
   return settings_type(
     **{
-      name: tuple(value) if isinstance(value, list) else value
+      name: tuple(filter(None, value)) if isinstance(value, list) else value
       for name, value in named.items()
     }
   )
@@ -205,7 +215,37 @@ def from_flagfile(
   settings_type: type[Settings], path: str | os.PathLike, **changes: Any
 ) -> Settings:
   """The settings of a flag file, with some of them changed."""
+  values = _parsed(settings_type, with_flagfiles([f'--flagfile={path}']))
+  return dataclasses.replace(from_flags(settings_type, values), **changes)
+
+
+def given_values(
+  settings_type: type[Settings], words: Sequence[str]
+) -> dict[str, Any]:
+  """The values of the flags that are given, and of no others.
+
+  Raises:
+    SettingsError: there is no such flag, a word is none, or a value is one
+      that the flag cannot have.
+  """
+  try:
+    values = _parsed(settings_type, words)
+    settings = from_flags(settings_type, values)
+  except flags.Error as error:
+    raise SettingsError(str(error)) from error
+  return {
+    field.name: getattr(settings, field.name)
+    for field in dataclasses.fields(settings)
+    if values[field.name].present
+  }
+
+
+def _parsed(
+  settings_type: type[Settings], words: Sequence[str]
+) -> flags.FlagValues:
   values = flags.FlagValues()
   define_flags(settings_type, values)
-  values(['', *with_flagfiles([f'--flagfile={path}'])])
-  return dataclasses.replace(from_flags(settings_type, values), **changes)
+  left = values(['', *words])[1:]
+  if left:
+    raise SettingsError(f'{left[0]!r} is no flag: write --NAME=VALUE')
+  return values

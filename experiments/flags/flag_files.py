@@ -2,12 +2,19 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from experiments.flags.errors import SettingsError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 _FLAG = '--flagfile'
+
+
+class FlagFileWord(str):
+  """A word of a flag file, which knows where it stands."""
+
+  place = ''
 
 
 def find_flagfile(
@@ -76,8 +83,35 @@ def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
       f'{_FLAG}={name}: the file names itself; leave that out'
     )
   try:
-    lines = map(str.strip, path.read_text(encoding='utf-8').splitlines())
+    lines = path.read_text(encoding='utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
-  words = [line for line in lines if line and not line.startswith(('#', '//'))]
+  words = []
+  for number, line in enumerate(map(str.strip, lines), start=1):
+    if line and not line.startswith(('#', '//')):
+      word = FlagFileWord(line)
+      word.place = f'{path}, line {number}'
+      words.append(word)
   return _expanded(words, (*within, path))
+
+
+def with_place(message: str, words: Sequence[str]) -> str:
+  """A message about a flag, with where it stands if that is a flag file.
+
+  Args:
+    message: names the flag, as `--seed`, or as absl does, `flag --seed=x` or
+      `flag 'seed'`.
+    words: of the command, by `with_flagfiles`.
+  """
+  named = re.search(r"--(?:no)?(\w+)|flag '(\w+)'", message)
+  if not named:
+    return message
+  name = named[1] or named[2]
+  given = [
+    word
+    for word in words
+    if re.fullmatch(rf'--?(no)?{name}(=.*)?', word, re.DOTALL)
+  ]
+  # The last one counts.
+  place = getattr(given[-1], 'place', '') if given else ''
+  return f'{message} ({place})' if place else message

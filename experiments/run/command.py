@@ -15,7 +15,7 @@ from experiments.flags.binder import (
   define_flags,
   from_flags,
 )
-from experiments.flags.flag_files import with_flagfiles
+from experiments.flags.flag_files import with_flagfiles, with_place
 from experiments.flags.help import asks_for_help, help_of
 
 
@@ -30,22 +30,27 @@ def run(module: str, settings_type: type[Settings]) -> None:
     print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
-  start = functools.partial(_start, module, settings_type)
-  app.run(start, flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
   try:
-    words = with_flagfiles(argv[1:])
+    words = with_flagfiles(sys.argv[1:])
   except SettingsError as error:
     sys.exit(f'error: {error}')
+  start = functools.partial(_start, module, settings_type, words)
+  app.run(start, flags_parser=functools.partial(_parse, words))
+
+
+def _parse(words: list[str], argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS([argv[0], *words])
   except flags.Error as error:
-    sys.exit(f'error: {error}; --help lists the flags')
+    sys.exit(f'error: {with_place(str(error), words)}; --help lists the flags')
 
 
-def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:
+def _start(
+  module: str,
+  settings_type: type[Settings],
+  words: list[str],
+  argv: list[str],
+) -> None:
   if argv[1:]:
     sys.exit(
       f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
@@ -58,8 +63,8 @@ def _start(module: str, settings_type: type[Settings], argv: list[str]) -> None:
   try:
     settings = from_flags(settings_type, flags.FLAGS)
   except SettingsError as error:
-    sys.exit(f'error: {error}')
+    sys.exit(f'error: {with_place(str(error), words)}')
   # It needs JAX, as most commands do.
   from experiments.run.errors import call
 
-  call(importlib.import_module(module).main, settings)
+  call(importlib.import_module(module).main, settings, words)

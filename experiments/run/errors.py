@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +11,22 @@ import jax
 from adaptssr_jax.errors import CheckpointError, DataError
 from adaptssr_jax.training.devices import is_of_lost_process
 from experiments.flags.binder import Settings, SettingsError
+from experiments.flags.flag_files import with_place
 from experiments.flags.process import WritingSettings
 from experiments.run.interruption import Interrupted, listening
 from experiments.run.process import prepare_process
 
 
-def call(main: Callable[[Any], Any], settings: Settings) -> None:
-  """Calls `main(settings)` in a process that is prepared for it."""
+def call(
+  main: Callable[[Any], Any], settings: Settings, words: Sequence[str] = ()
+) -> None:
+  """Calls `main(settings)` in a process that is prepared for it.
+
+  Args:
+    main: of a command.
+    settings: of it.
+    words: that gave the flags, some of which may be those of a flag file.
+  """
   try:
     with listening():
       prepare_process(settings)
@@ -29,7 +38,7 @@ def call(main: Callable[[Any], Any], settings: Settings) -> None:
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
       print(notice, flush=True)
   except (SettingsError, DataError, CheckpointError) as error:
-    _fail(f'error: {error}')
+    _fail(f'error: {with_place(str(error), words)}')
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise

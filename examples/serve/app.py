@@ -1,0 +1,83 @@
+"""Serves user vectors over HTTP, from a folder that `experiments.export` wrote.
+
+pip install fastapi uvicorn jax flatbuffers
+ENCODER=deployed uvicorn --app-dir examples/serve app:app
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import runpy
+from typing import Annotated
+
+import fastapi
+from pydantic import BaseModel, Field
+
+MAX_USERS, MAX_BEHAVIOURS = 1024, 10_000  # Of a request; of a user.
+History = Annotated[list[str], Field(max_length=MAX_BEHAVIOURS)]
+
+
+class Users(BaseModel):
+  """Raw item ids of each user, oldest first."""
+
+  histories: Annotated[list[History], Field(max_length=MAX_USERS)]
+
+
+class Batcher:
+  """Encodes together the users of all requests that wait at one time."""
+
+  def __init__(self, encode):
+    self.encode, self.waiting, self.turn = encode, [], asyncio.Lock()
+
+  async def __call__(self, histories):
+    """The vectors of the users of one request."""
+    vectors = asyncio.get_running_loop().create_future()
+    self.waiting.append((histories, vectors))
+    async with self.turn:
+      while not vectors.done():
+        await self.encode_next()
+    return await vectors
+
+  async def encode_next(self):
+    """Encodes the requests that came first, as many as fit one batch."""
+    batch = [self.waiting.pop(0)]
+    size = len(batch[0][0])
+    while self.waiting and size + len(self.waiting[0][0]) <= MAX_USERS:
+      batch.append(self.waiting.pop(0))
+      size += len(batch[-1][0])
+    users = [user for histories, _ in batch for user in histories]
+    try:
+      # In a thread, so that requests are taken while JAX works.
+      rows = iter((await asyncio.to_thread(self.encode, users)).tolist())
+    except Exception as error:
+      for _, vectors in batch:
+        vectors.set_exception(error)
+      return
+    for histories, vectors in batch:
+      vectors.set_result([next(rows) for _ in histories])
+
+
+@contextlib.asynccontextmanager
+async def started(app):
+  """Loads the encoder, and compiles the programs that most requests need."""
+  folder = pathlib.Path(os.environ.get('ENCODER', 'deployed'))
+  encoder = runpy.run_path(str(folder / 'load.py'))['Encoder'](folder)
+  for users in (1, 8, 64):
+    encoder([['']] * (users - 1) + [[''] * encoder.max_length])
+  app.state.encoder, app.state.batcher = encoder, Batcher(encoder)
+  yield
+
+
+app = fastapi.FastAPI(title='User vectors', lifespan=started)
+
+
+@app.post('/vectors')
+async def vectors(users: Users):
+  """A vector a user, and how many of the items the encoder does not know."""
+  known = app.state.encoder.numbers
+  unknown = sum(item not in known for user in users.histories for item in user)
+  return {
+    'vectors': await app.state.batcher(users.histories),
+    'unknown_items': unknown,
+  }
