@@ -5,6 +5,7 @@ that a link holds on a code host and in the site. Formulas in LaTeX become
 MathML, which browsers draw without a script from the net.
 """
 
+import functools
 import json
 import pathlib
 import posixpath
@@ -37,23 +38,21 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
   source = f'docs/{uri}'
   if page.file.generated_by:
     source = re.sub(r'(\.py|\.ipynb)\.md$', r'\1', uri)
+  markdown = _FORMULA.sub(_drawn, markdown)
+  return _LINK.sub(functools.partial(_moved, source, uri), markdown)
 
-  def moved(link: re.Match) -> str:
-    path = posixpath.normpath(
-      posixpath.join(posixpath.dirname(source), link[2])
-    )
-    if not (ROOT / path).is_file():
-      return link[0]
-    start = posixpath.dirname(uri) or '.'
-    return link[1] + posixpath.relpath(page_of(path), start)
 
-  markdown = _FORMULA.sub(
-    lambda formula: (
-      f'<div class="formula">{convert(formula[1], display="block")}</div>'
-    ),
-    markdown,
-  )
-  return _LINK.sub(moved, markdown)
+def _drawn(formula: re.Match) -> str:
+  return f'<div class="formula">{convert(formula[1], display="block")}</div>'
+
+
+def _moved(source: str, uri: str, link: re.Match) -> str:
+  """A link of a file, as one of its page; what is no file stays as it is."""
+  path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[2]))
+  if not (ROOT / path).is_file():
+    return link[0]
+  start = posixpath.dirname(uri) or '.'
+  return link[1] + posixpath.relpath(page_of(path), start)
 
 
 def page_of(path: str) -> str:
