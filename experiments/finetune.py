@@ -53,6 +53,7 @@ from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
+from experiments.run.trackers import find_trackers
 from experiments.run.workdir import (
   RESULT,
   atomic_write,
@@ -65,6 +66,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   """Fine-tunes, and returns what `result.json` says; or the plan."""
   settings = with_defaults(settings)
   loop.check_devices(settings)
+  find_trackers(settings)
   check_table_update(settings)
   if settings.plan:
     return plan(settings)

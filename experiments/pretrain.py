@@ -63,6 +63,7 @@ from experiments.run.encoder import (
 )
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
+from experiments.run.trackers import find_trackers
 from experiments.run.workdir import opened_workdir, write_dataset
 
 
@@ -70,6 +71,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state that validates best; or the plan."""
   settings = with_defaults(with_causal_encoder(settings))
   loop.check_devices(settings)
+  find_trackers(settings)
   check_table_update(settings)
   check_objective(settings)
   if settings.plan:

@@ -36,7 +36,7 @@ LIBRARY_ORDER = [
 COMMANDS_ORDER = [
   {'flags'},
   {'run'},
-  {'planning', 'finetuning'},
+  {'planning', 'finetuning', 'embedding'},
   {'probing'},
   {'pretraining'},
 ]
@@ -57,8 +57,8 @@ DATA_ORDER = [
 COMMANDS_OWN = {
   'benchmarking': 'benchmark',
   'comparison': 'compare',
-  'embedding': 'embed',
   'exporting': 'export',
+  'reporting': 'report',
 }
 # What runs other commands.
 CALLERS = {'experiments.quickstart', 'experiments.comparison.commands'}

@@ -13,6 +13,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
 from experiments.run import logs
 from experiments.run.logs import MetricsLog, Muted, Progress, mend_metrics
 
@@ -51,7 +52,7 @@ def in_lines(folder):
 
 
 def write(folder, steps, *, resume_at=0, shift=0.0):
-  log = MetricsLog(folder, resume_at=resume_at)
+  log = MetricsLog(folder, RunSettings(), resume_at=resume_at)
   for step in steps:
     log.write(step, {'loss': step / 3 + shift, 'lambda': 0.5})
   log.close()
@@ -66,7 +67,7 @@ def test_a_line_of_json_a_step(tmp_path):
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
-  log = MetricsLog(tmp_path, resume_at=0)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   log.write(1, {'loss': 2.0})
   assert read(tmp_path) == [{'step': 1, 'loss': 2.0}]
   log.close()
@@ -92,7 +93,7 @@ def test_a_resumed_run_cuts_what_comes_after_its_checkpoint(tmp_path):
 
 
 def test_two_lines_of_the_checkpoint_step_stay(tmp_path):
-  log = MetricsLog(tmp_path, resume_at=0)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   log.write(2, {'loss': 1.0})
   log.write(2, {'validation_loss': 2.0})
   log.close()
@@ -131,12 +132,12 @@ def test_what_is_broken_between_whole_lines_is_an_error(tmp_path):
   path.write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n')
   before = path.read_bytes()
   with pytest.raises(SettingsError, match=f'{path}, line 2: not the JSON'):
-    MetricsLog(tmp_path, resume_at=3)
+    MetricsLog(tmp_path, RunSettings(), resume_at=3)
   assert path.read_bytes() == before
 
 
 def test_lines_that_are_lost_come_from_the_checkpoints(tmp_path):
-  log = MetricsLog(tmp_path, resume_at=0)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   saved = []
   for step in range(1, 9):
     log.write(step, {'loss': step / 7})
@@ -157,7 +158,7 @@ def test_lines_that_are_lost_come_from_the_checkpoints(tmp_path):
 
 
 def test_what_is_no_number_is_left_out(tmp_path):
-  log = MetricsLog(tmp_path, resume_at=0)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   log.write(1, {'loss': math.nan, 'lambda': 0.5, 'mean': -math.inf})
   log.close()
   assert (tmp_path / 'metrics.jsonl').read_text() == (
@@ -168,14 +169,15 @@ def test_what_is_no_number_is_left_out(tmp_path):
 
 @pytest.mark.parametrize('part', ['_file', '_events'])
 def test_a_full_disk_is_told_of(tmp_path, monkeypatch, part):
-  log = MetricsLog(tmp_path, resume_at=0)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   # As large as what a file collects before it writes.
   values = {f'number_{number}': 0.5 for number in range(9999)}
   with pathlib.Path('/dev/full').open('a' if part == '_file' else 'ab') as full:
     if part == '_file':
       log._file = full
     else:
-      log._events._py_recordio_writer._writer = full
+      events = log._trackers._logs['tensorboard']._events
+      events._py_recordio_writer._writer = full
     with pytest.raises(SettingsError, match=r'No space left.*: make room, and'):
       log.write(1, values)
     with contextlib.suppress(OSError):

@@ -70,13 +70,30 @@ def save_encoder(
       f'a vocabulary of {len(vocabulary)} ids does not fit an encoder of '
       f'{encoder.num_items} items'
     )
+  description = describe(encoder, list(vocabulary), flags={})
+  save_model(path, model_params(params), description)
+
+
+def save_model(
+  path: str | pathlib.Path, params: dict[str, Any], description: Description
+) -> None:
+  """As `save_encoder`, with all that was learned beside the encoder.
+
+  Args:
+    path: as for `save_encoder`.
+    params: of the whole model, see `table.lookup`.
+    description: of the encoder and its items.
+
+  Raises:
+    CheckpointError: there are checkpoints already, or the disk is full.
+  """
   if files.saved_steps(pathlib.Path(path) / files.FOLDER):
     raise CheckpointError(
       f'{path}: there are checkpoints already: take another folder'
     )
-  state = init_state(model_params(params), optax.sgd(1.0))
+  state = init_state(params, optax.sgd(1.0))
   with Checkpoints(path, keep=1) as checkpoints:
-    checkpoints.save(state, describe(encoder, list(vocabulary), flags={}))
+    checkpoints.save(state, description)
 
 
 def restore_description(path: str | pathlib.Path) -> Description:

@@ -1,21 +1,31 @@
-"""Parameters from elsewhere: of the public code, or of another vocabulary."""
+"""Weights of the public PyTorch implementation, for this encoder, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float
 
-from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 
 _ITEMS = 'base_model.item_embedding.weight'
 _MASK = 'mask_token'
 _POSITIONS = 'base_model.pos_embedding.weight'
 _QUERY = 'base_model.pooler.query'
 _LAYERS = 'base_model.trm_encoder.layers.'
+# What fine-tuning there puts before the names of pre-training.
+_TUNED = 'base_model.'
+# The item table once more, to which the masked-item head is tied.
+_DECODER = 'mlm_head.decoder_weight'
+_MASKED_ITEMS = {'mlm_head.bias': 'head/bias'}
+_TASK = {
+  'classifier.0.weight': 'head/hidden/kernel',
+  'classifier.0.bias': 'head/hidden/bias',
+  'classifier.2.weight': 'head/output/kernel',
+  'classifier.2.bias': 'head/output/bias',
+}
 
 # Name within a layer of the public code -> path within a block of ours.
 _DENSE = {
@@ -37,36 +47,54 @@ def encoder_from_reference(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Turns weights of the public PyTorch code into an encoder of ours.
 
-  The mask vector becomes the last row of the item table; matrices are
-  transposed; weights of the masked-item head (`mlm_head.*`) are left out. All
-  sizes follow from shapes, except for what the arguments say.
-
-  Args:
-    weights: {parameter name in the PyTorch state dict: numpy array}, that is,
-      {name: tensor.numpy() for name, tensor in state_dict.items()}.
-    num_heads: Attention heads.
-    cosine_pooling: The `cos_pooling` of the public code.
-
-  Returns:
-    The encoder, with the default dropout rate, and its params, for
-    `encoder.apply({'params': params}, items)`.
-
-  Raises:
-    ValueError: If weights are missing, unknown or misshapen; it names them.
+  As `model_from_reference`, without the heads.
 
   Example:
     >>> encoder_from_reference({'mask_token': np.ones((1, 8))}, num_heads=2)
     Traceback (most recent call last):
     ValueError: missing weights: base_model.item_embedding.weight, ...
+  """
+  encoder, params, _ = model_from_reference(
+    weights, num_heads=num_heads, cosine_pooling=cosine_pooling
+  )
+  return encoder, params
+
+
+def model_from_reference(
+  weights: Mapping[str, Any], *, num_heads: int, cosine_pooling: bool = False
+) -> tuple[UserEncoder, dict[str, Any], dict[str, Any]]:
+  """Turns weights of the public PyTorch code into an encoder and heads of ours.
+
+  The mask vector becomes the last row of the item table; matrices are
+  transposed. All sizes follow from shapes, except for what the arguments say.
+
+  Args:
+    weights: {parameter name in the PyTorch state dict: numpy array}, that is,
+      {name: tensor.numpy() for name, tensor in state_dict.items()}, of its
+      pre-training by AdaptSSR or masked items, or of its fine-tuning from that.
+    num_heads: Attention heads.
+    cosine_pooling: The `cos_pooling` of the public code.
+
+  Returns:
+    The encoder, with the default dropout rate; its params, for
+    `encoder.apply({'params': params}, items)`; and what was learned beside it:
+    `bias`, a number per id, of masked items, and `hidden` and `output`, the
+    params of the `TaskHead` of a fine-tuned model.
+
+  Raises:
+    ValueError: If weights are missing, unknown or misshapen; it names them.
 
   Reference:
-    https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py.
+    https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py,
+    Code/MLM/model.py, Code/classification_model.py and Code/topN_model.py.
   """
+  weights = _as_pretrained(weights)
   layers = {name.split('.')[3] for name in weights if name.startswith(_LAYERS)}
   # Without any layer, the first one's names are those that are missing.
   num_layers = max(len(layers), 1)
-  paths = _paths(num_layers)
+  paths = _paths(num_layers) | _head_paths(weights)
   _check_names(weights, {*paths, _MASK})
+  _check_matrices(weights)
   rows, embed_dim = np.shape(weights[_ITEMS])
   encoder = UserEncoder(
     num_items=rows - 1,
@@ -77,14 +105,80 @@ def encoder_from_reference(
     num_queries=len(weights[_QUERY]),
     cosine_pooling=cosine_pooling,
   )
-  _check_shapes(weights, _expected_shapes(encoder, paths))
+  _check_shapes(weights, _expected_shapes(encoder, paths, weights))
   arrays = {name: np.asarray(weights[name], np.float32) for name in weights}
   arrays[_ITEMS] = np.concatenate([arrays[_ITEMS], arrays[_MASK]])
   flat = {
     path: jnp.asarray(arrays[name].T if _is_matrix(path) else arrays[name])
     for name, path in paths.items()
   }
-  return encoder, traverse_util.unflatten_dict(flat, sep='/')
+  params = traverse_util.unflatten_dict(flat, sep='/')
+  head = params.pop('head', {})
+  return encoder, params, head
+
+
+def model_to_reference(
+  encoder: UserEncoder,
+  params: Mapping[str, Any],
+  head: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+  """Undoes `model_from_reference`.
+
+  Args:
+    encoder: An encoder that the public code has too.
+    params: Of it, with the item table.
+    head: None, one or both of those that `model_from_reference` returns.
+
+  Returns:
+    The state dict, float32, of the public `PretrainModel` of AdaptSSR; of
+    masked items if there is a `bias`; of a `FinetuneModel` on either if there
+    is an `output`.
+
+  Raises:
+    ValueError: If the encoder is causal, or reads out another vector.
+  """
+  if encoder.causal or encoder.readout != 'pooled':
+    raise ValueError(
+      f'an encoder with causal={encoder.causal} and readout={encoder.readout} '
+      'has no counterpart in the public code, which pools bidirectional states'
+    )
+  flat = traverse_util.flatten_dict({**params, 'head': head}, sep='/')
+  paths = _paths(encoder.num_layers) | {
+    name: path for name, path in (_MASKED_ITEMS | _TASK).items() if path in flat
+  }
+  arrays = {name: np.asarray(flat[path]) for name, path in paths.items()}
+  table = arrays[_ITEMS]
+  arrays |= {_ITEMS: table[:-1], _MASK: table[-1:]}
+  if 'bias' in head:
+    arrays[_DECODER] = arrays[_ITEMS]
+  prefix = _TUNED if 'output' in head else ''
+  return {
+    name if name in _TASK else prefix + name: np.array(
+      array.T if _is_matrix(paths.get(name, '')) else array,
+      np.float32,
+      order='C',
+    )
+    for name, array in arrays.items()
+  }
+
+
+def _as_pretrained(weights: Mapping[str, Any]) -> dict[str, Any]:
+  """The weights with the names that they have before fine-tuning."""
+  if not any(name.startswith(2 * _TUNED) for name in weights):
+    return dict(weights)
+  return {name.removeprefix(_TUNED): array for name, array in weights.items()}
+
+
+def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:
+  """As `_paths`, of the heads of which there are any weights."""
+  paths = {}
+  for prefix, head in {
+    'mlm_head.': _MASKED_ITEMS,
+    'classifier.': _TASK,
+  }.items():
+    if any(name.startswith(prefix) for name in weights):
+      paths |= head
+  return paths
 
 
 def _paths(num_layers: int) -> dict[str, str]:
@@ -110,11 +204,17 @@ def _is_matrix(path: str) -> bool:
 
 
 def _expected_shapes(
-  encoder: UserEncoder, paths: dict[str, str]
+  encoder: UserEncoder, paths: dict[str, str], weights: Mapping[str, Any]
 ) -> dict[str, tuple[int, ...]]:
-  items = jnp.zeros((1, 1), jnp.int32)
-  variables = jax.eval_shape(encoder.init, jax.random.key(0), items)
-  flat = traverse_util.flatten_dict(variables['params'], sep='/')
+  items, key = jnp.zeros((1, 1), jnp.int32), jax.random.key(0)
+  params = jax.eval_shape(encoder.init, key, items)['params']
+  head = {'bias': jax.ShapeDtypeStruct((encoder.mask_id,), jnp.float32)}
+  if _TASK.keys() <= paths.keys():
+    hidden, outputs = (len(weights[f'classifier.{n}.weight']) for n in (0, 2))
+    task = TaskHead(num_outputs=outputs, hidden_dim=hidden)
+    users = jnp.zeros((1, encoder.vector_dim))
+    head |= jax.eval_shape(task.init, key, users)['params']
+  flat = traverse_util.flatten_dict({**params, 'head': head}, sep='/')
   shapes = {
     name: flat[path].shape[:: -1 if _is_matrix(path) else 1]
     for name, path in paths.items()
@@ -125,7 +225,7 @@ def _expected_shapes(
 
 
 def _check_names(weights: Mapping[str, Any], expected: set[str]) -> None:
-  known = {name for name in weights if not name.startswith('mlm_head.')}
+  known = weights.keys() - {_DECODER}
   problems = {'missing': expected - known, 'unknown': known - expected}
   text = '; '.join(
     f'{problem} weights: {", ".join(sorted(names))}'
@@ -134,6 +234,15 @@ def _check_names(weights: Mapping[str, Any], expected: set[str]) -> None:
   )
   if text:
     raise ValueError(text)
+
+
+def _check_matrices(weights: Mapping[str, Any]) -> None:
+  """Those of which sizes are taken must have two."""
+  for name in (_ITEMS, _POSITIONS, _QUERY, *_TASK):
+    if name in weights and not name.endswith('bias'):
+      shape = np.shape(weights[name])
+      if len(shape) != 2:
+        raise ValueError(f'{name} is {shape}, not a matrix')
 
 
 def _check_shapes(
@@ -146,53 +255,3 @@ def _check_shapes(
   ]
   if wrong:
     raise ValueError(f'weights of a wrong shape: {", ".join(wrong)}')
-
-
-def map_item_rows(
-  pretrained: Float[Array, 'old_rows dim'],
-  fresh: Float[Array, 'new_rows dim'],
-  pretrained_items: Sequence[str],
-  items: Sequence[str],
-) -> tuple[Float[Array, 'new_rows dim'], int]:
-  """Takes over the row of every item that the pre-trained table knows.
-
-  The rows of padding and mask, the first and the last, are taken over too.
-
-  Args:
-    pretrained: table of the pre-trained encoder, [items + 2, dim].
-    fresh: new table, whose rows stay where an item is unknown.
-    pretrained_items: raw item ids of the pre-trained table, item i at i - 1.
-    items: raw item ids of the new table.
-
-  Returns:
-    The table for `items`, and how many of them were found.
-
-  Raises:
-    ValueError: the tables differ in width, or do not fit their vocabularies.
-
-  Example:
-    >>> old = jnp.arange(4.0)[:, None]
-    >>> table, found = map_item_rows(
-    ...   old, jnp.full((5, 1), 9.0), ['a', 'b'], ['b', 'c', 'a']
-    ... )
-    >>> table[:, 0].tolist(), found
-    ([0.0, 2.0, 9.0, 1.0, 3.0], 2)
-  """
-  for table, names in ((pretrained, pretrained_items), (fresh, items)):
-    if len(table) != len(names) + 2:
-      raise ValueError(
-        f'a table of {len(table)} rows does not fit {len(names)} items: it '
-        'needs two more, for padding and mask'
-      )
-  if pretrained.shape[1] != fresh.shape[1]:
-    raise ValueError(
-      f'the pre-trained table has {pretrained.shape[1]} features, the new one '
-      f'{fresh.shape[1]}'
-    )
-  row = {name: number for number, name in enumerate(pretrained_items, 1)}
-  rows = np.array(
-    [0, *(row.get(name, -1) for name in items), len(pretrained) - 1]
-  )
-  known = rows >= 0
-  table = jnp.where(known[:, None], pretrained[rows], fresh)
-  return table, int(known.sum()) - 2

@@ -5,7 +5,6 @@ Each run comes after those that it needs.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
 from experiments.pretraining.collapse import collapse_warning
 from experiments.run.encoder import FREE_FIELDS
-from experiments.run.workdir import METRICS
+from experiments.run.logs import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,5 +274,4 @@ def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
 
 
 def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:
-  text = (grid.folder / run.name / METRICS).read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  return read_metrics(grid.folder / run.name)

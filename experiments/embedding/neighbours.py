@@ -62,17 +62,18 @@ def write_neighbours(
 
 
 def nearest_users(
-  vectors: np.ndarray, *, count: int
+  vectors: np.ndarray, *, count: int, rows: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """The nearest other users of every user, exactly, the nearest first.
 
   Args:
     vectors: float32 [users, dim]; a vector of zeros has the cosine 0 with all.
     count: how many of each, fewer than there are users.
+    rows: the users whose they are [all].
 
   Returns:
-    Their cosines, float32 [users, count], and which users they are, int32
-    [users, count].
+    Their cosines, float32 [rows, count], and which users they are, int32
+    [rows, count].
   """
   unit = unit_length(jnp.asarray(vectors))
   everyone = Negatives(unit, jnp.arange(len(unit)) + 1)
@@ -80,10 +81,10 @@ def nearest_users(
   search = jax.jit(
     functools.partial(most_similar, count=count, block_size=block_size)
   )
-  found = []
-  with progress(len(unit)) as bar:
-    for begin in range(0, len(unit), _QUERIES):
-      part = slice(begin, begin + _QUERIES)
+  rows, found = np.arange(len(unit)) if rows is None else np.array(rows), []
+  with progress(len(rows)) as bar:
+    for begin in range(0, len(rows), _QUERIES):
+      part = rows[begin : begin + _QUERIES]
       batch = search(unit[part], everyone.ids[part], everyone)
       found.append(jax.tree.map(np.asarray, batch))
       bar.update(len(batch[0]))

@@ -61,9 +61,11 @@ class Settings:
   Args of a class:
     group: the title under which `--help` has its flags, if several commands
       have them.
+    takes_words: the flag that the words without a flag are added to, if any.
   """
 
   group: ClassVar[str] = ''
+  takes_words: ClassVar[str] = ''
 
   def __init_subclass__(cls, *, group: str = '') -> None:
     cls.group = group

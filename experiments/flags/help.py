@@ -15,6 +15,7 @@ _FIRST = (
   'pretrained',
   'init_from',
   'checkpoints',
+  'input',
   'objective',
   'task',
   'tasks',

@@ -141,6 +141,12 @@ class RunSettings(
     mutable_on_resume=True,
   )
   log_every: int = flag(10, 'Steps between two lines of metrics.jsonl.', low=1)
+  log_to: tuple[str, ...] = flag(
+    ('tensorboard',),
+    'Where else the numbers of metrics.jsonl go: tensorboard, mlflow, wandb, '
+    'MODULE:FUNCTION of your own, or several of them.',
+    mutable_on_resume=True,
+  )
   progress_every: float = flag(
     10.0,
     'Seconds between two lines of progress where there is no terminal.',

@@ -70,7 +70,7 @@ def probe(
   else:
     found = candidates(vectors, labelled, model=settings.probe_model)
   readings = []
-  with contextlib.closing(open_log(folder, resume_at=0)) as log:
+  with contextlib.closing(open_log(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
       log.write(number, reading.chosen | _validation(reading, known))
       readings.append(reading)

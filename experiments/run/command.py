@@ -34,6 +34,8 @@ def run(module: str, settings_type: type[Settings]) -> None:
 
 
 def _parse(words: list[str], argv: list[str]) -> list[str]:
+  # Flags may follow words without a flag.
+  flags.FLAGS.set_gnu_getopt()
   try:
     return flags.FLAGS([argv[0], *words])
   except flags.Error as error:
@@ -46,11 +48,14 @@ def _start(
   words: list[str],
   argv: list[str],
 ) -> None:
-  if argv[1:]:
+  name = settings_type.takes_words
+  if argv[1:] and not name:
     sys.exit(
       f'error: unexpected argument {argv[1]!r}: flags are --NAME=VALUE, and '
       f'a file of flags is --flagfile={argv[1]}'
     )
+  if argv[1:]:
+    flags.FLAGS[name].value = [*flags.FLAGS[name].value, *argv[1:]]
   # Orbax logs every step of every save, and each error that it raises;
   # --verbosity=0 lets it.
   if not flags.FLAGS['verbosity'].present:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.checkpoint.encoders import restore_model
-from adaptssr_jax.encoder.convert import map_item_rows
 from adaptssr_jax.encoder.layers import INIT_STDDEV
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.encoder.transfer import map_item_rows
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.devices import host_device, init_in_parts
 from experiments.flags.binder import Settings, SettingsError

@@ -13,43 +13,43 @@ from typing import Any
 
 import tqdm
 from jax.typing import ArrayLike
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
 from experiments.run.process import is_main_process, is_quiet
+from experiments.run.trackers import Trackers
 from experiments.run.workdir import METRICS, atomic_write, writing
 
 # The last steps, of which the rate is taken.
 _WINDOW = 100
-# Seconds after which TensorBoard shall see what was written.
-_FLUSH = 60.0
 # Seconds after which the bar of a terminal is drawn again.
 _REDRAWN = 0.5
 _LINE = '{desc}: step {n:,}/{total:,}{postfix}, {remaining} left'
 
 
 class MetricsLog:
-  """Writes the same numbers to `metrics.jsonl` and to TensorBoard events.
+  """Writes the same numbers to `metrics.jsonl` and to the trackers of a run.
 
   The file holds nothing that depends on the clock, so that two equal runs
   write equal files. A number that is not finite is left out.
 
   Args:
     folder: of the run.
+    settings: of the run.
     resume_at: the last step whose lines are kept; later ones are the traces of
       work that an interruption lost, and are written again.
     saved: what checkpoints say of the log, see `since_save`; it replaces what
       the file has lost.
 
   Raises:
-    SettingsError: the file cannot be read; names the line.
+    SettingsError: the file cannot be read, and its line is named; or a
+      tracker does not begin.
   """
 
   def __init__(
     self,
     folder: pathlib.Path,
+    settings: RunSettings,
     *,
     resume_at: int,
     saved: Sequence[Mapping[str, Any]] = (),
@@ -59,11 +59,7 @@ class MetricsLog:
     self._after, self._recent = resume_at, []
     with writing(folder):
       self._file = path.open('a')
-      # Not by tensorboardX's thread, which a full disk ends unseen.
-      self._events = EventsWriter(str(folder / 'events'))
-      purge = SessionLog(status=SessionLog.START)
-      self._add_event(step=resume_at + 1, session_log=purge)
-    self._flushed = 0.0
+    self._trackers = Trackers(folder, settings, resume_at=resume_at)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes one line of numbers at a step."""
@@ -72,21 +68,11 @@ class MetricsLog:
     with writing(self._folder):
       self._file.write(line)
       self._file.flush()
-      for name, value in values.items():
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
-        self._add_event(step=step, summary=summary)
-      if time.monotonic() - self._flushed > _FLUSH:
-        self._flushed = time.monotonic()
-        self._events.flush()
+    self._trackers.write(step, values)
     self._recent.append(line)
-
-  def _add_event(self, **fields: Any) -> None:
-    self._events.write_event(Event(wall_time=time.time(), **fields))
 
   def since_save(self, step: int) -> dict[str, Any]:
     """The lines of the steps up to this one that no checkpoint holds yet."""
-    with writing(self._folder):
-      self._events.flush()
     lines = {'after': self._after, 'until': step, 'lines': self._recent}
     self._after, self._recent = step, []
     return lines
@@ -95,7 +81,7 @@ class MetricsLog:
     """Writes all that is left."""
     with writing(self._folder):
       self._file.close()
-      self._events.close()
+    self._trackers.close()
 
 
 class Muted:
@@ -117,6 +103,7 @@ class Muted:
 
 def open_log(
   folder: pathlib.Path,
+  settings: RunSettings,
   *,
   resume_at: int,
   saved: Sequence[Mapping[str, Any]] = (),
@@ -124,7 +111,7 @@ def open_log(
   """The log of this process, which is nobody's in all but the first."""
   if not is_main_process():
     return Muted()
-  return MetricsLog(folder, resume_at=resume_at, saved=saved)
+  return MetricsLog(folder, settings, resume_at=resume_at, saved=saved)
 
 
 def mend_metrics(
@@ -137,6 +124,15 @@ def mend_metrics(
   path = folder / METRICS
   lines = _mended(_lines_of(path), [*saved, {'after': resume_at}])
   atomic_write(path, ''.join(lines))
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The numbers that a run has logged so far, a dictionary a line.
+
+  Raises:
+    SettingsError: as of `MetricsLog`.
+  """
+  return [json.loads(line) for _, line in _lines_of(folder / METRICS)]
 
 
 def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:

@@ -234,7 +234,7 @@ class _StepLog:
     self._skipped = SkippedSteps(
       run.folder, run.settings, run.users, in_a_row=in_a_row
     )
-    self._log = open_log(run.folder, resume_at=start, saved=saved)
+    self._log = open_log(run.folder, run.settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:

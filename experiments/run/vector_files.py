@@ -82,6 +82,50 @@ def write_vectors(
     _WRITERS[path.suffix](aside, pieces, shape, name)
 
 
+def has_vectors(path: pathlib.Path) -> bool:
+  """Whether a file has the columns that `write_vectors` writes of users.
+
+  Raises:
+    SettingsError: it cannot be read.
+  """
+  with _reading(path):
+    if path.suffix == '.npz':
+      with np.load(path, allow_pickle=False) as arrays:
+        names = arrays.files
+    else:
+      names = pa.parquet.read_schema(path).names
+  return {'user_id', 'vector'} <= set(names)
+
+
+def read_vectors(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+  """The raw ids of users, and their vectors, float32 [users, dim].
+
+  Raises:
+    SettingsError: `write_vectors` did not write the file.
+  """
+  if not has_vectors(path):
+    raise SettingsError(
+      f'{path} has no user_id and vector: give a file that experiments.embed '
+      'wrote by --output'
+    )
+  with _reading(path):
+    if path.suffix == '.npz':
+      with np.load(path, allow_pickle=False) as arrays:
+        return arrays['user_id'].tolist(), arrays['vector']
+    table = pa.parquet.read_table(path, columns=['user_id', 'vector'])
+    chunks = [part.flatten().to_numpy() for part in table['vector'].chunks]
+    vectors = np.concatenate(chunks).reshape(len(table), -1)
+    return table['user_id'].to_pylist(), vectors
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise SettingsError(f'{path} cannot be read: {error}') from error
+
+
 def _write_parquet(
   path: pathlib.Path,
   pieces: Iterable[Piece],

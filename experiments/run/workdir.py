@@ -130,10 +130,7 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
 
 
 def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
-  lines = saved.read_text().splitlines()
-  before = dict(
-    line[2:].split('=', 1) for line in lines if line.startswith('--')
-  )
+  before = saved_flags(saved.parent)
   now = settings.flag_values()
   free = settings.names_free_to_change()
   differing = differing_flags(before, now, free)
@@ -143,6 +140,26 @@ def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
       f'{differing}. Choose another folder, or give it the settings '
       f'of {saved}'
     )
+
+
+def saved_flags(folder: pathlib.Path) -> dict[str, str]:
+  """What `flags.txt` of a run says, by flag; nothing where there is none."""
+  path = folder / _FLAGS
+  lines = path.read_text().splitlines() if path.exists() else []
+  return dict(line[2:].split('=', 1) for line in lines if line.startswith('--'))
+
+
+def is_in_use(folder: pathlib.Path) -> bool:
+  """Whether a run is at work in a folder."""
+  path = folder / _LOCK
+  if not path.exists():
+    return False
+  try:
+    # Of a run that was killed the file is left, and the lock is not.
+    with locked(path) as is_free:
+      return not is_free
+  except (filelock.Timeout, OSError):
+    return True
 
 
 def differing_flags(

@@ -1,0 +1,224 @@
+"""Turns a model of the public PyTorch code into a run of this one, and back.
+
+  python -m experiments.convert --input=model.pt --workdir=runs/converted
+  python -m experiments.convert --input=runs/latest --output=model.pt
+
+Of pre-training by AdaptSSR or masked items, or of fine-tuning, heads included;
+the state of an optimizer is not. See docs/interoperability.md.
+"""
+
+from experiments.flags.converting import ConvertSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.convert', ConvertSettings)
+
+import importlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from adaptssr_jax.checkpoint.encoders import (
+  restore_description,
+  restore_model,
+  save_model,
+)
+from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.encoder.convert import (
+  model_from_reference,
+  model_to_reference,
+)
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.files import atomic_path
+from adaptssr_jax.table.lookup import encoder_params, model_params
+from adaptssr_jax.training.devices import host_device
+from experiments.flags.binder import SettingsError
+from experiments.run.process import tell, tell_result
+
+
+def main(settings: ConvertSettings) -> pathlib.Path:
+  """Converts, and returns what was written.
+
+  Raises:
+    SettingsError: a file cannot be read, is no such model or is there already,
+      or a package is missing.
+    CheckpointError: the run cannot be read, or the disk is full.
+  """
+  written = [settings.workdir or settings.output]
+  written += [settings.vocabulary] if settings.output else []
+  for path in map(pathlib.Path, filter(None, written)):
+    if path.exists():
+      raise SettingsError(f'{path} exists: move it away, or choose another')
+  return _from_torch(settings) if settings.workdir else _to_torch(settings)
+
+
+def _from_torch(settings: ConvertSettings) -> pathlib.Path:
+  weights = read_weights(pathlib.Path(settings.input))
+  try:
+    encoder, params, head = model_from_reference(
+      weights,
+      num_heads=settings.num_heads,
+      cosine_pooling=settings.cosine_pooling,
+    )
+  except ValueError as error:
+    raise SettingsError(f'--input={settings.input}: {error}') from error
+  outputs = len(head['output']['bias']) if 'output' in head else 0
+  params = model_params(params) | ({'head': head} if head else {})
+  description = describe(
+    encoder,
+    read_items(settings.vocabulary, encoder.num_items),
+    flags={'objective': 'masked_items'} if 'bias' in head else {},
+    labels=[str(label) for label in range(outputs)],
+  )
+  save_model(settings.workdir, params, description)
+  tell_result(
+    f'{settings.workdir}: an encoder of {encoder.num_items:,} items, '
+    f'{encoder.num_layers} layers and {encoder.num_heads} heads'
+    + (f'; its head: {", ".join(sorted(head))}' if head else '')
+  )
+  return pathlib.Path(settings.workdir)
+
+
+def _to_torch(settings: ConvertSettings) -> pathlib.Path:
+  encoder, params, vocabulary = restore_model(
+    settings.input, device=host_device()
+  )
+  head = _head_of_both(settings, encoder, params.get('head', {}))
+  try:
+    weights = model_to_reference(encoder, encoder_params(params), head)
+  except ValueError as error:
+    raise SettingsError(f'--input={settings.input}: {error}') from error
+  if settings.vocabulary:
+    write_items(pathlib.Path(settings.vocabulary), vocabulary)
+  path = pathlib.Path(settings.output)
+  write_weights(path, weights)
+  tell_result(
+    f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
+    f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
+    f'--num_pooling={encoder.num_queries} '
+    f'--cos_pooling={encoder.cosine_pooling}, n_items={encoder.mask_id}'
+  )
+  return path
+
+
+def _head_of_both(
+  settings: ConvertSettings, encoder: UserEncoder, head: dict[str, Any]
+) -> dict[str, Any]:
+  """What the public code has too of a head; tells what it has not."""
+  flags = restore_description(settings.input).flags
+  kept = set()
+  if 'masked_items' in str(flags.get('objective', '')).split(','):
+    kept = {'bias'}
+  hidden = head.get('hidden', {'bias': []})['bias']
+  if len(hidden) == encoder.embed_dim:
+    kept |= {'hidden', 'output'}
+  if left_out := ', '.join(sorted(head.keys() - kept)):
+    tell(f'{settings.input}: the public code has no head of {left_out}')
+  return {name: head[name] for name in head.keys() & kept}
+
+
+def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a state dict, {name: array}, and runs no code that it may hold.
+
+  Raises:
+    SettingsError: it cannot be read, or holds other things.
+  """
+  torch = _library(path)
+  try:
+    path.open('rb').close()
+  except OSError as error:
+    raise SettingsError(
+      f'--input={path} cannot be read: {error.strerror}'
+    ) from error
+  try:
+    if path.suffix == '.safetensors':
+      return torch.load_file(path)
+    # Since 2.6 this is as safe as it says.
+    saved = torch.load(path, map_location='cpu', weights_only=True)
+    return {str(k): v.detach().float().numpy() for k, v in saved.items()}
+  # Each library raises what it likes.
+  except Exception as error:
+    raise SettingsError(
+      f'--input={path} is damaged, or holds more than a state dict, such as '
+      'code, which is not run: write torch.save(model.state_dict(), ...)'
+    ) from error
+
+
+def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
+  """Writes a state dict.
+
+  Raises:
+    SettingsError: it cannot be written.
+  """
+  torch = _library(path)
+  try:
+    with atomic_path(path) as aside:
+      if path.suffix == '.safetensors':
+        aside.write_bytes(torch.save(weights))
+      else:
+        tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
+        torch.save(tensors, aside)
+  # PyTorch tells of a folder that is not there by a RuntimeError.
+  except (OSError, RuntimeError) as error:
+    raise SettingsError(f'--output={path} was not written: {error}') from error
+
+
+def _library(path: pathlib.Path) -> Any:
+  """What reads and writes a file of this name."""
+  name = 'safetensors.numpy' if path.suffix == '.safetensors' else 'torch'
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as error:
+    raise SettingsError(
+      f"{path} needs {name}: pip install '.[torch]'"
+    ) from error
+
+
+def read_items(path: str, count: int) -> list[str]:
+  """The raw item ids of a file, or the indices where there is none.
+
+  Raises:
+    SettingsError: they are not so many, or not each once.
+  """
+  if not path:
+    return [str(index) for index in range(1, count + 1)]
+  try:
+    items = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise SettingsError(
+      f'--vocabulary={path} cannot be read: {error}'
+    ) from error
+  if not items[-1]:
+    del items[-1]
+  if len(items) != count:
+    raise SettingsError(
+      f'--vocabulary={path} has {len(items):,} lines, but the model {count:,} '
+      'items: one a line, without the padding of index 0'
+    )
+  lines = {}
+  for line, item in enumerate(items, 1):
+    if lines.setdefault(item, line) != line:
+      raise SettingsError(
+        f'--vocabulary={path}, line {line}: {item!r} is in line {lines[item]} '
+        'too'
+      )
+  return items
+
+
+def write_items(path: pathlib.Path, items: list[str]) -> None:
+  """Writes a raw item id a line.
+
+  Raises:
+    SettingsError: an id is of several lines, or the file cannot be written.
+  """
+  if any('\n' in item or '\r' in item for item in items):
+    raise SettingsError('--vocabulary: an id holds the end of a line')
+  try:
+    with atomic_path(path) as aside:
+      aside.write_text(''.join(f'{item}\n' for item in items), 'utf-8')
+  except OSError as error:
+    raise SettingsError(
+      f'--vocabulary={path} was not written: {error}'
+    ) from error

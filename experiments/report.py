@@ -1,0 +1,196 @@
+r"""Shows runs, comparisons, similarities and user vectors as one HTML page.
+
+  python -m experiments.report runs/one runs/other
+
+The page loads nothing from elsewhere. Of the folders it shows what they hold:
+
+  a run          its settings, the curves of all that it logs, its result;
+                 several runs share the charts
+  a comparison   its tables
+  similarities   as experiments.similarity wrote them, also inside a run
+  vectors        a map of the users and the nearest users of some, of files
+                 that experiments.embed wrote into a folder, or of --vectors
+
+  python -m experiments.report runs/one --vectors=users.parquet \
+    --task=gender --users=17,42
+
+colours the users by a task of the data set of the run.
+
+  python -m experiments.report runs/one --follow
+
+writes the page again whenever a run logs something, so that a browser shows how
+training goes, and ends with the runs.
+"""
+
+from experiments.flags.reporting import ReportSettings
+from experiments.run.command import run
+
+if __name__ == '__main__':
+  # Bad flags, and --help, are answered before what follows is imported.
+  run('experiments.report', ReportSettings)
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+from xml.etree.ElementTree import Element
+
+from adaptssr_jax.files import atomic_path
+from experiments.flags.binder import SettingsError
+from experiments.reporting.elements import GENERATOR, page
+from experiments.reporting.measured import (
+  COMPARISON,
+  SIMILARITIES,
+  comparison_section,
+  similarity_section,
+)
+from experiments.reporting.runs import names_of, read_run, run_sections
+from experiments.reporting.users import classes_of_users, users_section
+from experiments.run.interruption import Interrupted
+from experiments.run.process import tell, tell_result
+from experiments.run.vector_files import has_vectors
+from experiments.run.workdir import METRICS, is_in_use, saved_flags
+
+
+class Found(NamedTuple):
+  """What there is to show: folders, and files of vectors, by name."""
+
+  runs: dict[str, pathlib.Path]
+  comparisons: dict[str, pathlib.Path]
+  similarities: dict[str, pathlib.Path]
+  vectors: dict[str, pathlib.Path]
+
+
+def main(settings: ReportSettings) -> pathlib.Path:
+  """Writes the page, and returns it.
+
+  Raises:
+    SettingsError: there is nothing to show, or something cannot be read, or
+      the page cannot be written.
+  """
+  found = find(settings)
+  path = output_of(settings)
+  others = other_sections(settings, found)
+  if settings.follow:
+    follow(settings, found, path, others)
+  write_page(path, found, others)
+  tell_result(f'report: {path}')
+  return path
+
+
+def find(settings: ReportSettings) -> Found:
+  """What the folders of the flags hold.
+
+  Raises:
+    SettingsError: one does not exist, or holds nothing to show.
+  """
+  folders = [pathlib.Path(folder) for folder in dict.fromkeys(settings.runs)]
+  found = Found({}, {}, {}, {})
+  for folder in folders:
+    if not folder.is_dir():
+      raise SettingsError(f'--runs={folder}: there is no such folder')
+  for name, folder in zip(names_of(folders), folders, strict=True):
+    vectors = [
+      path
+      for path in sorted(folder.iterdir())
+      if path.suffix in ('.parquet', '.npz') and has_vectors(path)
+    ]
+    found.vectors.update({str(path): path for path in vectors})
+    if (folder / COMPARISON).exists():
+      found.comparisons[name] = folder
+    elif (folder / SIMILARITIES).exists():
+      found.similarities[name] = folder
+    elif saved_flags(folder):
+      found.runs[name] = folder
+    elif not vectors:
+      raise SettingsError(
+        f'--runs={folder} holds no run, comparison, similarities or vectors: '
+        'give the --workdir of a command'
+      )
+    for inside in sorted(folder.glob(f'*/{SIMILARITIES}')):
+      found.similarities[f'{name}/{inside.parent.name}'] = inside.parent
+  given = map(pathlib.Path, settings.vectors)
+  found.vectors.update({str(path): path for path in given})
+  return found
+
+
+def output_of(settings: ReportSettings) -> pathlib.Path:
+  """The file to write.
+
+  Raises:
+    SettingsError: it is there already, and not a page of this command.
+  """
+  first = pathlib.Path((*settings.runs, *settings.vectors)[0])
+  folder = first if settings.runs else first.parent
+  path = pathlib.Path(settings.output or folder / 'report.html')
+  if not path.parent.is_dir():
+    raise SettingsError(f'--output={path}: there is no such folder; make it')
+  if path.exists():
+    with path.open(errors='replace') as file:
+      if f'content="{GENERATOR}"' not in file.read(500):
+        raise SettingsError(
+          f'--output={path} exists, and is no page of this command: choose '
+          'another name'
+        )
+  return path
+
+
+def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
+  """All sections but those of runs, which alone change while runs go on."""
+  flags = [saved_flags(folder) for folder in found.runs.values()]
+  dataset = flags[0].get('dataset', '') if flags else ''
+  classes = classes_of_users(settings, dataset) if found.vectors else {}
+  return [
+    *(comparison_section(*of) for of in found.comparisons.items()),
+    *(similarity_section(*of) for of in found.similarities.items()),
+    *(users_section(*of, classes, settings) for of in found.vectors.items()),
+  ]
+
+
+def write_page(
+  path: pathlib.Path,
+  found: Found,
+  others: Sequence[Element],
+  *,
+  refresh: float | None = None,
+) -> None:
+  """Writes the page such that a reader never finds half of it."""
+  runs = [read_run(*of) for of in found.runs.items()]
+  title = f'Report: {", ".join(name for kind in found for name in kind)}'
+  text = page(title, [*run_sections(runs), *others], refresh=refresh)
+  try:
+    with atomic_path(path) as aside:
+      aside.write_bytes(text.encode(errors='replace'))
+  except OSError as error:
+    raise SettingsError(f'--output={path} was not written: {error}') from error
+
+
+def follow(
+  settings: ReportSettings,
+  found: Found,
+  path: pathlib.Path,
+  others: Sequence[Element],
+) -> None:
+  """Writes the page whenever a run has logged something, until all have ended.
+
+  Ctrl-C ends it, too.
+  """
+  before = None
+  try:
+    while True:
+      is_going = any(is_in_use(folder) for folder in found.runs.values())
+      now = _logged_bytes(found)
+      if now != before:
+        write_page(path, found, others, refresh=settings.follow_every)
+        tell(f'{path}: written')
+      before = now
+      if not is_going:
+        return
+      time.sleep(settings.follow_every)
+  except Interrupted:
+    pass
+
+
+def _logged_bytes(found: Found) -> list[int]:
+  logs = [folder / METRICS for folder in found.runs.values()]
+  return [log.stat().st_size if log.exists() else 0 for log in logs]

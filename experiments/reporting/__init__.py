@@ -1,0 +1,1 @@
+"""What `experiments.report` shows, and how it draws it."""

@@ -1,0 +1,211 @@
+"""Runs side by side: what they are, their curves, results and settings."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
+
+from experiments.reporting.charts import Line, curves
+from experiments.reporting.elements import (
+  figure,
+  legend,
+  table,
+  tag,
+)
+from experiments.run.logs import read_metrics
+from experiments.run.workdir import RESULT, saved_flags
+
+_DASH = '-'
+_VALIDATION = 'validation_'
+# What docs/pretraining.md says of them; others follow by name.
+_MEANING = {
+  'loss': 'What is minimised.',
+  'lambda': 'The weight of a user: high where the two explicit views are '
+  'unlike.',
+  'implicit_over_explicit': 'Share of users whose implicit view is ranked '
+  'above the explicit ones.',
+  'explicit_over_other': 'Share of users whose explicit views are ranked above '
+  'all other users.',
+  'implicit': 'Mean similarity to the implicit view.',
+  'explicit': 'Mean similarity to the explicit views.',
+  'other': 'Mean similarity to other users.',
+  'hardest': 'Mean similarity to the most similar other user.',
+  'effective_rank': 'In how many directions the user vectors differ.',
+  'mean_cosine': 'Mean cosine of two users: 1 where all are alike.',
+  'uniformity': 'How evenly the vectors are spread: less is more even.',
+  'alignment': 'How far apart the explicit views of a user are.',
+}
+
+
+class Run(NamedTuple):
+  """What a run left so far.
+
+  Args:
+    name: what it is called beside the others.
+    flags: its settings, as text.
+    lines: of `metrics.jsonl`.
+    result: of `result.json`, if it has ended with one.
+  """
+
+  name: str
+  flags: Mapping[str, str]
+  lines: Sequence[Mapping[str, float]]
+  result: Mapping[str, Any]
+
+  def series(self, metric: str) -> tuple[list[float], list[float]]:
+    """The steps at which a number was logged, and its values."""
+    found = [line for line in self.lines if metric in line]
+    return [line['step'] for line in found], [line[metric] for line in found]
+
+
+def read_run(name: str, folder: pathlib.Path) -> Run:
+  """Reads the folder of a run, which may still be at work.
+
+  Raises:
+    SettingsError: a file is broken.
+  """
+  path = folder / RESULT
+  result = json.loads(path.read_text()) if path.exists() else {}
+  return Run(name, saved_flags(folder), read_metrics(folder), result)
+
+
+def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
+  """Paths below the folder that all share.
+
+  Example:
+    >>> names_of([pathlib.Path('runs/a'), pathlib.Path('runs/b/seed_0')])
+    ['a', 'b/seed_0']
+  """
+  paths = [os.path.abspath(folder) for folder in folders]
+  if not paths:
+    return []
+  shared = os.path.commonpath(paths)
+  if shared in paths:
+    shared = os.path.dirname(shared)
+  return [os.path.relpath(path, shared) for path in paths]
+
+
+def run_sections(runs: Sequence[Run]) -> list[Element]:
+  """All sections about runs, in order."""
+  if not runs:
+    return []
+  sections = [_overview(runs), _curves(runs), _results(runs), _settings(runs)]
+  return [section for section in sections if len(section)]
+
+
+def _overview(runs: Sequence[Run]) -> Element:
+  head = ['run', 'trains', 'data set', 'steps', 'loss', 'best validation loss']
+  rows = []
+  for run in runs:
+    trains = run.flags.get('objective') or run.flags.get('task', _DASH)
+    data = run.flags.get('dataset', _DASH)
+    steps = f'{run.lines[-1]["step"]:,}' if run.lines else _DASH
+    losses = zip(*run.series('validation_loss'), strict=True)
+    best = min(losses, key=lambda pair: pair[1], default=None)
+    least = f'{best[1]:.4g} at step {best[0]:,}' if best else _DASH
+    rows.append([run.name, trains, data, steps, _last(run, 'loss'), least])
+  return tag('section', tag('h2', 'Runs'), table('All runs', head, rows))
+
+
+def _curves(runs: Sequence[Run]) -> Element:
+  """A chart for each number that was logged, and a table of the last ones."""
+  section = tag('section')
+  logged = {name for run in runs for line in run.lines for name in line}
+  found = {name.removeprefix(_VALIDATION) for name in logged - {'step'}}
+  if not found:
+    return section
+  metrics = [name for name in _MEANING if name in found]
+  metrics += sorted(found - _MEANING.keys())
+  section.extend(
+    [
+      tag('h2', 'Curves'),
+      tag('p', 'A line is training, dots are validation.', class_='note'),
+      legend(run.name for run in runs),
+      tag('div', *(_chart(runs, name) for name in metrics), class_='charts'),
+      _last_values(runs, metrics),
+    ]
+  )
+  return section
+
+
+def _chart(runs: Sequence[Run], metric: str) -> Element:
+  lines = [
+    Line(run.name + told, place, *run.series(prefix + metric), bool(prefix))
+    for place, run in enumerate(runs)
+    for prefix, told in (('', ''), (_VALIDATION, ', validation'))
+    if run.series(prefix + metric)[0]
+  ]
+  label = f'{metric} over steps, of {len(runs)} runs'
+  meaning = _MEANING.get(metric, '')
+  return figure(
+    curves(label, 'step', lines),
+    tag('b', metric),
+    f': {meaning}' if meaning else '',
+  )
+
+
+def _last_values(runs: Sequence[Run], metrics: Sequence[str]) -> Element:
+  head = ['last value']
+  for run in runs:
+    head += [run.name, 'validation']
+  rows = []
+  for name in metrics:
+    row = [name]
+    for run in runs:
+      row += [_last(run, name), _last(run, _VALIDATION + name)]
+    rows.append(row)
+  return table('The last value of each curve', head, rows)
+
+
+def _last(run: Run, metric: str) -> str:
+  _, values = run.series(metric)
+  return f'{values[-1]:.4g}' if values else _DASH
+
+
+def _results(runs: Sequence[Run]) -> Element:
+  """What runs of a task came to: `result.json` of each."""
+  section = tag('section')
+  for run in runs:
+    splits = [name for name in ('validation', 'test') if name in run.result]
+    if not splits:
+      continue
+    metrics = dict.fromkeys(m for name in splits for m in run.result[name])
+    rows = [
+      [metric, *(_number(run.result[name].get(metric)) for name in splits)]
+      for metric in metrics
+    ]
+    caption = f'{run.name}, task {run.result.get("task", _DASH)}'
+    section.append(table(caption, ['metric', *splits], rows))
+  if len(section):
+    section.insert(0, tag('h2', 'Results'))
+  return section
+
+
+def _number(value: float | None) -> str:
+  return _DASH if value is None else f'{value:.4f}'
+
+
+def _settings(runs: Sequence[Run]) -> Element:
+  """The flags that differ, and then all of them."""
+  names = sorted({name for run in runs for name in run.flags})
+  differ = [n for n in names if len({run.flags.get(n) for run in runs}) > 1]
+  section = tag('section', tag('h2', 'Settings'))
+  if differ:
+    section.append(_flags('Settings that differ', runs, differ))
+  everything = _flags('All settings', runs, names)
+  section.append(
+    tag('details', tag('summary', f'All {len(names)} settings'), everything)
+  )
+  return section
+
+
+def _flags(caption: str, runs: Sequence[Run], names: Iterable[str]) -> Element:
+  rows = [
+    [f'--{name}', *(run.flags.get(name, _DASH) for run in runs)]
+    for name in names
+  ]
+  return table(
+    caption, ['flag', *(run.name for run in runs)], rows, class_='settings'
+  )

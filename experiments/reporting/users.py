@@ -1,0 +1,170 @@
+"""User vectors: a map of them, and the nearest users of a few."""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from experiments.embedding.neighbours import nearest_users
+from experiments.flags.binder import SettingsError
+from experiments.flags.reporting import ReportSettings
+from experiments.reporting.charts import MOST_USERS, cloud, evenly
+from experiments.reporting.elements import figure, legend, table, tag
+from experiments.run.data import open_data
+from experiments.run.vector_files import read_vectors
+
+_SHOWN, _NEAREST = 5, 5
+_MOST_CLASSES = 8
+_REST, _UNKNOWN = 'other classes', 'not known'
+
+
+def classes_of_users(settings: ReportSettings, dataset: str) -> dict[str, str]:
+  """The class of each user of --task, by raw id; of none without a task.
+
+  Args:
+    settings: name the task, and where the data set is.
+    dataset: of the first run, if --dataset is not given.
+
+  Raises:
+    SettingsError: the task has no classes, or its data set is not known.
+  """
+  if not settings.task:
+    return {}
+  dataset = settings.dataset or dataset
+  if not dataset:
+    raise SettingsError(f'--task={settings.task} needs --dataset=NAME')
+  data = open_data(
+    dataclasses.replace(settings, dataset=dataset), settings.task
+  )
+  if data.kind != 'classification':
+    raise SettingsError(
+      f'--task={settings.task} has no classes of users: take one such as '
+      'gender, or leave it out'
+    )
+  return {
+    user: data.vocabulary.labels[label]
+    for part in data.splits.values()
+    for user, label in zip(
+      part.user_ids(np.arange(len(part.items))), part.label, strict=True
+    )
+  }
+
+
+def users_section(
+  name: str,
+  path: pathlib.Path,
+  classes: Mapping[str, str],
+  settings: ReportSettings,
+) -> Element:
+  """The map of the vectors of a file, and a table of nearest users.
+
+  Raises:
+    SettingsError: the file cannot be read, or has no such users, or too few.
+  """
+  users, vectors = read_vectors(path)
+  # Of a user with a row in several splits, the first counts.
+  _, first = np.unique(users, return_index=True)
+  first.sort()
+  users, vectors = [users[row] for row in first], vectors[first]
+  if len(users) < 3 or vectors.shape[1] < 2:
+    raise SettingsError(
+      f'{path} has {len(users)} users with {vectors.shape[1]} features, of '
+      'which there is no map: three users and two features are the least'
+    )
+  return tag(
+    'section',
+    tag('h2', f'User vectors: {name}'),
+    *_map(users, vectors, classes, settings),
+    _nearest(users, vectors, classes, settings.users),
+  )
+
+
+def _map(
+  users: Sequence[str],
+  vectors: np.ndarray,
+  classes: Mapping[str, str],
+  settings: ReportSettings,
+) -> list[Element]:
+  shown = evenly(len(users), MOST_USERS)
+  points, told = _MAPS[settings.map](vectors, shown)
+  groups = _groups([users[row] for row in shown], classes, settings.task)
+  caption = (
+    f'{len(shown):,} of {len(users):,} users, vectors of {vectors.shape[1]} '
+    f'features. {told}'
+  )
+  label = f'Map of users by {settings.map}'
+  parts = [figure(cloud(label, points, groups), caption, class_='wide')]
+  if classes:
+    names = [f'{name} ({len(rows):,})' for name, rows in groups.items()]
+    parts.insert(0, legend(names))
+  return parts
+
+
+def _pca(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
+  from sklearn.decomposition import PCA
+
+  found = PCA(n_components=2, random_state=0).fit(vectors)
+  across, up = found.explained_variance_ratio_
+  told = f'PCA: across, {across:.0%} of the variance; up, {up:.0%}.'
+  return found.transform(vectors[shown]), told
+
+
+def _umap(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
+  try:
+    from umap import UMAP
+  except ImportError as error:
+    raise SettingsError(
+      '--map=umap needs UMAP: pip install "adaptssr_jax[umap]", or take '
+      '--map=pca'
+    ) from error
+  points = UMAP(metric='cosine', random_state=0, n_jobs=1).fit_transform(
+    vectors[shown]
+  )
+  return points, 'UMAP by the cosine: only who is near to whom means something.'
+
+
+_MAPS = {'pca': _pca, 'umap': _umap}
+
+
+def _groups(
+  users: Sequence[str], classes: Mapping[str, str], task: str
+) -> dict[str, np.ndarray]:
+  """Which users have which class; the classes with fewest users are one."""
+  if not classes:
+    return {'users': np.arange(len(users))}
+  own = [classes.get(user, _UNKNOWN) for user in users]
+  common = [name for name, _ in collections.Counter(own).most_common()]
+  kept = common if len(common) <= _MOST_CLASSES else common[: _MOST_CLASSES - 1]
+  named = np.array([name if name in kept else _REST for name in own])
+  return {
+    f'{task} {name}': np.flatnonzero(named == name)
+    for name in sorted(set(named), key=lambda name: (name == _REST, name))
+  }
+
+
+def _nearest(
+  users: Sequence[str],
+  vectors: np.ndarray,
+  classes: Mapping[str, str],
+  asked: Sequence[str],
+) -> Element:
+  unknown = set(asked) - set(users)
+  if unknown:
+    raise SettingsError(
+      f'--users: there is no vector of {sorted(unknown)[0]!r}'
+    )
+  rows = [users.index(user) for user in asked or users[:_SHOWN]]
+  count = min(_NEAREST, len(users) - 1)
+  cosines, places = nearest_users(vectors, count=count, rows=rows)
+  names = [
+    f'{user} ({classes[user]})' if user in classes else user for user in users
+  ]
+  lines = [
+    [names[row], *(f'{names[p]} {c:.3f}' for p, c in zip(*near, strict=True))]
+    for row, *near in zip(rows, places, cosines, strict=True)
+  ]
+  head = ['user', 'nearest', *(f'{n}.' for n in range(2, count + 1))]
+  return table('Nearest users by the cosine', head, lines)

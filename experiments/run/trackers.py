@@ -1,0 +1,199 @@
+"""Where a run sends the numbers of metrics.jsonl, too: --log_to.
+
+A tracker is a function (workdir, flags, resume_at) -> log. `workdir` is the
+path of the run's folder, `flags` its settings as text by name, `resume_at` the
+last step that counts: those after it are told again. For each line,
+`log.write(step, {name: number})` is called, and `log.close()` at the end.
+"""
+
+import importlib
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
+from experiments.run.process import tell
+from experiments.run.workdir import atomic_write, writing
+
+Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
+
+
+def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
+  """The functions that --log_to names.
+
+  Raises:
+    SettingsError: there is none, or its package is not installed.
+  """
+  return {name: _tracker(name) for name in settings.log_to}
+
+
+def _tracker(name: str) -> Tracker:
+  module, _, function = name.partition(':')
+  if not function and name not in _TRACKERS:
+    raise SettingsError(
+      f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
+      'MODULE:FUNCTION of your own'
+    )
+  try:
+    if function:
+      return getattr(importlib.import_module(module), function)
+    if name != 'tensorboard':
+      importlib.import_module(name)
+  except (ImportError, AttributeError, ValueError) as error:
+    advice = f"pip install '.[{name}]'"
+    if function:
+      advice = 'give MODULE:FUNCTION of what Python can import from here'
+    raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
+  return _TRACKERS[name]
+
+
+class Trackers:
+  """The logs of a run, which goes on where one of them fails.
+
+  Args:
+    folder: of the run.
+    settings: of the run.
+    resume_at: the last step that counts.
+
+  Raises:
+    SettingsError: as of `find_trackers`; or one does not begin.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, settings: RunSettings, *, resume_at: int
+  ):
+    self._logs = {}
+    for name, tracker in find_trackers(settings).items():
+      try:
+        log = tracker(folder, settings.flag_values(), resume_at)
+      except SettingsError:
+        raise
+      # Each library raises what it likes.
+      except Exception as error:
+        raise SettingsError(
+          f'--log_to={name} does not begin: {error}'
+        ) from error
+      self._logs[name] = log
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Tells all of them the numbers of a step."""
+    self._each(lambda log: log.write(step, values))
+
+  def close(self) -> None:
+    """Closes them all."""
+    self._each(lambda log: log.close())
+
+  def _each(self, call: Callable[[Any], None]) -> None:
+    for name, log in list(self._logs.items()):
+      try:
+        call(log)
+      except SettingsError:
+        raise
+      except Exception as error:
+        del self._logs[name]
+        tell(f'--log_to={name} fails and is left alone: {error}')
+
+
+class TensorBoard:
+  """Events beside metrics.jsonl, which TensorBoard reads."""
+
+  def __init__(
+    self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
+  ):
+    del flags
+    self._folder = folder
+    with writing(folder):
+      # Not by tensorboardX's thread, which a full disk ends unseen.
+      self._events = EventsWriter(str(folder / 'events'))
+      purge = SessionLog(status=SessionLog.START)
+      self._add(step=resume_at + 1, session_log=purge)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Tells the numbers of a step."""
+    with writing(self._folder):
+      for name, value in values.items():
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
+        self._add(step=step, summary=summary)
+      self._events.flush()
+
+  def _add(self, **fields: Any) -> None:
+    self._events.write_event(Event(wall_time=time.time(), **fields))
+
+  def close(self) -> None:
+    """Writes all that is left."""
+    with writing(self._folder):
+      self._events.close()
+
+
+class MLflow:
+  """A run of MLflow, where its variables say, as MLFLOW_TRACKING_URI."""
+
+  def __init__(
+    self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
+  ):
+    del resume_at
+    import mlflow
+
+    self._mlflow, known = mlflow, _run_id(folder, 'mlflow')
+    run = mlflow.start_run(run_id=known, run_name=folder.name)
+    self._run_id = run.info.run_id
+    if not known:
+      mlflow.log_params(flags)
+      atomic_write(folder / 'mlflow_run', self._run_id)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Tells the numbers of a step."""
+    # Its names have no @.
+    values = {n.replace('@', '_at_'): value for n, value in values.items()}
+    self._mlflow.log_metrics(values, step=step, run_id=self._run_id)
+
+  def close(self) -> None:
+    """Ends the run, which may be resumed."""
+    self._mlflow.end_run()
+
+
+class WeightsAndBiases:
+  """A run of W&B, where its variables say, as WANDB_PROJECT."""
+
+  def __init__(
+    self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
+  ):
+    del resume_at
+    import wandb
+
+    known = _run_id(folder, 'wandb')
+    self._run = wandb.init(
+      id=known,
+      resume='allow',
+      name=folder.name,
+      dir=folder,
+      config=dict(flags),
+    )
+    atomic_write(folder / 'wandb_run', self._run.id)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Tells the numbers of a step."""
+    self._run.log(dict(values), step=step)
+
+  def close(self) -> None:
+    """Waits until all is sent."""
+    self._run.finish()
+
+
+def _run_id(folder: pathlib.Path, tracker: str) -> str | None:
+  """The id under which a tracker knows the run already."""
+  path = folder / f'{tracker}_run'
+  return path.read_text().strip() if path.exists() else None
+
+
+_TRACKERS = {
+  'tensorboard': TensorBoard,
+  'mlflow': MLflow,
+  'wandb': WeightsAndBiases,
+}

@@ -1,0 +1,339 @@
+"""A page of what runs left: what is on it, what it loads, what is refused."""
+
+import dataclasses
+import html.parser
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from adaptssr_jax.files import locked
+from experiments import pretrain, report
+from experiments.flags.binder import SettingsError
+from experiments.reporting.elements import GENERATOR
+from experiments.run.vector_files import write_vectors
+from tests.tiny_runs import ROOT, files, pretrain_settings
+
+BAD = '<script>alert(1)</script>&"'
+RESULTS = f"""# synthetic_users/tiny
+
+| Pre-train | gender accuracy |
+|---|--:|
+| One {BAD} | **61.50 ± 0.42** † |
+
+95 % intervals, see ![a picture](https://example.org/a.png) and https://b.org
+"""
+VOID = {'meta', 'link', 'br', 'hr', 'img'}
+
+
+class Page(html.parser.HTMLParser):
+  """The elements of a page, every one of which must be closed."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.text = [], [], [], ''
+    self.feed(text)
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data
+
+  def values(self, *names):
+    return [value for name, value in self.attributes if name in names]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, data_dir):
+  """The workdir of a run of AdaptSSR, whose name is no HTML."""
+  folder = tmp_path_factory.mktemp('report') / BAD.replace('/', '')
+  pretrain.main(pretrain_settings(folder, data_dir, objective='adaptssr'))
+  return folder
+
+
+@pytest.fixture
+def settings(tmp_path, folder, data_dir):
+  return report.ReportSettings(
+    runs=(str(folder),), output=str(tmp_path / 'page.html'), data_dir=data_dir
+  )
+
+
+def written(settings, **changes):
+  path = report.main(dataclasses.replace(settings, **changes))
+  return Page(path.read_text())
+
+
+def vectors_of(folder, name='users.parquet'):
+  """Two clouds of 9 users of the data set, and one who is in no task."""
+  users = [f'user_{number}' for number in range(8)] + [BAD]
+  vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+  vectors[:4] += 9
+  path = folder / name
+  write_vectors(path, [(users, vectors)], vectors.shape)
+  return path, users, vectors
+
+
+def test_a_run_has_settings_curves_and_a_table(settings):
+  page = written(settings)
+  for word in ('--learning_rate', 'synthetic_users/tiny', 'adaptssr', '9'):
+    assert word in page.text
+  for metric in ('loss', 'lambda', 'implicit_over_explicit', 'effective_rank'):
+    assert f'{metric} over steps, of 1 runs' in page.values('aria-label')
+  last = json.loads(
+    (pathlib.Path(settings.runs[0]) / 'metrics.jsonl')
+    .read_text()
+    .splitlines()[-1]
+  )
+  assert f'{last["validation_lambda"]:.4g}' in page.text
+  assert page.tags.count('table') == 3
+  assert page.tags.count('svg') == page.tags.count('figcaption') > 9
+
+
+def test_a_page_loads_nothing_and_hides_no_markup(settings):
+  page = written(settings)
+  assert 'script' not in page.tags
+  assert BAD.replace('/', '') in page.text
+  assert page.values('src') == []
+  assert page.values('href') == ['data:,']
+  text = pathlib.Path(settings.output).read_text()
+  assert not any(word in text for word in ('://', 'url(', '@import'))
+  assert 'http-equiv' not in dict(page.attributes)
+
+
+def test_runs_share_charts_and_tell_what_differs(settings, folder, tmp_path):
+  other = tmp_path / 'other'
+  other.mkdir()
+  flags = (folder / 'flags.txt').read_text()
+  (other / 'flags.txt').write_text(flags.replace('--seed=0', '--seed=7'))
+  shutil.copy(folder / 'metrics.jsonl', other)
+  alone = written(settings)
+  page = written(settings, runs=(*settings.runs, str(other)))
+  assert page.tags.count('svg') == alone.tags.count('svg')
+  assert 'Settings that differ' in page.text
+  differing = page.text.split('Settings that differ')[1].split('All ')[0]
+  assert differing.split()[-3:] == ['--seed', '0', '7']
+
+
+def test_a_result_is_shown(settings, tmp_path):
+  (tmp_path / 'flags.txt').write_text('--task=gender\n')
+  result = {'task': 'gender', 'test': {'auc': 0.81234, 'accuracy': None}}
+  (tmp_path / 'result.json').write_text(json.dumps(result))
+  page = written(settings, runs=(str(tmp_path),))
+  assert '0.8123' in page.text
+  assert 'svg' not in page.tags
+
+
+def test_a_comparison_has_its_tables_and_no_more_markup(settings, tmp_path):
+  (tmp_path / 'results.md').write_text(RESULTS)
+  page = written(settings, runs=(str(tmp_path),))
+  assert f'One {BAD}' in page.text
+  assert '61.50 ± 0.42' in page.text
+  assert page.tags.count('table') == 1
+  assert not {'img', 'a', 'script'} & set(page.tags)
+
+
+def test_similarities_are_found_beside_and_inside(settings, folder, tmp_path):
+  kind = {
+    'mean': 0.5,
+    'std': 0.25,
+    'quantiles': {'5': 0.125, '50': 0.5, '95': 0.75},
+    'histogram': [0, 3, 1],
+  }
+  result = {
+    'dataset': 'd',
+    'users': 4,
+    'edges': [-1, 0, 0.5, 1],
+    'methods': {BAD: {'dropout': kind, 'other': kind}},
+  }
+  for place in (tmp_path / 'sim', tmp_path / 'run' / 'sim'):
+    place.mkdir(parents=True)
+    (place / 'similarity.json').write_text(json.dumps(result))
+  shutil.copy(folder / 'flags.txt', tmp_path / 'run')
+  page = written(settings, runs=(str(tmp_path / 'sim'), str(tmp_path / 'run')))
+  assert page.text.count('Similarities: ') == 2
+  assert '0.125' in page.text
+  assert page.tags.count('svg') == 2
+  (tmp_path / 'sim' / 'similarity.json').write_text('{}')
+  with pytest.raises(SettingsError, match=r'similarity.json is not what exp'):
+    written(settings, runs=(str(tmp_path / 'sim'),))
+
+
+@pytest.mark.parametrize('name', ['users.parquet', 'users.npz'])
+def test_users_are_mapped_and_their_nearest_named(settings, tmp_path, name):
+  path, users, vectors = vectors_of(tmp_path, name)
+  page = written(settings, runs=(), vectors=(str(path),), users=('user_2', BAD))
+  assert 'Map of users by pca' in page.values('aria-label')
+  unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+  near = np.argsort(-(unit @ unit[2]))[1:6]
+  assert [users[row] for row in near] == [
+    word for word in page.text.split('user_2', 1)[1].split() if word in users
+  ][:5]
+  assert BAD in page.text
+
+
+def test_a_task_colours_users_of_a_file_in_the_folder(
+  settings, folder, tmp_path
+):
+  shutil.copy(folder / 'flags.txt', tmp_path)
+  vectors_of(tmp_path)
+  page = written(
+    settings,
+    runs=(str(tmp_path),),
+    vectors=(str(tmp_path / 'users.parquet'),),
+    task='gender',
+  )
+  assert 'gender not known (' in page.text
+  assert 'gender female (' in page.text
+  # It is shown once, though it is also given.
+  assert page.text.count('User vectors: ') == 1
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'runs': ('nowhere',)}, '--runs=nowhere: there is no such folder'),
+    ({'runs': ('.',)}, '--runs=. holds no run, comparison, similarities or '),
+    ({'vectors': ('gone.npz',)}, 'gone.npz cannot be read: '),
+    ({'vectors': ('bad.parquet',)}, 'bad.parquet cannot be read: '),
+    ({'vectors': ('other.npz',)}, 'other.npz has no user_id and vector: '),
+    ({'vectors': ('u.npz',), 'users': ('x',)}, "--users: there is no .* 'x'"),
+    ({'vectors': ('u.npz',), 'task': 'click'}, '--task=click has no classes'),
+    (
+      {'vectors': ('u.npz',), 'runs': (), 'task': 'age'},
+      'needs --dataset=NAME',
+    ),
+    ({'vectors': ('one.npz',)}, 'one.npz has 1 users with 4 features, of '),
+    ({'output': 'nowhere/a.html'}, '--output=nowhere/a.html: there is no such'),
+    ({'output': 'own.html'}, '--output=own.html exists, and is no page of th'),
+  ],
+)
+def test_what_cannot_be_shown_is_told_in_a_line(
+  settings, tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'own.html').write_text('<p>mine</p>')
+  (tmp_path / 'notes').mkdir()
+  (tmp_path / 'sub').mkdir()
+  vectors_of(tmp_path / 'sub', 'u.npz')[0].rename('u.npz')
+  (tmp_path / 'bad.parquet').write_bytes(b'PAR1')
+  np.savez('other.npz', user_id=['a'])
+  write_vectors(
+    tmp_path / 'one.npz', [(['a'], np.zeros((1, 4), np.float32))], (1, 4)
+  )
+  if changes.get('runs') == ('.',):
+    monkeypatch.chdir(tmp_path / 'notes')
+  before = files(tmp_path)
+  with pytest.raises(SettingsError, match=message) as caught:
+    report.main(dataclasses.replace(settings, **changes))
+  assert '\n' not in str(caught.value)
+  assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'runs': ()}, '^nothing to show: give the folders of runs, or --vectors'),
+    ({'output': 'a.txt'}, r'^--output=a.txt: give a file that ends in .html'),
+  ],
+)
+def test_bad_flags_are_refused(settings, changes, message):
+  with pytest.raises(SettingsError, match=message):
+    dataclasses.replace(settings, **changes)
+
+
+def test_umap_is_an_extra(settings, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'umap', None)
+  path, *_ = vectors_of(tmp_path)
+  with pytest.raises(SettingsError, match=r'adaptssr_jax\[umap\]'):
+    written(settings, vectors=(str(path),), map='umap')
+
+
+def test_an_own_page_is_written_again_and_whole(
+  settings, tmp_path, monkeypatch
+):
+  before = written(settings).text
+  path = pathlib.Path(settings.output)
+  assert f'content="{GENERATOR}"' in path.read_text()[:500]
+  assert written(settings).text == before
+  kept = path.read_bytes()
+
+  def fail(*_, **__):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pathlib.Path, 'write_bytes', fail)
+    with pytest.raises(SettingsError, match='was not written'):
+      written(settings)
+  assert files(tmp_path) == {'page.html': kept}
+
+
+def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
+  run = tmp_path / 'run'
+  run.mkdir()
+  shutil.copy(folder / 'flags.txt', run)
+  lines = (folder / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  path, log = pathlib.Path(settings.output), run / 'metrics.jsonl'
+  followed = dataclasses.replace(
+    settings, runs=(str(run),), follow=True, follow_every=0.01
+  )
+  thread = threading.Thread(target=report.main, args=(followed,))
+
+  def wait_for(word):
+    while not (path.exists() and word in path.read_text()):
+      assert thread.is_alive()
+      time.sleep(0.01)
+
+  with locked(run / '.lock'):
+    thread.start()
+    wait_for('http-equiv="refresh"')
+    assert 'svg' not in Page(path.read_text()).tags
+    # The last line is being written.
+    log.write_text(''.join(lines[:3]) + lines[3][:9])
+    wait_for('loss over steps')
+    log.write_text(''.join(lines))
+    wait_for('effective_rank over steps')
+  thread.join(timeout=60)
+  assert not thread.is_alive()
+  assert 'http-equiv' not in path.read_text()
+  assert 'effective_rank over steps' in path.read_text()
+  assert capsys.readouterr().out.count('written') >= 3
+
+
+def test_folders_need_no_flag_and_ctrl_c_ends_following(
+  folder, settings, tmp_path
+):
+  run = tmp_path / 'run'
+  run.mkdir()
+  shutil.copy(folder / 'flags.txt', run)
+  shutil.copy(folder / 'metrics.jsonl', run)
+  path = run / 'report.html'
+  words = [str(run), '--follow', '--follow_every=0.1']
+  with locked(run / '.lock'):
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'experiments.report', *words],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+  assert first == f'{path}: written\n'
+  assert out == f'report: {path}\n'
+  assert process.returncode == 0
+  assert 'http-equiv' not in path.read_text()
