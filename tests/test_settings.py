@@ -103,6 +103,12 @@ def test_tuples_are_words_between_commas():
   assert parse(PretrainSettings, '--events=').events == ()
 
 
+def test_a_tuple_of_numbers_is_refused():
+  words = r"--slice_lengths holds texts: \('5', '20'\), not \(5, 20\)"
+  with pytest.raises(SettingsError, match=words):
+    PretrainSettings(slice_lengths=(5, 20))
+
+
 def test_flag_files_nest_and_the_last_word_wins(tmp_path):
   (tmp_path / 'base.flags').write_text('# Shared.\n--seed=1\n--embed_dim=8\n')
   (tmp_path / 'run.flags').write_text(

@@ -110,6 +110,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       f'--{field.name} holds several words: give a tuple of them, not {value!r}'
     )
   words = value if isinstance(value, tuple) else (value,)
+  if isinstance(value, tuple) and not all(isinstance(w, str) for w in value):
+    raise SettingsError(
+      f'--{field.name} holds texts: {tuple(map(str, value))}, not {value}'
+    )
   if rule['choices'] and not words:
     raise SettingsError(
       f'--{field.name} needs at least one of {", ".join(rule["choices"])}'
