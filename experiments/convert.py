@@ -7,7 +7,7 @@ Of pre-training by AdaptSSR or masked items, or of fine-tuning, heads included;
 the state of an optimizer is not. See docs/interoperability.md.
 """
 
-from experiments.flags.converting import ConvertSettings
+from experiments.flags.small_commands import ConvertSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':

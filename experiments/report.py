@@ -22,7 +22,7 @@ writes the page again whenever a run logs something, so that a browser shows how
 training goes, and ends with the runs.
 """
 
-from experiments.flags.reporting import ReportSettings
+from experiments.flags.small_commands import ReportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """The flags of the commands that train nothing.
 
-That is embed, baselines, export, quickstart and similarity.
+That is baselines, convert, embed, export, quickstart, report and similarity.
 """
 
 import dataclasses
 import pathlib
 import re
+from typing import ClassVar
 
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import AugmentationSettings
@@ -181,3 +182,95 @@ class SimilaritySettings(
     low=0.0,
     high=0.99,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvertSettings(WritingSettings):
+  """The flags of a conversion."""
+
+  input: str = flag(
+    '',
+    'The state dict of a model of the public code, as torch.save or '
+    'safetensors (*.safetensors) wrote it; with --output the workdir of a run, '
+    'or one of its checkpoints.',
+  )
+  workdir: str = flag(
+    '', 'The folder of a run to write, for --pretrained and --init_from.'
+  )
+  output: str = flag(
+    '', 'The state dict to write: NAME.safetensors, or of torch.save.'
+  )
+  vocabulary: str = flag(
+    '',
+    'Text file of raw item ids, that of index i in line i, from 1: is read for '
+    '--workdir, written with --output [the indices are the ids].',
+  )
+  num_heads: int = flag(
+    2, '--workdir: attention heads, which no weight shows.', low=1
+  )
+  cosine_pooling: bool = flag(
+    False,
+    '--workdir: whether the model had cos_pooling, which no weight shows.',
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if not self.input or bool(self.workdir) == bool(self.output):
+      raise SettingsError(
+        'give --input=model.pt --workdir=DIR, or --input=DIR --output=model.pt'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportSettings(DataSettings, QuietSettings):
+  """The flags of a report."""
+
+  takes_words: ClassVar[str] = 'runs'
+
+  runs: tuple[str, ...] = flag(
+    (),
+    'Folders to show, which may also be given without this flag: the workdirs '
+    'of runs, of comparisons and of similarities.',
+  )
+  output: str = flag(
+    '',
+    'The page to write, FILE.html [report.html in the first folder]. Only a '
+    'page of this command is overwritten.',
+  )
+  vectors: tuple[str, ...] = flag(
+    (), 'Files of user vectors to show, as experiments.embed writes them.'
+  )
+  map: str = flag(
+    'pca',
+    'How vectors become points of the plane. umap needs pip install '
+    '"adaptssr_jax[umap]".',
+    choices=('pca', 'umap'),
+  )
+  dataset: str = flag(
+    '', 'Of --task, NAME or NAME/SIZE [that of the first run].'
+  )
+  task: str = flag(
+    '', 'A task with classes, such as gender, which colour the users.'
+  )
+  users: tuple[str, ...] = flag(
+    (), 'Raw ids of the users whose nearest users are shown [the first five].'
+  )
+  follow: bool = flag(
+    False,
+    'Write the page again whenever a run logs something, until all runs have '
+    'ended, or until Ctrl-C. A browser that shows it shows it anew.',
+  )
+  follow_every: float = flag(
+    5.0, '--follow: seconds between two looks at the runs.', above=0.0
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if not (self.runs or self.vectors):
+      raise SettingsError(
+        'nothing to show: give the folders of runs, or --vectors=FILE'
+      )
+    if self.output and not self.output.endswith('.html'):
+      raise SettingsError(
+        f'--output={self.output}: give a file that ends in .html'
+      )

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.embedding.neighbours import nearest_users
 from experiments.flags.binder import SettingsError
-from experiments.flags.reporting import ReportSettings
+from experiments.flags.small_commands import ReportSettings
 from experiments.reporting.charts import MOST_USERS, cloud, evenly
 from experiments.reporting.elements import figure, legend, table, tag
 from experiments.run.data import open_data
