@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.table.lookup import look_up
@@ -43,10 +44,15 @@ def encode_sequences(
   Returns:
     Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.
   """
+  # Here for all rows, not in the program of each width, and again for its
+  # gradient: what hashes keys takes longer to compile than to run.
+  seeds = None
+  if keys is not None:
+    seeds = row_seeds(keys, draws=encoder.num_dropouts)
   return in_buckets(
     functools.partial(_encode, params['encoder'], encoder),
     items,
-    keys,
+    seeds,
     slots,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),
@@ -58,15 +64,15 @@ def _encode(
   encoder: UserEncoder,
   items: Int[Array, 'rows width'],
   embedded: Float[Array, 'rows width dim'],
-  keys: Key[Array, 'rows'] | None,
+  seeds: UInt32[Array, 'rows dropouts 2'] | None,
   slots: Int[Array, 'rows slots'] | None,
 ) -> Float[Array, 'rows ...']:
   encode = functools.partial(
     encoder.apply,
     {'params': params},
     items,
-    deterministic=keys is None,
-    keys=keys,
+    deterministic=seeds is None,
+    seeds=seeds,
     embedded=embedded,
   )
   if slots is None:

@@ -4,7 +4,6 @@ import functools
 
 from adaptssr_jax.data import UserData
 from adaptssr_jax.data.prepared.partners import by_last_item
-from adaptssr_jax.data.similar_items import similar_items
 from adaptssr_jax.objectives.coserec import coserec_objective, informed_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.training.devices import AXIS
@@ -32,6 +31,9 @@ def with_relations(
   traits = [traits_of(name) for name in settings.objective]
   more = {}
   if any(of.sees_similar for of in traits):
+    # SciPy's, which few runs need, take a tenth of a second to import.
+    from adaptssr_jax.data.similar_items import similar_items
+
     more['similar_items'] = similar_items(
       data.splits['train'].items, num_items=num_items, k=settings.num_similar
     )
