@@ -197,10 +197,12 @@ def _init(
   )
 
 
+@jax.named_scope('optimizer')
 def _gather(table: Table, state: RowAdamState, ids: Ids) -> Rows:
   return _caught_up_rows(table, state, ids).table
 
 
+@jax.named_scope('optimizer')
 def _update(
   terms: int,
   gradients: Rows,

@@ -130,6 +130,7 @@ def _average(grads: Any, axis_name: str) -> Any:
   return combine(shards, lax.pmean(whole, axis_name))
 
 
+@jax.named_scope('optimizer')
 def apply_gradients(
   optimizer: optax.GradientTransformation,
   grads: Any,
