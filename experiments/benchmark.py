@@ -16,6 +16,7 @@ if __name__ == '__main__':
   # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.benchmark', BenchmarkSettings)
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -57,16 +58,17 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
 def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   """Runs all cases; what was measured is on disk after each."""
   runs: list[dict[str, Any]] = []
+  plain = dataclasses.replace(settings, profile=False)
   # Its own, so that the first run of each case compiles.
   with tempfile.TemporaryDirectory() as cache:
     for group in main_cases(settings):
       _take_turns(group, settings, settings.rounds, cache, runs)
     if settings.growth:
-      _take_turns(growth_cases(settings), settings, 1, cache, runs)
+      _take_turns(growth_cases(settings), plain, 1, cache, runs)
     if settings.ablation:
       cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
       for group in ablation_cases(settings, cpu=cpu):
-        _take_turns(group, settings, settings.rounds, cache, runs)
+        _take_turns(group, plain, settings.rounds, cache, runs)
   return runs
 
 

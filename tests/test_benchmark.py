@@ -150,7 +150,7 @@ def script(folder, text):
 
 def test_quick_measures_one_configuration(tmp_path, capsys):
   path = tmp_path / 'quick.json'
-  settings = changed(quick=True, inference=True, json=str(path))
+  settings = changed(quick=True, inference=True, profile=True, json=str(path))
   benchmark.main(settings)
   found = json.loads(path.read_text())
   for name in ('users_per_second', 'encoded_users_per_second', 'gflops'):
@@ -166,6 +166,17 @@ def test_quick_measures_one_configuration(tmp_path, capsys):
   shown = capsys.readouterr().out
   assert '40 items' in shown
   assert 'peak device memory' not in shown
+  parts = {row['name']: row for row in found['parts']}
+  shares = sum(row.get('share', 0) for row in parts.values())
+  assert shares == pytest.approx(1)
+  for name in ('optimizer', 'pooling', 'attention, linear maps'):
+    assert any(name in part for part in parts), name
+    assert name in shown
+  maps = parts['attention, linear maps']
+  assert maps['ms'] == pytest.approx(
+    maps['forward'] + maps['again'] + maps['gradient']
+  )
+  assert min(maps['forward'], maps['again'], maps['gradient']) > 0
 
 
 def measured(rate, **others):

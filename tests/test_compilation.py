@@ -1,14 +1,19 @@
 """What is compiled once is found again: by other processes, at any time."""
 
 import ast
+import functools
 import pathlib
 import types
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
+from adaptssr_jax.training.step import init_state
 from experiments.flags.shared import RunSettings
 from experiments.run import process as run_process
+from experiments.run.encoder import make_encoder
 from experiments.run.process import keep_compiled, prepare_process
 from tests.tiny_runs import last_line_of, pretrain_settings, start
 
@@ -153,3 +158,22 @@ def test_runs_at_the_same_time_and_after_each_other_share_a_cache(
     for name in ('first', 'second', 'other_seed')
   ]
   assert texts[0] == texts[1] != texts[2]
+
+
+def programs(caplog, function, *args):
+  """How many programs a call compiles."""
+  caplog.clear()
+  with jax.log_compiles():
+    jax.block_until_ready(function(*args))
+  return sum('Finished XLA compilation' in line for line in caplog.messages)
+
+
+def test_a_start_compiles_few_programs(caplog):
+  params = {name: jnp.ones((2, 3 + len(name))) for name in ('a', 'bb', 'ccc')}
+  assert programs(caplog, init_state, params, optax.adam(0.1)) == 1
+  encoder_settings = pretrain_settings('w', 'd')
+  make = functools.partial(make_encoder, encoder_settings, ['a', 'b'])
+  key = jax.random.key(0)
+  assert programs(caplog, lambda: make(key)[1]) == 1
+  # Another run of the process finds it.
+  assert programs(caplog, lambda: make(key)[1]) == 0

@@ -42,6 +42,16 @@ def test_dropout_of_a_user_depends_on_its_key_alone(params):
       assert jnp.abs(users[i] - users[j]).max() > 1e-2
 
 
+def test_seeds_may_be_drawn_before(params):
+  users = encode(params, ITEMS, KEYS)
+  encode_by = functools.partial(ENCODER.apply, {'params': params}, ITEMS)
+  seeds = row_seeds(KEYS, draws=ENCODER.num_dropouts)
+  found = jax.jit(functools.partial(encode_by, deterministic=False))(
+    seeds=seeds
+  )
+  chex.assert_trees_all_close(found, users, atol=1e-6)
+
+
 def test_dropped_users_do_not_depend_on_padding(params):
   users = encode(params, ITEMS, KEYS)
   padded = encode(params, jnp.pad(ITEMS, ((0, 0), (0, 2))), KEYS)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
@@ -47,8 +48,9 @@ class Block(nn.Module):
     mixed = attention(hidden, where=where, seeds=seeds[0])
     hidden = hidden + dropout(seeds[1], mixed, rate=rate)
     hidden = LayerNorm(dtype=dtype, name='attention_norm')(hidden)
-    inner = gelu(Dense(4 * embed_dim, dtype, name='expand')(hidden))
-    outer = Dense(embed_dim, dtype, name='contract')(inner)
+    with jax.named_scope('feed_forward'):
+      inner = gelu(Dense(4 * embed_dim, dtype, name='expand')(hidden))
+      outer = Dense(embed_dim, dtype, name='contract')(inner)
     hidden = hidden + dropout(seeds[2], outer, rate=rate)
     return LayerNorm(dtype=dtype, name='feed_forward_norm')(hidden)
 

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 
+@jax.named_scope('dropout')
 def dropout(
   seeds: UInt32[Array, 'rows 2'] | None,
   x: Float[Array, 'rows *shape'],
@@ -46,6 +47,7 @@ def dropout(
   return jnp.where(keep, x * (256 / (256 - dropped)), 0)
 
 
+@jax.named_scope('dropout')
 def row_seeds(
   keys: Key[Array, 'rows'], *, draws: int
 ) -> UInt32[Array, 'rows draws 2']:

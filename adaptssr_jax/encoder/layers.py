@@ -155,6 +155,7 @@ def _normal_cdf(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   return 0.5 + 0.5 * lax.erf(x / math.sqrt(2))
 
 
+@jax.named_scope('softmax')
 def masked_softmax(
   scores: Float[Array, '*batch length'],
   *,

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from adaptssr_jax.encoder.blocks import (
   AttentionPooling,
@@ -21,6 +21,7 @@ from adaptssr_jax.encoder.layers import Dense, LayerNorm, normal
 
 Items = Int[ArrayLike, 'batch length']
 Keys = Key[Array, 'batch']
+RowSeeds = UInt32[Array, 'batch dropouts 2']
 READOUTS = ('pooled', 'last', 'pooled,last')
 
 
@@ -135,6 +136,11 @@ class UserEncoder(nn.Module):
     return self.embed_dim * sum(parts[part] for part in self._parts)
 
   @property
+  def num_dropouts(self) -> int:
+    """How often the states of a user are dropped out."""
+    return 1 + 3 * self.num_layers
+
+  @property
   def _parts(self) -> list[str]:
     return self.readout.split(',')
 
@@ -150,6 +156,7 @@ class UserEncoder(nn.Module):
     *,
     deterministic: bool = True,
     keys: Keys | None = None,
+    seeds: RowSeeds | None = None,
     embedded: States | None = None,
   ) -> Users:
     """Encodes users.
@@ -159,6 +166,8 @@ class UserEncoder(nn.Module):
       deterministic: False drops out; pass `keys`, or rngs={'dropout': key} to
         `apply`.
       keys: `[batch]`, a key per user, whose dropout depends on it alone.
+      seeds: `[batch, num_dropouts, 2]`, what `row_seeds` makes of the keys,
+        where they are drawn for more users than are encoded at once.
       embedded: `[batch, length, embed_dim]`, the rows of the items, where
         they are not to be looked up in the encoder's own table.
 
@@ -166,7 +175,11 @@ class UserEncoder(nn.Module):
       `[batch, vector_dim]`, not normalised.
     """
     hidden = self.hidden_states(
-      items, deterministic=deterministic, keys=keys, embedded=embedded
+      items,
+      deterministic=deterministic,
+      keys=keys,
+      seeds=seeds,
+      embedded=embedded,
     )
     where = jnp.asarray(items) != 0
     # Pooled in any case, so that parameters do not depend on the readout; what
@@ -183,6 +196,7 @@ class UserEncoder(nn.Module):
     *,
     deterministic: bool = True,
     keys: Keys | None = None,
+    seeds: RowSeeds | None = None,
     embedded: States | None = None,
   ) -> States:
     """Encodes the items of users, each in the light of the others.
@@ -191,6 +205,7 @@ class UserEncoder(nn.Module):
       items: `[batch, length]`, ids, 0 at the end for padding.
       deterministic: False drops out, see `__call__`.
       keys: as of `__call__`.
+      seeds: as of `__call__`.
       embedded: as of `__call__`.
 
     Returns:
@@ -206,24 +221,31 @@ class UserEncoder(nn.Module):
         f'a sequence of {length} items, but max_length is {self.max_length}: '
         'shorten the sequences or make the encoder longer'
       )
-    first, *seeds = self._seeds(items, deterministic, keys)
+    first, *others = self._seeds(items, deterministic, keys, seeds)
     hidden = self.embed(items) if embedded is None else embedded
     hidden = self.norm(hidden + self.position_embedding[None, :length])
     hidden = dropout(first, hidden, rate=self.dropout_rate)
     for i, block in enumerate(self.blocks):
-      hidden = block(hidden, where=items != 0, seeds=seeds[3 * i : 3 * (i + 1)])
+      hidden = block(
+        hidden, where=items != 0, seeds=others[3 * i : 3 * (i + 1)]
+      )
     return hidden
 
   def _seeds(
-    self, items: Items, deterministic: bool, keys: Keys | None
+    self,
+    items: Items,
+    deterministic: bool,
+    keys: Keys | None,
+    seeds: RowSeeds | None,
   ) -> Sequence[Seeds]:
     """Of the dropout of the embeddings, and of the three of each block."""
-    draws = 1 + 3 * self.num_layers
     if deterministic or self.dropout_rate == 0:
-      return [None] * draws
-    if keys is None:
-      keys = jax.random.split(self.make_rng('dropout'), len(items))
-    return list(jnp.moveaxis(row_seeds(keys, draws=draws), 1, 0))
+      return [None] * self.num_dropouts
+    if seeds is None:
+      if keys is None:
+        keys = jax.random.split(self.make_rng('dropout'), len(items))
+      seeds = row_seeds(keys, draws=self.num_dropouts)
+    return list(jnp.moveaxis(seeds, 1, 0))
 
 
 class TaskHead(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.table.lookup import look_up
@@ -43,14 +44,14 @@ def encode_sequences(
   """
 
   def encode(
-    items: Array, embedded: Array, keys: Array | None, slots: Array | None
+    items: Array, embedded: Array, seeds: Array | None, slots: Array | None
   ) -> Float[Array, 'rows ...']:
     apply = functools.partial(
       encoder.apply,
       {'params': params['encoder']},
       items,
-      deterministic=keys is None,
-      keys=keys,
+      deterministic=seeds is None,
+      seeds=seeds,
       embedded=embedded,
     )
     if slots is None:
@@ -59,10 +60,15 @@ def encode_sequences(
     take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
     return jax.vmap(take)(states, slots)
 
+  # Here for all rows, not in the program of each width, and again for its
+  # gradient: what hashes keys takes longer to compile than to run.
+  seeds = None
+  if keys is not None:
+    seeds = row_seeds(keys, draws=encoder.num_dropouts)
   return in_buckets(
     encode,
     items,
-    keys,
+    seeds,
     slots,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),

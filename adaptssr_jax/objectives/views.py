@@ -39,6 +39,7 @@ class Views(NamedTuple):
 ViewsLoss = Callable[[dict[str, Any], dict[str, Array], Views], LossAndMetrics]
 
 
+@jax.named_scope('views')
 def user_views(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
@@ -137,10 +138,11 @@ def views_objective(
     The weighted sum, and the metrics of all; see `weighted_sum`.
   """
   views = encode(params, batch, key)
-  return weighted_sum(
-    {name: loss(params, batch, views) for name, loss in losses.items()},
-    weights or {},
-  )
+  with jax.named_scope('loss'):
+    return weighted_sum(
+      {name: loss(params, batch, views) for name, loss in losses.items()},
+      weights or {},
+    )
 
 
 def sum_objective(

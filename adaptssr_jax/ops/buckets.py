@@ -34,6 +34,7 @@ _PIECE = 8192
 AT_ONCE = Buckets()
 
 
+@jax.named_scope('groups')
 def in_buckets(
   encode: Callable[..., Any],
   items: Int[Array, 'rows length'],

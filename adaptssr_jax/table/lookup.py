@@ -10,6 +10,7 @@ known here and to the steps.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -57,6 +58,7 @@ _OF_ITEMS = (
 Table = Float[Array, 'rows dim'] | BatchRows | SplitTable
 
 
+@jax.named_scope('look_up')
 def look_up(
   table: Table, ids: Int[ArrayLike, '...']
 ) -> Float[Array, '... dim']:

@@ -127,8 +127,8 @@ def row_adam(
   terms = math.ceil(math.log(1e-9) / math.log(b1 / b2)) if b1 else 1
   return RowTransformation(
     init=functools.partial(_init, settings, terms),
-    gather=_gather,
-    update=functools.partial(_update, terms),
+    gather=jax.named_scope('optimizer')(_gather),
+    update=jax.named_scope('optimizer')(functools.partial(_update, terms)),
   )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array, Int, Key
@@ -25,6 +24,7 @@ from adaptssr_jax.training.step import (
   PrepareFn,
   TrainState,
   apply_gradients,
+  first_states,
   gradients,
   pmap_step,
 )
@@ -59,9 +59,9 @@ def init_row_state(
     init = functools.partial(_init_shard, table_optimizer)
     table_state = pmap_step(init)(table, None)
   else:
-    table_state = table_optimizer.init(table)
-  opt_state = RowOptState(table_state, optimizer.init(others))
-  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+    table_state = jax.jit(table_optimizer.init)(table)
+  step, opt_state = first_states(optimizer, others)
+  return TrainState(step, params, RowOptState(table_state, opt_state))
 
 
 def row_train_step(

@@ -37,7 +37,26 @@ def init_state(
   params: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """The state before the first step."""
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  step, opt_state = first_states(optimizer, params)
+  return TrainState(step, params, opt_state)
+
+
+def first_states(
+  optimizer: optax.GradientTransformation, params: Any
+) -> tuple[Array, Any]:
+  """Step 0, and the state of an optimizer then, by one program.
+
+  But for `Shards`, whose moments are to be where they are.
+  """
+  init = functools.partial(_first_states, optimizer)
+  shards, _ = partition(params)
+  return init(params) if jax.tree.leaves(shards) else jax.jit(init)(params)
+
+
+def _first_states(
+  optimizer: optax.GradientTransformation, params: Any
+) -> tuple[Array, Any]:
+  return jnp.zeros((), jnp.int32), optimizer.init(params)
 
 
 def train_step(
@@ -111,6 +130,7 @@ def _average(grads: Any, axis_name: str) -> Any:
   return combine(shards, lax.pmean(whole, axis_name))
 
 
+@jax.named_scope('optimizer')
 def apply_gradients(
   optimizer: optax.GradientTransformation,
   grads: Any,

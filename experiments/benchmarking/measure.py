@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays
@@ -16,6 +15,8 @@ from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
+from experiments.benchmarking.parts import profiled
+from experiments.benchmarking.rates import product_rate
 from experiments.benchmarking.work import (
   SEQUENCES,
   padding_share,
@@ -129,8 +130,13 @@ def _time_training(
     first_step_seconds = time.perf_counter() - began
     state, metrics, done, waited = _time_steps(step_fn, state, batches, key)
   seconds = np.diff(done)
+  parts = {}
+  if settings.profile:
+    state, parts['parts'] = profiled(
+      step_fn, state, first, key, text=compiled.as_text()
+    )
   memory = compiled.memory_analysis()
-  return state, {
+  return state, parts | {
     'users_per_second': _rate(settings, seconds),
     'step_seconds': seconds.tolist(),
     'input_wait_share': (waited[-1] - waited[0]) / (done[-1] - done[0]),
@@ -227,22 +233,6 @@ def _time_encoding(
       if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:
         break
   return np.diff(done[1:]).tolist()
-
-
-def product_rate(dtype: str, *, repeats: int = 7) -> float:
-  """Operations a second of one large matrix product, on all devices."""
-  on_cpu = jax.default_backend() == 'cpu'
-  size = 2048 if on_cpu else 8192
-  matrix = jnp.ones((size, size), dtype)
-  product = jax.jit(jnp.matmul)
-  seconds = []
-  for _ in range(repeats + 1):
-    began = time.perf_counter()
-    jax.block_until_ready(product(matrix, matrix))
-    seconds.append(time.perf_counter() - began)
-  # One device of a CPU multiplies on all cores.
-  count = 1 if on_cpu else jax.local_device_count()
-  return count * 2 * size**3 / float(np.median(seconds[1:]))
 
 
 def machine() -> dict[str, Any]:

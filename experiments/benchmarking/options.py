@@ -38,6 +38,9 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     'Measure one configuration only, in this process: less than a minute.',
   )
   inference: bool = flag(False, 'Also time the encoding of users.')
+  profile: bool = flag(
+    False, 'Also tell, by the profiler of JAX, where the time of a step goes.'
+  )
   growth: bool = flag(
     False, 'Also time other batches, lengths, widths and catalogues.'
   )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarking.cases import OURS
+from experiments.benchmarking.parts import table_of
 
 Run = dict[str, Any]
 _DASH = '-'
@@ -33,6 +34,8 @@ def report(runs: Sequence[Run]) -> str:
     found = [run for run in runs if run['section'] == section]
     table = _catalogues if section == 'Pre-training' else _configurations
     parts += [f'## {section}', table(found)]
+  for name, run in {run['name']: run for run in runs if 'parts' in run}.items():
+    parts += [f'## Parts of a step, {name}', markdown(table_of(run['parts']))]
   failed = [
     f'- {run["section"]}, {run["name"]}, {run["who"]}: {run["error"]}'
     for run in runs

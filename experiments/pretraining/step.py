@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
@@ -160,10 +159,11 @@ def validate(
   totals, vectors = None, []
   for batch, rows in batches_in_order(users, settings, length):
     sums, encoded = step(state.params, batch, key)
-    totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    sums = jax.device_get(sums)
+    totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
     vectors.append(np.asarray(encoded)[: len(rows)])
   values = {
-    name: float(total / jnp.maximum(count, 1))
+    name: float(np.float32(total) / np.float32(max(count, 1)))
     for name, (total, count) in totals.items()
   }
   values |= spread_of_users(np.concatenate(vectors))

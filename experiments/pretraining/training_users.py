@@ -6,7 +6,6 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.prepared.batches import by_last_item
-from adaptssr_jax.data.similar_items import similar_items
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ptum import draw_negatives
 from adaptssr_jax.training.step import PrepareFn
@@ -72,6 +71,9 @@ def with_relations(
   traits = [traits_of(name) for name in settings.objective]
   more = {}
   if any(of.sees_similar for of in traits):
+    # SciPy's, which few runs need, take a tenth of a second to import.
+    from adaptssr_jax.data.similar_items import similar_items
+
     more['similar_items'] = similar_items(
       data.splits['train'].items, num_items=num_items, k=settings.num_similar
     )

@@ -85,8 +85,7 @@ def make_encoder(
     # A plan is traced, and needs no more than the shapes.
     if is_split(settings) and not isinstance(key, jax.core.Tracer):
       return encoder, init_in_parts(init, key)
-    # Compiled, since op by op it takes seconds.
-    return encoder, jax.jit(init)(key)
+    return encoder, init(key)
 
   for name, value in given.items():
     has = getattr(source.encoder, name)
@@ -99,7 +98,7 @@ def make_encoder(
   encoder = source.encoder.clone(num_items=len(items), **free)
   with jax.default_device(_source_device(settings)):
     init = functools.partial(_init, encoder, settings.item_stddev)
-    fresh = jax.jit(init)(key)['table']
+    fresh = init(key)['table']
   table, found = map_item_rows(
     source.params['table'], fresh, source.known, items
   )
@@ -173,6 +172,8 @@ def _source_device(settings: Settings) -> jax.Device:
   return host_device() if is_split(settings) else jax.local_devices()[0]
 
 
+# Compiled, since op by op it takes seconds; once for all runs of a process.
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _init(
   encoder: UserEncoder, item_stddev: float | None, key: jax.Array
 ) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""What the operations of a compiled program are: read from its text."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+_LINE = re.compile(
+  r'^\s*(?P<root>ROOT )?%?(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) '
+  r'(?P<opcode>[a-z][\w-]*)\((?P<rest>.*)$'
+)
+_HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{$')
+_ARRAY = re.compile(r'\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]')
+_CALLED = re.compile(r'\b(?:calls|to_apply)=%?([\w.-]+)')
+_CONTRACTED = re.compile(r'lhs_contracting_dims=\{([\d,]*)\}')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+# What reads no more of its first operand than it returns.
+_SLICING = {'slice', 'dynamic-slice', 'gather'}
+# What changes its first operand in place, and where what it puts in is.
+_UPDATE = {'dynamic-update-slice': 1, 'scatter': 2}
+_OF_OTHERS = {'fusion', 'call'}
+
+
+class Operation(NamedTuple):
+  """One line of a program.
+
+  Args:
+    opcode: what is done, such as 'dot'.
+    arrays: the shape and bytes of each array that it returns.
+    operands: names of others, whose results it takes.
+    op_name: where in the Python code it is from.
+    called: the computation that it calls, or nothing.
+    contracted: of a product, the axes of its left operand that are summed.
+  """
+
+  opcode: str
+  arrays: Sequence[tuple[tuple[int, ...], int]]
+  operands: Sequence[str]
+  op_name: str
+  called: str
+  contracted: Sequence[int]
+
+  @property
+  def size(self) -> int:
+    """The bytes of what it returns."""
+    return sum(size for _, size in self.arrays)
+
+
+class Program:
+  """The operations of a compiled program, by name.
+
+  Args:
+    text: of `jax.stages.Compiled.as_text()`.
+
+  Example:
+    >>> program = Program('''
+    ... ENTRY %main (x: f32[2,3], y: f32[3,4]) -> f32[2,4] {
+    ...   %x = f32[2,3]{1,0} parameter(0)
+    ...   %y = f32[3,4]{1,0} parameter(1)
+    ...   ROOT %dot.1 = f32[2,4]{1,0} dot(%x, %y), lhs_contracting_dims={1}
+    ... }''')
+    >>> program.flops('dot.1'), program.bytes('dot.1')
+    (48, 104)
+  """
+
+  def __init__(self, text: str):
+    self.operations: dict[str, Operation] = {}
+    # Of each computation its operations in order, the last of which it returns.
+    self.computations: dict[str, list[str]] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+      # Comments count the elements of long tuples.
+      line = re.sub(r'/\*.*?\*/', '', line)
+      if head := _HEAD.match(line):
+        names = self.computations.setdefault(head[1], [])
+      elif found := _LINE.match(line):
+        self.operations[found['name']] = _operation(found)
+        names.append(found['name'])
+
+  def inside(self, name: str) -> Iterator[str]:
+    """The operation itself, or those that a fusion or call is made of."""
+    called = self.operations[name].called
+    if self.operations[name].opcode not in _OF_OTHERS or not called:
+      yield name
+      return
+    for inner in self.computations[called]:
+      yield from self.inside(inner)
+
+  def flops(self, name: str) -> int:
+    """Operations of the products; a multiplication and an addition are 2."""
+    total = 0
+    for inner in self.inside(name):
+      operation = self.operations[inner]
+      if operation.opcode == 'dot':
+        left = self.operations[operation.operands[0]].arrays[0][0]
+        summed = math.prod(left[axis] for axis in operation.contracted)
+        total += 2 * summed * math.prod(operation.arrays[0][0])
+    return total
+
+  def bytes(self, name: str) -> int:
+    """What is read and written at least, if nothing is in the cache.
+
+    Of what is sliced, gathered from or updated in place, the part alone.
+    """
+    operation = self.operations[name]
+    if operation.opcode not in _OF_OTHERS or not operation.called:
+      return self._read_and_written(name)
+    inner = self.computations[operation.called]
+    read = sum(
+      self._read_of(inner, each)
+      for each in inner
+      if self.operations[each].opcode == 'parameter'
+    )
+    last = self.operations[inner[-1]]
+    written = operation.size
+    if last.opcode in _UPDATE:
+      written = self.operations[last.operands[_UPDATE[last.opcode]]].size
+    return read + written
+
+  def _read_and_written(self, name: str) -> int:
+    operation = self.operations[name]
+    if operation.opcode in _SLICING:
+      return 2 * operation.size
+    operands = [self.operations[each].size for each in operation.operands]
+    if operation.opcode in _UPDATE:
+      return 2 * sum(operands[1:])
+    return operation.size + sum(operands)
+
+  def _read_of(self, names: Sequence[str], parameter: str) -> int:
+    """The bytes of a parameter that the operations of a fusion read."""
+    users = [
+      self.operations[name]
+      for name in names
+      if parameter in self.operations[name].operands
+    ]
+    read = 0
+    for user in users:
+      is_first = user.operands[0] == parameter
+      if user.opcode in _SLICING and is_first:
+        read += user.size
+      elif user.opcode not in _UPDATE or not is_first:
+        return self.operations[parameter].size
+    return read
+
+
+def _operation(found: re.Match) -> Operation:
+  rest = found['rest']
+  called, contracted = _CALLED.search(rest), _CONTRACTED.search(rest)
+  op_name = _OP_NAME.search(rest)
+  operands, _, _ = rest.partition(')')
+  return Operation(
+    opcode=found['opcode'],
+    arrays=[_array(array) for array in _ARRAY.finditer(found['type'])],
+    operands=re.findall(r'%([\w.-]+)', operands),
+    op_name=op_name[1] if op_name else '',
+    called=called[1] if called else '',
+    contracted=_integers(contracted[1]) if contracted else (),
+  )
+
+
+def _array(found: re.Match) -> tuple[tuple[int, ...], int]:
+  _, bits, axes = found.groups()
+  shape = _integers(axes)
+  return shape, math.prod(shape) * max(int(bits or 8) // 8, 1)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+  return tuple(int(word) for word in text.split(',') if word)

@@ -1,0 +1,188 @@
+"""Where the time of a step goes, by the part of the model: from a profile."""
+
+import collections
+import itertools
+import pathlib
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from adaptssr_jax.training.step import PmapStep, TrainState
+from experiments.benchmarking.hlo import Program
+from experiments.benchmarking.rates import best_rates
+
+_STEPS = 5
+
+# By the words of where an operation is from: scopes that the library names,
+# and modules of the encoder. The first that fits.
+_PARTS = {
+  'optimizer': r'\boptimizer\b',
+  'look-up of items': r'\blook_up\b',
+  'views': r'\bviews\b',
+  'loss': r'\bloss\b',
+  'dropout': r'\bdropout\b',
+  'pooling': r'\bpooling\b',
+  'softmax': r'\bsoftmax\b',
+  'norms': r'norm\b',
+  'feed-forward': r'\bfeed_forward\b',
+  'attention, linear maps': r'\battention/(query|key|value|output)\b',
+  'attention, products': r'\battention/.*dot_general',
+  'attention, masks and copies': r'\battention\b',
+  'encoder, sums and the rest': r'\bUserEncoder\b',
+  'groups: sort, cut, add gradients': r'\bgroups\b',
+}
+_COLLECTIVES = ('all-', 'reduce-scatter', 'collective-')
+_OTHERS = 'no part by name'
+_CLOCK = 'the step, by the clock'
+# They hold others, which are timed themselves.
+_HOLDERS = {'while', 'conditional', 'call'}
+# They say nothing of what a fusion is for.
+_SILENT = {
+  *('parameter', 'constant', 'iota', 'tuple', 'get-tuple-element', 'bitcast'),
+  *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
+}
+_PASSES = ('forward', 'again', 'gradient')
+
+
+def profiled(
+  step: PmapStep,
+  state: TrainState,
+  batch: dict[str, jax.Array],
+  key: jax.Array,
+  *,
+  text: str,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+  """Runs a step a few times under JAX's profiler, and tells of its parts.
+
+  Args:
+    step: the compiled step.
+    state: where it starts, which is donated.
+    batch: of each of the steps.
+    key: of the run.
+    text: of the compiled step, `jax.stages.Compiled.as_text()`.
+
+  Returns:
+    The state after the steps. And for each part, the slowest first, its `name`;
+    the milliseconds of a device in a step: of the `forward` pass, of what is
+    computed `again` for the gradient, of the `gradient`, and all together as
+    `ms`; their `share` of all of these; and `of_products` and `of_memory`, the
+    share of `ms` that its products and its bytes would take at `best_rates`,
+    of which what is in the cache is a multiple. An operation counts with its
+    median time. What is fused of several parts is a row of its own, and so is
+    what has no part by its name, or no name. The last row has only the `ms` of
+    a step by the clock: the rest is between the operations, or other programs'.
+  """
+  seconds = []
+  with tempfile.TemporaryDirectory() as folder:
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with jax.profiler.trace(folder, profiler_options=options):
+      for _ in range(_STEPS):
+        began = time.perf_counter()
+        state, metrics = step(state, batch, key)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - began)
+    times = _times(pathlib.Path(folder))
+  rows = _rows_of(Program(text), times)
+  whole = sum(row['ms'] for row in rows)
+  rows = [row | {'share': row['ms'] / whole} for row in rows]
+  rows.append({'name': _CLOCK, 'ms': 1000 * statistics.median(seconds)})
+  return state, rows
+
+
+def _times(folder: pathlib.Path) -> dict[str, list[float]]:
+  """The seconds of each time that an operation was run, by its name."""
+  found = collections.defaultdict(list)
+  for path in folder.rglob('*.xplane.pb'):
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+      for event in itertools.chain(*(line.events for line in plane.lines)):
+        name = dict(event.stats).get('hlo_op')
+        if name:
+          found[name].append(event.duration_ns / 1e9)
+  return found
+
+
+def _rows_of(
+  program: Program, times: dict[str, list[float]]
+) -> list[dict[str, Any]]:
+  """The rows of the parts, in milliseconds of a device in a step."""
+  products, memory = best_rates()
+  spent = collections.defaultdict(collections.Counter)
+  for name, seconds in times.items():
+    operation = program.operations.get(name)
+    if operation is None or operation.opcode in _HOLDERS:
+      continue
+    row = spent[part_of(program, name)]
+    runs = 1000 * len(seconds) / (_STEPS * jax.local_device_count())
+    # The median, since what else the machine does may stop any of them.
+    row[_pass_of(operation.op_name)] += runs * statistics.median(seconds)
+    row['of_products'] += runs * program.flops(name) / products
+    row['of_memory'] += runs * program.bytes(name) / memory
+  rows = []
+  for name, row in spent.items():
+    spent_by = {each: row[each] for each in _PASSES}
+    ms = sum(spent_by.values())
+    rates = {rate: row[rate] / ms for rate in ('of_products', 'of_memory')}
+    rows.append({'name': name, 'ms': ms} | spent_by | rates)
+  return sorted(rows, key=lambda row: -row['ms'])
+
+
+def part_of(program: Program, name: str) -> str:
+  """The part of the model that an operation is of, or several, with a plus."""
+  if program.operations[name].opcode.startswith(_COLLECTIVES):
+    return 'collectives'
+  inner = [program.operations[each] for each in program.inside(name)]
+  telling = [each for each in inner if each.opcode not in _SILENT]
+  found = {_part(each.op_name) for each in telling if each.op_name}
+  if not found:
+    found = {_part(program.operations[name].op_name)}
+  return ' + '.join(part for part in (*_PARTS, _OTHERS) if part in found)
+
+
+def _part(op_name: str) -> str:
+  for part, words in _PARTS.items():
+    if re.search(words, op_name):
+      return part
+  return _OTHERS
+
+
+def _pass_of(op_name: str) -> str:
+  if 'rematted_computation' in op_name:
+    return 'again'
+  return 'gradient' if 'transpose(' in op_name else 'forward'
+
+
+def table_of(parts: Sequence[dict[str, Any]], *, least: float = 0.01) -> list:
+  """The rows of the table of a profile; small ones of several parts as one."""
+  small = {
+    row['name']
+    for row in parts[:-1]
+    if ' + ' in row['name'] and row['share'] < least
+  }
+  rows = [['part', 'ms', *_PASSES, 'of all', 'of products', 'of memory']]
+  *others, clock = parts
+  rows += [_shown(row) for row in others if row['name'] not in small]
+  if small:
+    rest = [row for row in parts if row['name'] in small]
+    summed = {
+      key: sum(row[key] for row in rest) for key in ('ms', 'share', *_PASSES)
+    }
+    rows.append(_shown({'name': 'other parts, fused', **summed}))
+  return [*rows, _shown(clock)]
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+  def of(name: str, form: str) -> str:
+    return format(row[name], form) if name in row else '-'
+
+  return [
+    row['name'],
+    *(of(name, '.1f') for name in ('ms', *_PASSES)),
+    of('share', '.1%'),
+    *(of(name, '.0%') for name in ('of_products', 'of_memory')),
+  ]

@@ -1,0 +1,76 @@
+"""The parts of a step, as they are read from a compiled program."""
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmarking.hlo import Program
+from experiments.benchmarking.parts import part_of, table_of
+
+WIDE = """
+%fused (p0: f32[1000,8], p1: s32[2]) -> f32[2,8] {
+  %p0 = f32[1000,8]{1,0} parameter(0)
+  %p1 = s32[2]{0} parameter(1)
+  %taken = f32[2,8]{1,0} gather(%p0, %p1), metadata={op_name="look_up/gather"}
+  ROOT %scaled = f32[2,8]{1,0} multiply(%taken, %taken), metadata={op_name="x"}
+}
+
+ENTRY %main (table: f32[1000,8], ids: s32[2]) -> (f32[2,8], /*index=1*/u8[3]) {
+  %table = f32[1000,8]{1,0} parameter(0)
+  %ids = s32[2]{0} parameter(1)
+  %fusion = f32[2,8]{1,0} fusion(%table, %ids), kind=kLoop, calls=%fused
+  %all-reduce.1 = f32[2,8]{1,0} all-reduce(%fusion), metadata={op_name="loss/s"}
+  %bytes = u8[3]{0} constant({1, 2, 3})
+  ROOT %out = (f32[2,8], /*index=1*/u8[3]) tuple(%all-reduce.1, %bytes)
+}
+"""
+
+
+@jax.jit
+def product(x, y):
+  with jax.named_scope('loss'):
+    return jnp.tanh(x @ y)
+
+
+def test_products_are_counted_as_the_compiler_does():
+  x, y = jnp.ones((3, 5)), jnp.ones((5, 7))
+  compiled = product.lower(x, y).compile()
+  program = Program(compiled.as_text())
+  counted = {
+    name: program.flops(name)
+    for names in program.computations.values()
+    for name in names
+    if program.operations[name].opcode == 'dot'
+  }
+  assert list(counted.values()) == [2 * 3 * 5 * 7]
+  (name,) = counted
+  assert program.bytes(name) == 4 * (3 * 5 + 5 * 7 + 3 * 7)
+  assert part_of(program, name) == 'loss'
+
+
+def test_a_fusion_reads_what_it_takes_of_a_table():
+  program = Program(WIDE)
+  assert program.operations['out'].size == 4 * 16 + 3
+  # Two rows and two ids are read, and two rows written.
+  assert program.bytes('fusion') == 4 * (16 + 2 + 16)
+  assert program.flops('fusion') == 0
+
+
+def test_what_is_of_several_parts_is_said_to_be():
+  program = Program(WIDE)
+  assert part_of(program, 'fusion') == 'look-up of items + no part by name'
+  assert part_of(program, 'all-reduce.1') == 'collectives'
+
+
+def test_small_rows_of_several_parts_are_shown_as_one():
+  row = {'forward': 1.0, 'again': 0.0, 'gradient': 0.0, 'of_products': 0.5}
+  rows = [
+    row | {'name': name, 'ms': 1.0, 'share': share}
+    for name, share in [('a', 0.5), ('a + b', 0.4), ('b + c', 0.005)]
+  ]
+  rows += [rows[-1] | {'name': 'c + d'}, {'name': 'clock', 'ms': 3.0}]
+  head, *shown = table_of(rows)
+  names = ['a', 'a + b', 'other parts, fused', 'clock']
+  assert [cells[0] for cells in shown] == names
+  of_products = head.index('of products')
+  assert shown[2][head.index('ms')] == '2.0'
+  assert [cells[of_products] for cells in shown] == ['50%', '50%', '-', '-']
