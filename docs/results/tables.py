@@ -4,8 +4,8 @@
   python docs/results/tables.py --check    # fails if they say something else
   python docs/results/tables.py --collect=runs/ml1m/rivals --name=ml1m_rivals
 
-The last takes the numbers of the cells of a comparison into `NAME.json`. A
-table stands between `<!-- table NAME SHARE,... TASK,... MODE,... -->`, with
+The last takes the numbers of the cells of a comparison into `NAME.json`, of
+some `--methods` and `--splits` if they are given. A table stands between `<!-- table NAME SHARE,... TASK,... MODE,... -->`, with
 shares of the training labels, and `<!-- end -->`.
 """
 
@@ -19,6 +19,7 @@ import statistics
 HERE = pathlib.Path(__file__).parent
 PAGES = (HERE.parent / 'results.md', HERE.parent.parent / 'README.md')
 TITLES = {
+  'none': 'None: trained end to end',
   'random_encoder': 'Random encoder',
   'bag_of_items': 'Bag of items, as far as the encoder reads',
   'bag_of_items_whole': 'Bag of items, whole history',
@@ -49,7 +50,11 @@ TITLES = {
     'next_items': 'next items',
   }.items()
 }
-MODES = {'frozen': '{}', 'frozen_with_bag': '+ bag'}
+MODES = {
+  'frozen': '{}',
+  'frozen_with_bag': '+ bag',
+  'fine_tuned': 'fine-tuned',
+}
 _TABLE = re.compile(
   r'(<!-- table (\S+) (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)', re.S
 )
@@ -105,15 +110,18 @@ def with_tables(text: str) -> str:
   )
 
 
-def collect(workdir: pathlib.Path, name: str) -> None:
-  """Writes the accuracies, or the AUC, of all cells of a comparison."""
+def collect(
+  workdir: pathlib.Path, name: str, methods: str | None, splits: int
+) -> None:
+  """Writes the accuracies, or the AUC, of the cells of a comparison."""
   cells = []
   for path in (workdir / 'cells').glob('**/result.json'):
     words = list(path.parent.relative_to(workdir / 'cells').parts)
-    # A baseline has no seed, and one mode.
-    method, task, mode, share, split = (
-      words[:5] if words[-1] == 'seed_0' else [*words[:2], 'frozen', *words[2:]]
-    )
+    if words[2].startswith('share'):
+      # A baseline has no seed, and one mode.
+      has_seed = words[-1] == 'seed_0'
+      words.insert(2, 'fine_tuned' if has_seed else 'frozen')
+    method, task, mode, share, split = words[:5]
     result = json.loads(path.read_text())
     metric = 'accuracy' if 'accuracy' in result['test'] else 'auc'
     cells.append(
@@ -127,6 +135,12 @@ def collect(workdir: pathlib.Path, name: str) -> None:
         'test': round(result['test'][metric], 6),
       }
     )
+  cells = [
+    cell
+    for cell in cells
+    if cell['split'] < splits
+    and (methods is None or cell['method'] in methods.split(','))
+  ]
   cells.sort(key=lambda cell: tuple(cell.values()))
   lines = ',\n '.join(map(json.dumps, cells))
   (HERE / f'{name}.json').write_text(f'[\n {lines}\n]\n')
@@ -138,10 +152,12 @@ def main() -> None:
   parser.add_argument('--check', action='store_true')
   parser.add_argument('--collect', type=pathlib.Path)
   parser.add_argument('--name')
+  parser.add_argument('--methods')
+  parser.add_argument('--splits', type=int, default=1000)
   args = parser.parse_args()
   check = args.check
   if args.collect:
-    collect(args.collect, args.name)
+    collect(args.collect, args.name, args.methods, args.splits)
   for page in PAGES:
     text = page.read_text()
     wanted = with_tables(text)
