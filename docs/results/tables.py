@@ -5,8 +5,9 @@
   python docs/results/tables.py --collect=runs/ml1m/rivals --name=ml1m_rivals
 
 The last takes the numbers of the cells of a comparison into `NAME.json`, of
-some `--methods` and `--splits` if they are given. A table stands between `<!-- table NAME SHARE,... TASK,... MODE,... -->`, with
-shares of the training labels, and `<!-- end -->`.
+some `--methods` and `--splits` if they are given. A table stands between
+`<!-- table NAME SHARE,... TASK,... MODE,... -->`, with shares of the training
+labels, and `<!-- end -->`.
 """
 
 import argparse
