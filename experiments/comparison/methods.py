@@ -15,14 +15,18 @@ from experiments.flags.binder import SettingsError, given_values
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 from experiments.flags.pretraining import PretrainSettings
-from experiments.flags.shared import DataSettings
+from experiments.flags.process import DistributedSettings
+from experiments.flags.shared import DataSettings, PlanSettings
 
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
 # Flags of pre-training that a comparison sets itself.
-_OF_THE_COMPARISON = {'workdir', 'seed', 'init_from', 'split', 'select_by'} | {
-  field.name for field in dataclasses.fields(DataSettings)
+_OF_THE_COMPARISON = {
+  *('workdir', 'seed', 'init_from', 'split', 'select_by'),
+  *(field.name for field in dataclasses.fields(DataSettings)),
+  *(field.name for field in dataclasses.fields(DistributedSettings)),
+  *PlanSettings.__annotations__,
 }
 # What the methods are compared with by default.
 REFERENCE = 'none'
