@@ -220,7 +220,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
 
   Example:
     >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
-    ['pooled_items,embed_dim=256,num_epochs=6']
+    ['pooled_items+embed_dim=256+num_epochs=6']
   """
   found = {}
   for variant in variants:
@@ -239,10 +239,18 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
         )
     except SettingsError as error:
       raise SettingsError(f'--variant={variant}: {error}') from error
-    given = [word.lstrip('-') for word in words]
-    found[','.join([name, *given]).replace('/', '_')] = dataclasses.replace(
+    named = [
+      f'{flag}={",".join(value) if isinstance(value, tuple) else value}'
+      for flag, value in sorted(changes.items())
+    ]
+    if 'num_epochs' in changes:
+      # Else the steps of its file, or of another method, would count.
+      changes.setdefault('num_steps', 0)
+    # It names a folder, and stands in lists between commas.
+    key = '+'.join([name, *named]).replace('/', '_').replace(',', '-')
+    found[key] = dataclasses.replace(
       method,
-      title=', '.join([method.title, *given]).replace('=', ' '),
+      title=', '.join([method.title, *named]).replace('=', ' '),
       changes=method.changes | changes,
     )
   return found
