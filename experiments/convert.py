@@ -51,6 +51,8 @@ def main(settings: ConvertSettings) -> pathlib.Path:
   for path in map(pathlib.Path, filter(None, written)):
     if path.exists():
       raise SettingsError(f'{path} exists: move it away, or choose another')
+  if len(set(written)) < len(written):
+    raise SettingsError('--vocabulary and --output must be two files')
   return _from_torch(settings) if settings.workdir else _to_torch(settings)
 
 
@@ -90,10 +92,12 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
     weights = model_to_reference(encoder, encoder_params(params), head)
   except ValueError as error:
     raise SettingsError(f'--input={settings.input}: {error}') from error
-  if settings.vocabulary:
-    write_items(pathlib.Path(settings.vocabulary), vocabulary)
+  if settings.vocabulary and any(set('\r\n') & set(i) for i in vocabulary):
+    raise SettingsError('--vocabulary: an id holds the end of a line')
   path = pathlib.Path(settings.output)
   write_weights(path, weights)
+  if settings.vocabulary:
+    write_items(pathlib.Path(settings.vocabulary), vocabulary)
   tell_result(
     f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
     f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
@@ -211,10 +215,8 @@ def write_items(path: pathlib.Path, items: list[str]) -> None:
   """Writes a raw item id a line.
 
   Raises:
-    SettingsError: an id is of several lines, or the file cannot be written.
+    SettingsError: the file cannot be written.
   """
-  if any('\n' in item or '\r' in item for item in items):
-    raise SettingsError('--vocabulary: an id holds the end of a line')
   try:
     with atomic_path(path) as aside:
       aside.write_text(''.join(f'{item}\n' for item in items), 'utf-8')

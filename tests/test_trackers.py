@@ -3,6 +3,7 @@
 MLflow and W&B are stand-ins here: see with_trackers.py for the real ones.
 """
 
+import contextlib
 import sys
 import types
 
@@ -85,19 +86,24 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path, monkeypatch):
     log_metrics=lambda values, step, run_id: calls.append(
       (step, values, run_id)
     ),
-    end_run=lambda: calls.append('end'),
+    end_run=lambda status: calls.append(status),
   )
   monkeypatch.setitem(sys.modules, 'mlflow', mlflow)
   told = [
     (2, {'loss': 0.5}, 'id'),
     (3, {'ndcg_at_10': 0.25, 'loss': 0.75}, 'id'),
-    'end',
+    'FINISHED',
   ]
   log_to(tmp_path, 'mlflow')
   assert calls == [('start', None, tmp_path.name), ('params', '0'), *told]
   calls.clear()
   log_to(tmp_path, 'mlflow')
   assert calls == [('start', 'id', tmp_path.name), *told]
+  settings = RunSettings(log_to=('mlflow',))
+  log = MetricsLog(tmp_path, settings, resume_at=0)
+  with pytest.raises(KeyboardInterrupt), contextlib.closing(log):
+    raise KeyboardInterrupt
+  assert calls[-1] == 'KILLED'
 
 
 def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
@@ -108,7 +114,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     return types.SimpleNamespace(
       id=id or 'id',
       log=lambda values, step: calls.append((step, values)),
-      finish=lambda: calls.append('finish'),
+      finish=lambda exit_code: calls.append(exit_code),
     )
 
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=init))
@@ -116,7 +122,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
     calls.clear()
     log_to(tmp_path, 'wandb')
     begin = (known, 'allow', tmp_path.name, tmp_path, '0')
-    assert calls == [begin, *LINES, 'finish']
+    assert calls == [begin, *LINES, 0]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def model_from_reference(
   )
   _check_shapes(weights, _expected_shapes(encoder, paths, weights))
   arrays = {name: np.asarray(weights[name], np.float32) for name in weights}
+  _check_values(arrays)
   arrays[_ITEMS] = np.concatenate([arrays[_ITEMS], arrays[_MASK]])
   flat = {
     path: jnp.asarray(arrays[name].T if _is_matrix(path) else arrays[name])
@@ -234,6 +235,15 @@ def _check_names(weights: Mapping[str, Any], expected: set[str]) -> None:
   )
   if text:
     raise ValueError(text)
+
+
+def _check_values(arrays: Mapping[str, np.ndarray]) -> None:
+  for name, array in arrays.items():
+    if not np.isfinite(array).all():
+      raise ValueError(f'{name} has numbers that are not finite')
+  decoder = arrays.get(_DECODER, arrays[_ITEMS])
+  if not np.array_equal(decoder, arrays[_ITEMS]):
+    raise ValueError(f'{_DECODER} is not {_ITEMS}, by which items are guessed')
 
 
 def _check_matrices(weights: Mapping[str, Any]) -> None:

@@ -50,12 +50,18 @@ class Batcher:
     try:
       # In a thread, so that requests are taken while JAX works.
       rows = iter((await asyncio.to_thread(self.encode, users)).tolist())
-    except Exception as error:
+    except BaseException as error:
+      # Also where this request was cancelled: others wait for its batch.
       for _, vectors in batch:
-        vectors.set_exception(error)
+        if not vectors.done():
+          vectors.set_exception(RuntimeError(f'not encoded: {error!r}'))
+      if not isinstance(error, Exception):
+        raise
       return
     for histories, vectors in batch:
-      vectors.set_result([next(rows) for _ in histories])
+      found = [next(rows) for _ in histories]
+      if not vectors.done():
+        vectors.set_result(found)
 
 
 @contextlib.asynccontextmanager
@@ -74,9 +80,10 @@ app = fastapi.FastAPI(title='User vectors', lifespan=started)
 
 @app.post('/vectors')
 async def vectors(users: Users):
-  """A vector a user, and how many of the items the encoder does not know."""
-  known = app.state.encoder.numbers
-  unknown = sum(item not in known for user in users.histories for item in user)
+  """A vector a user, and how many of the items it read are unknown."""
+  known, length = app.state.encoder.numbers, app.state.encoder.max_length
+  read = (item for user in users.histories for item in user[-length:])
+  unknown = sum(item not in known for item in read)
   return {
     'vectors': await app.state.batcher(users.histories),
     'unknown_items': unknown,

@@ -8,6 +8,7 @@ last step that counts: those after it are told again. For each line,
 
 import importlib
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -144,9 +145,13 @@ class MLflow:
     self._mlflow, known = mlflow, _run_id(folder, 'mlflow')
     run = mlflow.start_run(run_id=known, run_name=folder.name)
     self._run_id = run.info.run_id
-    if not known:
-      mlflow.log_params(flags)
-      atomic_write(folder / 'mlflow_run', self._run_id)
+    try:
+      if not known:
+        atomic_write(folder / 'mlflow_run', self._run_id)
+        mlflow.log_params(flags)
+    except Exception:
+      mlflow.end_run('FAILED')
+      raise
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Tells the numbers of a step."""
@@ -156,7 +161,7 @@ class MLflow:
 
   def close(self) -> None:
     """Ends the run, which may be resumed."""
-    self._mlflow.end_run()
+    self._mlflow.end_run('KILLED' if sys.exception() else 'FINISHED')
 
 
 class WeightsAndBiases:
@@ -184,7 +189,7 @@ class WeightsAndBiases:
 
   def close(self) -> None:
     """Waits until all is sent."""
-    self._run.finish()
+    self._run.finish(exit_code=1 if sys.exception() else 0)
 
 
 def _run_id(folder: pathlib.Path, tracker: str) -> str | None:
