@@ -119,12 +119,12 @@ def ecl_objective(
   real = (items != 0) & where[:, None]
   is_replaced = filled != items
   errors = optax.sigmoid_binary_cross_entropy(logits, is_replaced)
-  told = reduce_losses(errors, real, axis_name=axis_name)
+  detection = reduce_losses(errors, real, axis_name=axis_name)
   right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {
     'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
     'contrast': (loss, as_sums(loss, where)),
-    'discriminator': (told, as_sums(told, real, right)),
+    'discriminator': (detection, as_sums(detection, real, right)),
   }
   weights = {'contrast': contrast, 'discriminator': discriminator}
   return weighted_sum(parts, weights)
@@ -155,7 +155,10 @@ def replaced_logits(
   head, length = params['head']['discriminator'], items.shape[1]
 
   def logits_of(
-    items: Array, embedded: Array, users: Array, keys: Array | None
+    items: Int[Array, 'users width'],
+    embedded: Float[Array, 'users width dim'],
+    users: Float[Array, 'users features'],
+    keys: Key[Array, ' users'] | None,
   ) -> Float[Array, 'users length']:
     states = discriminator_of(encoder).apply(
       {'params': head['encoder']},

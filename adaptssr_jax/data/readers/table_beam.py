@@ -67,9 +67,9 @@ def user_examples(
     folder: for errors, and for items and labels as JSON.
     **split: arguments of `dealing.deal_out`.
   """
-  told = begin | 'tables' >> _read_tables(tables, folder)
+  rows = begin | 'tables' >> _read_tables(tables, folder)
   moments = (
-    told.times
+    rows.times
     | 'first rows' >> beam.CombinePerKey(min)
     | 'all first rows' >> beam.combiners.ToDict()
     | 'moments'
@@ -79,11 +79,11 @@ def user_examples(
     functools.partial(_group, source=tables), folder, AsSingleton(moments)
   )
   users = (
-    {'events': told.events, 'labels': told.labels}
+    {'events': rows.events, 'labels': rows.labels}
     | 'user' >> beam.CoGroupByKey()
     | 'group' >> group.with_outputs('users', 'order', 'ids', 'items', 'classes')
   )
-  items, names = told.items | 'items' >> pipeline.number_in_order()
+  items, names = rows.items | 'items' >> pipeline.number_in_order()
   _ = names | 'save items' >> pipeline.save(folder / 'items.json')
   order, _ = users.order | 'order' >> pipeline.number_in_order()
   classes = (
