@@ -61,7 +61,7 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
     methods=tuple(methods.METHODS),
     variant=(
       'adaptssr --fusion=batch_mean',
-      'pooled_items --embed_dim=12 --slice_lengths=3,9',
+      'pooled_items --slice_lengths=3,9 --embed_dim 12 --num_epochs=4',
     ),
     rhos=('0.1',),
     augmentation_pairs=True,
@@ -102,10 +102,11 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   longer = stages['masked_items_longer']
   assert (longer.objective, longer.num_steps) == (('masked_items',), 17)
   assert longer.init_from == f'{folder}/masked_items/seed_7'
-  assert stages['adaptssr,fusion=batch_mean'].fusion == 'batch_mean'
-  wider = stages['pooled_items,embed_dim=12,slice_lengths=3,9']
+  assert stages['adaptssr+fusion=batch_mean'].fusion == 'batch_mean'
+  wider = stages['pooled_items+embed_dim=12+num_epochs=4+slice_lengths=3-9']
   assert wider.encoder_fields() == SHAPE | {'embed_dim': 12}
   assert wider.slice_lengths == ('3', '9')
+  assert (wider.num_epochs, wider.num_steps) == (4, 0)
   assert stages['pooled_items'].encoder_fields() == SHAPE
   assert stages['adaptssr_mask'].augmentations == ('mask',)
   assert stages['adaptssr_mask'].second_augmentations is None
@@ -228,7 +229,7 @@ def test_a_pre_training_that_collapsed_is_marked(stand_ins, settings):
       line = {f'validation_{name}': value for name, value in named}
       lines.append(json.dumps({'step': step} | line))
     path = folder / f'pretrain/adaptssr/seed_{seed}/metrics.jsonl'
-    path.write_text('\n'.join(lines))
+    path.write_text(''.join(f'{line}\n' for line in lines))
   results = compare.main(settings)
   best = {
     one['seed']: one['best']['step']

@@ -155,6 +155,13 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ({'variant': ('none --embed_dim=8',)}, r'none is not pre-trained'),
     ({'variant': ('pooled_items',)}, r'give the flags that it changes'),
     ({'variant': ('pooled_items --seed=1',)}, r'leave out --seed, which is'),
+    (
+      {'variant': ('adaptssr --embed_dim=16',)},
+      r'--embed_dim=16 contradicts the encoder that .* masked_items, which has',
+    ),
+    ({'variant': ('adaptssr --fusion=foo',)}, r'--fusion must be adaptive'),
+    ({'variant': ('pooled_items --plan',)}, r'leave out --plan, which is'),
+    ({'variant': ('pooled_items --quiet',)}, r'leave out --quiet, which is'),
     ({'variant': ('pooled_items embed_dim',)}, r"'embed_dim' is no flag"),
     ({'variant': ('pooled_items --embed=8',)}, r'Unknown .* flag .embed'),
     ({'variant': ('pooled_items --embed_dim=0',)}, r'--embed_dim must be at'),

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from adaptssr_jax import losses
+from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
@@ -153,18 +154,21 @@ def replaced_logits(
     Logits, [users, length], without meaning at padding.
   """
   head, length = params['head']['discriminator'], items.shape[1]
+  discriminator, seeds = discriminator_of(encoder), None
+  if not deterministic:
+    seeds = row_seeds(keys, draws=discriminator.num_dropouts)
 
   def logits_of(
     items: Int[Array, 'users width'],
     embedded: Float[Array, 'users width dim'],
     users: Float[Array, 'users features'],
-    keys: Key[Array, ' users'] | None,
+    seeds: UInt32[Array, 'users draws 2'] | None,
   ) -> Float[Array, 'users length']:
-    states = discriminator_of(encoder).apply(
+    states = discriminator.apply(
       {'params': head['encoder']},
       items,
-      deterministic=keys is None,
-      keys=keys,
+      deterministic=seeds is None,
+      seeds=seeds,
       embedded=embedded + (users @ head['condition'])[:, None],
       method='hidden_states',
     )
@@ -175,7 +179,7 @@ def replaced_logits(
     logits_of,
     items,
     users,
-    None if deterministic else keys,
+    seeds,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),
   )

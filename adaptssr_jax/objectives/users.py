@@ -66,7 +66,7 @@ def encode_sequences(
   # Here for all rows, not in the program of each width, and again for its
   # gradient: what hashes keys takes longer to compile than to run.
   seeds = None
-  if keys is not None:
+  if keys is not None and encoder.dropout_rate:
     seeds = row_seeds(keys, draws=encoder.num_dropouts)
   return in_buckets(
     encode,

@@ -8,12 +8,14 @@ import dataclasses
 import io
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from adaptssr_jax.data import UserData, resplit
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
 from experiments.finetuning.predictions import write_predictions
 from experiments.finetuning.tasks import KINDS, measured
@@ -84,19 +86,23 @@ def encode(
   """
   with opened_workdir(settings) as folder:
     loop.check_devices(settings)
-    items = data.vocabulary.items
-    source = open_source(settings, settings.pretrained)
-    if source:
-      encoder, params = with_items(source, items)
-    else:
-      key = jax.random.key(settings.seed)
-      encoder, params = make_encoder(settings, items, key)
+    encoder, params = _model(settings, data.vocabulary.items)
     users = users_in_order(data, histories)
     vectors = encode_splits(settings, [users], encoder, params)
     file = io.BytesIO()
     np.savez(file, vector=vectors)
     atomic_write(folder / VECTORS, file.getvalue())
     return vectors
+
+
+def _model(
+  settings: VectorSettings, items: Sequence[str]
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """The pre-trained encoder, or a random one, and its parameters."""
+  source = open_source(settings, settings.pretrained)
+  if source:
+    return with_items(source, items)
+  return make_encoder(settings, items, jax.random.key(settings.seed))
 
 
 def read_vectors(

@@ -171,8 +171,12 @@ class Grid:
     method = self.method(name)
     if method.after:
       return self.shape_of(method.after)
-    own = self.pretraining[method.flags].encoder_fields()
-    return self.shape() | own
+    return self.shape() | self.settings_of(name).encoder_fields()
+
+  def settings_of(self, name: str) -> PretrainSettings:
+    """The flags of a method's file, with what the method changes in them."""
+    method = self.method(name)
+    return dataclasses.replace(self.pretraining[method.flags], **method.changes)
 
 
 def check_shapes(grid: Grid) -> None:
@@ -186,7 +190,7 @@ def check_shapes(grid: Grid) -> None:
     if not isinstance(run, Pretraining):
       continue
     method = grid.method(run.method)
-    given = grid.pretraining[method.flags].encoder_fields()
+    given = grid.settings_of(run.method).encoder_fields()
     has = grid.shape_of(run.method)
     for name in given.keys() - set(FREE_FIELDS):
       known = has.get(name, getattr(UserEncoder, name))
@@ -269,8 +273,8 @@ def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
   }
   if 'mean_cosine' not in values:
     return ''
-  settings = grid.pretraining[grid.method(method).flags]
-  return collapse_warning(values, objective=settings.objective)
+  objective = grid.settings_of(method).objective
+  return collapse_warning(values, objective=objective)
 
 
 def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:

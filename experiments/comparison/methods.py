@@ -15,14 +15,18 @@ from experiments.flags.binder import SettingsError, given_values
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 from experiments.flags.pretraining import PretrainSettings
-from experiments.flags.shared import DataSettings
+from experiments.flags.process import DistributedSettings
+from experiments.flags.shared import DataSettings, PlanSettings
 
 # The kinds of task, each with the metric by which methods are compared.
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
 # Flags of pre-training that a comparison sets itself.
-_OF_THE_COMPARISON = {'workdir', 'seed', 'init_from', 'split', 'select_by'} | {
-  field.name for field in dataclasses.fields(DataSettings)
+_OF_THE_COMPARISON = {
+  *('workdir', 'seed', 'init_from', 'split', 'select_by'),
+  *(field.name for field in dataclasses.fields(DataSettings)),
+  *(field.name for field in dataclasses.fields(DistributedSettings)),
+  *PlanSettings.__annotations__,
 }
 # What the methods are compared with by default.
 REFERENCE = 'none'
@@ -216,7 +220,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
 
   Example:
     >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
-    ['pooled_items,embed_dim=256,num_epochs=6']
+    ['pooled_items+embed_dim=256+num_epochs=6']
   """
   found = {}
   for variant in variants:
@@ -235,10 +239,18 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
         )
     except SettingsError as error:
       raise SettingsError(f'--variant={variant}: {error}') from error
-    given = [word.lstrip('-') for word in words]
-    found[','.join([name, *given]).replace('/', '_')] = dataclasses.replace(
+    named = [
+      f'{flag}={",".join(value) if isinstance(value, tuple) else value}'
+      for flag, value in sorted(changes.items())
+    ]
+    if 'num_epochs' in changes:
+      # Else the steps of its file, or of another method, would count.
+      changes.setdefault('num_steps', 0)
+    # It names a folder, and stands in lists between commas.
+    key = '+'.join([name, *named]).replace('/', '_').replace(',', '-')
+    found[key] = dataclasses.replace(
       method,
-      title=', '.join([method.title, *given]).replace('=', ' '),
+      title=', '.join([method.title, *named]).replace('=', ' '),
       changes=method.changes | changes,
     )
   return found

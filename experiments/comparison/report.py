@@ -184,12 +184,18 @@ def _what_counts(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def page_of(results: Mapping[str, Any]) -> str:
   """The tables, from nothing but what `results.json` says."""
-  titles, reference = results['titles'], results['flags']['reference']
+  titles = results['titles']
+  reference = results['flags']['reference']
+  reference = titles.get(reference, reference)
   summary = {
     Column(*(one[field] for field in Column._fields)): one['methods']
     for one in results['summary']
   }
-  main = {name: titles[name] for name in results['flags']['methods'].split(',')}
+  flags = results['flags']
+  variants = variant_methods(flags['variant'].splitlines())
+  main = {
+    name: titles[name] for name in (*flags['methods'].split(','), *variants)
+  }
   parts = [
     f'# {results["flags"]["dataset"]}\n',
     markdown(summary, main, reference=reference),

@@ -12,6 +12,7 @@ from experiments.comparison.histories import histories_of
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.stages import (
+  check_training,
   naming,
   read_flagfile,
   read_pretraining,
@@ -73,6 +74,10 @@ def read_grid(settings: CompareSettings) -> Grid:
     pretrain_data=open_data(settings, 'pretrain').name if pretraining else '',
     finetuning=finetuning,
   )
+  for name, method in chosen.items():
+    if method.changes and method.flags:
+      with naming(name):
+        check_training(grid.settings_of(name))
   check_shapes(grid)
   return grid
 

@@ -81,9 +81,7 @@ def read_pretraining(
       )
     found[name] = read_flagfile(PretrainSettings, settings, name)
     with naming(f'--{name}={path}'):
-      loop.check_devices(found[name])
-      check_table_update(found[name])
-      parse_fusion(found[name].fusion)
+      check_training(found[name])
     _check_data(found[name], f'--{name}={path}')
     objectives = found[name].objective
     if not stage.allows(objectives):
@@ -91,6 +89,13 @@ def read_pretraining(
         f'--{name}={path} must have {stage.rule}, not {",".join(objectives)}'
       )
   return found
+
+
+def check_training(settings: PretrainSettings) -> None:
+  """Refuses now what pre-training would refuse after hours of other runs."""
+  loop.check_devices(settings)
+  check_table_update(settings)
+  parse_fusion(settings.fusion)
 
 
 def _check_data(settings: PretrainSettings, path: str) -> None:

@@ -72,10 +72,11 @@ class Trackers:
     for name, tracker in find_trackers(settings).items():
       try:
         log = tracker(folder, settings.flag_values(), resume_at)
-      except SettingsError:
-        raise
       # Each library raises what it likes.
       except Exception as error:
+        self.close()
+        if isinstance(error, SettingsError):
+          raise
         raise SettingsError(
           f'--log_to={name} does not begin: {error}'
         ) from error

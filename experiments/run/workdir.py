@@ -150,16 +150,18 @@ def saved_flags(folder: pathlib.Path) -> dict[str, str]:
 
 
 def is_in_use(folder: pathlib.Path) -> bool:
-  """Whether a run is at work in a folder."""
+  """Whether a run is at work in a folder; False where that cannot be known."""
   path = folder / _LOCK
   if not path.exists():
     return False
   try:
     # Of a run that was killed the file is left, and the lock is not.
-    with locked(path) as is_free:
-      return not is_free
-  except (filelock.Timeout, OSError):
+    with locked(path):
+      return False
+  except filelock.Timeout:
     return True
+  except OSError:
+    return False
 
 
 def differing_flags(
