@@ -61,7 +61,7 @@ def view_similarities(
   where: Bool[ArrayLike, ' batch'] | None = None,
   axis_name: AxisName | None = None,
 ) -> ViewSimilarities:
-  """Tells how the views of each user of a batch are ranked.
+  """How the views of each user of a batch are ranked.
 
   The anchors of a user are the first passes of its explicit views; every number
   is the mean over them.

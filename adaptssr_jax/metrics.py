@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 def accuracy(
   logits: Float[ArrayLike, '*batch classes'], labels: Int[ArrayLike, '*batch']
 ) -> Float[Array, '*batch']:
-  """Tells which examples are classified correctly.
+  """Which examples are classified correctly.
 
   1[argmax_c logits_c = label]
 
@@ -146,7 +146,7 @@ def rank(
 def hit_rate(
   ranks: Num[ArrayLike, '*batch'], *, k: int
 ) -> Float[Array, '*batch']:
-  """Tells whether the one relevant item is among the first k.
+  """Whether the one relevant item is among the first k.
 
   1[rank <= k]
 

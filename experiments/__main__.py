@@ -40,7 +40,7 @@ def main() -> None:
     print(f'{name:{width}}  {line}')
   print(
     f'\npython -m experiments.NAME, or {_SCRIPT}NAME where the package is '
-    'installed; --help tells the flags.'
+    'installed; --help lists the flags.'
   )
 
 

@@ -110,7 +110,7 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
 def _head_of_both(
   settings: ConvertSettings, encoder: UserEncoder, head: dict[str, Any]
 ) -> dict[str, Any]:
-  """What the public code has too of a head; tells what it has not."""
+  """What the public code has too of a head; prints what it has not."""
   flags = restore_description(settings.input).flags
   kept = set()
   if 'masked_items' in str(flags.get('objective', '')).split(','):
@@ -164,7 +164,7 @@ def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
       else:
         tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
         torch.save(tensors, aside)
-  # PyTorch tells of a folder that is not there by a RuntimeError.
+  # PyTorch raises a RuntimeError for a folder that is not there.
   except (OSError, RuntimeError) as error:
     raise SettingsError(f'--output={path} was not written: {error}') from error
 

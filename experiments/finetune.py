@@ -107,7 +107,7 @@ def finetune_in(
 
 
 def plan(settings: FinetuneSettings) -> Plan:
-  """Tells what the run needs, and writes nothing but the data."""
+  """Computes what the run needs, and writes nothing but the data."""
   if settings.mode in ('probe', 'zero_shot'):
     raise SettingsError(
       f'--plan is of training steps, of which --mode={settings.mode} has none: '

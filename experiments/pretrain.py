@@ -175,7 +175,7 @@ def check_source(settings: PretrainSettings) -> None:
 
 
 def plan(settings: PretrainSettings) -> Plan:
-  """Tells what the run needs, and writes nothing but the data."""
+  """Computes what the run needs, and writes nothing but the data."""
   check_plan(settings, source=settings.init_from)
   check_source(settings)
   data = open_data(settings, task='pretrain')

@@ -61,7 +61,7 @@ def users_and_gradients(params, items, keys, **settings):
 
 
 def widths_of_rows(items, *args):
-  """Tells by which program a row was encoded, and that its args are its own."""
+  """Shows by which program a row was encoded, and that its args are its own."""
   width = jnp.full(len(items), items.shape[1])
   return {'items': items[:, :1], 'width': width, 'args': args}
 

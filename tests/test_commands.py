@@ -259,7 +259,7 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
   assert quiet.out.startswith('bag_of_items, gender: accuracy ')
   assert quiet.out.count('\n') == 1
   assert not quiet.err
-  # Another time it may be told all the same.
+  # Another time it may be printed all the same.
   call(baselines.main, dataclasses.replace(settings, quiet=False))
   assert capfd.readouterr().out.endswith(f'60 items\n{quiet.out}')
   call(baselines.main, settings)

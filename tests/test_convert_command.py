@@ -242,7 +242,7 @@ def test_other_bad_input_is_one_clear_error(tmp_path):
 
 
 def test_pytorch_is_asked_for_weights_only(tmp_path, monkeypatch):
-  """What it then refuses is told in one line."""
+  """What it then refuses is printed in one line."""
   asked = []
 
   def refuse(path, **settings):

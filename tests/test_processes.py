@@ -75,7 +75,7 @@ def test_two_processes_train_as_one(alone, together):
   # Half a step of Adam; there were 20.
   found, wanted = params['item_embedding'], expected['item_embedding']
   np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
-  # One alone tells.
+  # One alone prints.
   assert first.endswith(f'pre-trained: {folder}\n')
   assert second == ''
 

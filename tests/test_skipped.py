@@ -80,7 +80,7 @@ def test_too_many_skipped_in_a_row_stop_the_run(good, monkeypatch, capsys):
     skipped = [line for line in lines(good.workdir) if 'skipped' in line]
     assert skipped == [{'step': n, 'skipped': 1} for n in (7, 8, 9, 10)]
     assert lines(good.workdir)[: len(before)] == before
-  # The first of them alone is told of, of which the second run knows.
+  # The first of them alone is reported, of which the second run knows.
   told = capsys.readouterr().out
   assert told.count('WARNING: step 7 is skipped') == 1
   for line in lines(good.workdir):

@@ -40,7 +40,7 @@ def test_the_file_store_of_mlflow(tmp_path, monkeypatch):
   assert found.info.status == 'FINISHED'
   assert found.data.params['batch_size'] == '64'
   kept = {(line['step'], line['loss']) for line in lines(run) if 'loss' in line}
-  # Step 7, which no checkpoint has, is told twice, and equal.
+  # Step 7, which no checkpoint has, is logged twice, and equal.
   history = client.get_metric_history(found.info.run_id, 'loss')
   assert {(metric.step, metric.value) for metric in history} == kept
   assert len(history) == len(kept) + 1

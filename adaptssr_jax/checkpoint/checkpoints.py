@@ -80,8 +80,8 @@ class Checkpoints:
     best = files.best_of(self._folder)
     if jax.process_count() > 1:
       # A disk may show all of them something else.
-      told = multihost_utils.broadcast_one_to_all(-1 if best is None else best)
-      best = None if told < 0 else int(told)
+      step = multihost_utils.broadcast_one_to_all(-1 if best is None else best)
+      best = None if step < 0 else int(step)
     return best
 
   def logs(self) -> list[dict[str, Any]]:
@@ -101,6 +101,8 @@ class Checkpoints:
     """Saves the state, in the background; it may be donated at once.
 
     Args:
+      state: what is saved, named by its step; a step that is there is not
+        saved again.
       score: of the model on validation data, larger is better; one that is
         not finite is none.
       log: of the run since the last save, if it is to be found by `logs`.

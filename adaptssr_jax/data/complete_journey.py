@@ -248,6 +248,7 @@ def _rows_before(
     household: number of the household of each row, int [rows].
     start: nanosecond before which the history of each row ends, int [rows].
     least: behaviours of a row; one of fewer is left out.
+    label: of each row, int32 [rows]; None for pre-training.
 
   Returns:
     The rows that are left, the names of their items, and how many are not.

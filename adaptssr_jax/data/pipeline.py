@@ -192,6 +192,7 @@ def look_up(wanted: PCollection, numbers: PCollection) -> PCollection:
 
   Args:
     wanted: the ids: (bucket, table of id and place), each of one span.
+    numbers: (bucket, table of id and number), of `number_in_order`.
   """
   return (
     {'wanted': wanted, 'numbers': numbers}

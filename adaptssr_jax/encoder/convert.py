@@ -47,12 +47,31 @@ def encoder_from_reference(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Turns weights of the public PyTorch code into an encoder of ours.
 
-  As `model_from_reference`, without the heads.
+  The mask vector becomes the last row of the item table; matrices are
+  transposed; heads are left out, see `model_from_reference`. All sizes follow
+  from shapes, except for what the arguments say.
+
+  Args:
+    weights: {parameter name in the PyTorch state dict: numpy array}, that is,
+      {name: tensor.numpy() for name, tensor in state_dict.items()}, of its
+      pre-training by AdaptSSR or masked items, or of its fine-tuning from that.
+    num_heads: Attention heads.
+    cosine_pooling: The `cos_pooling` of the public code.
+
+  Returns:
+    The encoder, with the default dropout rate, and its params, for
+    `encoder.apply({'params': params}, items)`.
+
+  Raises:
+    ValueError: If weights are missing, unknown or misshapen; it names them.
 
   Example:
     >>> encoder_from_reference({'mask_token': np.ones((1, 8))}, num_heads=2)
     Traceback (most recent call last):
     ValueError: missing weights: base_model.item_embedding.weight, ...
+
+  Reference:
+    https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py.
   """
   encoder, params, _ = model_from_reference(
     weights, num_heads=num_heads, cosine_pooling=cosine_pooling
@@ -65,24 +84,12 @@ def model_from_reference(
 ) -> tuple[UserEncoder, dict[str, Any], dict[str, Any]]:
   """Turns weights of the public PyTorch code into an encoder and heads of ours.
 
-  The mask vector becomes the last row of the item table; matrices are
-  transposed. All sizes follow from shapes, except for what the arguments say.
-
-  Args:
-    weights: {parameter name in the PyTorch state dict: numpy array}, that is,
-      {name: tensor.numpy() for name, tensor in state_dict.items()}, of its
-      pre-training by AdaptSSR or masked items, or of its fine-tuning from that.
-    num_heads: Attention heads.
-    cosine_pooling: The `cos_pooling` of the public code.
+  The arguments and errors are those of `encoder_from_reference`.
 
   Returns:
-    The encoder, with the default dropout rate; its params, for
-    `encoder.apply({'params': params}, items)`; and what was learned beside it:
-    `bias`, a number per id, of masked items, and `hidden` and `output`, the
-    params of the `TaskHead` of a fine-tuned model.
-
-  Raises:
-    ValueError: If weights are missing, unknown or misshapen; it names them.
+    The encoder and its params, as `encoder_from_reference`; and what was
+    learned beside it: `bias`, a number per id, of masked items, and `hidden`
+    and `output`, the params of the `TaskHead` of a fine-tuned model.
 
   Reference:
     https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py,

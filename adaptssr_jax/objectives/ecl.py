@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from adaptssr_jax import losses
 from adaptssr_jax.encoder.dropout import row_seeds
@@ -120,12 +120,12 @@ def ecl_objective(
   real = (items != 0) & where[:, None]
   is_replaced = filled != items
   errors = optax.sigmoid_binary_cross_entropy(logits, is_replaced)
-  told = reduce_losses(errors, real, axis_name=axis_name)
+  detection = reduce_losses(errors, real, axis_name=axis_name)
   right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {
     'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
     'contrast': (loss, as_sums(loss, where)),
-    'discriminator': (told, as_sums(told, real, right)),
+    'discriminator': (detection, as_sums(detection, real, right)),
   }
   weights = {'contrast': contrast, 'discriminator': discriminator}
   return weighted_sum(parts, weights)
@@ -159,7 +159,10 @@ def replaced_logits(
     seeds = row_seeds(keys, draws=discriminator.num_dropouts)
 
   def logits_of(
-    items: Array, embedded: Array, users: Array, seeds: Array | None
+    items: Int[Array, 'users width'],
+    embedded: Float[Array, 'users width dim'],
+    users: Float[Array, 'users features'],
+    seeds: UInt32[Array, 'users draws 2'] | None,
   ) -> Float[Array, 'users length']:
     states = discriminator.apply(
       {'params': head['encoder']},

@@ -63,11 +63,11 @@ def predict_views(
 
   - mean over x in items(v + 1) of log softmax(E u_v + b)[x]
 
-  with u_v the vector of view v, of every dropout pass, E the encoder's item
-  table without padding and mask, and b a bias for each item. A vector that is
-  wider than an item, as of several queries, is projected first, see
-  `init_projection`. The items are a set: one that a view has twice counts once.
-  The view after the last is the first.
+  with u_v the vector of view v, of every dropout pass, E the item table,
+  `params['table']`, without padding and mask, and b a bias for each item. A
+  vector that is wider than an item, as of several queries, is projected first,
+  see `init_projection`. The items are a set: one that a view has twice counts
+  once. The view after the last is the first.
 
   The other arguments are those of `pooled_items_objective`.
 

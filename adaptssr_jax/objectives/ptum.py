@@ -89,8 +89,11 @@ def draw_negatives(
   the user's behaviours.
 
   Args:
+    batch: of a device, of which `example_id` is needed, int32 [users].
     ends: how many behaviours are of each id or of one before it, int32 [ids];
       the first, of padding, is 0.
+    num_next: the last behaviours that are predicted, as of `ptum_objective`.
+    num_negatives: of each behaviour that is predicted.
 
   Returns:
     The batch and `negatives`, int32 [users, 1 + num_next, num_negatives].

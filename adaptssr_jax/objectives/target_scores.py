@@ -97,6 +97,7 @@ def log_sum_of_others(
   chunk_size = min(chunk_size or len(scores.bias), len(scores.bias))
 
   def add_up(start: Int[Array, '']) -> Float[Array, ' users']:
+    """The logarithm of the sum over one chunk of targets."""
     begin, found = _scores_of_chunk(scores, start, chunk_size=chunk_size)
     counts = _counted(found.shape, begin, start, targets)
     # The least number, not -inf: a row of -inf has a gradient of nan.
@@ -135,8 +136,10 @@ def target_ranks(
   # A zero of the users, so that under shard_map it varies as they do.
   nothing = jnp.zeros_like(positives, scores.hidden.dtype)
 
-  def put_in_scores(found: Array, start: Array) -> tuple[Array, None]:
-    """Those of the positives that are in this chunk of targets."""
+  def put_in_scores(
+    found: Float[Array, 'users most'], start: Int[Array, '']
+  ) -> tuple[Float[Array, 'users most'], None]:
+    """Puts in those of the positives that are in this chunk of targets."""
     begin, scores = score(start)
     place = positives - begin
     inside = (place >= 0) & (place < scores.shape[1])
@@ -147,8 +150,10 @@ def target_ranks(
   # equal targets would be no ties.
   relevant, _ = lax.scan(put_in_scores, nothing, starts)
 
-  def add_places(lost: Array, start: Array) -> tuple[Array, None]:
-    """Those that the positives lose to this chunk of targets."""
+  def add_places(
+    lost: Float[Array, 'users most'], start: Int[Array, '']
+  ) -> tuple[Float[Array, 'users most'], None]:
+    """Adds the places that the positives lose to this chunk of targets."""
     begin, scores = score(start)
     counts = _counted(scores.shape, begin, start, targets)
     rank = functools.partial(metrics.rank, others=scores, where=counts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
@@ -44,7 +44,10 @@ def encode_sequences(
   """
 
   def encode(
-    items: Array, embedded: Array, seeds: Array | None, slots: Array | None
+    items: Int[Array, 'rows width'],
+    embedded: Float[Array, 'rows width dim'],
+    seeds: UInt32[Array, 'rows draws 2'] | None,
+    slots: Int[Array, 'rows slots'] | None,
   ) -> Float[Array, 'rows ...']:
     apply = functools.partial(
       encoder.apply,

@@ -79,7 +79,10 @@ def in_buckets(
     _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
   )
 
-  def encode_piece(items: Array, args: tuple[Any, ...]) -> Any:
+  def encode_piece(
+    items: Int[Array, 'rows length'], args: tuple[Any, ...]
+  ) -> Any:
+    """Encodes so many sorted rows, and looks up for no more than these."""
     sequences = (items, look_up(items)) if look_up else (items,)
     return map_chunks(group, sequences, args, size=buckets.size)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.microbatches import map_chunks
 from adaptssr_jax.ops.negatives import (
@@ -163,7 +163,10 @@ def coles_loss(
   fixed = lax.stop_gradient(negatives)
   count = min(num_negatives, len(negatives.ids))
 
-  def find_nearest(anchors: Array, own: Array) -> tuple[Array, Array]:
+  def find_nearest(
+    anchors: Float[Array, 'batch dim'], own: Int[Array, ' batch']
+  ) -> tuple[Int[Array, 'batch count'], Bool[Array, 'batch count']]:
+    """Which negatives are nearest to each anchor, and whether there are any."""
     found = negative_similarities(anchors, own, fixed)
     found, places = lax.top_k(found, count)
     return places, found > -jnp.inf

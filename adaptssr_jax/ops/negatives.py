@@ -151,8 +151,12 @@ def most_similar(
   best = nothing, jnp.zeros(nothing.shape, begins.dtype)
 
   def keep_best(
-    best: tuple[Array, Array], block: tuple[Array, Negatives]
-  ) -> tuple[tuple[Array, Array], None]:
+    best: tuple[Float[Array, 'batch count'], Int[Array, 'batch count']],
+    block: tuple[Int[Array, ''], Negatives],
+  ) -> tuple[
+    tuple[Float[Array, 'batch count'], Int[Array, 'batch count']], None
+  ]:
+    """The best so far, and those of one more block."""
     begin, some = block
     found = lax.top_k(negative_similarities(anchors, own, some), count)
     # What comes first wins where several are equal.
@@ -200,6 +204,7 @@ def smooth_hardest_similarity(
   """
 
   def block_max(some: Negatives) -> Float[Array, ' batch']:
+    """Of each anchor, over the negatives of one block."""
     found = negative_similarities(anchors, own, some)
     return smooth_max(found, smooth=smooth)[:, 0]
 
@@ -248,7 +253,10 @@ def mean_over_blocks(
   if block_size >= len(negatives.ids):
     return loss(negative_similarities(anchors, own, negatives))
 
-  def block_loss(some: Negatives) -> tuple[Array, Array]:
+  def block_loss(
+    some: Negatives,
+  ) -> tuple[Float[Array, ' batch'], Float[Array, ' batch']]:
+    """The loss of each anchor in one block, and how many negatives it has."""
     found = negative_similarities(anchors, own, some)
     losses = loss(found)
     return losses, jnp.sum(found > -jnp.inf, axis=1, dtype=losses.dtype)

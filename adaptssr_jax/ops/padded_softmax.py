@@ -76,7 +76,12 @@ def real_softmax_losses_and_best(
   groups = in_chunks(jax.tree.map(operator.itemgetter(order), rows), size=size)
   table, bias = as_float(table), as_float(bias)
 
-  def score(group: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+  def score(
+    group: tuple[
+      Float[Array, 'rows dim'], Int[Array, ' rows'], Bool[Array, ' rows']
+    ],
+  ) -> tuple[Float[Array, ' rows'], Int[Array, ' rows']]:
+    """The losses and best ids of a group; zeros where no row counts."""
     hidden, labels, where = group
     return lax.cond(
       jnp.any(where),

@@ -47,8 +47,8 @@ def reduce_losses(
     # If none counts, all do, as zeros: a mean over nothing would be nan.
     where = jnp.asarray(where)
     reduced = reduce_fn(losses, where=where | ~jnp.any(where))
-  # All devices hold this value already. Their mean tells shard_map so, and
-  # makes the mean of their gradients that of the whole batch.
+  # All devices hold this value already. Their mean shows shard_map so,
+  # and makes the mean of their gradients that of the whole batch.
   return reduced if axis_name is None else lax.pmean(reduced, axis_name)
 
 

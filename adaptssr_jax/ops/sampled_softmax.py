@@ -106,7 +106,11 @@ def sampled_set_softmax_losses(
   others += jnp.log(len(bias) / len(sampled))
 
   # Label by label, to hold no table of labels x samples for each row.
-  def mark(found: Array, label: tuple[Array, Array]) -> tuple[Array, None]:
+  def mark(
+    found: Bool[Array, 'n m'],
+    label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
+  ) -> tuple[Bool[Array, 'n m'], None]:
+    """Which samples are one of the labels so far, or this one."""
     ids, counts = label
     return found | ((sampled[None] == ids[:, None]) & counts[:, None]), None
 

@@ -12,7 +12,7 @@ Ratio = float | int | Float[Array, '']
 
 
 def is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
-  """Tells which are behaviours, and no padding."""
+  """Which are behaviours, and no padding."""
   return jnp.asarray(items) != 0
 
 

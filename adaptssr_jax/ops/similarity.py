@@ -106,5 +106,5 @@ def all_users(
 def is_another(
   own: Int[Array, ' batch'], ids: Int[Array, ' n']
 ) -> Bool[Array, 'batch n']:
-  """Tells which ids are those of another user, by the ids of `all_users`."""
+  """Which ids are those of another user, by the ids of `all_users`."""
   return (ids > 0)[None, :] & (ids[None, :] != own[:, None])

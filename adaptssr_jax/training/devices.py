@@ -28,7 +28,7 @@ _LOST = (
 
 
 def is_of_lost_process(error: BaseException) -> bool:
-  """Whether an error tells that another process cannot be reached.
+  """Whether an error means that another process cannot be reached.
 
   JAX and Orbax raise several types for it.
 

@@ -39,7 +39,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   )
   inference: bool = flag(False, 'Also time the encoding of users.')
   profile: bool = flag(
-    False, 'Also tell, by the profiler of JAX, where the time of a step goes.'
+    False, 'Also print where the time of a step goes, by the profiler of JAX.'
   )
   growth: bool = flag(
     False, 'Also time other batches, lengths, widths and catalogues.'

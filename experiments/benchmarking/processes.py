@@ -124,6 +124,6 @@ def _run(command: list[str]) -> tuple[str, str]:
   if done.returncode == -signal.SIGKILL:
     return 'killed, perhaps for want of memory', ''
   if done.returncode:
-    told = done.stderr.strip().splitlines() or ['it said nothing']
-    return f'exit status {done.returncode}: {told[-1]}', ''
+    lines = done.stderr.strip().splitlines() or ['it printed nothing']
+    return f'exit status {done.returncode}: {lines[-1]}', ''
   return '', done.stdout

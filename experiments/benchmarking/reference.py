@@ -2,7 +2,7 @@
 
   python reference.py OPTIONS
 
-OPTIONS is JSON, see `processes.run_reference`. The result is JSON too, in the
+OPTIONS is JSON, see `processes._run_reference`. The result is JSON too, in the
 last line that is printed.
 """
 

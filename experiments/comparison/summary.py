@@ -231,7 +231,7 @@ def summarise_splits(
       less, not more.
 
   Returns:
-    As `summary.summarise`, over splits in place of runs, and `by_split`: the
+    As `summarise`, over splits in place of runs, and `by_split`: the
     number of each split.
   """
   by_split = {name: _by_split(runs) for name, runs in outcomes.items()}

@@ -34,7 +34,7 @@ def read_new_users(
 ) -> UserArrays:
   """The users of --events, their items as numbers of the encoder.
 
-  Tells which items the encoder does not know, and how many behaviours are of
+  Prints which items the encoder does not know, and how many behaviours are of
   them: they count as masked, see `experiments.run.encoder.with_items`.
 
   Args:
@@ -58,15 +58,15 @@ def read_new_users(
       f'({error}): write to another'
     ) from error
   items = renumbered(rows.items, found.items, known)
-  _tell_of_unknown(items, found, known)
+  _print_unknown(items, found, known)
   ids = [np.frombuffer(user.encode(), np.uint8) for user in rows.user_id]
   return UserArrays(Ragged.from_rows(ids, np.uint8), items)
 
 
-def _tell_of_unknown(
+def _print_unknown(
   items: Ragged, found: Vocabulary, known: Sequence[str]
 ) -> None:
-  """Tells how many users there are, and what the encoder does not know."""
+  """Prints how many users there are, and what the encoder does not know."""
   names = set(known)
   unknown = [item for item in found.items if item not in names]
   text = f'the encoder knows all {len(found.items):,} items'

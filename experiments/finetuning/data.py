@@ -124,7 +124,7 @@ def examples_of(
 
   Of the training split, only the rows that `--train_users` asks for. There, the
   positives of a user in the other splits may be negatives like any target: to
-  spare them would tell training which targets are to be found in the test.
+  spare them would show training which targets are to be found in the test.
   """
   train = data.splits['train'].first(settings.train_users)
   # With leave-one-out, its targets are what the user has seen before.

@@ -82,8 +82,8 @@ def group_of(settings_type: type[Settings], name: str) -> str:
 def _line(field: dataclasses.Field) -> str:
   name = f'[no]{field.name}' if isinstance(field.default, bool) else field.name
   default = default_text(field)
-  told = f' (default: {default})' if default else ''
-  return _wrapped(name, help_text(field) + told)
+  suffix = f' (default: {default})' if default else ''
+  return _wrapped(name, help_text(field) + suffix)
 
 
 def _wrapped(name: str, text: str) -> str:

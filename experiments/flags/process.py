@@ -11,7 +11,7 @@ class QuietSettings(Settings):
 
   quiet: bool = flag(
     False,
-    'Tell errors, and the lines of the result, and nothing else.',
+    'Print errors and the lines of the result, and nothing else.',
     mutable_on_resume=True,
   )
 
@@ -35,8 +35,8 @@ class ProcessSettings(QuietSettings, group='devices'):
   cpu_devices: int = flag(
     0,
     'Parts of a batch that are computed at the same time on a CPU; 0: one a '
-    'core, if each gets 16 users of a batch or more, JAX was not told by a '
-    'variable, and no other process works with this one. Each holds all '
+    'core, if each gets 16 users of a batch or more, no variable of JAX '
+    'sets it, and no other process works with this one. Each holds all '
     'parameters.',
     low=0,
     mutable_on_resume=True,

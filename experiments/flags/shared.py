@@ -157,12 +157,12 @@ class RunSettings(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings(RunSettings, group='plan'):
-  """Telling what a run needs, in place of the run."""
+  """Printing what a run needs, in place of the run."""
 
   plan: bool = flag(
     False,
-    'Train nothing, and write nothing but the prepared data: tell what the run '
-    'needs of memory, of operations and of the wire.',
+    'Train nothing, and write nothing but the prepared data: print what the '
+    'run needs of memory, of operations and of the wire.',
     mutable_on_resume=True,
   )
   plan_devices: int = flag(

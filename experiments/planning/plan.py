@@ -44,7 +44,7 @@ def check_plan(settings: PlanSettings, *, source: str) -> None:
   if settings.plan_devices not in (0, devices):
     raise SettingsError(
       f'--plan_devices={settings.plan_devices}: JAX has begun with {devices}, '
-      'and must be told before it begins'
+      'and the number is set before it begins'
     )
 
 

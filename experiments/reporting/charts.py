@@ -41,7 +41,7 @@ def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
   """Curves over the same axis.
 
   Args:
-    label: what a reader who cannot see it is told.
+    label: the text for a reader who cannot see it.
     x_label: of the horizontal axis.
     lines: one or more, with a point or more each.
   """
@@ -71,7 +71,7 @@ def stairs(
   """Histograms of the same bins, each as high as the chart.
 
   Args:
-    label: what a reader who cannot see it is told.
+    label: the text for a reader who cannot see it.
     x_label: of the horizontal axis.
     edges: of the bins, one more than there are bins.
     counts: of each histogram, by name.
@@ -92,7 +92,7 @@ def cloud(
   """Points of the plane, coloured by group.
 
   Args:
-    label: what a reader who cannot see it is told.
+    label: the text for a reader who cannot see it.
     points: [points, 2].
     groups: which points are of each, by name. The largest are drawn first.
   """

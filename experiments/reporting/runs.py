@@ -132,9 +132,9 @@ def _curves(runs: Sequence[Run]) -> Element:
 
 def _chart(runs: Sequence[Run], metric: str) -> Element:
   lines = [
-    Line(run.name + told, place, *run.series(prefix + metric), bool(prefix))
+    Line(run.name + suffix, place, *run.series(prefix + metric), bool(prefix))
     for place, run in enumerate(runs)
-    for prefix, told in (('', ''), (_VALIDATION, ', validation'))
+    for prefix, suffix in (('', ''), (_VALIDATION, ', validation'))
     if run.series(prefix + metric)[0]
   ]
   label = f'{metric} over steps, of {len(runs)} runs'

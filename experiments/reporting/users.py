@@ -89,11 +89,11 @@ def _map(
   settings: ReportSettings,
 ) -> list[Element]:
   shown = evenly(len(users), MOST_USERS)
-  points, told = _MAPS[settings.map](vectors, shown)
+  points, note = _MAPS[settings.map](vectors, shown)
   groups = _groups([users[row] for row in shown], classes, settings.task)
   caption = (
     f'{len(shown):,} of {len(users):,} users, vectors of {vectors.shape[1]} '
-    f'features. {told}'
+    f'features. {note}'
   )
   label = f'Map of users by {settings.map}'
   parts = [figure(cloud(label, points, groups), caption, class_='wide')]
@@ -108,8 +108,8 @@ def _pca(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
 
   found = PCA(n_components=2, random_state=0).fit(vectors)
   across, up = found.explained_variance_ratio_
-  told = f'PCA: across, {across:.0%} of the variance; up, {up:.0%}.'
-  return found.transform(vectors[shown]), told
+  note = f'PCA: across, {across:.0%} of the variance; up, {up:.0%}.'
+  return found.transform(vectors[shown]), note
 
 
 def _umap(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:

@@ -67,6 +67,6 @@ def _fail(text: str) -> None:
     sys.exit(text)
   print(text, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  # Else JAX would wait for the others, who may wait for this one. They are told
-  # when it is gone.
+  # Else JAX would wait for the others, who may wait for this one. They are
+  # notified when it is gone.
   os._exit(1)

@@ -33,7 +33,7 @@ def listening() -> Iterator[None]:
   """Lets SIGTERM and SIGINT raise `Interrupted`, or wait where that is safer.
 
   Call it before `jax.distributed.initialize`, with which JAX takes SIGTERM: to
-  tell all processes of it. Of several processes none may stop alone, so that
+  notify all processes. Of several processes none may stop alone, so that
   there only training heeds SIGTERM, and Ctrl-C elsewhere ends them all.
   """
   numbers = (signal.SIGTERM, signal.SIGINT)
@@ -88,7 +88,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   if not _NOTICE.is_asked_for:
     raise _interrupted()
   if together:
-    # No process may stop alone: this is how JAX tells the others.
+    # No process may stop alone: this is how JAX notifies the others.
     os.kill(os.getpid(), signal.SIGTERM)
   # Not printed: what prints may be what was interrupted.
   os.write(2, f'\n{name}: saves and stops after this step\n'.encode())

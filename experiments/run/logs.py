@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics to files, progress to the eye."""
+"""What a run logs while it trains: metrics in files, progress on the screen."""
 
 import collections
 import itertools
@@ -91,11 +91,11 @@ class Muted:
     """Writes nothing."""
 
   def since_save(self, step: int) -> dict[str, Any]:
-    """Nothing: what the first process says is saved."""
+    """Nothing: what the first process logs is saved."""
     return {}
 
   def update(self, loss: ArrayLike) -> None:
-    """Tells nothing."""
+    """Shows nothing."""
 
   def close(self) -> None:
     """Does nothing."""
@@ -195,8 +195,8 @@ class Progress(tqdm.tqdm):
     start: steps done already.
     users: users of a step.
     every: seconds between two lines where there is no terminal.
-    waited: tells for how many seconds the steps have waited for their input so
-      far; None if that is not known.
+    waited: returns for how many seconds the steps have waited for their input
+      so far; None if that is not known.
   """
 
   # All is shown by `update`, so that no thread is needed.
@@ -229,7 +229,7 @@ class Progress(tqdm.tqdm):
     )
 
   def update(self, loss: ArrayLike) -> None:
-    """Counts one step; its loss is waited for only where it is told."""
+    """Counts one step; its loss is waited for only where it is shown."""
     if self.disable:  # By --quiet, or by TQDM_DISABLE.
       return
     # The first was given to the devices, which may be far from through with it.
@@ -252,11 +252,11 @@ class Progress(tqdm.tqdm):
       after - before for before, after in itertools.pairwise(now)
     )
     rate = 1 / max(seconds, 1e-9)
-    told = f'{rate * self._users:,.0f} users/s, loss {float(self._loss):.4f}'
+    postfix = f'{rate * self._users:,.0f} users/s, loss {float(self._loss):.4f}'
     if self._waited:
       share = (waited[-1] - waited[0]) / max(now[-1] - now[0], 1e-9)
-      told += f', input wait {share:.1%}'
-    return super().format_dict | {'rate': rate, 'postfix': told}
+      postfix += f', input wait {share:.1%}'
+    return super().format_dict | {'rate': rate, 'postfix': postfix}
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
     """Draws the bar, or prints a line as soon as there is a rate."""

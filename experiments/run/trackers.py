@@ -2,7 +2,7 @@
 
 A tracker is a function (workdir, flags, resume_at) -> log. `workdir` is the
 path of the run's folder, `flags` its settings as text by name, `resume_at` the
-last step that counts: those after it are told again. For each line,
+last step that counts: those after it are logged again. For each line,
 `log.write(step, {name: number})` is called, and `log.close()` at the end.
 """
 
@@ -84,7 +84,7 @@ class Trackers:
       self._logs[name] = log
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Tells all of them the numbers of a step."""
+    """Logs the numbers of a step in all of them."""
     self._each(lambda log: log.write(step, values))
 
   def close(self) -> None:
@@ -117,7 +117,7 @@ class TensorBoard:
       self._add(step=resume_at + 1, session_log=purge)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Tells the numbers of a step."""
+    """Logs the numbers of a step."""
     with writing(self._folder):
       for name, value in values.items():
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value)])
@@ -154,7 +154,7 @@ class MLflow:
       raise
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Tells the numbers of a step."""
+    """Logs the numbers of a step."""
     # Its names have no @.
     values = {n.replace('@', '_at_'): value for n, value in values.items()}
     self._mlflow.log_metrics(values, step=step, run_id=self._run_id)
@@ -184,7 +184,7 @@ class WeightsAndBiases:
     atomic_write(folder / 'wandb_run', self._run.id)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Tells the numbers of a step."""
+    """Logs the numbers of a step."""
     self._run.log(dict(values), step=step)
 
   def close(self) -> None:

@@ -1,8 +1,8 @@
 """What can happen to a training run, done to real processes.
 
 Each injury takes a run that goes half its way, hurts it, lets it go on by the
-same command, and tells how many steps were done twice. That the run ends as if
-nothing had happened is for `assert_same_run` to say.
+same command, and returns how many steps were done twice. That the run ends as
+if nothing had happened is for `assert_same_run` to say.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ def finish(settings):
 
 
 def finish_pair(settings):
-  """What the first of two processes printed, which alone tells."""
+  """What the first of two processes printed, which alone prints."""
   first, second = map(end, start_pair(settings))
   assert second == ''
   return first
@@ -227,7 +227,7 @@ def told_to_stop_early(victim):
 
 
 def _newest_is_hurt(victim, wound):
-  """Hurts files of the newest checkpoint: the one before is taken, and told.
+  """Hurts files of the newest checkpoint: the one before is taken.
 
   Unless nobody needs what is lost, since Orbax writes some things twice.
   """

@@ -1,4 +1,4 @@
-"""A damaged checkpoint is told of, set aside, and never taken for a whole one.
+"""A damaged checkpoint is reported, set aside, and never taken for a whole one.
 
 Nor is one of another model taken for a damaged one.
 """
@@ -59,7 +59,7 @@ def copied(saved, tmp_path):
 
 
 def restore(folder, encoder=ENCODER, *, best=False):
-  """The state to go on from, or the best one, and what was told."""
+  """The state to go on from, or the best one, and what was printed."""
   told = []
   with Checkpoints(folder, keep=2, tell=told.append) as run:
     find = run.restore_best if best else run.restore
@@ -108,7 +108,7 @@ def test_a_run_goes_on_from_the_one_before(copied, item, wound):
 
 
 def refusal(folder):
-  """What a reader is told of a run, or nothing."""
+  """The error that a reader of a run gets, or nothing."""
   try:
     restore_encoder(folder)
   except DamagedError as error:

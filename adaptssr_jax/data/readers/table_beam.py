@@ -67,9 +67,9 @@ def user_examples(
     folder: for errors, and for items and labels as JSON.
     **split: arguments of `dealing.deal_out`.
   """
-  told = begin | 'tables' >> _read_tables(tables, folder)
+  read = begin | 'tables' >> _read_tables(tables, folder)
   moments = (
-    told.times
+    read.times
     | 'first rows' >> beam.CombinePerKey(min)
     | 'all first rows' >> beam.combiners.ToDict()
     | 'moments'
@@ -79,11 +79,11 @@ def user_examples(
     functools.partial(_group, source=tables), folder, AsSingleton(moments)
   )
   users = (
-    {'events': told.events, 'labels': told.labels}
+    {'events': read.events, 'labels': read.labels}
     | 'user' >> beam.CoGroupByKey()
     | 'group' >> group.with_outputs('users', 'order', 'ids', 'items', 'classes')
   )
-  items, names = told.items | 'items' >> pipeline.number_in_order()
+  items, names = read.items | 'items' >> pipeline.number_in_order()
   _ = names | 'save items' >> pipeline.save(folder / 'items.json')
   order, _ = users.order | 'order' >> pipeline.number_in_order()
   classes = (

@@ -225,7 +225,7 @@ def _select(
   """The result of `read_columns` for a block, and what is `wrong` with a row.
 
   Args:
-    connection: to DuckDB, which is told the block by that name.
+    connection: to DuckDB, in which the block gets that name.
     query: SQL of a `select` from it, with the columns `line` and `wrong`.
     cells: SQL of the cells in that, by the name of their column.
     kind: what those of the time hold.

@@ -65,19 +65,21 @@ def ttl_examples(
     folder: for errors, and for items, labels and notes as JSON.
     **split: arguments of `dealing.deal_out`.
   """
-  lines, before, told = begin | 'users' >> _read(pretrain, 'pretrain', folder)
-  items, names = told.items | 'items' >> pipeline.number_in_order()
+  lines, before, survey = begin | 'users' >> _read(pretrain, 'pretrain', folder)
+  items, names = survey.items | 'items' >> pipeline.number_in_order()
   _ = names | 'save items' >> pipeline.save(folder / 'items.json')
-  found, dropped = {}, [told.dropped]
+  found, dropped = {}, [survey.dropped]
   if task is not None:
-    last = told.users | 'last line' >> beam.CombinePerKey(pipeline.last_number)
-    lines, before, told = begin | 'lines' >> _read(task, kind, folder)
-    found['users'] = told.users | 'find users' >> pipeline.look_up(last)
-    tails, names = told.tails | 'tails' >> pipeline.number_in_order()
+    last = survey.users | 'last line' >> beam.CombinePerKey(
+      pipeline.last_number
+    )
+    lines, before, survey = begin | 'lines' >> _read(task, kind, folder)
+    found['users'] = survey.users | 'find users' >> pipeline.look_up(last)
+    tails, names = survey.tails | 'tails' >> pipeline.number_in_order()
     _ = names | 'save labels' >> pipeline.save(folder / 'labels.json')
-    found['tails'] = told.tails | 'find tails' >> pipeline.look_up(tails)
-    dropped.append(told.dropped)
-  found['items'] = told.items | 'find items' >> pipeline.look_up(items)
+    found['tails'] = survey.tails | 'find tails' >> pipeline.look_up(tails)
+    dropped.append(survey.dropped)
+  found['items'] = survey.items | 'find items' >> pipeline.look_up(items)
   _ = (
     dropped
     | 'all dropped' >> beam.Flatten()
@@ -85,7 +87,7 @@ def ttl_examples(
     | 'notes' >> beam.MapTuple(_note)
     | 'save notes' >> pipeline.save(folder / 'notes.json')
   )
-  rows_before = told.counts | 'rows before' >> pipeline.cumulate()
+  rows_before = survey.counts | 'rows before' >> pipeline.cumulate()
   rows = (
     {'spans': lines, **found}
     | 'what is found' >> beam.CoGroupByKey()
@@ -95,7 +97,9 @@ def ttl_examples(
     )
   )
   total = (
-    told.counts | 'each' >> beam.Values() | 'total' >> beam.CombineGlobally(sum)
+    survey.counts
+    | 'each' >> beam.Values()
+    | 'total' >> beam.CombineGlobally(sum)
   )
   return rows | 'deal out' >> deal_out(
     total=total, folder=folder, by_user=kind == 'ranking', **split
@@ -124,8 +128,8 @@ def _read(
     | 'lines before' >> pipeline.cumulate()
   )
   survey = pipeline.each(_survey, folder, AsSingleton(before))
-  told = survey.with_outputs('counts', 'items', 'tails', 'users', 'dropped')
-  return spans, before, spans | 'survey' >> told
+  outputs = survey.with_outputs('counts', 'items', 'tails', 'users', 'dropped')
+  return spans, before, spans | 'survey' >> outputs
 
 
 def _count(element: tuple[int, _Span]) -> Iterator[tuple[int, int]]:
@@ -170,8 +174,8 @@ def _survey(
     is_pretrain = span.kind == 'pretrain'
     count += len(lines.number if is_pretrain else lines.tails.values)
     if len(lines.dropped):
-      told = (len(lines.dropped), int(lines.dropped[0]))
-      yield TaggedOutput('dropped', (span.path, told))
+      dropped = (len(lines.dropped), int(lines.dropped[0]))
+      yield TaggedOutput('dropped', (span.path, dropped))
   yield TaggedOutput('counts', (number, count))
   # No line may begin in a span.
   if not users:
