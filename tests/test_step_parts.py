@@ -2,9 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from experiments.benchmarking.hlo import Program
-from experiments.benchmarking.parts import part_of, table_of
+from experiments.benchmarking.parts import (
+  part_of,
+  rows_of,
+  table_of,
+  times_of,
+)
+from experiments.flags.binder import SettingsError
 
 WIDE = """
 %fused (p0: f32[1000,8], p1: s32[2]) -> f32[2,8] {
@@ -21,6 +28,21 @@ ENTRY %main (table: f32[1000,8], ids: s32[2]) -> (f32[2,8], /*index=1*/u8[3]) {
   %all-reduce.1 = f32[2,8]{1,0} all-reduce(%fusion), metadata={op_name="loss/s"}
   %bytes = u8[3]{0} constant({1, 2, 3})
   ROOT %out = (f32[2,8], /*index=1*/u8[3]) tuple(%all-reduce.1, %bytes)
+}
+"""
+
+
+GEMM = """
+ENTRY %main (x: f32[4,2,3], y: f32[4,3,5]) -> f32[4,2,5] {
+  %x = f32[4,2,3]{2,1,0} parameter(0)
+  %y = f32[4,3,5]{2,1,0} parameter(1)
+  %gemm = (f32[4,2,5]{2,1,0}, s8[4194304]{0}) custom-call(%x, %y), \
+custom_call_target="__cublas$gemm", metadata={op_name="jit(f)/jvp(loss)/dot"}, \
+backend_config={"gemm_backend_config":{"alpha_real":1,"beta":0,\
+"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],\
+"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],\
+"rhs_batch_dimensions":["0"]}}}
+  ROOT %out = f32[4,2,5]{2,1,0} get-tuple-element(%gemm), index=0
 }
 """
 
@@ -47,6 +69,13 @@ def test_products_are_counted_as_the_compiler_does():
   assert part_of(program, name) == 'loss'
 
 
+def test_products_of_a_library_are_counted_without_their_workspace():
+  program = Program(GEMM)
+  assert program.flops('gemm') == 2 * 4 * 2 * 3 * 5
+  assert program.bytes('gemm') == 4 * 4 * (2 * 3 + 3 * 5 + 2 * 5)
+  assert program.flops('out') == 0
+
+
 def test_a_fusion_reads_what_it_takes_of_a_table():
   program = Program(WIDE)
   assert program.operations['out'].size == 4 * 16 + 3
@@ -62,7 +91,8 @@ def test_what_is_of_several_parts_is_said_to_be():
 
 
 def test_small_rows_of_several_parts_are_shown_as_one():
-  row = {'forward': 1.0, 'again': 0.0, 'gradient': 0.0, 'of_products': 0.5}
+  row = {'forward': 1.0, 'again': 0.0, 'gradient': 0.0, 'other': 0.0}
+  row['of_products'] = 0.5
   rows = [
     row | {'name': name, 'ms': 1.0, 'share': share}
     for name, share in [('a', 0.5), ('a + b', 0.4), ('b + c', 0.005)]
@@ -74,3 +104,42 @@ def test_small_rows_of_several_parts_are_shown_as_one():
   of_products = head.index('of products')
   assert shown[2][head.index('ms')] == '2.0'
   assert [cells[of_products] for cells in shown] == ['50%', '50%', '-', '-']
+
+
+@pytest.mark.parametrize(
+  ('op_name', 'of'),
+  [
+    ('jit(_fun)/jvp(loss)/mul', 'forward'),
+    ('jit(_fun)/transpose(jvp(groups))/while/body/add_any', 'gradient'),
+    ('jit(_fun)/transpose(jvp(x))/rematted_computation/UserEncoder', 'again'),
+    ('jit(_fun)/optimizer/mul', 'other'),
+    ('jit(_fun)/psum', 'other'),
+    ('', 'other'),
+  ],
+)
+def test_only_what_is_differentiated_is_of_a_pass(op_name, of):
+  line = f'%a = f32[2]{{0}} sine(%x), metadata={{op_name="{op_name}"}}'
+  program = Program(f'%x = f32[2]{{0}} parameter(0)\n{line}')
+  times = {'a': [0.001, 0.001] * jax.local_device_count()}
+  (row,) = rows_of(program, times, steps=2, rates=(1.0, 1.0))
+  assert row[of] == row['ms'] == pytest.approx(1)
+
+
+def test_parts_of_no_time_have_no_row():
+  program = Program('%x = f32[2]{0} sine(%x)')
+  times = {'x': [0.0]}
+  assert rows_of(program, times, steps=1, rates=(1.0, 1.0)) == []
+
+
+def test_only_operations_of_the_module_count(tmp_path):
+  x, y = jnp.ones((3, 5)), jnp.ones((5, 7))
+  other = jax.jit(lambda x: jnp.tanh(x @ x.T))
+  with jax.profiler.trace(tmp_path):
+    for _ in range(2):
+      jax.block_until_ready((product(x, y), other(x)))
+  module = Program(product.lower(x, y).compile().as_text()).module
+  assert module == 'jit_product'
+  times = times_of(tmp_path, module)
+  assert {len(seconds) for seconds in times.values()} == {2}
+  with pytest.raises(SettingsError, match='no operation of the step'):
+    times_of(tmp_path, 'nothing')

@@ -9,10 +9,12 @@ _LINE = re.compile(
   r'^\s*(?P<root>ROOT )?%?(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) '
   r'(?P<opcode>[a-z][\w-]*)\((?P<rest>.*)$'
 )
+_MODULE = re.compile(r'^HloModule ([\w.-]+)')
 _HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{$')
 _ARRAY = re.compile(r'\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r'\b(?:calls|to_apply)=%?([\w.-]+)')
-_CONTRACTED = re.compile(r'lhs_contracting_dims=\{([\d,]*)\}')
+# Of a dot, and of the call of a library's product, which XLA makes of it.
+_CONTRACTED = re.compile(r'lhs_contracting_dim\w+[":=]+[{[]([\d",]*)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 # What reads no more of its first operand than it returns.
 _SLICING = {'slice', 'dynamic-slice', 'gather'}
@@ -26,11 +28,13 @@ class Operation(NamedTuple):
 
   Args:
     opcode: what is done, such as 'dot'.
-    arrays: the shape and bytes of each array that it returns.
+    arrays: the shape and bytes of each array that it returns, but for the
+      workspace of a library's product.
     operands: names of others, whose results it takes.
     op_name: where in the Python code it is from.
     called: the computation that it calls, or nothing.
-    contracted: of a product, the axes of its left operand that are summed.
+    contracted: of a product, the axes of its left operand that are summed;
+      else None.
   """
 
   opcode: str
@@ -38,7 +42,7 @@ class Operation(NamedTuple):
   operands: Sequence[str]
   op_name: str
   called: str
-  contracted: Sequence[int]
+  contracted: Sequence[int] | None
 
   @property
   def size(self) -> int:
@@ -52,6 +56,9 @@ class Program:
   Args:
     text: of `jax.stages.Compiled.as_text()`.
 
+  Attributes:
+    module: its name.
+
   Example:
     >>> program = Program('''
     ... ENTRY %main (x: f32[2,3], y: f32[3,4]) -> f32[2,4] {
@@ -64,6 +71,8 @@ class Program:
   """
 
   def __init__(self, text: str):
+    module = _MODULE.match(text)
+    self.module = module[1] if module else ''
     self.operations: dict[str, Operation] = {}
     # Of each computation its operations in order, the last of which it returns.
     self.computations: dict[str, list[str]] = {}
@@ -91,7 +100,7 @@ class Program:
     total = 0
     for inner in self.inside(name):
       operation = self.operations[inner]
-      if operation.opcode == 'dot':
+      if operation.contracted is not None:
         left = self.operations[operation.operands[0]].arrays[0][0]
         summed = math.prod(left[axis] for axis in operation.contracted)
         total += 2 * summed * math.prod(operation.arrays[0][0])
@@ -148,13 +157,14 @@ def _operation(found: re.Match) -> Operation:
   called, contracted = _CALLED.search(rest), _CONTRACTED.search(rest)
   op_name = _OP_NAME.search(rest)
   operands, _, _ = rest.partition(')')
+  arrays = [_array(array) for array in _ARRAY.finditer(found['type'])]
   return Operation(
     opcode=found['opcode'],
-    arrays=[_array(array) for array in _ARRAY.finditer(found['type'])],
+    arrays=arrays[:1] if contracted else arrays,
     operands=re.findall(r'%([\w.-]+)', operands),
     op_name=op_name[1] if op_name else '',
     called=called[1] if called else '',
-    contracted=_integers(contracted[1]) if contracted else (),
+    contracted=_integers(contracted[1]) if contracted else None,
   )
 
 
@@ -165,4 +175,4 @@ def _array(found: re.Match) -> tuple[tuple[int, ...], int]:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-  return tuple(int(word) for word in text.split(',') if word)
+  return tuple(map(int, re.findall(r'\d+', text)))

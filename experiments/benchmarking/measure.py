@@ -46,6 +46,7 @@ _WARM_UP = 2
 _AT_LEAST = 3
 # Seconds after which no more steps are timed, if there are a few.
 _ENOUGH = 20.0
+_PROFILED = 5
 _MIB = 2**20
 
 
@@ -80,11 +81,17 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     pretraining, encoder, params, buckets, length=length, users=users
   )
   state, found = _time_training(
-    settings, pretraining, length, users, step, state, key=train_key
+    settings,
+    pretraining,
+    length,
+    users,
+    step,
+    state,
+    key=train_key,
+    dtype=encoder.dtype,
   )
-  # Now: what follows also takes memory.
   found |= {'num_items': num_items, 'batch_size': settings.batch_size}
-  found |= {'widths': buckets.widths} | machine()
+  found |= {'widths': buckets.widths}
   found['input_users_per_second'] = _input_rate(users, pretraining, length)
   found |= _share_of_machine(
     settings, encoder, lengths, rate=found['users_per_second']
@@ -110,6 +117,7 @@ def _time_training(
   state: TrainState,
   *,
   key: jax.Array,
+  dtype: str,
 ) -> tuple[TrainState, dict[str, Any]]:
   rows = isinstance(state.opt_state, RowOptState)
   state = replicate(state)
@@ -117,9 +125,8 @@ def _time_training(
     pmap_step(step, num_replicated_args=1, donate=True),
     replicate(key),
   )
-  batches = training_batches(
-    users, pretraining, length, range(_WARM_UP + settings.steps)
-  )
+  steps = _WARM_UP + settings.steps
+  batches = training_batches(users, pretraining, length, range(steps))
   with contextlib.closing(batches):
     first = next(batches)
     began = time.perf_counter()
@@ -130,13 +137,9 @@ def _time_training(
     first_step_seconds = time.perf_counter() - began
     state, metrics, done, waited = _time_steps(step_fn, state, batches, key)
   seconds = np.diff(done)
-  parts = {}
-  if settings.profile:
-    state, parts['parts'] = profiled(
-      step_fn, state, first, key, text=compiled.as_text()
-    )
   memory = compiled.memory_analysis()
-  return state, parts | {
+  # The machine now: what follows also takes memory.
+  found = machine() | {
     'users_per_second': _rate(settings, seconds),
     'step_seconds': seconds.tolist(),
     'input_wait_share': (waited[-1] - waited[0]) / (done[-1] - done[0]),
@@ -146,6 +149,20 @@ def _time_training(
     'table_update': 'rows' if rows else 'dense',
     'loss': float(metrics['loss']),
   }
+  if settings.profile:
+    others = [
+      training_batch(users, at, settings=pretraining, length=length)
+      for at in range(steps, steps + _PROFILED)
+    ]
+    state, found['parts'] = profiled(
+      step_fn,
+      state,
+      others,
+      key,
+      text=compiled.as_text(),
+      dtype=dtype,
+    )
+  return state, found
 
 
 def _time_steps(

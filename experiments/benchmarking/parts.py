@@ -15,8 +15,7 @@ import jax
 from adaptssr_jax.training.step import PmapStep, TrainState
 from experiments.benchmarking.hlo import Program
 from experiments.benchmarking.rates import best_rates
-
-_STEPS = 5
+from experiments.flags.binder import SettingsError
 
 # By the words of where an operation is from: scopes that the library names,
 # and modules of the encoder. The first that fits.
@@ -46,79 +45,106 @@ _SILENT = {
   *('parameter', 'constant', 'iota', 'tuple', 'get-tuple-element', 'bitcast'),
   *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
 }
-_PASSES = ('forward', 'again', 'gradient')
+_PASSES = ('forward', 'again', 'gradient', 'other')
 
 
 def profiled(
   step: PmapStep,
   state: TrainState,
-  batch: dict[str, jax.Array],
+  batches: Sequence[dict[str, jax.Array]],
   key: jax.Array,
   *,
   text: str,
+  dtype: str,
 ) -> tuple[TrainState, list[dict[str, Any]]]:
-  """Runs a step a few times under JAX's profiler, and tells of its parts.
+  """Runs a few steps under JAX's profiler, and tells of its parts.
 
   Args:
     step: the compiled step.
     state: where it starts, which is donated.
-    batch: of each of the steps.
+    batches: of the steps, each of which gets another.
     key: of the run.
     text: of the compiled step, `jax.stages.Compiled.as_text()`.
+    dtype: of its products.
 
   Returns:
     The state after the steps. And for each part, the slowest first, its `name`;
     the milliseconds of a device in a step: of the `forward` pass, of what is
-    computed `again` for the gradient, of the `gradient`, and all together as
-    `ms`; their `share` of all of these; and `of_products` and `of_memory`, the
-    share of `ms` that its products and its bytes would take at `best_rates`,
-    of which what is in the cache is a multiple. An operation counts with its
-    median time. What is fused of several parts is a row of its own, and so is
-    what has no part by its name, or no name. The last row has only the `ms` of
-    a step by the clock: the rest is between the operations, or other programs'.
+    computed `again` for the gradient, of the `gradient`, of all `other` things,
+    such as the optimizer, and all together as `ms`; their `share` of all of
+    these; and `of_products` and `of_memory`, the share of `ms` that its
+    products and its bytes would take at `best_rates`, of which what is in the
+    cache is a multiple. An operation counts with its median time. What is fused
+    of several parts is a row of its own, and so is what has no part by its
+    name, or no name. The last row has only the `ms` of a step by the clock: the
+    rest is between the operations, or other programs'.
   """
   seconds = []
   with tempfile.TemporaryDirectory() as folder:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=options):
-      for _ in range(_STEPS):
+      for batch in batches:
         began = time.perf_counter()
         state, metrics = step(state, batch, key)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - began)
-    times = _times(pathlib.Path(folder))
-  rows = _rows_of(Program(text), times)
+    program = Program(text)
+    times = times_of(pathlib.Path(folder), program.module)
+  rows = rows_of(program, times, steps=len(batches), rates=best_rates(dtype))
   whole = sum(row['ms'] for row in rows)
   rows = [row | {'share': row['ms'] / whole} for row in rows]
   rows.append({'name': _CLOCK, 'ms': 1000 * statistics.median(seconds)})
   return state, rows
 
 
-def _times(folder: pathlib.Path) -> dict[str, list[float]]:
-  """The seconds of each time that an operation was run, by its name."""
+def times_of(folder: pathlib.Path, module: str) -> dict[str, list[float]]:
+  """The seconds of each time that an operation of a module ran, by its name.
+
+  Raises:
+    SettingsError: the profiler has seen none.
+  """
   found = collections.defaultdict(list)
   for path in folder.rglob('*.xplane.pb'):
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
       for event in itertools.chain(*(line.events for line in plane.lines)):
-        name = dict(event.stats).get('hlo_op')
-        if name:
-          found[name].append(event.duration_ns / 1e9)
+        stats = dict(event.stats)
+        if 'hlo_op' in stats and stats.get('hlo_module') == module:
+          found[stats['hlo_op']].append(event.duration_ns / 1e9)
+  if not found:
+    raise SettingsError(
+      f'the profiler of JAX has seen no operation of the step ({module}) on '
+      'this device: leave out --profile'
+    )
   return found
 
 
-def _rows_of(
-  program: Program, times: dict[str, list[float]]
+def rows_of(
+  program: Program,
+  times: dict[str, list[float]],
+  *,
+  steps: int,
+  rates: tuple[float, float],
 ) -> list[dict[str, Any]]:
-  """The rows of the parts, in milliseconds of a device in a step."""
-  products, memory = best_rates()
+  """The rows of the parts, in milliseconds of a device in a step.
+
+  Args:
+    program: the step.
+    times: the seconds of each time that an operation ran, by its name.
+    steps: how often the step ran.
+    rates: as of `best_rates`.
+
+  Returns:
+    The rows of `profiled`, but for their shares; none of a part of no time.
+  """
+  products, memory = rates
   spent = collections.defaultdict(collections.Counter)
   for name, seconds in times.items():
     operation = program.operations.get(name)
     if operation is None or operation.opcode in _HOLDERS:
       continue
     row = spent[part_of(program, name)]
-    runs = 1000 * len(seconds) / (_STEPS * jax.local_device_count())
+    runs = 1000 * len(seconds) / (steps * jax.local_device_count())
     # The median, since what else the machine does may stop any of them.
     row[_pass_of(operation.op_name)] += runs * statistics.median(seconds)
     row['of_products'] += runs * program.flops(name) / products
@@ -127,8 +153,9 @@ def _rows_of(
   for name, row in spent.items():
     spent_by = {each: row[each] for each in _PASSES}
     ms = sum(spent_by.values())
-    rates = {rate: row[rate] / ms for rate in ('of_products', 'of_memory')}
-    rows.append({'name': name, 'ms': ms} | spent_by | rates)
+    if ms:
+      bounds = {each: row[each] / ms for each in ('of_products', 'of_memory')}
+      rows.append({'name': name, 'ms': ms} | spent_by | bounds)
   return sorted(rows, key=lambda row: -row['ms'])
 
 
@@ -154,7 +181,9 @@ def _part(op_name: str) -> str:
 def _pass_of(op_name: str) -> str:
   if 'rematted_computation' in op_name:
     return 'again'
-  return 'gradient' if 'transpose(' in op_name else 'forward'
+  if 'transpose(' in op_name:
+    return 'gradient'
+  return 'forward' if 'jvp(' in op_name else 'other'
 
 
 def table_of(parts: Sequence[dict[str, Any]], *, least: float = 0.01) -> list:

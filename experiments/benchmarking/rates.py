@@ -20,14 +20,17 @@ def product_rate(dtype: str) -> float:
   return 2 * size**3 * _times_a_second(jnp.matmul, matrix, matrix)
 
 
-def best_rates() -> tuple[float, float]:
+def best_rates(dtype: str) -> tuple[float, float]:
   """Operations of products, and bytes, a second of one device at best.
 
   The quickest of many short ones, between which other programs may come: of
   products, and of passes that read and write an array in place.
+
+  Args:
+    dtype: of the products.
   """
   on_cpu = jax.default_backend() == 'cpu'
-  matrix = jnp.ones([512 if on_cpu else 8192] * 2)
+  matrix = jnp.ones([512 if on_cpu else 8192] * 2, dtype)
   numbers = jnp.ones(2**23 if on_cpu else 2**26)
   best = functools.partial(_times_a_second, choose=min, repeats=50)
   products = 2 * len(matrix) ** 3 * best(jnp.matmul, matrix, matrix)
