@@ -51,6 +51,23 @@ TITLES = {
     'next_items': 'next items',
   }.items()
 }
+TITLES |= {
+  f'pooled_items,{flags}': f'd {width}, layers: {layers}, behaviours: {length}'
+  for flags, width, layers, length in (
+    ('embed_dim=64,num_steps=598', 64, 2, 100),
+    ('num_layers=1,num_steps=1649', 64, 1, 100),
+    ('num_layers=4,num_steps=287', 64, 4, 100),
+    ('embed_dim=128,num_steps=270', 128, 2, 100),
+    ('embed_dim=256,num_steps=76', 256, 2, 100),
+    ('max_length=200,slice_lengths=15,200,num_steps=420', 64, 2, 200),
+    ('max_length=300,slice_lengths=15,300,num_steps=227', 64, 2, 300),
+    ('max_length=500,slice_lengths=15,500,num_steps=151', 64, 2, 500),
+    (
+      'embed_dim=128,max_length=300,slice_lengths=15,300,num_steps=114',
+      *(128, 2, 300),
+    ),
+  )
+}
 MODES = {
   'frozen': '{}',
   'frozen_with_bag': '+ bag',
