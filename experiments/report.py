@@ -14,7 +14,8 @@ The page loads nothing from elsewhere. Of the folders it shows what they hold:
   python -m experiments.report runs/one --vectors=users.parquet \
     --task=gender --users=17,42
 
-colours the users by a task of the data set of the run.
+colours the users by a task of the data set of the run, from where the run had
+it, unless the flags of data say otherwise.
 
   python -m experiments.report runs/one --follow
 
@@ -73,6 +74,9 @@ def main(settings: ReportSettings) -> pathlib.Path:
   others = other_sections(settings, found)
   if settings.follow:
     follow(settings, found, path, others)
+    # A comparison has its tables at its end.
+    found = find(settings)
+    others = other_sections(settings, found)
   write_page(path, found, others)
   tell_result(f'report: {path}')
   return path
@@ -125,21 +129,34 @@ def output_of(settings: ReportSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output or folder / 'report.html')
   if not path.parent.is_dir():
     raise SettingsError(f'--output={path}: there is no such folder; make it')
-  if path.exists():
+  try:
     with path.open(errors='replace') as file:
-      if f'content="{GENERATOR}"' not in file.read(500):
-        raise SettingsError(
-          f'--output={path} exists, and is no page of this command: choose '
-          'another name'
-        )
+      is_own = f'content="{GENERATOR}"' in file.read(500)
+  except FileNotFoundError:
+    return path
+  except OSError:  # It may be a folder.
+    is_own = False
+  if not is_own:
+    raise SettingsError(
+      f'--output={path} exists, and is no page of this command: choose '
+      'another name'
+    )
   return path
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
-  """All sections but those of runs, which alone change while runs go on."""
+  """All sections but those of runs, which alone change while runs go on.
+
+  Raises:
+    SettingsError: a file is broken, or flags are of vectors that are not there.
+  """
+  if not found.vectors and (settings.task or settings.users):
+    raise SettingsError(
+      '--task and --users are about user vectors, of which there are none: '
+      'give --vectors=FILE'
+    )
   flags = [saved_flags(folder) for folder in found.runs.values()]
-  dataset = flags[0].get('dataset', '') if flags else ''
-  classes = classes_of_users(settings, dataset) if found.vectors else {}
+  classes = classes_of_users(settings, flags[0] if flags else {})
   return [
     *(comparison_section(*of) for of in found.comparisons.items()),
     *(similarity_section(*of) for of in found.similarities.items()),
@@ -160,7 +177,7 @@ def write_page(
   text = page(title, [*run_sections(runs), *others], refresh=refresh)
   try:
     with atomic_path(path) as aside:
-      aside.write_bytes(text.encode(errors='replace'))
+      aside.write_bytes(text.encode())
   except OSError as error:
     raise SettingsError(f'--output={path} was not written: {error}') from error
 
@@ -173,12 +190,13 @@ def follow(
 ) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 
-  Ctrl-C ends it, too.
+  A comparison is at work until its last run has ended. Ctrl-C
+  ends it, too.
   """
   before = None
   try:
     while True:
-      is_going = any(is_in_use(folder) for folder in found.runs.values())
+      is_going = any(is_in_use(pathlib.Path(run)) for run in settings.runs)
       now = _logged_bytes(found)
       if now != before:
         write_page(path, found, others, refresh=settings.follow_every)

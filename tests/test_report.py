@@ -138,8 +138,38 @@ def test_a_result_is_shown(settings, tmp_path):
   assert 'svg' not in page.tags
 
 
+@pytest.mark.parametrize('text', ['{"broken', '{"test": 3}', '[1]', '\udcff'])
+def test_a_broken_result_is_named(settings, tmp_path, text):
+  (tmp_path / 'flags.txt').write_text('--task=gender\n')
+  path = tmp_path / 'result.json'
+  path.write_text(text, errors='surrogateescape')
+  with pytest.raises(SettingsError, match=r'result.json is not what a run wr'):
+    written(settings, runs=(str(tmp_path),))
+
+
+def test_what_is_no_finite_number_is_left_out(settings, tmp_path):
+  flags = '--quiet\n--variant=one: a=1\n--variant=two: a=2\n'
+  (tmp_path / 'flags.txt').write_text(flags)
+  values = 'null', 'NaN', '1e308', '-Infinity', '[3]', '0.125'
+  (tmp_path / 'metrics.jsonl').write_text(
+    ''.join(
+      f'{{"step": {step}, "loss": {value}, "gone": NaN}}\n'
+      for step, value in enumerate(values)
+    )
+  )
+  result = '{"test": {"auc": 0.75, "mrr": NaN, "accuracy": [1]}}'
+  (tmp_path / 'result.json').write_text(result)
+  page = written(settings, runs=(str(tmp_path),))
+  assert page.tags.count('svg') == 1
+  for word in ('0.125', '0.7500', 'one: a=1\ntwo: a=2'):
+    assert word in page.text
+  assert 'nan' not in page.text
+
+
 def test_a_comparison_has_its_tables_and_no_more_markup(settings, tmp_path):
-  (tmp_path / 'results.md').write_text(RESULTS)
+  # Bytes that are no UTF-8, and characters that are none of XML.
+  text = RESULTS.encode() + b'\xff\x1b[0m&#12;\n'
+  (tmp_path / 'results.md').write_bytes(text)
   page = written(settings, runs=(str(tmp_path),))
   assert f'One {BAD}' in page.text
   assert '61.50 ± 0.42' in page.text
@@ -168,9 +198,10 @@ def test_similarities_are_found_beside_and_inside(settings, folder, tmp_path):
   assert page.text.count('Similarities: ') == 2
   assert '0.125' in page.text
   assert page.tags.count('svg') == 2
-  (tmp_path / 'sim' / 'similarity.json').write_text('{}')
-  with pytest.raises(SettingsError, match=r'similarity.json is not what exp'):
-    written(settings, runs=(str(tmp_path / 'sim'),))
+  for text in ('{}', '{"methods": []}'):
+    (tmp_path / 'sim' / 'similarity.json').write_text(text)
+    with pytest.raises(SettingsError, match=r'similarity.json is not what exp'):
+      written(settings, runs=(str(tmp_path / 'sim'),))
 
 
 @pytest.mark.parametrize('name', ['users.parquet', 'users.npz'])
@@ -187,12 +218,15 @@ def test_users_are_mapped_and_their_nearest_named(settings, tmp_path, name):
 
 
 def test_a_task_colours_users_of_a_file_in_the_folder(
-  settings, folder, tmp_path
+  settings, folder, tmp_path, monkeypatch
 ):
+  # The data set is where the run had it.
+  monkeypatch.chdir(tmp_path)
   shutil.copy(folder / 'flags.txt', tmp_path)
   vectors_of(tmp_path)
   page = written(
     settings,
+    data_dir='data',
     runs=(str(tmp_path),),
     vectors=(str(tmp_path / 'users.parquet'),),
     task='gender',
@@ -201,6 +235,30 @@ def test_a_task_colours_users_of_a_file_in_the_folder(
   assert 'gender female (' in page.text
   # It is shown once, though it is also given.
   assert page.text.count('User vectors: ') == 1
+  assert not (tmp_path / 'data').exists()
+
+
+def test_a_task_is_of_the_tables_of_the_run(settings, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  rows = [f'user_{n},i{n % 3},{n},{"xyz"[n % 2]}' for n in range(40)]
+  table = '\n'.join(['who,item_id,time,kind', *rows])
+  pathlib.Path('log.csv').write_text(table)
+  run = tmp_path / 'run'
+  run.mkdir()
+  flags = '--dataset=user_tables\n--events=log.csv\n--user_column=who\n'
+  (run / 'flags.txt').write_text(flags + f'--data_dir={tmp_path}/own\n')
+  vectors_of(run)
+  page = written(settings, runs=('run',), data_dir='data', task='kind')
+  assert 'kind x (4)' in page.text
+  assert not pathlib.Path('data').exists()
+
+
+def test_vectors_that_are_all_the_same_are_told(settings, tmp_path):
+  path = tmp_path / 'same.npz'
+  write_vectors(path, [([*'abc'], np.ones((3, 4), np.float32))], (3, 4))
+  page = written(settings, runs=(), vectors=(str(path),))
+  assert 'All vectors are the same.' in page.text
+  assert 'nan' not in page.text
 
 
 @pytest.mark.parametrize(
@@ -218,6 +276,10 @@ def test_a_task_colours_users_of_a_file_in_the_folder(
       'needs --dataset=NAME',
     ),
     ({'vectors': ('one.npz',)}, 'one.npz has 1 users with 4 features, of '),
+    ({'vectors': ('nan.npz',)}, 'nan.npz has vectors with nan or inf, of wh'),
+    ({'task': 'gender'}, '--task and --users are about user vectors, of whi'),
+    ({'users': ('user_2',)}, '--task and --users are about user vectors, of'),
+    ({'output': 'sub.html'}, '--output=sub.html exists, and is no page of th'),
     ({'output': 'nowhere/a.html'}, '--output=nowhere/a.html: there is no such'),
     ({'output': 'own.html'}, '--output=own.html exists, and is no page of th'),
   ],
@@ -228,13 +290,14 @@ def test_what_cannot_be_shown_is_told_in_a_line(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'own.html').write_text('<p>mine</p>')
   (tmp_path / 'notes').mkdir()
-  (tmp_path / 'sub').mkdir()
-  vectors_of(tmp_path / 'sub', 'u.npz')[0].rename('u.npz')
+  (tmp_path / 'sub.html').mkdir()
+  vectors_of(tmp_path / 'sub.html', 'u.npz')[0].rename('u.npz')
   (tmp_path / 'bad.parquet').write_bytes(b'PAR1')
   np.savez('other.npz', user_id=['a'])
   write_vectors(
     tmp_path / 'one.npz', [(['a'], np.zeros((1, 4), np.float32))], (1, 4)
   )
+  np.savez('nan.npz', user_id=[*'abc'], vector=np.full((3, 4), np.nan))
   if changes.get('runs') == ('.',):
     monkeypatch.chdir(tmp_path / 'notes')
   before = files(tmp_path)
@@ -312,6 +375,25 @@ def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
   assert 'http-equiv' not in path.read_text()
   assert 'effective_rank over steps' in path.read_text()
   assert capsys.readouterr().out.count('written') >= 3
+
+
+def test_a_comparison_is_followed_to_its_tables(settings, tmp_path):
+  (tmp_path / 'flags.txt').write_text('--seeds=1\n')
+  path = pathlib.Path(settings.output)
+  followed = dataclasses.replace(
+    settings, runs=(str(tmp_path),), follow=True, follow_every=0.01
+  )
+  thread = threading.Thread(target=report.main, args=(followed,))
+  with locked(tmp_path / '.lock'):
+    thread.start()
+    while not path.exists():
+      assert thread.is_alive()
+      time.sleep(0.01)
+    (tmp_path / 'results.md').write_text(RESULTS)
+  thread.join(timeout=60)
+  page = Page(path.read_text())
+  assert 'http-equiv' not in dict(page.attributes)
+  assert '61.50 ± 0.42' in page.text
 
 
 def test_folders_need_no_flag_and_ctrl_c_ends_following(

@@ -1,11 +1,19 @@
 """HTML and SVG as trees of elements, in which all text is escaped."""
 
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from xml.etree.ElementTree import Element, indent, tostring
 
 # By which the command knows its own pages.
 GENERATOR = 'experiments.report'
+# All but the characters of XML 1.0, section 2.2.
+_FORBIDDEN = re.compile('[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
+
+
+def allowed(text: str) -> str:
+  """The text without characters that XML forbids, such as those of control."""
+  return _FORBIDDEN.sub('', text)
 
 
 def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
@@ -23,7 +31,7 @@ def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
   element = Element(
     name,
     {
-      key.rstrip('_').replace('_', '-'): str(value)
+      key.rstrip('_').replace('_', '-'): allowed(str(value))
       for key, value in attributes.items()
     },
   )
@@ -31,9 +39,9 @@ def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
     if not isinstance(part, str):
       element.append(part)
     elif len(element):
-      element[-1].tail = (element[-1].tail or '') + part
+      element[-1].tail = (element[-1].tail or '') + allowed(part)
     else:
-      element.text = (element.text or '') + part
+      element.text = (element.text or '') + allowed(part)
   return element
 
 
@@ -92,8 +100,13 @@ def legend(names: Iterable[str]) -> Element:
 
 
 def color(place: int) -> str:
-  """The class of a colour; after eight they begin anew."""
-  return f'c{place % 8}'
+  """The classes of a colour; after eight they begin anew, dashed.
+
+  Example:
+    >>> color(1), color(9)
+    ('c1', 'c1 again')
+  """
+  return f'c{place % 8}' + ' again' * (place >= 8)
 
 
 def page(

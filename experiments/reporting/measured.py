@@ -10,7 +10,14 @@ from markdown_it import MarkdownIt
 
 from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import stairs
-from experiments.reporting.elements import figure, legend, scrolled, table, tag
+from experiments.reporting.elements import (
+  allowed,
+  figure,
+  legend,
+  scrolled,
+  table,
+  tag,
+)
 
 COMPARISON, SIMILARITIES = 'results.md', 'similarity.json'
 _QUANTILES = ('5', '50', '95')
@@ -21,8 +28,8 @@ def comparison_section(name: str, folder: pathlib.Path) -> Element:
   # Nothing that loads something, or leads elsewhere.
   reader = MarkdownIt('commonmark', {'html': False}).enable('table')
   reader.disable(['image', 'link', 'autolink'])
-  text = reader.render((folder / COMPARISON).read_text())
-  section = fromstring(f'<section>{text}</section>')
+  text = reader.render((folder / COMPARISON).read_text('utf-8', 'replace'))
+  section = fromstring(f'<section>{allowed(text)}</section>')
   for place, part in enumerate(section):
     if part.tag == 'table':
       for row in part.iterfind('tbody/tr'):
@@ -65,7 +72,14 @@ def similarity_section(name: str, folder: pathlib.Path) -> Element:
       ),
       _table(methods),
     )
-  except (ValueError, LookupError, TypeError, StopIteration) as error:
+  except (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    StopIteration,
+  ) as error:
     raise SettingsError(
       f'{path} is not what experiments.similarity writes: write it anew'
     ) from error

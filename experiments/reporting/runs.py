@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import Line, curves
 from experiments.reporting.elements import (
   figure,
@@ -19,6 +20,7 @@ from experiments.run.workdir import RESULT, saved_flags
 
 _DASH = '-'
 _VALIDATION = 'validation_'
+_SPLITS = 'validation', 'test'
 # What docs/pretraining.md says of them; others follow by name.
 _MEANING = {
   'loss': 'What is minimised.',
@@ -67,8 +69,24 @@ def read_run(name: str, folder: pathlib.Path) -> Run:
     SettingsError: a file is broken.
   """
   path = folder / RESULT
-  result = json.loads(path.read_text()) if path.exists() else {}
-  return Run(name, saved_flags(folder), read_metrics(folder), result)
+  try:
+    result = json.loads(path.read_bytes()) if path.exists() else {}
+    result |= {n: _numbers(result[n]) for n in _SPLITS if n in result}
+  except (ValueError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what a run writes: remove it, or run it anew'
+    ) from error
+  lines = [_numbers(line) for line in read_metrics(folder)]
+  return Run(name, saved_flags(folder), lines, result)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+  """What can be drawn: finite numbers, no larger than float32 has them."""
+  return {
+    name: value
+    for name, value in values.items()
+    if isinstance(value, int | float) and abs(value) < 1e38
+  }
 
 
 def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
@@ -168,7 +186,7 @@ def _results(runs: Sequence[Run]) -> Element:
   """What runs of a task came to: `result.json` of each."""
   section = tag('section')
   for run in runs:
-    splits = [name for name in ('validation', 'test') if name in run.result]
+    splits = [name for name in _SPLITS if name in run.result]
     if not splits:
       continue
     metrics = dict.fromkeys(m for name in splits for m in run.result[name])

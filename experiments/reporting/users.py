@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from experiments.embedding.neighbours import nearest_users
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import SettingsError, given_values
+from experiments.flags.shared import DataSettings
 from experiments.flags.small_commands import ReportSettings
 from experiments.reporting.charts import MOST_USERS, cloud, evenly
 from experiments.reporting.elements import figure, legend, table, tag
@@ -21,24 +22,24 @@ _MOST_CLASSES = 8
 _REST, _UNKNOWN = 'other classes', 'not known'
 
 
-def classes_of_users(settings: ReportSettings, dataset: str) -> dict[str, str]:
+def classes_of_users(
+  settings: ReportSettings, flags: Mapping[str, str]
+) -> dict[str, str]:
   """The class of each user of --task, by raw id; of none without a task.
 
   Args:
     settings: name the task, and where the data set is.
-    dataset: of the first run, if --dataset is not given.
+    flags: of the first run, whose data set it is unless another is given.
 
   Raises:
     SettingsError: the task has no classes, or its data set is not known.
   """
   if not settings.task:
     return {}
-  dataset = settings.dataset or dataset
-  if not dataset:
+  settings = _with_data_of(settings, flags)
+  if not settings.dataset:
     raise SettingsError(f'--task={settings.task} needs --dataset=NAME')
-  data = open_data(
-    dataclasses.replace(settings, dataset=dataset), settings.task
-  )
+  data = open_data(settings, settings.task)
   if data.kind != 'classification':
     raise SettingsError(
       f'--task={settings.task} has no classes of users: take one such as '
@@ -53,6 +54,21 @@ def classes_of_users(settings: ReportSettings, dataset: str) -> dict[str, str]:
   }
 
 
+def _with_data_of(
+  settings: ReportSettings, flags: Mapping[str, str]
+) -> ReportSettings:
+  """The settings, those of the data set that are not given as of a run."""
+  if settings.dataset not in ('', flags.get('dataset')):
+    return settings
+  words = [
+    f'--{field.name}={flags[field.name]}'
+    for field in dataclasses.fields(DataSettings)
+    if field.name in flags
+    and getattr(settings, field.name) == getattr(ReportSettings, field.name)
+  ]
+  return dataclasses.replace(settings, **given_values(DataSettings, words))
+
+
 def users_section(
   name: str,
   path: pathlib.Path,
@@ -62,7 +78,8 @@ def users_section(
   """The map of the vectors of a file, and a table of nearest users.
 
   Raises:
-    SettingsError: the file cannot be read, or has no such users, or too few.
+    SettingsError: the file cannot be read, has no such users or too few, or
+      vectors that are not finite.
   """
   users, vectors = read_vectors(path)
   # Of a user with a row in several splits, the first counts.
@@ -73,6 +90,11 @@ def users_section(
     raise SettingsError(
       f'{path} has {len(users)} users with {vectors.shape[1]} features, of '
       'which there is no map: three users and two features are the least'
+    )
+  if not np.isfinite(vectors).all():
+    raise SettingsError(
+      f'{path} has vectors with nan or inf, of which there is no map: write it '
+      'anew, by an encoder whose training did not diverge'
     )
   return tag(
     'section',
@@ -106,6 +128,8 @@ def _map(
 def _pca(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
   from sklearn.decomposition import PCA
 
+  if (vectors == vectors[0]).all():
+    return np.zeros((len(shown), 2)), 'All vectors are the same.'
   found = PCA(n_components=2, random_state=0).fit(vectors)
   across, up = found.explained_variance_ratio_
   note = f'PCA: across, {across:.0%} of the variance; up, {up:.0%}.'

@@ -143,10 +143,17 @@ def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
 
 
 def saved_flags(folder: pathlib.Path) -> dict[str, str]:
-  """What `flags.txt` of a run says, by flag; nothing where there is none."""
-  path = folder / _FLAGS
-  lines = path.read_text().splitlines() if path.exists() else []
-  return dict(line[2:].split('=', 1) for line in lines if line.startswith('--'))
+  """What `flags.txt` of a run says, by flag; nothing where there is none.
+
+  The values of a repeated flag are lines, as of `Settings.flag_values`.
+  """
+  path, flags = folder / _FLAGS, {}
+  text = path.read_text('utf-8', 'replace') if path.exists() else ''
+  for line in text.splitlines():
+    if line.startswith('--'):
+      name, _, value = line[2:].partition('=')
+      flags[name] = f'{flags[name]}\n{value}' if name in flags else value
+  return flags
 
 
 def is_in_use(folder: pathlib.Path) -> bool:
