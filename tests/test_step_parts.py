@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarking.hlo import Program
 from experiments.benchmarking.parts import (
   part_of,
   rows_of,
@@ -12,6 +11,7 @@ from experiments.benchmarking.parts import (
   times_of,
 )
 from experiments.flags.binder import SettingsError
+from experiments.planning.hlo import Program
 
 WIDE = """
 %fused (p0: f32[1000,8], p1: s32[2]) -> f32[2,8] {

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from adaptssr_jax.training.step import PmapStep, TrainState
-from experiments.benchmarking.hlo import Program
 from experiments.benchmarking.rates import best_rates
 from experiments.flags.binder import SettingsError
+from experiments.planning.hlo import Program
 
 # By the words of where an operation is from: scopes that the library names,
 # and modules of the encoder. The first that fits.

@@ -2,7 +2,6 @@
 
 import collections
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.exchange import CROWDED
+from experiments.planning.hlo import Program
 
 # Sequences drawn to see how long those of a batch are.
 _MOST_DRAWN = 10_000_000
@@ -22,8 +22,6 @@ _SENT = {
   'all-reduce': lambda n: 2 * (n - 1) / n,
   'reduce-scatter': lambda n: n - 1,
 }
-_COLLECTIVE = re.compile(rf' = (.+?) ({"|".join(_SENT)})(-start)?\(')
-_ARRAY = re.compile(r'(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
 
 
 def flops_of(
@@ -45,6 +43,7 @@ def flops_of(
     Operations; a multiplication and an addition are 2.
 
   Example:
+    >>> import jax
     >>> def loop(matrix):
     ...   return jax.lax.fori_loop(0, 5, lambda _, x: x @ x, matrix)
     >>> flops_of(jax.make_jaxpr(loop)(np.ones((10, 10))))
@@ -80,21 +79,17 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
   sent = collections.Counter()
   if devices > 1:
     lines = [line for line in program.splitlines() if CROWDED not in line]
-    for result, kind, is_start in _COLLECTIVE.findall('\n'.join(lines)):
-      size = sum(map(_bytes, _ARRAY.findall(result)))
+    for operation in Program('\n'.join(lines)).operations.values():
+      kind, size = operation.opcode.removesuffix('-start'), operation.size
+      if kind not in _SENT:
+        continue
       # The result of a start has its operand as well.
-      if is_start and kind == 'all-gather':
+      if operation.opcode == 'all-gather-start':
         size *= devices / (devices + 1)
-      elif is_start and kind == 'collective-permute':
+      elif operation.opcode == 'collective-permute-start':
         size /= 2
       sent[kind] += size * _SENT[kind](devices)
   return dict(sent)
-
-
-def _bytes(array: tuple[str, str, str]) -> float:
-  _, bits, shape = array
-  sizes = [int(size) for size in shape.split(',') if size]
-  return int(bits or 8) / 8 * math.prod(sizes)
 
 
 def _weights(

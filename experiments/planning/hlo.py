@@ -171,7 +171,7 @@ def _operation(found: re.Match) -> Operation:
 def _array(found: re.Match) -> tuple[tuple[int, ...], int]:
   _, bits, axes = found.groups()
   shape = _integers(axes)
-  return shape, math.prod(shape) * max(int(bits or 8) // 8, 1)
+  return shape, math.ceil(math.prod(shape) * int(bits or 8) / 8)
 
 
 def _integers(text: str) -> tuple[int, ...]:
