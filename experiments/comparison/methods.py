@@ -239,10 +239,8 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
         )
     except SettingsError as error:
       raise SettingsError(f'--variant={variant}: {error}') from error
-    named = [
-      f'{flag}={",".join(value) if isinstance(value, tuple) else value}'
-      for flag, value in sorted(changes.items())
-    ]
+    texts = PretrainSettings(**changes).flag_values()
+    named = [f'{flag}={texts[flag]}' for flag in sorted(changes)]
     if 'num_epochs' in changes:
       # Else the steps of its file, or of another method, would count.
       changes.setdefault('num_steps', 0)

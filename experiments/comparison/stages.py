@@ -12,8 +12,7 @@ from absl import flags
 
 from experiments.comparison.methods import Method
 from experiments.flags.binder import Settings, SettingsError, from_flagfile
-from experiments.flags.objectives import parse_fusion
-from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.pretraining import PretrainSettings, check_objective
 from experiments.run import loop
 from experiments.run.speed import check_table_update
 
@@ -95,7 +94,7 @@ def check_training(settings: PretrainSettings) -> None:
   """Refuses now what pre-training would refuse after hours of other runs."""
   loop.check_devices(settings)
   check_table_update(settings)
-  parse_fusion(settings.fusion)
+  check_objective(settings)
 
 
 def _check_data(settings: PretrainSettings, path: str) -> None:
