@@ -115,7 +115,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
           settings, encoder, buckets, length=length, users=users
         ),
         key=replicate(eval_key),
-        probe=probe_of(settings, encoder, items),
+        probes=probes_of(settings, encoder, items),
       ),
     ),
     state,
@@ -139,13 +139,16 @@ def make_model(
   return encoder, params | head
 
 
-def probe_of(
+def probes_of(
   settings: PretrainSettings, encoder: UserEncoder, items: Sequence[str]
-) -> EpochProbe | None:
-  """What chooses the epoch, if it is not the loss."""
+) -> dict[str, EpochProbe]:
+  """What chooses the epoch, by task; nothing if it is the loss."""
   if settings.select_by == 'loss':
-    return None
-  return open_probe(settings, encoder, items, task=settings.probe_task)
+    return {}
+  return {
+    task: open_probe(settings, encoder, items, task=task)
+    for task in settings.probe_task
+  }
 
 
 def check_source(settings: PretrainSettings) -> None:

@@ -21,6 +21,10 @@ it, unless the flags of data say otherwise.
 
 writes the page again whenever a run logs something, so that a browser shows how
 training goes, and ends with the runs.
+
+  python -m experiments.report runs/minutes/* --picture=minutes.svg
+
+also draws how good frozen vectors are after so many seconds of pre-training.
 """
 
 from experiments.flags.small_commands import ReportSettings
@@ -45,6 +49,7 @@ from experiments.reporting.measured import (
   comparison_section,
   similarity_section,
 )
+from experiments.reporting.minutes import draw_minutes
 from experiments.reporting.runs import names_of, read_run, run_sections
 from experiments.reporting.users import classes_of_users, users_section
 from experiments.run.interruption import Interrupted
@@ -71,6 +76,7 @@ def main(settings: ReportSettings) -> pathlib.Path:
   """
   found = find(settings)
   path = output_of(settings)
+  check_picture(settings)
   others = other_sections(settings, found)
   if settings.follow:
     follow(settings, found, path, others)
@@ -79,6 +85,10 @@ def main(settings: ReportSettings) -> pathlib.Path:
     others = other_sections(settings, found)
   write_page(path, found, others)
   tell_result(f'report: {path}')
+  if settings.picture:
+    runs = [read_run(*of) for of in found.runs.items()]
+    for line in draw_minutes(runs, pathlib.Path(settings.picture)):
+      tell_result(line)
   return path
 
 
@@ -142,6 +152,17 @@ def output_of(settings: ReportSettings) -> pathlib.Path:
       'another name'
     )
   return path
+
+
+def check_picture(settings: ReportSettings) -> None:
+  """Raises `SettingsError` where the picture cannot be a new file."""
+  path = pathlib.Path(settings.picture)
+  if settings.picture and not path.parent.is_dir():
+    raise SettingsError(f'--picture={path}: there is no such folder; make it')
+  if settings.picture and path.exists():
+    raise SettingsError(
+      f'--picture={path} exists: remove it, or choose another name'
+    )
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:

@@ -37,13 +37,13 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
     'loss',
     'What chooses the best epoch: the validation loss, or the accuracy of a '
     'logistic regression (the AUC, of a conversion) on the vectors of the '
-    'users of --probe_task.',
+    'users of --probe_task, or the mean of several.',
     choices=('loss', 'probe'),
   )
-  probe_task: str = flag(
-    'gender',
-    '--select_by=probe: the task whose training and validation rows judge the '
-    'vectors. Its test rows are not looked at, which is so for the stored '
+  probe_task: tuple[str, ...] = flag(
+    ('gender',),
+    '--select_by=probe: the tasks whose training and validation rows judge the '
+    'vectors. Their test rows are not looked at, which is so for the stored '
     'split alone, not for another --split_seed of fine-tuning.',
   )
 

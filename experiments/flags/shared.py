@@ -141,6 +141,13 @@ class RunSettings(
     mutable_on_resume=True,
   )
   log_every: int = flag(10, 'Steps between two lines of metrics.jsonl.', low=1)
+  log_seconds: bool = flag(
+    False,
+    'Also log, at the end of each epoch, the seconds that training has taken, '
+    'compiling included and validation not. Then two equal runs no longer '
+    'write equal files.',
+    mutable_on_resume=True,
+  )
   log_to: tuple[str, ...] = flag(
     ('tensorboard',),
     'Where else the numbers of metrics.jsonl go: tensorboard, mlflow, wandb, '

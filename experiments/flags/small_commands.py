@@ -237,6 +237,12 @@ class ReportSettings(DataSettings, QuietSettings):
     'The page to write, FILE.html [report.html in the first folder]. Only a '
     'page of this command is overwritten.',
   )
+  picture: str = flag(
+    '',
+    'A file to draw, FILE.svg or FILE.png, never overwritten: how good frozen '
+    'vectors are after so many seconds of pre-training, of runs with '
+    '--select_by=probe --log_seconds, and what baselines among --runs reach.',
+  )
   vectors: tuple[str, ...] = flag(
     (), 'Files of user vectors to show, as experiments.embed writes them.'
   )

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -148,13 +149,13 @@ def validate(
   settings: PretrainSettings,
   step: Callable,
   key: jax.Array,
-  probe: EpochProbe | None = None,
+  probes: Mapping[str, EpochProbe],
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, who are ranked within their batch.
 
-  And the score of the state, minus the loss or the accuracy of the probe. A
-  state that has collapsed has none, since its loss may be the lowest of all; it
-  is warned of.
+  And the score of the state, minus the loss or the mean accuracy of the probes.
+  A state that has collapsed has none, since its loss may be the lowest of all;
+  it is warned of.
   """
   totals, vectors = None, []
   for batch, rows in batches_in_order(users, settings, length):
@@ -168,8 +169,10 @@ def validate(
   }
   values |= spread_of_users(np.concatenate(vectors))
   score = -values['loss']
-  if probe:
-    score = values['probe'] = probe.score(state.params)
+  if probes:
+    found = {task: probe.score(state.params) for task, probe in probes.items()}
+    values |= {f'probe_{task}': value for task, value in found.items()}
+    score = values['probe'] = statistics.fmean(found.values())
   warning = collapse_warning(values, objective=settings.objective)
   if warning:
     tell(f'WARNING at step {int(state.step):,}: {warning}')

@@ -38,6 +38,7 @@ _MEANING = {
   'mean_cosine': 'Mean cosine of two users: 1 where all are alike.',
   'uniformity': 'How evenly the vectors are spread: less is more even.',
   'alignment': 'How far apart the explicit views of a user are.',
+  'seconds': 'Of training, compiling included, validation not.',
 }
 
 

@@ -31,7 +31,8 @@ class MetricsLog:
   """Writes the same numbers to `metrics.jsonl` and to the trackers of a run.
 
   The file holds nothing that depends on the clock, so that two equal runs
-  write equal files. A number that is not finite is left out.
+  write equal files, but where --log_seconds asks for it. A number that is not
+  finite is left out.
 
   Args:
     folder: of the run.

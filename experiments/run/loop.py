@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,13 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
-from experiments.run.logs import Muted, Progress, mend_metrics, open_log
+from experiments.run.logs import (
+  Muted,
+  Progress,
+  mend_metrics,
+  open_log,
+  read_metrics,
+)
 from experiments.run.process import is_main_process, tell
 from experiments.run.skipped import SkippedSteps
 
@@ -217,9 +224,10 @@ def _save(
 
 def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
   """Validates; the score, if there is one."""
-  whole = state._replace(params=apply_pending_updates(state))
-  values, score = run.on_epoch(whole)
-  log.write(int(state.step), values)
+  with log.paused() as seconds:
+    whole = state._replace(params=apply_pending_updates(state))
+    values, score = run.on_epoch(whole)
+    log.write(int(state.step), values | seconds)
   return score
 
 
@@ -236,6 +244,18 @@ class _StepLog:
     )
     self._log = open_log(run.folder, run.settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
+    # A run that goes on counts from the end of its last epoch.
+    before = read_metrics(run.folder) if run.settings.log_seconds else []
+    seconds = max((line.get('seconds', 0) for line in before), default=0)
+    self._began = time.perf_counter() - seconds
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[dict[str, float]]:
+    """The seconds of training until now, to be logged; what follows is none."""
+    at = time.perf_counter()
+    is_logged = self._run.settings.log_seconds
+    yield {'seconds': at - self._began} if is_logged else {}
+    self._began += time.perf_counter() - at
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Waits for a step, and writes its numbers if it is one to be logged."""

@@ -1,4 +1,4 @@
-"""Pictures: points with intervals, curves, heat maps, and similarities.
+"""Pictures: points with intervals, curves, lines, heat maps, and similarities.
 
 Matplotlib is the extra `plots`; nothing but these functions needs it.
 """
@@ -6,7 +6,8 @@ Matplotlib is the extra `plots`; nothing but these functions needs it.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,20 @@ class Panel(NamedTuple):
   means: Sequence[float]
   lows: Sequence[float]
   highs: Sequence[float]
+
+
+class Lines(NamedTuple):
+  """Several lines of one panel.
+
+  Args:
+    title: of the panel.
+    lines: (x, y) of the points of each, by name; nan is drawn as a cross below.
+    levels: y of lines across the panel, by name.
+  """
+
+  title: str
+  lines: Mapping[str, Sequence[tuple[float, float]]]
+  levels: Mapping[str, float] = types.MappingProxyType({})
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -99,6 +114,40 @@ def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
   return figure
 
 
+def draw_lines(
+  panels: Sequence[Lines], *, label: str, logarithmic: bool = False
+) -> Figure:
+  """Lines over the same axis, in a panel or more.
+
+  Args:
+    panels: a line of a name has the same place in all of them.
+    label: of the horizontal axes.
+    logarithmic: whether all axes are.
+  """
+  figure, axes = _grid(panels, height=3.4)
+  for axis, panel in zip(axes, panels, strict=True):
+    for color, (name, points) in enumerate(panel.lines.items()):
+      x, y = np.array(points, float).T
+      axis.plot(x, y, marker='.', color=f'C{color}', label=name)
+      left_out = x[np.isnan(y)]
+      bottom = axis.get_xaxis_transform()
+      axis.plot(left_out, 0 * left_out + 0.03, 'rx', transform=bottom)
+    for place, (name, level) in enumerate(panel.levels.items()):
+      style = ('--', ':', '-.')[place % 3]
+      axis.axhline(level, color='black', linestyle=style, label=name)
+    if logarithmic:
+      axis.loglog()
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3)
+  pairs = (zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes)
+  keys = {name: handle for of_axis in pairs for handle, name in of_axis}
+  if len(keys) > 1:
+    figure.legend(
+      keys.values(), keys.keys(), loc='outside lower center', ncols=3
+    )
+  return figure
+
+
 def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
   """A panel a task: the mean of every pair of names, symmetric.
 
@@ -123,7 +172,7 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
 
 
 def _grid(
-  panels: Sequence[Panel], *, height: float
+  panels: Sequence[Panel] | Sequence[Lines], *, height: float
 ) -> tuple[Figure, list[Axes]]:
   """A figure of titled panels, some in a row."""
   columns = min(len(panels), _PANELS_A_ROW)

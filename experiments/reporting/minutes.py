@@ -1,0 +1,86 @@
+"""How soon frozen vectors are as good as the bag of items."""
+
+import pathlib
+from collections.abc import Sequence
+
+from experiments.flags.binder import SettingsError
+from experiments.reporting.runs import Run
+from experiments.run.pictures import Lines, draw_lines
+
+_PROBE = 'validation_probe_'
+
+
+def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
+  """Draws what vectors of each epoch are worth, over seconds of training.
+
+  Args:
+    runs: those of pre-training are curves, and those with a result of the same
+      task, as a baseline has it, are level lines. All is of validation rows.
+    path: of the picture, by whose ending its format is.
+
+  Returns:
+    A line for each curve: its best score, and the seconds after which it first
+    had that of each level line.
+
+  Raises:
+    SettingsError: no run has logged what is drawn, or the picture cannot be
+      drawn or written.
+  """
+  panels = _panels(runs)
+  if not panels:
+    raise SettingsError(
+      '--picture: no run has logged probes of its vectors and seconds: '
+      'pre-train with --select_by=probe --log_seconds'
+    )
+  figure = draw_lines(panels, label='seconds of training')
+  try:
+    figure.savefig(path)
+  except (OSError, ValueError) as error:
+    raise SettingsError(f'--picture={path} was not written: {error}') from error
+  told = []
+  for panel in panels:
+    for name, points in panel.lines.items():
+      best = max(score for _, score in points)
+      parts = [f'{panel.title}, {name}: best {best:.4f}'] + [
+        f'{other} ({level:.4f}) {_first(points, level)}'
+        for other, level in panel.levels.items()
+      ]
+      told.append('; '.join(parts))
+  return told
+
+
+def _panels(runs: Sequence[Run]) -> list[Lines]:
+  """A panel for each task that was probed."""
+  names = {name for run in runs for line in run.lines for name in line}
+  panels = []
+  for probe in sorted(name for name in names if name.startswith(_PROBE)):
+    task = probe.removeprefix(_PROBE)
+    lines = {
+      run.name: [
+        (line['seconds'], line[probe])
+        for line in run.lines
+        if {'seconds', probe} <= line.keys()
+      ]
+      for run in runs
+    }
+    lines = {name: points for name, points in lines.items() if points}
+    if lines:
+      panels.append(Lines(task, lines, _levels(runs, task)))
+  return panels
+
+
+def _levels(runs: Sequence[Run], task: str) -> dict[str, float]:
+  """What results of the task say of the validation rows, by name."""
+  found = {
+    run.result.get('method', run.name): run.result.get('validation', {})
+    for run in runs
+    if run.result.get('task') == task
+  }
+  # The probe of a conversion, which has no accuracy, is judged by its AUC.
+  scores = {n: of.get('accuracy', of.get('auc')) for n, of in found.items()}
+  return {name: score for name, score in scores.items() if score is not None}
+
+
+def _first(points: Sequence[tuple[float, float]], level: float) -> str:
+  reached = [seconds for seconds, score in points if score >= level]
+  return f'reached after {reached[0]:.0f} s' if reached else 'not reached'
