@@ -2,7 +2,10 @@
 
   python -m experiments.benchmark
   python -m experiments.benchmark --quick --num_items=4048 --json=quick.json
-  python -m experiments.benchmark --inference --growth --ablation \
+  python -m experiments.benchmark --inference --ablation \
+    --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
+  python -m experiments.benchmark --growth
+  python -m experiments.benchmark --gpu \
     --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
 
 What is compared takes turns, each in a process of its own. The machine should
@@ -23,6 +26,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+
 from experiments.benchmarking.cases import (
   OURS,
   Case,
@@ -30,6 +35,13 @@ from experiments.benchmarking.cases import (
   growth_cases,
   main_cases,
 )
+from experiments.benchmarking.choosing import (
+  CHOICES,
+  choosing_cases,
+  fastest,
+  flagfile_of,
+)
+from experiments.benchmarking.growth import draw_growth, measured_before
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
@@ -43,7 +55,7 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   """Measures what the flags ask for, prints it, and returns it."""
   check(settings)
   _make_folder(settings)
-  if settings.quick:
+  if settings.mode == 'quick':
     found = measure(settings)
     _write(settings.json_file, found)
     case = main_cases(settings)[0][0]
@@ -57,19 +69,54 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
 
 def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   """Runs all cases; what was measured is on disk after each."""
+  # Or this process would take memory of a GPU from those that it starts.
+  jax.config.update('jax_platforms', 'cpu')
   runs: list[dict[str, Any]] = []
-  plain = dataclasses.replace(settings, profile=False)
   # Its own, so that the first run of each case compiles.
   with tempfile.TemporaryDirectory() as cache:
-    for group in main_cases(settings):
-      _take_turns(group, settings, settings.rounds, cache, runs)
     if settings.growth:
-      _take_turns(growth_cases(settings), plain, 1, cache, runs)
-    if settings.ablation:
-      cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
-      for group in ablation_cases(settings, cpu=cpu):
-        _take_turns(group, plain, settings.rounds, cache, runs)
+      runs += measured_before(settings)
+      _take_turns(growth_cases(settings), settings, 1, cache, runs)
+      draw_growth(runs, settings.json_file.parent)
+    elif settings.gpu:
+      _compare_on_gpu(settings, cache, runs)
+    else:
+      _compare(settings, cache, runs)
   return runs
+
+
+def _compare(
+  settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
+) -> None:
+  """Takes turns with the reference, and with what is switched off."""
+  for group in main_cases(settings):
+    _take_turns(group, settings, settings.rounds, cache, runs)
+  if settings.ablation:
+    plain = dataclasses.replace(settings, profile=False)
+    cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
+    for group in ablation_cases(settings, cpu=cpu):
+      _take_turns(group, plain, settings.rounds, cache, runs)
+
+
+def _compare_on_gpu(
+  settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
+) -> None:
+  """Chooses flags for each catalogue, then takes turns with the reference."""
+  settings = dataclasses.replace(settings, dtype=settings.dtype or 'bfloat16')
+  plain = dataclasses.replace(settings, profile=False)
+  for size, group in zip(
+    settings.catalogues, main_cases(settings), strict=True
+  ):
+    chosen: dict[str, Any] = {}
+    for name in CHOICES:
+      cases = choosing_cases(settings, size, name, chosen)
+      _take_turns(cases, plain, settings.rounds, cache, runs)
+      chosen = fastest(cases, runs)
+    path = settings.json_file.with_name(f'chosen_{size}.flags')
+    atomic_write(path, flagfile_of(settings, chosen, runs))
+    tell_result(f'--flagfile={path}')
+    group = [case._replace(changes=chosen) for case in group]
+    _take_turns(group, settings, settings.rounds, cache, runs)
 
 
 def _take_turns(
@@ -81,8 +128,11 @@ def _take_turns(
 ) -> None:
   """Runs cases one after the other, again and again, and adds to the runs."""
   cases = list(cases)
+  done = {(run['section'], run['name'], run['round']) for run in runs}
   for round in range(rounds):
     for case in cases:
+      if (case.section, case.name, round) in done:
+        continue
       found = run_case(case, settings, cache=cache)
       rate = found.get('users_per_second')
       tell(

@@ -127,7 +127,10 @@ def test_what_cannot_be_run_is_refused(tmp_path):
   for changes, message in [
     ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
     ({'num_items': ('1',)}, '--num_items must be'),
-    ({'quick': True, 'growth': True}, 'leave out --growth'),
+    ({'quick': True, 'ablation': True}, 'leave out --ablation'),
+    ({'growth': True, 'gpu': True}, 'leave out --gpu'),
+    ({'growth': True, 'reference': 'a'}, 'leave out --reference'),
+    ({'gpu': True, 'ablation': True}, 'leave out --ablation'),
     ({'quick': True, 'num_items': ('4', '5')}, 'leave out --num_items'),
     ({'json': str(tmp_path / 'no' / 'file')}, 'no folder .*/no$'),
     ({'json': str(tmp_path)}, 'is a folder'),
@@ -267,7 +270,7 @@ def test_the_reference_is_given_positions_and_times_what_it_may():
   assert hidden == ([0, 0, 2], [2, 0, 1])
   assert reference.positions(peer, ([], [])) == ([], [])
   seen = []
-  assert len(reference.timed(seen.append, range(0, 10, 2))) == 3
+  assert len(reference.timed(seen.append, range(0, 10, 2), warm_up=2)) == 3
   assert seen == [0, 2, 4, 6, 8]
 
 

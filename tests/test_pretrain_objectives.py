@@ -153,12 +153,29 @@ def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):
     probe_epochs.EpochProbe, 'score', lambda *args: next(told)
   )
   settings = pretrain_settings(
-    tmp_path, data_dir, select_by='probe', probe_task='age', **POOLED
+    tmp_path, data_dir, select_by='probe', probe_task=('age',), **POOLED
   )
   state = pretrain.main(settings)
   assert int(state.step) == 6
   found = [line.get('validation_probe') for line in lines(tmp_path)]
   assert [value for value in found if value] == [0.5, 0.9, 0.7]
+
+
+def test_probes_of_several_tasks_choose_by_their_mean(
+  tmp_path, data_dir, monkeypatch
+):
+  told = iter([0.6, 0.2, 0.5, 0.4, 0.3, 0.3])
+  monkeypatch.setattr(
+    probe_epochs.EpochProbe, 'score', lambda *args: next(told)
+  )
+  tasks = ('gender', 'age')
+  settings = pretrain_settings(
+    tmp_path, data_dir, select_by='probe', probe_task=tasks, **POOLED
+  )
+  assert int(pretrain.main(settings).step) == 6
+  found = [line for line in lines(tmp_path) if 'validation_probe' in line]
+  assert [line['validation_probe_age'] for line in found] == [0.2, 0.4, 0.3]
+  assert found[0]['validation_probe'] == pytest.approx(0.4)
 
 
 def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
@@ -201,7 +218,10 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
       '--second_augmentations is for two views',
     ),
     ({'table_update': 'rows'}, 'does not go with --objective=pooled_items'),
-    ({'select_by': 'probe', 'probe_task': 'click'}, 'needs one with classes'),
+    (
+      {'select_by': 'probe', 'probe_task': ('click',)},
+      'needs one with classes',
+    ),
   ],
 )
 def test_bad_flags_are_refused(tmp_path, data_dir, changes, words):

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from experiments.benchmarking.options import CATALOGUES, BenchmarkSettings
@@ -11,6 +11,13 @@ OURS = 'ours'
 PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
 _GIB = 2**30
+_GROWTH = {
+  'batch_size': [128 * 2**n for n in range(8)],
+  'max_length': [50, 100, 200, 350, 500],
+  'embed_dim': [64, 128, 256, 512],
+  'num_items': [CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000],
+  'cpu_devices': [1, 2, 4, 8],
+}
 
 
 class Case(NamedTuple):
@@ -34,7 +41,7 @@ def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
   peers = [PADDED, TRIMMED][: 1 + settings.trim] if settings.reference else []
   return [
     [
-      Case('Pre-training', _items(size), who, _catalogue(size))
+      Case('Pre-training', items(size), who, catalogue(size))
       for who in (OURS, *peers)
     ]
     for size in settings.catalogues
@@ -42,22 +49,16 @@ def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
 
 
 def growth_cases(settings: BenchmarkSettings) -> Iterator[Case]:
-  """One thing changed at a time."""
-  size = settings.catalogues[0]
-  changes = [{'batch_size': n} for n in (64, 128, 256, 512)]
-  # Users grow with the length, which would otherwise hardly matter.
-  changes += [{'max_length': n, 'longest': n} for n in (50, 100, 150, 200)]
-  changes += [{'embed_dim': n} for n in (32, 64, 128)]
-  for change in changes:
-    name, value = next(iter(change.items()))
-    yield Case(
-      f'Growth with --{name}', str(value), OURS, _catalogue(size) | change
-    )
-  for size in (CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000):
-    for update in ('dense', 'rows'):
-      change = _catalogue(size) | {'table_update': update}
-      name = f'{_items(size)}, {update}'
-      yield Case('Growth with --num_items', name, OURS, change)
+  """One flag changed at a time, from its least value on."""
+  for name, values in _GROWTH.items():
+    for value in few(values, settings):
+      change = catalogue(settings.catalogues[0]) | {name: value}
+      if name == 'num_items':
+        change = catalogue(value)
+      if name == 'max_length':
+        # Users grow with the length, which would otherwise hardly matter.
+        change['longest'] = value
+      yield Case(f'Growth with --{name}', str(value), OURS, change)
 
 
 def ablation_cases(
@@ -72,9 +73,7 @@ def ablation_cases(
   names.append('all off')
   return [
     [
-      Case(
-        f'Switched off, {_items(size)}', name, OURS, _catalogue(size) | change
-      )
+      Case(f'Switched off, {items(size)}', name, OURS, catalogue(size) | change)
       for name, change in zip(names, changes, strict=True)
     ]
     for size in settings.catalogues
@@ -96,9 +95,16 @@ def too_large(settings: BenchmarkSettings) -> str:
   return f'left out, since it needs some {needed:.0f} GiB'
 
 
-def _items(size: int) -> str:
+def few(values: Sequence, settings: BenchmarkSettings) -> Sequence:
+  """The values, or with --quick two of them."""
+  return values[: 2 if settings.quick else None]
+
+
+def items(size: int) -> str:
+  """The name of a catalogue."""
   return f'{size:,} items'
 
 
-def _catalogue(size: int) -> dict[str, Any]:
+def catalogue(size: int) -> dict[str, Any]:
+  """The change of settings that takes a catalogue."""
   return {'num_items': (str(size),)}

@@ -13,6 +13,12 @@ from experiments.flags.speed import SpeedSettings
 
 # The catalogues of MovieLens-100k and of TTL, about.
 CATALOGUES = (4048, 645_973)
+# By what is measured instead of the rest: the flags that it has no use for.
+_ALONE = {
+  'growth': ('gpu', 'reference', 'ablation', 'profile'),
+  'gpu': ('ablation',),
+  'quick': ('reference', 'ablation'),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +41,29 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   )
   quick: bool = flag(
     False,
-    'Measure one configuration only, in this process: less than a minute.',
+    'Measure one configuration only, in this process: less than a minute. With '
+    '--growth or --gpu: two values of each flag.',
   )
   inference: bool = flag(False, 'Also time the encoding of users.')
   profile: bool = flag(
     False, 'Also print where the time of a step goes, by the profiler of JAX.'
   )
   growth: bool = flag(
-    False, 'Also time other batches, lengths, widths and catalogues.'
+    False,
+    'Instead, measure speed and memory at other batches, lengths, widths, '
+    'catalogues and devices, one value a process, and draw them beside '
+    'growth.json. Given again, it goes on.',
+  )
+  gpu: bool = flag(
+    False,
+    'Instead, in bfloat16, choose --microbatch, --buckets and --table_update '
+    'by measuring, write them as chosen_N.flags for N items, and take turns '
+    'with the reference, which has torch.compile and bfloat16, too.',
+  )
+  timeout: int = flag(
+    900,
+    'Seconds after which a configuration is given up, and the result says so.',
+    low=1,
   )
   ablation: bool = flag(
     False, 'Also time each optimisation switched off in turn.'
@@ -61,7 +82,8 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   workdir: str = flag('runs/benchmark', 'Folder of the results.')
   json: str = flag(
     '',
-    'File of the results [benchmark.json, or quick.json, in --workdir].',
+    'File of the results [benchmark.json, or growth.json, gpu.json or '
+    'quick.json, in --workdir].',
   )
   compilation_cache: str = flag(
     'off',
@@ -88,10 +110,15 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     return sizes
 
   @property
+  def mode(self) -> str:
+    """The flag that says what is measured instead, if one is given."""
+    return next((name for name in _ALONE if getattr(self, name)), '')
+
+  @property
   def json_file(self) -> pathlib.Path:
     """Where the results go."""
-    name = 'quick.json' if self.quick else 'benchmark.json'
-    return pathlib.Path(self.json or pathlib.Path(self.workdir) / name)
+    name = self.mode or 'benchmark'
+    return pathlib.Path(self.json or pathlib.Path(self.workdir, f'{name}.json'))
 
   def pretraining(self) -> PretrainSettings:
     """The run of pre-training whose steps are timed."""
@@ -110,15 +137,15 @@ def check(settings: BenchmarkSettings) -> None:
   Raises:
     SettingsError: says which flag is wrong, and how.
   """
-  catalogues = settings.catalogues
-  if settings.quick:
-    given = ('reference', 'growth', 'ablation')
-    wrong = [f'--{name}' for name in given if getattr(settings, name)]
-    wrong += ['--num_items=N,N'] if len(catalogues) > 1 else []
-    if wrong:
-      raise SettingsError(
-        f'--quick is one configuration: leave out {wrong[0]}, or --quick'
-      )
+  mode, several = settings.mode, len(settings.catalogues) > 1
+  wrong = [
+    f'--{name}' for name in _ALONE.get(mode, ()) if getattr(settings, name)
+  ]
+  wrong += ['--num_items=N,N'] if mode == 'quick' and several else []
+  if wrong:
+    raise SettingsError(
+      f'--{mode} does not go with {wrong[0]}: leave out {wrong[0]}, or --{mode}'
+    )
   if settings.json and not settings.json_file.parent.is_dir():
     raise SettingsError(
       f'--json={settings.json}: there is no folder {settings.json_file.parent}'

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-_WARM_UP = 2
 _AT_LEAST = 3
 _ENOUGH = 20.0
 
@@ -30,17 +29,19 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
   Args:
     options: `checkout`, the path; `settings`, the arguments of its model and
       data set; `rows`, a file of behaviours, int32 [users, length], padded with
-      0; `batch_size`, `learning_rate`, `trim` and `inference`.
+      0; `batch_size`, `learning_rate`, `trim`, `inference`, `compile`,
+    `bfloat16`, and how many steps are not timed, `warm_up`.
   """
   peer = open_peer(options)
   starts = range(0, len(peer.rows) - peer.batch_size + 1, peer.batch_size)
   # The names are those of `measure.measure`.
-  seconds = timed(functools.partial(train, peer), starts)
+  time_it = functools.partial(timed, warm_up=options['warm_up'])
+  seconds = time_it(functools.partial(train, peer), starts)
   rate = peer.batch_size / statistics.median(seconds)
   found = {'step_seconds': seconds, 'users_per_second': rate}
   if options['inference']:
     peer.model.eval()
-    seconds = timed(functools.partial(encode, peer), starts)
+    seconds = time_it(functools.partial(encode, peer), starts)
     rate = peer.batch_size / statistics.median(seconds)
     found |= {'encoding_seconds': seconds, 'encoded_users_per_second': rate}
   return found | {
@@ -66,16 +67,29 @@ def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
   numbers = pathlib.Path(options['rows']).with_suffix('.users')
   np.arange(len(rows)).dump(numbers)
   model = models.PretrainModel(settings, device).to(device)
+  prepare = torch.compile if options['compile'] else _as_it_is
   return types.SimpleNamespace(
     torch=torch,
     device=device,
     rows=rows,
     data=dataset.PretrainDataset(rows, str(numbers), settings),
     model=model,
+    loss_of=prepare(model),
+    users_of=prepare(model.get_ur),
+    autocast=functools.partial(
+      torch.autocast,
+      device.type,
+      dtype=torch.bfloat16,
+      enabled=options['bfloat16'],
+    ),
     optimizer=torch.optim.Adam(model.parameters(), lr=options['learning_rate']),
     batch_size=options['batch_size'],
     trim=options['trim'],
   )
+
+
+def _as_it_is(function: Callable) -> Callable:
+  return function
 
 
 def train(peer: types.SimpleNamespace, start: int) -> None:
@@ -84,10 +98,11 @@ def train(peer: types.SimpleNamespace, start: int) -> None:
   first, second, *hidden = zip(*users, strict=True)
   # Both are cut alike, as the model puts them together.
   views = on_device(peer, np.stack([*first, *second]))
-  loss, *_ = peer.model(
-    *views.chunk(2),
-    *(positions(peer, columns) for columns in hidden),
-  )
+  with peer.autocast():
+    loss, *_ = peer.loss_of(
+      *views.chunk(2),
+      *(positions(peer, columns) for columns in hidden),
+    )
   peer.optimizer.zero_grad()
   loss.backward()
   peer.optimizer.step()
@@ -98,8 +113,8 @@ def train(peer: types.SimpleNamespace, start: int) -> None:
 def encode(peer: types.SimpleNamespace, start: int) -> None:
   """The vectors of the users from `start` on, without dropout."""
   items = on_device(peer, peer.rows[start : start + peer.batch_size])
-  with peer.torch.no_grad():
-    peer.model.get_ur(item_seq=items)[0].cpu()
+  with peer.torch.no_grad(), peer.autocast():
+    peer.users_of(item_seq=items)[0].cpu()
 
 
 def on_device(peer: types.SimpleNamespace, items: np.ndarray) -> Any:
@@ -116,17 +131,19 @@ def positions(peer: types.SimpleNamespace, columns: Any) -> tuple[Any, Any]:
   return peer.torch.from_numpy(rows), peer.torch.from_numpy(flat)
 
 
-def timed(work: Callable[[int], None], starts: range) -> list[float]:
+def timed(
+  work: Callable[[int], None], starts: range, *, warm_up: int
+) -> list[float]:
   """The seconds that work takes at each start, the first ones left out."""
   seconds = []
   for start in starts:
     began = time.perf_counter()
     work(start)
     seconds.append(time.perf_counter() - began)
-    later = seconds[_WARM_UP:]
+    later = seconds[warm_up:]
     if len(later) >= _AT_LEAST and sum(later) > _ENOUGH:
       break
-  return seconds[_WARM_UP:]
+  return seconds[warm_up:]
 
 
 if __name__ == '__main__':

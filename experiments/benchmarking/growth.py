@@ -1,0 +1,74 @@
+"""How speed and memory grow: what was measured before, and the pictures."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+from experiments.benchmarking.options import BenchmarkSettings
+from experiments.benchmarking.report import Run
+from experiments.flags.binder import SettingsError
+from experiments.run.pictures import (
+  Lines,
+  MissingPlotsError,
+  draw_lines,
+  save,
+)
+from experiments.run.process import tell
+from experiments.run.workdir import commit, differing_flags
+
+_FREE = ('workdir', 'json', 'quiet', 'compilation_cache')
+
+
+def measured_before(settings: BenchmarkSettings) -> list[Run]:
+  """The runs of the file of the results, if there is one.
+
+  Raises:
+    SettingsError: they are of other flags or code, or the file is broken.
+  """
+  path = settings.json_file
+  if not path.exists():
+    return []
+  try:
+    whole = json.loads(path.read_bytes())
+    runs, code, before = whole['runs'], whole['commit'], whole['flags']
+    differing = differing_flags(before, settings.flag_values(), _FREE)
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what --growth writes: remove it, or choose another '
+      '--workdir'
+    ) from error
+  if code != commit():
+    differing = f'the commit was {code}, is {commit()}'
+  if differing:
+    raise SettingsError(
+      f'{path} holds what was measured otherwise: {differing}. Choose another '
+      '--workdir, or remove it'
+    )
+  return runs
+
+
+def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
+  """Draws `growth_NAME` for each flag, as PNG and SVG: users/s, and memory.
+
+  What was not measured is a cross. Without Matplotlib it only says so.
+  """
+  try:
+    for section in dict.fromkeys(run['section'] for run in runs):
+      own = [run for run in runs if run['section'] == section]
+      figure = draw_lines(
+        [
+          _panel('users/s', own, 'users_per_second'),
+          _panel('peak memory, MiB', own, 'peak_mib'),
+        ],
+        label=section,
+        logarithmic=True,
+      )
+      name = section.rpartition('--')[2]
+      save(figure, folder / f'growth_{name}')
+  except MissingPlotsError as error:
+    tell(f'no pictures: {error}')
+
+
+def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
+  points = [(int(run['name']), run.get(name) or float('nan')) for run in runs]
+  return Lines(title, {'': points})

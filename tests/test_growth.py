@@ -1,0 +1,159 @@
+"""The benchmark of growth, and that of a GPU: what is run, kept and chosen."""
+
+import json
+
+import pytest
+
+from experiments import benchmark, pretrain
+from experiments.benchmarking import cases
+from experiments.flags.binder import SettingsError, from_flagfile
+from tests.test_benchmark import changed, measured, script
+from tests.tiny_runs import start
+
+
+@pytest.fixture(name='ran')
+def cases_that_are_run(monkeypatch):
+  """The cases, in order, which are not measured but have rates by name."""
+  ran = []
+
+  def run_case(case, settings, *, cache):
+    ran.append(case)
+    if case.changes.get('embed_dim') == 128:
+      return {'error': 'not done after 9 s'}
+    rate = 9 if case.name in FAST else 5
+    machine = {'peak_mib': 70.0, 'device': 'H1', 'jax': '1', 'num_items': 40}
+    return measured(rate) | machine
+
+  monkeypatch.setattr(benchmark, 'run_case', run_case)
+  return ran
+
+
+FAST = ('--microbatch=64', '--buckets=1', '--table_update=rows')
+
+
+def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
+  settings = changed(growth=True, workdir=str(tmp_path / 'growth'))
+  runs = benchmark.main(settings)
+  assert len(runs) == len(ran) == 25
+  path = tmp_path / 'growth' / 'growth.json'
+  whole = json.loads(path.read_text())
+  assert whole['runs'] == runs
+  lost = [run for run in runs if 'error' in run]
+  assert [(run['section'], run['name']) for run in lost] == [
+    ('Growth with --embed_dim', '128')
+  ]
+  assert 'Growth with --embed_dim, 128, ours: not done' in (
+    capsys.readouterr().out
+  )
+  pictures = {found.stem for found in path.parent.glob('*.svg')}
+  assert pictures == {
+    f'growth_{name}'
+    for name in (
+      'batch_size',
+      'max_length',
+      'embed_dim',
+      'num_items',
+      'cpu_devices',
+    )
+  }
+  # What was lost is measured again, and nothing else.
+  last = whole['runs'].pop()
+  path.write_text(json.dumps(whole))
+  ran.clear()
+  assert benchmark.main(settings) == [*whole['runs'], last]
+  assert [(case.section, case.name) for case in ran] == [
+    ('Growth with --cpu_devices', '8')
+  ]
+
+
+def test_growth_of_other_flags_or_code_is_not_gone_on_with(ran, tmp_path):
+  settings = changed(growth=True, quick=True, workdir=str(tmp_path))
+  benchmark.main(settings)
+  assert [(case.section[14:], case.name) for case in ran[:3]] == [
+    ('batch_size', '128'),
+    ('batch_size', '256'),
+    ('max_length', '50'),
+  ]
+  assert len(ran) == 10
+  other = changed(growth=True, quick=True, steps=4, workdir=str(tmp_path))
+  with pytest.raises(SettingsError, match='--steps was 3, is 4'):
+    benchmark.main(other)
+  path = tmp_path / 'growth.json'
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'commit': 'before'})
+  )
+  with pytest.raises(SettingsError, match='the commit was before, is'):
+    benchmark.main(settings)
+  path.write_text('[]')
+  with pytest.raises(SettingsError, match='is not what --growth writes'):
+    benchmark.main(settings)
+
+
+def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
+  monkeypatch.setattr(benchmark, 'check', lambda settings: None)
+  settings = changed(gpu=True, reference='there', workdir=str(tmp_path))
+  runs = benchmark.main(settings)
+  names = [case.name for case in ran]
+  assert names == [
+    *(f'--microbatch={n}' for n in (0, 64, 256, 1024)),
+    *(f'--buckets={n}' for n in (1, 2, 4, 8)),
+    '--table_update=dense',
+    '--table_update=rows',
+    *['40 items'] * 3,
+  ]
+  chosen = {
+    'num_items': ('40',),
+    'microbatch': 64,
+    'buckets': 1,
+    'table_update': 'rows',
+  }
+  # What was chosen is kept for what is chosen next, and for the comparison.
+  assert ran[4].changes == {
+    'num_items': ('40',),
+    'microbatch': 64,
+    'buckets': 1,
+  }
+  assert [case.changes for case in ran[-3:]] == [chosen] * 3
+  assert [case.who for case in ran[-3:]] == [
+    cases.OURS,
+    cases.PADDED,
+    cases.TRIMMED,
+  ]
+  whole = json.loads((tmp_path / 'gpu.json').read_text())
+  assert whole['runs'] == runs
+  assert whole['flags']['dtype'] == 'bfloat16'
+  path = tmp_path / 'chosen_40.flags'
+  assert '--gpu at 40 items' in path.read_text()
+  assert '--dtype=bfloat16, on H1' in path.read_text()
+  read = from_flagfile(pretrain.PretrainSettings, path)
+  assert (read.microbatch, read.buckets) == (64, 1)
+  assert (read.table_update, read.dtype) == ('rows', None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['growth', 'gpu'])
+def test_the_command_at_tiny_shapes(tmp_path, mode):
+  checkout = tmp_path / 'checkout'
+  (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
+  peer = {
+    'reference': str(checkout),
+    'reference_python': script(
+      tmp_path, f"echo '{json.dumps(measured(0.01))}'"
+    ),
+  }
+  settings = changed(
+    **{mode: True, 'quick': True, 'workdir': str(tmp_path / 'out')},
+    **peer if mode == 'gpu' else {},
+  )
+  process = start('benchmark', settings)
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, output
+  runs = json.loads((tmp_path / 'out' / f'{mode}.json').read_text())['runs']
+  assert not [run for run in runs if 'error' in run]
+  assert len(runs) == (10 if mode == 'growth' else 9)
+  if mode == 'growth':
+    memory = [run['peak_mib'] for run in runs if 'num_items' in run['section']]
+    assert 0 < memory[0] < memory[1]
+  else:
+    assert '--buckets=' in (tmp_path / 'out/chosen_40.flags').read_text()
+    assert f'ours / {cases.PADDED}: users/s' in output

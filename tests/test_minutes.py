@@ -1,0 +1,118 @@
+"""Minutes to quality: seconds are logged, and curves of them are drawn."""
+
+import json
+import time
+
+import pytest
+
+from experiments import pretrain, report
+from experiments.flags.binder import SettingsError
+from experiments.pretraining import probe_epochs
+from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
+
+
+def seconds_of(folder):
+  found = [line for line in lines(folder) if 'seconds' in line]
+  assert all('validation_loss' in line for line in found)
+  return [line['seconds'] for line in found]
+
+
+def test_seconds_are_those_of_training_and_go_on(
+  tmp_path, data_dir, monkeypatch
+):
+  pauses = []
+
+  def slow(*args):
+    pauses.append(time.perf_counter())
+    time.sleep(1)
+    return 0.5
+
+  monkeypatch.setattr(probe_epochs.EpochProbe, 'score', slow)
+  settings = pretrain_settings(
+    tmp_path, data_dir, select_by='probe', log_seconds=True
+  )
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 8)
+    with pytest.raises(Interruption):
+      pretrain.main(settings)
+  first = seconds_of(tmp_path)
+  assert len(first) == len(pauses) == 2
+  # A second of every epoch is no training.
+  between = pauses[1] - pauses[0]
+  assert 0 < first[1] - first[0] < between - 0.9
+  pretrain.main(settings)
+  assert seconds_of(tmp_path)[:2] == first
+  assert seconds_of(tmp_path)[2] > first[1]
+
+
+def test_seconds_are_logged_where_they_are_asked_for(tmp_path, data_dir):
+  pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=3))
+  assert not seconds_of(tmp_path)
+
+
+def folder_of(path, text='--task=gender\n', metrics=(), result=None):
+  path.mkdir()
+  (path / 'flags.txt').write_text(text)
+  if metrics:
+    text = ''.join(json.dumps(line) + '\n' for line in metrics)
+    (path / 'metrics.jsonl').write_text(text)
+  if result:
+    (path / 'result.json').write_text(json.dumps(result))
+  return str(path)
+
+
+def probed(step, seconds, gender, age):
+  return {
+    'step': step,
+    'seconds': seconds,
+    'validation_probe_gender': gender,
+    'validation_probe_age': age,
+  }
+
+
+@pytest.fixture(name='runs')
+def two_runs_and_a_bag(tmp_path):
+  quick = [probed(3, 1.5, 0.5, 0.2), probed(6, 2.5, 0.8, 0.3)]
+  slow = [{'step': 1, 'loss': 2.0}, probed(3, 9.0, 0.7, 0.4)]
+  result = {
+    'task': 'gender',
+    'method': 'bag_of_items',
+    'validation': {'accuracy': 0.75},
+  }
+  return (
+    folder_of(tmp_path / 'quick', metrics=quick),
+    folder_of(tmp_path / 'slow', metrics=slow),
+    folder_of(tmp_path / 'bag', result=result),
+  )
+
+
+def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
+  path = tmp_path / 'minutes.svg'
+  settings = report.ReportSettings(runs=runs, picture=str(path))
+  report.main(settings)
+  assert '<svg' in path.read_text()
+  shown = capsys.readouterr().out.splitlines()
+  assert shown[1:] == [
+    'age, quick: best 0.3000',
+    'age, slow: best 0.4000',
+    'gender, quick: best 0.8000; bag_of_items (0.7500) reached after 2 s',
+    'gender, slow: best 0.7000; bag_of_items (0.7500) not reached',
+  ]
+  with pytest.raises(SettingsError, match=r'minutes.svg exists: remove it'):
+    report.main(settings)
+
+
+@pytest.mark.parametrize(
+  ('name', 'some', 'message'),
+  [
+    ('no/a.svg', slice(None), 'there is no such folder'),
+    ('a.svg', slice(2, None), 'pre-train with --select_by=probe --log_seconds'),
+    ('a.txt', slice(None), r'a.txt was not written: .*not supported'),
+  ],
+)
+def test_what_cannot_be_drawn_is_told(runs, tmp_path, name, some, message):
+  settings = report.ReportSettings(
+    runs=runs[some], picture=str(tmp_path / name)
+  )
+  with pytest.raises(SettingsError, match=message):
+    report.main(settings)
