@@ -76,7 +76,9 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   with tempfile.TemporaryDirectory() as cache:
     if settings.growth:
       runs += measured_before(settings)
-      _take_turns(growth_cases(settings), settings, 1, cache, runs)
+      done = {(run['section'], run['name']) for run in runs}
+      left = [case for case in growth_cases(settings) if case[:2] not in done]
+      _take_turns(left, settings, 1, cache, runs)
       draw_growth(runs, settings.json_file.parent)
     elif settings.gpu:
       _compare_on_gpu(settings, cache, runs)
@@ -128,11 +130,8 @@ def _take_turns(
 ) -> None:
   """Runs cases one after the other, again and again, and adds to the runs."""
   cases = list(cases)
-  done = {(run['section'], run['name'], run['round']) for run in runs}
   for round in range(rounds):
     for case in cases:
-      if (case.section, case.name, round) in done:
-        continue
       found = run_case(case, settings, cache=cache)
       rate = found.get('users_per_second')
       tell(

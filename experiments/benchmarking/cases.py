@@ -12,8 +12,8 @@ PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
 _GIB = 2**30
 _GROWTH = {
-  'batch_size': [128 * 2**n for n in range(8)],
-  'max_length': [50, 100, 200, 350, 500],
+  'batch_size': [128, 512, 2048, 8192, 16_384],
+  'max_length': [50, 100, 200, 500],
   'embed_dim': [64, 128, 256, 512],
   'num_items': [CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000],
   'cpu_devices': [1, 2, 4, 8],

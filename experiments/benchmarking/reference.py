@@ -30,7 +30,7 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     options: `checkout`, the path; `settings`, the arguments of its model and
       data set; `rows`, a file of behaviours, int32 [users, length], padded with
       0; `batch_size`, `learning_rate`, `trim`, `inference`, `compile`,
-    `bfloat16`, and how many steps are not timed, `warm_up`.
+      `bfloat16`, and how many steps are not timed, `warm_up`.
   """
   peer = open_peer(options)
   starts = range(0, len(peer.rows) - peer.batch_size + 1, peer.batch_size)
@@ -67,7 +67,7 @@ def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
   numbers = pathlib.Path(options['rows']).with_suffix('.users')
   np.arange(len(rows)).dump(numbers)
   model = models.PretrainModel(settings, device).to(device)
-  prepare = torch.compile if options['compile'] else _as_it_is
+  prepare = torch.compile if options['compile'] else lambda function: function
   return types.SimpleNamespace(
     torch=torch,
     device=device,
@@ -86,10 +86,6 @@ def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
     batch_size=options['batch_size'],
     trim=options['trim'],
   )
-
-
-def _as_it_is(function: Callable) -> Callable:
-  return function
 
 
 def train(peer: types.SimpleNamespace, start: int) -> None:
