@@ -34,7 +34,7 @@ FAST = ('--microbatch=64', '--buckets=1', '--table_update=rows')
 def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
   settings = changed(growth=True, workdir=str(tmp_path / 'growth'))
   runs = benchmark.main(settings)
-  assert len(runs) == len(ran) == 21
+  assert len(runs) == len(ran) == 20
   path = tmp_path / 'growth' / 'growth.json'
   whole = json.loads(path.read_text())
   assert whole['runs'] == runs
@@ -71,7 +71,7 @@ def test_growth_of_other_flags_or_code_is_not_gone_on_with(ran, tmp_path):
   benchmark.main(settings)
   assert [(case.section[14:], case.name) for case in ran[:3]] == [
     ('batch_size', '128'),
-    ('batch_size', '512'),
+    ('batch_size', '1024'),
     ('max_length', '50'),
   ]
   assert len(ran) == 10

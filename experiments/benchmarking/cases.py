@@ -12,7 +12,7 @@ PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
 _GIB = 2**30
 _GROWTH = {
-  'batch_size': [128, 512, 2048, 8192, 16_384],
+  'batch_size': [128, 1024, 4096, 16_384],
   'max_length': [50, 100, 200, 500],
   'embed_dim': [64, 128, 256, 512],
   'num_items': [CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000],

@@ -55,15 +55,13 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
   try:
     for section in dict.fromkeys(run['section'] for run in runs):
       own = [run for run in runs if run['section'] == section]
-      figure = draw_lines(
-        [
-          _panel('users/s', own, 'users_per_second'),
-          _panel('peak memory, MiB', own, 'peak_mib'),
-        ],
-        label=section,
-        logarithmic=True,
-      )
       name = section.rpartition('--')[2]
+      panels = [
+        _panel('users/s', own, 'users_per_second'),
+        _panel('peak memory, MiB', own, 'peak_mib'),
+      ]
+      sizes = [int(run['name']) for run in own]
+      figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
       save(figure, folder / f'growth_{name}')
   except MissingPlotsError as error:
     tell(f'no pictures: {error}')

@@ -115,14 +115,15 @@ def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
 
 
 def draw_lines(
-  panels: Sequence[Lines], *, label: str, logarithmic: bool = False
+  panels: Sequence[Lines], *, label: str, sizes: Sequence[int] = ()
 ) -> Figure:
   """Lines over the same axis, in a panel or more.
 
   Args:
     panels: a line of a name has the same place in all of them.
     label: of the horizontal axes.
-    logarithmic: whether all axes are.
+    sizes: marks of the horizontal axes, which are then logarithmic, and the
+      others begin at 0.
   """
   figure, axes = _grid(panels, height=3.4)
   for axis, panel in zip(axes, panels, strict=True):
@@ -135,8 +136,11 @@ def draw_lines(
     for place, (name, level) in enumerate(panel.levels.items()):
       style = ('--', ':', '-.')[place % 3]
       axis.axhline(level, color='black', linestyle=style, label=name)
-    if logarithmic:
-      axis.loglog()
+    if sizes:
+      axis.set_xscale('log')
+      axis.set_xticks(sizes, [f'{size:,}' for size in sizes])
+      axis.minorticks_off()
+      axis.set_ylim(bottom=0)
     axis.set_xlabel(label)
     axis.grid(alpha=0.3)
   pairs = (zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes)
