@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,6 +19,7 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
+from experiments.run.batches import steps_of_run
 from experiments.run.speed import (
   effective_length,
   make_buckets,
@@ -55,6 +57,7 @@ def make_finetuning(
     make_optimizer(
       settings,
       model['encoder'],
+      num_steps=steps_of_run(settings, examples_of(settings, data)['train']),
       head_steps=_head_steps(settings, data),
     ),
     length=length,
@@ -94,15 +97,21 @@ def frozen_loss(
 
 
 def make_optimizer(
-  settings: FinetuneSettings, encoder: UserEncoder, *, head_steps: int = 0
+  settings: FinetuneSettings,
+  encoder: UserEncoder,
+  *,
+  num_steps: int,
+  head_steps: int = 0,
 ) -> optax.GradientTransformation:
   """The optimizer of the flags: of each layer, with a rate of its own.
 
   Args:
     encoder: that is trained, or frozen.
+    num_steps: updates of the run.
     head_steps: updates at first in which the head alone is trained.
   """
-  optimizer = loop.make_optimizer(settings)
+  rate_of = functools.partial(loop.learning_rate, settings, num_steps)
+  optimizer = loop.make_optimizer(settings, rate_of())
   if settings.mode == 'frozen':
     # Weight decay would move even what has no gradient.
     return optax.multi_transform(
@@ -113,7 +122,9 @@ def make_optimizer(
   if set(rates.values()) == {settings.learning_rate} and not head_steps:
     return optimizer
   optimizers = {
-    part: loop.make_optimizer(settings, rate=_delayed(rate, head_steps))
+    part: loop.make_optimizer(
+      settings, _delayed(rate_of(rate=rate), head_steps)
+    )
     for part, rate in rates.items()
   }
   # The table is not among the parameters where its rows have an optimizer.
@@ -150,12 +161,14 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
   return {part: part for part in params} | {'encoder': encoder}
 
 
-def _delayed(rate: float, steps: int) -> float | optax.Schedule:
+def _delayed(
+  rate: float | optax.Schedule, steps: int
+) -> float | optax.Schedule:
   """A learning rate that is 0 in the first steps."""
   if not steps:
     return rate
-  rates = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
-  return optax.join_schedules(rates, [steps])
+  schedule = rate if callable(rate) else optax.constant_schedule(rate)
+  return lambda step: jnp.where(step < steps, 0.0, schedule(step))
 
 
 def _head_steps(settings: FinetuneSettings, data: UserData) -> int:
