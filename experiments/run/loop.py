@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import optax
@@ -27,15 +25,9 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch, steps_of_run, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
-from experiments.run.logs import (
-  Muted,
-  Progress,
-  mend_metrics,
-  open_log,
-  read_metrics,
-)
+from experiments.run.logs import Muted, Progress, mend_metrics
 from experiments.run.process import is_main_process, tell
-from experiments.run.skipped import SkippedSteps
+from experiments.run.step_log import StepLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +171,7 @@ def _train_from(
   # Closed even if interrupted, so that no thread outlives the run.
   with (
     contextlib.closing(batches),
-    contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
+    contextlib.closing(_step_log(run, start, checkpoints)) as log,
     contextlib.closing(_progress(run, start, batches)) as progress,
   ):
     if run.score_start and not start:
@@ -193,7 +185,7 @@ def _take_steps(
   state: TrainState,
   checkpoints: Checkpoints,
   batches: Prefetch,
-  log: '_StepLog',
+  log: StepLog,
   progress: Progress | Muted,
 ) -> tuple[TrainState, bool]:
   """The state after the last of the batches, and whether to stop before."""
@@ -234,7 +226,7 @@ def _save(
   run: Run,
   state: TrainState,
   checkpoints: Checkpoints,
-  log: '_StepLog',
+  log: StepLog,
   *,
   score: float | None,
 ) -> None:
@@ -243,7 +235,7 @@ def _save(
   checkpoints.save(state, run.description, score=score, log=since)
 
 
-def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
+def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
   """Validates; the score, if there is one."""
   with log.paused() as seconds:
     whole = state._replace(params=apply_pending_updates(state))
@@ -252,49 +244,15 @@ def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
   return score
 
 
-class _StepLog:
-  """Writes the numbers of the steps, and counts those that were skipped."""
-
-  def __init__(self, run: Run, start: int, saved: Sequence[dict[str, Any]]):
-    self._run = run
-    in_a_row = 0
-    if saved and saved[-1]['until'] == start:
-      in_a_row = saved[-1]['skipped_in_a_row']
-    self._skipped = SkippedSteps(
-      run.folder, run.settings, run.users, in_a_row=in_a_row
-    )
-    self._log = open_log(run.folder, run.settings, resume_at=start, saved=saved)
-    self.write, self.close = self._log.write, self._log.close
-    # A run that goes on counts from the end of its last epoch.
-    before = read_metrics(run.folder) if run.settings.log_seconds else []
-    seconds = max((line.get('seconds', 0) for line in before), default=0)
-    self._began = time.perf_counter() - seconds
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[dict[str, float]]:
-    """The seconds of training until now, to be logged; what follows is none."""
-    at = time.perf_counter()
-    is_logged = self._run.settings.log_seconds
-    yield {'seconds': at - self._began} if is_logged else {}
-    self._began += time.perf_counter() - at
-
-  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged."""
-    jax.block_until_ready(metrics)
-    metrics = dict(metrics)
-    is_skipped = float(metrics.pop('skipped')) > 0
-    every, last = self._run.settings.log_every, self._run.num_steps
-    if is_skipped:
-      self.write(step, {'skipped': 1})
-    elif step % every == 0 or step == last:
-      values = jax.device_get(metrics)
-      self.write(step, {name: float(value) for name, value in values.items()})
-    self._skipped.count(step, is_skipped)
-
-  def since_save(self, step: int) -> dict[str, Any]:
-    """What a checkpoint of this step says of the log."""
-    in_a_row = self._skipped.in_a_row
-    return self._log.since_save(step) | {'skipped_in_a_row': in_a_row}
+def _step_log(run: Run, start: int, checkpoints: Checkpoints) -> StepLog:
+  return StepLog(
+    run.folder,
+    run.settings,
+    run.users,
+    start=start,
+    last=run.num_steps,
+    saved=checkpoints.logs(),
+  )
 
 
 def _progress(run: Run, start: int, batches: Prefetch) -> Progress | Muted:
