@@ -15,19 +15,17 @@ if __name__ == '__main__':
   # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.baselines', BaselineSettings)
 
-import json
 import pathlib
 from typing import Any
 
 from adaptssr_jax.data import resplit
 from experiments.finetuning.counts import rank_by_counts
-from experiments.finetuning.predictions import write_predictions
-from experiments.finetuning.tasks import measured
+from experiments.finetuning.predictions import write_result
 from experiments.flags.binder import SettingsError
 from experiments.probing.labelled_rows import classify_bags, classify_svd
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
-from experiments.run.workdir import RESULT, atomic_write, opened_workdir
+from experiments.run.workdir import opened_workdir
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
@@ -69,14 +67,8 @@ def baseline_in(
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)
-  result = {'task': settings.task, 'method': settings.method} | chosen
-  result |= {
-    name: measured(values, data, name) for name, values in outputs.items()
-  }
-  write_predictions(folder, outputs['test'], data)
-  atomic_write(
-    folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + '\n'
-  )
+  about = {'task': settings.task, 'method': settings.method} | chosen
+  result = write_result(folder, about, outputs, data)
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
   tell_result(f'{settings.method}, {settings.task}: {", ".join(scores)}')
   return result

@@ -46,7 +46,7 @@ from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import tell, tell_result
 from experiments.run.similarity_views import similarity_step, with_other_users
-from experiments.run.speed import effective_length, make_buckets, sample_lengths
+from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
   atomic_write,
   differing_flags,
@@ -180,13 +180,13 @@ def measure(
     source=open_source(settings, source),
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
-  length = effective_length([users], encoder.max_length)
+  length, _, buckets = lengths_of(settings, [users], encoder)
   step = pmap_step(
     functools.partial(
       similarity_step,
       encoder=encoder,
       augmentations=tuple(augmentations.values()),
-      buckets=make_buckets(settings, sample_lengths(users, length)),
+      buckets=buckets,
     ),
     num_replicated_args=1,
   )

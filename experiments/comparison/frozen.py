@@ -6,19 +6,16 @@ users. A cell then is a regression on the CPU, without any JAX program.
 
 import dataclasses
 import io
-import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from adaptssr_jax.data import UserData, resplit
-from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.histories import Histories, users_in_order
-from experiments.finetuning.predictions import write_predictions
-from experiments.finetuning.tasks import KINDS, measured
+from experiments.finetuning.predictions import write_result
+from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
 from experiments.flags.shared import DataSettings, EncoderSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
@@ -27,7 +24,7 @@ from experiments.probing.labelled_rows import labelled_rows, outputs_of
 from experiments.probing.probe import encode_splits
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
-from experiments.run.workdir import RESULT, atomic_write, opened_workdir
+from experiments.run.workdir import atomic_write, opened_workdir
 
 VECTORS = 'vectors.npz'
 
@@ -86,23 +83,18 @@ def encode(
   """
   with opened_workdir(settings) as folder:
     loop.check_devices(settings)
-    encoder, params = _model(settings, data.vocabulary.items)
+    items = data.vocabulary.items
+    if source := open_source(settings, settings.pretrained):
+      encoder, params = with_items(source, items)
+    else:
+      key = jax.random.key(settings.seed)
+      encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
     vectors = encode_splits(settings, [users], encoder, params)
     file = io.BytesIO()
     np.savez(file, vector=vectors)
     atomic_write(folder / VECTORS, file.getvalue())
     return vectors
-
-
-def _model(
-  settings: VectorSettings, items: Sequence[str]
-) -> tuple[UserEncoder, dict[str, Any]]:
-  """The pre-trained encoder, or a random one, and its parameters."""
-  source = open_source(settings, settings.pretrained)
-  if source:
-    return with_items(source, items)
-  return make_encoder(settings, items, jax.random.key(settings.seed))
 
 
 def read_vectors(
@@ -129,13 +121,8 @@ def read_vectors(
       best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
     else:
       best = reading.read(vectors, labelled)
-    outputs = outputs_of(best, dealt)
-    result = {'task': settings.task} | best.chosen
-    result |= {name: measured(of, dealt, name) for name, of in outputs.items()}
-    write_predictions(folder, outputs['test'], dealt)
-    text = json.dumps(result, indent=2, allow_nan=False)
-    atomic_write(folder / RESULT, text + '\n')
-    return result
+    about = {'task': settings.task} | best.chosen
+    return write_result(folder, about, outputs_of(best, dealt), dealt)
 
 
 def _bag(

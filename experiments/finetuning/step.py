@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
-from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data import UserData
 from adaptssr_jax.data.prepared.batches import steps_per_epoch
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ranking import softmax_ranking_objective
@@ -18,23 +17,7 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_training,
-  sample_lengths,
-)
-
-
-def lengths_of(
-  settings: FinetuneSettings,
-  examples: dict[str, UserArrays],
-  encoder: UserEncoder,
-) -> tuple[int, np.ndarray, Buckets]:
-  """How long batches are, and users of a sample, and how they are encoded."""
-  length = effective_length(examples.values(), encoder.max_length)
-  seen = sample_lengths(examples['train'], length)
-  return length, seen, make_buckets(settings, seen)
+from experiments.run.speed import make_training
 
 
 def make_finetuning(
@@ -47,18 +30,19 @@ def make_finetuning(
   length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
+  encoder, head_steps = model['encoder'], 0
+  if settings.head_epochs:
+    users = examples_of(settings, data)['train'].items
+    in_epoch = steps_per_epoch(len(users), settings.batch_size)
+    head_steps = settings.head_epochs * in_epoch
   return make_training(
     settings,
-    model['encoder'],
+    encoder,
     params,
     training_loss(settings, data, model | {'buckets': buckets}),
-    make_optimizer(
-      settings,
-      model['encoder'],
-      head_steps=_head_steps(settings, data),
-    ),
+    make_optimizer(settings, encoder, head_steps=head_steps),
     length=length,
-    table_rate=layer_rates(settings, model['encoder'])['table'],
+    table_rate=layer_rates(settings, encoder)['table'],
   )
 
 
@@ -112,10 +96,12 @@ def make_optimizer(
   rates = layer_rates(settings, encoder)
   if set(rates.values()) == {settings.learning_rate} and not head_steps:
     return optimizer
-  optimizers = {
-    part: loop.make_optimizer(settings, rate=_delayed(rate, head_steps))
-    for part, rate in rates.items()
-  }
+  optimizers = {}
+  for part, rate in rates.items():
+    if head_steps:
+      parts = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
+      rate = optax.join_schedules(parts, [head_steps])
+    optimizers[part] = loop.make_optimizer(settings, rate=rate)
   # The table is not among the parameters where its rows have an optimizer.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
@@ -148,19 +134,3 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
   """
   encoder = {part: part for part in params['encoder']}
   return {part: part for part in params} | {'encoder': encoder}
-
-
-def _delayed(rate: float, steps: int) -> float | optax.Schedule:
-  """A learning rate that is 0 in the first steps."""
-  if not steps:
-    return rate
-  rates = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
-  return optax.join_schedules(rates, [steps])
-
-
-def _head_steps(settings: FinetuneSettings, data: UserData) -> int:
-  """The updates of --head_epochs."""
-  if not settings.head_epochs:
-    return 0
-  users = examples_of(settings, data)['train'].items
-  return settings.head_epochs * steps_per_epoch(len(users), settings.batch_size)

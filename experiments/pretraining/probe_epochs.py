@@ -22,12 +22,7 @@ from experiments.flags.shared import RunSettings
 from experiments.probing.labelled_rows import labelled_rows
 from experiments.probing.reading import Labelled, read
 from experiments.run.data import open_data, renumbered
-from experiments.run.speed import (
-  effective_length,
-  encoding_step,
-  make_buckets,
-  sample_lengths,
-)
+from experiments.run.speed import encoding_step, lengths_of
 
 
 class EpochProbe(NamedTuple):
@@ -81,14 +76,9 @@ def open_probe(
     _without_labels(split, data.vocabulary.items, items)
     for split in judges.values()
   )
-  length = effective_length(users, encoder.max_length)
+  length, _, buckets = lengths_of(settings, users, encoder)
   encode = pmap_step(
-    encoding_step(
-      settings,
-      encoder,
-      buckets=make_buckets(settings, sample_lengths(users[0], length)),
-      length=length,
-    )
+    encoding_step(settings, encoder, buckets=buckets, length=length)
   )
   return EpochProbe(
     users,

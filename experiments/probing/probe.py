@@ -34,12 +34,7 @@ from experiments.probing.reading import (
   read,
 )
 from experiments.run.logs import open_log
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_encoding,
-  sample_lengths,
-)
+from experiments.run.speed import lengths_of, make_encoding
 
 
 def probe(
@@ -157,14 +152,9 @@ def encode_splits(
   params: dict[str, Any],
 ) -> np.ndarray:
   """The vectors of the rows of all splits, [rows, features], in their order."""
-  length = effective_length(splits, encoder.max_length)
-  lengths = sample_lengths(next(iter(splits)), length)
+  length, _, buckets = lengths_of(settings, splits, encoder)
   encode, params = make_encoding(
-    settings,
-    encoder,
-    params,
-    buckets=make_buckets(settings, lengths),
-    length=length,
+    settings, encoder, params, buckets=buckets, length=length
   )
   predict = functools.partial(
     predict_users, params, predict=encode, settings=settings, length=length

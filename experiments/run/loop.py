@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import optax
@@ -26,9 +25,9 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
-from experiments.run.logs import Muted, Progress, mend_metrics, open_log
-from experiments.run.process import is_main_process, tell
-from experiments.run.skipped import SkippedSteps
+from experiments.run.logs import Progress, mend_metrics
+from experiments.run.process import tell
+from experiments.run.step_log import StepLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Run:
     users: the split that is trained on.
     length: behaviours seen of a user.
     step: (state, batch, key) -> (state, metrics), before `pmap_step`.
-    key: of the run, from which all draws of its steps follow.
+    key: from which all draws of the steps follow.
     description: what checkpoints say of themselves.
     on_epoch: state -> (numbers to log, score of the checkpoint or None).
     score_start: whether the state before the first step may be the best.
@@ -87,12 +86,7 @@ def check_devices(settings: RunSettings) -> None:
 def make_optimizer(
   settings: RunSettings, *, rate: float | optax.Schedule | None = None
 ) -> optax.GradientTransformation:
-  """Adam, with decoupled weight decay if there is any.
-
-  Args:
-    settings: of the run.
-    rate: instead of its --learning_rate.
-  """
+  """Adam at a rate [--learning_rate], with decoupled weight decay if any."""
   rate = settings.learning_rate if rate is None else rate
   if settings.weight_decay:
     return optax.adamw(rate, weight_decay=settings.weight_decay)
@@ -101,10 +95,6 @@ def make_optimizer(
 
 def train(run: Run, state: TrainState) -> TrainState:
   """Trains from the newest checkpoint of the run, or from this state.
-
-  Args:
-    run: what to train.
-    state: where a new run starts.
 
   Returns:
     The state after the last step, or the best one if epochs have scores.
@@ -131,32 +121,35 @@ def _train_on(
 ) -> tuple[TrainState, bool]:
   """The last state, and whether a signal stopped the run before its end."""
   state = checkpoints.restore(like=state) or state
-  start = int(state.step)
-  if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
-    return _train_from(run, state, checkpoints)
-  mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
-  tell(f'{run.folder}: finished at step {start:,}; nothing to train')
-  return state, False
-
-
-def _train_from(
-  run: Run, state: TrainState, checkpoints: Checkpoints
-) -> tuple[TrainState, bool]:
-  start, total = int(state.step), run.num_steps
+  start, total, saved = int(state.step), run.num_steps, checkpoints.logs()
+  if start >= total or _out_of_patience(run, start, checkpoints):
+    mend_metrics(run.folder, resume_at=start, saved=saved)
+    tell(f'{run.folder}: finished at step {start:,}; nothing to train')
+    return state, False
   if start:
     tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
-  batches = training_batches(
-    run.users, run.settings, run.length, range(start, total)
-  )
+  settings, users = run.settings, run.users
+  batches = training_batches(users, settings, run.length, range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.
-  with (
-    contextlib.closing(batches),
-    contextlib.closing(_StepLog(run, start, checkpoints.logs())) as log,
-    contextlib.closing(_progress(run, start, batches)) as progress,
-  ):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.closing(batches))
+    log = StepLog(
+      run.folder, settings, users, start=start, num_steps=total, saved=saved
+    )
+    stack.enter_context(contextlib.closing(log))
+    progress = Progress(
+      run.folder.name,
+      total=total,
+      start=start,
+      users=settings.batch_size,
+      every=settings.progress_every,
+      waited=lambda: batches.waited,
+    )
+    stack.enter_context(contextlib.closing(progress))
     if run.score_start and not start:
       score = _end_epoch(run, state, log)
-      _save(run, state, checkpoints, log, score=score)
+      since = log.since_save(start)
+      checkpoints.save(state, run.description, score=score, log=since)
     return _take_steps(run, state, checkpoints, batches, log, progress)
 
 
@@ -165,8 +158,8 @@ def _take_steps(
   state: TrainState,
   checkpoints: Checkpoints,
   batches: Prefetch,
-  log: '_StepLog',
-  progress: Progress | Muted,
+  log: StepLog,
+  progress: Progress,
 ) -> tuple[TrainState, bool]:
   """The state after the last of the batches, and whether to stop before."""
   step_fn = pmap_step(run.step, num_replicated_args=1, donate=True)
@@ -189,7 +182,8 @@ def _take_steps(
     if epoch_ends:
       score = _end_epoch(run, state, log)
     if due or score is not None:
-      _save(run, state, checkpoints, log, score=score)
+      since = log.since_save(step)
+      checkpoints.save(state, run.description, score=score, log=since)
     progress.update(loss)
     if epoch_ends and _out_of_patience(run, step, checkpoints):
       tell(
@@ -202,71 +196,12 @@ def _take_steps(
   return state, stop
 
 
-def _save(
-  run: Run,
-  state: TrainState,
-  checkpoints: Checkpoints,
-  log: '_StepLog',
-  *,
-  score: float | None,
-) -> None:
-  """Saves the state with what was logged since the last time."""
-  since = log.since_save(int(state.step))
-  checkpoints.save(state, run.description, score=score, log=since)
-
-
-def _end_epoch(run: Run, state: TrainState, log: '_StepLog') -> float | None:
+def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
   """Validates; the score, if there is one."""
   whole = state._replace(params=apply_pending_updates(state))
   values, score = run.on_epoch(whole)
   log.write(int(state.step), values)
   return score
-
-
-class _StepLog:
-  """Writes the numbers of the steps, and counts those that were skipped."""
-
-  def __init__(self, run: Run, start: int, saved: Sequence[dict[str, Any]]):
-    self._run = run
-    in_a_row = 0
-    if saved and saved[-1]['until'] == start:
-      in_a_row = saved[-1]['skipped_in_a_row']
-    self._skipped = SkippedSteps(
-      run.folder, run.settings, run.users, in_a_row=in_a_row
-    )
-    self._log = open_log(run.folder, run.settings, resume_at=start, saved=saved)
-    self.write, self.close = self._log.write, self._log.close
-
-  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged."""
-    jax.block_until_ready(metrics)
-    metrics = dict(metrics)
-    is_skipped = float(metrics.pop('skipped')) > 0
-    every, last = self._run.settings.log_every, self._run.num_steps
-    if is_skipped:
-      self.write(step, {'skipped': 1})
-    elif step % every == 0 or step == last:
-      values = jax.device_get(metrics)
-      self.write(step, {name: float(value) for name, value in values.items()})
-    self._skipped.count(step, is_skipped)
-
-  def since_save(self, step: int) -> dict[str, Any]:
-    """What a checkpoint of this step says of the log."""
-    in_a_row = self._skipped.in_a_row
-    return self._log.since_save(step) | {'skipped_in_a_row': in_a_row}
-
-
-def _progress(run: Run, start: int, batches: Prefetch) -> Progress | Muted:
-  if not is_main_process():
-    return Muted()
-  return Progress(
-    run.folder.name,
-    total=run.num_steps,
-    start=start,
-    users=run.settings.batch_size,
-    every=run.settings.progress_every,
-    waited=lambda: batches.waited,
-  )
 
 
 def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:

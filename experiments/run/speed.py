@@ -1,7 +1,7 @@
 """How the work of a run is done: the parts of a batch, and its step."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -75,6 +75,21 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
     lengths, programs=settings.buckets, max_length=max(int(lengths.max()), 1)
   )
   return Buckets(widths if settings.buckets > 1 else (), size or None)
+
+
+def lengths_of(
+  settings: EncodingSettings,
+  splits: Collection[UserArrays],
+  encoder: UserEncoder,
+) -> tuple[int, np.ndarray, Buckets]:
+  """How long batches are, and users of a sample, and how they are encoded.
+
+  Args:
+    splits: that are encoded, of the first of which the sample is.
+  """
+  length = effective_length(splits, encoder.max_length)
+  seen = sample_lengths(next(iter(splits)), length)
+  return length, seen, make_buckets(settings, seen)
 
 
 def make_training(

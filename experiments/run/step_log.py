@@ -1,0 +1,97 @@
+"""The log of the steps of a run, which ends where too many are skipped."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.prepared.batches import batch_at
+from experiments.flags.binder import SettingsError
+from experiments.flags.shared import RunSettings
+from experiments.run.logs import open_log
+from experiments.run.process import tell
+
+# How many users of a batch are named.
+_NAMED = 5
+
+
+class StepLog:
+  """Writes the numbers of the steps, and counts those that were skipped.
+
+  A step whose loss or gradient is not finite is skipped: it changes nothing.
+
+  Args:
+    folder: of the run.
+    settings: of the run.
+    users: the split that is trained on.
+    start: steps done already.
+    num_steps: of the whole run.
+    saved: what checkpoints say of the log, by `since_save`.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    settings: RunSettings,
+    users: UserArrays,
+    *,
+    start: int,
+    num_steps: int,
+    saved: Sequence[dict[str, Any]],
+  ):
+    self._folder, self._settings, self._users = folder, settings, users
+    self._last, self._in_a_row = num_steps, 0
+    if saved and saved[-1]['until'] == start:
+      self._in_a_row = saved[-1]['skipped_in_a_row']
+    self._log = open_log(folder, settings, resume_at=start, saved=saved)
+    self.write, self.close = self._log.write, self._log.close
+
+  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Waits for a step, and writes its numbers if it is one to be logged.
+
+    Raises:
+      SettingsError: it is the last of `--max_skipped`; names its users.
+    """
+    jax.block_until_ready(metrics)
+    metrics = dict(metrics)
+    if not float(metrics.pop('skipped')):
+      self._in_a_row = 0
+      if step % self._settings.log_every == 0 or step == self._last:
+        values = jax.device_get(metrics)
+        self.write(step, {name: float(value) for name, value in values.items()})
+      return
+    self.write(step, {'skipped': 1})
+    self._in_a_row += 1
+    if self._in_a_row == 1:
+      tell(
+        f'WARNING: step {step:,} is skipped: its loss or gradient is not finite'
+      )
+    if 0 < self._settings.max_skipped <= self._in_a_row:
+      raise SettingsError(
+        f'{self._folder}: stops at step {step:,}, the last of '
+        f'{self._in_a_row} in a row whose loss or gradient is not finite '
+        f'(--max_skipped={self._settings.max_skipped}). Users of its batch: '
+        f'{self._users_of(step)}. The newest '
+        'checkpoint is good: look at these users, or take a smaller '
+        '--learning_rate in another --workdir'
+      )
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """What a checkpoint of this step says of the log."""
+    return self._log.since_save(step) | {'skipped_in_a_row': self._in_a_row}
+
+  def _users_of(self, step: int) -> str:
+    batch = batch_at(
+      self._users,
+      step - 1,
+      batch_size=self._settings.batch_size,
+      length=1,
+      num_devices=1,
+      seed=self._settings.seed,
+    )
+    rows = batch['example_id'][batch['where']]
+    named = ', '.join(self._users.user_ids(rows[:_NAMED]))
+    more = len(rows) - _NAMED
+    return named + (f' and {more:,} more' if more > 0 else '')
