@@ -67,14 +67,7 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
 
 
 def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
-  """Prints the runs that are not made yet, and how long they will take.
-
-  Returns:
-    Their names.
-
-  Raises:
-    SettingsError: a run was made with other flags.
-  """
+  """Prints the missing runs, and how long they take; returns their names."""
   seconds, missing = collections.defaultdict(list), []
   for one in runs:
     if not is_made(grid, one):

@@ -39,13 +39,7 @@ from experiments.run.process import tell, tell_result
 
 
 def main(settings: ConvertSettings) -> pathlib.Path:
-  """Converts, and returns what was written.
-
-  Raises:
-    SettingsError: a file cannot be read, is no such model or is there already,
-      or a package is missing.
-    CheckpointError: the run cannot be read, or the disk is full.
-  """
+  """Converts, and returns what was written."""
   written = [settings.workdir or settings.output]
   written += [settings.vocabulary] if settings.output else []
   for path in map(pathlib.Path, filter(None, written)):
@@ -124,11 +118,7 @@ def _head_of_both(
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a state dict, {name: array}, and runs no code that it may hold.
-
-  Raises:
-    SettingsError: it cannot be read, or holds other things.
-  """
+  """Reads a state dict, {name: array}, and runs no code that it may hold."""
   torch = _library(path)
   try:
     path.open('rb').close()
@@ -151,11 +141,7 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
-  """Writes a state dict.
-
-  Raises:
-    SettingsError: it cannot be written.
-  """
+  """Writes a state dict."""
   torch = _library(path)
   try:
     with atomic_path(path) as aside:
@@ -181,11 +167,7 @@ def _library(path: pathlib.Path) -> Any:
 
 
 def read_items(path: str, count: int) -> list[str]:
-  """The raw item ids of a file, or the indices where there is none.
-
-  Raises:
-    SettingsError: they are not so many, or not each once.
-  """
+  """The raw item ids of a file, or the indices where there is none."""
   if not path:
     return [str(index) for index in range(1, count + 1)]
   try:
@@ -212,11 +194,7 @@ def read_items(path: str, count: int) -> list[str]:
 
 
 def write_items(path: pathlib.Path, items: list[str]) -> None:
-  """Writes a raw item id a line.
-
-  Raises:
-    SettingsError: the file cannot be written.
-  """
+  """Writes a raw item id a line."""
   try:
     with atomic_path(path) as aside:
       aside.write_text(''.join(f'{item}\n' for item in items), 'utf-8')

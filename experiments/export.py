@@ -44,13 +44,7 @@ from experiments.run.process import tell_result
 
 
 def main(settings: ExportSettings) -> pathlib.Path:
-  """Writes the folder, and returns it.
-
-  Raises:
-    SettingsError: a flag is missing, the folder is there already or cannot be
-      written, or packages are missing.
-    CheckpointError: the run cannot be read.
-  """
+  """Writes the folder, and returns it."""
   for name in ('pretrained', 'output'):
     if not getattr(settings, name):
       raise SettingsError(f'--{name}=DIR is needed')

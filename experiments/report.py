@@ -63,12 +63,7 @@ class Found(NamedTuple):
 
 
 def main(settings: ReportSettings) -> pathlib.Path:
-  """Writes the page, and returns it.
-
-  Raises:
-    SettingsError: there is nothing to show, or something cannot be read, or
-      the page cannot be written.
-  """
+  """Writes the page, and returns it."""
   found = find(settings)
   path = output_of(settings)
   others = other_sections(settings, found)
@@ -83,11 +78,7 @@ def main(settings: ReportSettings) -> pathlib.Path:
 
 
 def find(settings: ReportSettings) -> Found:
-  """What the folders of the flags hold.
-
-  Raises:
-    SettingsError: one does not exist, or holds nothing to show.
-  """
+  """What the folders of the flags hold."""
   folders = [pathlib.Path(folder) for folder in dict.fromkeys(settings.runs)]
   found = Found({}, {}, {}, {})
   for folder in folders:
@@ -119,11 +110,7 @@ def find(settings: ReportSettings) -> Found:
 
 
 def output_of(settings: ReportSettings) -> pathlib.Path:
-  """The file to write.
-
-  Raises:
-    SettingsError: it is there already, and not a page of this command.
-  """
+  """The file to write."""
   first = pathlib.Path((*settings.runs, *settings.vectors)[0])
   folder = first if settings.runs else first.parent
   path = pathlib.Path(settings.output or folder / 'report.html')
@@ -145,11 +132,7 @@ def output_of(settings: ReportSettings) -> pathlib.Path:
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
-  """All sections but those of runs, which alone change while runs go on.
-
-  Raises:
-    SettingsError: a file is broken, or flags are of vectors that are not there.
-  """
+  """All sections but those of runs, which alone change while runs go on."""
   if not found.vectors and (settings.task or settings.users):
     raise SettingsError(
       '--task and --users are about user vectors, of which there are none: '

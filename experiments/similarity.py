@@ -106,11 +106,7 @@ def measure_in(
 
 
 def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
-  """What the checkpoints are called, each by a name of its own.
-
-  Raises:
-    SettingsError: there are no checkpoints, or names do not fit them.
-  """
+  """What the checkpoints are called, each by a name of its own."""
   sources = settings.checkpoints
   if not sources:
     raise SettingsError('--checkpoints=DIR[,DIR] is needed: workdirs of runs')

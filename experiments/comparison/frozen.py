@@ -75,11 +75,8 @@ def encode(
 ) -> np.ndarray:
   """Writes the vectors of all users of a task, and returns them.
 
-  Args:
-    histories: of its users, in whose order the vectors are.
-
   Returns:
-    float32 [users, features].
+    float32 [users, features], in the order of `histories`.
   """
   with opened_workdir(settings) as folder:
     loop.check_devices(settings)
@@ -100,13 +97,7 @@ def encode(
 def read_vectors(
   settings: ReadingSettings, *, data: UserData, histories: Histories
 ) -> dict[str, Any]:
-  """Fits a regression on vectors, and returns what `result.json` says.
-
-  It leaves the same files as fine-tuning.
-
-  Args:
-    histories: of its users, in whose order the vectors are.
-  """
+  """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
     dealt = resplit(data, settings.split_seed)
     train = dealt.splits['train'].first(settings.train_users)

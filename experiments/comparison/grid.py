@@ -180,11 +180,9 @@ class Grid:
 
 
 def check_shapes(grid: Grid) -> None:
-  """Refuses now what would be refused after hours of pre-training.
+  """Refuses what would be refused after hours of pre-training.
 
-  Raises:
-    SettingsError: a run cannot have the encoder that its file says, since it
-      starts from another one.
+  That is a run whose file says another encoder than the one it starts from.
   """
   for run in plan(grid):
     if not isinstance(run, Pretraining):
@@ -254,10 +252,10 @@ def steps_taken(grid: Grid, run: Pretraining) -> int:
 
 
 def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
-  """What was logged of the state which the rest starts from.
+  """The line of metrics of the state that the rest starts from.
 
-  Where the loss on the validation users was least, of the states that have not
-  collapsed; of the last state if all of them have.
+  Of the states that have not collapsed the one with the least validation loss;
+  the last state if all of them have.
   """
   lines = [line for line in _logged(grid, run) if 'validation_loss' in line]
   sound = [line for line in lines if not collapse_of(grid, run.method, line)]

@@ -193,11 +193,7 @@ MAIN_ROWS = (
 
 
 def choose_methods(names: Sequence[str]) -> dict[str, Method]:
-  """The methods of these names.
-
-  Raises:
-    SettingsError: there is no such method; names the nearest.
-  """
+  """The methods of these names."""
   for name in names:
     if name not in METHODS:
       near = difflib.get_close_matches(name, METHODS, n=1)
@@ -213,10 +209,6 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
 
   Args:
     variants: of each the name of a method and the flags, one after another.
-
-  Raises:
-    SettingsError: there is no such method, it is not pre-trained, or a flag is
-      none that can be changed; names the variant.
 
   Example:
     >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))

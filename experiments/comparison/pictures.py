@@ -25,11 +25,7 @@ from experiments.run.process import tell
 def sweep_points(
   summary: Summary, rhos: Sequence[str], *, pairs: bool
 ) -> dict[str, list[dict[str, Any]]]:
-  """The numbers behind the curves and the heat maps.
-
-  Returns:
-    `rho` and `augmentation_pairs`, as far as there are any.
-  """
+  """The points of the sweeps that there are: `rho` and `augmentation_pairs`."""
   sweeps = {}
   if rhos:
     sweeps['rho'] = [
@@ -118,13 +114,10 @@ def methods_panel(
 def sweep_panels(
   points: Sequence[Mapping[str, Any]], *places: str
 ) -> list[Panel]:
-  """A panel for each task, share and mode, in percent.
+  """A panel for each task, share and mode, in percent, in the order of points.
 
   Args:
     places: the keys that say where a point is; of two, `first+second`.
-
-  Returns:
-    The panels, in the order of the points.
   """
   columns = [
     Column(*(point[field] for field in Column._fields)) for point in points

@@ -39,9 +39,6 @@ _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   """Writes all results of a comparison whose runs are done.
 
-  Args:
-    settings: its flags; `methods` are the rows of the main table.
-
   Returns:
     What `results.json` says. It holds nothing that depends on the clock: how
     long a run took stands in the file beside its folder.

@@ -26,10 +26,7 @@ _SOURCES = {'init_from', 'pretrained', 'vectors'}
 
 
 def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
-  """Makes a run, unless it is done already.
-
-  Returns:
-    Its record, and whether it was made now.
+  """Makes a run, unless it is done; its record, and whether it was made now.
 
   Raises:
     SettingsError: it was made with other flags, or cannot be made; names it.
@@ -61,11 +58,7 @@ def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
 
 
 def found(grid: Grid, run: Run) -> dict[str, Any] | None:
-  """The record of a run that is done; None if it is not.
-
-  Raises:
-    SettingsError: it was made with other flags; names them.
-  """
+  """The record of a run that is done; None if it is not."""
   if not is_made(grid, run):
     return None
   record = json.loads(_record_path(grid, run).read_text())
@@ -92,8 +85,7 @@ def _record_path(grid: Grid, run: Run) -> pathlib.Path:
 def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
   """The flags that the outcome of a run depends on.
 
-  With the data in full, with their version: no flag need say that files were
-  changed.
+  And the version of the data, since files can change while flags do not.
   """
   free = settings.names_free_to_change() - _LENGTH_OF_A_RUN
   flags = settings.flag_values(without=free | _SOURCES)

@@ -147,9 +147,6 @@ def p_value(differences: np.ndarray) -> float:
   Args:
     differences: of two methods, on resamples of the users, [resamples].
 
-  Returns:
-    A number above 0, at most 1.
-
   Example:
     >>> p_value(np.array([1.0] * 199))
     0.01
@@ -163,17 +160,15 @@ def p_value(differences: np.ndarray) -> float:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-  """McNemar's exact test: do two classifiers err equally often?
+  """McNemar's exact test, two-sided: do two classifiers err equally often?
 
-  Of the n examples that just one of them gets right, the number that the first
-  gets right is Binomial(n, 1/2) if they do; the test is two-sided.
+  If they do, then of the n examples that just one of them gets right, the
+  number that the first gets right is Binomial(n, 1/2). p is 1 where they never
+  differ.
 
   Args:
     first: 1 where the first classifier is right, else 0, [examples].
     second: the same of the second one.
-
-  Returns:
-    The p value; 1 where they never differ.
 
   Example:
     >>> mcnemar(np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0]))
@@ -200,8 +195,7 @@ def split_error(values: np.ndarray, *, test_per_train: float) -> float:
 
   Args:
     values: of each split, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows; 0 for
-      the plain error.
+    test_per_train: test rows of a split for each of its training rows.
 
   Example:
     >>> round(split_error(np.array([1.0, 2.0, 3.0]), test_per_train=1 / 3), 4)
@@ -222,11 +216,6 @@ def split_interval(
 
   mean -+ t_(n - 1) split_error
 
-  Args:
-    values: of each split, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows.
-    level: how often such intervals hold the mean of all splits.
-
   Example:
     >>> values = np.array([1.0, 2.0, 3.0])
     >>> low, high = split_interval(values, test_per_train=1 / 3)
@@ -242,23 +231,17 @@ def split_interval(
 def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
   """The corrected resampled t test that the mean difference is 0.
 
-  t = mean / split_error, two-sided, with n - 1 degrees of freedom
+  t = mean / split_error, two-sided, with n - 1 degrees of freedom; p is 1 where
+  the methods never differ.
 
   Args:
     differences: of two methods, on each of the same splits, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows.
-
-  Returns:
-    The p value; 1 where the methods never differ.
+    test_per_train: of `split_error`.
 
   Example:
     >>> differences = np.array([1.0, 2.0, 3.0])
     >>> round(split_test(differences, test_per_train=1 / 3), 4)
     0.134
-
-  Reference:
-    Nadeau and Bengio, Inference for the generalization error, Machine Learning
-    2003.
   """
   mean = float(np.mean(differences))
   error = split_error(differences, test_per_train=test_per_train)
@@ -268,13 +251,10 @@ def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Holm's correction of p values for their number.
+  """Holm's correction of p values for their number, in the same order.
 
   The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
   that stay below a level are false with a chance below it, taken together.
-
-  Returns:
-    The corrected ones, in the same order.
 
   Example:
     >>> holm([0.25, 0.125, 0.5])

@@ -62,10 +62,6 @@ def read_pretraining(
 
   Args:
     settings: of the comparison; a flag for each stage names its file.
-
-  Raises:
-    SettingsError: a file is missing, cannot be read, or trains something else;
-      names it.
   """
   needed = set().union(*(_stages_of(methods, name) for name in chosen))
   found = {}
@@ -124,11 +120,7 @@ def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:
 def read_flagfile(
   settings_type: type[Settings], settings: Settings, name: str
 ) -> Any:
-  """The settings of the file that a flag names; the defaults if it is empty.
-
-  Raises:
-    SettingsError: the file cannot be read; names it.
-  """
+  """The settings of the file that a flag names; the defaults if it is empty."""
   path = getattr(settings, name)
   if not path:
     return settings_type()

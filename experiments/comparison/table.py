@@ -54,12 +54,8 @@ def markdown(
   """The tables of all shares of the labels, each followed by its intervals.
 
   Args:
-    summary: for each column and method, what `summary.summarise` or
-      `summary.summarise_splits` says; a method is missing where it cannot
-      do the task.
-
-  Returns:
-    Markdown, a heading and two tables a share.
+    summary: for each column and method, as of `summary.summarise`; a method is
+      missing where it cannot do the task.
   """
   shares = list(dict.fromkeys(column.share for column in summary))
   parts = []

@@ -45,11 +45,7 @@ def check_new(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write to, which is then renamed to its place, or removed.
-
-  Raises:
-    SettingsError: it cannot be written.
-  """
+  """A folder to write to, which is then renamed to its place, or removed."""
   aside = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     aside.mkdir(parents=True)
@@ -72,9 +68,8 @@ def write_encoder(
   """Writes all that encodes users, and the loader of it.
 
   Args:
-    params: of it, as `UserEncoder.apply` takes them.
+    params: of the encoder, as `UserEncoder.apply` takes them.
     vocabulary: the raw item ids, that of item i at i - 1.
-    dataset: the name of the data that it was trained on.
   """
   import safetensors.numpy
 

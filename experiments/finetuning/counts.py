@@ -108,16 +108,13 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
 def ranks_of(
   users: UserArrays, score: Callable[[UserArrays, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-  """The rank of each row's positive among all targets, from 1.
+  """The rank of each row's positive among all targets, from 1, [rows].
 
   The user's other positives are left out, and equal scores share the mean of
   their ranks, as in fine-tuning.
 
   Args:
     score: (users, some of them) -> [some, targets].
-
-  Returns:
-    [rows].
   """
   of_row, ranks = users.user_of_rows(), []
   positive = users.in_row_order(users.positives.values)

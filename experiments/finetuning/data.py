@@ -13,11 +13,7 @@ from experiments.run.process import tell
 
 
 def open_task(settings: FinetuneSettings) -> UserData:
-  """The data of the task, split as the flags say.
-
-  Raises:
-    SettingsError: the flags do not fit the task.
-  """
+  """The data of the task, split as the flags say."""
   check_split_seed(settings)
   if settings.split_seed and settings.task.endswith('_by_user'):
     raise SettingsError(

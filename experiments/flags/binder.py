@@ -199,11 +199,7 @@ def _plain_type(hint: Any) -> type:
 def from_flags(
   settings_type: type[Settings], values: flags.FlagValues
 ) -> Settings:
-  """The settings that the parsed flags say.
-
-  Raises:
-    SettingsError: a flag has a value that it cannot have.
-  """
+  """The settings that the parsed flags say."""
   named = {
     field.name: values[field.name].value
     for field in dataclasses.fields(settings_type)
@@ -227,12 +223,7 @@ def from_flagfile(
 def given_values(
   settings_type: type[Settings], words: Sequence[str]
 ) -> dict[str, Any]:
-  """The values of the flags that are given, and of no others.
-
-  Raises:
-    SettingsError: there is no such flag, a word is none, or a value is one
-      that the flag cannot have.
-  """
+  """The values of the flags that are given, and of no others."""
   try:
     values = _parsed(settings_type, words)
     settings = from_flags(settings_type, values)

@@ -137,11 +137,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
-  """The settings with the flags that the task decides, unless given.
-
-  Raises:
-    SettingsError: a flag does not go with --mode.
-  """
+  """The settings with the flags that the task decides, unless given."""
   _check_mode(settings)
   task = settings.task.removesuffix('_by_user')
   defaults = {

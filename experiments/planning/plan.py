@@ -30,11 +30,7 @@ from experiments.run.process import tell_result
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
-  """Raises `SettingsError` where the flags of `--plan` cannot be met.
-
-  Args:
-    source: the run whose encoder to start from, if any.
-  """
+  """Raises `SettingsError` where the flags of `--plan` cannot be met."""
   if settings.plan_items and source:
     raise SettingsError(
       f'--plan_items does not go with a start from {source}, which knows items '
@@ -72,9 +68,6 @@ def plan_run(
     encoded: how long these are, a sample.
     sequences: that are encoded of a user.
     longest: of the sequences that are encoded [length].
-
-  Returns:
-    What was printed.
   """
   devices = jax.device_count()
   batch = training_batch(users, 0, settings=settings, length=length)
@@ -112,16 +105,11 @@ def plan_run(
 
 
 def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
-  """What a function returns, with shapes in place of arrays.
-
-  No array is computed, and so none takes memory; all else is as it is.
+  """What a function returns, with shapes in place of arrays, none computed.
 
   Args:
     make: gives any structure of arrays and other things.
     *args: arrays, or their shapes, that it takes.
-
-  Returns:
-    The same structure, of `jax.ShapeDtypeStruct` and the other things.
 
   Example:
     >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))

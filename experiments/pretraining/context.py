@@ -34,8 +34,6 @@ def make_augmentations(
   """The augmentations by name, each (key, items) -> items.
 
   Args:
-    settings: how strong they are.
-    mask_id: the id that stands for a masked item.
     strength: the share of that by which they edit, as of a curriculum; None:
       all of it.
   """
@@ -64,7 +62,6 @@ def view_augmentations(
   """One augmentation for each view.
 
   Args:
-    encoder: that reads the views.
     first: the names of those of the first view.
     has_second: whether --second_augmentations is of this objective.
   """

@@ -49,14 +49,7 @@ MAKERS = {
 
 
 def make_objective(context: Context) -> LossFn:
-  """The objective of the flags, or the weighted sum of several.
-
-  Returns:
-    (params, batch, key) -> loss, metrics.
-
-  Raises:
-    SettingsError: there is no such function as --objective names.
-  """
+  """The objective of the flags, or the weighted sum of several."""
   settings = context.settings
   weights = parse_weights(settings)
   made, names = {}, list(settings.objective)
@@ -120,11 +113,7 @@ def _make_own(name: str, context: Context) -> LossFn:
 
 
 def _own(name: str) -> Callable:
-  """The function MODULE:FUNCTION.
-
-  Raises:
-    SettingsError: there is none.
-  """
+  """The function MODULE:FUNCTION."""
   module, _, function = name.partition(':')
   try:
     return getattr(importlib.import_module(module), function)

@@ -51,11 +51,7 @@ def open_probe(
   *,
   task: str,
 ) -> EpochProbe:
-  """Opens the task that judges the epochs.
-
-  Raises:
-    SettingsError: the task has no classes.
-  """
+  """Opens the task that judges the epochs."""
   data = open_data(settings, task)
   if data.kind not in ('classification', 'conversion'):
     raise SettingsError(

@@ -28,7 +28,6 @@ def labelled_rows(
 
   Args:
     metric: by which validation chooses.
-    positive_weight: what a training row of class 1 counts.
   """
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
 
@@ -65,11 +64,7 @@ def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
 
 
 def bags_of_rows(data: UserData, max_length: int) -> Features:
-  """The bags of all rows, in the order of `labelled_rows`.
-
-  Args:
-    max_length: behaviours seen of a user, the last ones; 0: all of them.
-  """
+  """The bags of all rows in the order of `labelled_rows`; length 0 is all."""
   from scipy import sparse
 
   num_items = len(data.vocabulary.items)
@@ -91,8 +86,7 @@ def classify_bags(
     length: behaviours seen of a user; 0: all of them.
 
   Returns:
-    What was chosen, and its outputs for validation and test: logits of the
-    classes [rows, classes], or log-odds of a conversion [rows].
+    What was chosen, and its `outputs_of` validation and test.
   """
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
   bag, readings = bags_of_rows(data, length), []
@@ -113,11 +107,7 @@ def classify_svd(
   """As `classify_bags`, of a truncated SVD of the bags of all rows.
 
   Args:
-    train_users: labelled rows to train on, the first; 0: all. The SVD is of all
-      rows in any case.
-
-  Returns:
-    As `classify_bags`.
+    train_users: labelled rows to train on, the first; 0: all.
   """
   labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
   train = labelled.rows['train'][: train_users or None]

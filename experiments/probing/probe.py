@@ -46,14 +46,8 @@ def probe(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Fits a model with each of some settings, and tests the best one.
 
-  Args:
-    folder: of the run; validation is logged in its `metrics.jsonl`.
-
   Returns:
-    The metrics of the validation and test users, and the outputs of either.
-
-  Raises:
-    SettingsError: LightGBM is missing, or all training rows are of one class.
+    The settings that validation chose, and the outputs of validation and test.
   """
   known, labelled = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
@@ -85,11 +79,7 @@ def _bag_of(known: UserData, data: UserData) -> Features:
 def to_read(
   settings: FinetuneSettings, data: UserData
 ) -> tuple[UserData, Labelled]:
-  """The rows that the flags leave, and their labels.
-
-  Raises:
-    SettingsError: as `probe`.
-  """
+  """The rows that the flags leave, and their labels."""
   known = data._replace(splits=examples_of(settings, data))
   labelled = labelled_rows(
     known, select_by(settings, data), positive_weight=settings.positive_weight
@@ -104,14 +94,7 @@ def probe_head(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> dict[str, Any]:
-  """The parameters of a linear head that does what the best regression does.
-
-  Returns:
-    The parameters of `TaskHead(hidden_dim=0)`.
-
-  Raises:
-    SettingsError: as `probe`.
-  """
+  """The parameters of a linear head that does what the best probe does."""
   known, labelled = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   best = read(vectors, labelled)

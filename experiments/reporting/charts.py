@@ -38,13 +38,7 @@ class Line(NamedTuple):
 
 
 def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
-  """Curves over the same axis.
-
-  Args:
-    label: the text for a reader who cannot see it.
-    x_label: of the horizontal axis.
-    lines: one or more, with a point or more each.
-  """
+  """Curves over the same axis."""
   xs, ys = (np.concatenate([line[at] for line in lines]) for at in (2, 3))
   axes = _Axes(xs, ys)
   parts = []
@@ -71,10 +65,7 @@ def stairs(
   """Histograms of the same bins, each as high as the chart.
 
   Args:
-    label: the text for a reader who cannot see it.
-    x_label: of the horizontal axis.
     edges: of the bins, one more than there are bins.
-    counts: of each histogram, by name.
   """
   # What is empty in all of them is left out on the left.
   first = np.flatnonzero(np.sum([*counts.values()], axis=0))[0]
@@ -92,7 +83,6 @@ def cloud(
   """Points of the plane, coloured by group.
 
   Args:
-    label: the text for a reader who cannot see it.
     points: [points, 2].
     groups: which points are of each, by name. The largest are drawn first.
   """

@@ -112,13 +112,7 @@ def color(place: int) -> str:
 def page(
   title: str, sections: Iterable[Element], *, refresh: float | None = None
 ) -> str:
-  """A whole page, which loads nothing.
-
-  Args:
-    title: of the page.
-    sections: what it shows.
-    refresh: seconds after which a browser reads it again.
-  """
+  """A whole page, which loads nothing, and itself anew after `refresh` s."""
   style = resources.files(__package__).joinpath('page.css').read_text()
   head = [
     tag('meta', charset='utf-8'),

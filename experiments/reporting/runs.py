@@ -63,11 +63,7 @@ class Run(NamedTuple):
 
 
 def read_run(name: str, folder: pathlib.Path) -> Run:
-  """Reads the folder of a run, which may still be at work.
-
-  Raises:
-    SettingsError: a file is broken.
-  """
+  """Reads the folder of a run, which may still be at work."""
   path = folder / RESULT
   try:
     result = json.loads(path.read_bytes()) if path.exists() else {}

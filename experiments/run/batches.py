@@ -26,7 +26,6 @@ class Prefetch(Iterator):
 
   Args:
     make: step -> batch. What it raises is raised where its batch is asked for.
-    steps: whose batches are wanted, in this order.
     ahead: how many batches are made, or being made, before they are asked for.
 
   Attributes:

@@ -35,10 +35,6 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
   Every process of a run calls it. Those that share a folder take turns: one
   prepares the data set, and the others find it there.
-
-  Raises:
-    SettingsError: there is no such data set or task; names the ones there are.
-    DataError: the source cannot be had or read.
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
@@ -113,8 +109,6 @@ def _check_config(
   """Raises `SettingsError` where there is no such size, or task of the size.
 
   Args:
-    settings: of the data set.
-    task: its task.
     configs: the names of what the data set has: size, split and task.
     start: what the names of this size and split begin with.
   """
@@ -160,12 +154,7 @@ def _split_of(settings: DataSettings, task: str) -> str:
 
 
 def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
-  """What the flags say of your own tables.
-
-  Raises:
-    SettingsError: there are none.
-    DataError: a file is not there, or columns contradict each other.
-  """
+  """What the flags say of your own tables."""
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
   return data.user_tables_config(

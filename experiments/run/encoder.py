@@ -43,9 +43,6 @@ def open_source(settings: Settings, path: str) -> Source | None:
 
   A table that is to be split is put on the host, so that no accelerator ever
   has to hold it whole.
-
-  Raises:
-    CheckpointError: the run cannot be read.
   """
   if not path:
     return None
@@ -68,12 +65,9 @@ def make_encoder(
     source: the run to start from; None for a random start.
 
   Returns:
-    The encoder, and the parameters `table` and `encoder` of the model. Prints
-    how many items the source knew. With --shard_table no device holds the
-    table whole: a new one is of `Shards`, one of a source on the host.
-
-  Raises:
-    SettingsError: a field was given that contradicts the source.
+    The encoder, and the parameters `table` and `encoder` of the model. With
+    --shard_table no device holds the table whole: a new one is of `Shards`, one
+    of a source on the host.
   """
   given = settings.encoder_fields()
   if source is None:
@@ -132,15 +126,11 @@ def with_items(
 def restored_head(
   head: dict[str, Any], items: Sequence[str], source: Source
 ) -> dict[str, Any]:
-  """What a run has learned beside its encoder, in place of a fresh start.
+  """What a run has learned beside its encoder, else what fresh parameters are.
 
   Args:
     head: the fresh parameters: maybe `bias`, a number per id, and others.
     items: raw item ids of the data set, by which biases are matched.
-    source: the run.
-
-  Returns:
-    The parameters, fresh where the run has none, or others.
   """
   saved, known = source.params.get('head', {}), source.known
   found = {

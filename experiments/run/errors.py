@@ -23,8 +23,6 @@ def call(
   """Calls `main(settings)` in a process that is prepared for it.
 
   Args:
-    main: of a command.
-    settings: of it.
     words: that gave the flags, some of which may be those of a flag file.
   """
   try:

@@ -60,11 +60,7 @@ def deferred() -> Iterator[None]:
 
 
 def asked_to_stop(step: int) -> bool:
-  """Whether to stop after this step: in all processes after the same.
-
-  Args:
-    step: that is about to end. Ask after every one.
-  """
+  """Whether to stop after this step, in all processes alike; ask at each."""
   if jax.distributed.is_initialized():
     return multihost_utils.reached_preemption_sync_point(step)
   return _NOTICE.signal is not None

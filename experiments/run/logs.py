@@ -121,11 +121,7 @@ def mend_metrics(
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The numbers that a run has logged so far, a dictionary a line.
-
-  Raises:
-    SettingsError: as of `MetricsLog`.
-  """
+  """The numbers that a run has logged so far, a dictionary a line."""
   return [json.loads(line) for _, line in _lines_of(folder / METRICS)]
 
 

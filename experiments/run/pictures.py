@@ -51,11 +51,7 @@ class Panel(NamedTuple):
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """An empty figure, in inches, which needs no display.
-
-  Raises:
-    MissingPlotsError: Matplotlib is not installed; names the extra.
-  """
+  """An empty figure, in inches, which needs no display."""
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
@@ -138,11 +134,7 @@ def _grid(
 
 
 def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws the histograms of `similarity.json`.
-
-  Raises:
-    SettingsError: Matplotlib is not installed; names the extra.
-  """
+  """Draws the histograms of `similarity.json`."""
   methods, edges = result['methods'], np.array(result['edges'])
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)

@@ -159,11 +159,7 @@ def forget_compiled() -> None:
 
 
 def join_processes(settings: DistributedSettings) -> None:
-  """Meets the other processes; with `auto`, it works alone if there are none.
-
-  Raises:
-    SettingsError: they are not known, or cannot be joined.
-  """
+  """Meets the other processes; with `auto`, works alone if there are none."""
   # A cluster may give a job one process for all of its devices, of which JAX
   # would take the first alone.
   alone = '1' in [os.environ.get(name) for name in _SIZES]

@@ -107,14 +107,9 @@ def make_training(
   """The step of a run, before `pmap_step`, and the state it begins with.
 
   Args:
-    loss_fn: (params, batch, key) -> loss and metrics.
     length: of the sequences of a batch, and items drawn for each beside it.
-    table_rate: the learning rate of the item table [--learning_rate].
     sampled_items: items of a step by which a softmax is estimated; 0: none.
     draw: (batch, key of a step) -> the batch with items drawn for each user.
-
-  Raises:
-    SettingsError: --table_update=rows does not go with the other flags.
   """
   params = with_split_table(settings, params)
   size = _rows_of_a_batch(settings, encoder, length, sampled_items)

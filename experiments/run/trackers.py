@@ -26,11 +26,7 @@ Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
 
 
 def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
-  """The functions that --log_to names.
-
-  Raises:
-    SettingsError: there is none, or its package is not installed.
-  """
+  """The functions that --log_to names."""
   return {name: _tracker(name) for name in settings.log_to}
 
 
@@ -58,12 +54,7 @@ class Trackers:
   """The logs of a run, which goes on where one of them fails.
 
   Args:
-    folder: of the run.
-    settings: of the run.
     resume_at: the last step that counts.
-
-  Raises:
-    SettingsError: as of `find_trackers`; or one does not begin.
   """
 
   def __init__(

@@ -31,11 +31,7 @@ RESULT = 'result.json'
 
 @contextlib.contextmanager
 def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
-  """As `open_workdir`, and until it is left no other run may enter.
-
-  Raises:
-    SettingsError: as of `open_workdir`, or the folder is in use.
-  """
+  """As `open_workdir`, and until it is left no other run may enter."""
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
     yield folder
@@ -49,13 +45,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
-  """Makes the folder of a run, or opens it again to resume.
-
-  Args:
-    settings: of the run; `workdir` names the folder.
-
-  Returns:
-    The folder, which holds `flags.txt`.
+  """Makes the folder of a run with its `flags.txt`, or opens it to resume.
 
   Raises:
     SettingsError: the folder cannot be written, holds other things, or belongs
@@ -206,8 +196,7 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   The ids are JSON strings, since an id may hold the end of a line.
 
   Raises:
-    SettingsError: the run was trained on other data, which no flag need show:
-      tables were changed, or a data set was prepared anew.
+    SettingsError: the run was trained on other data, which no flag need show.
   """
   if not is_main_process():
     return
