@@ -41,7 +41,7 @@ from experiments.planning.plan import (
 )
 from experiments.planning.report import Plan
 from experiments.pretraining.objectives import init_head
-from experiments.pretraining.probe_epochs import EpochProbe, open_probe
+from experiments.pretraining.probe_epochs import open_probe
 from experiments.pretraining.step import (
   batch_settings,
   encoded_of_a_user,
@@ -115,7 +115,9 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
           settings, encoder, buckets, length=length, users=users
         ),
         key=replicate(eval_key),
-        probe=probe_of(settings, encoder, items),
+        probe=None
+        if settings.select_by == 'loss'
+        else open_probe(settings, encoder, items, task=settings.probe_task),
       ),
     ),
     state,
@@ -137,15 +139,6 @@ def make_model(
   if source and head:
     head = {'head': restored_head(head['head'], items, source)}
   return encoder, params | head
-
-
-def probe_of(
-  settings: PretrainSettings, encoder: UserEncoder, items: Sequence[str]
-) -> EpochProbe | None:
-  """What chooses the epoch, if it is not the loss."""
-  if settings.select_by == 'loss':
-    return None
-  return open_probe(settings, encoder, items, task=settings.probe_task)
 
 
 def check_source(settings: PretrainSettings) -> None:

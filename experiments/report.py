@@ -180,7 +180,8 @@ def follow(
   try:
     while True:
       is_going = any(is_in_use(pathlib.Path(run)) for run in settings.runs)
-      now = _logged_bytes(found)
+      logs = [folder / METRICS for folder in found.runs.values()]
+      now = [log.stat().st_size if log.exists() else 0 for log in logs]
       if now != before:
         write_page(path, found, others, refresh=settings.follow_every)
         tell(f'{path}: written')
@@ -190,8 +191,3 @@ def follow(
       time.sleep(settings.follow_every)
   except Interrupted:
     pass
-
-
-def _logged_bytes(found: Found) -> list[int]:
-  logs = [folder / METRICS for folder in found.runs.values()]
-  return [log.stat().st_size if log.exists() else 0 for log in logs]

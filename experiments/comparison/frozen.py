@@ -108,22 +108,16 @@ def read_vectors(
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
       vectors = found['vector'][places]
     if settings.with_bag:
-      bag = _bag(data, histories, settings.max_length)[places]
+      # Of all users: labelled ones alone would not show which items are rare.
+      bag = features.tf_idf(
+        features.bags(
+          users_in_order(data, histories).items,
+          len(data.vocabulary.items),
+          max_length=settings.max_length,
+        )
+      )[places]
       best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
     else:
       best = reading.read(vectors, labelled)
     about = {'task': settings.task} | best.chosen
     return write_result(folder, about, outputs_of(best, dealt), dealt)
-
-
-def _bag(
-  data: UserData, histories: Histories, max_length: int
-) -> features.Features:
-  """The weighted bags of items of all users, labelled or not, in their order.
-
-  On few labels, those alone would not show which items are rare.
-  """
-  users = users_in_order(data, histories)
-  num_items = len(data.vocabulary.items)
-  bag = features.bags(users.items, num_items, max_length=max_length)
-  return features.tf_idf(bag)

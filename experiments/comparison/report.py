@@ -161,7 +161,12 @@ def _results(
         # None of a baseline, which is the same in all columns.
         'mode': one.mode or None,
       }
-      | _what_counts(_result(grid, one))
+      # The cell and its folder say the rest already.
+      | {
+        name: value
+        for name, value in _result(grid, one).items()
+        if name not in ('task', 'method', 'pretrained')
+      }
       for one in runs
       if isinstance(one, Cell)
     ],
@@ -171,12 +176,6 @@ def _results(
     ],
     'sweeps': sweeps,
   }
-
-
-def _what_counts(result: Mapping[str, Any]) -> dict[str, Any]:
-  """All but what the cell and its folder say of themselves already."""
-  names = ('task', 'method', 'pretrained')
-  return {name: of for name, of in result.items() if name not in names}
 
 
 def page_of(results: Mapping[str, Any]) -> str:

@@ -89,7 +89,13 @@ def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
   """
   free = settings.names_free_to_change() - _LENGTH_OF_A_RUN
   flags = settings.flag_values(without=free | _SOURCES)
-  flags |= {'dataset': _data_name(grid, run)}
+  flags['dataset'] = (
+    grid.pretrain_data
+    if isinstance(run, Pretraining)
+    else run.users
+    if isinstance(run, Vectors)
+    else grid.tasks[run.task].name
+  )
   source = source_of(grid, run)
   if source is None:
     return flags
@@ -98,9 +104,3 @@ def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
     name if ':' in name else f'{source.name}:{name}': value
     for name, value in record['flags'].items()
   }
-
-
-def _data_name(grid: Grid, run: Run) -> str:
-  if isinstance(run, Pretraining):
-    return grid.pretrain_data
-  return run.users if isinstance(run, Vectors) else grid.tasks[run.task].name

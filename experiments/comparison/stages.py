@@ -77,7 +77,16 @@ def read_pretraining(
     found[name] = read_flagfile(PretrainSettings, settings, name)
     with naming(f'--{name}={path}'):
       check_training(found[name])
-    _check_data(found[name], f'--{name}={path}')
+    if found[name].select_by == 'probe':
+      raise SettingsError(
+        f'--{name}={path}: leave out --select_by=probe, which looks at labels '
+        'that are test labels in other splits'
+      )
+    if found[name].split != 'last_ten':
+      raise SettingsError(
+        f'--{name}={path}: leave out --split={found[name].split}: all methods '
+        'are pre-trained on the same behaviours'
+      )
     objectives = found[name].objective
     if not stage.allows(objectives):
       raise SettingsError(
@@ -91,20 +100,6 @@ def check_training(settings: PretrainSettings) -> None:
   loop.check_devices(settings)
   check_table_update(settings)
   check_objective(settings)
-
-
-def _check_data(settings: PretrainSettings, path: str) -> None:
-  """Refuses what would look at labels, or at behaviours, that are tested."""
-  if settings.select_by == 'probe':
-    raise SettingsError(
-      f'{path}: leave out --select_by=probe, which looks at labels that are '
-      'test labels in other splits'
-    )
-  if settings.split != 'last_ten':
-    raise SettingsError(
-      f'{path}: leave out --split={settings.split}: all methods are '
-      'pre-trained on the same behaviours'
-    )
 
 
 def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:

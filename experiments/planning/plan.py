@@ -179,20 +179,16 @@ def _arrays(thing: Any) -> Iterator[np.ndarray]:
 
 
 def _sizes_of_state(state: TrainState) -> dict[str, int]:
-  table = state.params['table']
-  return {
-    'parameters': _count(state.params),
-    'parameters_size': _size(state.params),
-    'table': _count(table),
-    'table_size': _size(table),
-    'optimizer_size': _size(state.opt_state),
-  }
-
-
-def _count(tree: Any) -> int:
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _size(tree: Any) -> int:
-  leaves = jax.tree.leaves(tree)
-  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+  sizes = {}
+  for name, tree in {
+    'parameters': state.params,
+    'table': state.params['table'],
+    'optimizer': state.opt_state,
+  }.items():
+    leaves = jax.tree.leaves(tree)
+    sizes[name] = sum(math.prod(leaf.shape) for leaf in leaves)
+    sizes[f'{name}_size'] = sum(
+      math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves
+    )
+  del sizes['optimizer']
+  return sizes

@@ -57,8 +57,11 @@ def make_objective(context: Context) -> LossFn:
     names = [name for name in names if name not in OF_VIEWS]
     made['_and_'.join(OF_VIEWS)] = makers.make_shared_views(context, weights)
   for name in names:
-    make = MAKERS.get(name) or functools.partial(_make_own, name)
-    made[name] = make(context)
+    if name in MAKERS:
+      made[name] = MAKERS[name](context)
+    else:
+      own = functools.partial(_own(name), **context.encoding)
+      made[name] = on_window(context, own)
   if len(made) == 1:
     (only,) = made.values()
     return only
@@ -104,12 +107,6 @@ def init_head(
       init = getattr(_own(name), 'init_head', None)
       head |= init(encoder) if init else {}
   return {'head': head} if head else {}
-
-
-def _make_own(name: str, context: Context) -> LossFn:
-  """The objective that is a function of somebody else."""
-  objective = functools.partial(_own(name), **context.encoding)
-  return on_window(context, objective)
 
 
 def _own(name: str) -> Callable:

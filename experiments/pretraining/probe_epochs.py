@@ -34,7 +34,7 @@ class EpochProbe(NamedTuple):
     encode: (params, *, users) -> their vectors, [rows, dim].
   """
 
-  users: tuple[UserArrays, ...]
+  users: Sequence[UserArrays]
   labelled: Labelled
   encode: Callable[..., np.ndarray]
 
@@ -68,10 +68,12 @@ def open_probe(
   labelled = labelled_rows(
     data._replace(splits=judges), KINDS[data.kind].select_by[0]
   )
-  users = tuple(
-    _without_labels(split, data.vocabulary.items, items)
-    for split in judges.values()
-  )
+  users, own = [], data.vocabulary.items
+  for split in judges.values():
+    histories = split.items
+    if list(own) != list(items):
+      histories = renumbered(histories, own, items)
+    users.append(UserArrays(split.user_id, histories))
   length, _, buckets = lengths_of(settings, users, encoder)
   encode = pmap_step(
     encoding_step(settings, encoder, buckets=buckets, length=length)
@@ -83,13 +85,3 @@ def open_probe(
       predict_users, predict=encode, settings=settings, length=length
     ),
   )
-
-
-def _without_labels(
-  users: UserArrays, own: Sequence[str], items: Sequence[str]
-) -> UserArrays:
-  """The users alone, their items numbered as those of the encoder."""
-  histories = users.items
-  if list(own) != list(items):
-    histories = renumbered(histories, own, items)
-  return UserArrays(users.user_id, histories)

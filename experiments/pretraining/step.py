@@ -218,7 +218,12 @@ def encoded_lengths(
     if traits_of(objective).is_sliced:
       found.append(slices)
     elif traits_of(objective).is_augmented or objective == 'cl4srec':
-      views = _edits_of(settings, objective)
+      # Those of all views of a user, each as often as it is drawn.
+      views = EDITS
+      if objective != 'cl4srec':
+        views = augmentations_of(settings, objective)
+        second = settings.second_augmentations or views
+        views += second * (settings.num_slices - 1)
       seen = slices if 'slice' in views else recent
       # Only crop makes a sequence shorter, and in the end of a curriculum most.
       found += [
@@ -235,12 +240,3 @@ def encoded_lengths(
     else:
       found.append(recent)
   return np.concatenate(found).astype(int)
-
-
-def _edits_of(settings: ObjectiveSettings, objective: str) -> tuple[str, ...]:
-  """The augmentations of all views of a user, each as often as it is drawn."""
-  if objective == 'cl4srec':
-    return EDITS
-  first = augmentations_of(settings, objective)
-  second = settings.second_augmentations or first
-  return first + second * (settings.num_slices - 1)

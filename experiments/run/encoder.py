@@ -133,11 +133,11 @@ def restored_head(
     items: raw item ids of the data set, by which biases are matched.
   """
   saved, known = source.params.get('head', {}), source.known
-  found = {
-    name: saved[name]
-    for name in head
-    if name != 'bias' and _shapes(saved.get(name)) == _shapes(head[name])
-  }
+  found = {}
+  for name in head.keys() - {'bias'}:
+    shapes, own = (jax.tree.map(np.shape, of.get(name)) for of in (saved, head))
+    if shapes == own:
+      found[name] = saved[name]
   if 'bias' in head and np.shape(saved.get('bias')) == (len(known) + 1,):
     # As tables of one feature; the mask has no bias.
     tables = [
@@ -147,10 +147,6 @@ def restored_head(
     bias, _ = map_item_rows(*tables, known, items)
     found['bias'] = bias[:-1, 0]
   return head | found
-
-
-def _shapes(params: Any) -> Any:
-  return jax.tree.map(np.shape, params)
 
 
 def is_split(settings: Settings) -> bool:

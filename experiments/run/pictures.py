@@ -139,7 +139,14 @@ def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)
   figure = new_figure(1 + 3.4 * columns, 0.6 + 2.6 * rows)
-  low = _lowest_edge(methods, edges)
+  # Where the leftmost value of all panels lies: the rest is empty.
+  low = edges[
+    min(
+      np.flatnonzero(summary['histogram'])[0]
+      for kinds in methods.values()
+      for summary in kinds.values()
+    )
+  ]
   for place, (name, kinds) in enumerate(methods.items(), 1):
     axis = figure.add_subplot(rows, columns, place)
     for color, (kind, summary) in enumerate(kinds.items()):
@@ -159,13 +166,3 @@ def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
     fontsize=8,
   )
   figure.savefig(path, dpi=150)
-
-
-def _lowest_edge(methods: dict[str, Any], edges: np.ndarray) -> float:
-  """Where the leftmost value of all panels lies: the rest is empty."""
-  firsts = [
-    np.flatnonzero(summary['histogram'])[0]
-    for kinds in methods.values()
-    for summary in kinds.values()
-  ]
-  return float(edges[min(firsts)])

@@ -52,9 +52,13 @@ def prepare_process(settings: Settings) -> None:
     return
   keep_compiled(settings.compilation_cache, workdir=settings.workdir)
   devices = settings.cpu_devices
-  if not devices and not (
-    _has_set_devices() or jax.distributed.is_initialized()
-  ):
+  is_set = (
+    os.environ.get('JAX_NUM_CPU_DEVICES')
+    or '--xla_force_host_platform_device_count'
+    in os.environ.get('XLA_FLAGS', '')
+    or jax.distributed.is_initialized()
+  )
+  if not devices and not is_set:
     # Within one device only part of a step is shared between cores.
     devices = parts_of(getattr(settings, 'batch_size', None), num_cores())
   if devices:
@@ -105,15 +109,6 @@ def num_cores() -> int:
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
-
-
-def _has_set_devices() -> bool:
-  """Whether a variable sets how many devices a CPU is."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  return bool(
-    os.environ.get('JAX_NUM_CPU_DEVICES')
-    or '--xla_force_host_platform_device_count' in flags
-  )
 
 
 def parts_of(batch_size: int | None, cores: int) -> int:

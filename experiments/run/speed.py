@@ -118,7 +118,12 @@ def make_training(
     'axis_name': AXIS,
     'prepare': _preparing(encoder, sampled_items, draw),
   }
-  if not _update_rows(settings, encoder, size):
+  check_table_update(settings)
+  updates_rows = settings.table_update == 'rows'
+  if settings.table_update == 'auto':
+    few = encoder.num_items <= _ROWS_PAY_FROM * size
+    updates_rows = not (few or _whole_table(settings))
+  if not updates_rows:
     loss_fn = with_batch_rows(
       loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
     )
@@ -220,16 +225,12 @@ def _rows_of_a_batch(
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  seen = users * length * _ids_of_a_behaviour(settings)
-  return min(seen + sampled_items, encoder.num_items) + 2
-
-
-def _ids_of_a_behaviour(settings: TableSettings) -> int:
-  """How many ids a batch holds for each behaviour of its users."""
   traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
-  partners = any(of.sees_partners for of in traits)
-  similar = any(of.sees_similar for of in traits)
-  return 1 + partners + (settings.num_similar if similar else 0)
+  # A behaviour may come with that of a partner, and with items like it.
+  ids = 1 + any(of.sees_partners for of in traits)
+  if any(of.sees_similar for of in traits):
+    ids += settings.num_similar
+  return min(users * length * ids + sampled_items, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:
@@ -263,13 +264,3 @@ def _whole_table(settings: SpeedSettings) -> str:
   if getattr(settings, 'head_epochs', 0):
     return f'--head_epochs={settings.head_epochs}'
   return ''
-
-
-def _update_rows(
-  settings: SpeedSettings, encoder: UserEncoder, size: int
-) -> bool:
-  check_table_update(settings)
-  if settings.table_update == 'auto':
-    few = encoder.num_items <= _ROWS_PAY_FROM * size
-    return not (few or _whole_table(settings))
-  return settings.table_update == 'rows'

@@ -56,7 +56,14 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
   with writing(folder):
     saved = folder / _FLAGS
     if saved.exists() and _has_trained(folder):
-      _refuse_other_settings(settings, saved)
+      now, free = settings.flag_values(), settings.names_free_to_change()
+      differing = differing_flags(saved_flags(folder), now, free)
+      if differing:
+        raise SettingsError(
+          f'--workdir={settings.workdir} holds a run with other settings: '
+          f'{differing}. Choose another folder, or give it the settings '
+          f'of {saved}'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(saved, settings.to_flagfile())
   return folder
@@ -84,8 +91,12 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     try:
       stack.enter_context(locked(path))
     except filelock.Timeout as error:
+      other = ''
+      with contextlib.suppress(OSError):
+        other = holder.read_text(errors='replace')
       raise SettingsError(
-        f'--workdir={folder} is in use by {_read(holder)}: wait for its end, '
+        f'--workdir={folder} is in use by {other or "another run"}: wait for '
+        'its end, '
         'or choose another folder'
       ) from error
     # Not in the locked file, which nobody else can read on Windows.
@@ -99,13 +110,6 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
           used.unlink()
 
 
-def _read(holder: pathlib.Path) -> str:
-  try:
-    return holder.read_text(errors='replace') or 'another run'
-  except OSError:
-    return 'another run'
-
-
 def _refuse_other_things(folder: pathlib.Path) -> None:
   with writing(folder):
     if not folder.is_dir() or (folder / _FLAGS).exists():
@@ -116,19 +120,6 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
     raise SettingsError(
       f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
       'folder of a run: choose another'
-    )
-
-
-def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
-  before = saved_flags(saved.parent)
-  now = settings.flag_values()
-  free = settings.names_free_to_change()
-  differing = differing_flags(before, now, free)
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds a run with other settings: '
-      f'{differing}. Choose another folder, or give it the settings '
-      f'of {saved}'
     )
 
 
