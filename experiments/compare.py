@@ -22,10 +22,9 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison.commands import needs_of
+from experiments.comparison.commands import found, is_made, make, needs_of
 from experiments.comparison.grid import Cell, Grid, Run, plan
 from experiments.comparison.report import write_report
-from experiments.comparison.runs import found, is_made, make
 from experiments.comparison.setup import read_grid
 from experiments.run.process import forget_compiled, tell, tell_result
 from experiments.run.workdir import opened_workdir

@@ -11,7 +11,7 @@ from typing import Any
 
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
-from experiments.comparison.histories import Histories
+from experiments.comparison.frozen import Histories
 from experiments.comparison.methods import FINE_TUNED, METHODS, Method
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings

@@ -7,8 +7,8 @@ from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
+from experiments.comparison.frozen import histories_of
 from experiments.comparison.grid import Grid, check_shapes
-from experiments.comparison.histories import histories_of
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.stages import (
