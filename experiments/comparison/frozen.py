@@ -31,15 +31,10 @@ VECTORS = 'vectors.npz'
 
 
 class Histories(NamedTuple):
-  """The rows of a task in an order that does not depend on its labels.
+  """The rows of a task in an order that does not depend on its labels."""
 
-  Args:
-    name: the same for all tasks with the same users, histories and items.
-    order: the number of the row at each place, [rows].
-  """
-
-  name: str
-  order: np.ndarray
+  name: str  # the same for all tasks with the same users, histories and items
+  order: np.ndarray  # the number of the row at each place, [rows]
 
   @property
   def places(self) -> np.ndarray:

@@ -99,43 +99,31 @@ Run = Pretraining | Vectors | Cell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """What is compared.
+  """What is compared."""
 
-  Args:
-    folder: of the comparison.
-    data: the flags of the data set.
-    methods: the rows, by name.
-    reference: the row that the others are compared with.
-    tasks: the columns: the data of each task, with the stored splits.
-    modes: how the vectors of tasks with labels are used.
-    histories: of the tasks whose users are encoded as they are.
-    shares: of the training rows.
-    splits: seeds of the splits.
-    probe_splits: the same where vectors are read.
-    seeds: of fine-tuning.
-    crossed: every seed in every split; else the first seed in the first split,
-      the second in the second, and so on, round the shorter of the two.
-    pretrain_seeds: of pre-training; fine-tuning goes round them.
-    pretraining: the flags of pre-training, by the flag that named the file.
-    pretrain_data: name of the data of pre-training; nothing if there is none.
-    finetuning: the flags of fine-tuning, by kind.
-  """
-
-  folder: pathlib.Path
-  data: Mapping[str, Any]
-  methods: Mapping[str, Method]
-  reference: str
+  folder: pathlib.Path  # of the comparison
+  data: Mapping[str, Any]  # the flags of the data set
+  methods: Mapping[str, Method]  # the rows, by name
+  reference: str  # the row that the others are compared with
+  # The columns: the data of each task, with the stored splits.
   tasks: Mapping[str, UserData]
-  modes: tuple[str, ...]
+  modes: tuple[str, ...]  # how the vectors of tasks with labels are used
+  # Of the tasks whose users are encoded as they are.
   histories: Mapping[str, Histories]
-  shares: tuple[float, ...]
-  splits: tuple[int, ...]
-  probe_splits: tuple[int, ...]
-  seeds: tuple[int, ...]
+  shares: tuple[float, ...]  # of the training rows
+  splits: tuple[int, ...]  # seeds of the splits
+  probe_splits: tuple[int, ...]  # the same where vectors are read
+  seeds: tuple[int, ...]  # of fine-tuning
+  # Every seed in every split; else the first seed in the first split, the
+  # second in the second, and so on, round the shorter of the two.
   crossed: bool
+  # Of pre-training; fine-tuning goes round them.
   pretrain_seeds: tuple[int, ...]
+  # The flags of pre-training, by the flag that named the file.
   pretraining: Mapping[str, PretrainSettings]
+  # Name of the data of pre-training; nothing if there is none.
   pretrain_data: str
+  # The flags of fine-tuning, by kind.
   finetuning: Mapping[str, FinetuneSettings]
 
   def method(self, name: str) -> Method:

@@ -41,31 +41,23 @@ FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-  """A row of the table.
+  """A row of the table."""
 
-  Args:
-    title: its name in the table.
-    flags: the flag of `compare` that names the flag file of its pre-training;
-      without, its encoder is random.
-    after: the method whose pre-trained encoder this pre-training starts from.
-    changes: what its pre-training, or its baseline, has otherwise than the
-      flags say.
-    steps_of: the method as many of whose pre-training steps it takes.
-    rate_of: the flag whose file says its learning rate, in place of its own.
-    baseline: the one of `baselines` that it is, instead of a user model.
-    kinds: the kinds of task that it can do.
-    modes: the columns that it has a number in.
-  """
-
-  title: str
+  title: str  # its name in the table
+  # The flag of `compare` that names the flag file of its pre-training; without,
+  # its encoder is random.
   flags: str = ''
+  # The method whose pre-trained encoder this pre-training starts from.
   after: str = ''
+  # What its pre-training, or its baseline, has otherwise than the flags say.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  steps_of: str = ''
+  steps_of: str = ''  # the method as many of whose pre-training steps it takes
+  # The flag whose file says its learning rate, in place of its own.
   rate_of: str = ''
+  # The one of `baselines` that it is, instead of a user model.
   baseline: str = ''
-  kinds: Sequence[str] = tuple(METRICS)
-  modes: Sequence[str] = MODES
+  kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can do
+  modes: Sequence[str] = MODES  # the columns that it has a number in
 
 
 def _after(start: str, title: str, **changes: Any) -> Method:

@@ -18,15 +18,10 @@ from experiments.run.speed import check_table_update
 
 
 class Stage(NamedTuple):
-  """What the `--objective` of a flag file must be.
+  """What the `--objective` of a flag file must be."""
 
-  Args:
-    objectives: those that it must have.
-    place: whether it has them alone, has them first, or has them anywhere.
-  """
-
-  objectives: tuple[str, ...]
-  place: str
+  objectives: tuple[str, ...]  # those that it must have
+  place: str  # whether it has them alone, has them first, or has them anywhere
 
   def allows(self, objectives: tuple[str, ...]) -> bool:
     """Whether a file with these objectives may be the stage's."""

@@ -25,17 +25,11 @@ _RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
 
 
 class Outcome(NamedTuple):
-  """What one cell of a comparison came to.
+  """What one cell of a comparison came to."""
 
-  Args:
-    score: the metric on the test split.
-    split: seed of the split.
-    path: of its `predictions.npz`.
-  """
-
-  score: float
-  split: int
-  path: pathlib.Path
+  score: float  # the metric on the test split
+  split: int  # seed of the split
+  path: pathlib.Path  # of its `predictions.npz`
 
 
 def summarise(

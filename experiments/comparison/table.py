@@ -17,19 +17,12 @@ DASH = '-'
 
 
 class Column(NamedTuple):
-  """A task, at a share of its training labels, in one mode.
+  """A task, at a share of its training labels, in one mode."""
 
-  Args:
-    task: its name.
-    share: of the training rows.
-    metric: by which methods are compared, a number in 0..1.
-    mode: how the vectors are used.
-  """
-
-  task: str
-  share: float
-  metric: str
-  mode: str = FINE_TUNED
+  task: str  # its name
+  share: float  # of the training rows
+  metric: str  # by which methods are compared, a number in 0..1
+  mode: str = FINE_TUNED  # how the vectors are used
 
   @property
   def title(self) -> str:

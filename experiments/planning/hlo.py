@@ -24,24 +24,16 @@ _OF_OTHERS = {'fusion', 'call'}
 
 
 class Operation(NamedTuple):
-  """One line of a program.
+  """One line of a program."""
 
-  Args:
-    opcode: what is done, such as 'dot'.
-    arrays: the shape and bytes of each array that it returns, but for the
-      workspace of a library's product.
-    operands: names of others, whose results it takes.
-    op_name: where in the Python code it is from.
-    called: the computation that it calls, or nothing.
-    contracted: of a product, the axes of its left operand that are summed;
-      else None.
-  """
-
-  opcode: str
+  opcode: str  # what is done, such as 'dot'
+  # The shape and bytes of each array that it returns, but for the workspace of
+  # a library's product.
   arrays: Sequence[tuple[tuple[int, ...], int]]
-  operands: Sequence[str]
-  op_name: str
-  called: str
+  operands: Sequence[str]  # names of others, whose results it takes
+  op_name: str  # where in the Python code it is from
+  called: str  # the computation that it calls, or nothing
+  # Of a product, the axes of its left operand that are summed; else None.
   contracted: Sequence[int] | None
 
   @property

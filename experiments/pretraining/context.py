@@ -92,22 +92,15 @@ def _augmentation(
 
 
 class Context(NamedTuple):
-  """What an objective is made of.
+  """What an objective is made of."""
 
-  Args:
-    settings: the flags.
-    encoder: that is trained.
-    buckets: in which parts its sequences are encoded.
-    is_training: False asks for the loss to validate with: without dropout,
-      where the objective allows that, and of the last behaviours.
-    users: who is trained on.
-  """
-
-  settings: ObjectiveSettings
-  encoder: UserEncoder
-  buckets: Buckets
+  settings: ObjectiveSettings  # the flags
+  encoder: UserEncoder  # that is trained
+  buckets: Buckets  # in which parts its sequences are encoded
+  # False asks for the loss to validate with: without dropout, where the
+  # objective allows that, and of the last behaviours.
   is_training: bool
-  users: UserArrays
+  users: UserArrays  # who is trained on
 
   @property
   def encoding(self) -> dict[str, Any]:

@@ -26,16 +26,12 @@ from experiments.run.speed import encoding_step, lengths_of
 
 
 class EpochProbe(NamedTuple):
-  """A task whose labels judge the vectors of an epoch.
+  """A task whose labels judge the vectors of an epoch."""
 
-  Args:
-    users: of the training, validation and test rows, without labels.
-    labelled: the labels of these rows.
-    encode: (params, *, users) -> their vectors, [rows, dim].
-  """
-
+  # Of the training, validation and test rows, without labels.
   users: Sequence[UserArrays]
-  labelled: Labelled
+  labelled: Labelled  # the labels of these rows
+  # (params, *, users) -> their vectors, [rows, dim].
   encode: Callable[..., np.ndarray]
 
   def score(self, params: dict[str, Any]) -> float:

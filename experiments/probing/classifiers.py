@@ -19,39 +19,29 @@ _NEVER = -30.0
 
 
 class Labelled(NamedTuple):
-  """The labels of rows, and what is done with each row.
+  """The labels of rows, and what is done with each row."""
 
-  Args:
-    label: the class of each row, int [rows].
-    rows: the numbers of the rows of 'train', 'validation' and 'test'.
-    num_classes: classes of the task.
-    positive_weight: what a training row of class 1 counts.
-    score: (outputs, labels) of the validation rows -> a number, which is higher
-      if it is better; accuracy where it is None.
-  """
-
-  label: np.ndarray
+  label: np.ndarray  # the class of each row, int [rows]
+  # The numbers of the rows of 'train', 'validation' and 'test'.
   rows: Mapping[str, np.ndarray]
-  num_classes: int
-  positive_weight: float = 1.0
+  num_classes: int  # classes of the task
+  positive_weight: float = 1.0  # what a training row of class 1 counts
+  # (outputs, labels) of the validation rows -> a number, which is higher if it
+  # is better; accuracy where it is None.
   score: Callable[[np.ndarray, np.ndarray], float] | None = None
 
 
 class Reading(NamedTuple):
-  """What a fitted model says.
+  """What a fitted model says."""
 
-  Args:
-    chosen: the settings by which it differs from the others: {'C': 0.1}.
-    outputs: for the rows of 'validation' and 'test', the log-probabilities of
-      the classes, float32 [rows, classes]; -inf for one without training rows.
-    score: of the validation rows.
-    linear: of a regression, the matrix [features, classes] and bias [classes]
-      that give its logits, of features that are standardised.
-  """
-
+  # The settings by which it differs from the others: {'C': 0.1}.
   chosen: dict[str, float]
+  # For the rows of 'validation' and 'test', the log-probabilities of the
+  # classes, float32 [rows, classes]; -inf for one without training rows.
   outputs: dict[str, np.ndarray]
-  score: float
+  score: float  # of the validation rows
+  # Of a regression, the matrix [features, classes] and bias [classes] that give
+  # its logits, of features that are standardised.
   linear: tuple[np.ndarray, np.ndarray] | None = None
 
 

@@ -20,21 +20,13 @@ MOST_USERS = 3000
 
 
 class Line(NamedTuple):
-  """A curve.
+  """A curve."""
 
-  Args:
-    name: what it shows.
-    place: of its colour.
-    x: places, ascending.
-    y: values.
-    dotted: whether its points are drawn, on a thin line.
-  """
-
-  name: str
-  place: int
-  x: Sequence[float]
-  y: Sequence[float]
-  dotted: bool = False
+  name: str  # what it shows
+  place: int  # of its colour
+  x: Sequence[float]  # places, ascending
+  y: Sequence[float]  # values
+  dotted: bool = False  # whether its points are drawn, on a thin line
 
 
 def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:

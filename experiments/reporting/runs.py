@@ -42,19 +42,12 @@ _MEANING = {
 
 
 class Run(NamedTuple):
-  """What a run left so far.
+  """What a run left so far."""
 
-  Args:
-    name: what it is called beside the others.
-    flags: its settings, as text.
-    lines: of `metrics.jsonl`.
-    result: of `result.json`, if it has ended with one.
-  """
-
-  name: str
-  flags: Mapping[str, str]
-  lines: Sequence[Mapping[str, float]]
-  result: Mapping[str, Any]
+  name: str  # what it is called beside the others
+  flags: Mapping[str, str]  # its settings, as text
+  lines: Sequence[Mapping[str, float]]  # of `metrics.jsonl`
+  result: Mapping[str, Any]  # of `result.json`, if it has ended with one
 
   def series(self, metric: str) -> tuple[list[float], list[float]]:
     """The steps at which a number was logged, and its values."""

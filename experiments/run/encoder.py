@@ -23,19 +23,12 @@ FREE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
 class Source(NamedTuple):
-  """The model of a run to start from.
+  """The model of a run to start from."""
 
-  Args:
-    path: the workdir of the run.
-    encoder: its encoder.
-    params: of the whole model.
-    known: the raw ids of its items.
-  """
-
-  path: str
-  encoder: UserEncoder
-  params: dict[str, Any]
-  known: Sequence[str]
+  path: str  # the workdir of the run
+  encoder: UserEncoder  # its encoder
+  params: dict[str, Any]  # of the whole model
+  known: Sequence[str]  # the raw ids of its items
 
 
 def open_source(settings: Settings, path: str) -> Source | None:

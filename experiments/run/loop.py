@@ -32,28 +32,19 @@ from experiments.run.step_log import StepLog
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run trains, and how its end and its epochs are met.
+  """What a run trains, and how its end and its epochs are met."""
 
-  Args:
-    settings: of the run.
-    folder: of the run.
-    users: the split that is trained on.
-    length: behaviours seen of a user.
-    step: (state, batch, key) -> (state, metrics), before `pmap_step`.
-    key: from which all draws of the steps follow.
-    description: what checkpoints say of themselves.
-    on_epoch: state -> (numbers to log, score of the checkpoint or None).
-    score_start: whether the state before the first step may be the best.
-  """
-
-  settings: RunSettings
-  folder: pathlib.Path
-  users: UserArrays
-  length: int
+  settings: RunSettings  # of the run
+  folder: pathlib.Path  # of the run
+  users: UserArrays  # the split that is trained on
+  length: int  # behaviours seen of a user
+  # (state, batch, key) -> (state, metrics), before `pmap_step`.
   step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
-  key: jax.Array
-  description: Description
+  key: jax.Array  # from which all draws of the steps follow
+  description: Description  # what checkpoints say of themselves
+  # State -> (numbers to log, score of the checkpoint or None).
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
+  # Whether the state before the first step may be the best.
   score_start: bool = False
 
   @property

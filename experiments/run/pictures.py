@@ -33,21 +33,14 @@ class MissingPlotsError(SettingsError):
 
 
 class Panel(NamedTuple):
-  """The numbers of one panel.
+  """The numbers of one panel."""
 
-  Args:
-    title: of the panel.
-    places: name of each point, or its number on the horizontal axis.
-    means: of each point; nan leaves it out.
-    lows: lower ends of the intervals.
-    highs: upper ends of the intervals.
-  """
-
-  title: str
+  title: str  # of the panel
+  # Name of each point, or its number on the horizontal axis.
   places: Sequence[str] | Sequence[float]
-  means: Sequence[float]
-  lows: Sequence[float]
-  highs: Sequence[float]
+  means: Sequence[float]  # of each point; nan leaves it out
+  lows: Sequence[float]  # lower ends of the intervals
+  highs: Sequence[float]  # upper ends of the intervals
 
 
 def new_figure(width: float, height: float) -> Figure:
