@@ -173,8 +173,7 @@ def follow(
 ) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 
-  A comparison is at work until its last run has ended. Ctrl-C
-  ends it, too.
+  A comparison is at work until its last run has ended. Ctrl-C ends it, too.
   """
   before = None
   try:

@@ -55,12 +55,7 @@ def _points(summary: Summary, name: str) -> list[dict[str, Any]]:
 
 
 def as_csv(points: Sequence[Mapping[str, Any]]) -> str:
-  r"""The points as a table with a header.
-
-  Example:
-    >>> as_csv([{'rho': 0.1, 'mean': 0.5}, {'rho': 0.2, 'mean': 0.75}])
-    'rho,mean\n0.1,0.5\n0.2,0.75\n'
-  """
+  r"""The points as a table with a header."""
   text = io.StringIO()
   writer = csv.DictWriter(text, list(points[0]), lineterminator='\n')
   writer.writeheader()

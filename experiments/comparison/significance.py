@@ -20,17 +20,8 @@ def user_weights(
 ) -> Iterator[np.ndarray]:
   """How often each user is drawn in resamples of the users.
 
-  Args:
-    num_users: how many there are, and how many a resample draws of them.
-    seed: of the draws; the same seed gives the same resamples.
-
   Yields:
     int [some of the resamples, num_users], rows that add up to `num_users`.
-
-  Example:
-    >>> [weights.sum(axis=1).tolist() for weights in
-    ...   user_weights(3, resamples=2, seed=0)]
-    [[3, 3]]
   """
   rng = np.random.default_rng(seed)
   rows_at_once = max(1, _BLOCK // num_users)
@@ -76,9 +67,6 @@ def weighted_means(
     weights: how often each user counts, [resamples, users].
     sums: of the values of a user's examples, [users, methods].
     counts: how many examples a user has, [users].
-
-  Returns:
-    [resamples, methods].
 
   Example:
     >>> weighted_means(

@@ -53,11 +53,7 @@ STAGES = {
 def read_pretraining(
   settings: Settings, methods: Mapping[str, Method], chosen: Sequence[str]
 ) -> dict[str, PretrainSettings]:
-  """The flags of pre-training, as far as the methods need any.
-
-  Args:
-    settings: of the comparison; a flag for each stage names its file.
-  """
+  """The flags of pre-training, as far as the methods need any."""
   needed = set().union(*(_stages_of(methods, name) for name in chosen))
   found = {}
   for name, stage in STAGES.items():

@@ -44,9 +44,7 @@ def write_neighbours(
 ) -> None:
   """Writes the nearest users of every user, by the cosine of their vectors.
 
-  Args:
-    pieces: the users and their vectors; of a user with several rows the first
-      counts.
+  Of a user with several rows the first counts.
   """
   ids = np.array([user for users, _ in pieces for user in users])
   _, first = np.unique(ids, return_index=True)

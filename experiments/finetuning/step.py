@@ -83,7 +83,6 @@ def make_optimizer(
   """The optimizer of the flags: of each layer, with a rate of its own.
 
   Args:
-    encoder: that is trained, or frozen.
     head_steps: updates at first in which the head alone is trained.
   """
   optimizer = loop.make_optimizer(settings)

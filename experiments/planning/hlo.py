@@ -48,9 +48,6 @@ class Program:
   Args:
     text: of `jax.stages.Compiled.as_text()`.
 
-  Attributes:
-    module: its name.
-
   Example:
     >>> program = Program('''
     ... ENTRY %main (x: f32[2,3], y: f32[3,4]) -> f32[2,4] {

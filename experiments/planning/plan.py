@@ -107,10 +107,6 @@ def plan_run(
 def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
   """What a function returns, with shapes in place of arrays, none computed.
 
-  Args:
-    make: gives any structure of arrays and other things.
-    *args: arrays, or their shapes, that it takes.
-
   Example:
     >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))
     (ShapeDtypeStruct(shape=(9,), dtype=float32), 'a column')

@@ -129,12 +129,7 @@ def check_dropout(context: Context, objective: str) -> None:
 def on_window(
   context: Context, objective: LossFn, *, length: int | None = None
 ) -> LossFn:
-  """Shows an objective so many behaviours, where batches hold more of them.
-
-  Args:
-    objective: (params, batch, key) -> loss, metrics.
-    length: how many; None: as many as the encoder reads.
-  """
+  """Shows an objective so many behaviours [as many as the encoder reads]."""
   settings = context.settings
   # Without histories, windows are drawn where batches are made.
   is_drawn = context.is_training and uses_histories(settings)

@@ -203,11 +203,7 @@ def encoded_of_a_user(settings: ObjectiveSettings) -> int:
 def encoded_lengths(
   settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-  """How long the sequences are that are encoded of users so long.
-
-  Args:
-    lengths: of users, of their whole histories if slices are drawn of them.
-  """
+  """How long the sequences are that are encoded of users of these lengths."""
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.
   drawn = np.linspace(low, high, 16).astype(int)

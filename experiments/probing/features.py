@@ -125,13 +125,8 @@ def joined(
   weight of 1 both count alike.
 
   Args:
-    vectors: of all rows, [rows, dim].
     bag: of all rows, of unit length, sparse [rows, columns].
     train: the rows over which vectors are standardised.
-    weight: of the bag.
-
-  Returns:
-    [rows, dim + columns], sparse.
   """
   from scipy import sparse
 

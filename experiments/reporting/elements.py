@@ -17,12 +17,7 @@ def allowed(text: str) -> str:
 
 
 def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
-  """An element.
-
-  Args:
-    name: of the element.
-    content: text and elements, in order.
-    attributes: by name, with _ for -; one at the end is left out.
+  """An element, its attributes with - for _; one at the end is left out.
 
   Example:
     >>> tostring(tag('p', 'a < ', tag('b', 'c'), class_='d')).decode()

@@ -53,10 +53,6 @@ def make_encoder(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Makes an encoder for the items of a data set, and its parameters.
 
-  Args:
-    settings: the fields of the encoder that were given.
-    source: the run to start from; None for a random start.
-
   Returns:
     The encoder, and the parameters `table` and `encoder` of the model. With
     --shard_table no device holds the table whole: a new one is of `Shards`, one

@@ -34,8 +34,6 @@ class MetricsLog:
   write equal files. A number that is not finite is left out.
 
   Args:
-    folder: of the run.
-    settings: of the run.
     resume_at: the last step whose lines are kept; later ones are written again.
     saved: of `since_save`, by checkpoints; replaces what the file has lost.
 
@@ -180,10 +178,7 @@ class Progress(tqdm.tqdm):
   them; the time left is that of such steps alone.
 
   Args:
-    title: what is being done.
-    total: steps of the whole run.
     start: steps done already.
-    users: users of a step.
     every: seconds between two lines where there is no terminal.
     waited: for how many seconds the steps have waited for their input so far.
   """

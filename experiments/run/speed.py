@@ -63,11 +63,7 @@ def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
 
 
 def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
-  """In which parts the sequences of a batch are encoded.
-
-  Args:
-    lengths: of sequences as they will be encoded, or of a sample.
-  """
+  """In which parts the sequences of a batch are encoded."""
   size = settings.microbatch
   if size is None:
     size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
@@ -174,11 +170,7 @@ def on_table(
   *,
   length: int,
 ) -> Callable:
-  """A function of (params, batch, ...), whether or not the table is split.
-
-  Args:
-    function: the function, which asks for rows by `look_up`.
-  """
+  """A function, which asks for rows by `look_up`, of any kind of table."""
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,

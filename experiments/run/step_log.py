@@ -23,9 +23,6 @@ class StepLog:
   A step whose loss or gradient is not finite is skipped: it changes nothing.
 
   Args:
-    folder: of the run.
-    settings: of the run.
-    users: the split that is trained on.
     start: steps done already.
     num_steps: of the whole run.
     saved: what checkpoints say of the log, by `since_save`.
