@@ -21,8 +21,7 @@ from experiments.flags.binder import flag
 from experiments.flags.shared import DataSettings, EncoderSettings
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
-from experiments.probing.labelled_rows import labelled_rows, outputs_of
-from experiments.probing.probe import encode_splits
+from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
 from experiments.run.workdir import atomic_write, opened_workdir

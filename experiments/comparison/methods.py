@@ -6,12 +6,11 @@ a new entry of METHODS, and a new flag file one of `stages.STAGES`.
 """
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.flags.binder import SettingsError, given_values
+from experiments.flags.binder import SettingsError, given_values, unknown
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 from experiments.flags.pretraining import PretrainSettings
@@ -188,11 +187,7 @@ def choose_methods(names: Sequence[str]) -> dict[str, Method]:
   """The methods of these names."""
   for name in names:
     if name not in METHODS:
-      near = difflib.get_close_matches(name, METHODS, n=1)
-      hint = f'; did you mean {near[0]!r}?' if near else '.'
-      raise SettingsError(
-        f'--methods: no {name!r}{hint} There are: {", ".join(METHODS)}'
-      )
+      raise SettingsError(f'--methods: {unknown(name, METHODS)}')
   return {name: METHODS[name] for name in names}
 
 

@@ -24,10 +24,9 @@ from experiments.comparison.methods import (
   METRICS,
   variant_methods,
 )
-from experiments.comparison.notes import notes
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
-from experiments.comparison.table import Column, Summary, markdown
+from experiments.comparison.table import Column, Summary, markdown, notes
 from experiments.finetuning.predictions import PREDICTIONS
 from experiments.flags.binder import Settings, SettingsError
 from experiments.run.process import tell_result

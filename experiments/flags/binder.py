@@ -1,11 +1,13 @@
 """Settings of a command: a frozen dataclass whose fields are absl flags."""
 
 import dataclasses
+import difflib
+import importlib
 import operator
 import os
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
@@ -245,3 +247,22 @@ def _parsed(
   if left:
     raise SettingsError(f'{left[0]!r} is no flag: write --NAME=VALUE')
   return values
+
+
+def function_of(flag: str, name: str) -> Callable:
+  """The function MODULE:FUNCTION that the user of a flag has written."""
+  module, _, function = name.partition(':')
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise SettingsError(
+      f'--{flag}={name}: {error}; give MODULE:FUNCTION of what Python can '
+      'import from here'
+    ) from error
+
+
+def unknown(word: str, known: Collection[str]) -> str:
+  """Says that there is no such word, which is near, and which there are."""
+  near = difflib.get_close_matches(word, known, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else '.'
+  return f'no {word!r}{hint} There are: {", ".join(known)}'

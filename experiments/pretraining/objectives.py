@@ -4,8 +4,6 @@ What ranks views or predicts items is made here; see `contrastive` for the rest.
 """
 
 import functools
-import importlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,7 +34,7 @@ from adaptssr_jax.objectives.views import (
 )
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import function_of
 from experiments.flags.objectives import (
   OF_VIEWS,
   ObjectiveSettings,
@@ -226,7 +224,9 @@ def make_objective(context: Context) -> LossFn:
     if name in MAKERS:
       made[name] = MAKERS[name](context)
     else:
-      own = functools.partial(_own(name), **context.encoding)
+      own = functools.partial(
+        function_of('objective', name), **context.encoding
+      )
       made[name] = on_window(context, own)
   if len(made) == 1:
     (only,) = made.values()
@@ -270,18 +270,6 @@ def init_head(
     head |= init_discriminator(encoder, key)
   for name in settings.objective:
     if ':' in name:
-      init = getattr(_own(name), 'init_head', None)
+      init = getattr(function_of('objective', name), 'init_head', None)
       head |= init(encoder) if init else {}
   return {'head': head} if head else {}
-
-
-def _own(name: str) -> Callable:
-  """The function MODULE:FUNCTION."""
-  module, _, function = name.partition(':')
-  try:
-    return getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise SettingsError(
-      f'--objective={name}: {error}; give MODULE:FUNCTION of a module that '
-      'Python can import from here'
-    ) from error

@@ -19,7 +19,7 @@ from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.probing.labelled_rows import labelled_rows
+from experiments.probing.probe import labelled_rows
 from experiments.probing.reading import Labelled, read
 from experiments.run.data import open_data, renumbered
 from experiments.run.speed import encoding_step, lengths_of

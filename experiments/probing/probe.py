@@ -13,23 +13,19 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.finetuning.data import examples_of
 from experiments.finetuning.predictions import predict_users
-from experiments.finetuning.tasks import KINDS, select_by
+from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.speed import EncodingSettings
 from experiments.probing.classifiers import check_lightgbm
-from experiments.probing.features import Features, tf_idf
-from experiments.probing.labelled_rows import (
-  bags_of_rows,
-  labelled_rows,
-  outputs_of,
-)
+from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
   Labelled,
   Reading,
   best_of,
   candidates,
   joined_candidates,
+  log_odds,
   on_vectors,
   read,
 )
@@ -154,3 +150,59 @@ def probe_name(result: dict[str, Any]) -> str:
   """
   names = [name for name in ('bag_weight', 'C', 'trees') if name in result]
   return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)
+
+
+def labelled_rows(
+  data: UserData, metric: str, *, positive_weight: float = 1.0
+) -> Labelled:
+  """The labels of the rows of train, then of validation, then of test.
+
+  Args:
+    metric: by which validation chooses.
+  """
+  parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
+
+  def score(outputs: np.ndarray, label: np.ndarray) -> float:
+    values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
+    # There is no AUC where validation is all of one class.
+    return goodness(values, metric) if metric in values else 0.0
+
+  ends = np.cumsum([len(label) for label in parts.values()])
+  rows = {
+    name: np.arange(end - len(label), end)
+    for (name, label), end in zip(parts.items(), ends, strict=True)
+  }
+  return Labelled(
+    np.concatenate(list(parts.values())),
+    rows,
+    len(data.vocabulary.labels),
+    positive_weight,
+    score,
+  )
+
+
+def task_outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:
+  """What a network would put out: logits of all classes, or log-odds."""
+  return log_odds(outputs) if data.kind == 'conversion' else outputs
+
+
+def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
+  """The outputs of validation and test, as those of a network."""
+  return {
+    name: task_outputs(data, outputs)
+    for name, outputs in reading.outputs.items()
+  }
+
+
+def bags_of_rows(data: UserData, max_length: int) -> Features:
+  """The bags of all rows in the order of `labelled_rows`; length 0 is all."""
+  from scipy import sparse
+
+  num_items = len(data.vocabulary.items)
+  return sparse.vstack(
+    [
+      bags(users.items, num_items, max_length=max_length)
+      for users in data.splits.values()
+    ],
+    format='csr',
+  )

@@ -1,6 +1,5 @@
 """From the flags to an open data set."""
 
-import difflib
 import functools
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from adaptssr_jax.data.user_tables import UserTablesConfig
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import SettingsError, unknown
 from experiments.flags.shared import (
   LEAVE_ONE_OUT,
   DataSettings,
@@ -86,7 +85,7 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   name, _, size = settings.dataset.partition('/')
   builders = {builder.name: builder for builder in _BUILDERS}
   if name not in builders:
-    raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
+    raise SettingsError(f'--dataset: {unknown(name, list(builders))}')
   split = _split_of(settings, task)
   if name == data.UserTables.name:
     config = tables_config(settings, task)
@@ -121,7 +120,7 @@ def _check_config(
   ]
   known = [f'{name}/{size}' for size in sizes] or [name]
   if settings.dataset not in known:
-    raise SettingsError(f'--dataset: {_unknown(settings.dataset, known)}')
+    raise SettingsError(f'--dataset: {unknown(settings.dataset, known)}')
   tasks = [
     config.removeprefix(start)
     for config in configs
@@ -130,7 +129,7 @@ def _check_config(
   ]
   if task not in tasks:
     raise SettingsError(
-      f'--dataset={settings.dataset} --task={task}: {_unknown(task, tasks)}'
+      f'--dataset={settings.dataset} --task={task}: {unknown(task, tasks)}'
     )
 
 
@@ -169,12 +168,6 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
     memory_limit=settings.memory_limit,
     tell=tell,
   )
-
-
-def _unknown(word: str, known: list[str]) -> str:
-  near = difflib.get_close_matches(word, known, n=1)
-  hint = f'; did you mean {near[0]!r}?' if near else '.'
-  return f'no {word!r}{hint} There are: {", ".join(known)}'
 
 
 def renumbered(
