@@ -91,7 +91,13 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output)
   write_weights(path, weights)
   if settings.vocabulary:
-    write_items(pathlib.Path(settings.vocabulary), vocabulary)
+    try:
+      with atomic_path(pathlib.Path(settings.vocabulary)) as aside:
+        aside.write_text(''.join(f'{item}\n' for item in vocabulary), 'utf-8')
+    except OSError as error:
+      raise SettingsError(
+        f'--vocabulary={settings.vocabulary} was not written: {error}'
+      ) from error
   tell_result(
     f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
     f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
@@ -191,14 +197,3 @@ def read_items(path: str, count: int) -> list[str]:
         'too'
       )
   return items
-
-
-def write_items(path: pathlib.Path, items: list[str]) -> None:
-  """Writes a raw item id a line."""
-  try:
-    with atomic_path(path) as aside:
-      aside.write_text(''.join(f'{item}\n' for item in items), 'utf-8')
-  except OSError as error:
-    raise SettingsError(
-      f'--vocabulary={path} was not written: {error}'
-    ) from error

@@ -28,12 +28,11 @@ if __name__ == '__main__':
   # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.export', ExportSettings)
 
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -63,7 +62,10 @@ def main(settings: ExportSettings) -> pathlib.Path:
       raise SettingsError(f'--{name}=DIR is needed')
   check_packages()
   path = pathlib.Path(settings.output).absolute()
-  check_new(path)
+  if path.exists():
+    raise SettingsError(
+      f'--output={path} exists: move it away, or choose another name'
+    )
   encoder, params, vocabulary = restore_model(
     settings.pretrained, device=host_device()
   )
@@ -71,10 +73,18 @@ def main(settings: ExportSettings) -> pathlib.Path:
     encoder = encoder.clone(dtype=settings.dtype)
   flags = restore_description(settings.pretrained).flags
   dataset = flags.get('dataset', 'unknown')
-  with new_folder(path) as folder:
+  # A reader never finds half of the folder.
+  aside = path.with_name(f'{path.name}.{os.getpid()}.part')
+  try:
+    aside.mkdir(parents=True)
     write_encoder(
-      folder, encoder, encoder_params(params), vocabulary, dataset=dataset
+      aside, encoder, encoder_params(params), vocabulary, dataset=dataset
     )
+    aside.rename(path)
+  except OSError as error:
+    raise SettingsError(f'--output={path} was not written: {error}') from error
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
   tell_result(
     f'{settings.output}: an encoder of {len(vocabulary):,} items, vectors of '
     f'{encoder.vector_dim}; load.py encodes users by it'
@@ -91,28 +101,6 @@ def check_packages() -> None:
     raise SettingsError(
       f"an export needs {error.name}: pip install '.[export]'"
     ) from None
-
-
-def check_new(path: pathlib.Path) -> None:
-  """Raises `SettingsError` where there is something already."""
-  if path.exists():
-    raise SettingsError(
-      f'--output={path} exists: move it away, or choose another name'
-    )
-
-
-@contextlib.contextmanager
-def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write to, which is then renamed to its place, or removed."""
-  aside = path.with_name(f'{path.name}.{os.getpid()}.part')
-  try:
-    aside.mkdir(parents=True)
-    yield aside
-    aside.rename(path)
-  except OSError as error:
-    raise SettingsError(f'--output={path} was not written: {error}') from error
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_encoder(

@@ -64,7 +64,14 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   names = names_of(settings)
   for source in settings.checkpoints:
     restore_description(source)
-  refuse_other_settings(settings)
+  path = pathlib.Path(settings.workdir) / _NUMBERS
+  before = json.loads(path.read_text())['flags'] if path.exists() else None
+  differing = before and differing_flags(before, flags_that_bind(settings))
+  if differing:
+    raise SettingsError(
+      f'--workdir={settings.workdir} holds similarities of other settings: '
+      f'{differing}. Choose another folder'
+    )
   with opened_workdir(settings) as folder:
     return measure_in(folder, settings, names)
 
@@ -143,20 +150,6 @@ def default_names(sources: Sequence[str]) -> tuple[str, ...]:
 def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
   """The flags that the numbers depend on."""
   return settings.flag_values(without=settings.names_free_to_change())
-
-
-def refuse_other_settings(settings: SimilaritySettings) -> None:
-  """Raises `SettingsError` where the folder has the numbers of other flags."""
-  path = pathlib.Path(settings.workdir) / _NUMBERS
-  if not path.exists():
-    return
-  before = json.loads(path.read_text())['flags']
-  differing = differing_flags(before, flags_that_bind(settings))
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds similarities of other settings: '
-      f'{differing}. Choose another folder'
-    )
 
 
 def measure(

@@ -157,11 +157,15 @@ def _sum_by_user(
   """A method's values of each user, mean over seeds, sum over rows."""
   sums = np.zeros(num_users)
   for split, who in rows.items():
-    values = [
-      _values(_read(outcome.path), metric)
-      for outcome in outcomes
-      if outcome.split == split
-    ]
+    values = []
+    for outcome in outcomes:
+      if outcome.split == split:
+        found = _read(outcome.path)
+        values.append(
+          found['correct'].astype(float)
+          if metric == 'accuracy'
+          else np.asarray(metrics.ndcg(found['rank'], k=10), float)
+        )
     sums += np.bincount(who, np.mean(values, axis=0), minlength=num_users)
   return sums
 
@@ -185,13 +189,6 @@ def _mean_auc(
     ],
     axis=1,
   )
-
-
-def _values(found: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
-  """The metric of each test row."""
-  if metric == 'accuracy':
-    return found['correct'].astype(float)
-  return np.asarray(metrics.ndcg(found['rank'], k=10), float)
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -141,12 +141,9 @@ def _interval_cells(values: Mapping[str, Any] | None) -> list[str]:
     return [own, DASH, DASH, DASH]
   difference = f'{100 * values["difference"]:+.2f}'
   ends = _interval(values['difference_interval'], sign='+')
-  tests = [_chance(values[name]) for name in ('p', 'p_holm')]
+  tests = [values['p'], values['p_holm']]
+  tests = [f'{p:.4f}' if p >= 0.0001 else '< 0.0001' for p in tests]
   return [own, f'{difference} {ends}', *tests]
-
-
-def _chance(p: float) -> str:
-  return f'{p:.4f}' if p >= 0.0001 else '< 0.0001'
 
 
 def _interval(ends: Sequence[float], sign: str = '') -> str:

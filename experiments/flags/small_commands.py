@@ -77,7 +77,8 @@ class EmbedSettings(
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.part and not _is_part(self.part):
+    found = re.fullmatch('([0-9]+)/([0-9]+)', self.part)
+    if self.part and not (found and 1 <= int(found[1]) <= int(found[2])):
       raise SettingsError(
         f'--part must be I/N, from 1/N to N/N, such as 2/8, not {self.part!r}'
       )
@@ -90,11 +91,6 @@ class EmbedSettings(
       if above.name == 'checkpoints':
         return str(above.parent)
     return str(folder)
-
-
-def _is_part(text: str) -> bool:
-  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
-  return bool(found) and 1 <= int(found[1]) <= int(found[2])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,11 @@ def _operation(found: re.Match) -> Operation:
   called, contracted = _CALLED.search(rest), _CONTRACTED.search(rest)
   op_name = _OP_NAME.search(rest)
   operands, _, _ = rest.partition(')')
-  arrays = [_array(array) for array in _ARRAY.finditer(found['type'])]
+  arrays = []
+  for _, bits, axes in _ARRAY.findall(found['type']):
+    shape = _integers(axes)
+    size = math.ceil(math.prod(shape) * int(bits or 8) / 8)
+    arrays.append((shape, size))
   return Operation(
     opcode=found['opcode'],
     arrays=arrays[:1] if contracted else arrays,
@@ -155,12 +159,6 @@ def _operation(found: re.Match) -> Operation:
     called=called[1] if called else '',
     contracted=_integers(contracted[1]) if contracted else None,
   )
-
-
-def _array(found: re.Match) -> tuple[tuple[int, ...], int]:
-  _, bits, axes = found.groups()
-  shape = _integers(axes)
-  return shape, math.ceil(math.prod(shape) * int(bits or 8) / 8)
 
 
 def _integers(text: str) -> tuple[int, ...]:

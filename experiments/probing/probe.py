@@ -48,7 +48,12 @@ def probe(
   known, labelled = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   if settings.with_bag:
-    bag = _bag_of(known, data)
+    # Weighted by how many rows of all hold an item, trained on or not.
+    rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+    kept = [
+      rows[name][: len(users.items)] for name, users in known.splits.items()
+    ]
+    bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
     found = joined_candidates(
       vectors, bag, labelled, model=settings.probe_model
     )
@@ -57,19 +62,15 @@ def probe(
   readings = []
   with contextlib.closing(open_log(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
-      log.write(number, reading.chosen | _validation(reading, known))
+      outputs = outputs_of(reading, known)['validation']
+      values = KINDS[data.kind].measure(
+        outputs, known.splits['validation'].label
+      )
+      validation = {f'validation_{name}': of for name, of in values.items()}
+      log.write(number, reading.chosen | validation)
       readings.append(reading)
   best = best_of(readings)
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
-
-
-def _bag_of(known: UserData, data: UserData) -> Features:
-  """The bags of known rows, weighted by how many rows of all hold an item."""
-  rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
-  kept = [
-    rows[name][: len(users.items)] for name, users in known.splits.items()
-  ]
-  return tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
 
 
 def to_read(
@@ -99,12 +100,6 @@ def probe_head(
     # A network has one output: the log-odds.
     kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
   return {'output': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
-
-
-def _validation(reading: Reading, data: UserData) -> dict[str, float]:
-  outputs = outputs_of(reading, data)['validation']
-  values = KINDS[data.kind].measure(outputs, data.splits['validation'].label)
-  return {f'validation_{name}': value for name, value in values.items()}
 
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:

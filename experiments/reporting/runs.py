@@ -125,13 +125,20 @@ def _curves(runs: Sequence[Run]) -> Element:
     return section
   metrics = [name for name in _MEANING if name in found]
   metrics += sorted(found - _MEANING.keys())
+  head = ['last value']
+  for run in runs:
+    head += [run.name, 'validation']
+  rows = [
+    [name, *(_last(run, of + name) for run in runs for of in ('', _VALIDATION))]
+    for name in metrics
+  ]
   section.extend(
     [
       tag('h2', 'Curves'),
       tag('p', 'A line is training, dots are validation.', class_='note'),
       legend(run.name for run in runs),
       tag('div', *(_chart(runs, name) for name in metrics), class_='charts'),
-      _last_values(runs, metrics),
+      table('The last value of each curve', head, rows),
     ]
   )
   return section
@@ -153,19 +160,6 @@ def _chart(runs: Sequence[Run], metric: str) -> Element:
   )
 
 
-def _last_values(runs: Sequence[Run], metrics: Sequence[str]) -> Element:
-  head = ['last value']
-  for run in runs:
-    head += [run.name, 'validation']
-  rows = []
-  for name in metrics:
-    row = [name]
-    for run in runs:
-      row += [_last(run, name), _last(run, _VALIDATION + name)]
-    rows.append(row)
-  return table('The last value of each curve', head, rows)
-
-
 def _last(run: Run, metric: str) -> str:
   _, values = run.series(metric)
   return f'{values[-1]:.4g}' if values else _DASH
@@ -179,19 +173,16 @@ def _results(runs: Sequence[Run]) -> Element:
     if not splits:
       continue
     metrics = dict.fromkeys(m for name in splits for m in run.result[name])
-    rows = [
-      [metric, *(_number(run.result[name].get(metric)) for name in splits)]
-      for metric in metrics
-    ]
+    rows = []
+    for metric in metrics:
+      values = [run.result[name].get(metric) for name in splits]
+      cells = [_DASH if of is None else f'{of:.4f}' for of in values]
+      rows.append([metric, *cells])
     caption = f'{run.name}, task {run.result.get("task", _DASH)}'
     section.append(table(caption, ['metric', *splits], rows))
   if len(section):
     section.insert(0, tag('h2', 'Results'))
   return section
-
-
-def _number(value: float | None) -> str:
-  return _DASH if value is None else f'{value:.4f}'
 
 
 def _settings(runs: Sequence[Run]) -> Element:
