@@ -18,7 +18,12 @@ from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
 from experiments.finetuning.predictions import write_result
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
-from experiments.flags.shared import DataSettings, EncoderSettings
+from experiments.flags.shared import (
+  DataSettings,
+  EncoderSettings,
+  split_seed_flag,
+  train_users_flag,
+)
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
@@ -104,14 +109,8 @@ class ReadingSettings(DataSettings):
   max_length: int = flag(
     0, 'Behaviours of the bag, the last ones; 0: all.', low=0
   )
-  split_seed: int = flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
-  )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
+  split_seed: int = split_seed_flag()
+  train_users: int = train_users_flag()
 
 
 def encode(

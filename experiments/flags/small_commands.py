@@ -16,7 +16,12 @@ from experiments.flags.process import (
   QuietSettings,
   WritingSettings,
 )
-from experiments.flags.shared import DataSettings, SplitSettings
+from experiments.flags.shared import (
+  DataSettings,
+  SplitSettings,
+  split_seed_flag,
+  train_users_flag,
+)
 from experiments.flags.speed import EncodingSettings, TableSettings
 
 
@@ -112,14 +117,8 @@ class BaselineSettings(SplitSettings, QuietSettings):
   num_components: int | None = flag(
     None, 'bag_svd: features of a user [64].', low=1
   )
-  split_seed: int = flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
-  )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
+  split_seed: int = split_seed_flag()
+  train_users: int = train_users_flag()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,7 @@ def _regressions(
   """A logistic regression of each strength, from where the last one ended."""
   import sklearn.exceptions
   import sklearn.linear_model
+  from scipy.special import log_softmax
 
   model = sklearn.linear_model.LogisticRegression(
     max_iter=1000, class_weight=weight, warm_start=True
@@ -99,13 +100,17 @@ def _regressions(
       # A weak penalty may be cut short; validation then judges the model.
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], label)
-      outputs = {
-        name: _log_softmax(model.decision_function(inputs[name]))
-        for name in _READ
-      }
-    kernel, bias = model.coef_.T, model.intercept_
+      scores = {name: model.decision_function(inputs[name]) for name in _READ}
     if len(model.classes_) == 2:
       # The model has the logit of the second one alone.
+      scores = {
+        name: np.stack([np.zeros_like(of), of], axis=1)
+        for name, of in scores.items()
+      }
+    # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
+    outputs = {name: log_softmax(of, axis=1) for name, of in scores.items()}
+    kernel, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:
       kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
       bias = np.concatenate([np.zeros_like(bias), bias])
     all_kernel = np.zeros((len(kernel), labelled.num_classes))
@@ -113,15 +118,6 @@ def _regressions(
     all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
     reading = _reading(labelled, {'C': strength}, outputs, model.classes_)
     yield reading._replace(linear=(all_kernel, all_bias))
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-  """Log-probabilities, [rows, classes]; of two, their log-odds are given."""
-  if scores.ndim == 1:
-    scores = np.stack([np.zeros_like(scores), scores], axis=1)
-  # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
-  scores = scores - scores.max(axis=1, keepdims=True)
-  return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
 def _boosted_trees(
