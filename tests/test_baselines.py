@@ -90,7 +90,7 @@ def test_bags_hold_the_last_items_once():
   ('classes', 'kind'), [(3, 'classification'), (2, 'conversion')]
 )
 def test_the_model_is_that_of_scikit_learn(monkeypatch, classes, kind):
-  monkeypatch.setattr(probing, '_STRENGTHS', {'binary': (0.5,)})
+  monkeypatch.setattr(baselines, '_STRENGTHS', {'binary': (0.5,)})
   data = labelled(classes, kind)
   chosen, outputs = baselines.classify_bags(data, 100)
   assert chosen == {'weighting': 'binary', 'C': 0.5}
