@@ -18,9 +18,11 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
   AugmentationSettings,
   ObjectiveSettings,
+  augmentations_of,
   slice_lengths_of,
   uses_histories,
 )
+from experiments.flags.traits import traits_of
 
 # Users to whom anchors are compared at a time.
 BLOCK = 1024
@@ -126,17 +128,27 @@ def check_dropout(context: Context, objective: str) -> None:
     )
 
 
-def on_window(
-  context: Context, objective: LossFn, *, length: int | None = None
-) -> LossFn:
-  """Shows an objective so many behaviours [as many as the encoder reads]."""
-  settings = context.settings
+def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
+  """Shows an objective as many behaviours as it encodes, of batches of more.
+
+  What draws slices, prefixes or partners is shown all of them.
+
+  Args:
+    name: of the objective.
+    objective: (params, batch, key) -> loss, metrics.
+  """
+  settings, traits = context.settings, traits_of(name)
+  is_sliced = traits.is_augmented and 'slice' in augmentations_of(
+    settings, name
+  )
+  if is_sliced or traits.sees_histories or traits.sees_partners:
+    return objective
   # Without histories, windows are drawn where batches are made.
   is_drawn = context.is_training and uses_histories(settings)
   return functools.partial(
     see_window,
     objective=objective,
-    length=length or context.encoder.max_length,
+    length=context.encoder.max_length + traits.sees_target,
     window=settings.window if is_drawn else 'last',
   )
 

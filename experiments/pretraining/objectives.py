@@ -45,7 +45,7 @@ from experiments.flags.objectives import (
   shares_views,
   temperature_of,
 )
-from experiments.flags.pretraining import PretrainSettings, longest_sequence
+from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.flags.traits import traits_of
 from experiments.pretraining import contrastive
@@ -63,25 +63,23 @@ _BLOCK = 256
 
 def make_masked_items(context: Context) -> LossFn:
   """Hidden items are guessed."""
-  objective = functools.partial(
+  return functools.partial(
     masked_items_objective,
     ratio=mask_ratio_of(context.settings, 'masked_items'),
     **context.encoding,
   )
-  return on_window(context, objective)
 
 
 def make_causal_items(context: Context) -> LossFn:
   """Each next item is guessed."""
-  settings = context.settings
   # The users that leave-one-out validates are those it trains on, with one item
   # more, which alone is new.
-  last_only = settings.split == LEAVE_ONE_OUT and not context.is_training
-  objective = functools.partial(
-    causal_items_objective, last_only=last_only, **context.encoding
+  is_leave_one_out = context.settings.split == LEAVE_ONE_OUT
+  return functools.partial(
+    causal_items_objective,
+    last_only=is_leave_one_out and not context.is_training,
+    **context.encoding,
   )
-  length = longest_sequence(settings, context.encoder.max_length)
-  return on_window(context, objective, length=length)
 
 
 def make_next_items(context: Context) -> LossFn:
@@ -140,7 +138,7 @@ def _ranking_views(
 ) -> LossFn:
   """Losses of views that are ranked, and so encoded in two dropout passes."""
   names = augmentations_of(context.settings)
-  objective = functools.partial(
+  return functools.partial(
     views_objective,
     losses=losses,
     weights=weights,
@@ -155,13 +153,11 @@ def _ranking_views(
       buckets=context.buckets,
     ),
   )
-  return objective if 'slice' in names else on_window(context, objective)
 
 
 def make_ptum(context: Context) -> LossFn:
   """The user vector tells hidden and last behaviours from random ones."""
-  objective = functools.partial(ptum_objective, **context.encoding)
-  return on_window(context, objective)
+  return functools.partial(ptum_objective, **context.encoding)
 
 
 def make_msdp(context: Context) -> LossFn:
@@ -180,7 +176,7 @@ def make_ecl(context: Context) -> LossFn:
   """The user vector tells which behaviours have been replaced."""
   settings = context.settings
   check_dropout(context, 'ecl')
-  objective = functools.partial(
+  return functools.partial(
     ecl_objective,
     ratio=mask_ratio_of(settings, 'ecl'),
     contrast=settings.ecl_contrast,
@@ -189,7 +185,6 @@ def make_ecl(context: Context) -> LossFn:
     block_size=BLOCK,
     **context.encoding,
   )
-  return on_window(context, objective)
 
 
 MAKERS = {
@@ -222,12 +217,11 @@ def make_objective(context: Context) -> LossFn:
     made['_and_'.join(OF_VIEWS)] = make_shared_views(context, weights)
   for name in names:
     if name in MAKERS:
-      made[name] = MAKERS[name](context)
+      objective = MAKERS[name](context)
     else:
-      own = functools.partial(
-        function_of('objective', name), **context.encoding
-      )
-      made[name] = on_window(context, own)
+      own = function_of('objective', name)
+      objective = functools.partial(own, **context.encoding)
+    made[name] = on_window(context, name, objective)
   if len(made) == 1:
     (only,) = made.values()
     return only
