@@ -105,11 +105,9 @@ class Grid:
   data: Mapping[str, Any]  # the flags of the data set
   methods: Mapping[str, Method]  # the rows, by name
   reference: str  # the row that the others are compared with
-  # The columns: the data of each task, with the stored splits.
-  tasks: Mapping[str, UserData]
+  tasks: Mapping[str, UserData]  # the columns, with the stored splits
   modes: tuple[str, ...]  # how the vectors of tasks with labels are used
-  # Of the tasks whose users are encoded as they are.
-  histories: Mapping[str, Histories]
+  histories: Mapping[str, Histories]  # of the tasks that are read frozen
   shares: tuple[float, ...]  # of the training rows
   splits: tuple[int, ...]  # seeds of the splits
   probe_splits: tuple[int, ...]  # the same where vectors are read
@@ -117,14 +115,10 @@ class Grid:
   # Every seed in every split; else the first seed in the first split, the
   # second in the second, and so on, round the shorter of the two.
   crossed: bool
-  # Of pre-training; fine-tuning goes round them.
-  pretrain_seeds: tuple[int, ...]
-  # The flags of pre-training, by the flag that named the file.
-  pretraining: Mapping[str, PretrainSettings]
-  # Name of the data of pre-training; nothing if there is none.
-  pretrain_data: str
-  # The flags of fine-tuning, by kind.
-  finetuning: Mapping[str, FinetuneSettings]
+  pretrain_seeds: tuple[int, ...]  # fine-tuning goes round them
+  pretraining: Mapping[str, PretrainSettings]  # by the flag of its file
+  pretrain_data: str  # name of the data of pre-training, if there is any
+  finetuning: Mapping[str, FinetuneSettings]  # by kind of task
 
   def method(self, name: str) -> Method:
     """The method of this name, a row of the table or what a row starts from."""

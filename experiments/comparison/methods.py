@@ -46,15 +46,12 @@ class Method:
   # The flag of `compare` that names the flag file of its pre-training; without,
   # its encoder is random.
   flags: str = ''
-  # The method whose pre-trained encoder this pre-training starts from.
-  after: str = ''
+  after: str = ''  # the method whose pre-trained encoder it starts from
   # What its pre-training, or its baseline, has otherwise than the flags say.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   steps_of: str = ''  # the method as many of whose pre-training steps it takes
-  # The flag whose file says its learning rate, in place of its own.
-  rate_of: str = ''
-  # The one of `baselines` that it is, instead of a user model.
-  baseline: str = ''
+  rate_of: str = ''  # the flag whose file, not its own, says its learning rate
+  baseline: str = ''  # the one of `baselines` that it is, not a user model
   kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can do
   modes: Sequence[str] = MODES  # the columns that it has a number in
 

@@ -11,24 +11,16 @@ class Traits(NamedTuple):
   is_augmented: bool = False  # whether --augmentations makes its views
   is_sliced: bool = False  # whether its views are slices of the whole history
   sees_histories: bool = False  # whether it needs the whole history of a user
-  # Whether it has a softmax over all items, so that a step needs the whole item
-  # table.
-  over_all_items: bool = False
+  over_all_items: bool = False  # whether its softmax needs the whole table
   has_bias: bool = False  # whether it learns a bias of each item
-  # Whether the user vector predicts items, so that a wide vector is brought to
-  # their width.
-  from_the_vector: bool = False
-  # Whether it sees a behaviour more than the encoder reads.
-  sees_target: bool = False
+  from_the_vector: bool = False  # whether the user vector predicts items
+  sees_target: bool = False  # whether it sees one more than the encoder reads
   sees_partners: bool = False  # whether it sees, for each user, another one
-  # Whether it puts in items that are like those of a user.
-  sees_similar: bool = False
-  # Whether its augmentations grow stronger over the run.
-  has_curriculum: bool = False
+  sees_similar: bool = False  # whether it puts in items like those of a user
+  has_curriculum: bool = False  # whether augmentations grow stronger in a run
   mask_ratio: float = 0.6  # where --mask_ratio is not given
   temperature: float = 1.0  # where --temperature is not given
-  # Items that a step draws for each user, to tell them from the user's.
-  draws: int = 0
+  draws: int = 0  # items drawn for each user, to be told from the user's
   fills: bool = False  # whether it fills hidden items by draws from all of them
 
 

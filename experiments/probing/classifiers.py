@@ -22,8 +22,7 @@ class Labelled(NamedTuple):
   """The labels of rows, and what is done with each row."""
 
   label: np.ndarray  # the class of each row, int [rows]
-  # The numbers of the rows of 'train', 'validation' and 'test'.
-  rows: Mapping[str, np.ndarray]
+  rows: Mapping[str, np.ndarray]  # of 'train', 'validation' and 'test'
   num_classes: int  # classes of the task
   positive_weight: float = 1.0  # what a training row of class 1 counts
   # (outputs, labels) of the validation rows -> a number, which is higher if it
@@ -34,8 +33,7 @@ class Labelled(NamedTuple):
 class Reading(NamedTuple):
   """What a fitted model says."""
 
-  # The settings by which it differs from the others: {'C': 0.1}.
-  chosen: dict[str, float]
+  chosen: dict[str, float]  # in what it differs from the others: {'C': 0.1}
   # For the rows of 'validation' and 'test', the log-probabilities of the
   # classes, float32 [rows, classes]; -inf for one without training rows.
   outputs: dict[str, np.ndarray]

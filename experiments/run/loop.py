@@ -34,8 +34,8 @@ from experiments.run.step_log import StepLog
 class Run:
   """What a run trains, and how its end and its epochs are met."""
 
-  settings: RunSettings  # of the run
-  folder: pathlib.Path  # of the run
+  settings: RunSettings
+  folder: pathlib.Path
   users: UserArrays  # the split that is trained on
   length: int  # behaviours seen of a user
   # (state, batch, key) -> (state, metrics), before `pmap_step`.
@@ -44,8 +44,7 @@ class Run:
   description: Description  # what checkpoints say of themselves
   # State -> (numbers to log, score of the checkpoint or None).
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
-  # Whether the state before the first step may be the best.
-  score_start: bool = False
+  score_start: bool = False  # whether the first state may be the best
 
   @property
   def steps_per_epoch(self) -> int:

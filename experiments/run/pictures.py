@@ -36,8 +36,7 @@ class Panel(NamedTuple):
   """The numbers of one panel."""
 
   title: str  # of the panel
-  # Name of each point, or its number on the horizontal axis.
-  places: Sequence[str] | Sequence[float]
+  places: Sequence[str] | Sequence[float]  # name or number of each point
   means: Sequence[float]  # of each point; nan leaves it out
   lows: Sequence[float]  # lower ends of the intervals
   highs: Sequence[float]  # upper ends of the intervals
