@@ -13,7 +13,6 @@ from experiments.comparison.options import CompareSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.compare', CompareSettings)
 
 import collections

@@ -11,7 +11,6 @@ from experiments.flags.small_commands import ConvertSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.convert', ConvertSettings)
 
 import importlib

@@ -41,7 +41,6 @@ from experiments.flags.small_commands import EmbedSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.embed', EmbedSettings)
 
 import collections

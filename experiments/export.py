@@ -25,7 +25,6 @@ from experiments.flags.small_commands import ExportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.export', ExportSettings)
 
 import json

@@ -9,7 +9,6 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.finetune', FinetuneSettings)
 
 import functools

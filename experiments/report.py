@@ -27,7 +27,6 @@ from experiments.flags.small_commands import ReportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.report', ReportSettings)
 
 import pathlib

@@ -18,7 +18,6 @@ from experiments.flags.small_commands import SimilaritySettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.similarity', SimilaritySettings)
 
 import functools

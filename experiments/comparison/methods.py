@@ -245,12 +245,7 @@ def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:
 
 
 def pair_methods() -> dict[str, Method]:
-  """AdaptSSR with one augmentation for each of the two views, all pairs.
-
-  Example:
-    >>> list(pair_methods())[:3]
-    ['adaptssr_crop', 'adaptssr_crop_mask', 'adaptssr_crop_reorder']
-  """
+  """AdaptSSR with one augmentation for each of the two views, all pairs."""
   return {
     pair_name(first, second): _adaptssr(
       f', {first} and {second}',

@@ -67,14 +67,6 @@ def weighted_means(
     weights: how often each user counts, [resamples, users].
     sums: of the values of a user's examples, [users, methods].
     counts: how many examples a user has, [users].
-
-  Example:
-    >>> weighted_means(
-    ...   np.array([[1, 1], [2, 0]]),
-    ...   sums=np.array([[1.0], [5.0]]),
-    ...   counts=np.array([1, 2]),
-    ... ).tolist()
-    [[2.0], [1.0]]
   """
   # As floats, since a product of integers is not made by BLAS.
   weights = weights.astype(float)
@@ -135,10 +127,6 @@ def p_value(differences: np.ndarray) -> float:
   Args:
     differences: of two methods, on resamples of the users, [resamples].
 
-  Example:
-    >>> p_value(np.array([1.0] * 199))
-    0.01
-
   Reference:
     Davison and Hinkley, Bootstrap Methods and their Application, 1997, ch. 4.
   """
@@ -157,10 +145,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
   Args:
     first: 1 where the first classifier is right, else 0, [examples].
     second: the same of the second one.
-
-  Example:
-    >>> mcnemar(np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0]))
-    0.125
 
   Reference:
     McNemar, Note on the sampling error of the difference between correlated
@@ -203,12 +187,6 @@ def split_interval(
   """Lower and upper end of the interval of the mean over random splits.
 
   mean -+ t_(n - 1) split_error
-
-  Example:
-    >>> values = np.array([1.0, 2.0, 3.0])
-    >>> low, high = split_interval(values, test_per_train=1 / 3)
-    >>> round(low, 2), round(high, 2)
-    (-1.51, 5.51)
   """
   error = split_error(values, test_per_train=test_per_train)
   reach = error * float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1))
@@ -225,11 +203,6 @@ def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
   Args:
     differences: of two methods, on each of the same splits, [n], 2 or more.
     test_per_train: of `split_error`.
-
-  Example:
-    >>> differences = np.array([1.0, 2.0, 3.0])
-    >>> round(split_test(differences, test_per_train=1 / 3), 4)
-    0.134
   """
   mean = float(np.mean(differences))
   error = split_error(differences, test_per_train=test_per_train)
@@ -243,10 +216,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
   The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
   that stay below a level are false with a chance below it, taken together.
-
-  Example:
-    >>> holm([0.25, 0.125, 0.5])
-    [0.5, 0.375, 0.5]
 
   Reference:
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian

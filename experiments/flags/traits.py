@@ -55,10 +55,5 @@ _UNKNOWN = Traits(over_all_items=True)
 
 
 def traits_of(objective: str) -> Traits:
-  """The traits of an objective by its name.
-
-  Example:
-    >>> traits_of('pooled_items').is_sliced, traits_of('mine:loss').views
-    (True, 1)
-  """
+  """The traits of an objective by its name."""
   return _UNKNOWN if ':' in objective else TRAITS[objective]

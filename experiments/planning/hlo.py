@@ -47,16 +47,6 @@ class Program:
 
   Args:
     text: of `jax.stages.Compiled.as_text()`.
-
-  Example:
-    >>> program = Program('''
-    ... ENTRY %main (x: f32[2,3], y: f32[3,4]) -> f32[2,4] {
-    ...   %x = f32[2,3]{1,0} parameter(0)
-    ...   %y = f32[3,4]{1,0} parameter(1)
-    ...   ROOT %dot.1 = f32[2,4]{1,0} dot(%x, %y), lhs_contracting_dims={1}
-    ... }''')
-    >>> program.flops('dot.1'), program.bytes('dot.1')
-    (48, 104)
   """
 
   def __init__(self, text: str):

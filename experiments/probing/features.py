@@ -96,14 +96,6 @@ def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
 
   Returns:
     float32 [users, components].
-
-  Example:
-    >>> from scipy import sparse
-    >>> bag = sparse.csr_matrix([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-    >>> np.abs(bag_svd(bag, num_components=1)).round(3)
-    array([[2.],
-           [2.],
-           [0.]], dtype=float32)
   """
   import sklearn.decomposition
 

@@ -30,13 +30,6 @@ class Prefetch(Iterator):
 
   Attributes:
     waited: seconds that whoever asked has waited for a batch so far.
-
-  Example:
-    >>> import contextlib
-    >>> batches = Prefetch(lambda step: step * 10, range(3))
-    >>> with contextlib.closing(batches):
-    ...   list(batches)
-    [0, 10, 20]
   """
 
   def __init__(
