@@ -175,16 +175,20 @@ def _arrays(thing: Any) -> Iterator[np.ndarray]:
 
 
 def _sizes_of_state(state: TrainState) -> dict[str, int]:
-  sizes = {}
-  for name, tree in {
-    'parameters': state.params,
-    'table': state.params['table'],
-    'optimizer': state.opt_state,
-  }.items():
-    leaves = jax.tree.leaves(tree)
-    sizes[name] = sum(math.prod(leaf.shape) for leaf in leaves)
-    sizes[f'{name}_size'] = sum(
-      math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves
-    )
-  del sizes['optimizer']
-  return sizes
+  parameters, parameters_size = _size(state.params)
+  table, table_size = _size(state.params['table'])
+  return {
+    'parameters': parameters,
+    'parameters_size': parameters_size,
+    'table': table,
+    'table_size': table_size,
+    'optimizer_size': _size(state.opt_state)[1],
+  }
+
+
+def _size(tree: Any) -> tuple[int, int]:
+  """How many numbers the arrays of a tree hold, and their bytes."""
+  sizes = [
+    (math.prod(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)
+  ]
+  return sum(n for n, _ in sizes), sum(n * size for n, size in sizes)
