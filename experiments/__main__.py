@@ -13,12 +13,7 @@ _SCRIPT = 'adaptssr-'
 
 
 def commands() -> dict[str, str]:
-  """The first line about each command, which is read and not imported.
-
-  Example:
-    >>> commands()['pretrain']
-    'Pre-trains a user model on behaviours alone.'
-  """
+  """The first line about each command, which is read and not imported."""
   return {
     path.stem: ast.get_docstring(
       ast.parse(path.read_text(encoding='utf-8'))

@@ -12,22 +12,32 @@ from experiments.flags.small_commands import BaselineSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.baselines', BaselineSettings)
 
-import json
+import operator
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from adaptssr_jax.data import resplit
-from experiments.finetuning.counts import rank_by_counts
-from experiments.finetuning.predictions import write_predictions
-from experiments.finetuning.tasks import measured
+import numpy as np
+from scipy import sparse
+
+from adaptssr_jax.data import UserArrays, UserData, resplit
+from experiments.finetuning.predictions import write_result
+from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
-from experiments.probing.labelled_rows import classify_bags, classify_svd
+from experiments.probing.features import bag_svd, tf_idf
+from experiments.probing.probe import bags_of_rows, labelled_rows, outputs_of
+from experiments.probing.reading import BAG_STRENGTHS, best_of, read
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
-from experiments.run.workdir import RESULT, atomic_write, opened_workdir
+from experiments.run.workdir import opened_workdir
+
+# Strengths of the regularisation, strongest first, for bags of ones and for
+# bags weighted to unit length.
+_STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
+# Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
+_ROWS = 256
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
@@ -69,14 +79,162 @@ def baseline_in(
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)
-  result = {'task': settings.task, 'method': settings.method} | chosen
-  result |= {
-    name: measured(values, data, name) for name, values in outputs.items()
-  }
-  write_predictions(folder, outputs['test'], data)
-  atomic_write(
-    folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + '\n'
-  )
+  about = {'task': settings.task, 'method': settings.method} | chosen
+  result = write_result(folder, about, outputs, data)
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
   tell_result(f'{settings.method}, {settings.task}: {", ".join(scores)}')
   return result
+
+
+def classify_bags(
+  data: UserData, length: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Logistic regression on bags of items; validation chooses its strength.
+
+  Args:
+    length: behaviours seen of a user; 0: all of them.
+
+  Returns:
+    What was chosen, and its `outputs_of` validation and test.
+  """
+  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  bag, readings = bags_of_rows(data, length), []
+  for weighting, strengths in _STRENGTHS.items():
+    features = bag
+    if weighting == 'tf_idf':
+      features = tf_idf(bag, rows=labelled.rows['train'])
+    reading = read(features, labelled, strengths=strengths)
+    chosen = {'weighting': weighting} | reading.chosen
+    readings.append(reading._replace(chosen=chosen))
+  best = best_of(readings)
+  return best.chosen, outputs_of(best, data)
+
+
+def classify_svd(
+  data: UserData, length: int, *, num_components: int, train_users: int = 0
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """As `classify_bags`, of a truncated SVD of the bags of all rows.
+
+  Args:
+    train_users: labelled rows to train on, the first; 0: all.
+  """
+  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  train = labelled.rows['train'][: train_users or None]
+  labelled = labelled._replace(rows=labelled.rows | {'train': train})
+  bag = tf_idf(bags_of_rows(data, length))
+  vectors = bag_svd(bag, num_components=num_components)
+  best = read(vectors, labelled)
+  chosen = {'num_components': vectors.shape[1]} | best.chosen
+  return chosen, outputs_of(best, data)
+
+
+def rank_by_counts(
+  data: UserData, *, last_item: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Ranks by how often a target is met in training, or met after an item.
+
+  Counted are the positives of the training rows; and what their users did
+  before, each history once, where validation says that this helps. It does for
+  a Markov chain, which then sees every step of a sequence and not its last one
+  alone; the popular of years ago may not be those of now. No history goes on to
+  a positive. Where no count after the item tells two targets apart, how often
+  they are met at all does.
+
+  Args:
+    last_item: whether the counts are those after a row's last item.
+
+  Returns:
+    Whether histories are counted too, and the ranks of validation and test.
+  """
+  kind, found = KINDS[data.kind], []
+  for histories in (False, True):
+    score = _score_of(data, last_item=last_item, histories=histories)
+    ranks = {
+      name: ranks_of(data.splits[name], score)
+      for name in ('validation', 'test')
+    }
+    values = kind.measure(ranks['validation'], data.splits['validation'].label)
+    found.append((values[kind.select_by[0]], {'histories': histories}, ranks))
+  # Among equals the first, which is the simplest.
+  _, chosen, ranks = max(found, key=operator.itemgetter(0))
+  return chosen, ranks
+
+
+def _score_of(
+  data: UserData, *, last_item: bool, histories: bool
+) -> Callable[[UserArrays, np.ndarray], np.ndarray]:
+  """The counts as (users, some of them) -> [some, targets]."""
+  befores, afters = _steps(data, histories)
+  shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
+  popularity = np.bincount(afters, minlength=shape[1]).astype(float)
+  if not last_item:
+    return lambda users, some: np.tile(popularity, (len(some), 1))
+  # How often a target follows an item: equal pairs add up.
+  transitions = sparse.csr_matrix(
+    (np.ones(len(afters)), (befores, afters)), shape
+  )
+
+  def score_after(users: UserArrays, some: np.ndarray) -> np.ndarray:
+    """Counts after the last item; where they are equal, popularity decides."""
+    after = transitions[_last_items(users, some)].toarray()
+    return after + popularity / (popularity.sum() + 1)
+
+  return score_after
+
+
+def _blocks(count: int) -> Iterator[np.ndarray]:
+  """The numbers 0..count-1, some at a time."""
+  for start in range(0, count, _ROWS):
+    yield np.arange(start, min(start + _ROWS, count))
+
+
+def _last_items(users: UserArrays, some: np.ndarray) -> np.ndarray:
+  return users.items.padded(some, 1)[:, 0]
+
+
+def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
+  """All steps of the training rows from an item to a target, [steps] each.
+
+  From the last item of a row to its positive; and from each item of a history
+  to the next, where that is a target. The first item has none before it: 0.
+  """
+  train = data.splits['train']
+  number = {name: place for place, name in enumerate(data.vocabulary.labels)}
+  # The target that is item i, -1 where it is none.
+  target_of = np.array(
+    [-1, *(number.get(name, -1) for name in data.vocabulary.items)]
+  )
+  befores = [_last_items(train, train.user_of_rows())]
+  afters = [train.in_row_order(train.positives.values)]
+  for some in _blocks(len(train.items)) if histories else ():
+    items = train.items.padded(some, train.items.longest)
+    before = np.pad(items[:, :-1], ((0, 0), (1, 0)))
+    after = target_of[items]
+    befores.append(before[after >= 0])
+    afters.append(after[after >= 0])
+  return np.concatenate(befores), np.concatenate(afters)
+
+
+def ranks_of(
+  users: UserArrays, score: Callable[[UserArrays, np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """The rank of each row's positive among all targets, from 1, [rows].
+
+  The user's other positives are left out, and equal scores share the mean of
+  their ranks, as in fine-tuning.
+
+  Args:
+    score: (users, some of them) -> [some, targets].
+  """
+  of_row, ranks = users.user_of_rows(), []
+  positive = users.in_row_order(users.positives.values)
+  for rows in _blocks(users.num_rows):
+    some = of_row[rows]
+    scores = score(users, some)
+    own = np.take_along_axis(scores, positive[rows, None], axis=1)
+    targets = users.targets.padded(some, users.targets.longest, fill=-1)
+    line, place = np.nonzero(targets >= 0)
+    scores[line, targets[line, place]] = -np.inf
+    above, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    ranks.append(1 + above + equal / 2)
+  return np.concatenate(ranks).astype(np.float32)

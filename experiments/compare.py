@@ -13,19 +13,17 @@ from experiments.comparison.options import CompareSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.compare', CompareSettings)
 
 import collections
 import datetime
-import itertools
+import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison.commands import needs_of
+from experiments.comparison.commands import found, is_made, make, needs_of
 from experiments.comparison.grid import Cell, Grid, Run, plan
 from experiments.comparison.report import write_report
-from experiments.comparison.runs import found, is_made, make
 from experiments.comparison.setup import read_grid
 from experiments.run.process import forget_compiled, tell, tell_result
 from experiments.run.workdir import opened_workdir
@@ -67,14 +65,7 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
 
 
 def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
-  """Prints the runs that are not made yet, and how long they will take.
-
-  Returns:
-    Their names.
-
-  Raises:
-    SettingsError: a run was made with other flags.
-  """
+  """Prints the missing runs, and how long they take; returns their names."""
   seconds, missing = collections.defaultdict(list), []
   for one in runs:
     if not is_made(grid, one):
@@ -113,28 +104,18 @@ def time_left(
 ) -> float:
   """The seconds that runs will take: as long as those like them, on average.
 
-  A run that is like none before takes as long as the average of those that are
-  most like it: a stage of pre-training as the others, a cell as those of its
-  column. What a resumed run took before is not known, so it counts as none.
+  A run that is like none before takes as long as the average of those with
+  which its `alike` shares most of its first parts: a stage of pre-training as
+  the others, a cell as those of its column. What a resumed run took before is
+  not known, so it counts as none.
   """
-  means = {alike: sum(all_) / len(all_) for alike, all_ in seconds.items()}
-  counts = collections.Counter(one.alike for one in runs)
-  return sum(_expected(means, alike) * n for alike, n in counts.items())
-
-
-def _expected(means: Mapping[str, float], alike: str) -> float:
-  """The mean of the groups with whom a name shares most of its first parts."""
-  if not means:
-    return 0.0
-  shared = {
-    name: _shared_parts(name.split('/'), alike.split('/')) for name in means
-  }
-  most = max(shared.values())
-  near = [means[name] for name, number in shared.items() if number == most]
-  return sum(near) / len(near)
-
-
-def _shared_parts(first: Sequence[str], second: Sequence[str]) -> int:
-  pairs = zip(first, second, strict=False)
-  same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-  return sum(1 for _ in same)
+  left = 0.0
+  for alike, count in collections.Counter(one.alike for one in runs).items():
+    shared = collections.defaultdict(list)
+    for name, taken in seconds.items():
+      path = posixpath.commonpath([name, alike])
+      shared[len(path)].append(sum(taken) / len(taken))
+    if shared:
+      near = shared[max(shared)]
+      left += sum(near) / len(near) * count
+  return left

@@ -11,7 +11,6 @@ from experiments.flags.small_commands import ConvertSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.convert', ConvertSettings)
 
 import importlib
@@ -39,13 +38,7 @@ from experiments.run.process import tell, tell_result
 
 
 def main(settings: ConvertSettings) -> pathlib.Path:
-  """Converts, and returns what was written.
-
-  Raises:
-    SettingsError: a file cannot be read, is no such model or is there already,
-      or a package is missing.
-    CheckpointError: the run cannot be read, or the disk is full.
-  """
+  """Converts, and returns what was written."""
   written = [settings.workdir or settings.output]
   written += [settings.vocabulary] if settings.output else []
   for path in map(pathlib.Path, filter(None, written)):
@@ -97,7 +90,13 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output)
   write_weights(path, weights)
   if settings.vocabulary:
-    write_items(pathlib.Path(settings.vocabulary), vocabulary)
+    try:
+      with atomic_path(pathlib.Path(settings.vocabulary)) as aside:
+        aside.write_text(''.join(f'{item}\n' for item in vocabulary), 'utf-8')
+    except OSError as error:
+      raise SettingsError(
+        f'--vocabulary={settings.vocabulary} was not written: {error}'
+      ) from error
   tell_result(
     f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
     f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
@@ -124,11 +123,7 @@ def _head_of_both(
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a state dict, {name: array}, and runs no code that it may hold.
-
-  Raises:
-    SettingsError: it cannot be read, or holds other things.
-  """
+  """Reads a state dict, {name: array}, and runs no code that it may hold."""
   torch = _library(path)
   try:
     path.open('rb').close()
@@ -151,11 +146,7 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
-  """Writes a state dict.
-
-  Raises:
-    SettingsError: it cannot be written.
-  """
+  """Writes a state dict."""
   torch = _library(path)
   try:
     with atomic_path(path) as aside:
@@ -181,11 +172,7 @@ def _library(path: pathlib.Path) -> Any:
 
 
 def read_items(path: str, count: int) -> list[str]:
-  """The raw item ids of a file, or the indices where there is none.
-
-  Raises:
-    SettingsError: they are not so many, or not each once.
-  """
+  """The raw item ids of a file, or the indices where there is none."""
   if not path:
     return [str(index) for index in range(1, count + 1)]
   try:
@@ -209,18 +196,3 @@ def read_items(path: str, count: int) -> list[str]:
         'too'
       )
   return items
-
-
-def write_items(path: pathlib.Path, items: list[str]) -> None:
-  """Writes a raw item id a line.
-
-  Raises:
-    SettingsError: the file cannot be written.
-  """
-  try:
-    with atomic_path(path) as aside:
-      aside.write_text(''.join(f'{item}\n' for item in items), 'utf-8')
-  except OSError as error:
-    raise SettingsError(
-      f'--vocabulary={path} was not written: {error}'
-    ) from error

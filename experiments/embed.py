@@ -41,7 +41,6 @@ from experiments.flags.small_commands import EmbedSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.embed', EmbedSettings)
 
 import collections
@@ -108,11 +107,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
 
 
 def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
-  """The files to write, by the flags that name them.
-
-  Raises:
-    SettingsError: one cannot be written or exists, or flags are missing.
-  """
+  """The files to write, by the flags that name them."""
   if bool(settings.neighbours) != bool(settings.neighbours_output):
     raise SettingsError(
       'give both --neighbours=K and --neighbours_output=FILE, or neither'
@@ -203,11 +198,7 @@ def write_users(
 
 
 def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
-  """The users of each split that is asked for, without labels and targets.
-
-  Raises:
-    SettingsError: the task has no such split.
-  """
+  """The users of each split that is asked for, without labels and targets."""
   names = list(data.splits) if settings.split == 'all' else [settings.split]
   if not set(names) <= set(data.splits):
     raise SettingsError(

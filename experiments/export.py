@@ -25,38 +25,46 @@ from experiments.flags.small_commands import ExportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.export', ExportSettings)
 
+import json
+import os
 import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export
 
 from adaptssr_jax.checkpoint.encoders import restore_description, restore_model
+from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params
 from adaptssr_jax.training.devices import host_device
-from experiments.exporting.folder import (
-  check_new,
-  check_packages,
-  new_folder,
-  write_encoder,
-)
 from experiments.flags.binder import SettingsError
 from experiments.run.process import tell_result
+from experiments.run.workdir import commit
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+_LOADER = pathlib.Path(__file__).parent / 'exporting' / 'load.py'
 
 
 def main(settings: ExportSettings) -> pathlib.Path:
-  """Writes the folder, and returns it.
-
-  Raises:
-    SettingsError: a flag is missing, the folder is there already or cannot be
-      written, or packages are missing.
-    CheckpointError: the run cannot be read.
-  """
+  """Writes the folder, and returns it."""
   for name in ('pretrained', 'output'):
     if not getattr(settings, name):
       raise SettingsError(f'--{name}=DIR is needed')
   check_packages()
   path = pathlib.Path(settings.output).absolute()
-  check_new(path)
+  if path.exists():
+    raise SettingsError(
+      f'--output={path} exists: move it away, or choose another name'
+    )
   encoder, params, vocabulary = restore_model(
     settings.pretrained, device=host_device()
   )
@@ -64,12 +72,99 @@ def main(settings: ExportSettings) -> pathlib.Path:
     encoder = encoder.clone(dtype=settings.dtype)
   flags = restore_description(settings.pretrained).flags
   dataset = flags.get('dataset', 'unknown')
-  with new_folder(path) as folder:
+  # A reader never finds half of the folder.
+  aside = path.with_name(f'{path.name}.{os.getpid()}.part')
+  try:
+    aside.mkdir(parents=True)
     write_encoder(
-      folder, encoder, encoder_params(params), vocabulary, dataset=dataset
+      aside, encoder, encoder_params(params), vocabulary, dataset=dataset
     )
+    aside.rename(path)
+  except OSError as error:
+    raise SettingsError(f'--output={path} was not written: {error}') from error
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
   tell_result(
     f'{settings.output}: an encoder of {len(vocabulary):,} items, vectors of '
     f'{encoder.vector_dim}; load.py encodes users by it'
   )
   return path
+
+
+def check_packages() -> None:
+  """Raises `SettingsError` where what writes the files is not installed."""
+  try:
+    import flatbuffers  # noqa: F401
+    import safetensors.numpy  # noqa: F401
+  except ModuleNotFoundError as error:
+    raise SettingsError(
+      f"an export needs {error.name}: pip install '.[export]'"
+    ) from None
+
+
+def write_encoder(
+  folder: pathlib.Path,
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  vocabulary: Sequence[str],
+  *,
+  dataset: str,
+) -> None:
+  """Writes all that encodes users, and the loader of it.
+
+  Args:
+    params: of the encoder, as `UserEncoder.apply` takes them.
+    vocabulary: the raw item ids, that of item i at i - 1.
+  """
+  import safetensors.numpy
+
+  weights = {
+    name: np.asarray(array, np.float32)
+    for name, array in flatten_dict(params, sep='.').items()
+  }
+  safetensors.numpy.save_file(weights, folder / 'weights.safetensors')
+  program = folder / 'encoder.jaxexport'
+  program.write_bytes(lowered(encoder, weights))
+  # Else only who has written the weights might read them.
+  shutil.copymode(program, folder / 'weights.safetensors')
+  lines = ''.join(f'{json.dumps(item)}\n' for item in vocabulary)
+  (folder / 'vocabulary').write_text(lines)
+  settings = {
+    'encoder': describe(encoder, [], flags={}).encoder,
+    'vector_dim': encoder.vector_dim,
+    'dataset': dataset,
+    'commit': commit(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'platforms': PLATFORMS,
+  }
+  text = json.dumps(settings, indent=2) + '\n'
+  (folder / 'settings.json').write_text(text)
+  shutil.copyfile(_LOADER, folder / _LOADER.name)
+
+
+def lowered(encoder: UserEncoder, weights: dict[str, np.ndarray]) -> bytes:
+  """The encoder as a program of `jax.export`, without its weights.
+
+  Args:
+    weights: its parameters by name, `.` between the parts of a name.
+
+  Returns:
+    A function of weights and items int32 [batch, length], for any batch and any
+    length in 1..max_length, on all `PLATFORMS`.
+  """
+  batch, length = export.symbolic_shape(
+    'batch, length', constraints=[f'length <= {encoder.max_length}']
+  )
+  shapes = {
+    name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+    for name, array in weights.items()
+  }
+  items = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+
+  @jax.jit
+  def encode(weights: dict[str, jax.Array], items: jax.Array) -> jax.Array:
+    params = unflatten_dict(weights, sep='.')
+    return encoder.apply({'params': params}, items)
+
+  return export.export(encode, platforms=PLATFORMS)(shapes, items).serialize()

@@ -9,7 +9,6 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.finetune', FinetuneSettings)
 
 import functools
@@ -22,6 +21,7 @@ import numpy as np
 
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.data import UserData
+from adaptssr_jax.training.devices import replicate
 from experiments.finetuning.data import (
   event_of,
   examples_of,
@@ -30,16 +30,10 @@ from experiments.finetuning.data import (
 from experiments.finetuning.predictions import (
   make_predict,
   validate,
-  write_predictions,
-  zero_shot,
+  write_result,
 )
-from experiments.finetuning.step import lengths_of, make_finetuning
-from experiments.finetuning.tasks import (
-  KINDS,
-  make_model,
-  measured,
-  select_by,
-)
+from experiments.finetuning.step import make_finetuning
+from experiments.finetuning.tasks import KINDS, make_model, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
 from experiments.planning.plan import (
@@ -52,14 +46,9 @@ from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.process import tell_result
-from experiments.run.speed import check_table_update
+from experiments.run.speed import check_table_update, lengths_of
 from experiments.run.trackers import find_trackers
-from experiments.run.workdir import (
-  RESULT,
-  atomic_write,
-  opened_workdir,
-  write_dataset,
-)
+from experiments.run.workdir import RESULT, opened_workdir, write_dataset
 
 
 def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
@@ -86,22 +75,14 @@ def finetune_in(
   event = event_of(settings, data)
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
-  if settings.mode == 'zero_shot':
-    best, outputs = zero_shot(settings, data, model, params)
-  elif settings.mode == 'probe':
+  if settings.mode == 'probe':
     best, outputs = probe(settings, folder, data, model['encoder'], params)
   else:
     if settings.head == 'probe':
       params['head'] = probe_head(settings, data, model['encoder'], params)
     best, outputs = tune(settings, folder, data, model, params, train_key)
-  result = {'task': settings.task, 'pretrained': settings.pretrained}
-  result |= event | best
-  result |= {
-    name: measured(values, data, name) for name, values in outputs.items()
-  }
-  write_predictions(folder, outputs['test'], data)
-  text = json.dumps(result, indent=2, allow_nan=False)
-  atomic_write(folder / RESULT, text + '\n')
+  about = {'task': settings.task, 'pretrained': settings.pretrained}
+  result = write_result(folder, about | event | best, outputs, data)
   print_result(result, settings)
   return result
 
@@ -122,7 +103,9 @@ def plan(settings: FinetuneSettings) -> Plan:
     jax.random.key(settings.seed),
   )
   examples = examples_of(settings, data)
-  length, encoded, buckets = lengths_of(settings, examples, model['encoder'])
+  length, encoded, buckets = lengths_of(
+    settings, examples.values(), model['encoder']
+  )
   make = functools.partial(
     make_finetuning, settings, data, model, buckets=buckets, length=length
   )
@@ -146,15 +129,21 @@ def tune(
   params: dict[str, Any],
   key: jax.Array,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Trains; what the best epoch puts out for validation and test rows."""
+  """What the best epoch puts out for validation and test rows."""
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
-  length, _, buckets = lengths_of(settings, examples, encoder)
-  step, state = make_finetuning(
-    settings, data, model, params, buckets=buckets, length=length
-  )
+  length, _, buckets = lengths_of(settings, examples.values(), encoder)
   predict = make_predict(
     settings, kind, model | {'buckets': buckets}, length=length
+  )
+  tested = {name: examples[name] for name in ('validation', 'test')}
+  if settings.mode == 'zero_shot':
+    params = replicate(params)
+    return {'best_step': 0}, {
+      name: predict(params, users=users) for name, users in tested.items()
+    }
+  step, state = make_finetuning(
+    settings, data, model, params, buckets=buckets, length=length
   )
   best = loop.train(
     loop.Run(
@@ -182,8 +171,7 @@ def tune(
     state,
   )
   return {'best_step': int(best.step)}, {
-    name: predict(best.params, users=examples[name])
-    for name in ('validation', 'test')
+    name: predict(best.params, users=users) for name, users in tested.items()
   }
 
 

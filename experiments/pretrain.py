@@ -9,7 +9,6 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.pretrain', PretrainSettings)
 
 import functools
@@ -41,7 +40,7 @@ from experiments.planning.plan import (
 )
 from experiments.planning.report import Plan
 from experiments.pretraining.objectives import init_head
-from experiments.pretraining.probe_epochs import EpochProbe, open_probe
+from experiments.pretraining.probe_epochs import open_probe
 from experiments.pretraining.step import (
   batch_settings,
   encoded_of_a_user,
@@ -115,7 +114,12 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
           settings, encoder, buckets, length=length, users=users
         ),
         key=replicate(eval_key),
-        probes=probes_of(settings, encoder, items),
+        probes={}
+        if settings.select_by == 'loss'
+        else {
+          task: open_probe(settings, encoder, items, task=task)
+          for task in settings.probe_task
+        },
       ),
     ),
     state,
@@ -137,18 +141,6 @@ def make_model(
   if source and head:
     head = {'head': restored_head(head['head'], items, source)}
   return encoder, params | head
-
-
-def probes_of(
-  settings: PretrainSettings, encoder: UserEncoder, items: Sequence[str]
-) -> dict[str, EpochProbe]:
-  """What chooses the epoch, by task; nothing if it is the loss."""
-  if settings.select_by == 'loss':
-    return {}
-  return {
-    task: open_probe(settings, encoder, items, task=task)
-    for task in settings.probe_task
-  }
 
 
 def check_source(settings: PretrainSettings) -> None:

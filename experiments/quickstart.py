@@ -12,7 +12,6 @@ from experiments.flags.small_commands import QuickstartSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.quickstart', QuickstartSettings)
 
 import pathlib

@@ -31,7 +31,6 @@ from experiments.flags.small_commands import ReportSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.report', ReportSettings)
 
 import pathlib
@@ -68,12 +67,7 @@ class Found(NamedTuple):
 
 
 def main(settings: ReportSettings) -> pathlib.Path:
-  """Writes the page, and returns it.
-
-  Raises:
-    SettingsError: there is nothing to show, or something cannot be read, or
-      the page cannot be written.
-  """
+  """Writes the page, and returns it."""
   found = find(settings)
   path = output_of(settings)
   check_picture(settings)
@@ -93,11 +87,7 @@ def main(settings: ReportSettings) -> pathlib.Path:
 
 
 def find(settings: ReportSettings) -> Found:
-  """What the folders of the flags hold.
-
-  Raises:
-    SettingsError: one does not exist, or holds nothing to show.
-  """
+  """What the folders of the flags hold."""
   folders = [pathlib.Path(folder) for folder in dict.fromkeys(settings.runs)]
   found = Found({}, {}, {}, {})
   for folder in folders:
@@ -129,11 +119,7 @@ def find(settings: ReportSettings) -> Found:
 
 
 def output_of(settings: ReportSettings) -> pathlib.Path:
-  """The file to write.
-
-  Raises:
-    SettingsError: it is there already, and not a page of this command.
-  """
+  """The file to write."""
   first = pathlib.Path((*settings.runs, *settings.vectors)[0])
   folder = first if settings.runs else first.parent
   path = pathlib.Path(settings.output or folder / 'report.html')
@@ -166,11 +152,7 @@ def check_picture(settings: ReportSettings) -> None:
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
-  """All sections but those of runs, which alone change while runs go on.
-
-  Raises:
-    SettingsError: a file is broken, or flags are of vectors that are not there.
-  """
+  """All sections but those of runs, which alone change while runs go on."""
   if not found.vectors and (settings.task or settings.users):
     raise SettingsError(
       '--task and --users are about user vectors, of which there are none: '
@@ -211,14 +193,14 @@ def follow(
 ) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 
-  A comparison is at work until its last run has ended. Ctrl-C
-  ends it, too.
+  A comparison is at work until its last run has ended. Ctrl-C ends it, too.
   """
   before = None
   try:
     while True:
       is_going = any(is_in_use(pathlib.Path(run)) for run in settings.runs)
-      now = _logged_bytes(found)
+      logs = [folder / METRICS for folder in found.runs.values()]
+      now = [log.stat().st_size if log.exists() else 0 for log in logs]
       if now != before:
         write_page(path, found, others, refresh=settings.follow_every)
         tell(f'{path}: written')
@@ -228,8 +210,3 @@ def follow(
       time.sleep(settings.follow_every)
   except Interrupted:
     pass
-
-
-def _logged_bytes(found: Found) -> list[int]:
-  logs = [folder / METRICS for folder in found.runs.values()]
-  return [log.stat().st_size if log.exists() else 0 for log in logs]

@@ -18,7 +18,6 @@ from experiments.flags.small_commands import SimilaritySettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
   run('experiments.similarity', SimilaritySettings)
 
 import functools
@@ -46,7 +45,7 @@ from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import tell, tell_result
 from experiments.run.similarity_views import similarity_step, with_other_users
-from experiments.run.speed import effective_length, make_buckets, sample_lengths
+from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
   atomic_write,
   differing_flags,
@@ -64,7 +63,14 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   names = names_of(settings)
   for source in settings.checkpoints:
     restore_description(source)
-  refuse_other_settings(settings)
+  path = pathlib.Path(settings.workdir) / _NUMBERS
+  before = json.loads(path.read_text())['flags'] if path.exists() else None
+  differing = before and differing_flags(before, flags_that_bind(settings))
+  if differing:
+    raise SettingsError(
+      f'--workdir={settings.workdir} holds similarities of other settings: '
+      f'{differing}. Choose another folder'
+    )
   with opened_workdir(settings) as folder:
     return measure_in(folder, settings, names)
 
@@ -106,11 +112,7 @@ def measure_in(
 
 
 def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
-  """What the checkpoints are called, each by a name of its own.
-
-  Raises:
-    SettingsError: there are no checkpoints, or names do not fit them.
-  """
+  """What the checkpoints are called, each by a name of its own."""
   sources = settings.checkpoints
   if not sources:
     raise SettingsError('--checkpoints=DIR[,DIR] is needed: workdirs of runs')
@@ -149,20 +151,6 @@ def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
   return settings.flag_values(without=settings.names_free_to_change())
 
 
-def refuse_other_settings(settings: SimilaritySettings) -> None:
-  """Raises `SettingsError` where the folder has the numbers of other flags."""
-  path = pathlib.Path(settings.workdir) / _NUMBERS
-  if not path.exists():
-    return
-  before = json.loads(path.read_text())['flags']
-  differing = differing_flags(before, flags_that_bind(settings))
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds similarities of other settings: '
-      f'{differing}. Choose another folder'
-    )
-
-
 def measure(
   settings: SimilaritySettings,
   source: str,
@@ -180,13 +168,13 @@ def measure(
     source=open_source(settings, source),
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
-  length = effective_length([users], encoder.max_length)
+  length, _, buckets = lengths_of(settings, [users], encoder)
   step = pmap_step(
     functools.partial(
       similarity_step,
       encoder=encoder,
       augmentations=tuple(augmentations.values()),
-      buckets=make_buckets(settings, sample_lengths(users, length)),
+      buckets=buckets,
     ),
     num_replicated_args=1,
   )

@@ -17,11 +17,9 @@ from adaptssr_jax.data import (
   resplit,
 )
 from experiments import baselines
-from experiments.finetuning import counts as count_ranking
 from experiments.flags.binder import SettingsError
-from experiments.probing import labelled_rows as probing
 from experiments.probing.features import bag_svd, bags, tf_idf
-from experiments.probing.labelled_rows import bags_of_rows, labelled_rows
+from experiments.probing.probe import bags_of_rows, labelled_rows
 from tests.labelled_rows import arrays_of, rows_of
 from tests.tiny_runs import files
 
@@ -92,9 +90,9 @@ def test_bags_hold_the_last_items_once():
   ('classes', 'kind'), [(3, 'classification'), (2, 'conversion')]
 )
 def test_the_model_is_that_of_scikit_learn(monkeypatch, classes, kind):
-  monkeypatch.setattr(probing, '_STRENGTHS', {'binary': (0.5,)})
+  monkeypatch.setattr(baselines, '_STRENGTHS', {'binary': (0.5,)})
   data = labelled(classes, kind)
-  chosen, outputs = probing.classify_bags(data, 100)
+  chosen, outputs = baselines.classify_bags(data, 100)
   assert chosen == {'weighting': 'binary', 'C': 0.5}
   train, test = data.splits['train'], data.splits['test']
   model = LogisticRegression(C=0.5, max_iter=300)
@@ -108,7 +106,7 @@ def test_the_model_is_that_of_scikit_learn(monkeypatch, classes, kind):
 
 def test_validation_chooses_the_strength():
   data = labelled()
-  chosen, outputs = probing.classify_bags(data, 100)
+  chosen, outputs = baselines.classify_bags(data, 100)
   label = data.splits['validation'].label
   best = (outputs['validation'].argmax(axis=1) == label).mean()
   train = data.splits['train']
@@ -128,7 +126,7 @@ def test_labels_of_one_class_teach_nothing(classes, kind):
   train = data.splits['train']
   only = train._replace(label=np.ones_like(train.label))
   data = data._replace(splits=data.splits | {'train': only})
-  _, outputs = probing.classify_bags(data, 100)
+  _, outputs = baselines.classify_bags(data, 100)
   if kind == 'conversion':
     assert outputs['test'].tolist() == [30] * 25
   else:
@@ -139,7 +137,7 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
   data = labelled(2)
   rows = [items for users in data.splits.values() for items in users.items]
   vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
-  chosen, outputs = probing.classify_svd(
+  chosen, outputs = baselines.classify_svd(
     data, 0, num_components=4, train_users=20
   )
   inputs = (vectors - vectors[:20].mean(axis=0)) / vectors[:20].std(axis=0)
@@ -185,11 +183,11 @@ def ndcg_by_hand(ranks):
 @pytest.mark.parametrize('last_item', [False, True])
 def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
   # Blocks of rows that do not divide the split.
-  monkeypatch.setattr(count_ranking, '_ROWS', 7)
+  monkeypatch.setattr(baselines, '_ROWS', 7)
   choices = set()
   for seed in range(6):
     data = ranked(seed=seed)
-    chosen, found = count_ranking.rank_by_counts(data, last_item=last_item)
+    chosen, found = baselines.rank_by_counts(data, last_item=last_item)
     values = {
       histories: ndcg_by_hand(
         ranks_by_hand(data, 'validation', last_item, histories)

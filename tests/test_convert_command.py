@@ -112,7 +112,7 @@ def test_every_command_starts_from_it(tmp_path, data_dir, monkeypatch):
   with np.load(embed.main(settings)) as arrays:
     assert arrays['vector'].shape == (1, 64)
   # As a program it is lowered in the tests of export.
-  monkeypatch.setattr('experiments.exporting.folder.lowered', lambda *_: b'')
+  monkeypatch.setattr('experiments.export.lowered', lambda *_: b'')
   export.main(
     export.ExportSettings(pretrained=run, output=f'{tmp_path}/deployed')
   )

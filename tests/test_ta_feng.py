@@ -14,7 +14,7 @@ from adaptssr_jax.data import DataError, load, ta_feng
 from adaptssr_jax.data.readers.packages import MissingSourceError
 from adaptssr_jax.data.ta_feng import TaFeng, shopper_rows
 from experiments import baselines, finetune, pretrain
-from experiments.run.download import fetch_wheel
+from experiments.run.data import fetch_wheel
 from tests.synthetic_movielens import plain
 from tests.synthetic_purchases import (
   AGES,

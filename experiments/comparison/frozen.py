@@ -5,31 +5,77 @@ users. A cell then is a regression on the CPU, without any JAX program.
 """
 
 import dataclasses
+import hashlib
 import io
-import json
+import itertools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from adaptssr_jax.data import UserData, resplit
-from adaptssr_jax.encoder.model import UserEncoder
-from experiments.comparison.histories import Histories, users_in_order
-from experiments.finetuning.predictions import write_predictions
-from experiments.finetuning.tasks import KINDS, measured
+from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
+from experiments.finetuning.predictions import write_result
+from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
-from experiments.flags.shared import DataSettings, EncoderSettings
+from experiments.flags.shared import (
+  DataSettings,
+  EncoderSettings,
+  split_seed_flag,
+  train_users_flag,
+)
 from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
-from experiments.probing.labelled_rows import labelled_rows, outputs_of
-from experiments.probing.probe import encode_splits
+from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
-from experiments.run.workdir import RESULT, atomic_write, opened_workdir
+from experiments.run.workdir import atomic_write, opened_workdir
 
 VECTORS = 'vectors.npz'
+
+
+class Histories(NamedTuple):
+  """The rows of a task in an order that does not depend on its labels."""
+
+  name: str  # the same for all tasks with the same users, histories and items
+  order: np.ndarray  # the number of the row at each place, [rows]
+
+  @property
+  def places(self) -> np.ndarray:
+    """The place of each row, by its number, [rows]."""
+    return np.argsort(self.order)
+
+
+def histories_of(data: UserData) -> Histories:
+  """The histories of a task with the stored splits.
+
+  Rows are ordered by a digest of the user id and the items, so that tasks which
+  only label the same users otherwise agree in the order and in the name.
+  """
+  digests = [
+    hashlib.blake2b(
+      user_id.tobytes() + b'\0' + items.astype('<i4').tobytes(), digest_size=16
+    ).digest()
+    for part in data.splits.values()
+    for user_id, items in zip(part.user_id, part.items, strict=True)
+  ]
+  order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+  whole = hashlib.blake2b(digest_size=6)
+  for text in itertools.chain(
+    (digests[row] for row in order),
+    (f'{item}\0'.encode() for item in data.vocabulary.items),
+  ):
+    whole.update(text)
+  return Histories(f'{len(digests)}_users_{whole.hexdigest()}', order)
+
+
+def users_in_order(data: UserData, histories: Histories) -> UserArrays:
+  """The users at each place, without labels and targets."""
+  parts = data.splits.values()
+  columns = [part.user_id for part in parts], [part.items for part in parts]
+  return UserArrays(
+    *(RaggedView(tuple(column), histories.order) for column in columns)
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,14 +109,8 @@ class ReadingSettings(DataSettings):
   max_length: int = flag(
     0, 'Behaviours of the bag, the last ones; 0: all.', low=0
   )
-  split_seed: int = flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
-  )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
+  split_seed: int = split_seed_flag()
+  train_users: int = train_users_flag()
 
 
 def encode(
@@ -78,15 +118,17 @@ def encode(
 ) -> np.ndarray:
   """Writes the vectors of all users of a task, and returns them.
 
-  Args:
-    histories: of its users, in whose order the vectors are.
-
   Returns:
-    float32 [users, features].
+    float32 [users, features], in the order of `histories`.
   """
   with opened_workdir(settings) as folder:
     loop.check_devices(settings)
-    encoder, params = _model(settings, data.vocabulary.items)
+    items = data.vocabulary.items
+    if source := open_source(settings, settings.pretrained):
+      encoder, params = with_items(source, items)
+    else:
+      key = jax.random.key(settings.seed)
+      encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
     vectors = encode_splits(settings, [users], encoder, params)
     file = io.BytesIO()
@@ -95,26 +137,10 @@ def encode(
     return vectors
 
 
-def _model(
-  settings: VectorSettings, items: Sequence[str]
-) -> tuple[UserEncoder, dict[str, Any]]:
-  """The pre-trained encoder, or a random one, and its parameters."""
-  source = open_source(settings, settings.pretrained)
-  if source:
-    return with_items(source, items)
-  return make_encoder(settings, items, jax.random.key(settings.seed))
-
-
 def read_vectors(
   settings: ReadingSettings, *, data: UserData, histories: Histories
 ) -> dict[str, Any]:
-  """Fits a regression on vectors, and returns what `result.json` says.
-
-  It leaves the same files as fine-tuning.
-
-  Args:
-    histories: of its users, in whose order the vectors are.
-  """
+  """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
     dealt = resplit(data, settings.split_seed)
     train = dealt.splits['train'].first(settings.train_users)
@@ -125,27 +151,16 @@ def read_vectors(
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
       vectors = found['vector'][places]
     if settings.with_bag:
-      bag = _bag(data, histories, settings.max_length)[places]
+      # Of all users: labelled ones alone would not show which items are rare.
+      bag = features.tf_idf(
+        features.bags(
+          users_in_order(data, histories).items,
+          len(data.vocabulary.items),
+          max_length=settings.max_length,
+        )
+      )[places]
       best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
     else:
       best = reading.read(vectors, labelled)
-    outputs = outputs_of(best, dealt)
-    result = {'task': settings.task} | best.chosen
-    result |= {name: measured(of, dealt, name) for name, of in outputs.items()}
-    write_predictions(folder, outputs['test'], dealt)
-    text = json.dumps(result, indent=2, allow_nan=False)
-    atomic_write(folder / RESULT, text + '\n')
-    return result
-
-
-def _bag(
-  data: UserData, histories: Histories, max_length: int
-) -> features.Features:
-  """The weighted bags of items of all users, labelled or not, in their order.
-
-  On few labels, those alone would not show which items are rare.
-  """
-  users = users_in_order(data, histories)
-  num_items = len(data.vocabulary.items)
-  bag = features.bags(users.items, num_items, max_length=max_length)
-  return features.tf_idf(bag)
+    about = {'task': settings.task} | best.chosen
+    return write_result(folder, about, outputs_of(best, dealt), dealt)

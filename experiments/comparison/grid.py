@@ -11,7 +11,7 @@ from typing import Any
 
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
-from experiments.comparison.histories import Histories
+from experiments.comparison.frozen import Histories
 from experiments.comparison.methods import FINE_TUNED, METHODS, Method
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
@@ -99,44 +99,26 @@ Run = Pretraining | Vectors | Cell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """What is compared.
+  """What is compared."""
 
-  Args:
-    folder: of the comparison.
-    data: the flags of the data set.
-    methods: the rows, by name.
-    reference: the row that the others are compared with.
-    tasks: the columns: the data of each task, with the stored splits.
-    modes: how the vectors of tasks with labels are used.
-    histories: of the tasks whose users are encoded as they are.
-    shares: of the training rows.
-    splits: seeds of the splits.
-    probe_splits: the same where vectors are read.
-    seeds: of fine-tuning.
-    crossed: every seed in every split; else the first seed in the first split,
-      the second in the second, and so on, round the shorter of the two.
-    pretrain_seeds: of pre-training; fine-tuning goes round them.
-    pretraining: the flags of pre-training, by the flag that named the file.
-    pretrain_data: name of the data of pre-training; nothing if there is none.
-    finetuning: the flags of fine-tuning, by kind.
-  """
-
-  folder: pathlib.Path
-  data: Mapping[str, Any]
-  methods: Mapping[str, Method]
-  reference: str
-  tasks: Mapping[str, UserData]
-  modes: tuple[str, ...]
-  histories: Mapping[str, Histories]
-  shares: tuple[float, ...]
-  splits: tuple[int, ...]
-  probe_splits: tuple[int, ...]
-  seeds: tuple[int, ...]
+  folder: pathlib.Path  # of the comparison
+  data: Mapping[str, Any]  # the flags of the data set
+  methods: Mapping[str, Method]  # the rows, by name
+  reference: str  # the row that the others are compared with
+  tasks: Mapping[str, UserData]  # the columns, with the stored splits
+  modes: tuple[str, ...]  # how the vectors of tasks with labels are used
+  histories: Mapping[str, Histories]  # of the tasks that are read frozen
+  shares: tuple[float, ...]  # of the training rows
+  splits: tuple[int, ...]  # seeds of the splits
+  probe_splits: tuple[int, ...]  # the same where vectors are read
+  seeds: tuple[int, ...]  # of fine-tuning
+  # Every seed in every split; else the first seed in the first split, the
+  # second in the second, and so on, round the shorter of the two.
   crossed: bool
-  pretrain_seeds: tuple[int, ...]
-  pretraining: Mapping[str, PretrainSettings]
-  pretrain_data: str
-  finetuning: Mapping[str, FinetuneSettings]
+  pretrain_seeds: tuple[int, ...]  # fine-tuning goes round them
+  pretraining: Mapping[str, PretrainSettings]  # by the flag of its file
+  pretrain_data: str  # name of the data of pre-training, if there is any
+  finetuning: Mapping[str, FinetuneSettings]  # by kind of task
 
   def method(self, name: str) -> Method:
     """The method of this name, a row of the table or what a row starts from."""
@@ -180,11 +162,9 @@ class Grid:
 
 
 def check_shapes(grid: Grid) -> None:
-  """Refuses now what would be refused after hours of pre-training.
+  """Refuses what would be refused after hours of pre-training.
 
-  Raises:
-    SettingsError: a run cannot have the encoder that its file says, since it
-      starts from another one.
+  That is a run whose file says another encoder than the one it starts from.
   """
   for run in plan(grid):
     if not isinstance(run, Pretraining):
@@ -254,10 +234,10 @@ def steps_taken(grid: Grid, run: Pretraining) -> int:
 
 
 def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
-  """What was logged of the state which the rest starts from.
+  """The line of metrics of the state that the rest starts from.
 
-  Where the loss on the validation users was least, of the states that have not
-  collapsed; of the last state if all of them have.
+  Of the states that have not collapsed the one with the least validation loss;
+  the last state if all of them have.
   """
   lines = [line for line in _logged(grid, run) if 'validation_loss' in line]
   sound = [line for line in lines if not collapse_of(grid, run.method, line)]

@@ -6,12 +6,11 @@ a new entry of METHODS, and a new flag file one of `stages.STAGES`.
 """
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.flags.binder import SettingsError, given_values
+from experiments.flags.binder import SettingsError, given_values, unknown
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
 from experiments.flags.pretraining import PretrainSettings
@@ -41,31 +40,20 @@ FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-  """A row of the table.
+  """A row of the table."""
 
-  Args:
-    title: its name in the table.
-    flags: the flag of `compare` that names the flag file of its pre-training;
-      without, its encoder is random.
-    after: the method whose pre-trained encoder this pre-training starts from.
-    changes: what its pre-training, or its baseline, has otherwise than the
-      flags say.
-    steps_of: the method as many of whose pre-training steps it takes.
-    rate_of: the flag whose file says its learning rate, in place of its own.
-    baseline: the one of `baselines` that it is, instead of a user model.
-    kinds: the kinds of task that it can do.
-    modes: the columns that it has a number in.
-  """
-
-  title: str
+  title: str  # its name in the table
+  # The flag of `compare` that names the flag file of its pre-training; without,
+  # its encoder is random.
   flags: str = ''
-  after: str = ''
+  after: str = ''  # the method whose pre-trained encoder it starts from
+  # What its pre-training, or its baseline, has otherwise than the flags say.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  steps_of: str = ''
-  rate_of: str = ''
-  baseline: str = ''
-  kinds: Sequence[str] = tuple(METRICS)
-  modes: Sequence[str] = MODES
+  steps_of: str = ''  # the method as many of whose pre-training steps it takes
+  rate_of: str = ''  # the flag whose file, not its own, says its learning rate
+  baseline: str = ''  # the one of `baselines` that it is, not a user model
+  kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can do
+  modes: Sequence[str] = MODES  # the columns that it has a number in
 
 
 def _after(start: str, title: str, **changes: Any) -> Method:
@@ -193,18 +181,10 @@ MAIN_ROWS = (
 
 
 def choose_methods(names: Sequence[str]) -> dict[str, Method]:
-  """The methods of these names.
-
-  Raises:
-    SettingsError: there is no such method; names the nearest.
-  """
+  """The methods of these names."""
   for name in names:
     if name not in METHODS:
-      near = difflib.get_close_matches(name, METHODS, n=1)
-      hint = f'; did you mean {near[0]!r}?' if near else '.'
-      raise SettingsError(
-        f'--methods: no {name!r}{hint} There are: {", ".join(METHODS)}'
-      )
+      raise SettingsError(f'--methods: {unknown(name, METHODS)}')
   return {name: METHODS[name] for name in names}
 
 
@@ -213,10 +193,6 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
 
   Args:
     variants: of each the name of a method and the flags, one after another.
-
-  Raises:
-    SettingsError: there is no such method, it is not pre-trained, or a flag is
-      none that can be changed; names the variant.
 
   Example:
     >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
@@ -269,12 +245,7 @@ def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:
 
 
 def pair_methods() -> dict[str, Method]:
-  """AdaptSSR with one augmentation for each of the two views, all pairs.
-
-  Example:
-    >>> list(pair_methods())[:3]
-    ['adaptssr_crop', 'adaptssr_crop_mask', 'adaptssr_crop_reorder']
-  """
+  """AdaptSSR with one augmentation for each of the two views, all pairs."""
   return {
     pair_name(first, second): _adaptssr(
       f', {first} and {second}',

@@ -25,11 +25,7 @@ from experiments.run.process import tell
 def sweep_points(
   summary: Summary, rhos: Sequence[str], *, pairs: bool
 ) -> dict[str, list[dict[str, Any]]]:
-  """The numbers behind the curves and the heat maps.
-
-  Returns:
-    `rho` and `augmentation_pairs`, as far as there are any.
-  """
+  """The points of the sweeps that there are: `rho` and `augmentation_pairs`."""
   sweeps = {}
   if rhos:
     sweeps['rho'] = [
@@ -59,12 +55,7 @@ def _points(summary: Summary, name: str) -> list[dict[str, Any]]:
 
 
 def as_csv(points: Sequence[Mapping[str, Any]]) -> str:
-  r"""The points as a table with a header.
-
-  Example:
-    >>> as_csv([{'rho': 0.1, 'mean': 0.5}, {'rho': 0.2, 'mean': 0.75}])
-    'rho,mean\n0.1,0.5\n0.2,0.75\n'
-  """
+  r"""The points as a table with a header."""
   text = io.StringIO()
   writer = csv.DictWriter(text, list(points[0]), lineterminator='\n')
   writer.writeheader()
@@ -118,13 +109,10 @@ def methods_panel(
 def sweep_panels(
   points: Sequence[Mapping[str, Any]], *places: str
 ) -> list[Panel]:
-  """A panel for each task, share and mode, in percent.
+  """A panel for each task, share and mode, in percent, in the order of points.
 
   Args:
     places: the keys that say where a point is; of two, `first+second`.
-
-  Returns:
-    The panels, in the order of the points.
   """
   columns = [
     Column(*(point[field] for field in Column._fields)) for point in points

@@ -24,10 +24,9 @@ from experiments.comparison.methods import (
   METRICS,
   variant_methods,
 )
-from experiments.comparison.notes import notes
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
-from experiments.comparison.table import Column, Summary, markdown
+from experiments.comparison.table import Column, Summary, markdown, notes
 from experiments.finetuning.predictions import PREDICTIONS
 from experiments.flags.binder import Settings, SettingsError
 from experiments.run.process import tell_result
@@ -38,9 +37,6 @@ _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 
 def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   """Writes all results of a comparison whose runs are done.
-
-  Args:
-    settings: its flags; `methods` are the rows of the main table.
 
   Returns:
     What `results.json` says. It holds nothing that depends on the clock: how
@@ -164,7 +160,12 @@ def _results(
         # None of a baseline, which is the same in all columns.
         'mode': one.mode or None,
       }
-      | _what_counts(_result(grid, one))
+      # The cell and its folder say the rest already.
+      | {
+        name: value
+        for name, value in _result(grid, one).items()
+        if name not in ('task', 'method', 'pretrained')
+      }
       for one in runs
       if isinstance(one, Cell)
     ],
@@ -174,12 +175,6 @@ def _results(
     ],
     'sweeps': sweeps,
   }
-
-
-def _what_counts(result: Mapping[str, Any]) -> dict[str, Any]:
-  """All but what the cell and its folder say of themselves already."""
-  names = ('task', 'method', 'pretrained')
-  return {name: of for name, of in result.items() if name not in names}
 
 
 def page_of(results: Mapping[str, Any]) -> str:

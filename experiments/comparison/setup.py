@@ -7,8 +7,8 @@ from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
+from experiments.comparison.frozen import histories_of
 from experiments.comparison.grid import Grid, check_shapes
-from experiments.comparison.histories import histories_of
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.stages import (
@@ -27,11 +27,7 @@ from experiments.run.speed import check_table_update
 
 
 def read_grid(settings: CompareSettings) -> Grid:
-  """What the flags say is compared.
-
-  Raises:
-    SettingsError: a flag has a value that it cannot have.
-  """
+  """What the flags say is compared."""
   seeds = numbers_of('seeds', settings.seeds, int, high=2**32 - 1)
   splits = numbers_of('splits', settings.splits, int)
   shares = numbers_of(
@@ -110,9 +106,6 @@ def _read_finetuning(
   """The flags of fine-tuning by kind, of tasks that can be measured.
 
   What could not be measured is refused before hours of training.
-
-  Raises:
-    SettingsError: a flag file or a split does not fit its task.
   """
   finetuning = {}
   for task, users in tasks.items():
@@ -171,11 +164,7 @@ def numbers_of(
   above: float = -1.0,
   high: float | None = None,
 ) -> tuple[Any, ...]:
-  """The numbers that a list flag holds, each once.
-
-  Raises:
-    SettingsError: a word is no such number; names the flag.
-  """
+  """The numbers that a list flag holds, each once."""
   numbers = []
   for word in words:
     try:

@@ -20,17 +20,8 @@ def user_weights(
 ) -> Iterator[np.ndarray]:
   """How often each user is drawn in resamples of the users.
 
-  Args:
-    num_users: how many there are, and how many a resample draws of them.
-    seed: of the draws; the same seed gives the same resamples.
-
   Yields:
     int [some of the resamples, num_users], rows that add up to `num_users`.
-
-  Example:
-    >>> [weights.sum(axis=1).tolist() for weights in
-    ...   user_weights(3, resamples=2, seed=0)]
-    [[3, 3]]
   """
   rng = np.random.default_rng(seed)
   rows_at_once = max(1, _BLOCK // num_users)
@@ -76,17 +67,6 @@ def weighted_means(
     weights: how often each user counts, [resamples, users].
     sums: of the values of a user's examples, [users, methods].
     counts: how many examples a user has, [users].
-
-  Returns:
-    [resamples, methods].
-
-  Example:
-    >>> weighted_means(
-    ...   np.array([[1, 1], [2, 0]]),
-    ...   sums=np.array([[1.0], [5.0]]),
-    ...   counts=np.array([1, 2]),
-    ... ).tolist()
-    [[2.0], [1.0]]
   """
   # As floats, since a product of integers is not made by BLAS.
   weights = weights.astype(float)
@@ -147,13 +127,6 @@ def p_value(differences: np.ndarray) -> float:
   Args:
     differences: of two methods, on resamples of the users, [resamples].
 
-  Returns:
-    A number above 0, at most 1.
-
-  Example:
-    >>> p_value(np.array([1.0] * 199))
-    0.01
-
   Reference:
     Davison and Hinkley, Bootstrap Methods and their Application, 1997, ch. 4.
   """
@@ -163,21 +136,15 @@ def p_value(differences: np.ndarray) -> float:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-  """McNemar's exact test: do two classifiers err equally often?
+  """McNemar's exact test, two-sided: do two classifiers err equally often?
 
-  Of the n examples that just one of them gets right, the number that the first
-  gets right is Binomial(n, 1/2) if they do; the test is two-sided.
+  If they do, then of the n examples that just one of them gets right, the
+  number that the first gets right is Binomial(n, 1/2). p is 1 where they never
+  differ.
 
   Args:
     first: 1 where the first classifier is right, else 0, [examples].
     second: the same of the second one.
-
-  Returns:
-    The p value; 1 where they never differ.
-
-  Example:
-    >>> mcnemar(np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0]))
-    0.125
 
   Reference:
     McNemar, Note on the sampling error of the difference between correlated
@@ -200,8 +167,7 @@ def split_error(values: np.ndarray, *, test_per_train: float) -> float:
 
   Args:
     values: of each split, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows; 0 for
-      the plain error.
+    test_per_train: test rows of a split for each of its training rows.
 
   Example:
     >>> round(split_error(np.array([1.0, 2.0, 3.0]), test_per_train=1 / 3), 4)
@@ -221,17 +187,6 @@ def split_interval(
   """Lower and upper end of the interval of the mean over random splits.
 
   mean -+ t_(n - 1) split_error
-
-  Args:
-    values: of each split, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows.
-    level: how often such intervals hold the mean of all splits.
-
-  Example:
-    >>> values = np.array([1.0, 2.0, 3.0])
-    >>> low, high = split_interval(values, test_per_train=1 / 3)
-    >>> round(low, 2), round(high, 2)
-    (-1.51, 5.51)
   """
   error = split_error(values, test_per_train=test_per_train)
   reach = error * float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1))
@@ -242,23 +197,12 @@ def split_interval(
 def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
   """The corrected resampled t test that the mean difference is 0.
 
-  t = mean / split_error, two-sided, with n - 1 degrees of freedom
+  t = mean / split_error, two-sided, with n - 1 degrees of freedom; p is 1 where
+  the methods never differ.
 
   Args:
     differences: of two methods, on each of the same splits, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows.
-
-  Returns:
-    The p value; 1 where the methods never differ.
-
-  Example:
-    >>> differences = np.array([1.0, 2.0, 3.0])
-    >>> round(split_test(differences, test_per_train=1 / 3), 4)
-    0.134
-
-  Reference:
-    Nadeau and Bengio, Inference for the generalization error, Machine Learning
-    2003.
+    test_per_train: of `split_error`.
   """
   mean = float(np.mean(differences))
   error = split_error(differences, test_per_train=test_per_train)
@@ -268,17 +212,10 @@ def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Holm's correction of p values for their number.
+  """Holm's correction of p values for their number, in the same order.
 
   The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
   that stay below a level are false with a chance below it, taken together.
-
-  Returns:
-    The corrected ones, in the same order.
-
-  Example:
-    >>> holm([0.25, 0.125, 0.5])
-    [0.5, 0.375, 0.5]
 
   Reference:
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian

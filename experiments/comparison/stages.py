@@ -18,15 +18,10 @@ from experiments.run.speed import check_table_update
 
 
 class Stage(NamedTuple):
-  """What the `--objective` of a flag file must be.
+  """What the `--objective` of a flag file must be."""
 
-  Args:
-    objectives: those that it must have.
-    place: whether it has them alone, has them first, or has them anywhere.
-  """
-
-  objectives: tuple[str, ...]
-  place: str
+  objectives: tuple[str, ...]  # those that it must have
+  place: str  # whether it has them alone, has them first, or has them anywhere
 
   def allows(self, objectives: tuple[str, ...]) -> bool:
     """Whether a file with these objectives may be the stage's."""
@@ -58,15 +53,7 @@ STAGES = {
 def read_pretraining(
   settings: Settings, methods: Mapping[str, Method], chosen: Sequence[str]
 ) -> dict[str, PretrainSettings]:
-  """The flags of pre-training, as far as the methods need any.
-
-  Args:
-    settings: of the comparison; a flag for each stage names its file.
-
-  Raises:
-    SettingsError: a file is missing, cannot be read, or trains something else;
-      names it.
-  """
+  """The flags of pre-training, as far as the methods need any."""
   needed = set().union(*(_stages_of(methods, name) for name in chosen))
   found = {}
   for name, stage in STAGES.items():
@@ -81,7 +68,16 @@ def read_pretraining(
     found[name] = read_flagfile(PretrainSettings, settings, name)
     with naming(f'--{name}={path}'):
       check_training(found[name])
-    _check_data(found[name], f'--{name}={path}')
+    if found[name].select_by == 'probe':
+      raise SettingsError(
+        f'--{name}={path}: leave out --select_by=probe, which looks at labels '
+        'that are test labels in other splits'
+      )
+    if found[name].split != 'last_ten':
+      raise SettingsError(
+        f'--{name}={path}: leave out --split={found[name].split}: all methods '
+        'are pre-trained on the same behaviours'
+      )
     objectives = found[name].objective
     if not stage.allows(objectives):
       raise SettingsError(
@@ -97,20 +93,6 @@ def check_training(settings: PretrainSettings) -> None:
   check_objective(settings)
 
 
-def _check_data(settings: PretrainSettings, path: str) -> None:
-  """Refuses what would look at labels, or at behaviours, that are tested."""
-  if settings.select_by == 'probe':
-    raise SettingsError(
-      f'{path}: leave out --select_by=probe, which looks at labels that are '
-      'test labels in other splits'
-    )
-  if settings.split != 'last_ten':
-    raise SettingsError(
-      f'{path}: leave out --split={settings.split}: all methods are '
-      'pre-trained on the same behaviours'
-    )
-
-
 def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:
   """The stages whose files a method needs, and those that it starts from."""
   method = methods[name]
@@ -124,11 +106,7 @@ def _stages_of(methods: Mapping[str, Method], name: str) -> set[str]:
 def read_flagfile(
   settings_type: type[Settings], settings: Settings, name: str
 ) -> Any:
-  """The settings of the file that a flag names; the defaults if it is empty.
-
-  Raises:
-    SettingsError: the file cannot be read; names it.
-  """
+  """The settings of the file that a flag names; the defaults if it is empty."""
   path = getattr(settings, name)
   if not path:
     return settings_type()

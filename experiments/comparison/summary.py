@@ -25,17 +25,11 @@ _RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
 
 
 class Outcome(NamedTuple):
-  """What one cell of a comparison came to.
+  """What one cell of a comparison came to."""
 
-  Args:
-    score: the metric on the test split.
-    split: seed of the split.
-    path: of its `predictions.npz`.
-  """
-
-  score: float
-  split: int
-  path: pathlib.Path
+  score: float  # the metric on the test split
+  split: int  # seed of the split
+  path: pathlib.Path  # of its `predictions.npz`
 
 
 def summarise(
@@ -59,28 +53,29 @@ def summarise(
     the `difference`, its 95 % interval, `p`, `p_holm` corrected for the number
     of rows, and the name of the `test`; None for the reference.
   """
-  names = list(outcomes)
-  samples = _resampled(outcomes, metric, users)
-  lows, highs = significance.interval(samples)
-  summary = {}
-  for place, name in enumerate(names):
-    scores = np.array([outcome.score for outcome in outcomes[name]])
-    summary[name] = spread(scores) | {
-      'interval': [float(lows[place]), float(highs[place])],
-    }
-  if reference in outcomes:
-    of_reference = samples[:, names.index(reference)]
-    for place, name in enumerate(names):
-      if name != reference:
-        summary[name] |= _compared(
-          summary[name]['mean'],
-          summary[reference]['mean'],
-          samples[:, place] - of_reference,
-        ) | _mcnemar(outcomes[name], outcomes[reference], metric)
-  return with_holm(summary)
+  samples = dict(
+    zip(outcomes, _resampled(outcomes, metric, users), strict=True)
+  )
+  summary, compared = {}, {}
+  for name, runs in outcomes.items():
+    scores = np.array([outcome.score for outcome in runs])
+    interval = significance.interval(samples[name])
+    summary[name] = _spread(scores) | {'interval': [*map(float, interval)]}
+  for name in outcomes.keys() - {reference} if reference in outcomes else ():
+    mean, other = summary[name]['mean'], summary[reference]['mean']
+    differences = samples[name] - samples[reference]
+    interval = significance.interval(differences)
+    compared[name] = {
+      'improvement': 100 * (mean / other - 1) if other else None,
+      'difference': mean - other,
+      'difference_interval': [*map(float, interval)],
+      'p': significance.p_value(differences),
+      'test': 'bootstrap',
+    } | _mcnemar(outcomes[name], outcomes[reference], metric)
+  return _tested(summary, compared)
 
 
-def spread(scores: np.ndarray) -> dict[str, Any]:
+def _spread(scores: np.ndarray) -> dict[str, Any]:
   """The numbers of a method by itself; None stands for those that follow."""
   several = len(scores) > 1
   std = float(scores.std(ddof=1)) if several else None
@@ -94,29 +89,17 @@ def spread(scores: np.ndarray) -> dict[str, Any]:
   )
 
 
-def with_holm(
+def _tested(
   summary: Mapping[str, dict[str, Any]],
+  compared: Mapping[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-  """The summary of a column with its p values corrected for their number."""
-  tested = [name for name in summary if summary[name]['p'] is not None]
-  corrected = significance.holm([summary[name]['p'] for name in tested])
-  p_holm = dict(zip(tested, corrected, strict=True))
+  """The summary, with the comparisons, and p corrected for their number."""
+  names = [name for name in summary if name in compared]
+  corrected = significance.holm([compared[name]['p'] for name in names])
+  p_holm = dict(zip(names, corrected, strict=True))
   return {
-    name: values | {'p_holm': p_holm.get(name)}
+    name: values | compared.get(name, {}) | {'p_holm': p_holm.get(name)}
     for name, values in summary.items()
-  }
-
-
-def _compared(
-  mean: float, reference: float, differences: np.ndarray
-) -> dict[str, Any]:
-  low, high = significance.interval(differences)
-  return {
-    'improvement': 100 * (mean / reference - 1) if reference else None,
-    'difference': mean - reference,
-    'difference_interval': [float(low), float(high)],
-    'p': significance.p_value(differences),
-    'test': 'bootstrap',
   }
 
 
@@ -137,7 +120,7 @@ def _resampled(
   metric: str,
   users: Mapping[int, Sequence[str]],
 ) -> np.ndarray:
-  """The metric of each method on resamples, [resamples, methods]."""
+  """The metric of each method on resamples, [methods, resamples]."""
   everybody, number = np.unique(
     np.concatenate(list(users.values())), return_inverse=True
   )
@@ -162,7 +145,7 @@ def _resampled(
     )
   return significance.bootstrap(
     statistic, len(everybody), resamples=_RESAMPLES[metric]
-  )
+  ).T
 
 
 def _sum_by_user(
@@ -174,11 +157,15 @@ def _sum_by_user(
   """A method's values of each user, mean over seeds, sum over rows."""
   sums = np.zeros(num_users)
   for split, who in rows.items():
-    values = [
-      _values(_read(outcome.path), metric)
-      for outcome in outcomes
-      if outcome.split == split
-    ]
+    values = []
+    for outcome in outcomes:
+      if outcome.split == split:
+        found = _read(outcome.path)
+        values.append(
+          found['correct'].astype(float)
+          if metric == 'accuracy'
+          else np.asarray(metrics.ndcg(found['rank'], k=10), float)
+        )
     sums += np.bincount(who, np.mean(values, axis=0), minlength=num_users)
   return sums
 
@@ -204,13 +191,6 @@ def _mean_auc(
   )
 
 
-def _values(found: Mapping[str, np.ndarray], metric: str) -> np.ndarray:
-  """The metric of each test row."""
-  if metric == 'accuracy':
-    return found['correct'].astype(float)
-  return np.asarray(metrics.ndcg(found['rank'], k=10), float)
-
-
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   with np.load(path) as found:
     return {name: found[name] for name in found.files}
@@ -234,51 +214,35 @@ def summarise_splits(
     As `summarise`, over splits in place of runs, and `by_split`: the
     number of each split.
   """
-  by_split = {name: _by_split(runs) for name, runs in outcomes.items()}
-  summary = {}
-  for name, found in by_split.items():
-    scores = np.array(list(found.values()))
+  by_split, summary, compared = {}, {}, {}
+  for name, runs in outcomes.items():
+    # The mean of each split over its seeds.
+    by_split[name] = {
+      split: float(np.mean([run.score for run in runs if run.split == split]))
+      for split in dict.fromkeys(run.split for run in runs)
+    }
+    scores = np.array(list(by_split[name].values()))
     interval = significance.split_interval(
       scores, test_per_train=test_per_train
     )
-    summary[name] = spread(scores) | {
+    summary[name] = _spread(scores) | {
       'interval': list(interval),
-      'by_split': {str(split): score for split, score in found.items()},
+      'by_split': {str(split): of for split, of in by_split[name].items()},
     }
-  for name in summary:
-    if reference in summary and name != reference:
-      summary[name] |= _compared_by_split(
-        by_split[name], by_split[reference], test_per_train
-      )
-  return with_holm(summary)
-
-
-def _by_split(outcomes: Sequence[Outcome]) -> dict[int, float]:
-  """The mean of each split over its seeds."""
-  splits = dict.fromkeys(outcome.split for outcome in outcomes)
-  return {
-    split: float(np.mean([run.score for run in outcomes if run.split == split]))
-    for split in splits
-  }
-
-
-def _compared_by_split(
-  scores: Mapping[int, float],
-  reference: Mapping[int, float],
-  test_per_train: float,
-) -> dict[str, Any]:
-  differences = np.array(
-    [score - reference[split] for split, score in scores.items()]
-  )
-  mean = float(np.mean(list(reference.values())))
-  difference = float(differences.mean())
-  interval = significance.split_interval(
-    differences, test_per_train=test_per_train
-  )
-  return {
-    'improvement': 100 * difference / mean if mean else None,
-    'difference': difference,
-    'difference_interval': list(interval),
-    'p': significance.split_test(differences, test_per_train=test_per_train),
-    'test': 'corrected resampled t',
-  }
+  for name in summary.keys() - {reference} if reference in summary else ():
+    other = by_split[reference]
+    differences = np.array(
+      [of - other[at] for at, of in by_split[name].items()]
+    )
+    mean = float(np.mean(list(other.values())))
+    difference = float(differences.mean())
+    shared = {'test_per_train': test_per_train}
+    interval = significance.split_interval(differences, **shared)
+    compared[name] = {
+      'improvement': 100 * difference / mean if mean else None,
+      'difference': difference,
+      'difference_interval': list(interval),
+      'p': significance.split_test(differences, **shared),
+      'test': 'corrected resampled t',
+    }
+  return _tested(summary, compared)

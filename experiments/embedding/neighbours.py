@@ -44,12 +44,7 @@ def write_neighbours(
 ) -> None:
   """Writes the nearest users of every user, by the cosine of their vectors.
 
-  Args:
-    pieces: the users and their vectors; of a user with several rows the first
-      counts.
-
-  Raises:
-    SettingsError: the file cannot be written.
+  Of a user with several rows the first counts.
   """
   ids = np.array([user for users, _ in pieces for user in users])
   _, first = np.unique(ids, return_index=True)
@@ -72,8 +67,7 @@ def nearest_users(
     rows: the users whose they are [all].
 
   Returns:
-    Their cosines, float32 [rows, count], and which users they are, int32
-    [rows, count].
+    The cosines, float32, and the places of the users, int32: [rows, count].
   """
   unit = unit_length(jnp.asarray(vectors))
   everyone = Negatives(unit, jnp.arange(len(unit)) + 1)

@@ -34,20 +34,15 @@ def read_new_users(
 ) -> UserArrays:
   """The users of --events, their items as numbers of the encoder.
 
-  Prints which items the encoder does not know, and how many behaviours are of
-  them: they count as masked, see `experiments.run.encoder.with_items`.
+  Prints which items the encoder does not know: they count as masked, see
+  `experiments.run.encoder.with_items`.
 
   Args:
-    settings: which tables, and which of their columns.
     known: the raw ids of the items of the encoder.
     folder: for what does not fit the memory, which is removed again.
 
   Returns:
     The users in the order they first appear, without labels.
-
-  Raises:
-    DataError: a file is not there, or a row of it is wrong.
-    SettingsError: the folder cannot be written.
   """
   config = tables_config(settings, 'pretrain')
   try:
@@ -90,9 +85,6 @@ def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
 
   Returns:
     The splits that have users of the part, cut to these; no array is copied.
-
-  Raises:
-    SettingsError: there are fewer users than parts.
   """
   if not part:
     return list(splits)

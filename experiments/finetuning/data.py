@@ -13,11 +13,7 @@ from experiments.run.process import tell
 
 
 def open_task(settings: FinetuneSettings) -> UserData:
-  """The data of the task, split as the flags say.
-
-  Raises:
-    SettingsError: the flags do not fit the task.
-  """
+  """The data of the task, split as the flags say."""
   check_split_seed(settings)
   if settings.split_seed and settings.task.endswith('_by_user'):
     raise SettingsError(
@@ -88,32 +84,28 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
 
 
 def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
-  metric = select_by(settings, data)
-  if metric not in KINDS[data.kind].select_by:
+  metric, known = select_by(settings, data), KINDS[data.kind].select_by
+  if metric not in known:
     raise SettingsError(
       f'--select_by={metric} is not measured in a {data.kind} task: take one '
-      f'of {", ".join(KINDS[data.kind].select_by)}'
+      f'of {", ".join(known)}'
     )
-  if metric == 'auc':
-    _check_auc(settings, data)
-
-
-def _check_auc(settings: FinetuneSettings, data: UserData) -> None:
+  if metric != 'auc':
+    return
   other = 'log_loss' if data.kind == 'conversion' else 'accuracy'
-  classes = len(data.vocabulary.labels)
-  if classes != 2:
+  classes = data.vocabulary.labels
+  if len(classes) != 2:
     raise SettingsError(
-      f'--select_by=auc needs 2 classes; {settings.task} has {classes}: take '
-      f'--select_by={other}'
+      f'--select_by=auc needs 2 classes; {settings.task} has {len(classes)}: '
+      f'take --select_by={other}'
     )
   for name in ('validation', 'test'):
     label = data.splits[name].label
     if len(np.unique(label)) < 2:
       raise SettingsError(
         f'--select_by=auc needs both classes of {settings.task} in every '
-        f'split; all {len(label):,} {name} rows are '
-        f'{data.vocabulary.labels[label[0]]}: take --select_by={other}, or '
-        'another --split_seed'
+        f'split; all {len(label):,} {name} rows are {classes[label[0]]}: take '
+        f'--select_by={other}, or another --split_seed'
       )
 
 

@@ -83,12 +83,7 @@ def make_tied_targets(
   *,
   source: Source | None,
 ) -> tuple[TiedTargets, dict[str, Any]]:
-  """The head and its parameters; prints how many targets are items.
-
-  Raises:
-    SettingsError: --mode=zero_shot of a run that has not learned to score
-      items.
-  """
+  """The head and its parameters; prints how many targets are items."""
   items, targets = data.vocabulary
   head = TiedTargets(items_of_targets(targets, items))
   tell(

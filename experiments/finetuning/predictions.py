@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,37 +10,15 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState, pmap_step
-from experiments.finetuning.data import examples_of
-from experiments.finetuning.step import lengths_of
-from experiments.finetuning.tasks import KINDS, Kind, goodness
+from experiments.finetuning.tasks import KINDS, Kind, goodness, measured
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
 from experiments.run.speed import on_table
-from experiments.run.workdir import atomic_write
+from experiments.run.workdir import RESULT, atomic_write
 
 PREDICTIONS = 'predictions.npz'
-
-
-def zero_shot(
-  settings: FinetuneSettings,
-  data: UserData,
-  model: dict[str, Any],
-  params: dict[str, Any],
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """What the model puts out for validation and test rows as it is."""
-  examples = examples_of(settings, data)
-  length, _, buckets = lengths_of(settings, examples, model['encoder'])
-  predict = make_predict(
-    settings, KINDS[data.kind], model | {'buckets': buckets}, length=length
-  )
-  params = replicate(params)
-  return {'best_step': 0}, {
-    name: predict(params, users=examples[name])
-    for name in ('validation', 'test')
-  }
 
 
 def make_predict(
@@ -116,16 +95,29 @@ def validate(
   return named, goodness(values, metric)
 
 
-def write_predictions(
-  folder: pathlib.Path, outputs: np.ndarray, data: UserData
-) -> None:
-  """Writes what was put out for each test example, and its number.
+def write_result(
+  folder: pathlib.Path,
+  about: dict[str, Any],
+  outputs: dict[str, np.ndarray],
+  data: UserData,
+) -> dict[str, Any]:
+  """Writes `predictions.npz` and `result.json`, and returns the latter.
 
-  The number is that of the row among all labelled ones, and so the same for
-  all methods, seeds and splits.
+  The predictions are those of each test example, beside its number: that of
+  the row among all labelled ones, the same for all methods, seeds and splits.
+
+  Args:
+    about: what the result says beside the metrics.
+    outputs: of the rows of validation and test.
   """
+  result = about | {
+    name: measured(values, data, name) for name, values in outputs.items()
+  }
   test = data.splits['test']
-  columns = KINDS[data.kind].columns(outputs, test.label)
+  columns = KINDS[data.kind].columns(outputs['test'], test.label)
   file = io.BytesIO()
   np.savez(file, example_id=test.number, **columns)
   atomic_write(folder / PREDICTIONS, file.getvalue())
+  text = json.dumps(result, indent=2, allow_nan=False)
+  atomic_write(folder / RESULT, text + '\n')
+  return result

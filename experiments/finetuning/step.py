@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data import UserData
 from adaptssr_jax.data.prepared.batches import steps_per_epoch
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ranking import softmax_ranking_objective
@@ -20,23 +19,7 @@ from experiments.finetuning.tasks import KINDS
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
 from experiments.run.batches import steps_of_run
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_training,
-  sample_lengths,
-)
-
-
-def lengths_of(
-  settings: FinetuneSettings,
-  examples: dict[str, UserArrays],
-  encoder: UserEncoder,
-) -> tuple[int, np.ndarray, Buckets]:
-  """How long batches are, and users of a sample, and how they are encoded."""
-  length = effective_length(examples.values(), encoder.max_length)
-  seen = sample_lengths(examples['train'], length)
-  return length, seen, make_buckets(settings, seen)
+from experiments.run.speed import make_training
 
 
 def make_finetuning(
@@ -49,19 +32,21 @@ def make_finetuning(
   length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
+  encoder, users = model['encoder'], examples_of(settings, data)['train']
+  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
   return make_training(
     settings,
-    model['encoder'],
+    encoder,
     params,
     training_loss(settings, data, model | {'buckets': buckets}),
     make_optimizer(
       settings,
-      model['encoder'],
-      num_steps=steps_of_run(settings, examples_of(settings, data)['train']),
-      head_steps=_head_steps(settings, data),
+      encoder,
+      num_steps=steps_of_run(settings, users),
+      head_steps=settings.head_epochs * in_epoch,
     ),
     length=length,
-    table_rate=layer_rates(settings, model['encoder'])['table'],
+    table_rate=layer_rates(settings, encoder)['table'],
   )
 
 
@@ -106,7 +91,6 @@ def make_optimizer(
   """The optimizer of the flags: of each layer, with a rate of its own.
 
   Args:
-    encoder: that is trained, or frozen.
     num_steps: updates of the run.
     head_steps: updates at first in which the head alone is trained.
   """
@@ -169,11 +153,3 @@ def _delayed(
     return rate
   schedule = rate if callable(rate) else optax.constant_schedule(rate)
   return lambda step: jnp.where(step < steps, 0.0, schedule(step))
-
-
-def _head_steps(settings: FinetuneSettings, data: UserData) -> int:
-  """The updates of --head_epochs."""
-  if not settings.head_epochs:
-    return 0
-  users = examples_of(settings, data)['train'].items
-  return settings.head_epochs * steps_per_epoch(len(users), settings.batch_size)

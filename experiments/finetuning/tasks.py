@@ -30,22 +30,19 @@ from experiments.run.encoder import make_encoder, open_source
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """One kind of task.
+  """One kind of task."""
 
-  Args:
-    objective: (params, batch, key, *, encoder, head, buckets, axis_name) ->
-      loss and metrics.
-    predict: (params, batch, *, encoder, head, buckets, axis_name) -> an output
-      for each user.
-    measure: (outputs, labels) of a whole split -> its metrics.
-    columns: (outputs, labels) -> what is written of each example.
-    select_by: the metrics that may choose an epoch; the first one does.
-  """
-
+  # (params, batch, key, *, encoder, head, buckets, axis_name) -> loss and
+  # metrics.
   objective: Callable
+  # (params, batch, *, encoder, head, buckets, axis_name) -> an output for each
+  # user.
   predict: Callable
+  # (outputs, labels) of a whole split -> its metrics.
   measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
+  # (outputs, labels) -> what is written of each example.
   columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+  # The metrics that may choose an epoch; the first one does.
   select_by: tuple[str, ...]
 
 

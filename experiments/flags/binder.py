@@ -1,11 +1,13 @@
 """Settings of a command: a frozen dataclass whose fields are absl flags."""
 
 import dataclasses
+import difflib
+import importlib
 import operator
 import os
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
@@ -199,11 +201,7 @@ def _plain_type(hint: Any) -> type:
 def from_flags(
   settings_type: type[Settings], values: flags.FlagValues
 ) -> Settings:
-  """The settings that the parsed flags say.
-
-  Raises:
-    SettingsError: a flag has a value that it cannot have.
-  """
+  """The settings that the parsed flags say."""
   named = {
     field.name: values[field.name].value
     for field in dataclasses.fields(settings_type)
@@ -227,12 +225,7 @@ def from_flagfile(
 def given_values(
   settings_type: type[Settings], words: Sequence[str]
 ) -> dict[str, Any]:
-  """The values of the flags that are given, and of no others.
-
-  Raises:
-    SettingsError: there is no such flag, a word is none, or a value is one
-      that the flag cannot have.
-  """
+  """The values of the flags that are given, and of no others."""
   try:
     values = _parsed(settings_type, words)
     settings = from_flags(settings_type, values)
@@ -254,3 +247,22 @@ def _parsed(
   if left:
     raise SettingsError(f'{left[0]!r} is no flag: write --NAME=VALUE')
   return values
+
+
+def function_of(flag: str, name: str) -> Callable:
+  """The function MODULE:FUNCTION that the user of a flag has written."""
+  module, _, function = name.partition(':')
+  try:
+    return getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise SettingsError(
+      f'--{flag}={name}: {error}; give MODULE:FUNCTION of what Python can '
+      'import from here'
+    ) from error
+
+
+def unknown(word: str, known: Collection[str]) -> str:
+  """Says that there is no such word, which is near, and which there are."""
+  near = difflib.get_close_matches(word, known, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else '.'
+  return f'no {word!r}{hint} There are: {", ".join(known)}'

@@ -3,7 +3,11 @@
 import dataclasses
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.shared import EncoderSettings, PlanSettings
+from experiments.flags.shared import (
+  EncoderSettings,
+  PlanSettings,
+  train_users_flag,
+)
 
 # Of rankings: the places that count.
 CUTOFFS = (5, 10, 20)
@@ -119,11 +123,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     low=0,
     high=2**32 - 1,
   )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
+  train_users: int = train_users_flag()
   select_by: str | None = flag(
     None,
     'The validation metric by which the best epoch is chosen [classification '
@@ -137,11 +137,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
-  """The settings with the flags that the task decides, unless given.
-
-  Raises:
-    SettingsError: a flag does not go with --mode.
-  """
+  """The settings with the flags that the task decides, unless given."""
   _check_mode(settings)
   task = settings.task.removesuffix('_by_user')
   defaults = {

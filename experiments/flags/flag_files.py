@@ -25,11 +25,7 @@ def find_flagfile(
   """The file of a path, or else the one of that name in `configs`.
 
   Args:
-    name: of the file, or its path.
     beside: the file that names it, in whose folder it is looked for first.
-
-  Raises:
-    SettingsError: there is neither.
   """
   path = pathlib.Path(name)
   places = [path, CONFIGS / path]
@@ -53,9 +49,6 @@ def with_flagfiles(words: Sequence[str]) -> list[str]:
   """The words of a command, with those of a file in place of each --flagfile.
 
   Files may name others. Lines that begin with # or // say nothing.
-
-  Raises:
-    SettingsError: a file cannot be read, or names itself.
   """
   return _expanded(list(words), ())
 

@@ -204,12 +204,7 @@ def shares_views(settings: ObjectiveSettings) -> bool:
 def slice_lengths_of(
   settings: ObjectiveSettings, max_length: int
 ) -> tuple[int, int]:
-  """The least and the most behaviours of a slice.
-
-  Raises:
-    SettingsError: --slice_lengths says something else, or more than the encoder
-      reads.
-  """
+  """The least and the most behaviours of a slice."""
   if not settings.slice_lengths:
     return min(_SLICE_FROM, max_length), max_length
   text = ','.join(settings.slice_lengths)
@@ -241,11 +236,7 @@ def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
 
 
 def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
-  """`--objective_weights` by objective; nothing if none is given.
-
-  Raises:
-    SettingsError: they are no numbers above 0, or not as many.
-  """
+  """`--objective_weights` by objective; nothing if none is given."""
   words = settings.objective_weights
   if not words:
     return {}

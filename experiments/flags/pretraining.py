@@ -72,11 +72,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
 
 
 def with_causal_encoder(settings: _Settings) -> _Settings:
-  """The settings, with the encoder that causal items need unless given.
-
-  Raises:
-    SettingsError: another one is given.
-  """
+  """The settings, with the encoder that causal items need unless given."""
   if CAUSAL_ITEMS not in settings.objective:
     return settings
   if settings.causal is False:

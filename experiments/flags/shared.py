@@ -72,6 +72,22 @@ class DataSettings(Settings, group='data'):
   )
 
 
+def train_users_flag() -> int:
+  """The flag of commands that learn from labelled rows."""
+  return flag(
+    0,
+    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    low=0,
+  )
+
+
+def split_seed_flag() -> int:
+  """The flag of commands that only read, and fit no network."""
+  return flag(
+    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings(DataSettings, group='data'):
   """What of each user is held out."""

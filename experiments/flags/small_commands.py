@@ -16,7 +16,12 @@ from experiments.flags.process import (
   QuietSettings,
   WritingSettings,
 )
-from experiments.flags.shared import DataSettings, SplitSettings
+from experiments.flags.shared import (
+  DataSettings,
+  SplitSettings,
+  split_seed_flag,
+  train_users_flag,
+)
 from experiments.flags.speed import EncodingSettings, TableSettings
 
 
@@ -77,7 +82,8 @@ class EmbedSettings(
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    if self.part and not _is_part(self.part):
+    found = re.fullmatch('([0-9]+)/([0-9]+)', self.part)
+    if self.part and not (found and 1 <= int(found[1]) <= int(found[2])):
       raise SettingsError(
         f'--part must be I/N, from 1/N to N/N, such as 2/8, not {self.part!r}'
       )
@@ -90,11 +96,6 @@ class EmbedSettings(
       if above.name == 'checkpoints':
         return str(above.parent)
     return str(folder)
-
-
-def _is_part(text: str) -> bool:
-  found = re.fullmatch('([0-9]+)/([0-9]+)', text)
-  return bool(found) and 1 <= int(found[1]) <= int(found[2])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,14 +117,8 @@ class BaselineSettings(SplitSettings, QuietSettings):
   num_components: int | None = flag(
     None, 'bag_svd: features of a user [64].', low=1
   )
-  split_seed: int = flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
-  )
-  train_users: int = flag(
-    0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
-    low=0,
-  )
+  split_seed: int = split_seed_flag()
+  train_users: int = train_users_flag()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,45 +4,24 @@ from typing import NamedTuple
 
 
 class Traits(NamedTuple):
-  """What an objective needs of a run.
+  """What an objective needs of a run."""
 
-  Args:
-    views: sequences of each user that a step encodes; 0: --num_slices.
-    passes: dropout masks of each of them.
-    is_augmented: whether --augmentations makes its views.
-    is_sliced: whether its views are slices of the whole history.
-    sees_histories: whether it needs the whole history of a user.
-    over_all_items: whether it has a softmax over all items, so that a step
-      needs the whole item table.
-    has_bias: whether it learns a bias of each item.
-    from_the_vector: whether the user vector predicts items, so that a wide
-      vector is brought to their width.
-    sees_target: whether it sees a behaviour more than the encoder reads.
-    sees_partners: whether it sees, for each user, another one.
-    sees_similar: whether it puts in items that are like those of a user.
-    has_curriculum: whether its augmentations grow stronger over the run.
-    mask_ratio: where --mask_ratio is not given.
-    temperature: where --temperature is not given.
-    draws: items that a step draws for each user, to tell them from the user's.
-    fills: whether it fills hidden items by draws from all of them.
-  """
-
-  views: int = 1
-  passes: int = 1
-  is_augmented: bool = False
-  is_sliced: bool = False
-  sees_histories: bool = False
-  over_all_items: bool = False
-  has_bias: bool = False
-  from_the_vector: bool = False
-  sees_target: bool = False
-  sees_partners: bool = False
-  sees_similar: bool = False
-  has_curriculum: bool = False
-  mask_ratio: float = 0.6
-  temperature: float = 1.0
-  draws: int = 0
-  fills: bool = False
+  views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
+  passes: int = 1  # dropout masks of each of them
+  is_augmented: bool = False  # whether --augmentations makes its views
+  is_sliced: bool = False  # whether its views are slices of the whole history
+  sees_histories: bool = False  # whether it needs the whole history of a user
+  over_all_items: bool = False  # whether its softmax needs the whole table
+  has_bias: bool = False  # whether it learns a bias of each item
+  from_the_vector: bool = False  # whether the user vector predicts items
+  sees_target: bool = False  # whether it sees one more than the encoder reads
+  sees_partners: bool = False  # whether it sees, for each user, another one
+  sees_similar: bool = False  # whether it puts in items like those of a user
+  has_curriculum: bool = False  # whether augmentations grow stronger in a run
+  mask_ratio: float = 0.6  # where --mask_ratio is not given
+  temperature: float = 1.0  # where --temperature is not given
+  draws: int = 0  # items drawn for each user, to be told from the user's
+  fills: bool = False  # whether it fills hidden items by draws from all of them
 
 
 _SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
@@ -76,10 +55,5 @@ _UNKNOWN = Traits(over_all_items=True)
 
 
 def traits_of(objective: str) -> Traits:
-  """The traits of an objective by its name.
-
-  Example:
-    >>> traits_of('pooled_items').is_sliced, traits_of('mine:loss').views
-    (True, 1)
-  """
+  """The traits of an objective by its name."""
   return _UNKNOWN if ':' in objective else TRAITS[objective]

@@ -71,10 +71,6 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
 
   Returns:
     Bytes of each kind.
-
-  Example:
-    >>> sent_of('%a = f32[4,8]{1,0} all-gather(%b), channel_id=1', devices=4)
-    {'all-gather': 96.0}
   """
   sent = collections.Counter()
   if devices > 1:

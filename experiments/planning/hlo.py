@@ -24,24 +24,16 @@ _OF_OTHERS = {'fusion', 'call'}
 
 
 class Operation(NamedTuple):
-  """One line of a program.
+  """One line of a program."""
 
-  Args:
-    opcode: what is done, such as 'dot'.
-    arrays: the shape and bytes of each array that it returns, but for the
-      workspace of a library's product.
-    operands: names of others, whose results it takes.
-    op_name: where in the Python code it is from.
-    called: the computation that it calls, or nothing.
-    contracted: of a product, the axes of its left operand that are summed;
-      else None.
-  """
-
-  opcode: str
+  opcode: str  # what is done, such as 'dot'
+  # The shape and bytes of each array that it returns, but for the workspace of
+  # a library's product.
   arrays: Sequence[tuple[tuple[int, ...], int]]
-  operands: Sequence[str]
-  op_name: str
-  called: str
+  operands: Sequence[str]  # names of others, whose results it takes
+  op_name: str  # where in the Python code it is from
+  called: str  # the computation that it calls, or nothing
+  # Of a product, the axes of its left operand that are summed; else None.
   contracted: Sequence[int] | None
 
   @property
@@ -55,19 +47,6 @@ class Program:
 
   Args:
     text: of `jax.stages.Compiled.as_text()`.
-
-  Attributes:
-    module: its name.
-
-  Example:
-    >>> program = Program('''
-    ... ENTRY %main (x: f32[2,3], y: f32[3,4]) -> f32[2,4] {
-    ...   %x = f32[2,3]{1,0} parameter(0)
-    ...   %y = f32[3,4]{1,0} parameter(1)
-    ...   ROOT %dot.1 = f32[2,4]{1,0} dot(%x, %y), lhs_contracting_dims={1}
-    ... }''')
-    >>> program.flops('dot.1'), program.bytes('dot.1')
-    (48, 104)
   """
 
   def __init__(self, text: str):
@@ -157,7 +136,11 @@ def _operation(found: re.Match) -> Operation:
   called, contracted = _CALLED.search(rest), _CONTRACTED.search(rest)
   op_name = _OP_NAME.search(rest)
   operands, _, _ = rest.partition(')')
-  arrays = [_array(array) for array in _ARRAY.finditer(found['type'])]
+  arrays = []
+  for _, bits, axes in _ARRAY.findall(found['type']):
+    shape = _integers(axes)
+    size = math.ceil(math.prod(shape) * int(bits or 8) / 8)
+    arrays.append((shape, size))
   return Operation(
     opcode=found['opcode'],
     arrays=arrays[:1] if contracted else arrays,
@@ -166,12 +149,6 @@ def _operation(found: re.Match) -> Operation:
     called=called[1] if called else '',
     contracted=_integers(contracted[1]) if contracted else None,
   )
-
-
-def _array(found: re.Match) -> tuple[tuple[int, ...], int]:
-  _, bits, axes = found.groups()
-  shape = _integers(axes)
-  return shape, math.ceil(math.prod(shape) * int(bits or 8) / 8)
 
 
 def _integers(text: str) -> tuple[int, ...]:

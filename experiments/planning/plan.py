@@ -30,11 +30,7 @@ from experiments.run.process import tell_result
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
-  """Raises `SettingsError` where the flags of `--plan` cannot be met.
-
-  Args:
-    source: the run whose encoder to start from, if any.
-  """
+  """Raises `SettingsError` where the flags of `--plan` cannot be met."""
   if settings.plan_items and source:
     raise SettingsError(
       f'--plan_items does not go with a start from {source}, which knows items '
@@ -72,9 +68,6 @@ def plan_run(
     encoded: how long these are, a sample.
     sequences: that are encoded of a user.
     longest: of the sequences that are encoded [length].
-
-  Returns:
-    What was printed.
   """
   devices = jax.device_count()
   batch = training_batch(users, 0, settings=settings, length=length)
@@ -111,16 +104,7 @@ def plan_run(
 
 
 def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
-  """What a function returns, with shapes in place of arrays.
-
-  No array is computed, and so none takes memory; all else is as it is.
-
-  Args:
-    make: gives any structure of arrays and other things.
-    *args: arrays, or their shapes, that it takes.
-
-  Returns:
-    The same structure, of `jax.ShapeDtypeStruct` and the other things.
+  """What a function returns, with shapes in place of arrays, none computed.
 
   Example:
     >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))
@@ -190,20 +174,20 @@ def _arrays(thing: Any) -> Iterator[np.ndarray]:
 
 
 def _sizes_of_state(state: TrainState) -> dict[str, int]:
-  table = state.params['table']
+  parameters, parameters_size = _size(state.params)
+  table, table_size = _size(state.params['table'])
   return {
-    'parameters': _count(state.params),
-    'parameters_size': _size(state.params),
-    'table': _count(table),
-    'table_size': _size(table),
-    'optimizer_size': _size(state.opt_state),
+    'parameters': parameters,
+    'parameters_size': parameters_size,
+    'table': table,
+    'table_size': table_size,
+    'optimizer_size': _size(state.opt_state)[1],
   }
 
 
-def _count(tree: Any) -> int:
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _size(tree: Any) -> int:
-  leaves = jax.tree.leaves(tree)
-  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+def _size(tree: Any) -> tuple[int, int]:
+  """How many numbers the arrays of a tree hold, and their bytes."""
+  sizes = [
+    (math.prod(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)
+  ]
+  return sum(n for n, _ in sizes), sum(n * size for n, size in sizes)

@@ -18,9 +18,11 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
   AugmentationSettings,
   ObjectiveSettings,
+  augmentations_of,
   slice_lengths_of,
   uses_histories,
 )
+from experiments.flags.traits import traits_of
 
 # Users to whom anchors are compared at a time.
 BLOCK = 1024
@@ -34,8 +36,6 @@ def make_augmentations(
   """The augmentations by name, each (key, items) -> items.
 
   Args:
-    settings: how strong they are.
-    mask_id: the id that stands for a masked item.
     strength: the share of that by which they edit, as of a curriculum; None:
       all of it.
   """
@@ -64,7 +64,6 @@ def view_augmentations(
   """One augmentation for each view.
 
   Args:
-    encoder: that reads the views.
     first: the names of those of the first view.
     has_second: whether --second_augmentations is of this objective.
   """
@@ -95,22 +94,15 @@ def _augmentation(
 
 
 class Context(NamedTuple):
-  """What an objective is made of.
+  """What an objective is made of."""
 
-  Args:
-    settings: the flags.
-    encoder: that is trained.
-    buckets: in which parts its sequences are encoded.
-    is_training: False asks for the loss to validate with: without dropout,
-      where the objective allows that, and of the last behaviours.
-    users: who is trained on.
-  """
-
-  settings: ObjectiveSettings
-  encoder: UserEncoder
-  buckets: Buckets
+  settings: ObjectiveSettings  # the flags
+  encoder: UserEncoder  # that is trained
+  buckets: Buckets  # in which parts its sequences are encoded
+  # False asks for the loss to validate with: without dropout, where the
+  # objective allows that, and of the last behaviours.
   is_training: bool
-  users: UserArrays
+  users: UserArrays  # who is trained on
 
   @property
   def encoding(self) -> dict[str, Any]:
@@ -136,22 +128,27 @@ def check_dropout(context: Context, objective: str) -> None:
     )
 
 
-def on_window(
-  context: Context, objective: LossFn, *, length: int | None = None
-) -> LossFn:
-  """Shows an objective so many behaviours, where batches hold more of them.
+def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
+  """Shows an objective as many behaviours as it encodes, of batches of more.
+
+  What draws slices, prefixes or partners is shown all of them.
 
   Args:
+    name: of the objective.
     objective: (params, batch, key) -> loss, metrics.
-    length: how many; None: as many as the encoder reads.
   """
-  settings = context.settings
+  settings, traits = context.settings, traits_of(name)
+  is_sliced = traits.is_augmented and 'slice' in augmentations_of(
+    settings, name
+  )
+  if is_sliced or traits.sees_histories or traits.sees_partners:
+    return objective
   # Without histories, windows are drawn where batches are made.
   is_drawn = context.is_training and uses_histories(settings)
   return functools.partial(
     see_window,
     objective=objective,
-    length=length or context.encoder.max_length,
+    length=context.encoder.max_length + traits.sees_target,
     window=settings.window if is_drawn else 'last',
   )
 

@@ -41,7 +41,6 @@ from experiments.pretraining.context import (
   Context,
   check_dropout,
   make_augmentations,
-  on_window,
   view_augmentations,
 )
 from experiments.run.batches import steps_of_run
@@ -60,7 +59,7 @@ def make_clue(context: Context) -> LossFn:
   check_dropout(context, 'clue')
   loss = _nt_xent(context.settings, 'clue')
   encode = _encode(context, (unedited,), passes=2)
-  return on_window(context, _objective(encode, clue=loss))
+  return _objective(encode, clue=loss)
 
 
 def make_cl4srec(context: Context) -> LossFn:
@@ -76,7 +75,7 @@ def make_cl4srec(context: Context) -> LossFn:
   edits = make_augmentations(context.settings, context.encoder.mask_id)
   loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
   encode = _encode(context, augment.two_of(*(edits[name] for name in EDITS)))
-  return on_window(context, _objective(encode, cl4srec=loss))
+  return _objective(encode, cl4srec=loss)
 
 
 def make_idicl(context: Context) -> LossFn:
@@ -107,9 +106,7 @@ def make_idicl(context: Context) -> LossFn:
   check_dropout(context, 'idicl')
   loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
   encode = _encode(context, (unedited,), passes=2)
-  return on_window(
-    context, _objective(encode, idicl=loss, query_overlap=query_overlap)
-  )
+  return _objective(encode, idicl=loss, query_overlap=query_overlap)
 
 
 def make_ccl(context: Context) -> LossFn:
@@ -139,8 +136,7 @@ def make_ccl(context: Context) -> LossFn:
     passes=1,
     **context.views_encoding,
   )
-  objective = _objective(encode, ccl=_nt_xent(settings, 'ccl'))
-  return objective if 'slice' in names else on_window(context, objective)
+  return _objective(encode, ccl=_nt_xent(settings, 'ccl'))
 
 
 def make_ccl_filled(context: Context) -> LossFn:
@@ -156,7 +152,7 @@ def make_ccl_filled(context: Context) -> LossFn:
     **context.views_encoding,
   )
   loss = _nt_xent(context.settings, 'ccl_filled')
-  return on_window(context, _objective(encode, ccl_filled=loss))
+  return _objective(encode, ccl_filled=loss)
 
 
 def curriculum_steps(context: Context) -> int:
@@ -203,14 +199,13 @@ def make_coserec(context: Context) -> LossFn:
     mask_ratio=mask_ratio_of(settings, 'coserec'),
     reorder_ratio=settings.reorder_ratio,
   )
-  objective = functools.partial(
+  return functools.partial(
     coserec_objective,
     augmentations=(edits, edits),
     temperature=temperature_of(settings, 'coserec'),
     block_size=BLOCK,
     **context.encoding,
   )
-  return on_window(context, objective)
 
 
 def make_duorec(context: Context) -> LossFn:

@@ -1,8 +1,9 @@
-"""From the flags of pre-training to its objective."""
+"""From the flags of pre-training to its objective.
+
+What ranks views or predicts items is made here; see `contrastive` for the rest.
+"""
 
 import functools
-import importlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,62 +11,217 @@ import jax.numpy as jnp
 import numpy as np
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.ecl import init_discriminator
-from adaptssr_jax.objectives.masked_items import init_masked_items
-from adaptssr_jax.objectives.msdp import init_msdp
-from adaptssr_jax.objectives.pooled_items import init_projection
-from adaptssr_jax.objectives.views import sum_objective
+from adaptssr_jax.objectives.adaptssr import rank_views
+from adaptssr_jax.objectives.causal_items import causal_items_objective
+from adaptssr_jax.objectives.ecl import ecl_objective, init_discriminator
+from adaptssr_jax.objectives.masked_items import (
+  init_masked_items,
+  masked_items_objective,
+)
+from adaptssr_jax.objectives.msdp import init_msdp, msdp_objective
+from adaptssr_jax.objectives.next_items import next_items_objective
+from adaptssr_jax.objectives.pooled_items import (
+  init_projection,
+  pooled_items_objective,
+  predict_views,
+)
+from adaptssr_jax.objectives.ptum import ptum_objective
+from adaptssr_jax.objectives.views import (
+  ViewsLoss,
+  encode_views,
+  sum_objective,
+  views_objective,
+)
+from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import function_of
 from experiments.flags.objectives import (
   OF_VIEWS,
   ObjectiveSettings,
+  augmentations_of,
+  mask_ratio_of,
+  parse_fusion,
   parse_weights,
   shares_views,
+  temperature_of,
 )
 from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.flags.traits import traits_of
-from experiments.pretraining import contrastive, makers
-from experiments.pretraining.context import Context, on_window
+from experiments.pretraining import contrastive
+from experiments.pretraining.context import (
+  BLOCK,
+  Context,
+  check_dropout,
+  on_window,
+  view_augmentations,
+)
+
+# Users whose negatives are compared at a time.
+_BLOCK = 256
+
+
+def make_masked_items(context: Context) -> LossFn:
+  """Hidden items are guessed."""
+  return functools.partial(
+    masked_items_objective,
+    ratio=mask_ratio_of(context.settings, 'masked_items'),
+    **context.encoding,
+  )
+
+
+def make_causal_items(context: Context) -> LossFn:
+  """Each next item is guessed."""
+  # The users that leave-one-out validates are those it trains on, with one item
+  # more, which alone is new.
+  is_leave_one_out = context.settings.split == LEAVE_ONE_OUT
+  return functools.partial(
+    causal_items_objective,
+    last_only=is_leave_one_out and not context.is_training,
+    **context.encoding,
+  )
+
+
+def make_next_items(context: Context) -> LossFn:
+  """The vector of a prefix predicts the items after it."""
+  return functools.partial(
+    next_items_objective,
+    num_next=context.settings.num_next,
+    **context.encoding,
+  )
+
+
+def make_pooled_items(context: Context) -> LossFn:
+  """The vector of a slice predicts the items of another."""
+  slices = view_augmentations(
+    context.settings, context.encoder, ('slice',), has_second=False
+  )
+  return functools.partial(
+    pooled_items_objective, augmentations=slices, **context.encoding
+  )
+
+
+def make_adaptssr(context: Context) -> LossFn:
+  """Views are ranked."""
+  return _ranking_views(
+    context, {'adaptssr': _rank_views(context.settings)}, None
+  )
+
+
+def make_shared_views(context: Context, weights: dict[str, float]) -> LossFn:
+  """Pooled items and AdaptSSR, of the same slices."""
+  losses = {
+    'pooled_items': functools.partial(predict_views, axis_name=AXIS),
+    'adaptssr': _rank_views(context.settings),
+  }
+  return _ranking_views(context, losses, weights)
+
+
+def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:
+  return functools.partial(
+    rank_views,
+    fusion=parse_fusion(settings.fusion),
+    form=settings.loss_form,
+    hard_negatives=settings.hard_negatives,
+    temperature=temperature_of(settings, 'adaptssr'),
+    smooth=settings.smooth,
+    # All rankings of a small batch fit, and take less time at once.
+    block_size=_BLOCK if settings.hard_negatives else 4 * _BLOCK,
+    axis_name=AXIS,
+  )
+
+
+def _ranking_views(
+  context: Context,
+  losses: dict[str, ViewsLoss],
+  weights: dict[str, float] | None,
+) -> LossFn:
+  """Losses of views that are ranked, and so encoded in two dropout passes."""
+  names = augmentations_of(context.settings)
+  return functools.partial(
+    views_objective,
+    losses=losses,
+    weights=weights,
+    encode=functools.partial(
+      encode_views,
+      encoder=context.encoder,
+      augmentations=view_augmentations(
+        context.settings, context.encoder, names, has_second=True
+      ),
+      # In validation too: dropout makes the implicit views.
+      passes=2,
+      buckets=context.buckets,
+    ),
+  )
+
+
+def make_ptum(context: Context) -> LossFn:
+  """The user vector tells hidden and last behaviours from random ones."""
+  return functools.partial(ptum_objective, **context.encoding)
+
+
+def make_msdp(context: Context) -> LossFn:
+  """The vector of a prefix predicts the shares of items in a window."""
+  settings = context.settings
+  return functools.partial(
+    msdp_objective,
+    max_window=settings.max_window,
+    regularizer=settings.msdp_regularizer,
+    ratio=mask_ratio_of(settings, 'msdp'),
+    **context.encoding,
+  )
+
+
+def make_ecl(context: Context) -> LossFn:
+  """The user vector tells which behaviours have been replaced."""
+  settings = context.settings
+  check_dropout(context, 'ecl')
+  return functools.partial(
+    ecl_objective,
+    ratio=mask_ratio_of(settings, 'ecl'),
+    contrast=settings.ecl_contrast,
+    discriminator=settings.ecl_discriminator,
+    temperature=temperature_of(settings, 'ecl'),
+    block_size=BLOCK,
+    **context.encoding,
+  )
+
 
 MAKERS = {
-  'adaptssr': makers.make_adaptssr,
-  'masked_items': makers.make_masked_items,
-  'causal_items': makers.make_causal_items,
-  'pooled_items': makers.make_pooled_items,
-  'next_items': makers.make_next_items,
+  'adaptssr': make_adaptssr,
+  'masked_items': make_masked_items,
+  'causal_items': make_causal_items,
+  'pooled_items': make_pooled_items,
+  'next_items': make_next_items,
   'clue': contrastive.make_clue,
   'cl4srec': contrastive.make_cl4srec,
   'idicl': contrastive.make_idicl,
   'ccl': contrastive.make_ccl,
   'ccl_filled': contrastive.make_ccl_filled,
   'coles': contrastive.make_coles,
-  'ptum': makers.make_ptum,
-  'msdp': makers.make_msdp,
-  'ecl': makers.make_ecl,
+  'ptum': make_ptum,
+  'msdp': make_msdp,
+  'ecl': make_ecl,
   'coserec': contrastive.make_coserec,
   'duorec': contrastive.make_duorec,
 }
 
 
 def make_objective(context: Context) -> LossFn:
-  """The objective of the flags, or the weighted sum of several.
-
-  Returns:
-    (params, batch, key) -> loss, metrics.
-
-  Raises:
-    SettingsError: there is no such function as --objective names.
-  """
+  """The objective of the flags, or the weighted sum of several."""
   settings = context.settings
   weights = parse_weights(settings)
   made, names = {}, list(settings.objective)
   if shares_views(settings):
     names = [name for name in names if name not in OF_VIEWS]
-    made['_and_'.join(OF_VIEWS)] = makers.make_shared_views(context, weights)
+    made['_and_'.join(OF_VIEWS)] = make_shared_views(context, weights)
   for name in names:
-    make = MAKERS.get(name) or functools.partial(_make_own, name)
-    made[name] = make(context)
+    if name in MAKERS:
+      objective = MAKERS[name](context)
+    else:
+      own = function_of('objective', name)
+      objective = functools.partial(own, **context.encoding)
+    made[name] = on_window(context, name, objective)
   if len(made) == 1:
     (only,) = made.values()
     return only
@@ -108,28 +264,6 @@ def init_head(
     head |= init_discriminator(encoder, key)
   for name in settings.objective:
     if ':' in name:
-      init = getattr(_own(name), 'init_head', None)
+      init = getattr(function_of('objective', name), 'init_head', None)
       head |= init(encoder) if init else {}
   return {'head': head} if head else {}
-
-
-def _make_own(name: str, context: Context) -> LossFn:
-  """The objective that is a function of somebody else."""
-  objective = functools.partial(_own(name), **context.encoding)
-  return on_window(context, objective)
-
-
-def _own(name: str) -> Callable:
-  """The function MODULE:FUNCTION.
-
-  Raises:
-    SettingsError: there is none.
-  """
-  module, _, function = name.partition(':')
-  try:
-    return getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise SettingsError(
-      f'--objective={name}: {error}; give MODULE:FUNCTION of a module that '
-      'Python can import from here'
-    ) from error

@@ -19,28 +19,19 @@ from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.probing.labelled_rows import labelled_rows
+from experiments.probing.probe import labelled_rows
 from experiments.probing.reading import Labelled, read
 from experiments.run.data import open_data, renumbered
-from experiments.run.speed import (
-  effective_length,
-  encoding_step,
-  make_buckets,
-  sample_lengths,
-)
+from experiments.run.speed import encoding_step, lengths_of
 
 
 class EpochProbe(NamedTuple):
-  """A task whose labels judge the vectors of an epoch.
+  """A task whose labels judge the vectors of an epoch."""
 
-  Args:
-    users: of the training, validation and test rows, without labels.
-    labelled: the labels of these rows.
-    encode: (params, *, users) -> their vectors, [rows, dim].
-  """
-
-  users: tuple[UserArrays, ...]
-  labelled: Labelled
+  # Of the training, validation and test rows, without labels.
+  users: Sequence[UserArrays]
+  labelled: Labelled  # the labels of these rows
+  # (params, *, users) -> their vectors, [rows, dim].
   encode: Callable[..., np.ndarray]
 
   def score(self, params: dict[str, Any]) -> float:
@@ -56,11 +47,7 @@ def open_probe(
   *,
   task: str,
 ) -> EpochProbe:
-  """Opens the task that judges the epochs.
-
-  Raises:
-    SettingsError: the task has no classes.
-  """
+  """Opens the task that judges the epochs."""
   data = open_data(settings, task)
   if data.kind not in ('classification', 'conversion'):
     raise SettingsError(
@@ -77,18 +64,15 @@ def open_probe(
   labelled = labelled_rows(
     data._replace(splits=judges), KINDS[data.kind].select_by[0]
   )
-  users = tuple(
-    _without_labels(split, data.vocabulary.items, items)
-    for split in judges.values()
-  )
-  length = effective_length(users, encoder.max_length)
+  users, own = [], data.vocabulary.items
+  for split in judges.values():
+    histories = split.items
+    if list(own) != list(items):
+      histories = renumbered(histories, own, items)
+    users.append(UserArrays(split.user_id, histories))
+  length, _, buckets = lengths_of(settings, users, encoder)
   encode = pmap_step(
-    encoding_step(
-      settings,
-      encoder,
-      buckets=make_buckets(settings, sample_lengths(users[0], length)),
-      length=length,
-    )
+    encoding_step(settings, encoder, buckets=buckets, length=length)
   )
   return EpochProbe(
     users,
@@ -97,13 +81,3 @@ def open_probe(
       predict_users, predict=encode, settings=settings, length=length
     ),
   )
-
-
-def _without_labels(
-  users: UserArrays, own: Sequence[str], items: Sequence[str]
-) -> UserArrays:
-  """The users alone, their items numbered as those of the encoder."""
-  histories = users.items
-  if list(own) != list(items):
-    histories = renumbered(histories, own, items)
-  return UserArrays(users.user_id, histories)

@@ -208,11 +208,7 @@ def encoded_of_a_user(settings: ObjectiveSettings) -> int:
 def encoded_lengths(
   settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-  """How long the sequences are that are encoded of users so long.
-
-  Args:
-    lengths: of users, of their whole histories if slices are drawn of them.
-  """
+  """How long the sequences are that are encoded of users of these lengths."""
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.
   drawn = np.linspace(low, high, 16).astype(int)
@@ -223,7 +219,12 @@ def encoded_lengths(
     if traits_of(objective).is_sliced:
       found.append(slices)
     elif traits_of(objective).is_augmented or objective == 'cl4srec':
-      views = _edits_of(settings, objective)
+      # Those of all views of a user, each as often as it is drawn.
+      views = EDITS
+      if objective != 'cl4srec':
+        views = augmentations_of(settings, objective)
+        second = settings.second_augmentations or views
+        views += second * (settings.num_slices - 1)
       seen = slices if 'slice' in views else recent
       # Only crop makes a sequence shorter, and in the end of a curriculum most.
       found += [
@@ -240,12 +241,3 @@ def encoded_lengths(
     else:
       found.append(recent)
   return np.concatenate(found).astype(int)
-
-
-def _edits_of(settings: ObjectiveSettings, objective: str) -> tuple[str, ...]:
-  """The augmentations of all views of a user, each as often as it is drawn."""
-  if objective == 'cl4srec':
-    return EDITS
-  first = augmentations_of(settings, objective)
-  second = settings.second_augmentations or first
-  return first + second * (settings.num_slices - 1)

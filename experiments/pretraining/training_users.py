@@ -64,9 +64,7 @@ def with_relations(
 ) -> UserData:
   """The data, with what relates users and items, if the objective needs it.
 
-  Args:
-    data: splits `train` and `validation`. Partners are of the same split, and
-      items are alike in the histories of `train`.
+  Partners are of the same split; items are alike in the histories of `train`.
   """
   traits = [traits_of(name) for name in settings.objective]
   more = {}

@@ -1,82 +1,93 @@
 """Classifiers of features: each fitted with some settings, one by one."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.flags.binder import SettingsError
-from experiments.probing.features import Features, one_thread
+from experiments.probing.features import Features, one_thread, standardised
 
+# Inverse strengths of the penalty, the strongest first.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 # After how many trees boosting may end.
 TREES = (10, 30, 100, 300)
 _READ = ('validation', 'test')
+# The logit of a class without training rows, where it has to be finite.
+_NEVER = -30.0
 
 
-class Fitted(NamedTuple):
-  """What a fitted classifier says of the rows of 'validation' and 'test'.
+class Labelled(NamedTuple):
+  """The labels of rows, and what is done with each row."""
 
-  Args:
-    chosen: the settings by which it differs from the others: {'C': 0.1}.
-    outputs: log-probabilities, [rows, classes].
-    classes: those that training rows have, increasing, [classes].
-    linear: of a regression, the matrix [features, classes] and the bias
-      [classes] that give its logits.
-  """
+  label: np.ndarray  # the class of each row, int [rows]
+  rows: Mapping[str, np.ndarray]  # of 'train', 'validation' and 'test'
+  num_classes: int  # classes of the task
+  positive_weight: float = 1.0  # what a training row of class 1 counts
+  # (outputs, labels) of the validation rows -> a number, which is higher if it
+  # is better; accuracy where it is None.
+  score: Callable[[np.ndarray, np.ndarray], float] | None = None
 
-  chosen: dict[str, float]
+
+class Reading(NamedTuple):
+  """What a fitted model says."""
+
+  chosen: dict[str, float]  # in what it differs from the others: {'C': 0.1}
+  # For the rows of 'validation' and 'test', the log-probabilities of the
+  # classes, float32 [rows, classes]; -inf for one without training rows.
   outputs: dict[str, np.ndarray]
-  classes: np.ndarray
+  score: float  # of the validation rows
+  # Of a regression, the matrix [features, classes] and bias [classes] that give
+  # its logits, of features that are standardised.
   linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def fit(
-  inputs: Mapping[str, Features],
-  label: np.ndarray,
-  model: str,
+def candidates(
+  features: Features,
+  labelled: Labelled,
+  model: str = 'logistic',
   *,
-  strengths: Sequence[float],
-  positive_weight: float = 1.0,
-) -> Iterator[Fitted]:
+  strengths: Sequence[float] = STRENGTHS,
+) -> Iterator[Reading]:
   """Fits a classifier with each of its settings, the simplest first.
 
   Args:
-    inputs: the features of the rows of 'train', 'validation' and 'test'.
+    features: of all rows, [rows, dim], or sparse [rows, columns].
+    labelled: the labels of all rows, and which of them are to train on.
     model: 'logistic' regression, or 'lightgbm': boosted trees.
     strengths: of the regression, inverse, the strongest penalty first.
-    positive_weight: what a training row of class 1 counts.
 
-  Returns:
+  Yields:
     One for each strength, or for each number of trees.
-
-  Example:
-    >>> x = np.array([[0.0], [1.0], [2.0], [3.0]])
-    >>> inputs = dict.fromkeys(('train', 'validation', 'test'), x)
-    >>> label = np.array([0, 0, 1, 1])
-    >>> (fitted,) = fit(inputs, label, 'logistic', strengths=(1.0,))
-    >>> np.exp(fitted.outputs['test'][:, 1]).round(2)
-    array([0.19, 0.38, 0.62, 0.81])
   """
+  train = labelled.rows['train']
+  features, label = standardised(features, train), labelled.label[train]
+  inputs = {name: features[rows] for name, rows in labelled.rows.items()}
   if len(np.unique(label)) == 1:
     # A few labels may be all of one class, from which nothing is learned.
     sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _READ}
-    return iter([Fitted({}, sure, label[:1])])
-  weight = None if positive_weight == 1 else {1: positive_weight}
+    yield _reading(labelled, {}, sure, label[:1])
+    return
+  weight = labelled.positive_weight
+  weight = None if weight == 1 else {1: weight}
   if model == 'lightgbm':
-    return _boosted_trees(inputs, label, weight)
-  return _regressions(inputs, label, weight, strengths)
+    yield from _boosted_trees(inputs, label, labelled, weight)
+  else:
+    yield from _regressions(inputs, label, labelled, weight, strengths)
 
 
 def _regressions(
   inputs: Mapping[str, Features],
   label: np.ndarray,
+  labelled: Labelled,
   weight: dict[int, float] | None,
   strengths: Sequence[float],
-) -> Iterator[Fitted]:
+) -> Iterator[Reading]:
   """A logistic regression of each strength, from where the last one ended."""
   import sklearn.exceptions
   import sklearn.linear_model
+  from scipy.special import log_softmax
 
   model = sklearn.linear_model.LogisticRegression(
     max_iter=1000, class_weight=weight, warm_start=True
@@ -87,36 +98,32 @@ def _regressions(
       # A weak penalty may be cut short; validation then judges the model.
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], label)
-      outputs = {
-        name: _log_softmax(model.decision_function(inputs[name]))
-        for name in _READ
+      scores = {name: model.decision_function(inputs[name]) for name in _READ}
+    if len(model.classes_) == 2:
+      # The model has the logit of the second one alone.
+      scores = {
+        name: np.stack([np.zeros_like(of), of], axis=1)
+        for name, of in scores.items()
       }
-    yield Fitted({'C': strength}, outputs, model.classes_, _linear(model))
-
-
-def _linear(model: Any) -> tuple[np.ndarray, np.ndarray]:
-  """The matrix and the bias; of two classes, the model has those of one."""
-  kernel, bias = model.coef_.T, model.intercept_
-  if len(model.classes_) == 2:
-    kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
-    bias = np.concatenate([np.zeros_like(bias), bias])
-  return kernel.copy(), bias.copy()
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-  """Log-probabilities, [rows, classes]; of two, their log-odds are given."""
-  if scores.ndim == 1:
-    scores = np.stack([np.zeros_like(scores), scores], axis=1)
-  # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
-  scores = scores - scores.max(axis=1, keepdims=True)
-  return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
+    outputs = {name: log_softmax(of, axis=1) for name, of in scores.items()}
+    kernel, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:
+      kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
+      bias = np.concatenate([np.zeros_like(bias), bias])
+    all_kernel = np.zeros((len(kernel), labelled.num_classes))
+    all_bias = np.full(labelled.num_classes, _NEVER)
+    all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
+    reading = _reading(labelled, {'C': strength}, outputs, model.classes_)
+    yield reading._replace(linear=(all_kernel, all_bias))
 
 
 def _boosted_trees(
   inputs: Mapping[str, Features],
   label: np.ndarray,
+  labelled: Labelled,
   weight: dict[int, float] | None,
-) -> Iterator[Fitted]:
+) -> Iterator[Reading]:
   """Gradient boosting, after each of some numbers of trees."""
   import lightgbm
 
@@ -140,7 +147,29 @@ def _boosted_trees(
         name: np.log(model.predict_proba(inputs[name], num_iteration=trees))
         for name in _READ
       }
-      yield Fitted({'trees': trees}, outputs, model.classes_)
+      yield _reading(labelled, {'trees': trees}, outputs, model.classes_)
+
+
+def _reading(
+  labelled: Labelled,
+  chosen: dict[str, float],
+  known: Mapping[str, np.ndarray],
+  classes: np.ndarray,
+) -> Reading:
+  """Brings log-probabilities of known classes to all classes; scores them."""
+  outputs = {}
+  for name, values in known.items():
+    # A class that is not among the training rows has no chance.
+    shape = len(values), labelled.num_classes
+    outputs[name] = np.full(shape, -np.inf, np.float32)
+    outputs[name][:, classes] = values
+  label = labelled.label[labelled.rows['validation']]
+  score = (labelled.score or _accuracy)(outputs['validation'], label)
+  return Reading(chosen, outputs, score)
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+  return float((outputs.argmax(axis=1) == labels).mean())
 
 
 def check_lightgbm(what: str) -> None:

@@ -96,14 +96,6 @@ def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
 
   Returns:
     float32 [users, components].
-
-  Example:
-    >>> from scipy import sparse
-    >>> bag = sparse.csr_matrix([[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-    >>> np.abs(bag_svd(bag, num_components=1)).round(3)
-    array([[2.],
-           [2.],
-           [0.]], dtype=float32)
   """
   import sklearn.decomposition
 
@@ -125,13 +117,8 @@ def joined(
   weight of 1 both count alike.
 
   Args:
-    vectors: of all rows, [rows, dim].
     bag: of all rows, of unit length, sparse [rows, columns].
     train: the rows over which vectors are standardised.
-    weight: of the bag.
-
-  Returns:
-    [rows, dim + columns], sparse.
   """
   from scipy import sparse
 

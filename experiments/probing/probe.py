@@ -13,33 +13,24 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.finetuning.data import examples_of
 from experiments.finetuning.predictions import predict_users
-from experiments.finetuning.tasks import KINDS, select_by
+from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.speed import EncodingSettings
 from experiments.probing.classifiers import check_lightgbm
-from experiments.probing.features import Features, tf_idf
-from experiments.probing.labelled_rows import (
-  bags_of_rows,
-  labelled_rows,
-  outputs_of,
-)
+from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
   Labelled,
   Reading,
   best_of,
   candidates,
   joined_candidates,
+  log_odds,
   on_vectors,
   read,
 )
 from experiments.run.logs import open_log
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_encoding,
-  sample_lengths,
-)
+from experiments.run.speed import lengths_of, make_encoding
 
 
 def probe(
@@ -51,19 +42,18 @@ def probe(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Fits a model with each of some settings, and tests the best one.
 
-  Args:
-    folder: of the run; validation is logged in its `metrics.jsonl`.
-
   Returns:
-    The metrics of the validation and test users, and the outputs of either.
-
-  Raises:
-    SettingsError: LightGBM is missing, or all training rows are of one class.
+    The settings that validation chose, and the outputs of validation and test.
   """
   known, labelled = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   if settings.with_bag:
-    bag = _bag_of(known, data)
+    # Weighted by how many rows of all hold an item, trained on or not.
+    rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+    kept = [
+      rows[name][: len(users.items)] for name, users in known.splits.items()
+    ]
+    bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
     found = joined_candidates(
       vectors, bag, labelled, model=settings.probe_model
     )
@@ -72,29 +62,21 @@ def probe(
   readings = []
   with contextlib.closing(open_log(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
-      log.write(number, reading.chosen | _validation(reading, known))
+      outputs = outputs_of(reading, known)['validation']
+      values = KINDS[data.kind].measure(
+        outputs, known.splits['validation'].label
+      )
+      validation = {f'validation_{name}': of for name, of in values.items()}
+      log.write(number, reading.chosen | validation)
       readings.append(reading)
   best = best_of(readings)
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
 
 
-def _bag_of(known: UserData, data: UserData) -> Features:
-  """The bags of known rows, weighted by how many rows of all hold an item."""
-  rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
-  kept = [
-    rows[name][: len(users.items)] for name, users in known.splits.items()
-  ]
-  return tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
-
-
 def to_read(
   settings: FinetuneSettings, data: UserData
 ) -> tuple[UserData, Labelled]:
-  """The rows that the flags leave, and their labels.
-
-  Raises:
-    SettingsError: as `probe`.
-  """
+  """The rows that the flags leave, and their labels."""
   known = data._replace(splits=examples_of(settings, data))
   labelled = labelled_rows(
     known, select_by(settings, data), positive_weight=settings.positive_weight
@@ -109,14 +91,7 @@ def probe_head(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> dict[str, Any]:
-  """The parameters of a linear head that does what the best regression does.
-
-  Returns:
-    The parameters of `TaskHead(hidden_dim=0)`.
-
-  Raises:
-    SettingsError: as `probe`.
-  """
+  """The parameters of a linear head that does what the best probe does."""
   known, labelled = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   best = read(vectors, labelled)
@@ -125,12 +100,6 @@ def probe_head(
     # A network has one output: the log-odds.
     kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
   return {'output': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
-
-
-def _validation(reading: Reading, data: UserData) -> dict[str, float]:
-  outputs = outputs_of(reading, data)['validation']
-  values = KINDS[data.kind].measure(outputs, data.splits['validation'].label)
-  return {f'validation_{name}': value for name, value in values.items()}
 
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
@@ -157,14 +126,9 @@ def encode_splits(
   params: dict[str, Any],
 ) -> np.ndarray:
   """The vectors of the rows of all splits, [rows, features], in their order."""
-  length = effective_length(splits, encoder.max_length)
-  lengths = sample_lengths(next(iter(splits)), length)
+  length, _, buckets = lengths_of(settings, splits, encoder)
   encode, params = make_encoding(
-    settings,
-    encoder,
-    params,
-    buckets=make_buckets(settings, lengths),
-    length=length,
+    settings, encoder, params, buckets=buckets, length=length
   )
   predict = functools.partial(
     predict_users, params, predict=encode, settings=settings, length=length
@@ -181,3 +145,59 @@ def probe_name(result: dict[str, Any]) -> str:
   """
   names = [name for name in ('bag_weight', 'C', 'trees') if name in result]
   return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)
+
+
+def labelled_rows(
+  data: UserData, metric: str, *, positive_weight: float = 1.0
+) -> Labelled:
+  """The labels of the rows of train, then of validation, then of test.
+
+  Args:
+    metric: by which validation chooses.
+  """
+  parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
+
+  def score(outputs: np.ndarray, label: np.ndarray) -> float:
+    values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
+    # There is no AUC where validation is all of one class.
+    return goodness(values, metric) if metric in values else 0.0
+
+  ends = np.cumsum([len(label) for label in parts.values()])
+  rows = {
+    name: np.arange(end - len(label), end)
+    for (name, label), end in zip(parts.items(), ends, strict=True)
+  }
+  return Labelled(
+    np.concatenate(list(parts.values())),
+    rows,
+    len(data.vocabulary.labels),
+    positive_weight,
+    score,
+  )
+
+
+def task_outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:
+  """What a network would put out: logits of all classes, or log-odds."""
+  return log_odds(outputs) if data.kind == 'conversion' else outputs
+
+
+def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
+  """The outputs of validation and test, as those of a network."""
+  return {
+    name: task_outputs(data, outputs)
+    for name, outputs in reading.outputs.items()
+  }
+
+
+def bags_of_rows(data: UserData, max_length: int) -> Features:
+  """The bags of all rows in the order of `labelled_rows`; length 0 is all."""
+  from scipy import sparse
+
+  num_items = len(data.vocabulary.items)
+  return sparse.vstack(
+    [
+      bags(users.items, num_items, max_length=max_length)
+      for users in data.splits.values()
+    ],
+    format='csr',
+  )

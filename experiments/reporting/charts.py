@@ -20,31 +20,17 @@ MOST_USERS = 3000
 
 
 class Line(NamedTuple):
-  """A curve.
+  """A curve."""
 
-  Args:
-    name: what it shows.
-    place: of its colour.
-    x: places, ascending.
-    y: values.
-    dotted: whether its points are drawn, on a thin line.
-  """
-
-  name: str
-  place: int
-  x: Sequence[float]
-  y: Sequence[float]
-  dotted: bool = False
+  name: str  # what it shows
+  place: int  # of its colour
+  x: Sequence[float]  # places, ascending
+  y: Sequence[float]  # values
+  dotted: bool = False  # whether its points are drawn, on a thin line
 
 
 def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
-  """Curves over the same axis.
-
-  Args:
-    label: the text for a reader who cannot see it.
-    x_label: of the horizontal axis.
-    lines: one or more, with a point or more each.
-  """
+  """Curves over the same axis."""
   xs, ys = (np.concatenate([line[at] for line in lines]) for at in (2, 3))
   axes = _Axes(xs, ys)
   parts = []
@@ -71,10 +57,7 @@ def stairs(
   """Histograms of the same bins, each as high as the chart.
 
   Args:
-    label: the text for a reader who cannot see it.
-    x_label: of the horizontal axis.
     edges: of the bins, one more than there are bins.
-    counts: of each histogram, by name.
   """
   # What is empty in all of them is left out on the left.
   first = np.flatnonzero(np.sum([*counts.values()], axis=0))[0]
@@ -92,7 +75,6 @@ def cloud(
   """Points of the plane, coloured by group.
 
   Args:
-    label: the text for a reader who cannot see it.
     points: [points, 2].
     groups: which points are of each, by name. The largest are drawn first.
   """

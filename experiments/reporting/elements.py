@@ -17,12 +17,7 @@ def allowed(text: str) -> str:
 
 
 def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
-  """An element.
-
-  Args:
-    name: of the element.
-    content: text and elements, in order.
-    attributes: by name, with _ for -; one at the end is left out.
+  """An element, its attributes with - for _; one at the end is left out.
 
   Example:
     >>> tostring(tag('p', 'a < ', tag('b', 'c'), class_='d')).decode()
@@ -112,13 +107,7 @@ def color(place: int) -> str:
 def page(
   title: str, sections: Iterable[Element], *, refresh: float | None = None
 ) -> str:
-  """A whole page, which loads nothing.
-
-  Args:
-    title: of the page.
-    sections: what it shows.
-    refresh: seconds after which a browser reads it again.
-  """
+  """A whole page, which loads nothing, and itself anew after `refresh` s."""
   style = resources.files(__package__).joinpath('page.css').read_text()
   head = [
     tag('meta', charset='utf-8'),

@@ -43,11 +43,7 @@ def comparison_section(name: str, folder: pathlib.Path) -> Element:
 
 
 def similarity_section(name: str, folder: pathlib.Path) -> Element:
-  """The similarities that `experiments.similarity` measured.
-
-  Raises:
-    SettingsError: the file is broken.
-  """
+  """The similarities that `experiments.similarity` measured."""
   path = folder / SIMILARITIES
   try:
     result = json.loads(path.read_text())

@@ -43,19 +43,12 @@ _MEANING = {
 
 
 class Run(NamedTuple):
-  """What a run left so far.
+  """What a run left so far."""
 
-  Args:
-    name: what it is called beside the others.
-    flags: its settings, as text.
-    lines: of `metrics.jsonl`.
-    result: of `result.json`, if it has ended with one.
-  """
-
-  name: str
-  flags: Mapping[str, str]
-  lines: Sequence[Mapping[str, float]]
-  result: Mapping[str, Any]
+  name: str  # what it is called beside the others
+  flags: Mapping[str, str]  # its settings, as text
+  lines: Sequence[Mapping[str, float]]  # of `metrics.jsonl`
+  result: Mapping[str, Any]  # of `result.json`, if it has ended with one
 
   def series(self, metric: str) -> tuple[list[float], list[float]]:
     """The steps at which a number was logged, and its values."""
@@ -64,11 +57,7 @@ class Run(NamedTuple):
 
 
 def read_run(name: str, folder: pathlib.Path) -> Run:
-  """Reads the folder of a run, which may still be at work.
-
-  Raises:
-    SettingsError: a file is broken.
-  """
+  """Reads the folder of a run, which may still be at work."""
   path = folder / RESULT
   try:
     result = json.loads(path.read_bytes()) if path.exists() else {}
@@ -137,13 +126,20 @@ def _curves(runs: Sequence[Run]) -> Element:
     return section
   metrics = [name for name in _MEANING if name in found]
   metrics += sorted(found - _MEANING.keys())
+  head = ['last value']
+  for run in runs:
+    head += [run.name, 'validation']
+  rows = [
+    [name, *(_last(run, of + name) for run in runs for of in ('', _VALIDATION))]
+    for name in metrics
+  ]
   section.extend(
     [
       tag('h2', 'Curves'),
       tag('p', 'A line is training, dots are validation.', class_='note'),
       legend(run.name for run in runs),
       tag('div', *(_chart(runs, name) for name in metrics), class_='charts'),
-      _last_values(runs, metrics),
+      table('The last value of each curve', head, rows),
     ]
   )
   return section
@@ -165,19 +161,6 @@ def _chart(runs: Sequence[Run], metric: str) -> Element:
   )
 
 
-def _last_values(runs: Sequence[Run], metrics: Sequence[str]) -> Element:
-  head = ['last value']
-  for run in runs:
-    head += [run.name, 'validation']
-  rows = []
-  for name in metrics:
-    row = [name]
-    for run in runs:
-      row += [_last(run, name), _last(run, _VALIDATION + name)]
-    rows.append(row)
-  return table('The last value of each curve', head, rows)
-
-
 def _last(run: Run, metric: str) -> str:
   _, values = run.series(metric)
   return f'{values[-1]:.4g}' if values else _DASH
@@ -191,19 +174,16 @@ def _results(runs: Sequence[Run]) -> Element:
     if not splits:
       continue
     metrics = dict.fromkeys(m for name in splits for m in run.result[name])
-    rows = [
-      [metric, *(_number(run.result[name].get(metric)) for name in splits)]
-      for metric in metrics
-    ]
+    rows = []
+    for metric in metrics:
+      values = [run.result[name].get(metric) for name in splits]
+      cells = [_DASH if of is None else f'{of:.4f}' for of in values]
+      rows.append([metric, *cells])
     caption = f'{run.name}, task {run.result.get("task", _DASH)}'
     section.append(table(caption, ['metric', *splits], rows))
   if len(section):
     section.insert(0, tag('h2', 'Results'))
   return section
-
-
-def _number(value: float | None) -> str:
-  return _DASH if value is None else f'{value:.4f}'
 
 
 def _settings(runs: Sequence[Run]) -> Element:

@@ -25,15 +25,7 @@ _REST, _UNKNOWN = 'other classes', 'not known'
 def classes_of_users(
   settings: ReportSettings, flags: Mapping[str, str]
 ) -> dict[str, str]:
-  """The class of each user of --task, by raw id; of none without a task.
-
-  Args:
-    settings: name the task, and where the data set is.
-    flags: of the first run, whose data set it is unless another is given.
-
-  Raises:
-    SettingsError: the task has no classes, or its data set is not known.
-  """
+  """The class of each user of --task, by raw id; of none without a task."""
   if not settings.task:
     return {}
   settings = _with_data_of(settings, flags)
@@ -75,12 +67,7 @@ def users_section(
   classes: Mapping[str, str],
   settings: ReportSettings,
 ) -> Element:
-  """The map of the vectors of a file, and a table of nearest users.
-
-  Raises:
-    SettingsError: the file cannot be read, has no such users or too few, or
-      vectors that are not finite.
-  """
+  """The map of the vectors of a file, and a table of nearest users."""
   users, vectors = read_vectors(path)
   # Of a user with a row in several splits, the first counts.
   _, first = np.unique(users, return_index=True)

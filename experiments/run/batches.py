@@ -26,18 +26,10 @@ class Prefetch(Iterator):
 
   Args:
     make: step -> batch. What it raises is raised where its batch is asked for.
-    steps: whose batches are wanted, in this order.
     ahead: how many batches are made, or being made, before they are asked for.
 
   Attributes:
     waited: seconds that whoever asked has waited for a batch so far.
-
-  Example:
-    >>> import contextlib
-    >>> batches = Prefetch(lambda step: step * 10, range(3))
-    >>> with contextlib.closing(batches):
-    ...   list(batches)
-    [0, 10, 20]
   """
 
   def __init__(

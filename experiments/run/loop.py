@@ -25,36 +25,26 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch, steps_of_run, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
-from experiments.run.logs import Muted, Progress, mend_metrics
-from experiments.run.process import is_main_process, tell
+from experiments.run.logs import Progress, mend_metrics
+from experiments.run.process import tell
 from experiments.run.step_log import StepLog
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run trains, and how its end and its epochs are met.
-
-  Args:
-    settings: of the run.
-    folder: of the run.
-    users: the split that is trained on.
-    length: behaviours seen of a user.
-    step: (state, batch, key) -> (state, metrics), before `pmap_step`.
-    key: of the run, from which all draws of its steps follow.
-    description: what checkpoints say of themselves.
-    on_epoch: state -> (numbers to log, score of the checkpoint or None).
-    score_start: whether the state before the first step may be the best.
-  """
+  """What a run trains, and how its end and its epochs are met."""
 
   settings: RunSettings
   folder: pathlib.Path
-  users: UserArrays
-  length: int
+  users: UserArrays  # the split that is trained on
+  length: int  # behaviours seen of a user
+  # (state, batch, key) -> (state, metrics), before `pmap_step`.
   step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
-  key: jax.Array
-  description: Description
+  key: jax.Array  # from which all draws of the steps follow
+  description: Description  # what checkpoints say of themselves
+  # State -> (numbers to log, score of the checkpoint or None).
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
-  score_start: bool = False
+  score_start: bool = False  # whether the first state may be the best
 
   @property
   def steps_per_epoch(self) -> int:
@@ -88,26 +78,23 @@ def learning_rate(
   """The learning rate of each step: --warmup_steps, then --schedule.
 
   Args:
-    settings: of the run.
     num_steps: of the run; after the last the schedule is at 0.
     rate: instead of its --learning_rate.
   """
-  rate = rate or settings.learning_rate
-  warmup = settings.warmup_steps
+  rate, warmup = rate or settings.learning_rate, settings.warmup_steps
   if settings.schedule == 'constant' and not warmup:
     return rate
   left = max(num_steps - warmup, 1)
-  falls = {
+  schedule = {
     'constant': optax.constant_schedule(rate),
     'linear': optax.linear_schedule(rate, 0.0, left),
     'cosine': optax.cosine_decay_schedule(rate, left),
-  }
-  falls = falls[settings.schedule]
+  }[settings.schedule]
   if not warmup:
-    return falls
+    return schedule
   # The first step of the rise has a rate above 0.
   rises = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
-  return optax.join_schedules([rises, falls], [warmup])
+  return optax.join_schedules([rises, schedule], [warmup])
 
 
 def make_optimizer(
@@ -121,10 +108,6 @@ def make_optimizer(
 
 def train(run: Run, state: TrainState) -> TrainState:
   """Trains from the newest checkpoint of the run, or from this state.
-
-  Args:
-    run: what to train.
-    state: where a new run starts.
 
   Returns:
     The state after the last step, or the best one if epochs have scores.
@@ -151,32 +134,35 @@ def _train_on(
 ) -> tuple[TrainState, bool]:
   """The last state, and whether a signal stopped the run before its end."""
   state = checkpoints.restore(like=state) or state
-  start = int(state.step)
-  if start < run.num_steps and not _out_of_patience(run, start, checkpoints):
-    return _train_from(run, state, checkpoints)
-  mend_metrics(run.folder, resume_at=start, saved=checkpoints.logs())
-  tell(f'{run.folder}: finished at step {start:,}; nothing to train')
-  return state, False
-
-
-def _train_from(
-  run: Run, state: TrainState, checkpoints: Checkpoints
-) -> tuple[TrainState, bool]:
-  start, total = int(state.step), run.num_steps
+  start, total, saved = int(state.step), run.num_steps, checkpoints.logs()
+  if start >= total or _out_of_patience(run, start, checkpoints):
+    mend_metrics(run.folder, resume_at=start, saved=saved)
+    tell(f'{run.folder}: finished at step {start:,}; nothing to train')
+    return state, False
   if start:
     tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
-  batches = training_batches(
-    run.users, run.settings, run.length, range(start, total)
-  )
+  settings, users = run.settings, run.users
+  batches = training_batches(users, settings, run.length, range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.
-  with (
-    contextlib.closing(batches),
-    contextlib.closing(_step_log(run, start, checkpoints)) as log,
-    contextlib.closing(_progress(run, start, batches)) as progress,
-  ):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.closing(batches))
+    log = StepLog(
+      run.folder, settings, users, start=start, num_steps=total, saved=saved
+    )
+    stack.enter_context(contextlib.closing(log))
+    progress = Progress(
+      run.folder.name,
+      total=total,
+      start=start,
+      users=settings.batch_size,
+      every=settings.progress_every,
+      waited=lambda: batches.waited,
+    )
+    stack.enter_context(contextlib.closing(progress))
     if run.score_start and not start:
       score = _end_epoch(run, state, log)
-      _save(run, state, checkpoints, log, score=score)
+      since = log.since_save(start)
+      checkpoints.save(state, run.description, score=score, log=since)
     return _take_steps(run, state, checkpoints, batches, log, progress)
 
 
@@ -186,7 +172,7 @@ def _take_steps(
   checkpoints: Checkpoints,
   batches: Prefetch,
   log: StepLog,
-  progress: Progress | Muted,
+  progress: Progress,
 ) -> tuple[TrainState, bool]:
   """The state after the last of the batches, and whether to stop before."""
   step_fn = pmap_step(run.step, num_replicated_args=1, donate=True)
@@ -209,7 +195,8 @@ def _take_steps(
     if epoch_ends:
       score = _end_epoch(run, state, log)
     if due or score is not None:
-      _save(run, state, checkpoints, log, score=score)
+      since = log.since_save(step)
+      checkpoints.save(state, run.description, score=score, log=since)
     progress.update(loss)
     if epoch_ends and _out_of_patience(run, step, checkpoints):
       tell(
@@ -222,19 +209,6 @@ def _take_steps(
   return state, stop
 
 
-def _save(
-  run: Run,
-  state: TrainState,
-  checkpoints: Checkpoints,
-  log: StepLog,
-  *,
-  score: float | None,
-) -> None:
-  """Saves the state with what was logged since the last time."""
-  since = log.since_save(int(state.step))
-  checkpoints.save(state, run.description, score=score, log=since)
-
-
 def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
   """Validates; the score, if there is one."""
   with log.paused() as seconds:
@@ -242,30 +216,6 @@ def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
     values, score = run.on_epoch(whole)
     log.write(int(state.step), values | seconds)
   return score
-
-
-def _step_log(run: Run, start: int, checkpoints: Checkpoints) -> StepLog:
-  return StepLog(
-    run.folder,
-    run.settings,
-    run.users,
-    start=start,
-    last=run.num_steps,
-    saved=checkpoints.logs(),
-  )
-
-
-def _progress(run: Run, start: int, batches: Prefetch) -> Progress | Muted:
-  if not is_main_process():
-    return Muted()
-  return Progress(
-    run.folder.name,
-    total=run.num_steps,
-    start=start,
-    users=run.settings.batch_size,
-    every=run.settings.progress_every,
-    waited=lambda: batches.waited,
-  )
 
 
 def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:

@@ -34,21 +34,13 @@ class MissingPlotsError(SettingsError):
 
 
 class Panel(NamedTuple):
-  """The numbers of one panel.
+  """The numbers of one panel."""
 
-  Args:
-    title: of the panel.
-    places: name of each point, or its number on the horizontal axis.
-    means: of each point; nan leaves it out.
-    lows: lower ends of the intervals.
-    highs: upper ends of the intervals.
-  """
-
-  title: str
-  places: Sequence[str] | Sequence[float]
-  means: Sequence[float]
-  lows: Sequence[float]
-  highs: Sequence[float]
+  title: str  # of the panel
+  places: Sequence[str] | Sequence[float]  # name or number of each point
+  means: Sequence[float]  # of each point; nan leaves it out
+  lows: Sequence[float]  # lower ends of the intervals
+  highs: Sequence[float]  # upper ends of the intervals
 
 
 class Lines(NamedTuple):
@@ -66,11 +58,7 @@ class Lines(NamedTuple):
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """An empty figure, in inches, which needs no display.
-
-  Raises:
-    MissingPlotsError: Matplotlib is not installed; names the extra.
-  """
+  """An empty figure, in inches, which needs no display."""
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
@@ -191,16 +179,19 @@ def _grid(
 
 
 def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws the histograms of `similarity.json`.
-
-  Raises:
-    SettingsError: Matplotlib is not installed; names the extra.
-  """
+  """Draws the histograms of `similarity.json`."""
   methods, edges = result['methods'], np.array(result['edges'])
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)
   figure = new_figure(1 + 3.4 * columns, 0.6 + 2.6 * rows)
-  low = _lowest_edge(methods, edges)
+  # Where the leftmost value of all panels lies: the rest is empty.
+  low = edges[
+    min(
+      np.flatnonzero(summary['histogram'])[0]
+      for kinds in methods.values()
+      for summary in kinds.values()
+    )
+  ]
   for place, (name, kinds) in enumerate(methods.items(), 1):
     axis = figure.add_subplot(rows, columns, place)
     for color, (kind, summary) in enumerate(kinds.items()):
@@ -220,13 +211,3 @@ def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
     fontsize=8,
   )
   figure.savefig(path, dpi=150)
-
-
-def _lowest_edge(methods: dict[str, Any], edges: np.ndarray) -> float:
-  """Where the leftmost value of all panels lies: the rest is empty."""
-  firsts = [
-    np.flatnonzero(summary['histogram'])[0]
-    for kinds in methods.values()
-    for summary in kinds.values()
-  ]
-  return float(edges[min(firsts)])

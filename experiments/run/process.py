@@ -52,9 +52,13 @@ def prepare_process(settings: Settings) -> None:
     return
   keep_compiled(settings.compilation_cache, workdir=settings.workdir)
   devices = settings.cpu_devices
-  if not devices and not (
-    _has_set_devices() or jax.distributed.is_initialized()
-  ):
+  is_set = (
+    os.environ.get('JAX_NUM_CPU_DEVICES')
+    or '--xla_force_host_platform_device_count'
+    in os.environ.get('XLA_FLAGS', '')
+    or jax.distributed.is_initialized()
+  )
+  if not devices and not is_set:
     # Within one device only part of a step is shared between cores.
     devices = parts_of(getattr(settings, 'batch_size', None), num_cores())
   if devices:
@@ -107,15 +111,6 @@ def num_cores() -> int:
   return os.cpu_count() or 1
 
 
-def _has_set_devices() -> bool:
-  """Whether a variable sets how many devices a CPU is."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  return bool(
-    os.environ.get('JAX_NUM_CPU_DEVICES')
-    or '--xla_force_host_platform_device_count' in flags
-  )
-
-
 def parts_of(batch_size: int | None, cores: int) -> int:
   """The most equal parts of a batch, one a core, of 16 users or more.
 
@@ -159,11 +154,7 @@ def forget_compiled() -> None:
 
 
 def join_processes(settings: DistributedSettings) -> None:
-  """Meets the other processes; with `auto`, it works alone if there are none.
-
-  Raises:
-    SettingsError: they are not known, or cannot be joined.
-  """
+  """Meets the other processes; with `auto`, works alone if there are none."""
   # A cluster may give a job one process for all of its devices, of which JAX
   # would take the first alone.
   alone = '1' in [os.environ.get(name) for name in _SIZES]

@@ -55,11 +55,9 @@ def views_of_user(
 ) -> tuple[jax.Array, jax.Array]:
   """What one user is encoded as, and the keys of the dropout of each.
 
-  Args:
-    items: the behaviours, padded with 0, [length].
-
   Returns:
-    The behaviours twice, then augmented, [2 + augmentations, length]; the keys.
+    The behaviours [length] twice, then augmented, [2 + augmentations, length];
+    the keys.
   """
   view_key, dropout_key = jax.random.split(key)
   view_keys = jax.random.split(view_key, len(augmentations))
@@ -72,16 +70,13 @@ def views_of_user(
 
 
 def with_other_users(vectors: np.ndarray, key: jax.Array) -> np.ndarray:
-  """The cosine of each user with one other, at random.
+  """The cosine of each user with one other, at random, [users].
 
   The users are put in a ring in a random order, and each is compared with the
   one before it: so every user is the other one exactly once.
 
   Args:
     vectors: [users, dim] of length 1, of two users or more.
-
-  Returns:
-    A cosine per user, [users].
   """
   order = np.asarray(jax.random.permutation(key, len(vectors)))
   partner = np.empty_like(order)

@@ -1,7 +1,7 @@
 """How the work of a run is done: the parts of a batch, and its step."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -63,11 +63,7 @@ def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
 
 
 def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
-  """In which parts the sequences of a batch are encoded.
-
-  Args:
-    lengths: of sequences as they will be encoded, or of a sample.
-  """
+  """In which parts the sequences of a batch are encoded."""
   size = settings.microbatch
   if size is None:
     size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
@@ -75,6 +71,21 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
     lengths, programs=settings.buckets, max_length=max(int(lengths.max()), 1)
   )
   return Buckets(widths if settings.buckets > 1 else (), size or None)
+
+
+def lengths_of(
+  settings: EncodingSettings,
+  splits: Collection[UserArrays],
+  encoder: UserEncoder,
+) -> tuple[int, np.ndarray, Buckets]:
+  """How long batches are, and users of a sample, and how they are encoded.
+
+  Args:
+    splits: that are encoded, of the first of which the sample is.
+  """
+  length = effective_length(splits, encoder.max_length)
+  seen = sample_lengths(next(iter(splits)), length)
+  return length, seen, make_buckets(settings, seen)
 
 
 def make_training(
@@ -92,14 +103,9 @@ def make_training(
   """The step of a run, before `pmap_step`, and the state it begins with.
 
   Args:
-    loss_fn: (params, batch, key) -> loss and metrics.
     length: of the sequences of a batch, and items drawn for each beside it.
-    table_rate: the learning rate of the item table [--learning_rate].
     sampled_items: items of a step by which a softmax is estimated; 0: none.
     draw: (batch, key of a step) -> the batch with items drawn for each user.
-
-  Raises:
-    SettingsError: --table_update=rows does not go with the other flags.
   """
   params = with_split_table(settings, params)
   size = _rows_of_a_batch(settings, encoder, length, sampled_items)
@@ -108,7 +114,12 @@ def make_training(
     'axis_name': AXIS,
     'prepare': _preparing(encoder, sampled_items, draw),
   }
-  if not _update_rows(settings, encoder, size):
+  check_table_update(settings)
+  updates_rows = settings.table_update == 'rows'
+  if settings.table_update == 'auto':
+    few = encoder.num_items <= _ROWS_PAY_FROM * size
+    updates_rows = not (few or _whole_table(settings))
+  if not updates_rows:
     loss_fn = with_batch_rows(
       loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
     )
@@ -159,11 +170,7 @@ def on_table(
   *,
   length: int,
 ) -> Callable:
-  """A function of (params, batch, ...), whether or not the table is split.
-
-  Args:
-    function: the function, which asks for rows by `look_up`.
-  """
+  """A function, which asks for rows by `look_up`, of any kind of table."""
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,
@@ -210,16 +217,12 @@ def _rows_of_a_batch(
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  seen = users * length * _ids_of_a_behaviour(settings)
-  return min(seen + sampled_items, encoder.num_items) + 2
-
-
-def _ids_of_a_behaviour(settings: TableSettings) -> int:
-  """How many ids a batch holds for each behaviour of its users."""
   traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
-  partners = any(of.sees_partners for of in traits)
-  similar = any(of.sees_similar for of in traits)
-  return 1 + partners + (settings.num_similar if similar else 0)
+  # A behaviour may come with that of a partner, and with items like it.
+  ids = 1 + any(of.sees_partners for of in traits)
+  if any(of.sees_similar for of in traits):
+    ids += settings.num_similar
+  return min(users * length * ids + sampled_items, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:
@@ -257,13 +260,3 @@ def _whole_table(settings: SpeedSettings) -> str:
   if getattr(settings, 'head_epochs', 0):
     return f'--head_epochs={settings.head_epochs}'
   return ''
-
-
-def _update_rows(
-  settings: SpeedSettings, encoder: UserEncoder, size: int
-) -> bool:
-  check_table_update(settings)
-  if settings.table_update == 'auto':
-    few = encoder.num_items <= _ROWS_PAY_FROM * size
-    return not (few or _whole_table(settings))
-  return settings.table_update == 'rows'

@@ -1,4 +1,4 @@
-"""The numbers of the steps of a run, as its loop writes them."""
+"""The log of the steps of a run, which ends where too many are skipped."""
 
 import contextlib
 import pathlib
@@ -9,21 +9,25 @@ from typing import Any
 import jax
 
 from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.prepared.batches import batch_at
+from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.logs import open_log, read_metrics
-from experiments.run.skipped import SkippedSteps
+from experiments.run.process import tell
+
+# How many users of a batch are named.
+_NAMED = 5
 
 
 class StepLog:
   """Writes the numbers of the steps, and counts those that were skipped.
 
+  A step whose loss or gradient is not finite is skipped: it changes nothing.
+
   Args:
-    folder: of the run.
-    settings: of the run.
-    users: the split that is trained on.
     start: steps done already.
-    last: steps of the whole run.
-    saved: what checkpoints say of the log.
+    num_steps: of the whole run.
+    saved: what checkpoints say of the log, by `since_save`.
   """
 
   def __init__(
@@ -33,14 +37,13 @@ class StepLog:
     users: UserArrays,
     *,
     start: int,
-    last: int,
+    num_steps: int,
     saved: Sequence[dict[str, Any]],
   ):
-    self._settings, self._last = settings, last
-    in_a_row = 0
+    self._folder, self._settings, self._users = folder, settings, users
+    self._last, self._in_a_row = num_steps, 0
     if saved and saved[-1]['until'] == start:
-      in_a_row = saved[-1]['skipped_in_a_row']
-    self._skipped = SkippedSteps(folder, settings, users, in_a_row=in_a_row)
+      self._in_a_row = saved[-1]['skipped_in_a_row']
     self._log = open_log(folder, settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
     # A run that goes on counts from the end of its last epoch.
@@ -56,18 +59,49 @@ class StepLog:
     self._began += time.perf_counter() - at
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged."""
+    """Waits for a step, and writes its numbers if it is one to be logged.
+
+    Raises:
+      SettingsError: it is the last of `--max_skipped`; names its users.
+    """
     jax.block_until_ready(metrics)
     metrics = dict(metrics)
-    is_skipped = float(metrics.pop('skipped')) > 0
-    if is_skipped:
-      self.write(step, {'skipped': 1})
-    elif step % self._settings.log_every == 0 or step == self._last:
-      values = jax.device_get(metrics)
-      self.write(step, {name: float(value) for name, value in values.items()})
-    self._skipped.count(step, is_skipped)
+    if not float(metrics.pop('skipped')):
+      self._in_a_row = 0
+      if step % self._settings.log_every == 0 or step == self._last:
+        values = jax.device_get(metrics)
+        self.write(step, {name: float(value) for name, value in values.items()})
+      return
+    self.write(step, {'skipped': 1})
+    self._in_a_row += 1
+    if self._in_a_row == 1:
+      tell(
+        f'WARNING: step {step:,} is skipped: its loss or gradient is not finite'
+      )
+    if 0 < self._settings.max_skipped <= self._in_a_row:
+      raise SettingsError(
+        f'{self._folder}: stops at step {step:,}, the last of '
+        f'{self._in_a_row} in a row whose loss or gradient is not finite '
+        f'(--max_skipped={self._settings.max_skipped}). Users of its batch: '
+        f'{self._users_of(step)}. The newest '
+        'checkpoint is good: look at these users, or take a smaller '
+        '--learning_rate in another --workdir'
+      )
 
   def since_save(self, step: int) -> dict[str, Any]:
     """What a checkpoint of this step says of the log."""
-    in_a_row = self._skipped.in_a_row
-    return self._log.since_save(step) | {'skipped_in_a_row': in_a_row}
+    return self._log.since_save(step) | {'skipped_in_a_row': self._in_a_row}
+
+  def _users_of(self, step: int) -> str:
+    batch = batch_at(
+      self._users,
+      step - 1,
+      batch_size=self._settings.batch_size,
+      length=1,
+      num_devices=1,
+      seed=self._settings.seed,
+    )
+    rows = batch['example_id'][batch['where']]
+    named = ', '.join(self._users.user_ids(rows[:_NAMED]))
+    more = len(rows) - _NAMED
+    return named + (f' and {more:,} more' if more > 0 else '')

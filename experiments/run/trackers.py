@@ -17,7 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import SettingsError, function_of
 from experiments.flags.shared import RunSettings
 from experiments.run.process import tell
 from experiments.run.workdir import atomic_write, writing
@@ -26,31 +26,24 @@ Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
 
 
 def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
-  """The functions that --log_to names.
-
-  Raises:
-    SettingsError: there is none, or its package is not installed.
-  """
+  """The functions that --log_to names."""
   return {name: _tracker(name) for name in settings.log_to}
 
 
 def _tracker(name: str) -> Tracker:
-  module, _, function = name.partition(':')
-  if not function and name not in _TRACKERS:
+  if ':' in name:
+    return function_of('log_to', name)
+  if name not in _TRACKERS:
     raise SettingsError(
       f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
       'MODULE:FUNCTION of your own'
     )
-  try:
-    if function:
-      return getattr(importlib.import_module(module), function)
-    if name != 'tensorboard':
+  if name != 'tensorboard':
+    try:
       importlib.import_module(name)
-  except (ImportError, AttributeError, ValueError) as error:
-    advice = f"pip install '.[{name}]'"
-    if function:
-      advice = 'give MODULE:FUNCTION of what Python can import from here'
-    raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
+    except ImportError as error:
+      advice = f"pip install '.[{name}]'"
+      raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
   return _TRACKERS[name]
 
 
@@ -58,12 +51,7 @@ class Trackers:
   """The logs of a run, which goes on where one of them fails.
 
   Args:
-    folder: of the run.
-    settings: of the run.
     resume_at: the last step that counts.
-
-  Raises:
-    SettingsError: as of `find_trackers`; or one does not begin.
   """
 
   def __init__(

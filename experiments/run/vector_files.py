@@ -38,14 +38,7 @@ def check_file(path: pathlib.Path, *, flag: str = 'output') -> None:
 
 @contextlib.contextmanager
 def new_file(path: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
-  """A path to write a file at, such that a reader never finds half of it.
-
-  Yields:
-    The path to write at.
-
-  Raises:
-    SettingsError: it cannot be written, or another process wrote one meanwhile.
-  """
+  """A path to write a file at, such that a reader never finds half of it."""
   own = f'.{os.getpid()}'
   try:
     with atomic_path(path, suffix=f'{own}.part') as aside:
@@ -71,23 +64,15 @@ def write_vectors(
   """Writes a file such that a reader never finds half of it.
 
   Args:
-    path: of the file; its suffix says in which format.
     shape: of all their vectors together, [ids, dim].
     name: of the column of ids.
-
-  Raises:
-    SettingsError: it cannot be written, or another process wrote one meanwhile.
   """
   with new_file(path, flag=flag) as aside:
     _WRITERS[path.suffix](aside, pieces, shape, name)
 
 
 def has_vectors(path: pathlib.Path) -> bool:
-  """Whether a file has the columns that `write_vectors` writes of users.
-
-  Raises:
-    SettingsError: it cannot be read.
-  """
+  """Whether a file has the columns that `write_vectors` writes of users."""
   with _reading(path):
     if path.suffix == '.npz':
       with np.load(path, allow_pickle=False) as arrays:
@@ -98,11 +83,7 @@ def has_vectors(path: pathlib.Path) -> bool:
 
 
 def read_vectors(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-  """The raw ids of users, and their vectors, float32 [users, dim].
-
-  Raises:
-    SettingsError: `write_vectors` did not write the file.
-  """
+  """The raw ids of users, and their vectors, float32 [users, dim]."""
   if not has_vectors(path):
     raise SettingsError(
       f'{path} has no user_id and vector: give a file that experiments.embed '

@@ -31,11 +31,7 @@ RESULT = 'result.json'
 
 @contextlib.contextmanager
 def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
-  """As `open_workdir`, and until it is left no other run may enter.
-
-  Raises:
-    SettingsError: as of `open_workdir`, or the folder is in use.
-  """
+  """As `open_workdir`, and until it is left no other run may enter."""
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
     yield folder
@@ -49,13 +45,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
-  """Makes the folder of a run, or opens it again to resume.
-
-  Args:
-    settings: of the run; `workdir` names the folder.
-
-  Returns:
-    The folder, which holds `flags.txt`.
+  """Makes the folder of a run with its `flags.txt`, or opens it to resume.
 
   Raises:
     SettingsError: the folder cannot be written, holds other things, or belongs
@@ -66,7 +56,14 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
   with writing(folder):
     saved = folder / _FLAGS
     if saved.exists() and _has_trained(folder):
-      _refuse_other_settings(settings, saved)
+      now, free = settings.flag_values(), settings.names_free_to_change()
+      differing = differing_flags(saved_flags(folder), now, free)
+      if differing:
+        raise SettingsError(
+          f'--workdir={settings.workdir} holds a run with other settings: '
+          f'{differing}. Choose another folder, or give it the settings '
+          f'of {saved}'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(saved, settings.to_flagfile())
   return folder
@@ -94,8 +91,12 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     try:
       stack.enter_context(locked(path))
     except filelock.Timeout as error:
+      other = ''
+      with contextlib.suppress(OSError):
+        other = holder.read_text(errors='replace')
       raise SettingsError(
-        f'--workdir={folder} is in use by {_read(holder)}: wait for its end, '
+        f'--workdir={folder} is in use by {other or "another run"}: wait for '
+        'its end, '
         'or choose another folder'
       ) from error
     # Not in the locked file, which nobody else can read on Windows.
@@ -109,13 +110,6 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
           used.unlink()
 
 
-def _read(holder: pathlib.Path) -> str:
-  try:
-    return holder.read_text(errors='replace') or 'another run'
-  except OSError:
-    return 'another run'
-
-
 def _refuse_other_things(folder: pathlib.Path) -> None:
   with writing(folder):
     if not folder.is_dir() or (folder / _FLAGS).exists():
@@ -126,19 +120,6 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
     raise SettingsError(
       f'--workdir={folder} holds files but no {_FLAGS}, so it is not the '
       'folder of a run: choose another'
-    )
-
-
-def _refuse_other_settings(settings: RunSettings, saved: pathlib.Path) -> None:
-  before = saved_flags(saved.parent)
-  now = settings.flag_values()
-  free = settings.names_free_to_change()
-  differing = differing_flags(before, now, free)
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds a run with other settings: '
-      f'{differing}. Choose another folder, or give it the settings '
-      f'of {saved}'
     )
 
 
@@ -206,8 +187,7 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   The ids are JSON strings, since an id may hold the end of a line.
 
   Raises:
-    SettingsError: the run was trained on other data, which no flag need show:
-      tables were changed, or a data set was prepared anew.
+    SettingsError: the run was trained on other data, which no flag need show.
   """
   if not is_main_process():
     return
