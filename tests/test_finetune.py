@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
-from test_pretrain import finished as pretrained
 
 from adaptssr_jax import data
 from adaptssr_jax.checkpoint.encoders import restore_encoder
@@ -31,8 +30,6 @@ from tests.tiny_runs import (
   lines,
   saved_state,
 )
-
-__all__ = ['pretrained']
 
 
 @pytest.fixture(scope='module')
@@ -102,7 +99,6 @@ def test_every_epoch_is_validated(tuned):
   'select_by',
   [
     'accuracy',
-    pytest.param('macro_f1', marks=pytest.mark.slow),
     pytest.param('auc', marks=pytest.mark.slow),
   ],
 )

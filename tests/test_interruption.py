@@ -1,5 +1,6 @@
 """A run that is told to stop saves, and goes on as if it had not."""
 
+import dataclasses
 import signal
 
 import pytest
@@ -83,12 +84,9 @@ def tell_after(monkeypatch, step):
 
 
 def test_pre_training_saves_where_it_is_told_to_stop(
-  tmp_path, data_dir, monkeypatch
+  pretrained, tmp_path, data_dir, monkeypatch
 ):
-  whole, stopped = (
-    pretrain_settings(tmp_path / name, data_dir) for name in 'ab'
-  )
-  pretrain.main(whole)
+  stopped = pretrain_settings(tmp_path / 'b', data_dir)
   with monkeypatch.context() as patch:
     tell_after(patch, 6)
     with (
@@ -102,7 +100,7 @@ def test_pre_training_saves_where_it_is_told_to_stop(
   # Neither a multiple of --checkpoint_every, nor of an epoch.
   assert saved_steps(stopped.workdir)[-1] == 7
   pretrain.main(stopped)
-  assert_same_run(stopped.workdir, whole.workdir)
+  assert_same_run(stopped.workdir, pretrained.workdir)
 
 
 def test_a_second_notice_does_not_end_the_save(tmp_path, data_dir, monkeypatch):
@@ -125,13 +123,14 @@ def test_a_second_notice_does_not_end_the_save(tmp_path, data_dir, monkeypatch):
 def test_fine_tuning_that_is_told_late_is_tested_later(
   tmp_path, data_dir, monkeypatch
 ):
-  settings = finetune_settings(tmp_path / 'run', data_dir)
+  settings = finetune_settings(tmp_path / 'run', data_dir, num_epochs=1)
   with monkeypatch.context() as patch:
     # In the last step.
-    tell_after(patch, 12)
+    tell_after(patch, 4)
     with pytest.raises(Interrupted), listening():
       finetune.main(settings)
   assert not (tmp_path / 'run' / 'result.json').exists()
-  assert saved_steps(settings.workdir)[-1] == 12
+  assert saved_steps(settings.workdir)[-1] == 4
   result = finetune.main(settings)
-  assert result == finetune.main(finetune_settings(tmp_path / 'a', data_dir))
+  whole = dataclasses.replace(settings, workdir=str(tmp_path / 'a'))
+  assert result == finetune.main(whole)

@@ -39,14 +39,16 @@ def items():
   return jnp.asarray(np.where(np.arange(LENGTH) < lengths, items, 0), jnp.int32)
 
 
-@pytest.mark.parametrize('chunk_size', [None, 1, 70])
-def test_items_are_drawn_by_their_shares(chunk_size):
-  draws, ids = 40_000, 150
+@pytest.mark.parametrize(
+  ('ids', 'chunk_size'), [(150, None), (150, 70), (12, 1)]
+)
+def test_items_are_drawn_by_their_shares(ids, chunk_size):
+  draws, never = 40_000, [0, ids // 2 - 1, ids - 1]
   rng = np.random.default_rng(0)
   hidden, table = rng.normal(size=3), rng.normal(size=(ids, 3))
   bias = rng.normal(size=ids)
   # Some are never drawn, the first and the last among them.
-  bias[[0, 64, 149]] = np.finfo(np.float32).min
+  bias[never] = np.finfo(np.float32).min
   found = jax.jit(functools.partial(draw_ids, chunk_size=chunk_size))(
     jax.random.split(KEY, draws),
     jnp.broadcast_to(jnp.asarray(hidden, jnp.float32), (draws, 3)),
@@ -56,7 +58,7 @@ def test_items_are_drawn_by_their_shares(chunk_size):
   z = table @ hidden + bias
   shares = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
   counts = np.bincount(found, minlength=ids)
-  assert not counts[[0, 64, 149]].any()
+  assert not counts[never].any()
   # Within five standard deviations of each count.
   expected = draws * shares
   assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected) + 1)

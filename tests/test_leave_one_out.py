@@ -281,10 +281,8 @@ def test_what_cannot_be_ranked_is_refused(
     finetune.main(settings)
 
 
-def test_a_run_that_scores_no_items_ranks_none(made, tmp_path):
-  settings = pretrain_settings(tmp_path / 'p', **made | {'num_steps': 1})
-  pretrain.main(settings)
-  settings = zero_shot_settings(tmp_path / 'f', made, tmp_path / 'p')
+def test_a_run_that_scores_no_items_ranks_none(made, pretrained, tmp_path):
+  settings = zero_shot_settings(tmp_path / 'f', made, pretrained.workdir)
   with pytest.raises(SettingsError, match='has not learned to score items'):
     finetune.main(settings)
 

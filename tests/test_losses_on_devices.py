@@ -94,8 +94,11 @@ def data():
   return rng.normal(size=(FEATURES, DIM)).astype(np.float32), inputs
 
 
-@pytest.mark.parametrize('where', [None, WHERE], ids=['all', 'where'])
-@pytest.mark.parametrize('name', MAPS)
+@pytest.mark.parametrize(
+  ('name', 'where'),
+  [(name, WHERE) for name in MAPS] + [('shard_map', None)],
+  ids=[*MAPS, 'all_users'],
+)
 def test_loss_and_gradient_are_those_of_the_whole_batch(name, where, data):
   whole = jax.jit(values_and_gradients)(*data, where)
   function = functools.partial(values_and_gradients, axis_name='users')

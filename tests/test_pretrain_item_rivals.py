@@ -18,9 +18,12 @@ from tests.tiny_runs import lines, pretrain_settings, saved_state
 @pytest.mark.parametrize(
   'changes',
   [
-    {'objective': ('ptum',)},
-    {'objective': ('ptum',), 'table_update': 'rows', 'num_queries': 2},
-    {'objective': ('ptum',), 'shard_table': True},
+    {
+      'objective': ('ptum',),
+      'table_update': 'rows',
+      'shard_table': True,
+      'num_queries': 2,
+    },
     {'objective': ('msdp',), 'max_window': 4},
     {'objective': ('ecl',)},
     {'objective': ('masked_items', 'ccl_filled'), 'curriculum_steps': 5},
@@ -33,6 +36,7 @@ def test_rivals_learn(tmp_path, data_dir, changes):
     tmp_path,
     data_dir,
     num_steps=12,
+    checkpoint_every=12,
     learning_rate=0.02,
     # So that there is something to learn, however few users there are.
     output_bias='zeros',

@@ -1,6 +1,6 @@
 """Arrays whose rows are split over the devices, among others that are whole."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 from jaxtyping import Array, Shaped
@@ -17,6 +17,8 @@ class Shards(NamedTuple):
   rows: Shaped[Array, '...']
 
 
+# Not checked: asked of every node of a tree, several times a step.
+@no_type_check
 def is_shards(node: Any) -> bool:
   """Whether a node of a tree is split, for `is_leaf`."""
   return isinstance(node, Shards)
@@ -45,5 +47,6 @@ def rows_per_device(num_rows: int, num_devices: int) -> int:
   return -(-num_rows // num_devices)
 
 
+@no_type_check
 def _is_place(node: Any) -> bool:
   return node is None or is_shards(node)

@@ -164,8 +164,9 @@ def _to_global(node: Any) -> Array:
   wanted = _global_shape(node)
   if is_shards(node):
     parts = [part.data[0] for part in node.rows.addressable_shards]
-  elif node.sharding == wanted.sharding:
-    return node
+  elif jax.process_count() == 1:
+    # Of what is on each device, Orbax would save a slice from each.
+    return node.addressable_data(0) if node.is_fully_replicated else node
   else:
     parts = [part.data for part in node.addressable_shards]
   return jax.make_array_from_single_device_arrays(
