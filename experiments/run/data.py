@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers.sources import MissingSourceError
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import (

@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 from adaptssr_jax.data import DataError
-from adaptssr_jax.data.readers.packages import (
+from adaptssr_jax.data.readers.sources import (
   MissingSourceError,
   check_sha256,
 )
