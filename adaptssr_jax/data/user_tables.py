@@ -27,10 +27,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.readers.table_rules import Tables
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
 from adaptssr_jax.data.readers.table_users import open_database, read_users
-from adaptssr_jax.data.readers.tables import Columns, check_path
+from adaptssr_jax.data.readers.tables import Columns, Tables, check_path
 from adaptssr_jax.data.rows import (
   TASK_SHARES,
   DataError,
@@ -241,7 +240,7 @@ class UserTables(UserBuilder):
     folder: pathlib.Path,
   ) -> dict[str, Any]:
     # Apache Beam need not be installed.
-    from adaptssr_jax.data.readers.table_beam import Source, user_examples
+    from adaptssr_jax.data.readers.table_beam import user_examples
 
     del dl_manager
     config = self.builder_config
@@ -249,7 +248,8 @@ class UserTables(UserBuilder):
     is_task = config.labels is not None
     return user_examples(
       pipeline,
-      Source(config.events, config.labels),
+      config.events,
+      config.labels,
       folder=folder,
       split=functools.partial(deal_out_for, config.task),
       splits=tuple(TASK_SHARES) if is_task else ('train', 'validation'),

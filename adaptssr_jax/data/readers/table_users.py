@@ -9,35 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.table_rules import (
-  EXACT,
-  FILE,
-  Tables,
-  class_names,
-  class_numbers,
-  no_label,
-  no_row,
-  sort_key,
-)
-from adaptssr_jax.data.readers.tables import (
-  Part,
-  read_columns,
-)
+from adaptssr_jax.data.readers.lines import Span
+from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, shown
 
+# A float holds every integer up to here.
+_EXACT = 2**53
 _BATCH = 1 << 20
 # Between two words of progress.
 _SECONDS = 10.0
+DATABASE = """
+create table events (row bigint, user_id varchar, item_id varchar,
+  label varchar, number bigint, real double, moment bigint);
+create table labels (row bigint, user_id varchar, label varchar);
+"""
 
 
 @contextlib.contextmanager
@@ -92,6 +89,20 @@ class Users(NamedTuple):
   item_ids: pa.ChunkedArray
   labels: pa.ChunkedArray | None
 
+  @property
+  def label_names(self) -> list[str]:
+    """The distinct labels, none for pre-training."""
+    return [] if self.labels is None else self.labels.unique().to_pylist()
+
+  def rows(self, values: np.ndarray, classes: Sequence[str]) -> Rows:
+    """The users as rows, with other numbers for the behaviours of all."""
+    rows = Rows(self.ids.to_pylist(), Ragged(values, self.items.offsets))
+    if self.labels is None:
+      return rows
+    known = pa.array(classes, self.labels.type)
+    label = pc.index_in(self.labels, value_set=known).to_numpy()
+    return rows._replace(label=label.astype(np.int32))
+
 
 def read_users(
   database: duckdb.DuckDBPyConnection,
@@ -114,37 +125,141 @@ def read_users(
   Raises:
     DataError: a row is wrong, or the labels of a user contradict each other.
   """
+  database.execute(DATABASE)
   _load(database, 'events', events, tell)
-  moments = _sort_key(database, events)
+  time_order = sort_key(events, [first_times(database, 'events')])
   if labels not in (None, events):
     _load(database, 'labels', labels, tell)
-  users = group_users(database, events, labels, moments, tell=tell)
+  users = group_users(database, events, labels, time_order, tell=tell)
   if not len(users.first):
     raise no_label(events)
-  rows = Rows(users.ids.to_pylist(), users.items)
-  item_ids = users.item_ids.to_pylist()
-  if labels is None:
-    return rows, Vocabulary(item_ids)
-  classes = class_names(users.labels.unique().to_pylist())
-  label = class_numbers(users.labels, classes)
-  return rows._replace(label=label), Vocabulary(item_ids, classes)
+  classes = class_names(users.label_names)
+  rows = users.rows(users.items.values, classes)
+  return rows, Vocabulary(users.item_ids.to_pylist(), classes)
+
+
+def _load(
+  database: duckdb.DuckDBPyConnection,
+  name: str,
+  tables: Tables,
+  tell: Callable[[str], None],
+) -> None:
+  """Puts all rows into one table of the database."""
+  said, total = time.monotonic(), 0
+  for file, path in enumerate(tables.paths):
+    count = 0
+    for block in read_columns(database, Span(path), tables.columns):
+      insert(database, name, block, file)
+      count += len(block)
+      if time.monotonic() - said > _SECONDS:
+        tell(f'Read {count:,} rows of {path}...')
+        said = time.monotonic()
+    total += count
+  if not total:
+    raise no_row(tables)
+
+
+def insert(
+  database: duckdb.DuckDBPyConnection, name: str, block: pa.Table, file: int = 0
+) -> None:
+  """Puts rows of `read_columns` of one of the files into a table."""
+  database.register('found', block)
+  database.execute(
+    f'insert into {name} by name select line + {file * FILE} as row, * exclude '
+    '(line) from found'
+  )
+
+
+def no_row(tables: Tables) -> DataError:
+  """What is wrong where a condition leaves no row."""
+  return DataError(
+    f'no row of {tables} meets the condition {tables.columns.where!r}'
+  )
+
+
+def no_label(events: Tables) -> DataError:
+  """What is wrong where no user is left for a task."""
+  return DataError(
+    f'no user of the events has a label ({events}); are the user ids of the '
+    'labels written like those of the events?'
+  )
+
+
+def first_times(
+  database: duckdb.DuckDBPyConnection, name: str
+) -> tuple[int | None, int | None, int | None, list[int] | None]:
+  """The first rows whose times are of each kind, of a table or of a part of it.
+
+  Returns:
+    The first row whose time is a moment, that whose time is none, and that
+    whose time is a floating-point number; and the first row whose time is an
+    integer that a float does not hold, with that time.
+  """
+  return database.execute(
+    'select min(row) filter (moment is not null), '
+    'min(row) filter (moment is null), min(row) filter (real is not null), '
+    'min([row, number]) filter '
+    f'(number not between -{_EXACT} and {_EXACT}) from {name}'
+  ).fetchone()
+
+
+def sort_key(events: Tables, found: Sequence[tuple]) -> str:
+  """SQL of what orders the behaviours of a user, where all are comparable.
+
+  Args:
+    found: `first_times` of all parts.
+
+  Raises:
+    DataError: some times cannot be compared with others.
+  """
+  moment, other, real, large = (
+    min((row for row in rows if row is not None), default=None)
+    for rows in zip(*found, strict=True)
+  )
+  if moment is not None and other is not None:
+    first, second = sorted([moment, other])
+    kind = 'timestamp' if first == moment else 'number'
+    raise DataError(
+      f'{events.place(second)}: the time is not a {kind}, as it is in '
+      f'{events.place(first)}; all must be of one kind'
+    )
+  if real is not None and large is not None:
+    raise DataError(
+      f'{events.place(large[0])}: time {large[1]} is an integer that would be '
+      f'rounded, because that in {events.place(real)} is none; write all times '
+      'as integers or as timestamps'
+    )
+  if moment is not None:
+    return 'moment'
+  return 'number' if real is None else 'coalesce(real, number::double)'
+
+
+def class_names(names: Collection[str]) -> list[str]:
+  """Distinct labels in order: by value if all are integers.
+
+  Example:
+    >>> class_names(['10', '9']), class_names(['10', '9', 'x'])
+    (['9', '10'], ['10', '9', 'x'])
+  """
+  integers = all(re.fullmatch('[+-]?[0-9]+', name) for name in names)
+  return sorted(names, key=lambda name: (int(name) if integers else 0, name))
 
 
 def group_users(
   database: duckdb.DuckDBPyConnection,
   events: Tables,
   labels: Tables | None,
-  moments: str,
+  time_order: str,
   *,
   tell: Callable[[str], None],
 ) -> Users:
   """Groups the behaviours in a database by user.
 
   Args:
-    database: with a table `events`, and `labels` if they are others.
+    database: its tables `events` and `labels` have all rows of the users.
     events: what the first is made of.
     labels: what the second is made of, or `events`; None for pre-training.
-    moments: what orders behaviours, as `sort_key` gives it.
+    time_order: what orders behaviours, as `sort_key` gives it.
 
   Returns:
     The users; of a task, those with a label.
@@ -167,7 +282,7 @@ def group_users(
   found = database.sql('from users order by first').to_arrow_table()
   sizes = found['size'].to_numpy()
   tell(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
-  items = _sorted_items(database, int(sizes.sum()), moments)
+  items = _sorted_items(database, int(sizes.sum()), time_order)
   item_ids = database.sql('select item_id from items order by place')
   return Users(
     found['user_id'],
@@ -176,42 +291,6 @@ def group_users(
     item_ids.to_arrow_table()['item_id'],
     None if labels is None else found['label'],
   )
-
-
-def _load(
-  database: duckdb.DuckDBPyConnection,
-  name: str,
-  tables: Tables,
-  tell: Callable[[str], None],
-) -> None:
-  """Puts all rows into one table of the database."""
-  said = time.monotonic()
-  for number, path in enumerate(tables.paths):
-    count = 0
-    for block in read_columns(database, Part(path, tables.columns)):
-      database.register('found', block)
-      found = (
-        f'select line + {number * FILE} as row, * exclude (line) from found'
-      )
-      database.execute(f'create table if not exists {name} as {found} limit 0')
-      database.execute(f'insert into {name} {found}')
-      count += len(block)
-      if time.monotonic() - said > _SECONDS:
-        tell(f'Read {count:,} rows of {path}...')
-        said = time.monotonic()
-  if not database.execute(f'select 1 from {name} limit 1').fetchall():
-    raise no_row(tables)
-
-
-def _sort_key(database: duckdb.DuckDBPyConnection, events: Tables) -> str:
-  large = f'number not between -{EXACT} and {EXACT}'
-  (found,) = database.execute(
-    'select min(row) filter (moment is not null), '
-    'min(row) filter (moment is null), min(row) filter (real is not null), '
-    f'min(row) filter ({large}), arg_min(number, row) filter ({large}) '
-    'from events'
-  ).fetchall()
-  return sort_key(events, *found)
 
 
 def _label_users(
@@ -246,13 +325,13 @@ def _label_users(
 
 
 def _sorted_items(
-  database: duckdb.DuckDBPyConnection, count: int, moments: str
+  database: duckdb.DuckDBPyConnection, count: int, time_order: str
 ) -> np.ndarray:
   """The items of all users, one after the other, int32 [count]."""
   # Row by row: DuckDB sorts on the disk, but makes lists in memory alone.
   batches = database.sql(
     'select items.place::integer from events join users using (user_id) join '
-    f'items using (item_id) order by first, {moments}, row'
+    f'items using (item_id) order by first, {time_order}, row'
   ).to_arrow_reader(_BATCH)
   values = np.empty(count, np.int32)
   end = 0
