@@ -145,7 +145,11 @@ class UserBuilder(
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, list[Callable[[], Iterator[Example]]]]:
-    splits, vocabulary = self._checked(dl_manager)
+    splits, vocabulary = self._read(dl_manager)
+    source = self.info.metadata.get('source')
+    for split, rows in splits.items():
+      where = f'{split} split' + (f' of {source}' if source else '')
+      check_rows(rows, vocabulary, where=where)
     self.info.metadata.update(
       items=list(vocabulary.items), labels=list(vocabulary.labels)
     )
@@ -161,27 +165,13 @@ class UserBuilder(
   def _split_generators(
     self, dl_manager: tfds.download.DownloadManager, pipeline: Any
   ) -> dict[str, Any]:
-    folder = pathlib.Path(self.data_dir_root)
-    return self._examples(dl_manager, pipeline, folder)
-
-  def _checked(
-    self, dl_manager: tfds.download.DownloadManager
-  ) -> tuple[dict[str, Rows], Vocabulary]:
-    splits, vocabulary = self._read(dl_manager)
-    for split, rows in splits.items():
-      check_rows(
-        rows, vocabulary, self.builder_config.kind, where=self._where(split)
-      )
-    return splits, vocabulary
-
-  def _where(self, split: str) -> str:
-    source = self.info.metadata.get('source')
-    return f'{split} split' + (f' of {source}' if source else '')
+    return self._examples(
+      dl_manager, pipeline, pathlib.Path(self.data_dir_root)
+    )
 
   _generate_examples = staticmethod(examples_of)
 
   def _log_download_bytes(self) -> None:
-    # TFDS would name the folder that is renamed in the end.
-    pass
+    """Nothing: TFDS would name the folder that is renamed in the end."""
 
   _log_download_done = _log_download_bytes

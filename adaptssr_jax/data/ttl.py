@@ -74,40 +74,22 @@ class Ttl(UserBuilder):
     'github.com/yflyl613/AdaptSSR links to it), unpack it, and put the five '
     'original_desen_*.csv files into this folder.'
   )
-  BUILDER_CONFIGS = (
-    TtlConfig(name='pretrain', description='The sequences alone.'),
+  BUILDER_CONFIGS = tuple(
     TtlConfig(
-      name='age',
-      description='The age group of a user.',
-      task='age',
-      kind='classification',
-      file='original_desen_age.csv',
-      seed=1730,
-    ),
-    TtlConfig(
-      name='life_status',
-      description='The life status of a user.',
-      task='life_status',
-      kind='classification',
-      file='original_desen_lifestatus.csv',
-      seed=1730,
-    ),
-    TtlConfig(
-      name='click',
-      description='The items a user clicks on elsewhere.',
-      task='click',
-      kind='ranking',
-      file='original_desen_finetune_click_nouserID.csv',
-      seed=1354,
-    ),
-    TtlConfig(
-      name='thumb_up',
-      description='The items a user gives a thumb-up elsewhere.',
-      task='thumb_up',
-      kind='ranking',
-      file='original_desen_finetune_like_nouserID.csv',
-      seed=1354,
-    ),
+      name=task,
+      description=f'TTL: {task}',
+      task=task,
+      kind=kind,
+      file=f'original_desen_{file}.csv',
+      seed=seed,
+    )
+    for task, kind, file, seed in (
+      ('pretrain', 'pretrain', 'pretrain', 2309),
+      ('age', 'classification', 'age', 1730),
+      ('life_status', 'classification', 'lifestatus', 1730),
+      ('click', 'ranking', 'finetune_click_nouserID', 1354),
+      ('thumb_up', 'ranking', 'finetune_like_nouserID', 1354),
+    )
   )
 
   def _read(
@@ -170,15 +152,12 @@ class Ttl(UserBuilder):
       # No such folder, or nothing in it: TFDS says which and what to do.
       raise DataError(f'{file} cannot be read: {error}') from None
     path = pathlib.Path(folder) / file
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
+      what = 'is empty' if path.is_file() else 'is missing'
       raise DataError(
-        f'there is no {file} in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+        f'{file} in {folder} {what}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
       )
     self.info.metadata['source'] = str(path)
-    if not path.stat().st_size:
-      raise DataError(
-        f'{file} in {folder} is empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
-      )
     return path
 
 

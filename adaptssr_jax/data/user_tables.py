@@ -245,13 +245,13 @@ class UserTables(UserBuilder):
     del dl_manager
     config = self.builder_config
     self.info.metadata['source'] = _source(config.events, config.labels)
-    is_task = config.labels is not None
+    splits = tuple(TASK_SHARES) if config.labels else ('train', 'validation')
     return user_examples(
       pipeline,
       config.events,
       config.labels,
       folder=folder,
       split=functools.partial(deal_out_for, config.task),
-      splits=tuple(TASK_SHARES) if is_task else ('train', 'validation'),
+      splits=splits,
       source=self.info.metadata['source'],
     )

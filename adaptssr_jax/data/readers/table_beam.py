@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
-from adaptssr_jax.data.readers import pipeline, table_users
+from adaptssr_jax.data.readers import pipeline, table_groups, table_users
 from adaptssr_jax.data.readers.lines import Span
-from adaptssr_jax.data.readers.table_users import Users
+from adaptssr_jax.data.readers.table_groups import Users
 from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
 from adaptssr_jax.data.rows import Rows, tell_nobody
 
@@ -74,7 +74,7 @@ def user_examples(
     users
     | 'classes' >> beam.FlatMap(lambda users: users.label_names)
     | 'all classes' >> beam.combiners.ToSet()
-    | 'in order' >> beam.Map(table_users.class_names)
+    | 'in order' >> beam.Map(table_groups.class_names)
   )
   _ = classes | 'save labels' >> pipeline.save(folder / 'labels.json')
   # A user is known by the row where it first appears.
@@ -111,14 +111,13 @@ def _read(
     yield TaggedOutput('items', pipeline.first_places([items]))
     with duckdb.connect() as connection:
       connection.register('part', table.rename_columns({'line': 'row'}))
-      times = table_users.first_times(connection, 'part')
+      times = table_groups.first_times(connection, 'part')
     yield TaggedOutput('times', times)
 
 
 def _time_order(found: list[tuple], *, events: Tables) -> Iterator[str]:
-  if not found:
-    raise table_users.no_row(events)
-  yield table_users.sort_key(events, found)
+  table_users.check_any_row(events, len(found))
+  yield table_groups.sort_key(events, found)
 
 
 def _group(
@@ -130,11 +129,11 @@ def _group(
 ) -> Iterator[Users]:
   _, tables = bucket
   with duckdb.connect() as database:
-    database.execute(table_users.DATABASE)
+    database.execute(table_groups.DATABASE)
     for name, parts in tables.items():
       for part in parts:
         table_users.insert(database, name, part)
-    users = table_users.group_users(
+    users = table_groups.group_users(
       database, events, labels, time_order, tell=tell_nobody
     )
   if len(users.first):
@@ -143,8 +142,7 @@ def _group(
 
 def _order(first: list[np.ndarray], *, events: Tables) -> Iterator[np.ndarray]:
   order = np.sort(np.concatenate([np.zeros(0, np.int64), *first]))
-  if not len(order):
-    raise table_users.no_label(events)
+  table_users.check_any_user(events, len(order))
   yield order
 
 
