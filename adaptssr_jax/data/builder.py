@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.beam import errors_left_in
 from adaptssr_jax.data.rows import (
+  COLUMNS,
+  NUMBERS,
   Example,
   Kind,
   Rows,
@@ -67,16 +69,6 @@ class TaskConfig(tfds.core.BuilderConfig):
       self.version = '2.0.0'
 
 
-def task_configs(data_set: str, kinds: Mapping[str, Kind]) -> list[TaskConfig]:
-  """The tasks of a data set that has nothing to choose but the task."""
-  return [
-    TaskConfig(
-      name=task, description=f'{data_set}: {task}', task=task, kind=kind
-    )
-    for task, kind in kinds.items()
-  ]
-
-
 class _Info(tfds.core.DatasetInfo):
   def initialize_from_bucket(self) -> None:
     """Nothing: TFDS has none of these data sets, and leaves a folder behind."""
@@ -100,16 +92,10 @@ class UserBuilder(
     """The splits and the vocabulary, read from the source."""
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features: dict[str, Any] = {
-      'user_id': tfds.features.Text(),
-      'items': tfds.features.Tensor(shape=(None,), dtype=np.int32),
-    }
-    if self.builder_config.kind in ('classification', 'conversion'):
-      features['label'] = np.int32
-    if self.builder_config.kind == 'ranking':
-      features['user_number'] = np.int32
-      for name in ('targets', 'positives', 'places'):
-        features[name] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    numbers = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    features = {'user_id': tfds.features.Text(), 'items': numbers}
+    for name in COLUMNS[self.builder_config.kind]:
+      features[name] = np.int32 if name in NUMBERS else numbers
     return _Info(
       builder=self,
       description=type(self).__doc__,

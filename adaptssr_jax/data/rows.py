@@ -13,6 +13,15 @@ from adaptssr_jax.errors import DataError
 Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
+# The columns that the examples of each kind have beside user_id and items; all
+# but these numbers are lists.
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+  'pretrain': (),
+  'classification': ('label',),
+  'conversion': ('label',),
+  'ranking': ('user_number', 'targets', 'positives', 'places'),
+}
+NUMBERS = ('label', 'user_number')
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
 _TASK_SEED = 1
 

@@ -93,7 +93,6 @@ class SyntheticUsers(UserBuilder):
   BUILDER_CONFIGS = tuple(
     SyntheticConfig(
       name=f'{name}_{task}',
-      description=f'{size.users:,} made users, {size.items:,} items: {task}.',
       task=task,
       kind=kind,
       size=size,

@@ -77,7 +77,6 @@ class Ttl(UserBuilder):
   BUILDER_CONFIGS = tuple(
     TtlConfig(
       name=task,
-      description=f'TTL: {task}',
       task=task,
       kind=kind,
       file=f'original_desen_{file}.csv',
@@ -130,7 +129,6 @@ class Ttl(UserBuilder):
       kind=config.kind,
       folder=folder,
       split=config.split,
-      splits=tuple(config.split(0)),
       source=self.info.metadata['source'],
     )
 

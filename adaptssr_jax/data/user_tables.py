@@ -31,7 +31,6 @@ from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
 from adaptssr_jax.data.readers.table_users import open_database, read_users
 from adaptssr_jax.data.readers.tables import Columns, Tables, check_path
 from adaptssr_jax.data.rows import (
-  TASK_SHARES,
   DataError,
   Rows,
   Vocabulary,
@@ -59,6 +58,12 @@ class UserTablesConfig(TaskConfig):
   labels: Tables | None = None
   memory_limit: str = ''
   tell: Callable[[str], None] = tell_nobody
+
+  @property
+  def source(self) -> str:
+    """All files, each once."""
+    paths = [*self.events.paths, *(self.labels.paths if self.labels else [])]
+    return ', '.join(dict.fromkeys(map(str, paths)))
 
 
 def user_tables_config(
@@ -136,7 +141,6 @@ def user_tables_config(
   task = label.get('label', 'pretrain')
   return UserTablesConfig(
     name=_name(task, key),
-    description=f'{task}, from {_source(tables, of_labels)}',
     task=task,
     kind='classification' if label else 'pretrain',
     events=tables,
@@ -154,11 +158,6 @@ def _label_of(task: str | None, label_column: str | None) -> dict[str, str]:
       f'{label_column!r}'
     )
   return {} if task == 'pretrain' else {'label': task}
-
-
-def _source(events: Tables, labels: Tables | None) -> str:
-  paths = [*events.paths, *(labels.paths if labels else [])]
-  return ', '.join(dict.fromkeys(map(str, paths)))
 
 
 def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
@@ -228,8 +227,7 @@ class UserTables(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
-    # It is in the description of the data set, too.
-    self.info.metadata['source'] = _source(config.events, config.labels)
+    self.info.metadata['source'] = config.source
     rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
     return split_rows(rows, config.task), vocabulary
 
@@ -244,14 +242,12 @@ class UserTables(UserBuilder):
 
     del dl_manager
     config = self.builder_config
-    self.info.metadata['source'] = _source(config.events, config.labels)
-    splits = tuple(TASK_SHARES) if config.labels else ('train', 'validation')
+    self.info.metadata['source'] = config.source
     return user_examples(
       pipeline,
       config.events,
       config.labels,
       folder=folder,
       split=functools.partial(deal_out_for, config.task),
-      splits=splits,
-      source=self.info.metadata['source'],
+      source=config.source,
     )

@@ -12,18 +12,10 @@ import numpy as np
 
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.rows import DataError, Kind
+from adaptssr_jax.data.rows import COLUMNS, NUMBERS, DataError, Kind
 
 # How many examples are decoded before they are appended to the columns.
 _BLOCK = 8192
-# The columns that the examples of each kind have beside user_id and items.
-_OF_KIND = {
-  'pretrain': (),
-  'classification': ('label',),
-  'conversion': ('label',),
-  'ranking': ('user_number', 'targets', 'positives', 'places'),
-}
-_NUMBERS = ('label', 'user_number')
 
 
 def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
@@ -51,7 +43,7 @@ def open_columns(
   Raises:
     DataError: a file is missing, or is shorter or longer than it was written.
   """
-  names = ('user_id', 'items', *_OF_KIND[kind])
+  names = ('user_id', 'items', *COLUMNS[kind])
   try:
     columns = {name: _open(folder / name) for name in names}
     if len({len(column) for column in columns.values()}) > 1:
@@ -67,7 +59,7 @@ def open_columns(
 
 def _open(path: pathlib.Path) -> Ragged | np.ndarray:
   values = np.memmap(path, _dtype(path.name), mode='r')
-  if path.name in _NUMBERS:
+  if path.name in NUMBERS:
     return values
   rows = Ragged.from_lengths(values, np.fromfile(f'{path}.lengths', np.int64))
   if rows.offsets[-1] != len(values):
@@ -85,7 +77,7 @@ def _append(examples: list[dict], folder: pathlib.Path) -> None:
     cells = [example[name] for example in examples]
     if name == 'user_id':
       cells = [np.frombuffer(cell, np.uint8) for cell in cells]
-    if name not in _NUMBERS:
+    if name not in NUMBERS:
       lengths = np.array([len(cell) for cell in cells], np.int64)
       _append_to(folder / f'{name}.lengths', lengths)
       cells = np.concatenate(cells)

@@ -40,9 +40,6 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
     members: the path of the file in the archive; where that is an archive, the
       path of a file inside of that, and so on.
 
-  Returns:
-    All of the file, whose checksum in the archive is right.
-
   Raises:
     DataError: the archive has no such file, is damaged, or could do harm: a
       path that leads out of it, a link, more files or bytes than are

@@ -33,7 +33,7 @@ def read_csv(
     types: of the columns that are read.
     names: of all columns; None if the first line has them.
     header: whether the first line is none of the rows.
-    delimiter: what stands between two columns, one character.
+    delimiter: one character.
     quoted: whether a cell may stand between quotation marks.
     time_format: of columns of times, as `strptime` has it.
 

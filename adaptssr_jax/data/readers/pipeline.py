@@ -183,7 +183,6 @@ def deal_out(
   *,
   total: PCollection,
   split: Callable[[int], dict[str, np.ndarray]],
-  splits: Iterable[str],
   source: str,
   folder: pathlib.Path,
 ) -> dict[str, PCollection]:
@@ -194,10 +193,12 @@ def deal_out(
       `targets` in a ranking, and the rows.
     total: how many labelled rows there are, one number.
     split: which of so many rows go to each split, in order.
+    source: what they are of, for messages.
   """
   # On one worker, as the order is that of one generator.
   draw = functools.partial(_places, split=split, source=source)
   places = total | 'places' >> each(draw, folder)
+  splits = tuple(split(0))
   deal = beam.FlatMap(_deal, AsSingleton(places))
   dealt = rows | 'deal' >> deal.with_outputs(*splits)
   return {name: dealt[name] for name in splits}

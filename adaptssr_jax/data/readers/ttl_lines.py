@@ -238,7 +238,7 @@ def rows_of(
   Args:
     item_ids: raw ids of all items, in the order of their numbers.
     users: those of pre-training, by `last_lines`; None for its own lines.
-    tail_ids: raw ids of all labels or targets, in the order of their numbers.
+    tail_ids: raw ids of all labels or targets, likewise.
 
   Raises:
     DataError: an item or a user is not in the file of pre-training.
@@ -267,15 +267,12 @@ def rows_of(
 def reference_split(
   num_rows: int, ends: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-  """The rows of each split, in the order the reference implementation has them.
+  """The row numbers of each split, int64, in the order of the reference.
 
   Args:
     num_rows: how many rows are dealt out.
     ends: the share of the rows at which each split ends.
     seed: of Python's own generator, which fixes the order.
-
-  Returns:
-    Row numbers of each split, int64.
 
   Example:
     >>> reference_split(5, {'train': 0.6, 'validation': 1.0}, seed=1)
