@@ -200,18 +200,10 @@ def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
     after = np.random.default_rng([seed, 2, block])
     users = min(_BLOCK, size.users - start)
     length = rng.integers(size.shortest, size.longest + 1, users)
-    yield rng, after, length, *_draw_interests(rng, users)
-
-
-def _draw_interests(
-  rng: np.random.Generator, users: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Each user's interests, and their weights at the start and at the end."""
-  interests = rng.random((users, _INTERESTS)).argpartition(
-    _INTERESTS_A_USER, axis=1
-  )[:, :_INTERESTS_A_USER]
-  first, last = rng.dirichlet(np.ones(_INTERESTS_A_USER), (2, users))
-  return interests, first, last
+    drawn = rng.random((users, _INTERESTS))
+    interests = drawn.argpartition(_INTERESTS_A_USER, axis=1)
+    first, last = rng.dirichlet(np.ones(_INTERESTS_A_USER), (2, users))
+    yield rng, after, length, interests[:, :_INTERESTS_A_USER], first, last
 
 
 def _draw_items(

@@ -81,22 +81,18 @@ def spans_of(
 
 def cut_file(path: pathlib.Path) -> list[Span]:
   """The spans of a file, without the numbers of their lines."""
-  starts = range(0, max(path.stat().st_size, 1), _SPAN)
+  starts = range(0, path.stat().st_size, _SPAN)
   if is_parquet(path):
-    starts = _row_groups(path) or [0]
+    try:
+      metadata = pyarrow.parquet.read_metadata(path)
+    except pa.ArrowException:
+      # Whoever reads it says what is wrong with it.
+      return [Span(path)]
+    groups = range(metadata.num_row_groups)
+    starts = [at for at in groups if metadata.row_group(at).num_rows]
   ends = [*starts[1:], None]
-  return [Span(path, *span) for span in zip(starts, ends, strict=True)]
-
-
-def _row_groups(path: pathlib.Path) -> list[int]:
-  """Those of a Parquet file that have rows; none if it cannot be read."""
-  try:
-    metadata = pyarrow.parquet.read_metadata(path)
-  except pa.ArrowException:
-    # Whoever reads it says what is wrong with it.
-    return []
-  groups = range(metadata.num_row_groups)
-  return [group for group in groups if metadata.row_group(group).num_rows]
+  spans = [Span(path, *span) for span in zip(starts, ends, strict=False)]
+  return spans or [Span(path)]
 
 
 def scan(
@@ -166,15 +162,13 @@ def _in_order(table: pa.Table) -> pa.Array:
   return table.sort_by('place')['id'].combine_chunks()
 
 
-@beam.ptransform_fn
-def save(ids: PCollection, path: pathlib.Path) -> PCollection:
-  """Writes the array of `in_order` as texts, one JSON list."""
-  return ids | beam.Map(_save, path=str(path))
+def save(path: pathlib.Path) -> beam.PTransform:
+  """Writes an element, a list or an array, as one JSON list of texts."""
+  return beam.Map(functools.partial(_save, path=str(path)))
 
 
-def _save(ids: pa.Array | list[str], *, path: str) -> None:
-  texts = ids if isinstance(ids, list) else map(str, ids.to_pylist())
-  pathlib.Path(path).write_text(json.dumps(list(texts)))
+def _save(values: Iterable, *, path: str) -> None:
+  pathlib.Path(path).write_text(json.dumps(list(map(str, values))))
 
 
 @beam.ptransform_fn

@@ -46,16 +46,10 @@ def user_examples(
   files = {('events', at): path for at, path in enumerate(events.paths)}
   if labels not in (None, events):
     files |= {('labels', at): path for at, path in enumerate(labels.paths)}
-  read = (
-    begin
-    | 'spans' >> pipeline.spans_of(files, folder)
-    | 'read'
-    >> (
-      pipeline.each(functools.partial(_read, tables=both), folder).with_outputs(
-        'events', 'labels', 'items', 'times'
-      )
-    )
-  )
+  read = pipeline.each(functools.partial(_read, tables=both), folder)
+  outputs = ('events', 'labels', 'items', 'times')
+  spans = begin | 'spans' >> pipeline.spans_of(files, folder)
+  read = spans | 'read' >> read.with_outputs(*outputs)
   time_order = (
     read.times
     | 'all times' >> beam.combiners.ToList()
