@@ -7,7 +7,6 @@ line break between quotation marks, or says which line is malformed.
 
 from __future__ import annotations
 
-import collections
 import csv
 import json
 import pathlib
@@ -195,4 +194,6 @@ def _check_utf8(path: pathlib.Path, cells: pa.Array, row: int) -> None:
       cells.validate(full=True)
     except pa.ArrowInvalid:
       texts = (cell.as_py() or b'' for cell in cells.cast(pa.large_binary()))
-      collections.deque(decoded(path, texts, row, 'row'), maxlen=0)
+      for _ in decoded(path, texts, row, 'row'):
+        pass
+      raise

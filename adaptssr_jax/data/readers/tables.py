@@ -6,7 +6,6 @@ CSV is not plain, that and what follows in the file are read row by row.
 
 from __future__ import annotations
 
-import collections
 import io
 import itertools
 import os
@@ -114,7 +113,9 @@ def read_columns(
       column, or a row of it is wrong; the message has its line.
   """
   check_path(span.path)
-  read = _read_parquet if is_parquet(span.path) else _read_text
+  read = _read_parquet if is_parquet(span.path) else _read_json
+  if span.path.suffix.lower() == _CSV:
+    read = _read_csv
   try:
     for table in read(connection, span, columns):
       row = pc.index(pc.is_valid(table['wrong']), True).as_py()
@@ -150,56 +151,64 @@ def _read_parquet(
     raise DataError(f'{span.path} has no rows')
 
 
-def _read_text(
+def _read_json(
   connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  path, names = span.path, columns.names
-  is_csv = path.suffix.lower() == _CSV
-  if is_csv:
-    present, header = table_files.csv_header(path)
-  else:
-    present, header = table_files.json_header(path, names), 0
-  table_files.check_columns(path, present, names)
+  names = columns.names
+  present = table_files.json_header(span.path, names)
+  table_files.check_columns(span.path, present, names)
+  ids = list(columns.texts.values())
+  query = table_sql.json_cells('block', names, ids)
+  for block in text_blocks(span):
+    lines = _lines(span.path, block)
+    yield _select(connection, columns, lines, query, _places(names, names))
+
+
+def _read_csv(
+  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
+) -> Iterator[pa.Table]:
+  present, header = table_files.csv_header(span.path)
+  table_files.check_columns(span.path, present, columns.names)
+  places = _places(columns.names, present)
   # Only the span that begins with the file has its header.
-  lines = f'(from block where line > {0 if span.start else header})'
-  if is_csv:
-    listed, query = present, table_sql.csv_cells(lines, len(present))
-  else:
-    ids = list(columns.texts.values())
-    listed, query = names, table_sql.json_cells(lines, names, ids)
-  places = {name: 1 + listed.index(name) for name in names}
-  cells = {name: f"nullif(cells[{at}], '')" for name, at in places.items()}
+  rows = f'(from block where line > {0 if span.start else header})'
+  query = table_sql.csv_cells(rows, len(present))
   blocks = text_blocks(span)
   for block in blocks:
-    try:
-      table = _select(connection, columns, _lines(block), query, cells)
-      is_plain = not pc.any(
-        pc.equal(table['wrong'], table_sql.NOT_PLAIN)
-      ).as_py()
-    except pa.ArrowInvalid:
-      is_plain = False
-    if is_plain:
+    lines = _lines(span.path, block)
+    table = _select(connection, columns, lines, query, places)
+    if not pc.any(pc.equal(table['wrong'], table_sql.NOT_PLAIN)).as_py():
       yield table
       continue
+    # This block and what follows in the file, row by row.
     rest = itertools.chain([block], blocks)
     texts = itertools.chain.from_iterable(io.BytesIO(b.text) for b in rest)
-    if not is_csv:
-      # Only what is no text is not plain: one of the lines raises an error.
-      collections.deque(decoded(path, texts, block.line), maxlen=0)
-    query = _AS_IT_IS.replace('block', lines)
-    rows = table_files.csv_rows(
-      path, texts, line=block.line, width=len(present)
+    found = table_files.csv_rows(
+      span.path, texts, line=block.line, width=len(present)
     )
-    while chunk := list(itertools.islice(rows, _ROWS)):
+    query = _AS_IT_IS.replace('block', rows)
+    while chunk := list(itertools.islice(found, _ROWS)):
       numbers, lists = map(list, zip(*chunk, strict=True))
       lists = pa.array(lists, pa.list_(pa.large_string()))
       chunk = pa.table({'line': numbers, 'cells': lists})
-      yield _select(connection, columns, chunk, query, cells)
+      yield _select(connection, columns, chunk, query, places)
 
 
-def _lines(block: Block) -> pa.Table:
-  """The columns `line` and `text`; `ArrowInvalid` if it is not UTF-8."""
-  texts = block.to_arrow().cast(pa.large_string())
+def _places(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
+  """SQL of the cells of these columns, in lists of those that are there."""
+  return {
+    name: f"nullif(cells[{1 + listed.index(name)}], '')" for name in names
+  }
+
+
+def _lines(path: pathlib.Path, block: Block) -> pa.Table:
+  """The columns `line` and `text`; `DataError` for a line that is not UTF-8."""
+  try:
+    texts = block.to_arrow().cast(pa.large_string())
+  except pa.ArrowInvalid:
+    for _ in decoded(path, io.BytesIO(block.text), block.line):
+      pass
+    raise
   numbers = np.arange(block.line, block.line + len(texts))
   table = pa.table({'line': numbers, 'text': texts})
   return pa.Table.from_batches(table.to_batches(_ROWS))
