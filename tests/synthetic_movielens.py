@@ -4,14 +4,10 @@ import pathlib
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 
-from adaptssr_jax.data.movielens_users import (
-  ranking_rows,
-  split_off_last,
-  user_rows,
-)
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import Log, Person
+from adaptssr_jax.data.movielens_users import last_ten_rows
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, Log, Person
 
 SIZES = ('100k', '1m')
 TITLES = {number: f'Film {number} (19{number:02})' for number in range(10, 50)}
@@ -96,21 +92,15 @@ def log_of(ratings: list[tuple], people: dict | None = None) -> Log:
   user, item, stars, second = zip(*ratings, strict=True)
   people = people or {number: Person('F', 30, 'artist') for number in set(user)}
   return Log(
-    np.array(user), list(item), np.array(stars), np.array(second), people
+    np.array(user), pa.array(item), np.array(stars), np.array(second), people
   )
 
 
 def all_tasks(log: Log, size: str) -> dict:
-  histories = split_off_last(log)
-  tasks = {
-    task: user_rows(histories, task, EDITIONS[size].occupations)
-    for task in ('pretrain', 'gender', 'age', 'occupation')
-  }
-  for liked in (False, True):
-    for by_user in (False, True):
-      rows = ranking_rows(histories, liked=liked, by_user=by_user)
-      tasks[f'liked={liked}, by_user={by_user}'] = rows
-  return tasks
+  """The splits and the vocabulary of each task on the last ten films."""
+  tasks = ['pretrain', 'gender', 'age', 'occupation', 'click', 'thumb_up']
+  tasks += ['click_by_user', 'thumb_up_by_user']
+  return {task: last_ten_rows(log, task, EDITIONS[size])[:2] for task in tasks}
 
 
 def plain(rows) -> list[tuple]:

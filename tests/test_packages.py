@@ -4,10 +4,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, complete_journey, load, ta_feng
-from adaptssr_jax.data.readers import (
-  packages,
-)
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers import sources
+from adaptssr_jax.data.readers.sources import MissingSourceError
 from tests.synthetic_purchases import (
   ta_feng_csv,
   write_journeys,
@@ -44,7 +42,7 @@ def test_a_wheel_of_another_release_is_refused(tmp_path, name):
 @pytest.mark.parametrize('name', DATA_SETS)
 @pytest.mark.parametrize('share', [0, 0.5, 0.99])
 def test_a_wheel_that_is_cut_off_is_named(tmp_path, monkeypatch, name, share):
-  monkeypatch.setattr(packages, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   package, write = DATA_SETS[name]
   path = write(tmp_path)
   whole = path.read_bytes()
@@ -55,7 +53,7 @@ def test_a_wheel_that_is_cut_off_is_named(tmp_path, monkeypatch, name, share):
 
 @pytest.mark.parametrize('name', DATA_SETS)
 def test_a_wheel_without_the_files_is_named(tmp_path, monkeypatch, name):
-  monkeypatch.setattr(packages, 'check_sha256', lambda *_: None)
+  monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   package, _ = DATA_SETS[name]
   (other,) = set(DATA_SETS) - {name}
   _, write_other = DATA_SETS[other]

@@ -27,8 +27,7 @@ from adaptssr_jax.data import complete_journey, ta_feng
 from adaptssr_jax.data.readers import (
   tables,
 )
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS
-from adaptssr_jax.data.readers.movielens_files import read
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.synthetic_movielens import grouplens_files, wheel_files, write_zip
 from tests.synthetic_purchases import journey_files, ta_feng_csv
@@ -181,7 +180,7 @@ def assert_read_as_python_does(path):
   columns = tables.Columns({'user': 'user_id', 'item': 'item_id'}, 'time')
   try:
     blocks = list(
-      tables.read_columns(duckdb.connect(), tables.Part(path, columns))
+      tables.read_columns(duckdb.connect(), tables.Span(path), columns)
     )
   except data.DataError:
     return
@@ -393,7 +392,7 @@ def test_a_wheel(folder, these):
   path.write_bytes(damaged(WHEEL, these))
   log = message = None
   try:
-    log = read(path, EDITIONS['100k'].wheel)
+    log = read(path, EDITIONS['100k'])
   except data.DataError as error:
     message = str(error)
   if log is None:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load, ta_feng
-from adaptssr_jax.data.readers.packages import MissingSourceError
+from adaptssr_jax.data.readers.sources import MissingSourceError
 from adaptssr_jax.data.ta_feng import TaFeng, shopper_rows
 from experiments import baselines, finetune, pretrain
 from experiments.run.data import fetch_wheel
@@ -108,15 +108,16 @@ _LINE = purchase('11/1/2000', '1', '<25', '5')
   [
     ([_LINE, _LINE[:6]], 'Row #3: Expected 9 columns, got 6'),
     ([_LINE, purchase('1.11.2000', '1', '<25', '5')], "Row #3.*'1.11.2000'"),
-    ([_LINE, purchase('', '1', '<25', '5')], 'row 2 has an empty TRANSACTION'),
-    ([_LINE, purchase('11/1/2000', '', '', '5')], 'row 2 has an empty CUSTOM'),
-    ([_LINE, purchase('11/1/2000', '1', '<25', '')], 'row 2 has an empty PROD'),
+    ([_LINE, purchase('', '1', '<25', '5')], 'row 3 has an empty TRANSACTION'),
+    ([_LINE, purchase('11/1/2000', '', '', '5')], 'row 3 has an empty CUSTOM'),
+    ([_LINE, purchase('11/1/2000', '1', '<25', '')], 'row 3 has an empty PROD'),
     (
       [_LINE, purchase('11/1/2000', '1', '>65', '5')],
-      'row 2 has another AGE_GROUP than the user',
+      'row 3 has another AGE_GROUP than the user',
     ),
-    ([_LINE, purchase('11/1/2000', '2', '25', '5')], 'row 2 has an unknown AG'),
+    ([_LINE, purchase('11/1/2000', '2', '25', '5')], 'row 3 has an unknown AG'),
     ([], 'is empty'),
+    ([_LINE, ()], 'row 3 has an empty TRANS'),
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, rows, message):
@@ -205,7 +206,7 @@ def test_the_real_purchases(tmp_path):
   purchases = ta_feng.read(path)
   assert len(purchases.user_id) == 32_266
   assert len(purchases.item) == 817_741
-  assert len(set(purchases.item)) == 23_812
+  assert len(purchases.item.unique()) == 23_812
   ages = collections.Counter(purchases.age)
   counts = '1630 3196 5916 6588 5084 3723 2184 1076 880 1363'
   assert [ages[age] for age in AGES] == list(map(int, counts.split()))

