@@ -101,6 +101,8 @@ def test_a_run_by_rows_is_resumed_to_the_bit(
   [
     ('pretrain', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
     ('pretrain', {'objective': ('masked_items',)}, '--objective=masked_items'),
+    ('pretrain', {'schedule': 'linear'}, '--schedule=linear'),
+    ('pretrain', {'warmup_steps': 5}, '--warmup_steps=5'),
     ('finetune', {'weight_decay': 0.1}, r'--weight_decay=0\.1'),
     ('finetune', {'mode': 'frozen'}, '--mode=frozen'),
     ('finetune', {'mode': 'probe'}, '--mode=probe'),

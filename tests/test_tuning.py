@@ -31,7 +31,9 @@ def params_of(value=0.0):
 
 def moves(settings, steps, **kwargs):
   """The least and the largest move of each part, by gradients of ones."""
-  optimizer = tuning.make_optimizer(settings, ENCODER, **kwargs)
+  optimizer = tuning.make_optimizer(
+    settings, ENCODER, num_steps=steps, **kwargs
+  )
   params = params_of()
   state, found = optimizer.init(params), []
   for _ in range(steps):
@@ -70,9 +72,28 @@ def test_the_head_alone_is_trained_at_first():
     assert moved == pytest.approx([-0.1] * 2, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('schedule', 'falls'),
+  [
+    ('constant', [1, 1, 1, 1]),
+    ('linear', [1, 0.75, 0.5, 0.25]),
+    ('cosine', [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+  ],
+)
+def test_the_rate_rises_and_falls_in_all_layers(schedule, falls):
+  settings = FinetuneSettings(
+    learning_rate=0.1, layer_decay=0.5, schedule=schedule, warmup_steps=2
+  )
+  found = moves(settings, 6)
+  for part, depth in DEPTHS.items():
+    rates = [0.1 * 0.5**depth * share for share in [1 / 3, 2 / 3, *falls]]
+    assert [-move[part][0] for move in found] == pytest.approx(rates, rel=1e-4)
+
+
 def test_without_rates_of_its_own_the_optimizer_is_the_plain_one():
   settings = with_defaults(FinetuneSettings())
-  state = tuning.make_optimizer(settings, ENCODER).init(params_of())
+  optimizer = tuning.make_optimizer(settings, ENCODER, num_steps=9)
+  state = optimizer.init(params_of())
   assert jax.tree.structure(state[0].mu) == jax.tree.structure(params_of())
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from adaptssr_jax.data import UserData
@@ -17,6 +18,7 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
+from experiments.run.batches import steps_of_run
 from experiments.run.speed import make_training
 
 
@@ -30,17 +32,19 @@ def make_finetuning(
   length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
-  encoder, head_steps = model['encoder'], 0
-  if settings.head_epochs:
-    users = examples_of(settings, data)['train'].items
-    in_epoch = steps_per_epoch(len(users), settings.batch_size)
-    head_steps = settings.head_epochs * in_epoch
+  encoder, train = model['encoder'], examples_of(settings, data)['train']
+  in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
   return make_training(
     settings,
     encoder,
     params,
     training_loss(settings, data, model | {'buckets': buckets}),
-    make_optimizer(settings, encoder, head_steps=head_steps),
+    make_optimizer(
+      settings,
+      encoder,
+      num_steps=steps_of_run(settings, train),
+      head_steps=settings.head_epochs * in_epoch,
+    ),
     length=length,
     table_rate=layer_rates(settings, encoder)['table'],
   )
@@ -78,14 +82,20 @@ def frozen_loss(
 
 
 def make_optimizer(
-  settings: FinetuneSettings, encoder: UserEncoder, *, head_steps: int = 0
+  settings: FinetuneSettings,
+  encoder: UserEncoder,
+  *,
+  num_steps: int,
+  head_steps: int = 0,
 ) -> optax.GradientTransformation:
   """The optimizer of the flags: of each layer, with a rate of its own.
 
   Args:
+    num_steps: updates of the run.
     head_steps: updates at first in which the head alone is trained.
   """
-  optimizer = loop.make_optimizer(settings)
+  rate_of = functools.partial(loop.learning_rate, settings, num_steps)
+  optimizer = loop.make_optimizer(settings, rate_of())
   if settings.mode == 'frozen':
     # Weight decay would move even what has no gradient.
     return optax.multi_transform(
@@ -95,12 +105,12 @@ def make_optimizer(
   rates = layer_rates(settings, encoder)
   if set(rates.values()) == {settings.learning_rate} and not head_steps:
     return optimizer
-  optimizers = {}
-  for part, rate in rates.items():
-    if head_steps:
-      parts = [optax.constant_schedule(0.0), optax.constant_schedule(rate)]
-      rate = optax.join_schedules(parts, [head_steps])
-    optimizers[part] = loop.make_optimizer(settings, rate=rate)
+  optimizers = {
+    part: loop.make_optimizer(
+      settings, _delayed(rate_of(rate=rate), head_steps)
+    )
+    for part, rate in rates.items()
+  }
   # The table is not among the parameters where its rows have an optimizer.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
@@ -133,3 +143,13 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
   """
   encoder = {part: part for part in params['encoder']}
   return {part: part for part in params} | {'encoder': encoder}
+
+
+def _delayed(
+  rate: float | optax.Schedule, steps: int
+) -> float | optax.Schedule:
+  """A learning rate that is 0 in the first steps."""
+  if not steps:
+    return rate
+  schedule = rate if callable(rate) else optax.constant_schedule(rate)
+  return lambda step: jnp.where(step < steps, 0.0, schedule(step))

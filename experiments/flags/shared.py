@@ -138,7 +138,18 @@ class RunSettings(
     'ones, or a random run of them, drawn anew in every epoch.',
     choices=('last', 'random'),
   )
-  learning_rate: float = flag(2e-4, 'Of Adam, constant.', above=0.0)
+  learning_rate: float = flag(
+    2e-4, 'Of Adam, after --warmup_steps and before --schedule.', above=0.0
+  )
+  schedule: str = flag(
+    'constant',
+    'How the learning rate goes from there to 0 at the last step of the run, '
+    'or stays.',
+    choices=('constant', 'linear', 'cosine'),
+  )
+  warmup_steps: int = flag(
+    0, 'Updates in which the learning rate rises from 0, linearly.', low=0
+  )
   weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
   max_skipped: int = flag(
     10,

@@ -25,7 +25,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
-from experiments.run.batches import training_batch
+from experiments.run.batches import steps_of_run, training_batch
 from experiments.run.process import tell_result
 
 
@@ -83,13 +83,12 @@ def plan_run(
     length=longest or length,
   )
   last = np.eye(len(shares))[-1]
-  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
   plan = Plan(
     backend=jax.default_backend(),
     simulated=settings.plan_devices > 0,
     devices=devices,
-    steps_per_epoch=in_epoch,
-    num_steps=settings.num_steps or settings.num_epochs * in_epoch,
+    steps_per_epoch=steps_per_epoch(len(users.items), settings.batch_size),
+    num_steps=steps_of_run(settings, users),
     batch_size=settings.batch_size,
     arguments=memory.argument_size_in_bytes,
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,

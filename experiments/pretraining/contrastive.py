@@ -11,7 +11,6 @@ from typing import Any
 from jaxtyping import Array, Int, Key
 
 from adaptssr_jax import augment, losses
-from adaptssr_jax.data import steps_per_epoch
 from adaptssr_jax.objectives.contrast import (
   contrast_views,
   encode_curriculum,
@@ -44,6 +43,7 @@ from experiments.pretraining.context import (
   make_augmentations,
   view_augmentations,
 )
+from experiments.run.batches import steps_of_run
 
 
 def make_clue(context: Context) -> LossFn:
@@ -160,9 +160,7 @@ def curriculum_steps(context: Context) -> int:
   settings = context.settings
   if settings.curriculum_steps:
     return settings.curriculum_steps
-  return settings.num_steps or settings.num_epochs * steps_per_epoch(
-    len(context.users.items), settings.batch_size
-  )
+  return steps_of_run(settings, context.users)
 
 
 def make_coles(context: Context) -> LossFn:

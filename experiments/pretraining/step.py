@@ -37,7 +37,7 @@ from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
 from experiments.pretraining.training_users import drawn_of_a_user, make_drawing
 from experiments.run import loop
-from experiments.run.batches import batches_in_order
+from experiments.run.batches import batches_in_order, steps_of_run
 from experiments.run.process import tell
 from experiments.run.speed import (
   effective_length,
@@ -80,7 +80,9 @@ def make_pretraining(
     encoder,
     params,
     make_objective(context),
-    loop.make_optimizer(settings),
+    loop.make_optimizer(
+      settings, loop.learning_rate(settings, steps_of_run(settings, users))
+    ),
     length=length + drawn_of_a_user(context),
     sampled_items=sampled_of(settings),
     draw=make_drawing(context),

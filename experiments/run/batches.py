@@ -60,6 +60,12 @@ class Prefetch(Iterator):
     self._pool.shutdown(cancel_futures=True)
 
 
+def steps_of_run(settings: RunSettings, users: UserArrays) -> int:
+  """Updates of the whole run: --num_steps, or those of --num_epochs."""
+  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
+  return settings.num_steps or settings.num_epochs * in_epoch
+
+
 def training_batches(
   users: UserArrays, settings: RunSettings, length: int, steps: range
 ) -> Prefetch:

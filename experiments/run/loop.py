@@ -23,7 +23,7 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.batches import Prefetch, training_batches
+from experiments.run.batches import Prefetch, steps_of_run, training_batches
 from experiments.run.interruption import Interrupted, asked_to_stop, deferred
 from experiments.run.logs import Progress, mend_metrics
 from experiments.run.process import tell
@@ -54,8 +54,7 @@ class Run:
   @property
   def num_steps(self) -> int:
     """Updates of the whole run."""
-    epochs = self.settings.num_epochs * self.steps_per_epoch
-    return self.settings.num_steps or epochs
+    return steps_of_run(self.settings, self.users)
 
 
 def check_devices(settings: RunSettings) -> None:
@@ -73,11 +72,38 @@ def check_devices(settings: RunSettings) -> None:
     ) from error
 
 
+def learning_rate(
+  settings: RunSettings, num_steps: int, *, rate: float | None = None
+) -> float | optax.Schedule:
+  """The learning rate of each step: --warmup_steps, then --schedule.
+
+  Args:
+    settings: of the run.
+    num_steps: of the run; after the last the schedule is at 0.
+    rate: instead of its --learning_rate.
+  """
+  rate = rate or settings.learning_rate
+  warmup = settings.warmup_steps
+  if settings.schedule == 'constant' and not warmup:
+    return rate
+  left = max(num_steps - warmup, 1)
+  falls = {
+    'constant': optax.constant_schedule(rate),
+    'linear': optax.linear_schedule(rate, 0.0, left),
+    'cosine': optax.cosine_decay_schedule(rate, left),
+  }
+  falls = falls[settings.schedule]
+  if not warmup:
+    return falls
+  # The first step of the rise has a rate above 0.
+  rises = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
+  return optax.join_schedules([rises, falls], [warmup])
+
+
 def make_optimizer(
-  settings: RunSettings, *, rate: float | optax.Schedule | None = None
+  settings: RunSettings, rate: float | optax.Schedule
 ) -> optax.GradientTransformation:
-  """Adam at a rate [--learning_rate], with decoupled weight decay if any."""
-  rate = settings.learning_rate if rate is None else rate
+  """Adam, with decoupled weight decay if there is any."""
   if settings.weight_decay:
     return optax.adamw(rate, weight_decay=settings.weight_decay)
   return optax.adam(rate)

@@ -245,6 +245,10 @@ def _whole_table(settings: SpeedSettings) -> str:
   """The flag by which a step does not touch the rows of its batch alone."""
   if settings.weight_decay:
     return f'--weight_decay={settings.weight_decay:g}'
+  if settings.schedule != 'constant':
+    return f'--schedule={settings.schedule}'
+  if settings.warmup_steps:
+    return f'--warmup_steps={settings.warmup_steps}'
   for name in getattr(settings, 'objective', ()):
     # An exact softmax changes every row.
     if traits_of(name).over_all_items and not settings.sampled_items:
