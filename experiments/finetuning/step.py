@@ -32,8 +32,8 @@ def make_finetuning(
   length: int,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
-  encoder, users = model['encoder'], examples_of(settings, data)['train']
-  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
+  encoder, train = model['encoder'], examples_of(settings, data)['train']
+  in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
   return make_training(
     settings,
     encoder,
@@ -42,7 +42,7 @@ def make_finetuning(
     make_optimizer(
       settings,
       encoder,
-      num_steps=steps_of_run(settings, users),
+      num_steps=steps_of_run(settings, train),
       head_steps=settings.head_epochs * in_epoch,
     ),
     length=length,
