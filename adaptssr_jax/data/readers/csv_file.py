@@ -88,8 +88,7 @@ def refuse_rows(
 
   Args:
     where: the name of the file.
-    wrong: for each thing that a row may have, which rows have it; a null is
-      one of them.
+    wrong: which rows have each thing that none may have, true or null.
     first: the number of the first row.
   """
   for what, rows in wrong.items():

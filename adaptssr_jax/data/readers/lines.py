@@ -1,4 +1,7 @@
-"""The lines of large text files, some megabytes at a time, from any place."""
+"""The lines of large text files, some megabytes at a time.
+
+A span of a file has the lines that begin in it, so that many can be read apart.
+"""
 
 from __future__ import annotations
 

@@ -32,29 +32,33 @@ _SPAN = 1 << 26
 _BUCKETS = 256
 
 
-def each(
-  function: Callable, folder: pathlib.Path, *side_inputs: Any
-) -> beam.PTransform:
+class Guarded(beam.DoFn):
   """Calls a generator with each element, on any worker.
 
   Args:
     function: its `DataError` or `OSError` is raised again by
       `beam.errors_left_in`.
     folder: for errors.
-    *side_inputs: what follows the element.
   """
-  guarded = functools.partial(_guarded, function, str(folder))
-  return beam.FlatMap(guarded, *side_inputs)
+
+  def __init__(self, function: Callable, folder: pathlib.Path) -> None:
+    self._function = function
+    self._folder = str(folder)
+
+  def process(self, element: Any, *side_inputs: Any) -> Iterator:
+    """As the function; side inputs follow the element."""
+    try:
+      yield from self._function(element, *side_inputs)
+    except (DataError, OSError) as error:
+      leave_error(error, self._folder)
+      raise
 
 
-def _guarded(
-  function: Callable, folder: str, element: Any, *side_inputs: Any
-) -> Iterator:
-  try:
-    yield from function(element, *side_inputs)
-  except (DataError, OSError) as error:
-    leave_error(error, folder)
-    raise
+def each(
+  function: Callable, folder: pathlib.Path, *side_inputs: Any
+) -> beam.ParDo:
+  """Calls a generator with each element; see `Guarded`."""
+  return beam.ParDo(Guarded(function, folder), *side_inputs)
 
 
 @beam.ptransform_fn

@@ -50,7 +50,7 @@ class Users(NamedTuple):
     return [] if self.labels is None else self.labels.unique().to_pylist()
 
   def rows(self, values: np.ndarray, classes: Sequence[str]) -> Rows:
-    """The users as rows, with other numbers for the behaviours of all."""
+    """The users as rows; `values` are the numbers of all their behaviours."""
     rows = Rows(self.ids.to_pylist(), Ragged(values, self.items.offsets))
     if self.labels is None:
       return rows

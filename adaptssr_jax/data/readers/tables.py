@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adaptssr_jax.data.readers import table_files, table_sql
+from adaptssr_jax.data.readers import table_sql
 from adaptssr_jax.data.readers.lines import (
   PARQUET,
   Block,
@@ -26,6 +26,14 @@ from adaptssr_jax.data.readers.lines import (
   decoded,
   is_parquet,
   text_blocks,
+)
+from adaptssr_jax.data.readers.table_files import (
+  check_columns,
+  csv_header,
+  csv_rows,
+  json_header,
+  kind_of,
+  parquet_blocks,
 )
 from adaptssr_jax.data.rows import DataError
 
@@ -132,10 +140,10 @@ def _read_parquet(
   connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
   names, is_empty = columns.names, not span.start
-  for block in table_files.parquet_blocks(span, names):
+  for block in parquet_blocks(span, names):
     is_empty = False
     types = dict(zip(names, block.schema.types[1:], strict=True))
-    kinds = {name: table_files.kind_of(kind) for name, kind in types.items()}
+    kinds = {name: kind_of(kind) for name, kind in types.items()}
     for name in [*columns.texts.values(), *filter(None, [columns.time])]:
       not_read = ('boolean',) if name == columns.time else ('real', 'moment')
       if kinds[name] in ('', *not_read):
@@ -155,8 +163,8 @@ def _read_json(
   connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
   names = columns.names
-  present = table_files.json_header(span.path, names)
-  table_files.check_columns(span.path, present, names)
+  present = json_header(span.path, names)
+  check_columns(span.path, present, names)
   ids = list(columns.texts.values())
   query = table_sql.json_cells('block', names, ids)
   for block in text_blocks(span):
@@ -167,8 +175,8 @@ def _read_json(
 def _read_csv(
   connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  present, header = table_files.csv_header(span.path)
-  table_files.check_columns(span.path, present, columns.names)
+  present, header = csv_header(span.path)
+  check_columns(span.path, present, columns.names)
   places = _places(columns.names, present)
   # Only the span that begins with the file has its header.
   rows = f'(from block where line > {0 if span.start else header})'
@@ -183,9 +191,7 @@ def _read_csv(
     # This block and what follows in the file, row by row.
     rest = itertools.chain([block], blocks)
     texts = itertools.chain.from_iterable(io.BytesIO(b.text) for b in rest)
-    found = table_files.csv_rows(
-      span.path, texts, line=block.line, width=len(present)
-    )
+    found = csv_rows(span.path, texts, line=block.line, width=len(present))
     query = _AS_IT_IS.replace('block', rows)
     while chunk := list(itertools.islice(found, _ROWS)):
       numbers, lists = map(list, zip(*chunk, strict=True))
