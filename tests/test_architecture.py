@@ -339,9 +339,9 @@ assert not hasattr(adaptssr_jax, 'no_such_name')
 
 
 def test_no_run_imports_tensorflow(tmp_path, data_dir):
-  pretrained = pretrain_settings(tmp_path / 'p', data_dir, num_steps=2)
+  pretrained = pretrain_settings(tmp_path / 'p', data_dir, num_steps=1)
   tuned = finetune_settings(
-    tmp_path / 'f', data_dir, pretrained=str(tmp_path / 'p'), num_epochs=1
+    tmp_path / 'f', data_dir, pretrained=str(tmp_path / 'p'), num_steps=1
   )
   for name, settings in (('p', pretrained), ('f', tuned)):
     (tmp_path / f'{name}.flags').write_text(settings.to_flagfile())

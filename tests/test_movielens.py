@@ -288,7 +288,9 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
       assert sorted(pairs) == sorted(expected)
 
 
+# Of either size by the same code.
 @pytest.mark.slow
+@pytest.mark.parametrize('real', ['100k'], indirect=True)
 def test_real_data_is_prepared_and_read_back(real, tasks, tmp_path):
   size, path, _ = real
   for task in ('gender', 'thumb_up_by_user'):

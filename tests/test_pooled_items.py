@@ -167,7 +167,9 @@ def test_an_encoder_reads_the_end_of_a_history(batch):
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
   objective = make(deterministic=True)
-  expected, metrics = jax.jit(objective)(params, batch, KEY)
+  (expected, metrics), gradient = jax.jit(
+    jax.value_and_grad(objective, has_aux=True)
+  )(params, batch, KEY)
   # The rows of a device's two users, padding and mask.
   size = 2 * HISTORY + 2
   function = with_batch_rows(
@@ -187,7 +189,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
-    gradient = jax.grad(lambda p: objective(p, batch, KEY)[0])(params)
     wanted = np.asarray(gradient['table'])
     found = grads['table']
     if isinstance(found, Shards):
@@ -220,7 +221,7 @@ def test_sampled_items_come_near_all_of_them(params, batch):
 
 
 def test_the_pooling_learns(params, batch):
-  grads = jax.grad(lambda p: pooled_items()(p, batch, KEY)[0])(params)
+  grads, _ = jax.jit(jax.grad(pooled_items(), has_aux=True))(params, batch, KEY)
   for leaf in (
     grads['encoder']['pooling']['query'],
     grads['table'],

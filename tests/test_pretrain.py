@@ -98,7 +98,7 @@ def test_a_finished_run_says_so_and_changes_nothing(pretrained, capsys):
 @pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path, data_dir):
   settings = pretrain_settings(
-    tmp_path, data_dir, num_steps=60, learning_rate=0.02, checkpoint_every=60
+    tmp_path, data_dir, num_steps=30, learning_rate=0.02, checkpoint_every=30
   )
   pretrain.main(settings)
   losses = [

@@ -12,8 +12,8 @@ from tests.tiny_runs import ROOT
 DEVICES = """
 import jax
 from experiments.run.process import prepare_process
-from experiments.compare import CompareSettings
-from experiments.flags.pretraining import (PretrainSettings)
+from experiments.comparison.options import CompareSettings
+from experiments.flags.pretraining import PretrainSettings
 
 settings = {settings}
 prepare_process(settings)

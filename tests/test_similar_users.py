@@ -318,6 +318,7 @@ def test_losses_fall(run):
   assert 'validation_loss' in lines(run[0])[-1]
 
 
+@pytest.mark.parametrize('run', ['duorec'], indirect=True)
 def test_a_killed_run_goes_on_to_the_bit(run, tmp_path, data_dir, monkeypatch):
   settings = pretrain_settings(tmp_path, data_dir, **run[1])
   with monkeypatch.context() as patch:

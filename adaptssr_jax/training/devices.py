@@ -9,7 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
 from jax.typing import ArrayLike
 from jaxtyping import Array, Shaped
 
@@ -139,8 +144,9 @@ def to_global(tree: Any) -> Any:
       are where `replicate` puts them.
 
   Returns:
-    The tree with an array [all rows, ...] in place of each `Shards`. Nothing is
-    copied but these.
+    The tree with an array [all rows, ...] in place of each `Shards`, and what
+    is whole on every device of one process on the first. Nothing is copied but
+    the parts of `Shards`.
   """
   return jax.tree.map(_to_global, tree, is_leaf=is_shards)
 
@@ -165,7 +171,6 @@ def _to_global(node: Any) -> Array:
   if is_shards(node):
     parts = [part.data[0] for part in node.rows.addressable_shards]
   elif jax.process_count() == 1:
-    # Of what is on each device, Orbax would save a slice from each.
     return node.addressable_data(0) if node.is_fully_replicated else node
   else:
     parts = [part.data for part in node.addressable_shards]
@@ -184,7 +189,7 @@ def _to_local(like: Any, array: Array) -> Any:
       )
     )
   if array.is_fully_addressable:
-    return array
+    return jax.device_put(array, like.sharding)
   return jax.make_array_from_single_device_arrays(like.shape, _local(), parts)
 
 
@@ -194,9 +199,13 @@ def _global_shape(node: Any) -> jax.ShapeDtypeStruct:
     shape, dtype = (jax.device_count() * rows, *shape), node.rows.dtype
     where = _everywhere(AXIS)
   else:
-    shape, dtype = node.shape, node.dtype
-    # One process may have its arrays on any of its devices.
-    where = _everywhere() if jax.process_count() > 1 else node.sharding
+    shape, dtype, where = node.shape, node.dtype, _everywhere()
+    if jax.process_count() == 1:
+      # It may have its arrays on any of its devices. What is on each of them is
+      # saved and read for one: Orbax would do it in parts, and once for each.
+      where = node.sharding
+      if where.is_fully_replicated:
+        where = SingleDeviceSharding(min(where.device_set, key=lambda x: x.id))
   return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
