@@ -45,12 +45,9 @@ DATA_ORDER = [
   {'ragged'},
   {'rows'},
   {'beam'},
-  {'pipeline'},
-  {'dealing'},
   {'readers'},
   {'builder'},
   {'prepare', 'histories'},
-  {'movielens_leave_one_out'},
   {'prepared'},
 ]
 # Folders that one command has for itself, above all that commands share.

@@ -14,9 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data import beam, dealing, pipeline
-from adaptssr_jax.data.readers import table_beam, ttl_beam
-from adaptssr_jax.data.readers.table_rules import Tables
+from adaptssr_jax.data import beam
+from adaptssr_jax.data.readers import pipeline
 from adaptssr_jax.data.readers.tables import Columns, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 from experiments.flags.binder import SettingsError
@@ -98,8 +97,7 @@ def assert_same_with_beam(name, tmp_path, manual, config=None):
 def test_spans_of_ttl_files_make_the_same_data_set(
   tmp_path, manual, monkeypatch, task
 ):
-  monkeypatch.setattr(ttl_beam, '_SPAN', 37)
-  monkeypatch.setattr(dealing, '_BLOCK', 7)
+  monkeypatch.setattr(pipeline, '_SPAN', 37)
   assert_same_with_beam(f'ttl/{task}', tmp_path, manual)
 
 
@@ -108,15 +106,14 @@ def test_spans_of_ttl_files_make_the_same_data_set(
 def test_parts_of_tables_make_the_same_data_set(
   tmp_path, manual, monkeypatch, label
 ):
-  monkeypatch.setattr(table_beam, '_PART', 40)
-  monkeypatch.setattr(dealing, '_BLOCK', 7)
+  monkeypatch.setattr(pipeline, '_SPAN', 40)
   config = tables(manual, label_column=label)
   assert_same_with_beam('user_tables', tmp_path, manual, config)
 
 
 @pytest.mark.slow
 def test_what_is_wrong_is_said_as_without_beam(tmp_path, manual, monkeypatch):
-  monkeypatch.setattr(ttl_beam, '_SPAN', 37)
+  monkeypatch.setattr(pipeline, '_SPAN', 37)
   wrong = {
     AGE: ['900,0,1,777,,5', '900,7,,5'],
     PRETRAIN: ['5,x'],
@@ -153,7 +150,7 @@ WRONG = {
 def test_what_is_wrong_with_tables_is_said_as_without_beam(
   tmp_path, monkeypatch, wrong
 ):
-  monkeypatch.setattr(table_beam, '_PART', 40)
+  monkeypatch.setattr(pipeline, '_SPAN', 40)
   rows, reason = WRONG[wrong]
   second = [*MANY, ('v', 'i', 2**53 + 1, 'x')] if wrong == 'rounded' else MANY
   settings = {'label_column': 'age'}
@@ -185,23 +182,30 @@ def test_what_is_wrong_with_tables_is_said_as_without_beam(
 def test_csv_is_cut_only_where_no_quoted_cell_may_be(
   tmp_path, monkeypatch, cell, parts
 ):
-  monkeypatch.setattr(table_beam, '_PART', 40)
+  monkeypatch.setattr(pipeline, '_SPAN', 40)
   path = tmp_path / 'a.csv'
   rows = [f'u{row},i,{row}\n' for row in range(15)]
   path.write_text(f'user_id,item_id,time\n{"".join(rows)}u,{cell},1\n')
-  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
-  events = Tables([path], columns)
-  places = table_beam._parts(table_beam.Source(events, None))
-  scanned = [found for place in places for _, found in table_beam._scan(place)]
-  found = [part for _, part in table_beam._with_lines((False, 0), scanned)]
+  scanned = [
+    found
+    for span in pipeline.cut_file(path)
+    for _, found in pipeline.scan(('a', span))
+  ]
+  assert len(scanned) > 3
+  found = [span for _, span in pipeline.with_lines('a', scanned)]
   assert len(found) == parts
+  assert lines_of(found) == list(range(2, 18))
+
+
+def lines_of(spans):
+  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
   with duckdb.connect() as connection:
     lines = [
       table['line'].to_pylist()
-      for part in found
-      for table in read_columns(connection, part)
+      for span in spans
+      for table in read_columns(connection, span, columns)
     ]
-  assert [*itertools.chain(*lines)] == list(range(2, 18))
+  return [*itertools.chain(*lines)]
 
 
 def test_row_groups_without_rows_are_no_parts(tmp_path):
@@ -211,17 +215,9 @@ def test_row_groups_without_rows_are_no_parts(tmp_path):
   with pyarrow.parquet.ParquetWriter(path, table.schema) as writer:
     for part in (table[:0], table[:1], table[:0], table[1:]):
       writer.write_table(part)
-  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
-  events = Tables([path], columns)
-  parts = table_beam._parts(table_beam.Source(events, None))
-  with duckdb.connect() as connection:
-    lines = [
-      table['line'].to_pylist()
-      for _, part in parts
-      for table in read_columns(connection, part)
-    ]
-  assert len(parts) == 2
-  assert [*itertools.chain(*lines)] == [1, 2]
+  spans = pipeline.cut_file(path)
+  assert len(spans) == 2
+  assert lines_of(spans) == [1, 2]
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):

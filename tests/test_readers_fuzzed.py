@@ -180,7 +180,7 @@ def assert_read_as_python_does(path):
   columns = tables.Columns({'user': 'user_id', 'item': 'item_id'}, 'time')
   try:
     blocks = list(
-      tables.read_columns(duckdb.connect(), tables.Part(path, columns))
+      tables.read_columns(duckdb.connect(), tables.Span(path), columns)
     )
   except data.DataError:
     return

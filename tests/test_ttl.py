@@ -4,14 +4,14 @@ import collections
 import random
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data import ttl
-from adaptssr_jax.data.ragged import Ragged
+from adaptssr_jax.data.readers import lines as text_lines
 from adaptssr_jax.data.readers import ttl_lines
+from adaptssr_jax.data.readers.lines import Span
 from tests.labelled_rows import rows_of
 
 PRETRAIN = 'original_desen_pretrain.csv'
@@ -186,31 +186,23 @@ def test_lines_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind):
   path.write_text('\n'.join(texts))
 
   for block in (200, 1 << 20):
-    monkeypatch.setattr(ttl_lines, '_BLOCK', block)
-    found, dropped = {}, []
-    for lines in ttl_lines.read_lines(path, kind):
-      found |= zip(
-        lines.number.tolist(),
-        zip(rows(lines), rows(lines, 'tails'), strict=True),
-        strict=True,
-      )
-      dropped += lines.dropped.tolist()
+    monkeypatch.setattr(text_lines, '_BYTES', block)
+    lines = ttl_lines.read_lines(Span(path), kind)
+    items, tails = (
+      [[ids[place].as_py() for place in row] for row in rows(lines, name)]
+      for name, ids in (('items', lines.item_ids), ('tails', lines.tail_ids))
+    )
+    found = dict(
+      zip(lines.number.tolist(), zip(items, tails, strict=True), strict=True)
+    )
     assert found == {
       number: line for number, line in enumerate(expected, 1) if line[0]
     }
-    assert len(found) + len(dropped) == len(expected) > len(found) > 0
-
-
-def test_numbering_goes_on_over_blocks():
-  raw = np.random.default_rng(0).integers(0, 50, (100, 4))
-  numbering = ttl_lines.Numbering(known=pa.array([7, 99]))
-  for part in np.array_split(raw, 7):
-    numbering.append(Ragged.from_rows([*part], np.int64))
-  items, ids = numbering.finish()
-  number = first_numbers([7, 99, *raw.reshape(-1).tolist()])
-  assert items.values.tolist() == [number[i] + 1 for i in raw.reshape(-1)]
-  assert (items.lengths == 4).all()
-  assert ids.to_pylist() == list(number)
+    assert len(found) + len(lines.dropped) == 300 > len(found) > 0
+    # In the order they first appear.
+    for ids, column in ((lines.item_ids, 0), (lines.tail_ids, 1)):
+      every = [i for line in found.values() for i in line[column]]
+      assert ids.to_pylist() == list(first_numbers(every))
 
 
 def test_lines_without_behaviours_are_dropped_counted_and_told(tmp_path):
@@ -272,7 +264,7 @@ ERRORS = [
 @pytest.mark.parametrize('block', [32, 1 << 20])
 @pytest.mark.parametrize(('task', 'bad', 'reason'), ERRORS)
 def test_a_bad_line_is_named(tmp_path, monkeypatch, task, bad, reason, block):
-  monkeypatch.setattr(ttl_lines, '_BLOCK', block)
+  monkeypatch.setattr(text_lines, '_BYTES', block)
   files = {
     'pretrain': list(LINES),
     'age': [f'{line},,5' for line in LINES],
@@ -294,19 +286,7 @@ def test_two_separators_do_not_make_up_for_none(tmp_path, lines):
   path.write_text('\n'.join(lines))
   reason = "',3' is wrong" if lines[0] == '1,,2,,3' else 'it ends too early'
   with pytest.raises(data.DataError, match=f'line 1: {reason}'):
-    list(ttl_lines.read_lines(path, 'ranking'))
-
-
-def test_a_line_longer_than_what_is_read_at_once_is_named(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(ttl_lines, '_BLOCK', 16)
-  path = tmp_path / 'lines.csv'
-  path.write_text('1,2\n3,4\n' + '5,' * 20 + '5\n6\n')
-  with pytest.raises(
-    data.DataError, match=r'line 3: the line has more than 16 bytes'
-  ):
-    list(ttl_lines.read_lines(path, 'pretrain'))
+    ttl_lines.read_lines(Span(path), 'ranking')
 
 
 def test_a_missing_or_empty_file_says_where_it_goes_and_whence(tmp_path):

@@ -13,10 +13,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers import table_files, table_users, tables
-from adaptssr_jax.data.readers.table_rules import Tables
+from adaptssr_jax.data.readers import lines, table_files, table_users, tables
+from adaptssr_jax.data.readers.lines import Span
 from adaptssr_jax.data.readers.table_users import open_database, read_users
-from adaptssr_jax.data.readers.tables import Columns, Part, read_columns
+from adaptssr_jax.data.readers.tables import Columns, Tables, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.user_table_files import (
   COLUMNS,
@@ -239,8 +239,9 @@ def test_the_name_follows_the_contents_the_columns_and_the_task(tmp_path):
 def rows_of(path, connection=None, *, start=0, end=None, **settings):
   """Lines, users, items and times of a part of a file, and their blocks."""
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
-  part = Part(path, Columns(texts, 'time', **settings), start, end)
-  blocks = list(read_columns(connection or duckdb.connect(), part))
+  columns = Columns(texts, 'time', **settings)
+  connection = connection or duckdb.connect()
+  blocks = list(read_columns(connection, Span(path, start, end), columns))
   return [tuple(row.values()) for block in blocks for row in block.to_pylist()]
 
 
@@ -253,8 +254,9 @@ def test_blocks_and_threads_change_nothing(tmp_path, monkeypatch, suffix):
   assert [row[0] for row in whole] == list(range(first, first + 40))
   assert [row[1:4] for row in whole] == rows
   for size, threads in ((1, 1), (37, 4), (1000, 2)):
-    for name in ('_BYTES', '_ROWS', '_ROWS_A_THREAD'):
-      monkeypatch.setattr(table_files, name, size)
+    monkeypatch.setattr(lines, '_BYTES', size)
+    for module in (table_files, tables):
+      monkeypatch.setattr(module, '_ROWS', size)
     connection = duckdb.connect(config={'threads': threads})
     assert rows_of(path, connection) == whole
 
@@ -362,7 +364,7 @@ def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):
 def test_cells_are_those_that_python_finds(
   tmp_path, monkeypatch, line, bytes_at_once
 ):
-  monkeypatch.setattr(table_files, '_BYTES', bytes_at_once)
+  monkeypatch.setattr(lines, '_BYTES', bytes_at_once)
   path = tmp_path / 'e.csv'
   path.write_bytes(f'user_id,item_id,time\nu,i,0\n{line}\nv,j,2'.encode())
   with path.open(newline='') as file:

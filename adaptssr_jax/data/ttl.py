@@ -22,27 +22,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.readers.ttl_lines import Lines, Numbering, read_lines
-from adaptssr_jax.data.readers.ttl_rows import (
+from adaptssr_jax.data.readers.lines import Span
+from adaptssr_jax.data.readers.ttl_lines import (
   PRETRAIN_FILE,
-  check_known,
-  dropped_note,
-  names_of,
-  no_such_user,
+  last_lines,
+  notes_of,
+  read_lines,
   reference_split,
-  with_digests,
-  with_tails,
+  rows_of,
+  users_of,
 )
-from adaptssr_jax.data.rows import DataError, Kind, Rows, Vocabulary
+from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
+
+_PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
+_TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,6 +58,13 @@ class TtlConfig(TaskConfig):
   file: str = PRETRAIN_FILE
   seed: int = 2309
 
+  @property
+  def split(self) -> Callable[[int], dict[str, np.ndarray]]:
+    """Which of so many rows go to each split."""
+    is_task = self.task != 'pretrain'
+    ends = _TASK_ENDS if is_task else _PRETRAIN_ENDS
+    return functools.partial(reference_split, ends=ends, seed=self.seed)
+
 
 class Ttl(UserBuilder):
   """Behaviours of QQ Browser users, and four tasks on them."""
@@ -66,55 +74,42 @@ class Ttl(UserBuilder):
     'github.com/yflyl613/AdaptSSR links to it), unpack it, and put the five '
     'original_desen_*.csv files into this folder.'
   )
-  BUILDER_CONFIGS = (
-    TtlConfig(name='pretrain', description='The sequences alone.'),
+  BUILDER_CONFIGS = tuple(
     TtlConfig(
-      name='age',
-      description='The age group of a user.',
-      task='age',
-      kind='classification',
-      file='original_desen_age.csv',
-      seed=1730,
-    ),
-    TtlConfig(
-      name='life_status',
-      description='The life status of a user.',
-      task='life_status',
-      kind='classification',
-      file='original_desen_lifestatus.csv',
-      seed=1730,
-    ),
-    TtlConfig(
-      name='click',
-      description='The items a user clicks on elsewhere.',
-      task='click',
-      kind='ranking',
-      file='original_desen_finetune_click_nouserID.csv',
-      seed=1354,
-    ),
-    TtlConfig(
-      name='thumb_up',
-      description='The items a user gives a thumb-up elsewhere.',
-      task='thumb_up',
-      kind='ranking',
-      file='original_desen_finetune_like_nouserID.csv',
-      seed=1354,
-    ),
+      name=task,
+      task=task,
+      kind=kind,
+      file=f'original_desen_{file}.csv',
+      seed=seed,
+    )
+    for task, kind, file, seed in (
+      ('pretrain', 'pretrain', 'pretrain', 2309),
+      ('age', 'classification', 'age', 1730),
+      ('life_status', 'classification', 'lifestatus', 1730),
+      ('click', 'ranking', 'finetune_click_nouserID', 1354),
+      ('thumb_up', 'ranking', 'finetune_like_nouserID', 1354),
+    )
   )
 
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     config = self.builder_config
-    pretrain = self._path(dl_manager, PRETRAIN_FILE)
-    path = self._path(dl_manager, config.file)
-    notes = []
-    if config.task == 'pretrain':
-      made = _read_pretrain(path, config.seed, notes)
-    else:
-      made = _read_task(pretrain, path, config, notes)
-    self.info.metadata['notes'] = notes
-    return made
+    pretrain, task = self._paths(dl_manager)
+    lines = read_lines(Span(pretrain), 'pretrain')
+    item_ids, users, every = lines.item_ids, None, [lines]
+    if task:
+      users = last_lines([users_of(lines, item_ids)])
+      lines = read_lines(Span(task), config.kind)
+      every.append(lines)
+    self.info.metadata['notes'] = notes_of(
+      (str(read.path), read.dropped) for read in every
+    )
+    rows = rows_of(lines, item_ids, users, lines.tail_ids)
+    take = rows.with_positives if config.kind == 'ranking' else rows.take
+    parts = config.split(lines.num_rows)
+    splits = {split: take(part) for split, part in parts.items()}
+    return splits, Vocabulary(_texts(item_ids), _texts(lines.tail_ids))
 
   def _examples(
     self,
@@ -126,20 +121,25 @@ class Ttl(UserBuilder):
     from adaptssr_jax.data.readers.ttl_beam import ttl_examples
 
     config = self.builder_config
-    pretrain = self._path(dl_manager, PRETRAIN_FILE)
-    path = self._path(dl_manager, config.file)
-    is_task = config.task != 'pretrain'
-    ends = _TASK_ENDS if is_task else _PRETRAIN_ENDS
+    pretrain, task = self._paths(dl_manager)
     return ttl_examples(
       pipeline,
       pretrain,
-      path if is_task else None,
+      task,
       kind=config.kind,
       folder=folder,
-      split=functools.partial(reference_split, ends=ends, seed=config.seed),
-      splits=tuple(ends),
-      source=str(path),
+      split=config.split,
+      source=self.info.metadata['source'],
     )
+
+  def _paths(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """The file of pre-training, and that of the task, if it is another."""
+    pretrain = self._path(dl_manager, PRETRAIN_FILE)
+    if self.builder_config.task == 'pretrain':
+      return pretrain, None
+    return pretrain, self._path(dl_manager, self.builder_config.file)
 
   def _path(
     self, dl_manager: tfds.download.DownloadManager, file: str
@@ -150,90 +150,14 @@ class Ttl(UserBuilder):
       # No such folder, or nothing in it: TFDS says which and what to do.
       raise DataError(f'{file} cannot be read: {error}') from None
     path = pathlib.Path(folder) / file
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
+      what = 'is empty' if path.is_file() else 'is missing'
       raise DataError(
-        f'there is no {file} in {folder}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
+        f'{file} in {folder} {what}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
       )
     self.info.metadata['source'] = str(path)
-    if not path.stat().st_size:
-      raise DataError(
-        f'{file} in {folder} is empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}'
-      )
     return path
 
 
-_PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
-_TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
-
-
-def _read_pretrain(
-  path: pathlib.Path, seed: int, notes: list[str]
-) -> tuple[dict[str, Rows], Vocabulary]:
-  numbering, user_id = Numbering(), []
-  for lines in _read_lines(path, 'pretrain', notes):
-    user_id += map(str, lines.number.tolist())
-    numbering.append(lines.items)
-  items, item_ids = numbering.finish()
-  rows = Rows(user_id, items)
-  parts = reference_split(len(user_id), _PRETRAIN_ENDS, seed)
-  splits = {split: rows.take(part) for split, part in parts.items()}
-  return splits, Vocabulary(names_of(item_ids))
-
-
-def _read_task(
-  pretrain: pathlib.Path,
-  path: pathlib.Path,
-  config: TtlConfig,
-  notes: list[str],
-) -> tuple[dict[str, Rows], Vocabulary]:
-  item_ids, users, lines = [], [], []
-  for part in _read_lines(pretrain, 'pretrain', notes):
-    item_ids.append(pa.array(part.items.values).unique())
-    users.append(with_digests(part))
-  item_ids = pa.chunked_array(item_ids).unique()
-  items, labels = Numbering(item_ids), Numbering()
-  for part in _read_lines(path, config.kind, notes):
-    lines.append(with_digests(part))
-    items.append(part.items)
-    labels.append(part.tails)
-  users, lines = map(pa.Table.from_batches, (users, lines))
-  items, every_id = items.finish()
-  unknown = np.arange(len(every_id)) >= len(item_ids)
-  check_known(path, lines['line'].to_numpy(), items, every_id, unknown)
-  user_ids = _user_ids(path, users, lines)
-  tails, label_ids = labels.finish()
-  # Labels and targets count from 0.
-  tails.values[:] -= 1
-  rows = with_tails(Rows(user_ids, items), tails, config.kind)
-  take = rows.take
-  if config.kind == 'ranking':
-    number = lines['line'].to_numpy().astype(np.int32) - 1
-    take = rows._replace(user_number=number).with_positives
-  parts = reference_split(len(tails.values), _TASK_ENDS, config.seed)
-  splits = {split: take(part) for split, part in parts.items()}
-  return splits, Vocabulary(names_of(item_ids), names_of(label_ids))
-
-
-def _read_lines(
-  path: pathlib.Path, kind: Kind, notes: list[str]
-) -> Iterator[Lines]:
-  """All lines of a file; notes how many of them are dropped."""
-  dropped = []
-  for lines in read_lines(path, kind):
-    dropped += lines.dropped.tolist()
-    yield lines
-  if dropped:
-    notes.append(dropped_note(path, len(dropped), dropped[0]))
-
-
-def _user_ids(
-  path: pathlib.Path, users: pa.Table, lines: pa.Table
-) -> list[str]:
-  """The user of each line: the last line of pre-training with its digest."""
-  # Of several, the first is found: in this order, the last.
-  backwards = users[::-1]
-  place = pc.index_in(lines['digest'], value_set=backwards['digest'])
-  missing = pc.index(place.is_valid(), False).as_py()
-  if missing >= 0:
-    raise no_such_user(path, lines['line'][missing].as_py())
-  return names_of(backwards['line'].take(place))
+def _texts(ids: pa.Int64Array) -> list[str]:
+  return list(map(str, ids.to_pylist()))

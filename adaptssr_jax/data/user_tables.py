@@ -27,12 +27,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.readers.table_rules import Tables
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
 from adaptssr_jax.data.readers.table_users import open_database, read_users
-from adaptssr_jax.data.readers.tables import Columns, check_path
+from adaptssr_jax.data.readers.tables import Columns, Tables, check_path
 from adaptssr_jax.data.rows import (
-  TASK_SHARES,
   DataError,
   Rows,
   Vocabulary,
@@ -60,6 +58,12 @@ class UserTablesConfig(TaskConfig):
   labels: Tables | None = None
   memory_limit: str = ''
   tell: Callable[[str], None] = tell_nobody
+
+  @property
+  def source(self) -> str:
+    """All files, each once."""
+    paths = [*self.events.paths, *(self.labels.paths if self.labels else [])]
+    return ', '.join(dict.fromkeys(map(str, paths)))
 
 
 def user_tables_config(
@@ -137,7 +141,6 @@ def user_tables_config(
   task = label.get('label', 'pretrain')
   return UserTablesConfig(
     name=_name(task, key),
-    description=f'{task}, from {_source(tables, of_labels)}',
     task=task,
     kind='classification' if label else 'pretrain',
     events=tables,
@@ -155,11 +158,6 @@ def _label_of(task: str | None, label_column: str | None) -> dict[str, str]:
       f'{label_column!r}'
     )
   return {} if task == 'pretrain' else {'label': task}
-
-
-def _source(events: Tables, labels: Tables | None) -> str:
-  paths = [*events.paths, *(labels.paths if labels else [])]
-  return ', '.join(dict.fromkeys(map(str, paths)))
 
 
 def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
@@ -229,8 +227,7 @@ class UserTables(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
-    # It is in the description of the data set, too.
-    self.info.metadata['source'] = _source(config.events, config.labels)
+    self.info.metadata['source'] = config.source
     rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
     return split_rows(rows, config.task), vocabulary
 
@@ -241,17 +238,16 @@ class UserTables(UserBuilder):
     folder: pathlib.Path,
   ) -> dict[str, Any]:
     # Apache Beam need not be installed.
-    from adaptssr_jax.data.readers.table_beam import Source, user_examples
+    from adaptssr_jax.data.readers.table_beam import user_examples
 
     del dl_manager
     config = self.builder_config
-    self.info.metadata['source'] = _source(config.events, config.labels)
-    is_task = config.labels is not None
+    self.info.metadata['source'] = config.source
     return user_examples(
       pipeline,
-      Source(config.events, config.labels),
+      config.events,
+      config.labels,
       folder=folder,
       split=functools.partial(deal_out_for, config.task),
-      splits=tuple(TASK_SHARES) if is_task else ('train', 'validation'),
-      source=self.info.metadata['source'],
+      source=config.source,
     )

@@ -7,27 +7,22 @@ line break between quotation marks, or says which line is malformed.
 
 from __future__ import annotations
 
-import collections
 import csv
 import json
 import pathlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
+from adaptssr_jax.data.readers.lines import Span, decoded
 from adaptssr_jax.data.rows import DataError, shown
 
 # Not `string`, whose offsets end at 2 GiB of text.
 TEXT = pa.large_string()
-# Bytes of text, and rows of Parquet, that are looked at at once.
-_BYTES = 1 << 24
+# Rows of Parquet that are looked at at once.
 _ROWS = 1 << 19
-# Rows that one thread of DuckDB takes.
-_ROWS_A_THREAD = 1 << 16
 _LONGEST_CELL = 2**31 - 1
 # A file that may be anything may have columns of any number.
 _MOST_NAMES = 20
@@ -132,85 +127,22 @@ def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
   return list(header)
 
 
-def decoded(
-  path: pathlib.Path, lines: Iterable[bytes], line: int = 1, what: str = 'line'
-) -> Iterator[str]:
-  """Lines as text; `DataError` for one that is not UTF-8."""
-  for number, text in enumerate(lines, line):
-    try:
-      # Spreadsheets begin a file with a byte-order mark.
-      yield text.decode('utf-8-sig' if number == 1 else 'utf-8')
-    except UnicodeDecodeError as error:
-      raise DataError(
-        f'{path}, {what} {number}: not UTF-8: {error.reason}'
-      ) from None
-
-
-class TextBlock(NamedTuple):
-  """Some whole lines of a file, and the number of the first one."""
-
-  line: int
-  text: bytes
-
-  def to_arrow(self) -> pa.Table:
-    """The columns `line` and `text`; `ArrowInvalid` if it is not UTF-8."""
-    text = self.text.replace(b'\r\n', b'\n')
-    if self.line == 1:
-      # Spreadsheets begin a file with a byte-order mark.
-      text = text.removeprefix(b'\xef\xbb\xbf')
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord('\n')) + 1
-    if not text.endswith(b'\n'):
-      ends = np.append(ends, len(text))
-    buffers = [None, pa.py_buffer(np.append(0, ends)), pa.py_buffer(text)]
-    lines = pa.Array.from_buffers(pa.large_binary(), len(ends), buffers)
-    numbers = np.arange(self.line, self.line + len(ends))
-    texts = pc.ascii_rtrim(lines.cast(TEXT), '\n')
-    table = pa.table({'line': numbers, 'text': texts})
-    return pa.Table.from_batches(table.to_batches(_ROWS_A_THREAD))
-
-
-def text_blocks(
-  path: pathlib.Path, start: int = 0, end: int | None = None, line: int = 1
-) -> Iterator[TextBlock]:
-  """The lines that begin at one of the bytes from `start` to before `end`.
-
-  The first of them has the number `line`.
-  """
-  with path.open('rb') as file:
-    if start:
-      file.seek(start - 1)
-      file.readline()
-    offset = file.tell()
-    while end is None or offset < end:
-      text = file.read(_BYTES if end is None else min(_BYTES, end - offset))
-      if text and not text.endswith(b'\n'):
-        text += file.readline()
-      if not text:
-        break
-      yield TextBlock(line, text)
-      offset += len(text)
-      line += text.count(b'\n')
-
-
-def parquet_blocks(
-  path: pathlib.Path, names: Sequence[str], start: int, end: int | None
-) -> Iterator[pa.Table]:
+def parquet_blocks(span: Span, names: Sequence[str]) -> Iterator[pa.Table]:
   """Columns of a Parquet file as `c0`, `c1`, ..., after `line`, the row from 1.
-
-  The row groups are those from `start` to before `end`.
 
   Raises:
     DataError: the file is damaged, lacks a column, or has text that is not
       UTF-8; the message has the row.
   """
+  path = span.path
   try:
     with pyarrow.parquet.ParquetFile(path) as file:
       check_columns(path, file.schema_arrow.names, names)
       groups = range(file.num_row_groups)
       sizes = [file.metadata.row_group(group).num_rows for group in groups]
-      row = 1 + sum(sizes[:start])
+      row = 1 + sum(sizes[: span.start])
       for batch in file.iter_batches(
-        _ROWS, row_groups=groups[start:end], columns=list(names)
+        _ROWS, row_groups=groups[span.start : span.end], columns=list(names)
       ):
         columns = [_without_rounding(batch.column(name)) for name in names]
         for cells in columns:
@@ -262,4 +194,6 @@ def _check_utf8(path: pathlib.Path, cells: pa.Array, row: int) -> None:
       cells.validate(full=True)
     except pa.ArrowInvalid:
       texts = (cell.as_py() or b'' for cell in cells.cast(pa.large_binary()))
-      collections.deque(decoded(path, texts, row, 'row'), maxlen=0)
+      for _ in decoded(path, texts, row, 'row'):
+        pass
+      raise

@@ -7,7 +7,7 @@ than nine digits are none of these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import duckdb
 
@@ -62,6 +62,10 @@ _OF_TYPE = {
   'real': 'case when isfinite(t) then t end as real',
   'moment': 'try(epoch_ns(t)) as moment',
 }
+_NO_TIME = (
+  'neither a finite number, of at most 63 bits if it is an integer, nor an '
+  'ISO-8601 timestamp in 1678 to 2261'
+)
 _NULL = {'number': 'bigint', 'real': 'double', 'moment': 'bigint'}
 
 
@@ -108,12 +112,6 @@ def quoted(text: str) -> str:
   return f"'{escaped}'"
 
 
-def identifier(name: str) -> str:
-  """The name of a column in SQL."""
-  escaped = name.replace('"', '""')
-  return f'"{escaped}"'
-
-
 def check_time_format(time_format: str) -> None:
   """Raises `DataError` for what is no format of `strptime`; none is one."""
   try:
@@ -132,9 +130,6 @@ def with_times(query: str, kind: str, time_format: str = '') -> str:
     query: SQL of a `select` with the column `t`, the cells of times.
     kind: what those hold: 'text', 'number', 'real' or 'moment'.
     time_format: of `strptime`, for text that is neither a number nor ISO 8601.
-
-  Returns:
-    SQL of a `select` of all columns.
   """
   if time_format:
     parsed = f'try_strptime(t::varchar, {quoted(time_format)})'
@@ -152,6 +147,28 @@ def with_times(query: str, kind: str, time_format: str = '') -> str:
   return query
 
 
+def wrong_cells(
+  texts: Mapping[str, str],
+  time: str | None,
+  optional: Collection[str],
+  time_format: str,
+) -> str:
+  """SQL of what is wrong with a row: `wrong`, or an empty cell or no time."""
+  filled = dict(texts) | ({'t': time} if time else {})
+  checks = [
+    f'when {name} is null then ' + quoted(f'column {column!r} is empty')
+    for name, column in filled.items()
+    if name not in optional
+  ]
+  if time:
+    form = f'not of the form {time_format}' if time_format else _NO_TIME
+    checks.append(
+      'when coalesce(number, moment) is null and real is null then '
+      "'time ''' || left(t::varchar, 80) || " + quoted(f"' is {form}")
+    )
+  return f'case when wrong is not null then wrong {" ".join(checks)} end'
+
+
 def columns_of(where: str) -> list[str]:
   """The columns that a condition in SQL names; `DataError` if it is none."""
   if not where:
@@ -164,6 +181,22 @@ def columns_of(where: str) -> list[str]:
   if error or statements > 1:
     raise wrong_condition(where, error or 'these are several statements')
   return list(dict.fromkeys(names))
+
+
+def with_condition(query: str, where: str, own: Mapping[str, str]) -> str:
+  """Leaves out the rows of a `select` for which a condition is not true.
+
+  Args:
+    own: the names in the `select` of the columns that the condition may name.
+  """
+  named = ['*']
+  for name in columns_of(where):
+    escaped = name.replace('"', '""')
+    named.append(f'{own[name]} as "{escaped}"')
+  return (
+    f'from (select {", ".join(named)} from ({query})) '
+    f'where (\n{where}\n) or __wrong is not null'
+  )
 
 
 def wrong_condition(where: str, reason: object) -> DataError:

@@ -6,51 +6,44 @@ CSV is not plain, that and what follows in the file are read row by row.
 
 from __future__ import annotations
 
-import collections
 import io
 import itertools
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adaptssr_jax.data.readers import table_sql
+from adaptssr_jax.data.readers.lines import (
+  PARQUET,
+  Block,
+  Span,
+  decoded,
+  is_parquet,
+  text_blocks,
+)
 from adaptssr_jax.data.readers.table_files import (
-  TEXT,
   check_columns,
   csv_header,
   csv_rows,
-  decoded,
   json_header,
   kind_of,
   parquet_blocks,
-  text_blocks,
-)
-from adaptssr_jax.data.readers.table_sql import (
-  NOT_PLAIN,
-  columns_of,
-  csv_cells,
-  identifier,
-  json_cells,
-  quoted,
-  with_times,
-  wrong_condition,
 )
 from adaptssr_jax.data.rows import DataError
 
-_CSV = ('.csv',)
-_PARQUET = ('.parquet', '.pq')
-_FORMATS = (*_CSV, '.jsonl', '.ndjson', '.json', *_PARQUET)
+# Rows are counted on in the next file from here: no file has as many.
+FILE = 1 << 40
+_CSV = '.csv'
+_FORMATS = (_CSV, '.jsonl', '.ndjson', '.json', *PARQUET)
 _AS_IT_IS = 'select *, null::varchar as wrong from block'
-# Rows read one by one that become a block.
+# Rows read one by one that become a block, and that one thread of DuckDB takes.
 _ROWS = 65_536
-_NO_TIME = (
-  'neither a finite number, of at most 63 bits if it is an integer, nor an '
-  'ISO-8601 timestamp in 1678 to 2261'
-)
 
 
 class Columns(NamedTuple):
@@ -74,27 +67,30 @@ class Columns(NamedTuple):
   def names(self) -> list[str]:
     """All of them, each once: texts, time, and those of the condition."""
     time = [self.time] if self.time else []
-    tested = columns_of(self.where)
+    tested = table_sql.columns_of(self.where)
     return list(dict.fromkeys([*self.texts.values(), *time, *tested]))
 
 
-class Part(NamedTuple):
-  """A file, or a part of it.
+class Tables(NamedTuple):
+  """Files, whose rows count one after the other, and what is read of each.
 
-  Args:
-    path: of the file: .csv, .parquet, or .jsonl.
-    columns: which of its columns are read.
-    start: where the part begins: a byte of text, from which the first line that
-      begins is read, or a row group of Parquet.
-    end: where the next part begins; None for the end of the file.
-    line: the number of the first line of a part of a text file.
+  The columns of behaviours are called user_id, item_id and, if it is there,
+  label; those of labels user_id and label.
   """
 
-  path: pathlib.Path
+  paths: Sequence[pathlib.Path]
   columns: Columns
-  start: int = 0
-  end: int | None = None
-  line: int = 1
+
+  def place(self, row: int) -> str:
+    """The file and the line of a row of the database, for messages."""
+    return _place(self.paths[row // FILE], row % FILE)
+
+  def __str__(self) -> str:
+    return ', '.join(map(str, self.paths))
+
+
+def _place(path: pathlib.Path, line: int) -> str:
+  return f'{path}, {"row" if is_parquet(path) else "line"} {line}'
 
 
 def check_path(path: pathlib.Path) -> None:
@@ -108,20 +104,10 @@ def check_path(path: pathlib.Path) -> None:
     raise DataError(f'{path} cannot be read: there is no file of this name')
 
 
-def is_parquet(path: pathlib.Path) -> bool:
-  """Whether a file is in that format."""
-  return path.suffix.lower() in _PARQUET
-
-
-def place(path: pathlib.Path, line: int) -> str:
-  """The file and the line, in Parquet the row, for messages."""
-  return f'{path}, {"row" if is_parquet(path) else "line"} {line}'
-
-
 def read_columns(
-  connection: duckdb.DuckDBPyConnection, part: Part
+  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  """Reads a file, or a part of it, in the format that its suffix says.
+  """Reads a file, or a span of it, in the format that its suffix says.
 
   Yields:
     Tables with the columns
@@ -134,84 +120,104 @@ def read_columns(
     DataError: the file is not there, not in that format, has no rows or lacks a
       column, or a row of it is wrong; the message has its line.
   """
-  check_path(part.path)
-  read = _read_parquet if is_parquet(part.path) else _read_text
+  check_path(span.path)
+  read = _read_parquet if is_parquet(span.path) else _read_json
+  if span.path.suffix.lower() == _CSV:
+    read = _read_csv
   try:
-    for table in read(connection, part):
+    for table in read(connection, span, columns):
       row = pc.index(pc.is_valid(table['wrong']), True).as_py()
       if row >= 0:
         line, wrong = table['line'][row], table['wrong'][row]
-        raise DataError(f'{place(part.path, line.as_py())}: {wrong}')
+        raise DataError(f'{_place(span.path, line.as_py())}: {wrong}')
       yield table.drop_columns('wrong')
   except OSError as error:
     reason = error.strerror or str(error)
-    raise DataError(f'{part.path} cannot be read: {reason}') from None
+    raise DataError(f'{span.path} cannot be read: {reason}') from None
 
 
 def _read_parquet(
-  connection: duckdb.DuckDBPyConnection, part: Part
+  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  path, columns = part.path, part.columns
-  names, is_empty = columns.names, not part.start
-  for block in parquet_blocks(path, names, part.start, part.end):
+  names, is_empty = columns.names, not span.start
+  for block in parquet_blocks(span, names):
     is_empty = False
     types = dict(zip(names, block.schema.types[1:], strict=True))
-    kinds = {name: kind_of(type_) for name, type_ in types.items()}
+    kinds = {name: kind_of(kind) for name, kind in types.items()}
     for name in [*columns.texts.values(), *filter(None, [columns.time])]:
       not_read = ('boolean',) if name == columns.time else ('real', 'moment')
       if kinds[name] in ('', *not_read):
         raise DataError(
-          f'{path}: column {name!r} holds {types[name]}; ids and labels must '
-          'be text, integers or booleans, times numbers, timestamps or text'
+          f'{span.path}: column {name!r} holds {types[name]}; ids and labels '
+          'must be text, integers or booleans, times numbers, timestamps or '
+          'text'
         )
     cells = dict(zip(names, block.column_names[1:], strict=True))
     kind = kinds.get(columns.time, 'text')
     yield _select(connection, columns, block, _AS_IT_IS, cells, kind)
   if is_empty:
-    raise DataError(f'{path} has no rows')
+    raise DataError(f'{span.path} has no rows')
 
 
-def _read_text(
-  connection: duckdb.DuckDBPyConnection, part: Part
+def _read_json(
+  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  path, columns = part.path, part.columns
-  names, is_csv = columns.names, path.suffix.lower() in _CSV
-  if is_csv:
-    present, header = csv_header(path)
-  else:
-    present, header = json_header(path, names), 0
-  check_columns(path, present, names)
-  # Only the part that begins with the file has its header.
-  lines = f'(from block where line > {0 if part.start else header})'
-  listed, query = present, csv_cells(lines, len(present))
-  if not is_csv:
-    listed = names
-    query = json_cells(lines, names, list(columns.texts.values()))
-  places = {name: 1 + listed.index(name) for name in names}
-  cells = {name: f"nullif(cells[{at}], '')" for name, at in places.items()}
-  blocks = text_blocks(path, part.start, part.end, part.line)
+  names = columns.names
+  present = json_header(span.path, names)
+  check_columns(span.path, present, names)
+  ids = list(columns.texts.values())
+  query = table_sql.json_cells('block', names, ids)
+  for block in text_blocks(span):
+    lines = _lines(span.path, block)
+    yield _select(connection, columns, lines, query, _places(names, names))
+
+
+def _read_csv(
+  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
+) -> Iterator[pa.Table]:
+  present, header = csv_header(span.path)
+  check_columns(span.path, present, columns.names)
+  places = _places(columns.names, present)
+  # Only the span that begins with the file has its header.
+  rows = f'(from block where line > {0 if span.start else header})'
+  query = table_sql.csv_cells(rows, len(present))
+  blocks = text_blocks(span)
   for block in blocks:
-    try:
-      table = _select(connection, columns, block.to_arrow(), query, cells)
-      is_plain = not pc.any(pc.equal(table['wrong'], NOT_PLAIN)).as_py()
-    except pa.ArrowInvalid:
-      is_plain = False
-    if is_plain:
+    lines = _lines(span.path, block)
+    table = _select(connection, columns, lines, query, places)
+    if not pc.any(pc.equal(table['wrong'], table_sql.NOT_PLAIN)).as_py():
       yield table
       continue
+    # This block and what follows in the file, row by row.
     rest = itertools.chain([block], blocks)
     texts = itertools.chain.from_iterable(io.BytesIO(b.text) for b in rest)
-    if not is_csv:
-      # Only what is no text is not plain: one of the lines raises an error.
-      collections.deque(decoded(path, texts, block.line), maxlen=0)
-    rows = csv_rows(path, texts, line=block.line, width=len(present))
-    while chunk := list(itertools.islice(rows, _ROWS)):
+    found = csv_rows(span.path, texts, line=block.line, width=len(present))
+    query = _AS_IT_IS.replace('block', rows)
+    while chunk := list(itertools.islice(found, _ROWS)):
       numbers, lists = map(list, zip(*chunk, strict=True))
-      lists = pa.array(lists, pa.list_(TEXT))
-      judged = pa.table({'line': numbers, 'cells': lists})
-      yield _select(
-        connection, columns, judged, _AS_IT_IS.replace('block', lines), cells
-      )
+      lists = pa.array(lists, pa.list_(pa.large_string()))
+      chunk = pa.table({'line': numbers, 'cells': lists})
+      yield _select(connection, columns, chunk, query, places)
+
+
+def _places(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
+  """SQL of the cells of these columns, in lists of those that are there."""
+  return {
+    name: f"nullif(cells[{1 + listed.index(name)}], '')" for name in names
+  }
+
+
+def _lines(path: pathlib.Path, block: Block) -> pa.Table:
+  """The columns `line` and `text`; `DataError` for a line that is not UTF-8."""
+  try:
+    texts = block.to_arrow().cast(pa.large_string())
+  except pa.ArrowInvalid:
+    for _ in decoded(path, io.BytesIO(block.text), block.line):
+      pass
+    raise
+  numbers = np.arange(block.line, block.line + len(texts))
+  table = pa.table({'line': numbers, 'text': texts})
+  return pa.Table.from_batches(table.to_batches(_ROWS))
 
 
 def _select(
@@ -225,60 +231,39 @@ def _select(
   """The result of `read_columns` for a block, and what is `wrong` with a row.
 
   Args:
-    connection: to DuckDB, in which the block gets that name.
-    query: SQL of a `select` from it, with the columns `line` and `wrong`.
+    query: SQL of a `select` from `block`, with the columns `line` and `wrong`.
     cells: SQL of the cells in that, by the name of their column.
     kind: what those of the time hold.
   """
   # A condition names columns of the file; all others have names of their own.
   own = {name: f'__{at}' for at, name in enumerate(cells)}
-  found = ['line as __line', 'wrong as __wrong']
-  found += [f'{cell} as {own[name]}' for name, cell in cells.items()]
-  query = f'select {", ".join(found)} from ({query})'
+  found = ', '.join(f'{cell} as {own[name]}' for name, cell in cells.items())
+  query = f'select line as __line, wrong as __wrong, {found} from ({query})'
   if columns.where:
-    names = columns_of(columns.where)
-    tested = ['*', *(f'{own[name]} as {identifier(name)}' for name in names)]
-    query = (
-      f'from (select {", ".join(tested)} from ({query})) '
-      f'where (\n{columns.where}\n) or __wrong is not null'
-    )
-  found = ['__line as line', '__wrong as wrong']
-  for name, column in columns.texts.items():
-    found.append(f"nullif({own[column]}::varchar, '') as {name}")
-  found += [f'{own[columns.time]} as t'] if columns.time else []
-  query = f'select {", ".join(found)} from ({query})'
+    query = table_sql.with_condition(query, columns.where, own)
+  found = [
+    f"nullif({own[column]}::varchar, '') as {name}"
+    for name, column in columns.texts.items()
+  ]
+  times = []
   if columns.time:
-    query = with_times(query, kind, columns.time_format)
-  times = ['number', 'real', 'moment'] if columns.time else []
-  found = ['line', *columns.texts, *times]
-  query = (
-    f'select {", ".join(found)}, case when wrong is not null then wrong '
-    f'{_checks(columns)} end as wrong from ({query})'
+    found.append(f'{own[columns.time]} as t')
+    times = ['number', 'real', 'moment']
+  found = ', '.join(['__line as line', '__wrong as wrong', *found])
+  query = f'select {found} from ({query})'
+  if columns.time:
+    query = table_sql.with_times(query, kind, columns.time_format)
+  found = ', '.join(['line', *columns.texts, *times])
+  wrong = table_sql.wrong_cells(
+    columns.texts, columns.time, columns.optional, columns.time_format
   )
+  query = f'select {found}, {wrong} as wrong from ({query})'
   connection.register('block', block)
   try:
     return connection.sql(query).to_arrow_table()
   except (duckdb.ProgrammingError, duckdb.DataError) as error:
     if columns.where:
-      raise wrong_condition(columns.where, error) from None
+      raise table_sql.wrong_condition(columns.where, error) from None
     raise
   finally:
     connection.unregister('block')
-
-
-def _checks(columns: Columns) -> str:
-  """What may be wrong with the cells of a row, as branches of a `case`."""
-  filled = dict(columns.texts) | ({'t': columns.time} if columns.time else {})
-  checks = [
-    f'when {name} is null then ' + quoted(f'column {column!r} is empty')
-    for name, column in filled.items()
-    if name not in columns.optional
-  ]
-  if columns.time:
-    form = columns.time_format and f'not of the form {columns.time_format}'
-    checks.append(
-      'when coalesce(number, moment) is null and real is null then '
-      "'time ''' || left(t::varchar, 80) || "
-      + quoted(f"' is {form or _NO_TIME}")
-    )
-  return ' '.join(checks)

@@ -1,22 +1,23 @@
-"""The lines of the TTL files as arrays, and numbers for their raw ids."""
+"""The lines of the TTL files, and the rows that they become."""
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
+import random
 import re
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.rows import DataError, Kind, shown
+from adaptssr_jax.data.readers.lines import Span, text_blocks
+from adaptssr_jax.data.rows import DataError, Kind, Rows, shown
 
-# Bytes that are parsed at once; a line may not be longer.
-_BLOCK = 1 << 23
+PRETRAIN_FILE = 'original_desen_pretrain.csv'
 # A longer number may not fit int64.
 _MOST_DIGITS = 18
 _NUMBER = f'[0-9]{{1,{_MOST_DIGITS}}}'
@@ -44,102 +45,90 @@ _UNUSUAL = (
   ('([0-9])[ \t]+(,|$)', r'\1\2'),
   ('^[ \t]*(,,|$)', r'0\1'),
 )
-# No line that is right holds this byte: each line is one cell.
-_DELIMITER = '\x01'
 
 
 class Lines(NamedTuple):
   """Consecutive lines of a file.
 
   Args:
+    path: of the file.
+    kind: of its lines.
     number: the number of each line that has behaviours, int64 [rows].
-    items: the raw item ids of each of them, without zeros, int64.
-    tails: what follows ',,' in each of them, its label or targets, int64.
+    items: those of each line but zeros, as places in `item_ids`, int32.
+    item_ids: their raw ids, int64, in the order they first appear.
+    tails: what follows ',,' in each line, its label or its targets, as places
+      in `tail_ids`, int32.
+    tail_ids: their raw ids, likewise.
     dropped: the numbers of the lines without behaviours, int64.
   """
 
+  path: pathlib.Path
+  kind: Kind
   number: np.ndarray
   items: Ragged
+  item_ids: pa.Int64Array
   tails: Ragged
+  tail_ids: pa.Int64Array
   dropped: np.ndarray
 
+  @property
+  def num_rows(self) -> int:
+    """How many labelled rows they become; without labels, all are rows."""
+    return len(self.number if self.kind == 'pretrain' else self.tails.values)
 
-def read_lines(
-  path: pathlib.Path,
-  kind: Kind,
-  *,
-  begin: int = 0,
-  end: int | None = None,
-  first: int = 1,
-) -> Iterator[Lines]:
-  """Parses a file, or the lines of it that begin between two bytes.
+
+def read_lines(span: Span, kind: Kind) -> Lines:
+  """Parses a file, or a span of it.
 
   Args:
     kind: `pretrain` for lines without ',,'; `classification` for one number
       after it; `ranking` for one or more.
-    begin: the first byte at which a line may begin.
-    end: the first byte at which no line may begin any more; None for no end.
-    first: the number of the first of these lines.
-
-  Yields:
-    All lines, some megabytes at a time.
 
   Raises:
     DataError: a line is wrong; the message has the file, the line and why.
   """
-  for texts in _read_texts(path, begin, end, first):
-    yield _parse(texts, kind, path, first)
-    first += len(texts)
+  items, tails, numbers, dropped = [], [], [], []
+  for block in text_blocks(span):
+    of_block = _parse(block.to_arrow(), kind, span.path, block.line)
+    number = block.line + np.arange(len(of_block[0]))
+    kept = of_block[0].lengths > 0
+    numbers.append(number[kept])
+    dropped.append(number[~kept])
+    # Each block has numbers of its own until the end: to look all ids up in
+    # the dictionary of all takes twice the time.
+    for rows, parts in zip(of_block, (items, tails), strict=True):
+      rows = rows if kept.all() else rows.take(np.flatnonzero(kept))
+      parts.append((pa.array(rows.values).dictionary_encode(), rows.lengths))
+  nothing = [np.zeros(0, np.int64)]
+  return Lines(
+    span.path,
+    kind,
+    np.concatenate(numbers or nothing),
+    *_merged(items),
+    *_merged(tails),
+    np.concatenate(dropped or nothing),
+  )
 
 
-def count_lines(path: pathlib.Path, begin: int, end: int) -> int:
-  """How many lines of a file begin between two bytes."""
-  return sum(map(len, _read_texts(path, begin, end, 1)))
-
-
-def _read_texts(
-  path: pathlib.Path, begin: int, end: int | None, first: int
-) -> Iterator[pa.BinaryArray]:
-  end = path.stat().st_size if end is None else end
-  with path.open('rb') as file:
-    begin, end = _line_start(file, begin), _line_start(file, end)
-  if begin == end:
-    return
-  count = 0
-  try:
-    with pa.OSFile(str(path)) as file:
-      for batch in pyarrow.csv.open_csv(
-        file.get_stream(begin, end - begin),
-        pyarrow.csv.ReadOptions(
-          use_threads=False, block_size=_BLOCK, column_names=['line']
-        ),
-        pyarrow.csv.ParseOptions(
-          delimiter=_DELIMITER, quote_char=False, ignore_empty_lines=False
-        ),
-        pyarrow.csv.ConvertOptions(column_types={'line': pa.binary()}),
-      ):
-        yield batch.column('line')
-        count += len(batch)
-  except pa.ArrowInvalid as error:
-    reason = f'the line has more than {_BLOCK:,} bytes'
-    delimiter = re.search('Row #([0-9]+): Expected 1 columns', str(error))
-    if delimiter:
-      count = int(delimiter[1]) - 1
-      reason = f'{_DELIMITER!r} is wrong there'
-    raise _wrong(path, first + count, reason) from None
-
-
-def _line_start(file: BinaryIO, at: int) -> int:
-  """Where the first line begins that does not begin before a byte."""
-  if at:
-    file.seek(at - 1)
-    file.readline()
-  return file.tell()
+def _merged(
+  parts: Sequence[tuple[pa.DictionaryArray, np.ndarray]],
+) -> tuple[Ragged, pa.Int64Array]:
+  """All rows, as places in the ids of all, and these."""
+  encoded = pa.chunked_array(
+    [values for values, _ in parts], pa.dictionary(pa.int32(), pa.int64())
+  )
+  encoded = encoded.unify_dictionaries().combine_chunks()
+  lengths = [np.zeros(0, np.int64), *(lengths for _, lengths in parts)]
+  rows = Ragged.from_lengths(
+    encoded.indices.to_numpy(), np.concatenate(lengths)
+  )
+  return rows, encoded.dictionary
 
 
 def _parse(
-  texts: pa.BinaryArray, kind: Kind, path: pathlib.Path, first: int
-) -> Lines:
+  texts: pa.LargeBinaryArray, kind: Kind, path: pathlib.Path, first: int
+) -> tuple[Ragged, Ragged]:
+  """The raw ids before and after ',,' of each line, int64, without zeros."""
   is_right = pc.match_substring_regex(texts, _LINE[kind])
   if not pc.all(is_right).as_py():
     tidy = texts
@@ -148,34 +137,23 @@ def _parse(
     wrong = pc.index(pc.match_substring_regex(tidy, _LINE[kind]), False).as_py()
     if wrong >= 0:
       reason = _reason(tidy[wrong].as_py(), kind)
-      raise _wrong(path, first + wrong, reason)
+      raise DataError(f'{path}, line {first + wrong}: {reason}')
     texts = tidy
   tails = Ragged(np.zeros(0, np.int64), np.zeros(len(texts) + 1, np.int64))
   if kind != 'pretrain':
     halves = pc.split_pattern(texts, ',,')
     texts = pc.list_element(halves, 0)
     tails = _integers(pc.list_element(halves, 1))
-  items = _without_zeros(_integers(texts))
-  is_kept = items.lengths > 0
-  number = first + np.arange(len(items))
-  if is_kept.all():
-    return Lines(number, items, tails, number[:0])
-  kept = np.flatnonzero(is_kept)
-  dropped = number[~is_kept]
-  return Lines(number[kept], items.take(kept), tails.take(kept), dropped)
+  items = _integers(texts)
+  kept = np.flatnonzero(items.values)
+  items = Ragged(items.values[kept], np.searchsorted(kept, items.offsets))
+  return items, tails
 
 
-def _integers(texts: pa.BinaryArray) -> Ragged:
+def _integers(texts: pa.LargeBinaryArray) -> Ragged:
   cells = pc.split_pattern(texts, ',')
   values = cells.values.cast(pa.int64()).to_numpy()
   return Ragged(values, cells.offsets.to_numpy().astype(np.int64))
-
-
-def _without_zeros(rows: Ragged) -> Ragged:
-  kept = np.flatnonzero(rows.values)
-  if len(kept) == len(rows.values):
-    return rows
-  return Ragged(rows.values[kept], np.searchsorted(kept, rows.offsets))
 
 
 def _reason(line: bytes, kind: Kind) -> str:
@@ -189,58 +167,119 @@ def _reason(line: bytes, kind: Kind) -> str:
   )
 
 
-def _wrong(path: pathlib.Path, line: int, reason: str) -> DataError:
-  return DataError(f'{path}, line {line}: {reason}')
+def notes_of(dropped: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+  """What is told of lines that are dropped, from their files and numbers."""
+  found = {}
+  for path, numbers in dropped:
+    found.setdefault(path, []).extend(numbers.tolist())
+  return [
+    f'{path}: lines without behaviours are dropped, {len(numbers):,} in all; '
+    f'the first is line {min(numbers)}'
+    # That of pre-training first.
+    for path, numbers in sorted(
+      found.items(), key=lambda item: not item[0].endswith(PRETRAIN_FILE)
+    )
+    if numbers
+  ]
 
 
-class Numbering:
-  """Numbers the raw ids of many rows from 1, in the order they first appear.
+def items_of(lines: Lines, item_ids: pa.Int64Array) -> Ragged:
+  """The items of each line, int32, by their places from 1 in `item_ids`.
+
+  Raises:
+    DataError: an item is not there.
+  """
+  place = pc.index_in(lines.item_ids, value_set=item_ids)
+  number = place.fill_null(-1).to_numpy() + 1
+  items = Ragged(number[lines.items.values], lines.items.offsets)
+  if place.null_count:
+    at = np.argmin(items.values)
+    row = np.searchsorted(items.offsets, at, side='right') - 1
+    item = lines.item_ids[lines.items.values[at]]
+    raise DataError(
+      f'{lines.path}, line {lines.number[row]}: item {item} is not in '
+      f'{PRETRAIN_FILE}; take all files from the same archive'
+    )
+  return items
+
+
+def users_of(lines: Lines, item_ids: pa.Int64Array) -> pa.Table:
+  """The `id` of each line, a digest of its behaviours, and its `number`."""
+  items = items_of(lines, item_ids)
+  return pa.table({'id': _digests(items), 'number': lines.number})
+
+
+def last_lines(users: Iterable[pa.Table]) -> pa.Table:
+  """Of each user the last line, from tables of `users_of`."""
+  nobody = pa.table(
+    {'id': pa.array([], pa.binary(16)), 'number': pa.array([], pa.int64())}
+  )
+  lines = pa.concat_tables([nobody, *users]).group_by('id')
+  return lines.aggregate([('number', 'max')]).rename_columns(['id', 'number'])
+
+
+def _digests(items: Ragged) -> pa.Array:
+  # The sequences themselves as keys would take as much memory as the file.
+  digests = [
+    hashlib.blake2b(items[row], digest_size=16).digest()
+    for row in range(len(items))
+  ]
+  return pa.array(digests, pa.binary(16))
+
+
+def rows_of(
+  lines: Lines,
+  item_ids: pa.Int64Array,
+  users: pa.Table | None,
+  tail_ids: pa.Int64Array,
+) -> Rows:
+  """The rows that lines become: a label each, or the targets to rank.
 
   Args:
-    known: ids that have the first numbers, int64.
+    item_ids: raw ids of all items, in the order of their numbers.
+    users: those of pre-training, by `last_lines`; None for its own lines.
+    tail_ids: raw ids of all labels or targets, likewise.
+
+  Raises:
+    DataError: an item or a user is not in the file of pre-training.
+  """
+  items, number = items_of(lines, item_ids), lines.number
+  if users is not None:
+    place = pc.index_in(_digests(items), value_set=users['id'])
+    missing = pc.index(place.is_valid(), False).as_py()
+    if missing >= 0:
+      raise DataError(
+        f'{lines.path}, line {number[missing]}: no line of {PRETRAIN_FILE} has '
+        'these behaviours; take all files from the same archive'
+      )
+    number = users['number'].take(place).to_numpy()
+  rows = Rows(list(map(str, number.tolist())), items)
+  if lines.kind == 'pretrain':
+    return rows
+  tails = pc.index_in(lines.tail_ids, value_set=tail_ids).to_numpy()
+  tails = Ragged(tails[lines.tails.values], lines.tails.offsets)
+  if lines.kind == 'classification':
+    return rows._replace(label=tails.values)
+  user_number = (lines.number - 1).astype(np.int32)
+  return rows._replace(targets=tails, user_number=user_number)
+
+
+def reference_split(
+  num_rows: int, ends: Mapping[str, float], seed: int
+) -> dict[str, np.ndarray]:
+  """The row numbers of each split, int64, in the order of the reference.
+
+  Args:
+    num_rows: how many rows are dealt out.
+    ends: the share of the rows at which each split ends.
+    seed: of Python's own generator, which fixes the order.
 
   Example:
-    >>> numbering = Numbering()
-    >>> numbering.append(Ragged.from_rows([[70, 20], [70]], np.int64))
-    >>> numbering.append(Ragged.from_rows([[9, 20]], np.int64))
-    >>> rows, ids = numbering.finish()
-    >>> rows.values, rows.lengths, ids.to_pylist()
-    (array([1, 2, 1, 3, 2], dtype=int32), array([2, 1, 2]), [70, 20, 9])
+    >>> reference_split(5, {'train': 0.6, 'validation': 1.0}, seed=1)
+    {'train': array([2, 3, 4]), 'validation': array([0, 1])}
   """
-
-  def __init__(self, known: pa.Array | None = None) -> None:
-    known = pa.array([], pa.int64()) if known is None else known
-    # Each block has numbers of its own until the end: to look all ids up in
-    # the dictionary of all takes twice the time.
-    self._dictionaries = [known]
-    self._values = bytearray()
-    self._lengths = []
-
-  def append(self, rows: Ragged) -> None:
-    """Adds rows of raw ids, int64."""
-    block = pa.array(rows.values).dictionary_encode()
-    self._dictionaries.append(block.dictionary)
-    self._values += memoryview(block.indices.to_numpy())
-    self._lengths.append(rows.lengths)
-
-  def finish(self) -> tuple[Ragged, pa.Array]:
-    """The numbers of all rows, int32, and the ids in their order."""
-    unified = pa.chunked_array(
-      pa.DictionaryArray.from_arrays(
-        pa.array(np.arange(len(ids), dtype=np.int32)), ids
-      )
-      for ids in self._dictionaries
-    ).unify_dictionaries()
-    self._dictionaries.clear()
-    values = np.frombuffer(self._values, np.int32)
-    start = 0
-    for chunk, lengths in zip(unified.chunks[1:], self._lengths, strict=True):
-      block = slice(start, start + lengths.sum())
-      values[block] = chunk.indices.to_numpy()[values[block]] + 1
-      start = block.stop
-    rows = Ragged.from_lengths(values, np.concatenate(self._lengths))
-    ids = unified.chunk(0).dictionary
-    # As much as the rows take, which Arrow would keep for later.
-    del unified, chunk
-    pa.default_memory_pool().release_unused()
-    return rows, ids
+  order = list(range(num_rows))
+  random.Random(seed).shuffle(order)
+  cuts = [int(num_rows * end) for end in ends.values()]
+  parts = np.split(np.array(order, np.int64), cuts[:-1])
+  return dict(zip(ends, parts, strict=True))

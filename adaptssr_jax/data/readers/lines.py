@@ -1,0 +1,94 @@
+"""The lines of large text files, some megabytes at a time.
+
+A span of a file has the lines that begin in it, so that many can be read apart.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adaptssr_jax.data.rows import DataError
+
+PARQUET = ('.parquet', '.pq')
+# Bytes that are looked at at once.
+_BYTES = 1 << 24
+
+
+class Span(NamedTuple):
+  """A file, or a run of its lines.
+
+  Args:
+    path: of the file.
+    start: a byte, from which the first line that begins is the first one. Of a
+      Parquet file, a row group.
+    end: where the next span begins; None for the end of the file.
+    line: the number of the first line of text.
+  """
+
+  path: pathlib.Path
+  start: int = 0
+  end: int | None = None
+  line: int = 1
+
+
+class Block(NamedTuple):
+  """Some whole lines of a file, and the number of the first one."""
+
+  line: int
+  text: bytes
+
+  def to_arrow(self) -> pa.LargeBinaryArray:
+    """The lines, without their ends and without a byte-order mark."""
+    text = self.text.replace(b'\r\n', b'\n')
+    if self.line == 1:
+      # Spreadsheets begin a file with a byte-order mark.
+      text = text.removeprefix(b'\xef\xbb\xbf')
+    if not text.endswith(b'\n'):
+      text += b'\n'
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord('\n')) + 1
+    buffers = [None, pa.py_buffer(np.append(0, ends)), pa.py_buffer(text)]
+    lines = pa.Array.from_buffers(pa.large_binary(), len(ends), buffers)
+    return pc.binary_slice(lines, 0, -1)
+
+
+def is_parquet(path: pathlib.Path) -> bool:
+  """Whether a file is in that format."""
+  return path.suffix.lower() in PARQUET
+
+
+def text_blocks(span: Span) -> Iterator[Block]:
+  """All lines of a span."""
+  with span.path.open('rb') as file:
+    if span.start:
+      file.seek(span.start - 1)
+      file.readline()
+    offset, end, line = file.tell(), span.end, span.line
+    while end is None or offset < end:
+      text = file.read(_BYTES if end is None else min(_BYTES, end - offset))
+      if text and not text.endswith(b'\n'):
+        text += file.readline()
+      if not text:
+        break
+      yield Block(line, text)
+      offset += len(text)
+      line += text.count(b'\n')
+
+
+def decoded(
+  path: pathlib.Path, lines: Iterable[bytes], line: int = 1, what: str = 'line'
+) -> Iterator[str]:
+  """Lines as text; `DataError` for one that is not UTF-8."""
+  for number, text in enumerate(lines, line):
+    try:
+      # Spreadsheets begin a file with a byte-order mark.
+      yield text.decode('utf-8-sig' if number == 1 else 'utf-8')
+    except UnicodeDecodeError as error:
+      raise DataError(
+        f'{path}, {what} {number}: not UTF-8: {error.reason}'
+      ) from None
