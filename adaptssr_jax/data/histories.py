@@ -1,4 +1,4 @@
-"""From logs to histories: order, numbers of items, and what is held out."""
+"""From logs to histories: their order, what is held out, numbers of items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def in_order_of_time(
 
 
 def hold_out(behaviours: Ragged, last: int) -> tuple[Ragged, np.ndarray]:
-  """Parts the last behaviours of each user, who has more, from those before.
+  """Splits off the last behaviours of users who all have more of them.
 
   Returns:
     All but the last of each user, and the last ones, [users, last].

@@ -67,9 +67,9 @@ _KINDS = {
   'leave_one_out_pretrain': 'pretrain',
   'leave_one_out_next_item': 'ranking',
 }
-# With leave one out: how many films at the end of a viewer come after the
-# history of each split, and the least that a viewer must have.
+# With leave one out, the films of a viewer that come after each history.
 _AFTER = {'train': 3, 'validation': 2, 'test': 1}
+# So many have something before all of them.
 _LEAST = 4
 
 
@@ -99,7 +99,6 @@ class MovielensUsers(UserBuilder):
   BUILDER_CONFIGS = tuple(
     MovielensConfig(
       name=f'{size}_{task}',
-      description=f'MovieLens-{size}: {task}',
       task=task,
       kind=kind,
       edition=edition,
@@ -115,7 +114,7 @@ class MovielensUsers(UserBuilder):
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
-    config, edition = self.builder_config, self.builder_config.edition
+    task, edition = self.builder_config.task, self.builder_config.edition
     path = find_file(
       edition.package,
       dl_manager,
@@ -124,10 +123,10 @@ class MovielensUsers(UserBuilder):
       sha256=self.url_infos[edition.url].checksum,
     )
     log = read(path, edition)
-    if config.task.startswith('leave_one_out'):
-      splits, vocabulary, left_out = leave_one_out_rows(log, config.task)
+    if task.startswith('leave_one_out'):
+      splits, vocabulary, left_out = leave_one_out_rows(log, task)
     else:
-      splits, vocabulary, left_out = last_ten_rows(log, config.task, edition)
+      splits, vocabulary, left_out = last_ten_rows(log, task, edition)
     self.info.metadata.update(source=str(path), users_left_out=left_out)
     return splits, vocabulary
 

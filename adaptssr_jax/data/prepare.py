@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -62,23 +62,35 @@ def prepare(
   """
   # Other machines may write here, too, who have another working folder.
   folder = pathlib.Path(builder.data_dir).absolute()
-  folder.parent.mkdir(parents=True, exist_ok=True)
+  parent = folder.parent
+  parent.mkdir(parents=True, exist_ok=True)
   tell = tell or tell_nobody
-  waiting = f'Waiting for a process that prepares {folder.parent}...'
+  waiting = f'Waiting for a process that prepares {parent}...'
   with locked(
-    folder.parent / _LOCK, on_wait=functools.partial(tell, waiting)
+    parent / _LOCK, on_wait=functools.partial(tell, waiting)
   ) as is_alone:
-    if not is_prepared(builder):
-      tell(f'Downloading and preparing {builder.data_dir}...')
-      if is_alone:
-        _remove_leftovers(folder.parent)
-      with _scratch_in(folder.parent) as scratch:
-        if folder.exists():
-          _write_arrays(_twin(builder, builder.data_dir_root), scratch)
-          _publish(scratch / ARRAYS, folder / ARRAYS)
-        else:
-          made = _make(builder, scratch, manual_dir, beam_options, tell)
-          _publish(made, folder)
+    if is_prepared(builder):
+      return
+    tell(f'Downloading and preparing {builder.data_dir}...')
+    if is_alone:
+      _remove_leftovers(parent)
+    with tempfile.TemporaryDirectory(
+      prefix=f'{_prefix()}.', dir=parent, ignore_cleanup_errors=True
+    ) as scratch:
+      made = pathlib.Path(scratch)
+      if folder.exists():
+        # What lacks where TFDS alone prepared the data set.
+        made, folder = made / ARRAYS, folder / ARRAYS
+        twin = _twin(builder, builder.data_dir_root)
+        if not twin.info.initialized:
+          raise DataError(
+            f'{builder.data_dir} is no data set: delete it, and it will be '
+            'prepared'
+          )
+        write_columns(twin, made)
+      else:
+        made = _make(builder, made, manual_dir, beam_options, tell)
+      _publish(made, folder)
 
 
 def _make(
@@ -107,15 +119,6 @@ def _make(
   return made
 
 
-def _write_arrays(builder: UserBuilder, scratch: pathlib.Path) -> None:
-  """Writes what lacks where TFDS alone prepared the data set."""
-  if not builder.info.initialized:
-    raise DataError(
-      f'{builder.data_dir} is no data set: delete it, and it will be prepared'
-    )
-  write_columns(builder, scratch / ARRAYS)
-
-
 def _twin(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
   return type(builder)(config=builder.builder_config, data_dir=data_dir)
 
@@ -127,15 +130,6 @@ def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
     # Without locks another process may have been faster: its is as good.
     if not folder.exists():
       raise
-
-
-@contextlib.contextmanager
-def _scratch_in(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-  scratch = tempfile.mkdtemp(prefix=f'{_prefix()}.', dir=parent)
-  try:
-    yield pathlib.Path(scratch)
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _remove_leftovers(parent: pathlib.Path) -> None:
@@ -150,10 +144,9 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
 def _last_written(folder: pathlib.Path) -> float:
   """When anything in a folder was, in seconds; 0 if it is gone meanwhile."""
   last = 0.0
-  for parent, _, names in os.walk(folder):
-    for path in (parent, *(os.path.join(parent, name) for name in names)):
-      with contextlib.suppress(FileNotFoundError):
-        last = max(last, os.path.getmtime(path))
+  for path in (folder, *folder.rglob('*')):
+    with contextlib.suppress(FileNotFoundError):
+      last = max(last, path.stat().st_mtime)
   return last
 
 

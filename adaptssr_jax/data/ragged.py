@@ -170,8 +170,7 @@ class RaggedView:
   ) -> np.ndarray:
     """As `Ragged.padded`."""
     skip = np.broadcast_to(skip, len(rows))
-    dtype = self.parts[0].values.dtype
-    padded = np.empty((len(rows), length), dtype)
+    padded = np.empty((len(rows), length), self.parts[0].values.dtype)
     for at, part, of_part in self._found(rows):
       padded[at] = part.padded(of_part, length, skip=skip[at], fill=fill)
     return padded

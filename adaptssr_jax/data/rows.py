@@ -13,6 +13,15 @@ from adaptssr_jax.errors import DataError
 Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
+# The columns that the examples of each kind have beside user_id and items; all
+# but these numbers are lists.
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+  'pretrain': (),
+  'classification': ('label',),
+  'conversion': ('label',),
+  'ranking': ('user_number', 'targets', 'positives', 'places'),
+}
+NUMBERS = ('label', 'user_number')
 TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
 _TASK_SEED = 1
 
@@ -46,18 +55,14 @@ class Vocabulary(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """The examples of one split, column by column.
-
-  A ranking task has one example a user. Its labelled rows are the pairs of a
-  user and a positive, numbered in the order of the split.
+  """The examples of one split, column by column, as `builder` describes them.
 
   Args:
     user_id: raw user id of each example.
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int [examples], for classification and
       conversion.
-    targets: what no negative of each user may be, its positives in all splits
-      among it, for ranking.
+    targets: what no negative of each user may be, for ranking; as the next.
     positives: those of `targets` that are in this split.
     places: the numbers of the labelled rows of `positives`, ascending.
     user_number: of each user, the same in all splits, int [examples].
@@ -76,14 +81,11 @@ class Rows(NamedTuple):
     return Rows(*(_taken(column, rows) for column in self))
 
   def with_positives(self, part: np.ndarray) -> Rows:
-    """The users who have positives in a split, with these positives.
+    """The users of a ranking task who have positives in a split, with these.
 
     Args:
-      part: the positives of the split, in its order. They are numbers into
-        `targets.values`.
-
-    Returns:
-      The users, in the order of their first positives.
+      part: the positives of the split, in its order, as numbers into
+        `targets.values`; users will be in the order of their first ones.
 
     Example:
       >>> targets = Ragged.from_rows([[4, 7, 9], [5]])
@@ -125,13 +127,6 @@ def by_user(
   Returns:
     The first row of each user, ascending, int [users]; and of each user, in
     this order, the positives and the numbers of their rows.
-
-  Example:
-    >>> first, positives, places = by_user(
-    ...   np.array([8, 3, 8]), np.array([7, 5, 9])
-    ... )
-    >>> first.tolist(), positives[0].tolist(), places[0].tolist()
-    ([0, 1], [7, 9], [0, 2])
   """
   _, first, of_row = np.unique(user, return_index=True, return_inverse=True)
   order = np.argsort(first)
@@ -170,27 +165,19 @@ def deal_out(
 def deal_out_users(
   user_id: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-  """The numbers of the rows of each split; those of a user are in one.
-
-  Args:
-    shares: of the users that each split gets.
-
-  Returns:
-    The rows of each split, user by user; `deal_out` of the rows where each has
-    a user of its own.
+  """The numbers of the rows of each split, all of those of a user in one.
 
   Example:
     >>> parts = deal_out_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
     >>> {name: part.tolist() for name, part in parts.items()}
     {'x': [3], 'y': [0, 2, 1]}
   """
-  known: dict[str, int] = {}
-  number = np.array([known.setdefault(user, len(known)) for user in user_id])
-  rows = Ragged.from_lengths(
-    np.argsort(number, kind='stable'), np.bincount(number)
-  )
-  parts = deal_out(len(known), shares, seed)
-  return {name: rows.take(part).values for name, part in parts.items()}
+  rows: dict[str, list[int]] = {}
+  for row, user in enumerate(user_id):
+    rows.setdefault(user, []).append(row)
+  of_users = Ragged.from_rows([*rows.values()], np.int64)
+  parts = deal_out(len(rows), shares, seed)
+  return {name: of_users.take(part).values for name, part in parts.items()}
 
 
 def deal_out_for(task: str, count: int) -> dict[str, np.ndarray]:
@@ -227,9 +214,7 @@ def split_positives(rows: Rows, *, by_user: bool = False) -> dict[str, Rows]:
   return {name: rows.with_positives(part) for name, part in parts.items()}
 
 
-def check_rows(
-  rows: Rows, vocabulary: Vocabulary, kind: Kind, *, where: str
-) -> None:
+def check_rows(rows: Rows, vocabulary: Vocabulary, *, where: str) -> None:
   """Raises `DataError` at the first row that no model could be trained on."""
   check_count(len(rows.items), where=where)
   empty = np.flatnonzero(rows.items.lengths == 0)
@@ -239,12 +224,11 @@ def check_rows(
       'behaviours; remove such users from the source'
     )
   _check_range(rows.items, rows, 'item', 1, len(vocabulary.items), where)
-  if kind in ('classification', 'conversion'):
-    labels = Ragged.from_lengths(rows.label, np.ones(len(rows.label), int))
-    last = len(vocabulary.labels) - 1
+  last = len(vocabulary.labels) - 1
+  if rows.label is not None:
+    labels = Ragged(rows.label, np.arange(len(rows.label) + 1))
     _check_range(labels, rows, 'label', 0, last, where)
-  if kind == 'ranking':
-    last = len(vocabulary.labels) - 1
+  if rows.targets is not None:
     _check_range(rows.targets, rows, 'target', 0, last, where)
 
 

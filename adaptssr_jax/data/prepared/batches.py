@@ -142,17 +142,18 @@ def batch_at(
       of several processes reads it.
 
   Returns:
-    Each [devices, users, ...], for the devices of the part: `items` int32 [...,
-    length], `where` bool (False marks the padding users of an epoch's last
-    batch), `example_id` int32 (the example in the split), and `label` int32
-    where there is one. Of users with `by_last_item` also `partner_items` int32
-    [..., length], the behaviours of another user with the same last item, drawn
-    anew at every step, or those of the user if there is none. With
-    `similar_items` also those of each behaviour, int32 [..., length, k]. Of a
-    ranking task also `targets` int32 [..., width]: all positives of the user,
-    then -1; and `positives` int32 [..., most]: those of the split, then -1. The
-    widths are the same for all batches of a split: its longest list, rounded up
-    to a power of two.
+    Each [devices, users, ...], for the devices of the part:
+      items: int32 [..., length].
+      where: bool; False marks the padding users of an epoch's last batch.
+      example_id: int32, the example in the split.
+      label: int32, where there is one.
+      partner_items: int32 [..., length], with `by_last_item`: the behaviours of
+        another user with the same last item, drawn anew at every step, or those
+        of the user if there is none.
+      similar_items: int32 [..., length, k], where there are: of each behaviour.
+      targets, positives: int32 [..., width], of a ranking task, with -1 after.
+        The width is the same for all batches of a split: its longest list,
+        rounded up to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.

@@ -25,18 +25,20 @@ _MOST_PACKED = 100
 # A ratio says nothing of a small file.
 _SMALL = 1 << 20
 _MOST_REASON = 200
+# What a damaged directory, or damaged data or names of compression, raise.
+_DAMAGED = (
+  *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+  *(RuntimeError, ValueError, OverflowError),
+)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
+def read_member(path: pathlib.Path, *members: str) -> bytes:
   """Reads one file of an archive, or of an archive in it.
 
   Args:
-    inner: where the file is an archive, the path of a file inside of that, and
-      so on.
-
-  Returns:
-    All of the file, whose checksum in the archive is right.
+    members: the path of the file in the archive; where that is an archive, the
+      path of a file inside of that, and so on.
 
   Raises:
     DataError: the archive has no such file, is damaged, or could do harm: a
@@ -46,26 +48,19 @@ def read_member(path: pathlib.Path, member: str, *inner: str) -> bytes:
   try:
     if path.stat().st_size > _MOST_ARCHIVE:
       raise _refused(path, f'it has more than {_MOST_ARCHIVE:,} bytes')
-    data = _open_and_read(path, path, member)
-    for name in inner:
-      member = name
-      data = _open_and_read(path, io.BytesIO(data), name)
+    data = path
+    for member in members:
+      source = io.BytesIO(data) if isinstance(data, bytes) else data
+      with zipfile.ZipFile(source) as archive:
+        _check(path, archive.infolist())
+        data = _read(path, archive, archive.getinfo(member))
     return data
   except KeyError:
     raise DataError(f'{path} has no {member}; download it again') from None
-  # Damaged in its directory, its data, or the names of its compression.
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-  ) as error:
-    if isinstance(error, DataError):
-      raise
-    raise unreadable(f'{path}, {member}', error) from error
+  except DataError:
+    raise
+  except _DAMAGED as error:
+    raise unreadable(f'{path}, {members[-1]}', error) from error
 
 
 def unreadable(what: str, error: Exception) -> DataError:
@@ -73,14 +68,6 @@ def unreadable(what: str, error: Exception) -> DataError:
   # The reason may hold names of files, or cells, of any length.
   reason = str(error)[:_MOST_REASON]
   return DataError(f'{what} cannot be read ({reason}); download it again')
-
-
-def _open_and_read(
-  path: pathlib.Path, source: pathlib.Path | io.BytesIO, member: str
-) -> bytes:
-  with zipfile.ZipFile(source) as archive:
-    _check(path, archive.infolist())
-    return _read(path, archive, archive.getinfo(member))
 
 
 def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:

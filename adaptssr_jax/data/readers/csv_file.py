@@ -33,7 +33,7 @@ def read_csv(
     types: of the columns that are read.
     names: of all columns; None if the first line has them.
     header: whether the first line is none of the rows.
-    delimiter: what stands between two columns, one character.
+    delimiter: one character.
     quoted: whether a cell may stand between quotation marks.
     time_format: of columns of times, as `strptime` has it.
 
@@ -88,8 +88,7 @@ def refuse_rows(
 
   Args:
     where: the name of the file.
-    wrong: for each thing that a row may have, which rows have it; a null is
-      one of them.
+    wrong: which rows have each thing that none may have, true or null.
     first: the number of the first row.
   """
   for what, rows in wrong.items():

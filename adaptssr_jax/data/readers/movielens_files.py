@@ -23,7 +23,6 @@ from adaptssr_jax.data.rows import DataError
 
 # Of each number that is read, the largest that is one: no year after 2105, say.
 _MOST = {'user': 2**31 - 1, 'age': 120, 'rating': 5, 'time': 2**32 - 1}
-_TEXTS = ('item', 'title', 'gender', 'occupation')
 _RATING = ('user', 'item', 'rating', 'time')
 _PERSON = ('user', 'age', 'gender', 'occupation', 'zip code')
 
@@ -33,7 +32,7 @@ class Table(NamedTuple):
 
   Args:
     member: its path inside the archive, or beside the unpacked folder.
-    columns: the names of its columns.
+    columns: their names here; those of `_MOST` hold numbers.
     separator: what stands between two columns.
     encoding: of the text.
     header: whether the first line names the columns.
@@ -168,22 +167,14 @@ EDITIONS = {
 
 
 def read(path: pathlib.Path, edition: Edition) -> Log:
-  """Reads all ratings and users of a copy.
-
-  Args:
-    path: of the wheel, the zip, or the folder that was in the zip.
-
-  Returns:
-    What it holds, equal for both copies of a data set.
+  """Reads all ratings and users of a copy: the wheel, the zip, or its folder.
 
   Raises:
     DataError: a file is missing or damaged, or a row cannot be read.
   """
   copy = edition.wheel if path.suffix == '.whl' else edition.grouplens
-  users, ratings = (
-    _read_table(path, copy.users),
-    _read_table(path, copy.ratings),
-  )
+  users = _read_table(path, copy.users)
+  ratings = _read_table(path, copy.ratings)
   where, first = f'{path}, {copy.ratings.member}', 1 + copy.ratings.header
   item = ratings['item'].combine_chunks()
   if copy.films:
@@ -192,9 +183,9 @@ def read(path: pathlib.Path, edition: Edition) -> Log:
     what = f'a film that is not in {copy.films.member}'
     refuse_rows(where, {what: found.is_null()}, first=first)
     item = films['title'].combine_chunks().take(found)
-  strangers = pc.is_in(ratings['user'], users['user'])
+  is_known = pc.is_in(ratings['user'], users['user'])
   what = f'a user who is not in {copy.users.member}'
-  refuse_rows(where, {what: pc.invert(strangers)}, first=first)
+  refuse_rows(where, {what: pc.invert(is_known)}, first=first)
   columns = (users[name].to_pylist() for name in Person._fields)
   people = map(Person, *columns)
   return Log(
@@ -225,20 +216,22 @@ def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
     data = data.replace(f'\n{table.user_prefix}'.encode(), b'\n')
   delimiter = table.separator if len(table.separator) == 1 else '\x1f'
   data = data.replace(table.separator.encode(), delimiter.encode())
-  types = dict.fromkeys(_MOST, pa.int64()) | dict.fromkeys(_TEXTS, pa.string())
+  numbers = [name for name in table.columns if name in _MOST]
+  types = dict.fromkeys(table.columns, pa.string())
+  types |= dict.fromkeys(numbers, pa.int64())
   found = read_csv(
     where,
     data,
-    {name: types[name] for name in table.columns if name in types},
+    types,
     names=table.columns,
     header=table.header,
     delimiter=delimiter,
     encoding=table.encoding,
   )
   wrong = {}
-  for name in _MOST.keys() & set(table.columns):
-    numbers, most = found[name], _MOST[name]
-    in_range = pc.and_(pc.greater(numbers, 0), pc.less_equal(numbers, most))
+  for name in numbers:
+    cells, most = found[name], _MOST[name]
+    in_range = pc.and_(pc.greater(cells, 0), pc.less_equal(cells, most))
     wrong[f'a {name} that is not in 1..{most}'] = pc.invert(in_range)
   refuse_rows(where, wrong, first=1 + table.header)
   return found

