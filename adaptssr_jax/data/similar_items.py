@@ -63,10 +63,9 @@ def similar_items(
 
 def _sets(histories: Ragged, num_ids: int) -> scipy.sparse.csr_array:
   """1 where a user has an item, float64 [users, num_ids]."""
-  lengths = histories.lengths
-  start = histories.offsets[0]
-  values = np.asarray(histories.values[start : histories.offsets[-1]])
-  offsets = np.concatenate([[0], np.cumsum(lengths)])
+  start, end = histories.offsets[[0, -1]]
+  values = np.asarray(histories.values[start:end])
+  offsets = histories.offsets - start
   ones = np.ones(len(values))
   sets = scipy.sparse.csr_array(
     (ones, values, offsets), shape=(len(histories), num_ids), copy=True
@@ -92,13 +91,11 @@ def _blocks(work: np.ndarray, most: int) -> Iterator[range]:
 def _first_of_rows(
   block: scipy.sparse.csr_array, first: int, k: int
 ) -> np.ndarray:
-  """The columns of the largest values of each row, int32 [rows, k].
+  """The columns of the k largest values of each row, int32 [rows, k], then 0.
 
   Args:
     block: rows `first`, `first + 1`, ... of a matrix of numbers above 0, whose
       diagonal is left out.
-    first: the number of the first one.
-    k: how many columns are wanted; 0 stands for those that are missing.
   """
   found = np.zeros((block.shape[0], k), np.int32)
   counts = np.diff(block.indptr)

@@ -202,17 +202,16 @@ def batch_at(
     columns['partner_items'] = arrays.items.padded(partners, length)
   if arrays.similar_items is not None:
     columns['similar_items'] = arrays.similar_items[columns['items']]
-  columns = {
-    name: _split(column, num_devices, users, fill=0)
-    for name, column in columns.items()
-  }
-  for name in ('targets', 'positives'):
+  fills = {'targets': -1, 'positives': -1}
+  for name, fill in fills.items():
     lists = getattr(arrays, name)
     if lists is not None:
       width = 1 << (lists.longest - 1).bit_length()
-      padded = lists.padded(rows, width, fill=-1)
-      columns[name] = _split(padded, num_devices, users, fill=-1)
-  return columns
+      columns[name] = lists.padded(rows, width, fill=fill)
+  return {
+    name: _split(column, num_devices, users, fill=fills.get(name, 0))
+    for name, column in columns.items()
+  }
 
 
 def _split(
