@@ -33,6 +33,8 @@ TITLES = {
   'last_stage': 'Pooled items, then AdaptSSR beside them',
   'joint': 'Pooled items and AdaptSSR from the start',
   'pooled_items_48': 'Pooled items, 48 epochs',
+  'pooled_items+num_epochs=24': 'Pooled items, 24 epochs',
+  'joint+num_epochs=24': 'Pooled items and AdaptSSR from the start, 24 epochs',
   'sasrec': 'SASRec (causal items, full softmax)',
   'masked_items_of_interests': 'Masked items, 4 interests',
 } | {
