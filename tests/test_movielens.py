@@ -250,10 +250,10 @@ def test_real_counts(real):
 @pytest.mark.slow
 def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
   size, path, _ = real
-  ratings = EDITIONS[size].wheel.ratings
+  table = EDITIONS[size].wheel.ratings
   by_user = collections.defaultdict(list)
   with zipfile.ZipFile(path) as wheel:
-    member = wheel.open(ratings.member)
+    member = wheel.open(table.member)
     for at, line in enumerate(io.TextIOWrapper(member, 'utf-8')):
       if at:
         user, item, stars, second = line.rstrip().split('\t')
@@ -261,7 +261,7 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
   expected_history, expected_clicks, expected_likes = {}, [], []
   for user, ratings in by_user.items():
     (*history,) = sorted(ratings)
-    name = user.removeprefix(ratings.user_prefix)
+    name = user.removeprefix(table.user_prefix)
     expected_history[name] = [item for _, _, item, _ in history[:-10]]
     expected_clicks += [(name, item) for _, _, item, _ in history[-10:]]
     expected_likes += [
