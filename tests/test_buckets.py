@@ -121,13 +121,11 @@ def test_the_user_encoder_in_buckets(keys, slots):
   assert jnp.abs(users[:3]).max() > 0.1
   assert jnp.abs(gradients['table'][1:10]).max(axis=1).min() > 1e-3
   if slots is not None:
-    states = encoder.apply(
-      {'params': encoder_params(params)},
-      ITEMS,
-      keys=keys,
-      deterministic=keys is None,
-      method='hidden_states',
+    encode = functools.partial(
+      encoder.apply, deterministic=keys is None, method='hidden_states'
     )
+    variables = {'params': encoder_params(params)}
+    states = jax.jit(encode)(variables, ITEMS, keys=keys)
     for row in (0, 4):
       assert_close(users[row], states[row][SLOTS[row]])
 

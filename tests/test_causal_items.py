@@ -67,12 +67,13 @@ def compute(params, batch, num_sampled=0, last_only=False):
 def guesses(params, batch):
   """(position, loss, right) of every guess, each of its own sequence."""
   table = np.asarray(params['table'], np.float64)[:13]
+  encode = jax.jit(ENCODER.apply)
   for row in np.flatnonzero(batch['where']):
     items = [item for item in batch['items'][row].tolist() if item]
     for position in range(1, len(items)):
       # Of the items before it alone: nothing that follows is there.
       before = jnp.array([items[:position]])
-      state = ENCODER.apply({'params': encoder_params(params)}, before)[0]
+      (state,) = encode({'params': encoder_params(params)}, before)
       logits = table @ np.asarray(state) + np.asarray(params['head']['bias'])
       loss = np.log(np.exp(logits).sum()) - logits[items[position]]
       last = position == len(items) - 1

@@ -84,7 +84,7 @@ def cosine(a, b):
 def test_all_views_and_passes_of_a_user_are_alike(params, batch):
   users = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
   where = jnp.array([True, True, True, False])
-  loss, metrics = contrast_views(
+  loss, metrics = jax.jit(contrast_views)(
     {}, {'where': where}, Views(jnp.zeros((2, 4, 1), int), jnp.array(users))
   )
   users = users.reshape(6, 4, 5)[:, :3].astype(float)

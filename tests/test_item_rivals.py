@@ -94,8 +94,12 @@ def real(row):
   return [int(item) for item in row if item]
 
 
+# One program, not one for each operation.
+encode = jax.jit(ENCODER.apply, static_argnames='deterministic')
+
+
 def encoded(params, items, keys=None):
-  found = ENCODER.apply(
+  found = encode(
     {'params': encoder_params(params)},
     items,
     deterministic=keys is None,
@@ -175,11 +179,12 @@ def test_msdp_predicts_the_shares_of_items_in_a_window(params, batch):
   table = np.asarray(params['table'], float)[1:-1]
   head = jax.tree.map(np.asarray, params['head'])
   expected, repeated = [], 0
+  cut = jax.jit(
+    functools.partial(prefix_and_window, max_length=LENGTH, max_window=WINDOW)
+  )
   for user in range(USERS - 1):
     key = jax.random.split(jax.random.fold_in(KEY, user), 4)[0]
-    prefix, window = prefix_and_window(
-      key, batch['items'][user], max_length=LENGTH, max_window=WINDOW
-    )
+    prefix, window = cut(key, batch['items'][user])
     window = real(window)
     if window:
       vector = encoded(params, prefix[None])[0]
@@ -216,7 +221,9 @@ def test_the_regularizer_is_the_distance_of_a_masked_prefix(params, batch):
 @pytest.mark.parametrize('n', [0, 1, 2, 7])
 def test_windows_begin_at_the_cut_and_are_of_all_lengths(n):
   history = jnp.where(jnp.arange(7) < n, jnp.arange(7) + 1, 0)
-  cut = functools.partial(prefix_and_window, max_length=7, max_window=4)
+  cut = jax.jit(
+    functools.partial(prefix_and_window, max_length=7, max_window=4)
+  )
   sizes = set()
   for key in jax.random.split(KEY, 60):
     prefix, window = (real(row) for row in cut(key, history))
@@ -231,20 +238,15 @@ def test_ecl_is_the_sum_of_its_parts(params, batch):
   loss, metrics = jax.jit(objective)(params, batch, KEY)
   split = jax.vmap(functools.partial(jax.random.split, num=4))
   keys = split(user_keys(KEY, batch['example_id']))
-  filled, hidden = fill_masked(
-    params, batch['items'], keys[:, 0], encoder=ENCODER, ratio=0.2
-  )
+  fill = functools.partial(fill_masked, encoder=ENCODER, ratio=0.2)
+  filled, hidden = jax.jit(fill)(params, batch['items'], keys[:, 0])
   table = np.asarray(params['table'], float)[:-1]
   bias = np.asarray(params['head']['bias'], float)
   guesses, told, right = [], [], []
   first = encoded(params, batch['items'], keys[:, 1])
-  logits = replaced_logits(
-    params,
-    filled,
-    jnp.asarray(first, jnp.float32),
-    keys[:, 3],
-    encoder=ENCODER,
-    deterministic=True,
+  tell = functools.partial(replaced_logits, encoder=ENCODER, deterministic=True)
+  logits = jax.jit(tell)(
+    params, filled, jnp.asarray(first, jnp.float32), keys[:, 3]
   )
   for user in range(USERS - 1):
     for state, label in zip(

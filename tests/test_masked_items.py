@@ -66,13 +66,12 @@ def guesses(params, batch, key):
   """(loss, right) of every hidden position, one by one."""
   keys = user_keys(key, batch['example_id'])
   table = np.asarray(params['table'])[:13]
+  states_of = jax.jit(functools.partial(ENCODER.apply, method='hidden_states'))
   for row in np.flatnonzero(batch['where']):
     items = batch['items'][row]
     mask_key, _ = jax.random.split(keys[row])
     masked = augment.mask(mask_key, items, ratio=RATIO, mask_id=ENCODER.mask_id)
-    states = ENCODER.apply(
-      {'params': encoder_params(params)}, masked[None], method='hidden_states'
-    )[0]
+    (states,) = states_of({'params': encoder_params(params)}, masked[None])
     for position in np.flatnonzero(masked == ENCODER.mask_id):
       logits = table @ np.asarray(states[position])
       logits = logits.astype(np.float64) + np.asarray(params['head']['bias'])
@@ -156,6 +155,7 @@ def test_buckets_change_nothing(params, batch):
 
 
 def test_dropout_is_of_the_key_unless_deterministic(params, batch):
+  @functools.partial(jax.jit, static_argnames='deterministic')
   def loss(key, deterministic):
     return masked_items_objective(
       params, batch, key, encoder=ENCODER, deterministic=deterministic
@@ -195,9 +195,10 @@ def test_chunks_change_nothing(params, batch, monkeypatch):
   key = jax.random.key(3)
   whole = compute(params, batch, key)
   monkeypatch.setattr(softmax, 'chunk_size', lambda *shape: 4)
-  chunks = masked_items_objective(
-    params, batch, key, encoder=ENCODER, ratio=RATIO, deterministic=True
+  objective = functools.partial(
+    masked_items_objective, encoder=ENCODER, ratio=RATIO, deterministic=True
   )
+  chunks = jax.jit(objective)(params, batch, key)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5), chunks, whole
   )

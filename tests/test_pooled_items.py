@@ -98,15 +98,14 @@ def test_a_slice_predicts_the_items_of_the_next(params, batch, views):
   augmentations = (SLICE,) * views
   objective = pooled_items(views=views, deterministic=True)
   loss, metrics = jax.jit(objective)(params, batch, KEY)
-  seen = encode_views(
-    params,
-    batch,
-    KEY,
+  encode = functools.partial(
+    encode_views,
     encoder=ENCODER,
     augmentations=augmentations,
     passes=1,
     deterministic=True,
   )
+  seen = jax.jit(encode)(params, batch, KEY)
   assert seen.items.shape == (views, USERS, LENGTH)
   expected = [
     likelihood(params, seen.users[view, 0, user], wanted)
@@ -122,16 +121,15 @@ def test_a_slice_predicts_the_items_of_the_next(params, batch, views):
 
 def test_a_prefix_predicts_what_follows(params, batch):
   loss, metrics = jax.jit(next_items(deterministic=True))(params, batch, KEY)
-  expected = []
+  expected, encode = [], jax.jit(ENCODER.apply)
+  cut = jax.jit(
+    functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
+  )
   for user in range(USERS - 1):
     key, _ = jax.random.split(jax.random.fold_in(KEY, user))
-    prefix, after = prefix_and_next(
-      key, batch['items'][user], max_length=LENGTH, num_next=3
-    )
+    prefix, after = cut(key, batch['items'][user])
     if real(after):
-      vector = ENCODER.apply({'params': encoder_params(params)}, prefix[None])[
-        0
-      ]
+      (vector,) = encode({'params': encoder_params(params)}, prefix[None])
       expected.append(likelihood(params, vector, real(after)))
   # Those of 0 and 1 behaviours have nothing that follows.
   assert len(expected) == USERS - 3 == metrics['loss'][1]
@@ -258,9 +256,9 @@ def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):
       views_objective, losses=losses, weights=weights, encode=encode
     )
   )(params, batch, KEY)
-  views = encode(params, batch, KEY)
-  pooled, _ = predict_views(params, batch, views)
-  ranked, _ = rank_views(params, batch, views)
+  views = jax.jit(encode)(params, batch, KEY)
+  pooled, _ = jax.jit(predict_views)(params, batch, views)
+  ranked, _ = jax.jit(rank_views)(params, batch, views)
   np.testing.assert_allclose(total, 2 * pooled + 0.5 * ranked, rtol=1e-5)
   means = {name: float(s / n) for name, (s, n) in metrics.items()}
   np.testing.assert_allclose(means['loss'], total, rtol=1e-5)

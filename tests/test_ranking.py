@@ -114,8 +114,10 @@ def test_scores_of_some_targets_are_those_of_the_head():
     scores = jnp.take_along_axis(logits, some, axis=1)
     return (scores * weights).sum()
 
-  found = jax.value_and_grad(by_gathering, argnums=(0, 1))(head, users)
-  expected = jax.value_and_grad(by_the_head, argnums=(0, 1))(head, users)
+  found, expected = (
+    jax.jit(jax.value_and_grad(function, argnums=(0, 1)))(head, users)
+    for function in (by_gathering, by_the_head)
+  )
   for leaf, other in zip(
     jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
   ):
