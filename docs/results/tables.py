@@ -26,6 +26,7 @@ TITLES = {
   'bag_of_items_whole': 'Bag of items, whole history',
   'bag_svd': 'SVD of the first bag',
   'masked_items': 'Masked items',
+  'masked_items,two_layers': 'Masked items, 2 layers',
   'adaptssr': 'Masked items, then AdaptSSR as in the paper',
   'pooled_items': 'Pooled items',
   'pooled_items_longer': 'Pooled items, continued',
@@ -67,6 +68,32 @@ TITLES |= {
     (
       'embed_dim=128,max_length=300,slice_lengths=15,300,num_steps=114',
       *(128, 2, 300),
+    ),
+  )
+}
+# Of both together, one layer, 12 epochs, see `ml1m_tuning`.
+TITLES |= {
+  f'joint{flags}': title
+  for flags, title in (
+    ('+num_epochs=12+num_layers=1', 'rate .001'),
+    ('+learning_rate=0.002+num_epochs=12+num_layers=1', 'rate .002'),
+    ('+learning_rate=0.004+num_epochs=12+num_layers=1', 'rate .004'),
+    (
+      '+learning_rate=0.004+num_epochs=12+num_layers=1+schedule=linear',
+      'rate .004, falling to 0',
+    ),
+    (
+      '+learning_rate=0.002+num_epochs=12+num_layers=1+num_queries=4',
+      'rate .002, 4 queries',
+    ),
+    ('+batch_size=64+num_epochs=12+num_layers=1', 'rate .001, 64 users a step'),
+    (
+      '+num_epochs=12+num_layers=1+objective_weights=1-1',
+      'rate .001, weights 1 and 1',
+    ),
+    (
+      '+num_epochs=12+num_layers=1+temperature=0.2',
+      'rate .001, temperature .2',
     ),
   )
 }
