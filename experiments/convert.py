@@ -38,7 +38,11 @@ from experiments.run.process import tell, tell_result
 
 
 def main(settings: ConvertSettings) -> pathlib.Path:
-  """Converts, and returns what was written."""
+  """Converts, and returns what was written.
+
+  Raises:
+    CheckpointError: the run cannot be read, or the disk is full.
+  """
   written = [settings.workdir or settings.output]
   written += [settings.vocabulary] if settings.output else []
   for path in map(pathlib.Path, filter(None, written)):

@@ -55,7 +55,11 @@ _LOADER = pathlib.Path(__file__).parent / 'exporting' / 'load.py'
 
 
 def main(settings: ExportSettings) -> pathlib.Path:
-  """Writes the folder, and returns it."""
+  """Writes the folder, and returns it.
+
+  Raises:
+    CheckpointError: the run cannot be read.
+  """
   for name in ('pretrained', 'output'):
     if not getattr(settings, name):
       raise SettingsError(f'--{name}=DIR is needed')

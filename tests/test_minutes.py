@@ -1,5 +1,6 @@
 """Minutes to quality: seconds are logged, and curves of them are drawn."""
 
+import contextlib
 import json
 import time
 
@@ -8,6 +9,7 @@ import pytest
 from experiments import pretrain, report
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import probe_epochs
+from experiments.run.step_log import StepLog
 from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
 
 
@@ -43,6 +45,21 @@ def test_seconds_are_those_of_training_and_go_on(
   pretrain.main(settings)
   assert seconds_of(tmp_path)[:2] == first
   assert seconds_of(tmp_path)[2] > first[1]
+
+
+def test_what_a_checkpoint_saves_is_not_trained_in_no_time(tmp_path, data_dir):
+  settings = pretrain_settings(tmp_path, data_dir, log_seconds=True)
+
+  def open_at(start, saved):
+    return StepLog(
+      tmp_path, settings, None, start=start, num_steps=9, saved=saved
+    )
+
+  with contextlib.closing(open_at(0, [])) as log:
+    time.sleep(0.2)
+    saved = log.since_save(4)
+  with contextlib.closing(open_at(4, [saved])) as log, log.paused() as found:
+    assert found['seconds'] >= 0.2
 
 
 def test_seconds_are_logged_where_they_are_asked_for(tmp_path, data_dir):
@@ -95,8 +112,8 @@ def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
   assert shown[1:] == [
     'age, quick: best 0.3000',
     'age, slow: best 0.4000',
-    'gender, quick: best 0.8000; bag_of_items (0.7500) reached after 2 s',
-    'gender, slow: best 0.7000; bag_of_items (0.7500) not reached',
+    'gender, quick: best 0.8000; bag (0.7500) reached after 2 s',
+    'gender, slow: best 0.7000; bag (0.7500) not reached',
   ]
   with pytest.raises(SettingsError, match=r'minutes.svg exists: remove it'):
     report.main(settings)

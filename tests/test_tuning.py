@@ -90,6 +90,20 @@ def test_the_rate_rises_and_falls_in_all_layers(schedule, falls):
     assert [-move[part][0] for move in found] == pytest.approx(rates, rel=1e-4)
 
 
+def test_the_encoder_warms_up_when_the_head_has_had_its_epochs():
+  settings = FinetuneSettings(learning_rate=0.1, warmup_steps=2)
+  found = [-move['pooling'][0] for move in moves(settings, 6, head_steps=3)]
+  assert found[:3] == [0, 0, 0]
+  # Adam of a constant gradient, whose first steps are as long as its rate.
+  assert found[3:] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1], rel=1e-3)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused():
+  settings = FinetuneSettings(warmup_steps=6)
+  with pytest.raises(SettingsError, match='leaves none of the 6 steps'):
+    moves(settings, 6)
+
+
 def test_without_rates_of_its_own_the_optimizer_is_the_plain_one():
   settings = with_defaults(FinetuneSettings())
   optimizer = tuning.make_optimizer(settings, ENCODER, num_steps=9)

@@ -83,7 +83,8 @@ def ablation_cases(
 def too_large(settings: BenchmarkSettings) -> str:
   """Why not to try dense Adam on a table, if it would not fit."""
   meminfo = pathlib.Path('/proc/meminfo')
-  if settings.table_update != 'dense' or not meminfo.exists():
+  on_host = settings.table_update == 'dense' and not settings.gpu
+  if not on_host or not meminfo.exists():
     return ''
   devices = settings.cpu_devices or os.cpu_count() or 1
   table = 4 * settings.catalogues[0] * (settings.embed_dim or 64)

@@ -42,11 +42,7 @@ def choosing_cases(
 
 
 def fastest(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Any]:
-  """The changes of the case that has the highest median rate.
-
-  Raises:
-    SettingsError: none was measured.
-  """
+  """The changes of the case that has the highest median rate."""
   rates = {}
   for case in cases:
     found = [
@@ -74,8 +70,10 @@ def flagfile_of(
   lines = [
     f'# Measured by experiments.benchmark --gpu at {run["num_items"]:,} items, '
     f'{settings.batch_size}',
-    f'# users a batch and --dtype={settings.dtype}, on {run["device"]}, commit',
-    f'# {commit()}, jax {run["jax"]}: what was fastest.',
+    f'# users a batch, on {run["device"]}, commit {commit()},',
+    f'# jax {run["jax"]}: what was fastest'
+    + (' of two values each.' if settings.quick else '.'),
+    f'--dtype={settings.dtype}',
     *(f'--{name}={chosen[name]}' for name in CHOICES),
   ]
   return '\n'.join(lines) + '\n'

@@ -16,15 +16,18 @@ from experiments.run.pictures import (
 from experiments.run.process import tell
 from experiments.run.workdir import commit, differing_flags
 
-_FREE = ('workdir', 'json', 'quiet', 'compilation_cache')
+_FREE = (
+  'workdir',
+  'json',
+  'quiet',
+  'compilation_cache',
+  'timeout',
+  'reference_python',
+)
 
 
 def measured_before(settings: BenchmarkSettings) -> list[Run]:
-  """The runs of the file of the results, if there is one.
-
-  Raises:
-    SettingsError: they are of other flags or code, or the file is broken.
-  """
+  """The runs of the file of the results that succeeded, if there is one."""
   path = settings.json_file
   if not path.exists():
     return []
@@ -44,7 +47,7 @@ def measured_before(settings: BenchmarkSettings) -> list[Run]:
       f'{path} holds what was measured otherwise: {differing}. Choose another '
       '--workdir, or remove it'
     )
-  return runs
+  return [run for run in runs if 'error' not in run]
 
 
 def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
@@ -56,9 +59,12 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
     for section in dict.fromkeys(run['section'] for run in runs):
       own = [run for run in runs if run['section'] == section]
       name = section.rpartition('--')[2]
+      memory = (
+        'device_peak_mib' if own[0].get('device_peak_mib') else 'peak_mib'
+      )
       panels = [
         _panel('users/s', own, 'users_per_second'),
-        _panel('peak memory, MiB', own, 'peak_mib'),
+        _panel('peak memory, MiB', own, memory),
       ]
       sizes = [int(run['name']) for run in own]
       figure = draw_lines(panels, label=f'--{name}', sizes=sizes)

@@ -15,8 +15,8 @@ from experiments.flags.speed import SpeedSettings
 CATALOGUES = (4048, 645_973)
 # By what is measured instead of the rest: the flags that it has no use for.
 _ALONE = {
-  'growth': ('gpu', 'reference', 'ablation', 'profile'),
-  'gpu': ('ablation',),
+  'growth': ('gpu', 'reference', 'ablation', 'profile', 'inference'),
+  'gpu': ('ablation', 'microbatch', 'buckets', 'table_update'),
   'quick': ('reference', 'ablation'),
 }
 
@@ -132,16 +132,16 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
 
 def check(settings: BenchmarkSettings) -> None:
-  """Refuses before anything is timed what would fail in the end.
-
-  Raises:
-    SettingsError: says which flag is wrong, and how.
-  """
+  """Refuses before anything is timed what would fail in the end."""
   mode, several = settings.mode, len(settings.catalogues) > 1
   wrong = [
-    f'--{name}' for name in _ALONE.get(mode, ()) if getattr(settings, name)
+    f'--{field.name}'
+    for field in dataclasses.fields(settings)
+    if field.name in _ALONE.get(mode, ())
+    and getattr(settings, field.name) != field.default
   ]
-  wrong += ['--num_items=N,N'] if mode == 'quick' and several else []
+  if settings.num_items and several and mode in ('quick', 'growth'):
+    wrong.append('--num_items=N,N')
   if wrong:
     raise SettingsError(
       f'--{mode} does not go with {wrong[0]}: leave out {wrong[0]}, or --{mode}'

@@ -229,7 +229,9 @@ def found(grid: Grid, run: Run) -> dict[str, Any] | None:
   record = json.loads(_record_path(grid, run).read_text())
   _, settings = command_of(grid, run)
   flags = _flags_of(grid, run, settings)
-  differing = differing_flags(record['flags'], flags)
+  differing = differing_flags(
+    record['flags'], flags, defaults=settings.default_values()
+  )
   if differing:
     raise SettingsError(
       f'{run.name} was made with other flags: {differing}. Choose '

@@ -43,6 +43,9 @@ def read_new_users(
 
   Returns:
     The users in the order they first appear, without labels.
+
+  Raises:
+    DataError: a file is not there, or a row of it is wrong.
   """
   config = tables_config(settings, 'pretrain')
   try:

@@ -94,8 +94,8 @@ def make_optimizer(
     num_steps: updates of the run.
     head_steps: updates at first in which the head alone is trained.
   """
-  rate_of = functools.partial(loop.learning_rate, settings, num_steps)
-  optimizer = loop.make_optimizer(settings, rate_of())
+  rate = loop.learning_rate(settings, num_steps)
+  optimizer = loop.make_optimizer(settings, rate)
   if settings.mode == 'frozen':
     # Weight decay would move even what has no gradient.
     return optax.multi_transform(
@@ -105,12 +105,11 @@ def make_optimizer(
   rates = layer_rates(settings, encoder)
   if set(rates.values()) == {settings.learning_rate} and not head_steps:
     return optimizer
-  optimizers = {
-    part: loop.make_optimizer(
-      settings, _delayed(rate_of(rate=rate), head_steps)
-    )
-    for part, rate in rates.items()
-  }
+  optimizers = {}
+  for part, rate in rates.items():
+    # What the head has to itself is no part of the encoder's warm-up.
+    rate = loop.learning_rate(settings, num_steps - head_steps, rate=rate)
+    optimizers[part] = loop.make_optimizer(settings, _delayed(rate, head_steps))
   # The table is not among the parameters where its rows have an optimizer.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
@@ -152,4 +151,4 @@ def _delayed(
   if not steps:
     return rate
   schedule = rate if callable(rate) else optax.constant_schedule(rate)
-  return lambda step: jnp.where(step < steps, 0.0, schedule(step))
+  return lambda step: jnp.where(step < steps, 0.0, schedule(step - steps))

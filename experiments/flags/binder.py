@@ -85,6 +85,14 @@ class Settings:
     }
     return {name: text for name, text in values.items() if text is not None}
 
+  def default_values(self) -> dict[str, str]:
+    """Flag name to text, of every setting that has a default."""
+    values = {
+      field.name: _text(field, field.default)
+      for field in dataclasses.fields(self)
+    }
+    return {name: text for name, text in values.items() if text is not None}
+
   def names_free_to_change(self) -> set[str]:
     """The settings that a resumed run may have otherwise."""
     return {

@@ -143,12 +143,15 @@ class RunSettings(
   )
   schedule: str = flag(
     'constant',
-    'How the learning rate goes from there to 0 at the last step of the run, '
-    'or stays.',
+    'How the learning rate falls, to reach 0 after the last step of the run, '
+    'or that it stays. Any other than constant updates the whole item table.',
     choices=('constant', 'linear', 'cosine'),
   )
   warmup_steps: int = flag(
-    0, 'Updates in which the learning rate rises from 0, linearly.', low=0
+    0,
+    'Updates in which the learning rate rises to its value, linearly. Any but '
+    '0 updates the whole item table.',
+    low=0,
   )
   weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
   max_skipped: int = flag(
@@ -173,7 +176,6 @@ class RunSettings(
     'Also log, at the end of each epoch, the seconds that training has taken, '
     'compiling included and validation not. Then two equal runs no longer '
     'write equal files.',
-    mutable_on_resume=True,
   )
   log_to: tuple[str, ...] = flag(
     ('tensorboard',),

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
 from experiments.reporting.runs import Run
 from experiments.run.pictures import Lines, draw_lines
@@ -21,10 +22,6 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
   Returns:
     A line for each curve: its best score, and the seconds after which it first
     had that of each level line.
-
-  Raises:
-    SettingsError: no run has logged what is drawn, or the picture cannot be
-      drawn or written.
   """
   panels = _panels(runs)
   if not panels:
@@ -34,7 +31,8 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
     )
   figure = draw_lines(panels, label='seconds of training')
   try:
-    figure.savefig(path)
+    with atomic_path(path) as aside:
+      figure.savefig(aside, format=path.suffix[1:] or None)
   except (OSError, ValueError) as error:
     raise SettingsError(f'--picture={path} was not written: {error}') from error
   told = []
@@ -72,7 +70,7 @@ def _panels(runs: Sequence[Run]) -> list[Lines]:
 def _levels(runs: Sequence[Run], task: str) -> dict[str, float]:
   """What results of the task say of the validation rows, by name."""
   found = {
-    run.result.get('method', run.name): run.result.get('validation', {})
+    run.name: run.result.get('validation', {})
     for run in runs
     if run.result.get('task') == task
   }

@@ -48,6 +48,9 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
   Every process of a run calls it. Those that share a folder take turns: one
   prepares the data set, and the others find it there.
+
+  Raises:
+    DataError: the source cannot be had or read.
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
@@ -167,7 +170,11 @@ def _split_of(settings: DataSettings, task: str) -> str:
 
 
 def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
-  """What the flags say of your own tables."""
+  """What the flags say of your own tables.
+
+  Raises:
+    DataError: a file is not there, or columns contradict each other.
+  """
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
   return data.user_tables_config(

@@ -36,6 +36,9 @@ def open_source(settings: Settings, path: str) -> Source | None:
 
   A table that is to be split is put on the host, so that no accelerator ever
   has to hold it whole.
+
+  Raises:
+    CheckpointError: the run cannot be read.
   """
   if not path:
     return None

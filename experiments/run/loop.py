@@ -84,7 +84,12 @@ def learning_rate(
   rate, warmup = rate or settings.learning_rate, settings.warmup_steps
   if settings.schedule == 'constant' and not warmup:
     return rate
-  left = max(num_steps - warmup, 1)
+  left = num_steps - warmup
+  if left < 1:
+    raise SettingsError(
+      f'--warmup_steps={warmup} leaves none of the {num_steps} steps: take '
+      'fewer'
+    )
   schedule = {
     'constant': optax.constant_schedule(rate),
     'linear': optax.linear_schedule(rate, 0.0, left),

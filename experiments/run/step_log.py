@@ -12,7 +12,7 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import batch_at
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.logs import open_log, read_metrics
+from experiments.run.logs import open_log
 from experiments.run.process import tell
 
 # How many users of a batch are named.
@@ -42,21 +42,25 @@ class StepLog:
   ):
     self._folder, self._settings, self._users = folder, settings, users
     self._last, self._in_a_row = num_steps, 0
+    seconds = 0.0
     if saved and saved[-1]['until'] == start:
       self._in_a_row = saved[-1]['skipped_in_a_row']
+      seconds = saved[-1].get('seconds', 0.0)
     self._log = open_log(folder, settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
-    # A run that goes on counts from the end of its last epoch.
-    before = read_metrics(folder) if settings.log_seconds else []
-    seconds = max((line.get('seconds', 0) for line in before), default=0)
     self._began = time.perf_counter() - seconds
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[dict[str, float]]:
-    """The seconds of training until now, to be logged; what follows is none."""
+    """Stops the clock, and gives the seconds so far if they are logged."""
     at = time.perf_counter()
-    yield {'seconds': at - self._began} if self._settings.log_seconds else {}
+    yield self._seconds()
     self._began += time.perf_counter() - at
+
+  def _seconds(self) -> dict[str, float]:
+    if not self._settings.log_seconds:
+      return {}
+    return {'seconds': time.perf_counter() - self._began}
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Waits for a step, and writes its numbers if it is one to be logged.
@@ -90,7 +94,8 @@ class StepLog:
 
   def since_save(self, step: int) -> dict[str, Any]:
     """What a checkpoint of this step says of the log."""
-    return self._log.since_save(step) | {'skipped_in_a_row': self._in_a_row}
+    since = {'skipped_in_a_row': self._in_a_row} | self._seconds()
+    return self._log.since_save(step) | since
 
   def _users_of(self, step: int) -> str:
     batch = batch_at(

@@ -10,6 +10,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import types
 from collections.abc import Collection, Iterator, Mapping
 
 import filelock
@@ -57,7 +58,9 @@ def open_workdir(settings: RunSettings) -> pathlib.Path:
     saved = folder / _FLAGS
     if saved.exists() and _has_trained(folder):
       now, free = settings.flag_values(), settings.names_free_to_change()
-      differing = differing_flags(saved_flags(folder), now, free)
+      differing = differing_flags(
+        saved_flags(folder), now, free, defaults=settings.default_values()
+      )
       if differing:
         raise SettingsError(
           f'--workdir={settings.workdir} holds a run with other settings: '
@@ -156,13 +159,21 @@ def differing_flags(
   before: Mapping[str, str],
   now: Mapping[str, str],
   free: Collection[str] = (),
+  *,
+  defaults: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
   """The flags that changed, other than those that are free to.
+
+  Args:
+    defaults: what a flag was that is not told of before: it may be new.
 
   Example:
     >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
     '--seed was 3, is not given'
+    >>> differing_flags({}, {'task': 'age'}, defaults={'task': 'age'})
+    ''
   """
+  before = {name: defaults[name] for name in now if name in defaults} | before
   return '; '.join(
     f'--{name} was {before.get(name, "not given")}, '
     f'is {now.get(name, "not given")}'
