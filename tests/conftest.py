@@ -80,7 +80,8 @@ def compiled_is_forgotten():
   """What all modules compile needs more memory maps than a process may have."""
   yield
   maps = pathlib.Path('/proc/self/maps')
-  # A process may have 65,530; these take some 3 GB. Linux alone tells.
+  # A process may have 65,530 maps; with 10,000 its programs take some 3 GB.
+  # Linux alone tells.
   if not maps.exists() or maps.read_bytes().count(b'\n') > 10_000:
     jax.clear_caches()
     gc.collect()

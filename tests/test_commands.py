@@ -225,7 +225,11 @@ def test_the_last_flag_is_the_one_that_is_told(tmp_path, monkeypatch):
     ('ta_feng/1m', 'age', "mean 'ta_feng'? There are: ta_feng"),
     ('ta_feng', 'ages', "mean 'age'? There are: pretrain, age"),
     ('movielens_users/10m', 'age', 'movielens_users/100k, movielens_users/1m'),
-    ('movielens_users/1m', 'x', 'click_by_user, thumb_up, thumb_up_by_user'),
+    (
+      'movielens_users/1m',
+      'x',
+      'click, thumb_up, click_by_user, thumb_up_by_user',
+    ),
     ('nothing', 'age', ' synthetic_users, movielens_users, ta_feng, '),
   ],
 )

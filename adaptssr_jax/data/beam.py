@@ -49,6 +49,11 @@ def pipeline_options(options: Sequence[str] | None) -> Any:
     raise DataError(
       f"--beam needs Apache Beam ({error}): pip install -e '.[beam]'"
     ) from None
+  for option in options:
+    # Beam would leave it out, and with it what somebody wanted.
+    if not option.startswith('--'):
+      reason = f'{option!r} is none; write --NAME=VALUE, with commas between'
+      raise _refused(options, reason)
   given = list(options)
   if not any(option.startswith('--runner=') for option in given):
     given.append(_LOCAL_RUNNER)
@@ -70,16 +75,16 @@ def pipeline_options(options: Sequence[str] | None) -> Any:
   # A runner may be any class of any module.
   except Exception as error:
     reason = str(error)
-  for option in options:
-    # Beam leaves it out, and with it what somebody wanted.
-    if not option.startswith('--'):
-      reason = f'{option!r} is none; write --NAME=VALUE, with commas between'
   if reason:
-    raise DataError(
-      f'--beam_options={",".join(options)} cannot be used: '
-      f'{reason[:_MOST_REASON]}'
-    )
+    raise _refused(options, reason)
   return PipelineOptions(given)
+
+
+def _refused(options: Sequence[str], reason: str) -> DataError:
+  return DataError(
+    f'--beam_options={",".join(options)} cannot be used: '
+    f'{reason[:_MOST_REASON]}'
+  )
 
 
 def leave_error(error: DataError | OSError, folder: str) -> None:

@@ -144,9 +144,11 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
 def _last_written(folder: pathlib.Path) -> float:
   """When anything in a folder was, in seconds; 0 if it is gone meanwhile."""
   last = 0.0
-  for path in (folder, *folder.rglob('*')):
-    with contextlib.suppress(FileNotFoundError):
-      last = max(last, path.stat().st_mtime)
+  # Unlike `Path.rglob`, it goes on where a folder is removed meanwhile.
+  for parent, _, names in os.walk(folder):
+    for path in (parent, *(os.path.join(parent, name) for name in names)):
+      with contextlib.suppress(FileNotFoundError):
+        last = max(last, os.path.getmtime(path))
   return last
 
 

@@ -62,7 +62,8 @@ class Rows(NamedTuple):
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int [examples], for classification and
       conversion.
-    targets: what no negative of each user may be, for ranking; as the next.
+    targets: what no negative of each user may be, for ranking, as are
+      `positives`, `places` and `user_number`.
     positives: those of `targets` that are in this split.
     places: the numbers of the labelled rows of `positives`, ascending.
     user_number: of each user, the same in all splits, int [examples].

@@ -82,6 +82,8 @@ def read(path: pathlib.Path) -> Purchases:
     data = read_member(path, *_MEMBERS) if in_wheel else path.read_bytes()
   except OSError as error:
     raise unreadable(str(path), error) from error
+  # A copy that was edited may end in blank lines.
+  data = data.rstrip(b'\r\n') + b'\n'
   table = read_csv(
     str(path), data, _TYPES, quoted=True, time_format='%m/%d/%Y'
   ).combine_chunks()

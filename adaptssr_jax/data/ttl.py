@@ -97,14 +97,13 @@ class Ttl(UserBuilder):
     config = self.builder_config
     pretrain, task = self._paths(dl_manager)
     lines = read_lines(Span(pretrain), 'pretrain')
-    item_ids, users, every = lines.item_ids, None, [lines]
+    item_ids, users = lines.item_ids, None
+    dropped = [(str(pretrain), lines.dropped)]
     if task:
       users = last_lines([users_of(lines, item_ids)])
       lines = read_lines(Span(task), config.kind)
-      every.append(lines)
-    self.info.metadata['notes'] = notes_of(
-      (str(read.path), read.dropped) for read in every
-    )
+      dropped.append((str(task), lines.dropped))
+    self.info.metadata['notes'] = notes_of(dropped)
     rows = rows_of(lines, item_ids, users, lines.tail_ids)
     take = rows.with_positives if config.kind == 'ranking' else rows.take
     parts = config.split(lines.num_rows)

@@ -144,9 +144,9 @@ def to_global(tree: Any) -> Any:
       are where `replicate` puts them.
 
   Returns:
-    The tree with an array [all rows, ...] in place of each `Shards`, and what
-    is whole on every device of one process on the first. Nothing is copied but
-    the parts of `Shards`.
+    The tree with an array [all rows, ...] in place of each `Shards`. With one
+    process, an array that is whole on several devices is given as the copy on
+    one of them. Nothing is copied but the parts of `Shards`.
   """
   return jax.tree.map(_to_global, tree, is_leaf=is_shards)
 
@@ -156,7 +156,8 @@ def to_local(tree: Any, like: Any) -> Any:
 
   Args:
     tree: of global arrays.
-    like: has `Shards` where they are to be.
+    like: has `Shards` where they are to be, and else arrays, or shapes, with
+      the sharding that each is to have.
   """
   return jax.tree.map(_to_local, like, tree, is_leaf=is_shards)
 
@@ -171,7 +172,11 @@ def _to_global(node: Any) -> Array:
   if is_shards(node):
     parts = [part.data[0] for part in node.rows.addressable_shards]
   elif jax.process_count() == 1:
-    return node.addressable_data(0) if node.is_fully_replicated else node
+    if not node.is_fully_replicated:
+      return node
+    (device,) = wanted.sharding.device_set
+    copies = {copy.device: copy.data for copy in node.addressable_shards}
+    return copies[device]
   else:
     parts = [part.data for part in node.addressable_shards]
   return jax.make_array_from_single_device_arrays(
@@ -201,8 +206,8 @@ def _global_shape(node: Any) -> jax.ShapeDtypeStruct:
   else:
     shape, dtype, where = node.shape, node.dtype, _everywhere()
     if jax.process_count() == 1:
-      # It may have its arrays on any of its devices. What is on each of them is
-      # saved and read for one: Orbax would do it in parts, and once for each.
+      # Arrays may be on any of its devices. Of one that is whole on several,
+      # Orbax would save and read a part for each.
       where = node.sharding
       if where.is_fully_replicated:
         where = SingleDeviceSharding(min(where.device_set, key=lambda x: x.id))

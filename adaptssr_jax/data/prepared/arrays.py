@@ -35,7 +35,7 @@ class UserArrays(NamedTuple):
   """The examples of one split, as read-only memory-mapped columns.
 
   A labelled row is an example, and in a ranking task a pair of a user and one
-  of its positives. The columns of another kind of task are None.
+  of its positives. A column that the kind of task does not have is None.
 
   Args:
     user_id: the raw user ids as UTF-8 bytes.
@@ -43,7 +43,7 @@ class UserArrays(NamedTuple):
     label: class of each example, int32 [examples], for classification and
       conversion.
     targets: what no negative of each user may be, its positives in all splits
-      among it, for ranking; as the next.
+      among it, for ranking, as are `positives`, `places` and `user_number`.
     positives: those of each user in this split.
     places: the numbers of the labelled rows of `positives`, ascending; users
       are in the order of their first rows.

@@ -27,8 +27,13 @@ _SMALL = 1 << 20
 _MOST_REASON = 200
 # What a damaged directory, or damaged data or names of compression, raise.
 _DAMAGED = (
-  *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
-  *(RuntimeError, ValueError, OverflowError),
+  zipfile.BadZipFile,
+  zlib.error,
+  EOFError,
+  OSError,
+  RuntimeError,
+  ValueError,
+  OverflowError,
 )
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -45,6 +50,7 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
       path that leads out of it, a link, more files or bytes than are
       believable.
   """
+  member = members[0]
   try:
     if path.stat().st_size > _MOST_ARCHIVE:
       raise _refused(path, f'it has more than {_MOST_ARCHIVE:,} bytes')
@@ -60,7 +66,7 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
   except DataError:
     raise
   except _DAMAGED as error:
-    raise unreadable(f'{path}, {members[-1]}', error) from error
+    raise unreadable(f'{path}, {member}', error) from error
 
 
 def unreadable(what: str, error: Exception) -> DataError:

@@ -219,15 +219,19 @@ def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
   numbers = [name for name in table.columns if name in _MOST]
   types = dict.fromkeys(table.columns, pa.string())
   types |= dict.fromkeys(numbers, pa.int64())
-  found = read_csv(
-    where,
-    data,
-    types,
-    names=table.columns,
-    header=table.header,
-    delimiter=delimiter,
-    encoding=table.encoding,
-  )
+  try:
+    found = read_csv(
+      where,
+      data,
+      types,
+      names=table.columns,
+      header=table.header,
+      delimiter=delimiter,
+      encoding=table.encoding,
+    )
+  except DataError as error:
+    as_it_was = str(error).replace(delimiter, table.separator)
+    raise DataError(as_it_was) from error.__cause__
   wrong = {}
   for name in numbers:
     cells, most = found[name], _MOST[name]

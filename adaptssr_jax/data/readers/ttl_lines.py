@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -111,18 +111,26 @@ def read_lines(span: Span, kind: Kind) -> Lines:
 
 
 def _merged(
-  parts: Sequence[tuple[pa.DictionaryArray, np.ndarray]],
+  parts: list[tuple[pa.DictionaryArray, np.ndarray]],
 ) -> tuple[Ragged, pa.Int64Array]:
-  """All rows, as places in the ids of all, and these."""
+  """All rows, as places in the ids of all, and these; takes the parts."""
   encoded = pa.chunked_array(
     [values for values, _ in parts], pa.dictionary(pa.int32(), pa.int64())
   )
-  encoded = encoded.unify_dictionaries().combine_chunks()
   lengths = [np.zeros(0, np.int64), *(lengths for _, lengths in parts)]
+  # They are as large as the file, and so are the places: never more than two.
+  parts.clear()
+  encoded = encoded.unify_dictionaries()
+  places = [chunk.indices.to_numpy() for chunk in encoded.chunks]
   rows = Ragged.from_lengths(
-    encoded.indices.to_numpy(), np.concatenate(lengths)
+    np.concatenate([np.zeros(0, np.int32), *places]), np.concatenate(lengths)
   )
-  return rows, encoded.dictionary
+  ids = pa.array([], pa.int64())
+  if encoded.num_chunks:
+    ids = encoded.chunk(0).dictionary
+  del encoded, places
+  pa.default_memory_pool().release_unused()
+  return rows, ids
 
 
 def _parse(
