@@ -239,14 +239,15 @@ def rows_of(
   lines: Lines,
   item_ids: pa.Int64Array,
   users: pa.Table | None,
-  tail_ids: pa.Int64Array,
+  tail_ids: pa.Int64Array | None,
 ) -> Rows:
   """The rows that lines become: a label each, or the targets to rank.
 
   Args:
     item_ids: raw ids of all items, in the order of their numbers.
     users: those of pre-training, by `last_lines`; None for its own lines.
-    tail_ids: raw ids of all labels or targets, likewise.
+    tail_ids: raw ids of all labels or targets, likewise; of pre-training, which
+      has none, None will do.
 
   Raises:
     DataError: an item or a user is not in the file of pre-training.
