@@ -103,6 +103,12 @@ def test_the_wheel_and_the_csv_file_are_the_same(tmp_path):
 _LINE = purchase('11/1/2000', '1', '<25', '5')
 
 
+def test_blank_lines_at_the_end_say_nothing(tmp_path):
+  path = tmp_path / ta_feng.TABLE
+  path.write_bytes(ta_feng_csv([_LINE]) + b'\r\n\n')
+  assert ta_feng.read(path).user_id == ['1']
+
+
 @pytest.mark.parametrize(
   ('rows', 'message'),
   [
@@ -117,7 +123,7 @@ _LINE = purchase('11/1/2000', '1', '<25', '5')
     ),
     ([_LINE, purchase('11/1/2000', '2', '25', '5')], 'row 3 has an unknown AG'),
     ([], 'is empty'),
-    ([_LINE, ()], 'row 3 has an empty TRANS'),
+    ([_LINE, (), _LINE], 'row 3 has an empty TRANS'),
   ],
 )
 def test_a_damaged_line_is_named(tmp_path, rows, message):
