@@ -107,7 +107,13 @@ def plan(settings: FinetuneSettings) -> Plan:
     settings, examples.values(), model['encoder']
   )
   make = functools.partial(
-    make_finetuning, settings, data, model, buckets=buckets, length=length
+    make_finetuning,
+    settings,
+    data,
+    model,
+    train=examples['train'],
+    buckets=buckets,
+    length=length,
   )
   return plan_run(
     settings,
@@ -143,7 +149,13 @@ def tune(
       name: predict(params, users=users) for name, users in tested.items()
     }
   step, state = make_finetuning(
-    settings, data, model, params, buckets=buckets, length=length
+    settings,
+    data,
+    model,
+    params,
+    train=examples['train'],
+    buckets=buckets,
+    length=length,
   )
   best = loop.train(
     loop.Run(

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adaptssr_jax.data import UserData
+from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.prepared.batches import steps_per_epoch
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import LossFn, TrainState
-from experiments.finetuning.data import examples_of
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
@@ -28,11 +27,16 @@ def make_finetuning(
   model: dict[str, Any],
   params: dict[str, Any],
   *,
+  train: UserArrays,
   buckets: Buckets,
   length: int,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with."""
-  encoder, train = model['encoder'], examples_of(settings, data)['train']
+  """The step of a run, before `pmap_step`, and the state it begins with.
+
+  Args:
+    train: the examples that are trained on.
+  """
+  encoder = model['encoder']
   in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
   return make_training(
     settings,

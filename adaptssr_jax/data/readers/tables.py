@@ -28,6 +28,7 @@ from adaptssr_jax.data.readers.lines import (
   text_blocks,
 )
 from adaptssr_jax.data.readers.table_files import (
+  TEXT,
   check_columns,
   csv_header,
   csv_rows,
@@ -195,7 +196,7 @@ def _read_csv(
     query = _AS_IT_IS.replace('block', rows)
     while chunk := list(itertools.islice(found, _ROWS)):
       numbers, lists = map(list, zip(*chunk, strict=True))
-      lists = pa.array(lists, pa.list_(pa.large_string()))
+      lists = pa.array(lists, pa.list_(TEXT))
       chunk = pa.table({'line': numbers, 'cells': lists})
       yield _select(connection, columns, chunk, query, places)
 
@@ -210,7 +211,7 @@ def _places(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
 def _lines(path: pathlib.Path, block: Block) -> pa.Table:
   """The columns `line` and `text`; `DataError` for a line that is not UTF-8."""
   try:
-    texts = block.to_arrow().cast(pa.large_string())
+    texts = block.to_arrow().cast(TEXT)
   except pa.ArrowInvalid:
     for _ in decoded(path, io.BytesIO(block.text), block.line):
       pass
