@@ -18,13 +18,19 @@ from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import profiled
 from experiments.benchmarking.rates import product_rate
 from experiments.benchmarking.work import (
-  SEQUENCES,
+  made_data,
   padding_share,
+  scored_of_a_user,
   step_flops,
-  synthetic_users,
 )
 from experiments.flags.pretraining import PretrainSettings
-from experiments.pretraining.step import encoded_lengths, make_pretraining
+from experiments.pretraining.objectives import init_head
+from experiments.pretraining.step import (
+  encoded_of_a_user,
+  lengths_of,
+  make_pretraining,
+)
+from experiments.pretraining.training_users import item_shares
 from experiments.run import loop
 from experiments.run.batches import (
   batches_in_order,
@@ -63,20 +69,17 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
-  users = synthetic_users(
-    max(_USERS, 2 * settings.batch_size),
+  data = made_data(
+    pretraining,
+    num_users=max(_USERS, 2 * settings.batch_size),
     num_items=num_items,
     longest=settings.longest,
   )
+  users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
-  length = effective_length([users], encoder.max_length)
-  lengths = encoded_lengths(
-    pretraining,
-    sample_lengths(users, length),
-    max_length=encoder.max_length,
-  )
-  buckets = make_buckets(pretraining, lengths)
+  params |= init_head(pretraining, encoder, shares=item_shares(encoder, users))
+  length, lengths, buckets = lengths_of(pretraining, data, encoder)
   step, state = make_pretraining(
     pretraining, encoder, params, buckets, length=length, users=users
   )
@@ -93,10 +96,18 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   found |= {'num_items': num_items, 'batch_size': settings.batch_size}
   found |= {'widths': buckets.widths}
   found['input_users_per_second'] = _input_rate(users, pretraining, length)
+  sequences = encoded_of_a_user(pretraining)
   found |= _share_of_machine(
-    settings, encoder, lengths, rate=found['users_per_second']
+    settings,
+    encoder,
+    lengths,
+    rate=found['users_per_second'],
+    sequences=sequences,
+    scored=scored_of_a_user(
+      pretraining.objective[0], sample_lengths(users, encoder.max_length)
+    ),
   )
-  rows = SEQUENCES * settings.batch_size // jax.local_device_count()
+  rows = sequences * settings.batch_size // jax.local_device_count()
   found['padding_share'] = padding_share(
     lengths, rows=rows, buckets=buckets, max_length=length
   )
@@ -190,15 +201,25 @@ def _share_of_machine(
   lengths: np.ndarray,
   *,
   rate: float,
+  sequences: int,
+  scored: float | None,
 ) -> dict[str, float]:
   """What is computed in a second, and what could be."""
-  flops = step_flops(lengths, users=settings.batch_size, encoder=encoder)
+  found = {'tokens_per_second': rate * sequences * float(lengths.mean())}
+  if scored is None:
+    return found
+  flops = step_flops(
+    lengths,
+    users=settings.batch_size,
+    encoder=encoder,
+    sequences=sequences,
+    scored=scored,
+  )
   done, product = (
     rate / settings.batch_size * flops,
     product_rate(encoder.dtype),
   )
-  return {
-    'tokens_per_second': rate * SEQUENCES * float(lengths.mean()),
+  return found | {
     'gflops': done / 1e9,
     'product_gflops': product / 1e9,
     'product_share': done / product,
