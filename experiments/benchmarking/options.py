@@ -21,7 +21,12 @@ CATALOGUES = (4048, 645_973)
 # By what is measured instead of the rest: the flags that it has no use for.
 _ALONE = {
   'growth': (
-    *('gpu', 'reference', 'ablation', 'profile', 'inference', 'objectives'),
+    'gpu',
+    'reference',
+    'ablation',
+    'profile',
+    'inference',
+    'objectives',
   ),
   'gpu': ('ablation', 'microbatch', 'buckets', 'table_update', 'objectives'),
   'quick': ('reference', 'ablation', 'rounds'),
@@ -203,10 +208,10 @@ def check(settings: BenchmarkSettings) -> None:
 
 def _check_gpu() -> None:
   # In a process of its own, since JAX takes most of the memory of a GPU.
-  code = 'import sys, jax; sys.exit(jax.default_backend() != "gpu")'
-  if subprocess.run(
-    [sys.executable, '-c', code], capture_output=True
-  ).returncode:
+  code = 'import jax; print(jax.default_backend())'
+  command = [sys.executable, '-c', code]
+  seen = subprocess.run(command, capture_output=True, text=True)
+  if seen.stdout.strip() != 'gpu':
     raise SettingsError(
       '--gpu measures on a GPU, and JAX sees none: install what JAX needs for '
       "it (pip install -e '.[gpu]'), or add --quick to try the command on a CPU"
