@@ -127,7 +127,10 @@ def test_what_cannot_be_run_is_refused(tmp_path):
   for changes, message in [
     ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
     ({'num_items': ('1',)}, '--num_items must be'),
-    ({'quick': True, 'ablation': True}, 'leave out --ablation'),
+    (
+      {'quick': True, 'ablation': True, 'rounds': None},
+      'leave out --ablation',
+    ),
     ({'growth': True, 'gpu': True}, 'leave out --gpu'),
     ({'growth': True, 'reference': 'a'}, 'leave out --reference'),
     ({'gpu': True, 'ablation': True}, 'leave out --ablation'),

@@ -183,7 +183,9 @@ def test_losses_of_items_are_ours(torch):
 
   users, candidates = drawn(4, 3, 8), drawn(4, 3, 5, 8)
   is_label = drawn(4, 3, 4) > 1
-  ours, _ = candidate_losses(candidates, users, where=~is_label)
+  ours, _ = candidate_losses(
+    *map(jnp.asarray, (candidates, users)), where=jnp.asarray(~is_label)
+  )
   found = plain.candidates_loss(
     *map(torch.from_numpy, (users, candidates, is_label))
   )

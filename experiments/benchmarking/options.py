@@ -178,6 +178,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 def check(settings: BenchmarkSettings) -> None:
   """Refuses before anything is timed what would fail in the end."""
   mode, several = settings.mode, len(settings.catalogues) > 1
+  names = settings.objective_names
   wrong = [
     f'--{field.name}'
     for field in dataclasses.fields(settings)
@@ -186,7 +187,7 @@ def check(settings: BenchmarkSettings) -> None:
   ]
   if settings.num_items and several and mode in ('quick', 'growth'):
     wrong.append('--num_items=N,N')
-  if mode == 'quick' and len(settings.objective_names) > 1:
+  if mode == 'quick' and len(names) > 1:
     wrong.append('--objectives of several')
   if wrong:
     raise SettingsError(

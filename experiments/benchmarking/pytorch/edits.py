@@ -90,7 +90,7 @@ def insert(items: Tensor, similar: Tensor, ratio: float = 0.4) -> Tensor:
   fits = (torch.arange(width) > 0) | (n < width)[:, None]
   found = found * choose((found != 0) & fits, (ratio * n).ceil())
   pairs = torch.stack([found, items], 2).flatten(1)
-  pairs = pairs.gather(1, (pairs == 0).int().argsort(1, stable=True))
+  pairs = pairs.gather(1, (pairs == 0).int().argsort(dim=1, stable=True))
   start = (lengths(pairs) - width).clamp(min=0)
   return keep(pairs, start, torch.full_like(n, width))[:, :width]
 
