@@ -119,6 +119,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
       'cannot import numpy and torch',
     ),
     ({'quick': True}, 'leave out --rounds'),
+    ({'cpu_time': True}, 'give --cpu_devices=1'),
     ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
   ]:
     with pytest.raises(SettingsError, match=message):
@@ -137,7 +138,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   ],
 )
 def test_each_objective_is_measured(objective):
-  found = measure(changed(objectives=(objective,)))
+  found = measure(changed(objectives=(objective,), cpu_time=True))
   assert found['users_per_second'] > 0
   assert ('gflops' in found) == (objective not in ('ecl', 'ccl_filled'))
 

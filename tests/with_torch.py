@@ -256,6 +256,7 @@ def test_plain_objectives_are_timed(torch, tmp_path, objective):
   fields |= dict(dropout_rate=0.1, causal=objective == 'causal_items')
   options = dict(objective=objective, arrays=str(tmp_path / 'arrays.npz'))
   options |= dict(encoder=fields, threads=1, learning_rate=1e-3, warm_up=2)
+  options['cpu_time'] = True
   found = main(options)
   assert len(found['step_seconds']) == 3
   assert np.isfinite(found['loss'])

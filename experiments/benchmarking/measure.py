@@ -69,11 +69,10 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
+  num_users = max(_USERS, 2 * settings.batch_size)
+  longest = settings.longest
   data = made_data(
-    pretraining,
-    num_users=max(_USERS, 2 * settings.batch_size),
-    num_items=num_items,
-    longest=settings.longest,
+    pretraining, num_users=num_users, num_items=num_items, longest=longest
   )
   users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
@@ -146,14 +145,18 @@ def _time_training(
     state, metrics = step_fn(state, first, key)
     jax.block_until_ready(metrics)
     first_step_seconds = time.perf_counter() - began
-    state, metrics, done, waited = _time_steps(step_fn, state, batches, key)
+    state, metrics, done, waited = _time_steps(
+      step_fn, state, batches, key, clock=settings.clock
+    )
   seconds = np.diff(done)
   memory = compiled.memory_analysis()
   # The machine now: what follows also takes memory.
   found = machine() | {
     'users_per_second': _rate(settings, seconds),
     'step_seconds': seconds.tolist(),
-    'input_wait_share': (waited[-1] - waited[0]) / (done[-1] - done[0]),
+    'input_wait_share': None
+    if settings.cpu_time
+    else (waited[-1] - waited[0]) / (done[-1] - done[0]),
     'compile_seconds': compile_seconds,
     'first_step_seconds': first_step_seconds,
     'temp_mib': memory.temp_size_in_bytes / _MIB if memory else None,
@@ -177,7 +180,12 @@ def _time_training(
 
 
 def _time_steps(
-  step_fn: Callable, state: TrainState, batches: Any, key: jax.Array
+  step_fn: Callable,
+  state: TrainState,
+  batches: Any,
+  key: jax.Array,
+  *,
+  clock: Callable[[], float],
 ) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
   """When each step was done, and how long had been waited for batches then."""
   done, waited, metrics = [], [], None
@@ -187,12 +195,12 @@ def _time_steps(
     # As in training: the devices have this step to do meanwhile.
     if before is not None:
       jax.block_until_ready(before)
-      done.append(time.perf_counter())
+      done.append(clock())
       waited.append(batches.waited)
       if len(done) > _AT_LEAST and done[-1] - done[0] > _ENOUGH:
         break
   jax.block_until_ready(metrics)
-  return state, metrics, [*done, time.perf_counter()], [*waited, batches.waited]
+  return state, metrics, [*done, clock()], [*waited, batches.waited]
 
 
 def _share_of_machine(
@@ -215,10 +223,8 @@ def _share_of_machine(
     sequences=sequences,
     scored=scored,
   )
-  done, product = (
-    rate / settings.batch_size * flops,
-    product_rate(encoder.dtype),
-  )
+  done = rate / settings.batch_size * flops
+  product = product_rate(encoder.dtype, clock=settings.clock)
   return found | {
     'gflops': done / 1e9,
     'product_gflops': product / 1e9,
@@ -267,7 +273,7 @@ def _time_encoding(
   with contextlib.closing(batches):
     for batch, _ in batches:
       np.asarray(step_fn(params, batch))
-      done.append(time.perf_counter())
+      done.append(settings.clock())
       if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:
         break
   return np.diff(done[1:]).tolist()

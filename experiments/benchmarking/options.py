@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 from experiments.flags.binder import SettingsError, flag, unknown
 from experiments.flags.pretraining import (
@@ -83,6 +85,11 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     f'{", ".join(TRAITS)}; at 4048 items unless --num_items says more. Given '
     'again, it goes on. With --quick: time one of them.',
   )
+  cpu_time: bool = flag(
+    False,
+    'Count seconds of CPU time, and not of the clock, where other programs use '
+    'the machine; with --cpu_devices=1, and not for --reference.',
+  )
   timeout: int = flag(
     900,
     'Seconds after which a configuration is given up, and the result says so.',
@@ -148,6 +155,11 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     return self.objectives or ('adaptssr',)
 
   @property
+  def clock(self) -> Callable[[], float]:
+    """What tells the seconds of steps."""
+    return time.process_time if self.cpu_time else time.perf_counter
+
+  @property
   def mode(self) -> str:
     """The flag that says what is measured instead, if one is given."""
     return next((name for name in _ALONE if getattr(self, name)), '')
@@ -199,6 +211,11 @@ def check(settings: BenchmarkSettings) -> None:
     )
   if settings.json and settings.json_file.is_dir():
     raise SettingsError(f'--json={settings.json} is a folder, not a file')
+  if settings.cpu_time and (settings.cpu_devices != 1 or settings.reference):
+    raise SettingsError(
+      '--cpu_time counts the time of all cores together: give --cpu_devices=1 '
+      'and no --reference, or leave it out'
+    )
   if settings.gpu and not settings.quick:
     _check_gpu()
   if settings.reference:

@@ -162,6 +162,7 @@ def _run_pytorch(
     'threads': settings.cpu_devices or parts_of(size, num_cores()),
     'learning_rate': pretraining.learning_rate,
     'warm_up': _WARM_UP,
+    'cpu_time': settings.cpu_time,
   }
   return _run_peer(settings, _PYTORCH, options)
 

@@ -13,6 +13,7 @@ import json
 import pathlib
 import statistics
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,8 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     options: `objective`; `encoder`, the fields of `UserEncoder`; `arrays`, a
       file of batches, int32 [steps, users, length], padded with 0, as `items`
       and maybe `partner_items`, and maybe `similar`, int32 [ids, k]; `threads`,
-      `learning_rate`, and how many steps are not timed, `warm_up`.
+      `learning_rate`, how many steps are not timed, `warm_up`, and `cpu_time`,
+      whether seconds are of CPU time.
   """
   torch.manual_seed(0)
   torch.set_num_threads(options['threads'])
@@ -231,7 +233,8 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     losses.append(loss.item())
 
   steps, users = batches['items'].shape[:2]
-  seconds = timed(step, range(steps), warm_up=options['warm_up'])
+  clock = time.process_time if options['cpu_time'] else time.perf_counter
+  seconds = timed(step, range(steps), warm_up=options['warm_up'], clock=clock)
   status = pathlib.Path('/proc/self/status').read_text()
   # The names are those of `measure.measure`.
   return {
