@@ -1,5 +1,8 @@
 """Softmax losses over a catalogue, however large, on one device or split."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -68,6 +71,7 @@ def softmax_of_chunks(
   labels: Ids,
   *,
   chunk_size: int,
+  map_rows: Callable[..., tuple[Array, ...]] | None = None,
 ) -> tuple[Losses, Losses, Losses, Ids]:
   """What a softmax needs of the scores z = E h + b of each row.
 
@@ -77,6 +81,8 @@ def softmax_of_chunks(
     bias: `[ids]`, b, a number per id.
     labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
     chunk_size: ids scored at a time.
+    map_rows: calls a function of some rows and their labels on all of them, and
+      keeps no scores for the gradient; None: on all at once.
 
   Returns:
     `[n]` each: log sum exp z, the label's score, the highest score, its id.
@@ -85,15 +91,24 @@ def softmax_of_chunks(
 
   def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
     """Log sum exp, the label's score if it is here, the highest, its id."""
-    start, scores = scores_of_chunk(size, hidden, table, bias, first)
-    # Not a product of its own, which a GPU or TPU might round otherwise.
-    own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
-    best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
-    return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
+    start, rows, chunk_bias = _chunk(size, table, bias, first)
+
+    def of_rows(
+      hidden: Float[Array, 'm dim'], labels: Int[Array, ' m']
+    ) -> tuple[Array, Array, Array, Array]:
+      scores = hidden @ rows.T + chunk_bias[None]
+      # Not a product of its own, which a GPU or TPU might round otherwise.
+      own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)
+      best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
+      log_sums = jax.nn.logsumexp(scores, axis=1)
+      return log_sums, own[:, 0], jnp.max(scores, axis=1), best
+
+    return (map_rows or _at_once)(of_rows, hidden, labels)
 
   starts = jnp.arange(0, len(table), size)
   # The gradient scores a chunk again: keeping all of them is what we avoid.
-  log_sums, own, top, best = lax.map(jax.checkpoint(of_chunk), starts)
+  again = of_chunk if map_rows else jax.checkpoint(of_chunk)
+  log_sums, own, top, best = lax.map(again, starts)
   # The label is in one chunk; the best id is in the first of the highest.
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
   best = pick(best, jnp.argmax(top, axis=0))
@@ -121,6 +136,17 @@ def scores_of_chunk(
     earlier than `first`, so that it has its size; what the chunk before has
     counted scores the least number.
   """
+  start, rows, chunk_bias = _chunk(size, table, bias, first)
+  return start, hidden @ rows.T + chunk_bias[None]
+
+
+def _chunk(
+  size: int,
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  first: Int[Array, ''],
+) -> tuple[Int[Array, ''], Float[Array, 'size dim'], Float[Array, ' size']]:
+  """The first id of `scores_of_chunk`, its rows of E, and its biases."""
   start = jnp.minimum(first, len(table) - size)
   rows = lax.dynamic_slice_in_dim(table, start, size)
   chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
@@ -128,7 +154,11 @@ def scores_of_chunk(
   # Not -inf: a whole chunk of it has a gradient of nan.
   least = jnp.finfo(bias.dtype).min
   chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
-  return start, hidden @ rows.T + chunk_bias[None]
+  return start, rows, chunk_bias
+
+
+def _at_once(function: Callable[..., Any], *rows: Array) -> Any:
+  return function(*rows)
 
 
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
