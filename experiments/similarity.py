@@ -65,7 +65,9 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
     restore_description(source)
   path = pathlib.Path(settings.workdir) / _NUMBERS
   before = json.loads(path.read_text())['flags'] if path.exists() else None
-  differing = before and differing_flags(before, flags_that_bind(settings))
+  differing = before and differing_flags(
+    before, flags_that_bind(settings), defaults=settings.default_values()
+  )
   if differing:
     raise SettingsError(
       f'--workdir={settings.workdir} holds similarities of other settings: '

@@ -346,7 +346,9 @@ def test_a_wheel_runs_without_the_repository(tmp_path):
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith('pre-trained: runs/')
   assert done.stdout.count('\n') == 1
-  assert done.stderr == ''
+  # JAX before 0.10.2 complains of each program that it reads from a cache.
+  lines = done.stderr.splitlines()
+  assert not [line for line in lines if 'cpu_aot_loader.cc' not in line]
   listed = python('-m', 'experiments', folder=empty, path=site)
   assert 'pretrain' in listed.stdout
   done = subprocess.run(

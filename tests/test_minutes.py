@@ -119,6 +119,17 @@ def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
     report.main(settings)
 
 
+def test_data_sets_are_not_compared(runs, tmp_path, capsys):
+  lines = [probed(3, 1.5, 0.9, 0.2)]
+  text = '--dataset=other\n--task=gender\n'
+  other = folder_of(tmp_path / 'other', text, metrics=lines)
+  path = str(tmp_path / 'minutes.svg')
+  report.main(report.ReportSettings(runs=(*runs, other), picture=path))
+  shown = capsys.readouterr().out.splitlines()
+  assert shown[-1] == 'other, gender, other: best 0.9000'
+  assert shown[-2] == 'other, age, other: best 0.2000'
+
+
 @pytest.mark.parametrize(
   ('name', 'some', 'message'),
   [

@@ -127,6 +127,16 @@ def test_what_is_waited_for_is_counted():
     assert batches.waited < 0.05
 
 
+def test_a_wait_for_busy_devices_is_not_one_for_input():
+  def place(batch):
+    time.sleep(0.1)
+    return -batch
+
+  with open_prefetch(lambda step: step, range(1, 4), place=place) as batches:
+    assert list(batches) == [-1, -2, -3]
+    assert batches.waited < 0.05
+
+
 def summed(state, batch):
   total = jax.lax.psum(batch['items'].sum(), AXIS)
   return state + total, {'loss': total}

@@ -48,7 +48,20 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
 
 
 def _panels(runs: Sequence[Run]) -> list[Lines]:
-  """A panel for each task that was probed."""
+  """A panel for each task of a data set that was probed."""
+  by_dataset: dict[str, list[Run]] = {}
+  for run in runs:
+    by_dataset.setdefault(run.flags.get('dataset', ''), []).append(run)
+  return [
+    panel._replace(title=f'{dataset}, {panel.title}')
+    if len(by_dataset) > 1
+    else panel
+    for dataset, its_runs in by_dataset.items()
+    for panel in _panels_of_dataset(its_runs)
+  ]
+
+
+def _panels_of_dataset(runs: Sequence[Run]) -> list[Lines]:
   names = {name for run in runs for line in run.lines for name in line}
   panels = []
   for probe in sorted(name for name in names if name.startswith(_PROBE)):

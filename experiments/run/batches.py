@@ -26,17 +26,24 @@ class Prefetch(Iterator):
 
   Args:
     make: step -> batch. What it raises is raised where its batch is asked for.
+    place: puts a batch on the devices, which the thread then waits for.
     ahead: how many batches are made, or being made, before they are asked for.
 
   Attributes:
-    waited: seconds that whoever asked has waited for a batch so far.
+    waited: seconds that whoever asked has waited for batches to be made; not
+      for `place`, which may have to wait for the step that is running.
   """
 
   def __init__(
-    self, make: Callable[[int], Any], steps: Iterable[int], *, ahead: int = 2
+    self,
+    make: Callable[[int], Any],
+    steps: Iterable[int],
+    *,
+    place: Callable[[Any], Any] | None = None,
+    ahead: int = 2,
   ):
     self.waited = 0.0
-    self._make, self._steps = make, iter(steps)
+    self._make, self._place, self._steps = make, place, iter(steps)
     self._pool = ThreadPoolExecutor(1, thread_name_prefix='prefetch')
     self._made: collections.deque[Future] = collections.deque()
     self._start(ahead)
@@ -45,14 +52,18 @@ class Prefetch(Iterator):
     if not self._made:
       raise StopIteration
     asked = time.monotonic()
-    batch = self._made.popleft().result()
-    self.waited += time.monotonic() - asked
+    batch, made = self._made.popleft().result()
+    self.waited += max(0.0, made - asked)
     self._start(1)
     return batch
 
   def _start(self, count: int) -> None:
     for step in itertools.islice(self._steps, count):
-      self._made.append(self._pool.submit(self._make, step))
+      self._made.append(self._pool.submit(self._prepared, step))
+
+  def _prepared(self, step: int) -> tuple[Any, float]:
+    batch, made = self._make(step), time.monotonic()
+    return (self._place(batch) if self._place else batch), made
 
   def close(self) -> None:
     """Makes no more batches, and waits for the one being made."""
@@ -70,17 +81,21 @@ def training_batches(
   users: UserArrays, settings: RunSettings, length: int, steps: range
 ) -> Prefetch:
   """The batches of these steps, made ahead and put on the devices."""
-  make = functools.partial(
-    training_batch, users, settings=settings, length=length
-  )
-  return Prefetch(make, steps)
+  make = functools.partial(_host_batch, users, settings=settings, length=length)
+  return Prefetch(make, steps, place=_on_devices)
 
 
 def training_batch(
   users: UserArrays, step: int, *, settings: RunSettings, length: int
 ) -> dict[str, jax.Array]:
   """This process's part of the batch of a step, on its devices."""
-  batch = batch_at(
+  return _on_devices(_host_batch(users, step, settings=settings, length=length))
+
+
+def _host_batch(
+  users: UserArrays, step: int, *, settings: RunSettings, length: int
+) -> dict[str, np.ndarray]:
+  return batch_at(
     users,
     step,
     batch_size=settings.batch_size,
@@ -90,6 +105,9 @@ def training_batch(
     window=settings.window,
     part=(jax.process_index(), jax.process_count()),
   )
+
+
+def _on_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   # Moved before the step is dispatched, which would wait for it.
   return jax.block_until_ready(shard_batch(batch))
 
