@@ -69,11 +69,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
-  num_users = max(_USERS, 2 * settings.batch_size)
-  longest = settings.longest
-  data = made_data(
-    pretraining, num_users=num_users, num_items=num_items, longest=longest
-  )
+  data = made_data(settings, max(_USERS, 2 * settings.batch_size))
   users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
@@ -96,15 +92,16 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   found |= {'widths': buckets.widths}
   found['input_users_per_second'] = _input_rate(users, pretraining, length)
   sequences = encoded_of_a_user(pretraining)
+  scored = scored_of_a_user(
+    pretraining.objective[0], sample_lengths(users, encoder.max_length)
+  )
   found |= _share_of_machine(
     settings,
     encoder,
     lengths,
     rate=found['users_per_second'],
     sequences=sequences,
-    scored=scored_of_a_user(
-      pretraining.objective[0], sample_lengths(users, encoder.max_length)
-    ),
+    scored=scored,
   )
   rows = sequences * settings.batch_size // jax.local_device_count()
   found['padding_share'] = padding_share(

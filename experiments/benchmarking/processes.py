@@ -131,12 +131,7 @@ def _run_pytorch(
     num_items=settings.catalogues[0], **pretraining.encoder_fields()
   )
   steps = _WARM_UP + settings.steps
-  data = made_data(
-    pretraining,
-    num_users=size * steps,
-    num_items=encoder.num_items,
-    longest=settings.longest,
-  )
+  data = made_data(settings, size * steps)
   length, _, _ = lengths_of(pretraining, data, encoder)
   users = data.splits['train']
   batches = [

@@ -11,7 +11,7 @@ from adaptssr_jax.data import UserArrays, UserData, Vocabulary
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
-from experiments.flags.pretraining import PretrainSettings
+from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
 from experiments.pretraining.training_users import with_relations
 
@@ -170,14 +170,11 @@ def synthetic_users(
   return UserArrays(None, items)
 
 
-def made_data(
-  settings: PretrainSettings,
-  *,
-  num_users: int,
-  num_items: int,
-  longest: int,
-) -> UserData:
+def made_data(settings: BenchmarkSettings, num_users: int) -> UserData:
   """`synthetic_users` as the data of a run, with what its objective needs."""
-  users = synthetic_users(num_users, num_items=num_items, longest=longest)
+  num_items = settings.catalogues[0]
+  users = synthetic_users(
+    num_users, num_items=num_items, longest=settings.longest
+  )
   data = UserData('made', {'train': users}, Vocabulary(range(num_items)))
-  return with_relations(settings, data, num_items=num_items)
+  return with_relations(settings.pretraining(), data, num_items=num_items)
