@@ -4,6 +4,8 @@
   python -m experiments.benchmark --quick --num_items=4048 --json=quick.json
   python -m experiments.benchmark --inference --ablation \
     --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
+  python -m experiments.benchmark --objectives=all \
+    --reference_python=PYTHON_WITH_TORCH
   python -m experiments.benchmark --growth
   python -m experiments.benchmark --gpu \
     --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
@@ -34,6 +36,7 @@ from experiments.benchmarking.cases import (
   ablation_cases,
   growth_cases,
   main_cases,
+  objective_cases,
 )
 from experiments.benchmarking.choosing import (
   CHOICES,
@@ -41,7 +44,8 @@ from experiments.benchmarking.choosing import (
   fastest,
   flagfile_of,
 )
-from experiments.benchmarking.growth import draw_growth, measured_before
+from experiments.benchmarking.earlier import measured_before
+from experiments.benchmarking.growth import draw_growth
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
@@ -76,11 +80,13 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   with tempfile.TemporaryDirectory() as cache:
     if settings.growth:
       runs += measured_before(settings)
-      done = {(run['section'], run['name']) for run in runs}
-      left = [case for case in growth_cases(settings) if case[:2] not in done]
       # Each compiles, which takes memory, too.
-      _take_turns(left, settings, 1, 'off', runs)
+      _take_turns(growth_cases(settings), settings, 'off', runs)
       draw_growth(runs, settings.json_file.parent)
+    elif settings.objectives:
+      runs += measured_before(settings)
+      for group in objective_cases(settings):
+        _take_turns(group, settings, cache, runs)
     elif settings.gpu:
       _compare_on_gpu(settings, cache, runs)
     else:
@@ -93,12 +99,12 @@ def _compare(
 ) -> None:
   """Takes turns with the reference, and with what is switched off."""
   for group in main_cases(settings):
-    _take_turns(group, settings, settings.rounds, cache, runs)
+    _take_turns(group, settings, cache, runs)
   if settings.ablation:
     plain = dataclasses.replace(settings, profile=False)
     cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
     for group in ablation_cases(settings, cpu=cpu):
-      _take_turns(group, plain, settings.rounds, cache, runs)
+      _take_turns(group, plain, cache, runs)
 
 
 def _compare_on_gpu(
@@ -113,26 +119,32 @@ def _compare_on_gpu(
     chosen: dict[str, Any] = {}
     for name in CHOICES:
       cases = choosing_cases(settings, size, name, chosen)
-      _take_turns(cases, plain, settings.rounds, cache, runs)
+      _take_turns(cases, plain, cache, runs)
       chosen = fastest(cases, runs)
     path = settings.json_file.with_name(f'chosen_{size}.flags')
     atomic_write(path, flagfile_of(settings, chosen, runs))
     tell_result(f'--flagfile={path}')
     group = [case._replace(changes=chosen) for case in group]
-    _take_turns(group, settings, settings.rounds, cache, runs)
+    _take_turns(group, settings, cache, runs)
 
 
 def _take_turns(
   cases: Iterable[Case],
   settings: BenchmarkSettings,
-  rounds: int,
   cache: str,
   runs: list[dict[str, Any]],
 ) -> None:
-  """Runs cases one after the other, again and again, and adds to the runs."""
-  cases = list(cases)
+  """Runs cases one after the other, again and again, and adds to the runs.
+
+  But for those that are among the runs already.
+  """
+  cases, rounds = list(cases), settings.rounds or (1 if settings.growth else 3)
+  names = ('section', 'name', 'who', 'round')
+  done = {tuple(run[name] for name in names) for run in runs}
   for round in range(rounds):
     for case in cases:
+      if (case.section, case.name, case.who, round) in done:
+        continue
       found = run_case(case, settings, cache=cache)
       rate = found.get('users_per_second')
       tell(

@@ -21,7 +21,9 @@ from tests.tiny_runs import (
 )
 
 LIBRARY = sorted((ROOT / 'adaptssr_jax').rglob('*.py'))
-COMMANDS = sorted((ROOT / 'experiments').rglob('*.py'))
+# What another Python runs, which has PyTorch.
+PYTORCH = sorted((ROOT / 'experiments/benchmarking/pytorch').rglob('*.py'))
+COMMANDS = sorted({*(ROOT / 'experiments').rglob('*.py')} - {*PYTORCH})
 # A folder or a file of a package may import those before it, and its own.
 LIBRARY_ORDER = [
   {'errors', 'files'},
@@ -123,6 +125,12 @@ def test_data_stands_alone():
       assert not any(name.split('.')[0] == 'jax' for name in imports(path))
     else:
       assert 'data' not in parts, path
+
+
+def test_pytorch_needs_no_jax():
+  ours = {'adaptssr_jax', 'jax', 'flax', 'optax'}
+  for path in [*PYTORCH, ROOT / 'experiments/benchmarking/reference.py']:
+    assert not ours & {name.split('.')[0] for name in imports(path)}, path
 
 
 @pytest.mark.parametrize('folder', ['readers', 'prepared'])
@@ -246,7 +254,8 @@ def modules():
     for found in pkgutil.walk_packages(
       package.__path__, package.__name__ + '.'
     ):
-      yield found.name
+      if not found.name.startswith('experiments.benchmarking.pytorch.'):
+        yield found.name
 
 
 def undocumented(module):
@@ -287,7 +296,7 @@ def test_public_names_are_listed_in_order():
 
 
 def test_files_stay_small():
-  for path in LIBRARY + COMMANDS:
+  for path in LIBRARY + COMMANDS + PYTORCH:
     text = path.read_text()
     assert len(text.splitlines()) <= 300, path
 

@@ -127,11 +127,17 @@ def test_what_cannot_be_run_is_refused(tmp_path):
   for changes, message in [
     ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
     ({'num_items': ('1',)}, '--num_items must be'),
-    ({'quick': True, 'ablation': True}, 'leave out --ablation'),
+    (
+      {'quick': True, 'ablation': True, 'rounds': None},
+      'leave out --ablation',
+    ),
     ({'growth': True, 'gpu': True}, 'leave out --gpu'),
     ({'growth': True, 'reference': 'a'}, 'leave out --reference'),
     ({'gpu': True, 'ablation': True}, 'leave out --ablation'),
-    ({'quick': True, 'num_items': ('4', '5')}, 'leave out --num_items'),
+    (
+      {'quick': True, 'num_items': ('4', '5'), 'rounds': None},
+      'leave out --num_items',
+    ),
     ({'json': str(tmp_path / 'no' / 'file')}, 'no folder .*/no$'),
     ({'json': str(tmp_path)}, 'is a folder'),
     ({'reference': str(tmp_path)}, 'no folder Code/AdaptSSR'),
@@ -153,7 +159,9 @@ def script(folder, text):
 
 def test_quick_measures_one_configuration(tmp_path, capsys):
   path = tmp_path / 'quick.json'
-  settings = changed(quick=True, inference=True, profile=True, json=str(path))
+  settings = changed(
+    quick=True, inference=True, profile=True, rounds=None, json=str(path)
+  )
   benchmark.main(settings)
   found = json.loads(path.read_text())
   for name in ('users_per_second', 'encoded_users_per_second', 'gflops'):

@@ -9,8 +9,8 @@ import pytest
 
 from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.padded_softmax import (
+  parts_at_once,
   real_softmax_losses_and_best,
-  rows_at_once,
 )
 
 ROWS, IDS, DIM = 11, 7, 3
@@ -34,8 +34,11 @@ def total(arrays, losses_of):
 
 
 @pytest.mark.parametrize('size', [1, 2, 4, 100])
-def test_rows_that_count_are_as_without_the_others(arrays, size):
-  real = functools.partial(real_softmax_losses_and_best, where=WHERE, size=size)
+@pytest.mark.parametrize('chunk_size', [None, 1, 3, 100])
+def test_rows_that_count_are_as_without_the_others(arrays, size, chunk_size):
+  real = functools.partial(
+    real_softmax_losses_and_best, where=WHERE, size=size, chunk_size=chunk_size
+  )
   whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
   (value, best), grads = whole(arrays, real)
   (expected, expected_best), expected_grads = whole(
@@ -64,7 +67,8 @@ def test_a_size_below_one_is_refused(arrays):
 
 
 @pytest.mark.parametrize(
-  ('ids', 'rows'), [(3707, 282), (8192, 128), (8193, None)]
+  ('ids', 'parts'),
+  [(3707, (282, None)), (8192, (128, None)), (8193, (128, 2048))],
 )
-def test_a_group_has_a_million_scores(ids, rows):
-  assert rows_at_once(ids) == rows
+def test_a_group_has_a_million_scores_at_most(ids, parts):
+  assert parts_at_once(ids) == parts

@@ -121,6 +121,7 @@ def predict_hidden(
     params['head']['bias'],
     states.reshape(-1, states.shape[-1]),
     labels.reshape(-1),
+    where=where,
     sampled=batch.get('sampled'),
     axis_name=axis_name,
   )

@@ -1,15 +1,19 @@
 """Softmax losses over a catalogue, however large, on one device or split."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from adaptssr_jax.ops.reductions import as_float, check_size
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
+IsBest = Bool[Array, ' n']
 
 
 def softmax_losses_and_best(
@@ -19,10 +23,10 @@ def softmax_losses_and_best(
   labels: Int[ArrayLike, ' n'],
   *,
   chunk_size: int | None = None,
-) -> tuple[Losses, Ids]:
-  """Cross entropy of the label of each row, and the id that scores best.
+) -> tuple[Losses, IsBest]:
+  """Cross entropy of the label of each row, and whether it scores best.
 
-  -log softmax(E h + b)[label]  and  argmax(E h + b)
+  -log softmax(E h + b)[label]  and  (E h + b)[label] = max(E h + b)
 
   Args:
     hidden: `[n, dim]`, h, a vector per row.
@@ -34,7 +38,7 @@ def softmax_losses_and_best(
       as exact, a third more products, and the memory of one chunk.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, an id per row; of equal ones the first.
+    `[n]`, a loss per row, and `[n]`, whether no id scores more than the label.
 
   Raises:
     ValueError: If `chunk_size` is below 1.
@@ -44,8 +48,8 @@ def softmax_losses_and_best(
     >>> losses, best = softmax_losses_and_best(
     ...   hidden, table, jnp.zeros(3), jnp.array([2]), chunk_size=2
     ... )
-    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best {best[0]}')
-    1.4076 = log(1 + e^2 + e) - 1; best 1
+    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best: {best[0]}')
+    1.4076 = log(1 + e^2 + e) - 1; best: False
   """
   hidden, table, bias = as_float(hidden), as_float(table), as_float(bias)
   labels = jnp.asarray(labels)
@@ -53,12 +57,13 @@ def softmax_losses_and_best(
     logits = hidden @ table.T + bias[None]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = jax.nn.logsumexp(logits, axis=1) - own
-    return losses, jnp.argmax(logits, axis=1).astype(labels.dtype)
+    # Which id is best, argmax would tell, in the time of all else together.
+    return losses, own >= jnp.max(logits, axis=1)
   check_size('chunk_size', chunk_size)
-  log_sums, own, _, best = softmax_of_chunks(
+  log_sums, own, top = softmax_of_chunks(
     hidden, table, bias, labels, chunk_size=chunk_size
   )
-  return log_sums - own, best
+  return log_sums - own, own >= top
 
 
 def softmax_of_chunks(
@@ -68,7 +73,8 @@ def softmax_of_chunks(
   labels: Ids,
   *,
   chunk_size: int,
-) -> tuple[Losses, Losses, Losses, Ids]:
+  map_rows: Callable[..., tuple[Array, ...]] | None = None,
+) -> tuple[Losses, Losses, Losses]:
   """What a softmax needs of the scores z = E h + b of each row.
 
   Args:
@@ -77,27 +83,36 @@ def softmax_of_chunks(
     bias: `[ids]`, b, a number per id.
     labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
     chunk_size: ids scored at a time.
+    map_rows: calls a function of some rows and their labels on all of them, and
+      keeps no scores for the gradient; None: on all at once.
 
   Returns:
-    `[n]` each: log sum exp z, the label's score, the highest score, its id.
+    `[n]` each: log sum exp z, the label's score, the highest score.
   """
   size = min(chunk_size, len(table))
 
-  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
-    """Log sum exp, the label's score if it is here, the highest, its id."""
-    start, scores = scores_of_chunk(size, hidden, table, bias, first)
-    # Not a product of its own, which a GPU or TPU might round otherwise.
-    own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)[:, 0]
-    best = (start + jnp.argmax(scores, axis=1)).astype(labels.dtype)
-    return jax.nn.logsumexp(scores, axis=1), own, jnp.max(scores, axis=1), best
+  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses]:
+    """Log sum exp, the label's score if it is here, the highest."""
+    start, rows, chunk_bias = _chunk(size, table, bias, first)
+
+    def of_rows(
+      hidden: Float[Array, 'm dim'], labels: Int[Array, ' m']
+    ) -> tuple[Array, Array, Array]:
+      scores = hidden @ rows.T + chunk_bias[None]
+      # Not a product of its own, which a GPU or TPU might round otherwise.
+      own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)
+      log_sums = jax.nn.logsumexp(scores, axis=1)
+      return log_sums, own[:, 0], jnp.max(scores, axis=1)
+
+    return (map_rows or _at_once)(of_rows, hidden, labels)
 
   starts = jnp.arange(0, len(table), size)
   # The gradient scores a chunk again: keeping all of them is what we avoid.
-  log_sums, own, top, best = lax.map(jax.checkpoint(of_chunk), starts)
-  # The label is in one chunk; the best id is in the first of the highest.
+  again = of_chunk if map_rows else jax.checkpoint(of_chunk)
+  log_sums, own, top = lax.map(again, starts)
+  # The label is in one chunk.
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
-  best = pick(best, jnp.argmax(top, axis=0))
-  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
+  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0)
 
 
 def scores_of_chunk(
@@ -121,6 +136,17 @@ def scores_of_chunk(
     earlier than `first`, so that it has its size; what the chunk before has
     counted scores the least number.
   """
+  start, rows, chunk_bias = _chunk(size, table, bias, first)
+  return start, hidden @ rows.T + chunk_bias[None]
+
+
+def _chunk(
+  size: int,
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  first: Int[Array, ''],
+) -> tuple[Int[Array, ''], Float[Array, 'size dim'], Float[Array, ' size']]:
+  """The first id of `scores_of_chunk`, its rows of E, and its biases."""
   start = jnp.minimum(first, len(table) - size)
   rows = lax.dynamic_slice_in_dim(table, start, size)
   chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
@@ -128,7 +154,11 @@ def scores_of_chunk(
   # Not -inf: a whole chunk of it has a gradient of nan.
   least = jnp.finfo(bias.dtype).min
   chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
-  return start, hidden @ rows.T + chunk_bias[None]
+  return start, rows, chunk_bias
+
+
+def _at_once(function: Callable[..., Any], *rows: Array) -> Any:
+  return function(*rows)
 
 
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
@@ -144,7 +174,7 @@ def shard_softmax_losses_and_best(
   *,
   chunk_size: int | None = None,
   axis_name: str,
-) -> tuple[Losses, Ids]:
+) -> tuple[Losses, IsBest]:
   """`softmax_losses_and_best` where each device holds a part of the table.
 
   log sum_i e^z_i = log sum_d e^(log sum_{i of d} e^z_i)
@@ -162,8 +192,8 @@ def shard_softmax_losses_and_best(
     axis_name: the axis of the devices.
 
   Returns:
-    `[n]`, a loss per row of this device, and `[n]`, the id that scores best, of
-    equal ones the first.
+    `[n]`, a loss per row of this device, and `[n]`, whether no id scores more
+    than the label.
 
   Reference:
     Shoeybi et al., "Megatron-LM", 2019 (https://arxiv.org/abs/1909.08053):
@@ -171,19 +201,20 @@ def shard_softmax_losses_and_best(
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
   first, bias = bias_of_shard(bias, rows, axis_name)
-  log_sums, own, top, best = softmax_of_chunks(
+  log_sums, own, top = softmax_of_chunks(
     lax.all_gather(hidden, axis_name, tiled=True),
     shard,
     bias,
     lax.all_gather(labels, axis_name, tiled=True) - first,
     chunk_size=chunk_size or rows,
   )
-  log_sums, own, top, best = [
+  log_sums, own, top = [
     lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
-    for x in (log_sums, own, top, best + first)
+    for x in (log_sums, own, top)
   ]
-  losses = jax.nn.logsumexp(log_sums, axis=0) - pick(own, labels // rows)
-  return losses, pick(best, jnp.argmax(top, axis=0))
+  own = pick(own, labels // rows)
+  losses = jax.nn.logsumexp(log_sums, axis=0) - own
+  return losses, own >= jnp.max(top, axis=0)
 
 
 def bias_of_shard(

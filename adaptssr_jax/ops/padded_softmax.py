@@ -1,14 +1,19 @@
 """The softmax over a catalogue of items, at the real positions of sequences."""
 
+import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
+from adaptssr_jax.ops.item_softmax import (
+  softmax_losses_and_best,
+  softmax_of_chunks,
+)
 from adaptssr_jax.ops.microbatches import in_chunks
 from adaptssr_jax.ops.reductions import as_float
 
@@ -16,17 +21,19 @@ from adaptssr_jax.ops.reductions import as_float
 _SCORES_AT_ONCE = 2**20
 # Fewer rows than these would read the table too often.
 _LEAST_ROWS = 128
+# Ids of a large catalogue that these rows are scored against at a time.
+_CHUNK = 2048
 
 
-def rows_at_once(ids: int) -> int | None:
-  """How many rows are scored at a time; None where the catalogue is too large.
+def parts_at_once(ids: int) -> tuple[int, int | None]:
+  """How many rows are scored at a time, and how many ids; None: all of them.
 
   Example:
-    >>> rows_at_once(3707), rows_at_once(645_973)
-    (282, None)
+    >>> parts_at_once(3707), parts_at_once(645_973)
+    ((282, None), (128, 2048))
   """
   rows = _SCORES_AT_ONCE // ids
-  return rows if rows >= _LEAST_ROWS else None
+  return (rows, None) if rows >= _LEAST_ROWS else (_LEAST_ROWS, _CHUNK)
 
 
 def real_softmax_losses_and_best(
@@ -37,10 +44,11 @@ def real_softmax_losses_and_best(
   *,
   where: Bool[ArrayLike, ' n'],
   size: int,
-) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
+  chunk_size: int | None = None,
+) -> tuple[Float[Array, ' n'], Bool[Array, ' n']]:
   """`softmax_losses_and_best` of the rows that count, in their time alone.
 
-  -log softmax(E h + b)[label]  and  argmax(E h + b)
+  -log softmax(E h + b)[label]  and  (E h + b)[label] = max(E h + b)
 
   The rows that count are put first and taken `size` at a time, once more for
   the gradient; groups in which none counts are not scored.
@@ -52,10 +60,11 @@ def real_softmax_losses_and_best(
     labels: `[n]`, in 0..ids-1.
     where: `[n]`, False where a row does not count.
     size: rows of a group.
+    chunk_size: ids scored at a time, see `softmax_losses_and_best`.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, the id that scores best; of no meaning,
-    though finite, where a row does not count.
+    `[n]`, a loss per row, and `[n]`, whether no id scores more than the label;
+    of no meaning, though finite, where a row does not count.
 
   Raises:
     ValueError: If `size` is below 1.
@@ -66,32 +75,56 @@ def real_softmax_losses_and_best(
     ...   hidden, table, jnp.zeros(2), jnp.array([0, 0]),
     ...   where=jnp.array([False, True]), size=1,
     ... )
-    >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best {best[1]}')
-    0.3133 = -log(e / (e + 1)); best 0
+    >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best: {best[1]}')
+    0.3133 = -log(e / (e + 1)); best: True
   """
   if size < 1:
     raise ValueError(f'size must be at least 1, not {size}.')
   rows = as_float(hidden), jnp.asarray(labels), jnp.asarray(where)
   order = jnp.argsort(~rows[2], stable=True)
-  groups = in_chunks(jax.tree.map(operator.itemgetter(order), rows), size=size)
+  hidden, labels, where = jax.tree.map(operator.itemgetter(order), rows)
   table, bias = as_float(table), as_float(bias)
+  map_rows = functools.partial(_map_groups, where=where, size=size)
+  if chunk_size:
+    log_sums, own, top = softmax_of_chunks(
+      hidden, table, bias, labels, chunk_size=chunk_size, map_rows=map_rows
+    )
+    losses, best = log_sums - own, own >= top
+  else:
+    losses, best = map_rows(
+      lambda hidden, labels: softmax_losses_and_best(
+        hidden, table, bias, labels
+      ),
+      hidden,
+      labels,
+    )
+  back = jnp.argsort(order)
+  return losses[back], best[back]
 
-  def score(
-    group: tuple[
-      Float[Array, 'rows dim'], Int[Array, ' rows'], Bool[Array, ' rows']
-    ],
-  ) -> tuple[Float[Array, ' rows'], Int[Array, ' rows']]:
-    """The losses and best ids of a group; zeros where no row counts."""
-    hidden, labels, where = group
+
+def _map_groups(
+  function: Callable[..., tuple[Array, ...]],
+  *rows: Shaped[Array, 'n ...'],
+  where: Bool[Array, ' n'],
+  size: int,
+) -> tuple[Array, ...]:
+  """Calls a function on `size` rows at a time, if any of these counts.
+
+  What it returns of others is zeros. The gradient calls it again.
+  """
+
+  def of_group(group: tuple[Array, ...]) -> tuple[Array, ...]:
+    where, *rows = group
+    # Zeros of the arguments, so that under shard_map they vary as those do.
+    zeros = 0 * sum(x.reshape(size, -1)[:, 0] for x in rows)
+    kinds = jax.eval_shape(function, *rows)
     return lax.cond(
       jnp.any(where),
-      lambda: softmax_losses_and_best(hidden, table, bias, labels),
-      # Zeros of the arguments, so that under shard_map they vary as those do.
-      lambda: (0 * hidden[:, 0], 0 * labels),
+      lambda: function(*rows),
+      lambda: tuple(zeros.astype(kind.dtype) for kind in kinds),
     )
 
-  # The gradient scores a group again: keeping all scores is what we avoid.
-  found = lax.map(jax.checkpoint(score), groups)
-  back = jnp.argsort(order)
-  losses, best = (x.reshape(-1)[back] for x in found)
-  return losses, best
+  groups = in_chunks((where, *rows), size=size)
+  # To keep all scores is what we avoid.
+  found = lax.map(jax.checkpoint(of_group), groups)
+  return tuple(x.reshape(-1)[: len(where)] for x in found)

@@ -19,8 +19,8 @@ from adaptssr_jax.ops.item_softmax import (
   softmax_losses_and_best,
 )
 from adaptssr_jax.ops.padded_softmax import (
+  parts_at_once,
   real_softmax_losses_and_best,
-  rows_at_once,
 )
 from adaptssr_jax.ops.sampled_softmax import (
   sampled_set_softmax_losses,
@@ -103,17 +103,18 @@ def item_losses(
     losses, best = shard_softmax_losses_and_best(
       hidden, table.shard, bias, labels, chunk_size=size, axis_name=axis_name
     )
-    return losses, {'accuracy': best == labels}
-  rows, size = _all_rows(table, bias), rows_at_once(len(bias))
-  if where is None or size is None:
+    return losses, {'accuracy': best}
+  rows = _all_rows(table, bias)
+  if where is None:
     losses, best = softmax_losses_and_best(
       hidden, rows, bias, labels, chunk_size=chunk_size(len(labels), len(bias))
     )
   else:
+    size, chunk = parts_at_once(len(bias))
     losses, best = real_softmax_losses_and_best(
-      hidden, rows, bias, labels, where=where, size=size
+      hidden, rows, bias, labels, where=where, size=size, chunk_size=chunk
     )
-  return losses, {'accuracy': best == labels}
+  return losses, {'accuracy': best}
 
 
 def set_losses(

@@ -10,6 +10,7 @@ from experiments.benchmarking.options import CATALOGUES, BenchmarkSettings
 OURS = 'ours'
 PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
+PYTORCH = 'PyTorch'
 _GIB = 2**30
 _GROWTH = {
   'batch_size': [128, 1024, 4096, 16_384],
@@ -26,7 +27,7 @@ class Case(NamedTuple):
   Args:
     section: of the report.
     name: of the configuration.
-    who: OURS, PADDED or TRIMMED.
+    who: OURS, PADDED, TRIMMED or PYTORCH.
     changes: of the settings.
   """
 
@@ -45,6 +46,23 @@ def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
       for who in (OURS, *peers)
     ]
     for size in settings.catalogues
+  ]
+
+
+def objective_cases(settings: BenchmarkSettings) -> list[list[Case]]:
+  """For each objective of each catalogue ours, and that in plain PyTorch."""
+  return [
+    [
+      Case(
+        f'Objectives, {items(size)}',
+        name,
+        who,
+        catalogue(size) | {'objectives': (name,)},
+      )
+      for who in (OURS, PYTORCH)
+    ]
+    for size in settings.catalogues
+    for name in settings.objective_names
   ]
 
 

@@ -1,12 +1,10 @@
-"""How speed and memory grow: what was measured before, and the pictures."""
+"""The pictures of how speed and memory grow."""
 
-import json
 import pathlib
+import statistics
 from collections.abc import Sequence
 
-from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.report import Run
-from experiments.flags.binder import SettingsError
 from experiments.run.pictures import (
   Lines,
   MissingPlotsError,
@@ -14,40 +12,6 @@ from experiments.run.pictures import (
   save,
 )
 from experiments.run.process import tell
-from experiments.run.workdir import commit, differing_flags
-
-_FREE = (
-  'workdir',
-  'json',
-  'quiet',
-  'compilation_cache',
-  'timeout',
-  'reference_python',
-)
-
-
-def measured_before(settings: BenchmarkSettings) -> list[Run]:
-  """The runs of the file of the results that succeeded, if there is one."""
-  path = settings.json_file
-  if not path.exists():
-    return []
-  try:
-    whole = json.loads(path.read_bytes())
-    runs, code, before = whole['runs'], whole['commit'], whole['flags']
-    differing = differing_flags(before, settings.flag_values(), _FREE)
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise SettingsError(
-      f'{path} is not what --growth writes: remove it, or choose another '
-      '--workdir'
-    ) from error
-  if code != commit():
-    differing = f'the commit was {code}, is {commit()}'
-  if differing:
-    raise SettingsError(
-      f'{path} holds what was measured otherwise: {differing}. Choose another '
-      '--workdir, or remove it'
-    )
-  return [run for run in runs if 'error' not in run]
 
 
 def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
@@ -66,7 +30,7 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
         _panel('users/s', own, 'users_per_second'),
         _panel('peak memory, MiB', own, memory),
       ]
-      sizes = [int(run['name']) for run in own]
+      sizes = [int(size) for size in dict.fromkeys(run['name'] for run in own)]
       figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
       save(figure, folder / f'growth_{name}')
   except MissingPlotsError as error:
@@ -74,5 +38,12 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
 
 
 def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
-  points = [(int(run['name']), run.get(name) or float('nan')) for run in runs]
+  """The median of the rounds at each size."""
+  found = {int(run['name']): [] for run in runs}
+  for run in runs:
+    found[int(run['name'])] += [run[name]] if run.get(name) else []
+  points = [
+    (size, statistics.median(values or [float('nan')]))
+    for size, values in found.items()
+  ]
   return Lines(title, {'': points})

@@ -18,13 +18,19 @@ from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import profiled
 from experiments.benchmarking.rates import product_rate
 from experiments.benchmarking.work import (
-  SEQUENCES,
+  made_data,
   padding_share,
+  scored_of_a_user,
   step_flops,
-  synthetic_users,
 )
 from experiments.flags.pretraining import PretrainSettings
-from experiments.pretraining.step import encoded_lengths, make_pretraining
+from experiments.pretraining.objectives import init_head
+from experiments.pretraining.step import (
+  encoded_of_a_user,
+  lengths_of,
+  make_pretraining,
+)
+from experiments.pretraining.training_users import item_shares
 from experiments.run import loop
 from experiments.run.batches import (
   batches_in_order,
@@ -63,20 +69,12 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
-  users = synthetic_users(
-    max(_USERS, 2 * settings.batch_size),
-    num_items=num_items,
-    longest=settings.longest,
-  )
+  data = made_data(settings, max(_USERS, 2 * settings.batch_size))
+  users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
-  length = effective_length([users], encoder.max_length)
-  lengths = encoded_lengths(
-    pretraining,
-    sample_lengths(users, length),
-    max_length=encoder.max_length,
-  )
-  buckets = make_buckets(pretraining, lengths)
+  params |= init_head(pretraining, encoder, shares=item_shares(encoder, users))
+  length, lengths, buckets = lengths_of(pretraining, data, encoder)
   step, state = make_pretraining(
     pretraining, encoder, params, buckets, length=length, users=users
   )
@@ -93,10 +91,19 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   found |= {'num_items': num_items, 'batch_size': settings.batch_size}
   found |= {'widths': buckets.widths}
   found['input_users_per_second'] = _input_rate(users, pretraining, length)
-  found |= _share_of_machine(
-    settings, encoder, lengths, rate=found['users_per_second']
+  sequences = encoded_of_a_user(pretraining)
+  scored = scored_of_a_user(
+    pretraining.objective[0], sample_lengths(users, encoder.max_length)
   )
-  rows = SEQUENCES * settings.batch_size // jax.local_device_count()
+  found |= _share_of_machine(
+    settings,
+    encoder,
+    lengths,
+    rate=found['users_per_second'],
+    sequences=sequences,
+    scored=scored,
+  )
+  rows = sequences * settings.batch_size // jax.local_device_count()
   found['padding_share'] = padding_share(
     lengths, rows=rows, buckets=buckets, max_length=length
   )
@@ -135,14 +142,18 @@ def _time_training(
     state, metrics = step_fn(state, first, key)
     jax.block_until_ready(metrics)
     first_step_seconds = time.perf_counter() - began
-    state, metrics, done, waited = _time_steps(step_fn, state, batches, key)
+    state, metrics, done, waited = _time_steps(
+      step_fn, state, batches, key, clock=settings.clock
+    )
   seconds = np.diff(done)
   memory = compiled.memory_analysis()
   # The machine now: what follows also takes memory.
   found = machine() | {
     'users_per_second': _rate(settings, seconds),
     'step_seconds': seconds.tolist(),
-    'input_wait_share': (waited[-1] - waited[0]) / (done[-1] - done[0]),
+    'input_wait_share': None
+    if settings.cpu_time
+    else (waited[-1] - waited[0]) / (done[-1] - done[0]),
     'compile_seconds': compile_seconds,
     'first_step_seconds': first_step_seconds,
     'temp_mib': memory.temp_size_in_bytes / _MIB if memory else None,
@@ -166,7 +177,12 @@ def _time_training(
 
 
 def _time_steps(
-  step_fn: Callable, state: TrainState, batches: Any, key: jax.Array
+  step_fn: Callable,
+  state: TrainState,
+  batches: Any,
+  key: jax.Array,
+  *,
+  clock: Callable[[], float],
 ) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
   """When each step was done, and how long had been waited for batches then."""
   done, waited, metrics = [], [], None
@@ -176,12 +192,12 @@ def _time_steps(
     # As in training: the devices have this step to do meanwhile.
     if before is not None:
       jax.block_until_ready(before)
-      done.append(time.perf_counter())
+      done.append(clock())
       waited.append(batches.waited)
       if len(done) > _AT_LEAST and done[-1] - done[0] > _ENOUGH:
         break
   jax.block_until_ready(metrics)
-  return state, metrics, [*done, time.perf_counter()], [*waited, batches.waited]
+  return state, metrics, [*done, clock()], [*waited, batches.waited]
 
 
 def _share_of_machine(
@@ -190,15 +206,23 @@ def _share_of_machine(
   lengths: np.ndarray,
   *,
   rate: float,
+  sequences: int,
+  scored: float | None,
 ) -> dict[str, float]:
   """What is computed in a second, and what could be."""
-  flops = step_flops(lengths, users=settings.batch_size, encoder=encoder)
-  done, product = (
-    rate / settings.batch_size * flops,
-    product_rate(encoder.dtype),
+  found = {'tokens_per_second': rate * sequences * float(lengths.mean())}
+  if scored is None:
+    return found
+  flops = step_flops(
+    lengths,
+    users=settings.batch_size,
+    encoder=encoder,
+    sequences=sequences,
+    scored=scored,
   )
-  return {
-    'tokens_per_second': rate * SEQUENCES * float(lengths.mean()),
+  done = rate / settings.batch_size * flops
+  product = product_rate(encoder.dtype, clock=settings.clock)
+  return found | {
     'gflops': done / 1e9,
     'product_gflops': product / 1e9,
     'product_share': done / product,
@@ -246,7 +270,7 @@ def _time_encoding(
   with contextlib.closing(batches):
     for batch, _ in batches:
       np.asarray(step_fn(params, batch))
-      done.append(time.perf_counter())
+      done.append(settings.clock())
       if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:
         break
   return np.diff(done[1:]).tolist()

@@ -4,20 +4,35 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
-from experiments.flags.binder import SettingsError, flag
-from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.binder import SettingsError, flag, unknown
+from experiments.flags.pretraining import (
+  PretrainSettings,
+  with_causal_encoder,
+  with_defaults,
+)
 from experiments.flags.process import ProcessSettings
 from experiments.flags.shared import EncoderSettings
 from experiments.flags.speed import SpeedSettings
+from experiments.flags.traits import TRAITS
 
 # The catalogues of MovieLens-100k and of TTL, about.
 CATALOGUES = (4048, 645_973)
 # By what is measured instead of the rest: the flags that it has no use for.
 _ALONE = {
-  'growth': ('gpu', 'reference', 'ablation', 'profile', 'inference'),
-  'gpu': ('ablation', 'microbatch', 'buckets', 'table_update'),
-  'quick': ('reference', 'ablation'),
+  'growth': (
+    'gpu',
+    'reference',
+    'ablation',
+    'profile',
+    'inference',
+    'objectives',
+  ),
+  'gpu': ('ablation', 'microbatch', 'buckets', 'table_update', 'objectives'),
+  'quick': ('reference', 'ablation', 'rounds'),
+  'objectives': ('reference', 'ablation', 'profile', 'inference'),
 }
 
 
@@ -36,8 +51,11 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   )
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
   steps: int = flag(12, 'Steps that are timed, after some that are not.', low=3)
-  rounds: int = flag(
-    3, 'How often configurations that are compared are run, in turn.', low=1
+  rounds: int | None = flag(
+    None,
+    'How often configurations that are compared are run, in turn [3; --growth '
+    '1].',
+    low=1,
   )
   quick: bool = flag(
     False,
@@ -59,6 +77,18 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     'Instead, in bfloat16, choose --microbatch, --buckets and --table_update '
     'by measuring, write them as chosen_N.flags for N items, and take turns '
     'with the reference, which has torch.compile and bfloat16, too.',
+  )
+  objectives: tuple[str, ...] = flag(
+    (),
+    'Instead, take turns with the same objectives in plain PyTorch, which '
+    '--reference_python runs: all, or some of '
+    f'{", ".join(TRAITS)}; at 4048 items unless --num_items says more. Given '
+    'again, it goes on. With --quick: time one of them.',
+  )
+  cpu_time: bool = flag(
+    False,
+    'Count seconds of CPU time, and not of the clock, where other programs use '
+    'the machine; with --cpu_devices=1, and not for --reference.',
   )
   timeout: int = flag(
     900,
@@ -82,8 +112,8 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   workdir: str = flag('runs/benchmark', 'Folder of the results.')
   json: str = flag(
     '',
-    'File of the results [benchmark.json, or growth.json, gpu.json or '
-    'quick.json, in --workdir].',
+    'File of the results [benchmark.json, or growth.json, gpu.json, '
+    'objectives.json or quick.json, in --workdir].',
   )
   compilation_cache: str = flag(
     'off',
@@ -98,7 +128,8 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     Raises:
       SettingsError: they are no such numbers.
     """
-    words = self.num_items or CATALOGUES[: 1 if self.quick else None]
+    one = self.quick or self.objectives
+    words = self.num_items or CATALOGUES[: 1 if one else None]
     try:
       sizes = tuple(int(word) for word in words)
     except ValueError:
@@ -108,6 +139,25 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
         f'--num_items must be numbers from 2 up, not {",".join(words)}'
       )
     return sizes
+
+  @property
+  def objective_names(self) -> tuple[str, ...]:
+    """Which objectives are timed.
+
+    Raises:
+      SettingsError: there is none of that name.
+    """
+    if self.objectives == ('all',):
+      return tuple(TRAITS)
+    for name in self.objectives:
+      if name not in TRAITS:
+        raise SettingsError(f'--objectives: {unknown(name, ["all", *TRAITS])}')
+    return self.objectives or ('adaptssr',)
+
+  @property
+  def clock(self) -> Callable[[], float]:
+    """What tells the seconds of steps."""
+    return time.process_time if self.cpu_time else time.perf_counter
 
   @property
   def mode(self) -> str:
@@ -121,19 +171,26 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     return pathlib.Path(self.json or pathlib.Path(self.workdir, f'{name}.json'))
 
   def pretraining(self) -> PretrainSettings:
-    """The run of pre-training whose steps are timed."""
+    """The run of pre-training whose steps are timed.
+
+    It has the first of the objectives, and a curriculum is at its end.
+    """
     names = {field.name for field in dataclasses.fields(PretrainSettings)}
     shared = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
       if field.name in names
     }
-    return PretrainSettings(**shared)
+    settings = PretrainSettings(
+      **shared, objective=self.objective_names[:1], curriculum_steps=1
+    )
+    return with_defaults(with_causal_encoder(settings))
 
 
 def check(settings: BenchmarkSettings) -> None:
   """Refuses before anything is timed what would fail in the end."""
   mode, several = settings.mode, len(settings.catalogues) > 1
+  names = settings.objective_names
   wrong = [
     f'--{field.name}'
     for field in dataclasses.fields(settings)
@@ -142,6 +199,8 @@ def check(settings: BenchmarkSettings) -> None:
   ]
   if settings.num_items and several and mode in ('quick', 'growth'):
     wrong.append('--num_items=N,N')
+  if mode == 'quick' and len(names) > 1:
+    wrong.append('--objectives of several')
   if wrong:
     raise SettingsError(
       f'--{mode} does not go with {wrong[0]}: leave out {wrong[0]}, or --{mode}'
@@ -152,8 +211,29 @@ def check(settings: BenchmarkSettings) -> None:
     )
   if settings.json and settings.json_file.is_dir():
     raise SettingsError(f'--json={settings.json} is a folder, not a file')
+  if settings.cpu_time and (settings.cpu_devices != 1 or settings.reference):
+    raise SettingsError(
+      '--cpu_time counts the time of all cores together: give --cpu_devices=1 '
+      'and no --reference, or leave it out'
+    )
+  if settings.gpu and not settings.quick:
+    _check_gpu()
   if settings.reference:
     _check_reference(settings)
+  if settings.reference or mode == 'objectives':
+    _check_python(settings)
+
+
+def _check_gpu() -> None:
+  # In a process of its own, since JAX takes most of the memory of a GPU.
+  code = 'import jax; print(jax.default_backend())'
+  command = [sys.executable, '-c', code]
+  seen = subprocess.run(command, capture_output=True, text=True)
+  if seen.stdout.strip() != 'gpu':
+    raise SettingsError(
+      '--gpu measures on a GPU, and JAX sees none: install what JAX needs for '
+      "it (pip install -e '.[gpu]'), or add --quick to try the command on a CPU"
+    )
 
 
 def _check_reference(settings: BenchmarkSettings) -> None:
@@ -163,6 +243,9 @@ def _check_reference(settings: BenchmarkSettings) -> None:
       f'--reference={settings.reference} is no checkout of the public '
       'implementation: it has no folder Code/AdaptSSR'
     )
+
+
+def _check_python(settings: BenchmarkSettings) -> None:
   try:
     subprocess.run(
       [settings.reference_python, '-c', 'import numpy, torch'],

@@ -12,13 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from adaptssr_jax.data import batch_at
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking import reference
-from experiments.benchmarking.cases import OURS, TRIMMED, Case, too_large
+from experiments.benchmarking.cases import (
+  OURS,
+  PYTORCH,
+  TRIMMED,
+  Case,
+  too_large,
+)
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.work import synthetic_users
+from experiments.benchmarking.work import made_data, synthetic_users
+from experiments.pretraining.step import lengths_of
+from experiments.run.process import num_cores, parts_of
 
 _ROOT = pathlib.Path(__file__).parents[2]
+# By its path, since what it imports may not be here.
+_PYTORCH = pathlib.Path(__file__).parent / 'pytorch' / 'objectives.py'
 # torch.compile works again at the first lengths that differ.
 _WARM_UP, _WARM_UP_COMPILED = 2, 6
 
@@ -38,6 +49,8 @@ def run_case(
   with tempfile.TemporaryDirectory() as scratch:
     if case.who == OURS:
       return _run_ours(settings, pathlib.Path(scratch), cache)
+    if case.who == PYTORCH:
+      return _run_pytorch(settings, pathlib.Path(scratch))
     trim = case.who == TRIMMED
     return _run_reference(settings, pathlib.Path(scratch), trim)
 
@@ -54,6 +67,7 @@ def _run_ours(
     quick=True,
     json=str(result),
     compilation_cache=cache,
+    rounds=None,
     reference='',
     growth=False,
     gpu=False,
@@ -106,7 +120,55 @@ def _run_reference(
       'reorder_ratio': pretraining.reorder_ratio,
     },
   }
-  command = [settings.reference_python, reference.__file__, json.dumps(options)]
+  return _run_peer(settings, reference.__file__, options)
+
+
+def _run_pytorch(
+  settings: BenchmarkSettings, scratch: pathlib.Path
+) -> dict[str, Any]:
+  pretraining, size = settings.pretraining(), settings.batch_size
+  encoder = UserEncoder(
+    num_items=settings.catalogues[0], **pretraining.encoder_fields()
+  )
+  steps = _WARM_UP + settings.steps
+  data = made_data(settings, size * steps)
+  length, _, _ = lengths_of(pretraining, data, encoder)
+  users = data.splits['train']
+  batches = [
+    batch_at(users, step, batch_size=size, length=length, num_devices=1, seed=0)
+    for step in range(steps)
+  ]
+  arrays = {
+    name: np.concatenate([batch[name] for batch in batches])
+    for name in ('items', 'partner_items')
+    if name in batches[0]
+  }
+  if users.similar_items is not None:
+    arrays['similar'] = users.similar_items
+  np.savez(scratch / 'arrays.npz', **arrays)
+  options = {
+    'objective': pretraining.objective[0],
+    'arrays': str(scratch / 'arrays.npz'),
+    'encoder': {
+      field.name: getattr(encoder, field.name)
+      for field in dataclasses.fields(encoder)
+      if field.name not in ('parent', 'name')
+    },
+    'threads': settings.cpu_devices or parts_of(size, num_cores()),
+    'learning_rate': pretraining.learning_rate,
+    'warm_up': _WARM_UP,
+    'cpu_time': settings.cpu_time,
+  }
+  return _run_peer(settings, _PYTORCH, options)
+
+
+def _run_peer(
+  settings: BenchmarkSettings,
+  script: str | pathlib.Path,
+  options: dict[str, Any],
+) -> dict[str, Any]:
+  """What a script prints that another Python runs."""
+  command = [settings.reference_python, str(script), json.dumps(options)]
   error, output = _run(command, settings.timeout)
   if error:
     return {'error': error}

@@ -128,14 +128,18 @@ def positions(peer: types.SimpleNamespace, columns: Any) -> tuple[Any, Any]:
 
 
 def timed(
-  work: Callable[[int], None], starts: range, *, warm_up: int
+  work: Callable[[int], None],
+  starts: range,
+  *,
+  warm_up: int,
+  clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
   """The seconds that work takes at each start, the first ones left out."""
   seconds = []
   for start in starts:
-    began = time.perf_counter()
+    began = clock()
     work(start)
-    seconds.append(time.perf_counter() - began)
+    seconds.append(clock() - began)
     later = seconds[warm_up:]
     if len(later) >= _AT_LEAST and sum(later) > _ENOUGH:
       break

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarking.cases import OURS
+from experiments.benchmarking.cases import OURS, PYTORCH
 from experiments.benchmarking.parts import table_of
 
 Run = dict[str, Any]
@@ -32,7 +32,7 @@ def report(runs: Sequence[Run]) -> str:
   parts = []
   for section in dict.fromkeys(run['section'] for run in runs):
     found = [run for run in runs if run['section'] == section]
-    table = _catalogues if section == 'Pre-training' else _configurations
+    table = _TABLES.get(section.split(',')[0], _configurations)
     parts += [f'## {section}', table(found)]
   for name, run in {run['name']: run for run in runs if 'parts' in run}.items():
     parts += [f'## Parts of a step, {name}', markdown(table_of(run['parts']))]
@@ -92,6 +92,22 @@ def _configurations(runs: Sequence[Run]) -> str:
         _ratio(found, first, rate='users_per_second'),
       ]
     )
+  return markdown(rows)
+
+
+def _objectives(runs: Sequence[Run]) -> str:
+  """A row for each objective, beside plain PyTorch."""
+  columns = [
+    *('users/s', 'GFLOP/s of real tokens', 'peak memory, MiB'),
+    *(f'{PYTORCH}: users/s', f'{PYTORCH}: peak memory, MiB'),
+  ]
+  rows = [['', *columns, f'ours / {PYTORCH}: users/s']]
+  for name in dict.fromkeys(run['name'] for run in runs):
+    ours, theirs = (_of(runs, name, who) for who in (OURS, PYTORCH))
+    shown = [_SHOW[column](ours) for column in columns[:3]]
+    shown += [_SHOW[column](theirs) for column in ('users/s', columns[2])]
+    ratio = _ratio(ours, theirs, rate='users_per_second')
+    rows.append([name, *shown, ratio])
   return markdown(rows)
 
 
@@ -198,3 +214,5 @@ _SHOW = {
     _quartiles, seconds='encoding_seconds'
   ),
 }
+# By the first words of the title of a section.
+_TABLES = {'Pre-training': _catalogues, 'Objectives': _objectives}

@@ -1,17 +1,28 @@
 """The work of a step, the padding in it, and users to time it on."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data import UserArrays, UserData, Vocabulary
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
+from experiments.benchmarking.options import BenchmarkSettings
+from experiments.flags.traits import traits_of
+from experiments.pretraining.training_users import with_relations
 
-# A user is encoded as two views, each twice.
-SEQUENCES = 4
+# Vectors of a user of n behaviours that an exact softmax scores.
+_SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  'masked_items': lambda n: np.ceil(0.3 * n),
+  'causal_items': lambda n: n - 1,
+  'pooled_items': lambda n: np.full(n.shape, 2),
+  'next_items': np.ones_like,
+  'msdp': np.ones_like,
+}
 
 
 def encoding_flops(
@@ -41,19 +52,27 @@ def encoding_flops(
 
 
 def step_flops(
-  lengths: Int[np.ndarray, 'sequences'], *, users: int, encoder: UserEncoder
+  lengths: Int[np.ndarray, 'sequences'],
+  *,
+  users: int,
+  encoder: UserEncoder,
+  sequences: int = 4,
+  scored: float = 0.0,
 ) -> float:
   """Operations of the matrix products that a training step cannot avoid.
 
-  3 * 4 B mean(f(n)) + 16 B^2 d k
+  3 S B mean(f(n)) + S^2 B^2 d k + 6 r B N d
 
   The gradient takes twice what the encoding f takes; what is computed again is
-  not counted, and neither is padding. The last term are the similarities of 2 B
-  anchors to 4 B vectors, of which only the largest have gradients.
+  not counted, and neither is padding. The second term are the similarities, in
+  AdaptSSR of 2 B anchors to 4 B vectors, of which only the largest have
+  gradients; of other objectives it is too small to matter.
 
   Args:
     lengths: n of sequences as the step encodes them, a sample.
     users: B, of the batch.
+    sequences: S, that are encoded of each user.
+    scored: r, vectors of a user that are scored against all N items.
 
   Returns:
     How many.
@@ -63,9 +82,24 @@ def step_flops(
     >>> step_flops(np.array([3]), users=2, encoder=encoder)
     9344.0
   """
-  forward = SEQUENCES * users * encoding_flops(lengths, encoder).mean()
+  forward = sequences * users * encoding_flops(lengths, encoder).mean()
   features = encoder.embed_dim * encoder.num_queries
-  return float(3 * forward + 16 * users**2 * features)
+  softmax = 6 * scored * users * encoder.num_items * encoder.embed_dim
+  return float(3 * forward + (sequences * users) ** 2 * features + softmax)
+
+
+def scored_of_a_user(
+  objective: str, lengths: Int[np.ndarray, 'users']
+) -> float | None:
+  """Vectors of a user that an exact softmax scores, the mean; None: not known.
+
+  Example:
+    >>> scored_of_a_user('masked_items', np.array([5, 10]))
+    2.5
+  """
+  if objective in _SCORED:
+    return float(_SCORED[objective](lengths).mean())
+  return None if traits_of(objective).over_all_items else 0.0
 
 
 def padding_share(
@@ -134,3 +168,13 @@ def synthetic_users(
   values = rng.zipf(1.2, lengths.sum()) % (num_items - 1) + 1
   items = Ragged.from_lengths(values.astype(np.int32), lengths)
   return UserArrays(None, items)
+
+
+def made_data(settings: BenchmarkSettings, num_users: int) -> UserData:
+  """`synthetic_users` as the data of a run, with what its objective needs."""
+  num_items = settings.catalogues[0]
+  users = synthetic_users(
+    num_users, num_items=num_items, longest=settings.longest
+  )
+  data = UserData('made', {'train': users}, Vocabulary(range(num_items)))
+  return with_relations(settings.pretraining(), data, num_items=num_items)

@@ -1,0 +1,1 @@
+"""The objectives in plain PyTorch, for another Python, to be timed against."""

@@ -1,0 +1,157 @@
+"""The benchmark of all objectives beside the same ones in plain PyTorch."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import sys
+
+import pytest
+
+from experiments import benchmark
+from experiments.benchmarking import cases, options, processes
+from experiments.benchmarking.measure import measure
+from experiments.benchmarking.options import check
+from experiments.flags.binder import SettingsError
+from experiments.flags.traits import TRAITS
+from tests.test_benchmark import changed, measured, script
+from tests.tiny_runs import start
+
+# A Python that has torch, if one believes it, and says what it is given.
+STUB = """
+import json, sys
+import numpy as np
+if sys.argv[1] == '-c':
+  sys.exit()
+given = json.loads(sys.argv[2])
+arrays = {name: x.shape for name, x in np.load(given['arrays']).items()}
+print('a line of PyTorch')
+print(json.dumps({'users_per_second': 4.0, 'step_seconds': [4.0] * 3,
+                  'batch_size': 16, 'peak_mib': 70.0, 'given': given,
+                  'script': sys.argv[1], 'shapes': arrays}))
+"""
+
+
+@pytest.fixture(name='stub')
+def python_without_torch(tmp_path):
+  (tmp_path / 'stub.py').write_text(STUB)
+  return script(tmp_path, f'exec {sys.executable} {tmp_path}/stub.py "$@"')
+
+
+def test_each_objective_takes_turns_and_goes_on(tmp_path, monkeypatch, capsys):
+  ran, lost = [], [('clue', cases.PYTORCH)]
+
+  def run_case(case, settings, *, cache):
+    ran.append((case.name, case.who))
+    if (case.name, case.who) in lost:
+      return {'error': 'killed'}
+    rate = 8 if case.who == cases.OURS else 4
+    return measured(rate, gflops=3.0, peak_mib=70.0)
+
+  monkeypatch.setattr(benchmark, 'run_case', run_case)
+  monkeypatch.setattr(options, '_check_python', lambda settings: None)
+  settings = changed(
+    objectives=('clue', 'ptum'), rounds=2, workdir=str(tmp_path)
+  )
+  benchmark.main(settings)
+  two = [cases.OURS, cases.PYTORCH]
+  assert ran == [(name, who) for name in ('clue', 'ptum') for who in two * 2]
+  shown = capsys.readouterr().out
+  assert 'Objectives, 40 items, clue, PyTorch: killed' in shown
+  ran.clear()
+  lost.clear()
+  runs = benchmark.main(dataclasses.replace(settings, rounds=3))
+  # What failed, and what is new.
+  assert [name for name, _ in ran] == ['clue'] * 4 + ['ptum'] * 2
+  assert json.loads((tmp_path / 'objectives.json').read_text())['runs'] == runs
+  (row,) = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith('| ptum')
+  ]
+  assert row == [
+    *('ptum', '8 (8..8)', '3', '70', '4 (4..4)', '70', '2.00 (2.00..2.00)')
+  ]
+
+
+def test_pytorch_is_given_our_batches(tmp_path, stub):
+  settings = changed(
+    objectives=('all',), reference_python=stub, cpu_devices=2, embed_dim=8
+  )
+  check(settings)
+  assert settings.objective_names == tuple(TRAITS)
+  groups = cases.objective_cases(settings)
+  peers = {theirs.name: theirs for _, theirs in groups}
+  assert peers.keys() == TRAITS.keys()
+  for name, shapes in {
+    'adaptssr': {'items': [5, 16, 10]},
+    'causal_items': {'items': [5, 16, 10]},
+    'duorec': {'items': [5, 16, 10], 'partner_items': [5, 16, 10]},
+    'coserec': {'items': [5, 16, 10], 'similar': [42, 1]},
+    'idicl': {'items': [5, 16, 10]},
+  }.items():
+    found = processes.run_case(peers[name], settings, cache='off')
+    assert found['users_per_second'] == 4
+    assert found['shapes'] == shapes
+    given = found['given']
+    assert (given['objective'], given['threads']) == (name, 2)
+    encoder = given['encoder']
+    assert (encoder['num_items'], encoder['max_length']) == (40, 12)
+    assert encoder['causal'] == (name == 'causal_items')
+    assert encoder['num_queries'] == (4 if name == 'idicl' else 1)
+  written = ast.parse(pathlib.Path(found['script']).read_text())
+  names = {node.name for node in ast.walk(written) if hasattr(node, 'name')}
+  assert TRAITS.keys() <= names
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+  without_torch = script(tmp_path, 'exit 1')
+  for changes, message in [
+    ({'objectives': ('cleu',)}, "--objectives: no 'cleu'; did you mean 'clue'"),
+    ({'objectives': ('clue',), 'growth': True}, 'leave out --objectives'),
+    ({'objectives': ('clue',), 'profile': True}, 'leave out --profile'),
+    (
+      {'objectives': ('clue', 'ptum'), 'quick': True, 'rounds': None},
+      'leave out --objectives of several',
+    ),
+    (
+      {'objectives': ('clue',), 'reference_python': without_torch},
+      'cannot import numpy and torch',
+    ),
+    ({'quick': True}, 'leave out --rounds'),
+    ({'cpu_time': True}, 'give --cpu_devices=1'),
+    ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
+  ]:
+    with pytest.raises(SettingsError, match=message):
+      check(changed(**changes))
+  check(changed(gpu=True, quick=True))
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [
+    'causal_items',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in sorted(TRAITS.keys() - {'causal_items'})
+    ),
+  ],
+)
+def test_each_objective_is_measured(objective):
+  found = measure(changed(objectives=(objective,), cpu_time=True))
+  assert found['users_per_second'] > 0
+  assert ('gflops' in found) == (objective not in ('ecl', 'ccl_filled'))
+
+
+@pytest.mark.slow
+def test_the_command_in_processes_of_its_own(tmp_path, stub):
+  settings = changed(
+    objectives=('pooled_items',),
+    reference_python=stub,
+    json=str(tmp_path / 'all.json'),
+  )
+  output, _ = start('benchmark', settings).communicate(timeout=120)
+  ours, theirs = json.loads((tmp_path / 'all.json').read_text())['runs']
+  assert (ours['who'], theirs['who']) == (cases.OURS, cases.PYTORCH)
+  assert ours['gflops'] > 0
+  assert 'ours / PyTorch: users/s' in output
