@@ -25,7 +25,7 @@ from experiments.benchmarking.work import (
   synthetic_users,
 )
 from experiments.flags.binder import SettingsError
-from tests.tiny_runs import start
+from tests.tiny_runs import PLAIN, start
 
 TINY = BenchmarkSettings(
   num_items=('40',),
@@ -291,6 +291,7 @@ def test_the_command_in_processes_of_its_own(tmp_path):
     reference=str(checkout),
     reference_python=script(tmp_path, f"echo line; echo '{found}'"),
     json=str(tmp_path / 'all.json'),
+    **PLAIN,
   )
   process = start('benchmark', settings)
   output, _ = process.communicate(timeout=120)

@@ -166,7 +166,7 @@ def test_an_encoder_is_rebuilt_from_its_checkpoint_alone(saved, state, folder):
   assert_same_bits(params, encoder_params(at(state, 4, 1.5).params))
   for leaf in jax.tree.leaves(params):
     assert leaf.devices() == {jax.local_devices()[0]}
-  users = encoder.apply({'params': params}, jnp.array([[1, 5, 0]]))
+  users = jax.jit(encoder.apply)({'params': params}, jnp.array([[1, 5, 0]]))
   assert users.shape == (1, 8)
 
 
@@ -325,7 +325,8 @@ def test_a_vocabulary_on_the_disk_is_json(saved):
 
 
 def test_an_encoder_trained_elsewhere_is_restored(tmp_path):
-  params = ENCODER.init(jax.random.key(0), jnp.ones((1, 1), int))['params']
+  init = jax.jit(ENCODER.init)
+  params = init(jax.random.key(0), jnp.ones((1, 1), int))['params']
   names = [f'item {number}' for number in range(ENCODER.num_items)]
   save_encoder(tmp_path / 'run', ENCODER, params, names)
   encoder, restored, vocabulary = restore_encoder(tmp_path / 'run')

@@ -196,7 +196,7 @@ def test_filled_views_hide_more_and_more(params, items):
   assert changed[0].sum() < changed[1].sum() < changed[2].sum()
   # Each view is filled, and encoded, on its own.
   assert np.any(views.items[0] != views.items[1])
-  vectors = ENCODER.apply(
+  vectors = jax.jit(ENCODER.apply)(
     {'params': encoder_params(params)}, views.items.reshape(-1, LENGTH)
   )
   np.testing.assert_allclose(

@@ -285,8 +285,11 @@ def test_ecl_is_the_sum_of_its_parts(params, batch):
 
 def test_the_discriminator_knows_the_user_and_the_other_items(params, batch):
   items, keys = batch['items'], user_keys(KEY, batch['example_id'])
-  logits = functools.partial(
-    replaced_logits, params, keys=keys, encoder=ENCODER, deterministic=True
+  logits = jax.jit(
+    functools.partial(
+      replaced_logits, params, keys=keys, encoder=ENCODER, deterministic=True
+    ),
+    static_argnames='buckets',
   )
   users = jnp.asarray(np.random.default_rng(5).normal(size=(USERS, 4)), 'f')
   found = logits(items, users)

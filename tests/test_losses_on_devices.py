@@ -52,6 +52,10 @@ def values_and_gradients(matrix, inputs, where, axis_name=None):
   return results
 
 
+# Of which two tests of the same arguments make one program.
+on_one = jax.jit(values_and_gradients)
+
+
 def on_pmap(function, matrix, inputs, where):
   """Splits users over the devices, and checks that these agree."""
   split = np.moveaxis(np.reshape(inputs, (2, 2, DEVICES, -1, FEATURES)), 2, 0)
@@ -100,7 +104,7 @@ def data():
   ids=[*MAPS, 'all_users'],
 )
 def test_loss_and_gradient_are_those_of_the_whole_batch(name, where, data):
-  whole = jax.jit(values_and_gradients)(*data, where)
+  whole = on_one(*data, where)
   function = functools.partial(values_and_gradients, axis_name='users')
   split = MAPS[name](function, *data, where)
   for (value, gradient), (expected, expected_gradient) in zip(

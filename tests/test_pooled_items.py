@@ -139,7 +139,9 @@ def test_a_prefix_predicts_what_follows(params, batch):
 @pytest.mark.parametrize('n', [0, 1, 2, 7, HISTORY])
 def test_prefixes_end_where_the_next_begin(n):
   history = jnp.where(jnp.arange(HISTORY) < n, jnp.arange(HISTORY) + 1, 0)
-  cut = functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
+  cut = jax.jit(
+    functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
+  )
   cuts = set()
   for key in jax.random.split(KEY, 40):
     prefix, after = (real(row) for row in cut(key, history))
@@ -208,9 +210,9 @@ def test_buckets_and_the_order_of_users_change_nothing(params, batch):
 
 
 def test_sampled_items_come_near_all_of_them(params, batch):
-  exact, _ = pooled_items(deterministic=True)(params, batch, KEY)
+  objective = jax.jit(pooled_items(deterministic=True))
+  exact, _ = objective(params, batch, KEY)
   sampled = functools.partial(sample_items, batch, KEY, num_ids=ENCODER.mask_id)
-  objective = pooled_items(deterministic=True)
   many, _ = objective(params, sampled(num_sampled=20_000), KEY)
   # Padding may be sampled, and is no class.
   np.testing.assert_allclose(many, exact, rtol=0.05)
@@ -237,10 +239,10 @@ def test_a_wide_vector_starts_as_the_mean_of_its_parts(params, batch):
   wide = params['encoder'] | {'pooling': {'query': jnp.tile(query, (2, 1))}}
   head = params['head'] | init_projection(encoder)
   assert head['projection'].shape == (8, 4)
-  expected, _ = pooled_items()(params, batch, KEY)
+  expected, _ = jax.jit(pooled_items())(params, batch, KEY)
   # Two queries that are one, whose mean is that one.
   params = params | {'encoder': wide, 'head': head}
-  loss, _ = pooled_items(encoder)(params, batch, KEY)
+  loss, _ = jax.jit(pooled_items(encoder))(params, batch, KEY)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   assert init_projection(ENCODER) == {}
 
@@ -269,11 +271,14 @@ def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):
 
 def test_objectives_that_share_nothing_draw_by_keys_of_their_own(params, batch):
   objectives = {'first': pooled_items(), 'second': pooled_items()}
-  total, metrics = sum_objective(
-    params, batch, KEY, objectives=objectives, weights={'second': 3.0}
-  )
+  total, metrics = jax.jit(
+    functools.partial(
+      sum_objective, objectives=objectives, weights={'second': 3.0}
+    )
+  )(params, batch, KEY)
   keys = jax.random.split(KEY)
-  first, second = (pooled_items()(params, batch, key)[0] for key in keys)
+  one = jax.jit(pooled_items())
+  first, second = (one(params, batch, key)[0] for key in keys)
   assert first != second
   np.testing.assert_allclose(total, first + 3 * second, rtol=1e-5)
   chex.assert_trees_all_close(

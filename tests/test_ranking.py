@@ -44,6 +44,11 @@ def params():
   return model_params(encoder) | {'head': head}
 
 
+@jax.jit
+def encode(params, items):
+  return ENCODER.apply({'params': encoder_params(params)}, items)
+
+
 def made_batch(rows=16):
   rng = np.random.default_rng(0)
   targets = np.full((rows, 4), -1, np.int32)
@@ -235,9 +240,9 @@ def test_eight_devices_rank_as_one():
   rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
   rank_on_each = pmap_step(functools.partial(rank, axis_name=AXIS))
   found = rank_on_each(params(), split_over_devices(batch))
-  expected = rank(params(), batch)
+  expected = jax.jit(rank)(params(), batch)
   np.testing.assert_array_equal(found, expected)
-  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
+  users = encode(params(), batch['items'])
   logits = HEAD.apply({'params': params()['head']}, users)
   batch = jax.tree.map(np.asarray, batch)
   by_loops = ranks_by_loops(np.asarray(logits), batch)
@@ -254,7 +259,7 @@ def test_the_objective_is_bpr_of_each_positive_and_its_negative():
   everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
   batch['targets'] = everything.at[2].set(jnp.arange(13))
   loss, metrics = jax.jit(OBJECTIVE)(params(), batch, key)
-  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
+  users = encode(params(), batch['items'])
   logits = np.asarray(HEAD.apply({'params': params()['head']}, users))
   total, count = 0.0, 0
   keys = user_keys(key, batch['example_id'])
@@ -314,7 +319,7 @@ def test_who_has_no_negative_has_no_gradient():
 
 def users_and_scores():
   batch = made_batch()
-  users = ENCODER.apply({'params': encoder_params(params())}, batch['items'])
+  users = encode(params(), batch['items'])
   return batch, target_scores(params(), users, HEAD)
 
 

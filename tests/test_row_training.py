@@ -62,7 +62,8 @@ def batch_of(step, devices=None):
 
 @pytest.fixture(scope='module')
 def params():
-  params = ENCODER.init(jax.random.key(0), batch_of(0)['items'])['params']
+  init = jax.jit(ENCODER.init)
+  params = init(jax.random.key(0), batch_of(0)['items'])['params']
   return model_params(widened(params))
 
 
@@ -99,10 +100,12 @@ def dense(params):
   return run(jax.jit(dense_step), dense_start(params))
 
 
+step_by_rows = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
+
+
 @pytest.fixture(scope='module')
 def by_rows(params):
-  step = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
-  return run(step, row_start(params))
+  return run(step_by_rows, row_start(params))
 
 
 def test_same_losses_and_parameters(params, dense, by_rows):
@@ -153,10 +156,9 @@ def test_a_dense_state_is_its_own(dense):
 def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   params, by_rows, tmp_path
 ):
-  step = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
   state = row_start(params)
   for i in range(3):
-    state, _ = step(state, batch_of(i), KEY)
+    state, _ = step_by_rows(state, batch_of(i), KEY)
   run_of = Checkpoints(tmp_path, keep=1)
   items = [str(i) for i in range(ITEMS)]
   run_of.save(state, describe(ENCODER, items, flags={}))
@@ -165,7 +167,7 @@ def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
   restored = run_of.restore(like=row_start(params))
   run_of.close()
   chex.assert_trees_all_equal(restored, state)
-  again, _ = run(step, restored, start=3)
+  again, _ = run(step_by_rows, restored, start=3)
   chex.assert_trees_all_equal(again, by_rows[0])
 
   _, restored, _ = restore_encoder(tmp_path)

@@ -90,7 +90,8 @@ def batch_of(step):
 
 @pytest.fixture(scope='module')
 def params():
-  params = ENCODER.init(jax.random.key(0), batch_of(0)['items'][0])['params']
+  init = jax.jit(ENCODER.init)
+  params = init(jax.random.key(0), batch_of(0)['items'][0])['params']
   head = {'head': init_masked_items(ENCODER)}
   return model_params(widened(params)) | head
 
