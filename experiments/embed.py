@@ -100,7 +100,6 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     splits = users_of_part(splits, settings.part)
     check_neighbours(splits, settings.neighbours)
     write_users(settings, paths, splits, encoder, params)
-  # Last: a command that is stopped before can be given again.
   if settings.item_vectors:
     write_items(paths['item_vectors'], source.params['table'], source.known)
   return next(iter(paths.values()))
@@ -186,15 +185,15 @@ def write_users(
     collections.deque(pieces, maxlen=0)
     return
   pieces = with_progress(pieces, total)
+  # First what takes longest: a command that is stopped before the files are
+  # there can be given again.
   if settings.neighbours:
-    pieces = list(pieces)
+    pieces, path = list(pieces), paths['neighbours_output']
+    write_neighbours(path, pieces, count=settings.neighbours)
+    tell_result(f'the {settings.neighbours} nearest users of each: {path}')
   if settings.output:
     write_vectors(paths['output'], pieces, shape)
     tell_result(f'vectors {list(shape)}: {paths["output"]}')
-  if settings.neighbours:
-    path = paths['neighbours_output']
-    write_neighbours(path, pieces, count=settings.neighbours)
-    tell_result(f'the {settings.neighbours} nearest users of each: {path}')
 
 
 def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:

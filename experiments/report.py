@@ -94,11 +94,7 @@ def find(settings: ReportSettings) -> Found:
     if not folder.is_dir():
       raise SettingsError(f'--runs={folder}: there is no such folder')
   for name, folder in zip(names_of(folders), folders, strict=True):
-    vectors = [
-      path
-      for path in sorted(folder.iterdir())
-      if path.suffix in ('.parquet', '.npz') and has_vectors(path)
-    ]
+    vectors = [path for path in sorted(folder.iterdir()) if _may_be_shown(path)]
     found.vectors.update({str(path): path for path in vectors})
     if (folder / COMPARISON).exists():
       found.comparisons[name] = folder
@@ -116,6 +112,14 @@ def find(settings: ReportSettings) -> Found:
   given = map(pathlib.Path, settings.vectors)
   found.vectors.update({str(path): path for path in given})
   return found
+
+
+def _may_be_shown(path: pathlib.Path) -> bool:
+  """Whether a file that nobody named has vectors of users."""
+  try:
+    return path.suffix in ('.parquet', '.npz') and has_vectors(path)
+  except SettingsError:  # It is damaged, or of something else.
+    return False
 
 
 def output_of(settings: ReportSettings) -> pathlib.Path:

@@ -30,6 +30,17 @@ def test_users_at_a_point_or_on_a_line_are_not(center, noise, words):
   assert words in collapse_warning(spread, objective=('masked_items',))
 
 
+def test_three_users_have_no_more_directions():
+  spread = spread_of_users(np.eye(3, 16, dtype=np.float32))
+  assert spread['effective_rank'] < 3.01
+  for largest, words in ((3, ''), (400, 'directions only')):
+    found = collapse_warning(
+      spread | {'effective_rank': 2.9}, objective=(), largest_rank=largest
+    )
+    assert words in found
+    assert bool(found) == bool(words)
+
+
 @pytest.mark.parametrize(
   ('values', 'words'),
   [

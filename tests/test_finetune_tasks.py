@@ -318,6 +318,8 @@ def test_two_classes_can_be_taken_for_a_conversion(tmp_path, data_dir, capsys):
     ({'task': 'thumb_up', 'mode': 'frozen'}, (128, 5e-4, 0.0)),
     ({'task': 'click', 'batch_size': 8, 'dropout_rate': 0.1}, (8, 5e-4, 0.1)),
     ({'learning_rate': 1.0}, (128, 1.0, 0.5)),
+    # Somebody's own column of that name.
+    ({'task': 'click', 'dataset': 'user_tables'}, (128, 2e-4, 0.5)),
   ],
 )
 def test_the_task_decides_what_no_flag_says(changes, expected):

@@ -166,6 +166,14 @@ def test_what_is_no_finite_number_is_left_out(settings, tmp_path):
   assert 'nan' not in page.text
 
 
+def test_files_of_something_else_are_passed_over(settings, tmp_path):
+  (tmp_path / 'flags.txt').write_text('--seed=3\n')
+  (tmp_path / 'bad.parquet').write_bytes(b'PAR1')
+  (tmp_path / 'pickled.npz').write_bytes(b'PK')
+  page = written(settings, runs=(str(tmp_path),))
+  assert 'User vectors' not in page.text
+
+
 def test_a_comparison_has_its_tables_and_no_more_markup(settings, tmp_path):
   # Bytes that are no UTF-8, and characters that are none of XML.
   text = RESULTS.encode() + b'\xff\x1b[0m&#12;\n'

@@ -4,6 +4,8 @@ import asyncio
 import concurrent.futures
 import importlib.util
 import pathlib
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -121,6 +123,29 @@ def test_a_request_that_is_cancelled_takes_no_other_with_it(module):
   assert isinstance(first, asyncio.CancelledError)
   assert isinstance(third, asyncio.CancelledError)
   assert second == fourth == [[0.0]]
+
+
+def test_a_request_that_is_cancelled_while_it_encodes_fails_no_other(module):
+  async def ask_all():
+    begun = threading.Event()
+
+    def encode(users):
+      begun.set()
+      time.sleep(0.3)
+      return np.zeros((len(users), 1))
+
+    batcher = module.Batcher(encode)
+    tasks = [asyncio.create_task(batcher([['a']])) for _ in range(3)]
+    # The first is encoded alone; the second then takes the third with it.
+    for task in tasks[:2]:
+      await asyncio.to_thread(begun.wait)
+      begun.clear()
+      task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+  *cancelled, last = asyncio.run(ask_all())
+  assert [type(of) for of in cancelled] == [asyncio.CancelledError] * 2
+  assert last == [[0.0]]
 
 
 def test_requests_of_many_clients_get_their_own_vectors(client, folder):

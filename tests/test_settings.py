@@ -227,6 +227,18 @@ def test_a_class_of_settings_needs_no_more_than_its_fields():
   )
 
 
+def test_text_comes_back_from_a_file_as_it_was(tmp_path):
+  settings = PretrainSettings(
+    events=('a,b.csv', 'say "c".csv'), where="name = ', '"
+  )
+  path = tmp_path / 'flags.txt'
+  path.write_text(settings.to_flagfile())
+  assert from_flagfile(PretrainSettings, path) == settings
+  for changes in ({'where': 'a = 1 and\nb = 2'}, {'events': ('a\n.csv',)}):
+    with pytest.raises(SettingsError, match='must be one line, not '):
+      PretrainSettings(**changes)
+
+
 def command(module, *words):
   return subprocess.run(
     [sys.executable, '-m', f'experiments.{module}', *words],

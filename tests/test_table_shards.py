@@ -328,7 +328,7 @@ def test_the_softmax_over_a_split_table(chunk_size):
   table, bias = rng.normal(size=(37, 3)), rng.normal(size=36)
   hidden, labels = rng.normal(size=(8, 2, 3)), rng.integers(0, 36, (8, 2))
   table, bias, hidden = [x.astype(np.float32) for x in (table, bias, hidden)]
-  # Equal scores: each of them is best.
+  # Equal scores: the first of them is the best.
   table[[3, 17]], bias[[3, 17]] = 4, 4
   batch = {'hidden': hidden, 'labels': labels.astype(np.int32)}
   step = functools.partial(split_softmax, chunk_size=chunk_size)

@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
-from adaptssr_jax.ops.reductions import as_float, check_size
+from adaptssr_jax.ops.reductions import (
+  as_float,
+  check_size,
+  max_and_first,
+)
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
-IsBest = Bool[Array, ' n']
 
 
 def softmax_losses_and_best(
@@ -23,10 +26,10 @@ def softmax_losses_and_best(
   labels: Int[ArrayLike, ' n'],
   *,
   chunk_size: int | None = None,
-) -> tuple[Losses, IsBest]:
-  """Cross entropy of the label of each row, and whether it scores best.
+) -> tuple[Losses, Ids]:
+  """Cross entropy of the label of each row, and the id that scores best.
 
-  -log softmax(E h + b)[label]  and  (E h + b)[label] = max(E h + b)
+  -log softmax(E h + b)[label]  and  argmax(E h + b)
 
   Args:
     hidden: `[n, dim]`, h, a vector per row.
@@ -38,7 +41,7 @@ def softmax_losses_and_best(
       as exact, a third more products, and the memory of one chunk.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, whether no id scores more than the label.
+    `[n]`, a loss per row, and `[n]`, an id per row; of equal ones the first.
 
   Raises:
     ValueError: If `chunk_size` is below 1.
@@ -48,8 +51,8 @@ def softmax_losses_and_best(
     >>> losses, best = softmax_losses_and_best(
     ...   hidden, table, jnp.zeros(3), jnp.array([2]), chunk_size=2
     ... )
-    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best: {best[0]}')
-    1.4076 = log(1 + e^2 + e) - 1; best: False
+    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best {best[0]}')
+    1.4076 = log(1 + e^2 + e) - 1; best 1
   """
   hidden, table, bias = as_float(hidden), as_float(table), as_float(bias)
   labels = jnp.asarray(labels)
@@ -57,13 +60,12 @@ def softmax_losses_and_best(
     logits = hidden @ table.T + bias[None]
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     losses = jax.nn.logsumexp(logits, axis=1) - own
-    # Which id is best, argmax would tell, in the time of all else together.
-    return losses, own >= jnp.max(logits, axis=1)
+    return losses, max_and_first(logits)[1].astype(labels.dtype)
   check_size('chunk_size', chunk_size)
-  log_sums, own, top = softmax_of_chunks(
+  log_sums, own, _, best = softmax_of_chunks(
     hidden, table, bias, labels, chunk_size=chunk_size
   )
-  return log_sums - own, own >= top
+  return log_sums - own, best
 
 
 def softmax_of_chunks(
@@ -74,7 +76,7 @@ def softmax_of_chunks(
   *,
   chunk_size: int,
   map_rows: Callable[..., tuple[Array, ...]] | None = None,
-) -> tuple[Losses, Losses, Losses]:
+) -> tuple[Losses, Losses, Losses, Ids]:
   """What a softmax needs of the scores z = E h + b of each row.
 
   Args:
@@ -87,32 +89,34 @@ def softmax_of_chunks(
       keeps no scores for the gradient; None: on all at once.
 
   Returns:
-    `[n]` each: log sum exp z, the label's score, the highest score.
+    `[n]` each: log sum exp z, the label's score, the highest score, its id.
   """
   size = min(chunk_size, len(table))
 
-  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses]:
-    """Log sum exp, the label's score if it is here, the highest."""
+  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
+    """Log sum exp, the label's score if it is here, the highest, its id."""
     start, rows, chunk_bias = _chunk(size, table, bias, first)
 
     def of_rows(
       hidden: Float[Array, 'm dim'], labels: Int[Array, ' m']
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, Array, Array]:
       scores = hidden @ rows.T + chunk_bias[None]
       # Not a product of its own, which a GPU or TPU might round otherwise.
       own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)
-      log_sums = jax.nn.logsumexp(scores, axis=1)
-      return log_sums, own[:, 0], jnp.max(scores, axis=1)
+      top, first = max_and_first(scores)
+      best = (start + first).astype(labels.dtype)
+      return jax.nn.logsumexp(scores, axis=1), own[:, 0], top, best
 
     return (map_rows or _at_once)(of_rows, hidden, labels)
 
   starts = jnp.arange(0, len(table), size)
   # The gradient scores a chunk again: keeping all of them is what we avoid.
   again = of_chunk if map_rows else jax.checkpoint(of_chunk)
-  log_sums, own, top = lax.map(again, starts)
-  # The label is in one chunk.
+  log_sums, own, top, best = lax.map(again, starts)
+  # The label is in one chunk; the best id is in the first of the highest.
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
-  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0)
+  best = pick(best, jnp.argmax(top, axis=0))
+  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
 
 
 def scores_of_chunk(
@@ -174,7 +178,7 @@ def shard_softmax_losses_and_best(
   *,
   chunk_size: int | None = None,
   axis_name: str,
-) -> tuple[Losses, IsBest]:
+) -> tuple[Losses, Ids]:
   """`softmax_losses_and_best` where each device holds a part of the table.
 
   log sum_i e^z_i = log sum_d e^(log sum_{i of d} e^z_i)
@@ -192,8 +196,8 @@ def shard_softmax_losses_and_best(
     axis_name: the axis of the devices.
 
   Returns:
-    `[n]`, a loss per row of this device, and `[n]`, whether no id scores more
-    than the label.
+    `[n]`, a loss per row of this device, and `[n]`, the id that scores best, of
+    equal ones the first.
 
   Reference:
     Shoeybi et al., "Megatron-LM", 2019 (https://arxiv.org/abs/1909.08053):
@@ -201,20 +205,19 @@ def shard_softmax_losses_and_best(
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
   first, bias = bias_of_shard(bias, rows, axis_name)
-  log_sums, own, top = softmax_of_chunks(
+  log_sums, own, top, best = softmax_of_chunks(
     lax.all_gather(hidden, axis_name, tiled=True),
     shard,
     bias,
     lax.all_gather(labels, axis_name, tiled=True) - first,
     chunk_size=chunk_size or rows,
   )
-  log_sums, own, top = [
+  log_sums, own, top, best = [
     lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
-    for x in (log_sums, own, top)
+    for x in (log_sums, own, top, best + first)
   ]
-  own = pick(own, labels // rows)
-  losses = jax.nn.logsumexp(log_sums, axis=0) - own
-  return losses, own >= jnp.max(top, axis=0)
+  losses = jax.nn.logsumexp(log_sums, axis=0) - pick(own, labels // rows)
+  return losses, pick(best, jnp.argmax(top, axis=0))
 
 
 def bias_of_shard(

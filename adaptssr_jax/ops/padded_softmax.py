@@ -45,10 +45,10 @@ def real_softmax_losses_and_best(
   where: Bool[ArrayLike, ' n'],
   size: int,
   chunk_size: int | None = None,
-) -> tuple[Float[Array, ' n'], Bool[Array, ' n']]:
+) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
   """`softmax_losses_and_best` of the rows that count, in their time alone.
 
-  -log softmax(E h + b)[label]  and  (E h + b)[label] = max(E h + b)
+  -log softmax(E h + b)[label]  and  argmax(E h + b)
 
   The rows that count are put first and taken `size` at a time, once more for
   the gradient; groups in which none counts are not scored.
@@ -63,8 +63,8 @@ def real_softmax_losses_and_best(
     chunk_size: ids scored at a time, see `softmax_losses_and_best`.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, whether no id scores more than the label;
-    of no meaning, though finite, where a row does not count.
+    `[n]`, a loss per row, and `[n]`, the id that scores best; of no meaning,
+    though finite, where a row does not count.
 
   Raises:
     ValueError: If `size` is below 1.
@@ -75,8 +75,8 @@ def real_softmax_losses_and_best(
     ...   hidden, table, jnp.zeros(2), jnp.array([0, 0]),
     ...   where=jnp.array([False, True]), size=1,
     ... )
-    >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best: {best[1]}')
-    0.3133 = -log(e / (e + 1)); best: True
+    >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best {best[1]}')
+    0.3133 = -log(e / (e + 1)); best 0
   """
   if size < 1:
     raise ValueError(f'size must be at least 1, not {size}.')
@@ -86,10 +86,10 @@ def real_softmax_losses_and_best(
   table, bias = as_float(table), as_float(bias)
   map_rows = functools.partial(_map_groups, where=where, size=size)
   if chunk_size:
-    log_sums, own, top = softmax_of_chunks(
+    log_sums, own, _, best = softmax_of_chunks(
       hidden, table, bias, labels, chunk_size=chunk_size, map_rows=map_rows
     )
-    losses, best = log_sums - own, own >= top
+    losses = log_sums - own
   else:
     losses, best = map_rows(
       lambda hidden, labels: softmax_losses_and_best(

@@ -49,9 +49,9 @@ def mpr_loss(
     where: Bool `[...]`, the anchors that count.
     hard_negatives: Compare the hardest pairs only.
     temperature: `t`; 1 is the paper.
-    smooth: Of hard pairs, `s`: the maximum is `s log sum exp(x / s)`, and the
-      minimum likewise, so that all of them share the gradient; 0, the limit, is
-      the paper.
+    smooth: Of hard pairs, `s`, a Python number: the maximum is
+      `s log sum exp(x / s)`, and the minimum likewise, so that all of them
+      share the gradient; 0, the limit, is the paper.
     reduce_fn: How anchors become a number, or None for a loss per anchor.
 
   Returns:

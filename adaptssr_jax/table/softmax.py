@@ -103,7 +103,7 @@ def item_losses(
     losses, best = shard_softmax_losses_and_best(
       hidden, table.shard, bias, labels, chunk_size=size, axis_name=axis_name
     )
-    return losses, {'accuracy': best}
+    return losses, {'accuracy': best == labels}
   rows = _all_rows(table, bias)
   if where is None:
     losses, best = softmax_losses_and_best(
@@ -114,7 +114,7 @@ def item_losses(
     losses, best = real_softmax_losses_and_best(
       hidden, rows, bias, labels, where=where, size=size, chunk_size=chunk
     )
-  return losses, {'accuracy': best}
+  return losses, {'accuracy': best == labels}
 
 
 def set_losses(

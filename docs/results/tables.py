@@ -27,6 +27,7 @@ TITLES = {
   'bag_svd': 'SVD of the first bag',
   'masked_items': 'Masked items',
   'masked_items,two_layers': 'Masked items, 2 layers',
+  'pooled_items+objective=masked_items': 'Masked items',
   'adaptssr': 'Masked items, then AdaptSSR as in the paper',
   'pooled_items': 'Pooled items',
   'pooled_items_longer': 'Pooled items, continued',
@@ -36,6 +37,10 @@ TITLES = {
   'pooled_items_48': 'Pooled items, 48 epochs',
   'pooled_items+num_epochs=24': 'Pooled items, 24 epochs',
   'joint+num_epochs=24': 'Pooled items and AdaptSSR from the start, 24 epochs',
+  'pooled_items+learning_rate=0.004+num_layers=1': 'Pooled items, one layer',
+  'joint+learning_rate=0.004+num_layers=1': (
+    'Pooled items and AdaptSSR from the start, one layer'
+  ),
   'sasrec': 'SASRec (causal items, full softmax)',
   'masked_items_of_interests': 'Masked items, 4 interests',
 } | {

@@ -50,13 +50,14 @@ class Batcher:
     try:
       # In a thread, so that requests are taken while JAX works.
       rows = iter((await asyncio.to_thread(self.encode, users)).tolist())
-    except BaseException as error:
-      # Also where this request was cancelled: others wait for its batch.
+    except asyncio.CancelledError:
+      # This request alone is cancelled: the others take their turn again.
+      self.waiting[:0] = batch
+      raise
+    except Exception as error:
       for _, vectors in batch:
         if not vectors.done():
           vectors.set_exception(RuntimeError(f'not encoded: {error!r}'))
-      if not isinstance(error, Exception):
-        raise
       return
     for histories, vectors in batch:
       found = [next(rows) for _ in histories]

@@ -1,6 +1,7 @@
 """The users whose vectors are nearest to that of a user."""
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -46,11 +47,14 @@ def write_neighbours(
 
   Of a user with several rows the first counts.
   """
-  ids = np.array([user for users, _ in pieces for user in users])
-  _, first = np.unique(ids, return_index=True)
-  first.sort()
-  ids = ids[first]
-  vectors = np.concatenate([vectors for _, vectors in pieces])[first]
+  rows = itertools.chain.from_iterable(users for users, _ in pieces)
+  first = {}
+  for place, user in enumerate(rows):
+    first.setdefault(user, place)
+  # As objects: one long id would make an array of text large.
+  ids = np.array(list(first), object)
+  vectors = np.concatenate([vectors for _, vectors in pieces])
+  vectors = vectors[list(first.values())]
   similarities, places = nearest_users(vectors, count=count)
   with new_file(path, flag='neighbours_output') as aside:
     _WRITERS[path.suffix](aside, ids, places, similarities)
@@ -117,6 +121,7 @@ def _write_npz(
   places: np.ndarray,
   similarities: np.ndarray,
 ) -> None:
+  ids = ids.astype(str)
   with path.open('wb') as file:
     np.savez(
       file, user_id=ids, neighbour_id=ids[places], similarity=similarities

@@ -1,8 +1,10 @@
 """Settings of a command: a frozen dataclass whose fields are absl flags."""
 
+import csv
 import dataclasses
 import difflib
 import importlib
+import io
 import operator
 import os
 import types
@@ -115,6 +117,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   if value is None:
     return
   rule = field.metadata
+  for word in value if isinstance(value, tuple) else (value,):
+    # A file of flags has a line for each.
+    if isinstance(word, str) and len(f'{word}.'.splitlines()) > 1:
+      raise SettingsError(f'--{field.name} must be one line, not {word!r}')
   if isinstance(field.default, tuple) and isinstance(value, str):
     raise SettingsError(
       f'--{field.name} holds several words: give a tuple of them, not {value!r}'
@@ -180,9 +186,14 @@ def help_text(field: dataclasses.Field) -> str:
 
 
 def _text(field: dataclasses.Field, value: Any) -> str | None:
-  if isinstance(value, tuple):
-    return ('\n' if field.metadata['repeated'] else ',').join(value)
-  return None if value is None else str(value)
+  if not isinstance(value, tuple):
+    return None if value is None else str(value)
+  if field.metadata['repeated']:
+    return '\n'.join(value)
+  # As absl reads it: a word with a comma is quoted.
+  text = io.StringIO()
+  csv.writer(text, lineterminator='').writerow(value)
+  return text.getvalue()
 
 
 def default_text(field: dataclasses.Field) -> str:

@@ -139,7 +139,9 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
   """The settings with the flags that the task decides, unless given."""
   _check_mode(settings)
-  task = settings.task.removesuffix('_by_user')
+  # A column of somebody's own table may have the name of another task.
+  is_own = settings.dataset == 'user_tables'
+  task = '' if is_own else settings.task.removesuffix('_by_user')
   defaults = {
     'batch_size': _BATCH_SIZES.get(task, 128),
     'learning_rate': _LEARNING_RATES.get(task, 2e-4),

@@ -34,7 +34,10 @@ def spread_of_users(users: np.ndarray) -> dict[str, float]:
 
 
 def collapse_warning(
-  values: dict[str, float], *, objective: tuple[str, ...]
+  values: dict[str, float],
+  *,
+  objective: tuple[str, ...],
+  largest_rank: float = np.inf,
 ) -> str:
   """What is wrong with the user vectors, if these numbers show it.
 
@@ -43,6 +46,8 @@ def collapse_warning(
       similarity of a user's views and of strangers, where the objective has
       them.
     objective: what is trained, which decides the advice.
+    largest_rank: the number of users, or of features if these are fewer: half
+      of it is enough.
 
   Returns:
     A sentence that says what to try, or nothing.
@@ -53,7 +58,7 @@ def collapse_warning(
       'all users are encoded alike (mean cosine '
       f'{values["mean_cosine"]:.3f}): {advice}'
     )
-  if values['effective_rank'] < _LEAST_RANK:
+  if values['effective_rank'] < min(_LEAST_RANK, largest_rank / 2):
     return (
       f'user vectors differ in {values["effective_rank"]:.1f} directions only: '
       f'{advice}'

@@ -57,8 +57,8 @@ from experiments.pretraining.context import (
   view_augmentations,
 )
 
-# Users whose negatives are compared at a time.
-_BLOCK = 256
+# Users whose negatives a ranking compares at a time.
+_RANKED = 256
 
 
 def make_masked_items(context: Context) -> LossFn:
@@ -126,7 +126,7 @@ def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:
     temperature=temperature_of(settings, 'adaptssr'),
     smooth=settings.smooth,
     # All rankings of a small batch fit, and take less time at once.
-    block_size=_BLOCK if settings.hard_negatives else 4 * _BLOCK,
+    block_size=_RANKED if settings.hard_negatives else 4 * _RANKED,
     axis_name=AXIS,
   )
 

@@ -169,13 +169,16 @@ def validate(
     name: float(np.float32(total) / np.float32(max(count, 1)))
     for name, (total, count) in totals.items()
   }
-  values |= spread_of_users(np.concatenate(vectors))
+  vectors = np.concatenate(vectors)
+  values |= spread_of_users(vectors)
   score = -values['loss']
   if probes:
     found = {task: probe.score(state.params) for task, probe in probes.items()}
     values |= {f'probe_{task}': value for task, value in found.items()}
     score = values['probe'] = statistics.fmean(found.values())
-  warning = collapse_warning(values, objective=settings.objective)
+  warning = collapse_warning(
+    values, objective=settings.objective, largest_rank=min(vectors.shape)
+  )
   if warning:
     tell(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}

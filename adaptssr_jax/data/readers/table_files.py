@@ -31,6 +31,12 @@ _CARRIAGE_RETURN = (
   'a carriage return without a line feed; end lines by line feeds, and put a '
   'cell with a carriage return between quotation marks'
 )
+# What names another column than the usual one.
+_OPTIONS = {
+  'user_id': 'user_column',
+  'item_id': 'item_column',
+  'time': 'time_column',
+}
 
 
 def check_columns(
@@ -41,9 +47,11 @@ def check_columns(
     count = list(present).count(name)
     some = list(present)[:_MOST_NAMES]
     if count != 1:
+      option = _OPTIONS.get(name)
       raise DataError(
         f'{path}: {"two columns" if count else "no column"} {name!r}; its '
         f'columns are {", ".join(map(shown, some)) or "none: it is empty"}'
+        + (f'; say by {option} which is yours' if option else '')
       )
 
 

@@ -64,7 +64,7 @@ _OF_TYPE = {
 }
 _NO_TIME = (
   'neither a finite number, of at most 63 bits if it is an integer, nor an '
-  'ISO-8601 timestamp in 1678 to 2261'
+  'ISO-8601 timestamp in 1678 to 2261; another form is told by time_format'
 )
 _NULL = {'number': 'bigint', 'real': 'double', 'moment': 'bigint'}
 
