@@ -104,13 +104,12 @@ def item_losses(
       hidden, table.shard, bias, labels, chunk_size=size, axis_name=axis_name
     )
     return losses, {'accuracy': best == labels}
-  rows = _all_rows(table, bias)
-  if where is None:
+  rows, (size, chunk) = _all_rows(table, bias), parts_at_once(len(bias))
+  if where is None or len(labels) <= size:
     losses, best = softmax_losses_and_best(
       hidden, rows, bias, labels, chunk_size=chunk_size(len(labels), len(bias))
     )
   else:
-    size, chunk = parts_at_once(len(bias))
     losses, best = real_softmax_losses_and_best(
       hidden, rows, bias, labels, where=where, size=size, chunk_size=chunk
     )
