@@ -117,10 +117,6 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   if value is None:
     return
   rule = field.metadata
-  for word in value if isinstance(value, tuple) else (value,):
-    # A file of flags has a line for each.
-    if isinstance(word, str) and len(f'{word}.'.splitlines()) > 1:
-      raise SettingsError(f'--{field.name} must be one line, not {word!r}')
   if isinstance(field.default, tuple) and isinstance(value, str):
     raise SettingsError(
       f'--{field.name} holds several words: give a tuple of them, not {value!r}'
@@ -130,6 +126,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     raise SettingsError(
       f'--{field.name} holds texts: {tuple(map(str, value))}, not {value}'
     )
+  for word in words:
+    # A file of flags has a line for each.
+    if isinstance(word, str) and len(f'{word}.'.splitlines()) > 1:
+      raise SettingsError(f'--{field.name} must be one line, not {word!r}')
   if rule['choices'] and not words:
     raise SettingsError(
       f'--{field.name} needs at least one of {", ".join(rule["choices"])}'

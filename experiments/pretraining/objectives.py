@@ -126,7 +126,7 @@ def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:
     temperature=temperature_of(settings, 'adaptssr'),
     smooth=settings.smooth,
     # All rankings of a small batch fit, and take less time at once.
-    block_size=_RANKED if settings.hard_negatives else 4 * _RANKED,
+    block_size=_RANKED if settings.hard_negatives else BLOCK,
     axis_name=AXIS,
   )
 
