@@ -2,11 +2,11 @@
 
 import atexit
 import gc
-import importlib.util
-import mmap
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
 # Compiling takes most of the time of most tests: do it fast, and once.
@@ -21,24 +21,24 @@ _FAST = {
 _ISAS = ('SSE4_2', 'AVX', 'AVX2', 'AVX512')
 
 
-def _known(names):
-  """Those that are in jaxlib: XLA ends a process for any other."""
-  found = set()
-  folder = pathlib.Path(importlib.util.find_spec('jaxlib').origin).parent
-  for path in folder.glob('*.so'):
-    with (
-      path.open('rb') as file,
-      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library,
-    ):
-      found |= {name for name in names if library.find(name.encode()) >= 0}
-  return [name for name in names if name in found]
+def _known(flags):
+  """Those that XLA knows: it ends a process for any other, and names it."""
+  environment = {'XLA_FLAGS': ' '.join(flags), 'JAX_PLATFORMS': 'cpu'}
+  done = subprocess.run(
+    [sys.executable, '-c', 'import jax; jax.devices()'],
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+  )
+  return [flag for flag in flags if flag not in done.stderr]
 
 
 def _xla_flags():
   """Those that are given, else the fast ones; and the instructions to use."""
   flags = os.environ.get('XLA_FLAGS')
   if flags is None:
-    flags = ' '.join(f'--{name}={_FAST[name]}' for name in _known(_FAST))
+    fast = [f'--{name}={value}' for name, value in _FAST.items()]
+    flags = ' '.join(_known(fast))
   # Not left to processes that inherit the flags, which hold it already.
   isa = os.environ.pop('TEST_ISA', None)
   if isa is None:
