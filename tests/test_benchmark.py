@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
@@ -52,7 +53,7 @@ def products(jaxpr):
       left = equation.invars[0].aval.shape
       inner = math.prod(left[axis] for axis in contracted)
       total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
-    total += sum(map(products, jax.core.jaxprs_in_params(equation.params)))
+    total += sum(map(products, jaxprs_in_params(equation.params)))
   return total
 
 

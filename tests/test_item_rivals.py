@@ -39,6 +39,7 @@ from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step
+from tests.bounds import assert_same_to_rounding
 from tests.summed import summed
 
 ITEMS, USERS, LENGTH, WINDOW = 35, 16, 6, 5
@@ -350,11 +351,8 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
       # Each device has the sum over all of them.
       rows = grads['table'].rows.reshape(-1, 4)[: len(params['table'])] / 8
       grads = grads | {'table': rows}
-    for found, wanted in zip(
-      jax.tree.leaves(grads), jax.tree.leaves(gradient), strict=True
-    ):
-      most = max(np.abs(wanted).max(), 1e-3)
-      np.testing.assert_allclose(found, wanted, atol=2e-5 * most)
+    # That of the bias of the keys is 0: what is left is rounding of terms of 1.
+    assert_same_to_rounding(grads, gradient, share=2e-5, least=0.03)
 
 
 @pytest.mark.parametrize('make', [ptum, msdp, ecl])
