@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import subprocess
 
 import pytest
 
@@ -209,3 +210,20 @@ def test_a_result_binds_to_settings_too(tmp_path):
   (folder / 'result.json').write_text('{}')
   with pytest.raises(SettingsError, match='--seed was 3, is 4'):
     open_workdir(settings(folder, seed=4))
+
+
+def test_the_commit_is_none_of_a_repository_around_an_installation(
+  tmp_path, monkeypatch
+):
+  git = ('git', '-c', 'user.name=a', '-c', 'user.email=a@b')
+  subprocess.run([*git, 'init', '-q'], cwd=tmp_path, check=True)
+  words = ('commit', '-q', '--allow-empty', '--no-gpg-sign', '-m', 'theirs')
+  subprocess.run([*git, *words], cwd=tmp_path, check=True)
+  found = []
+  for root in (tmp_path, tmp_path / '.venv'):
+    folder = root / 'experiments' / 'run'
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(workdir, '__file__', str(folder / 'workdir.py'))
+    found.append(workdir.commit.__wrapped__())
+  assert found[0] != 'unknown'
+  assert found[1] == 'unknown'

@@ -227,11 +227,12 @@ def _has_trained(folder: pathlib.Path) -> bool:
 @functools.cache
 def commit() -> str:
   """The commit of the code, as `git describe` says, if it is a checkout."""
-  command = ['git', 'describe', '--always', '--dirty']
+  # Not the repository of somebody else around it.
+  command = ['git', '--git-dir=.git', 'describe', '--always', '--dirty']
   try:
     done = subprocess.run(
       command,
-      cwd=pathlib.Path(__file__).parent,
+      cwd=pathlib.Path(__file__).parents[2],
       capture_output=True,
       text=True,
       check=True,
