@@ -122,6 +122,10 @@ def encode(
     float32 [users, features], in the order of `histories`.
   """
   with opened_workdir(settings) as folder:
+    # No flag of a comparison sets it, so that it follows the devices.
+    devices = jax.device_count()
+    batch_size = -(-settings.batch_size // devices) * devices
+    settings = dataclasses.replace(settings, batch_size=batch_size)
     loop.check_devices(settings)
     items = data.vocabulary.items
     if source := open_source(settings, settings.pretrained):
