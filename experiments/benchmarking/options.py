@@ -155,6 +155,11 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     return self.objectives or ('adaptssr',)
 
   @property
+  def goes_on(self) -> bool:
+    """Whether the same command measures only what is not measured yet."""
+    return self.mode in ('growth', 'objectives')
+
+  @property
   def clock(self) -> Callable[[], float]:
     """What tells the seconds of steps."""
     return time.process_time if self.cpu_time else time.perf_counter

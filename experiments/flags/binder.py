@@ -66,10 +66,13 @@ class Settings:
     group: the title under which `--help` has its flags, if several commands
       have them.
     takes_words: the flag that the words without a flag are added to, if any.
+    goes_on: whether the same command goes on where it was stopped; else, as
+      where it writes at its end alone, it has failed.
   """
 
   group: ClassVar[str] = ''
   takes_words: ClassVar[str] = ''
+  goes_on: ClassVar[bool] = True
 
   def __init_subclass__(cls, *, group: str = '') -> None:
     cls.group = group

@@ -17,11 +17,6 @@ class QuietSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WritingSettings(QuietSettings):
-  """Of a command that writes files at its end: stopped before, it failed."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessSettings(QuietSettings, group='devices'):
   """Where compiled programs are kept, and what a device is; with --workdir."""
 

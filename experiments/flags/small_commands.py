@@ -6,7 +6,6 @@ That is baselines, convert, embed, export, quickstart, report and similarity.
 import dataclasses
 import pathlib
 import re
-from typing import ClassVar
 
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import AugmentationSettings
@@ -14,7 +13,6 @@ from experiments.flags.process import (
   DistributedSettings,
   ProcessSettings,
   QuietSettings,
-  WritingSettings,
 )
 from experiments.flags.shared import (
   DataSettings,
@@ -31,9 +29,10 @@ class EmbedSettings(
   DistributedSettings,
   EncodingSettings,
   TableSettings,
-  WritingSettings,
 ):
   """The flags of writing vectors."""
+
+  goes_on = False
 
   dataset: str = flag(
     '',
@@ -102,6 +101,8 @@ class EmbedSettings(
 class BaselineSettings(SplitSettings, QuietSettings):
   """The flags of a baseline."""
 
+  goes_on = False
+
   workdir: str = flag(
     'runs/baseline', 'Folder of the result.', mutable_on_resume=True
   )
@@ -122,8 +123,10 @@ class BaselineSettings(SplitSettings, QuietSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(WritingSettings):
+class ExportSettings(QuietSettings):
   """The flags of an export."""
+
+  goes_on = False
 
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
@@ -151,6 +154,8 @@ class SimilaritySettings(
   DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
 ):
   """The flags of the similarities."""
+
+  goes_on = False
 
   checkpoints: tuple[str, ...] = flag(
     (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
@@ -180,8 +185,10 @@ class SimilaritySettings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertSettings(WritingSettings):
+class ConvertSettings(QuietSettings):
   """The flags of a conversion."""
+
+  goes_on = False
 
   input: str = flag(
     '',
@@ -220,7 +227,8 @@ class ConvertSettings(WritingSettings):
 class ReportSettings(DataSettings, QuietSettings):
   """The flags of a report."""
 
-  takes_words: ClassVar[str] = 'runs'
+  takes_words = 'runs'
+  goes_on = False
 
   runs: tuple[str, ...] = flag(
     (),

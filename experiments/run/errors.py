@@ -12,7 +12,6 @@ from adaptssr_jax.errors import CheckpointError, DataError
 from adaptssr_jax.training.devices import is_of_lost_process
 from experiments.flags.binder import Settings, SettingsError
 from experiments.flags.flag_files import with_place
-from experiments.flags.process import WritingSettings
 from experiments.run.interruption import Interrupted, listening
 from experiments.run.process import prepare_process
 
@@ -30,11 +29,11 @@ def call(
       prepare_process(settings)
       main(settings)
   except Interrupted as notice:
-    if isinstance(settings, WritingSettings):
-      # Nothing is saved that a later command could go on from.
-      _fail(f'error: {notice}')
+    advice = 'give the same command to'
+    if not settings.goes_on:
+      _fail(f'error: {notice}: {advice} begin again')
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
-      print(notice, flush=True)
+      print(f'{notice}: {advice} go on', flush=True)
   except (SettingsError, DataError, CheckpointError) as error:
     _fail(f'error: {with_place(str(error), words)}')
   except BaseException as error:

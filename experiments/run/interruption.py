@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(BaseException):
-  """Somebody asked the process to end; the message says how to go on."""
+  """Somebody asked the process to end; the message says where it did."""
 
 
 # The signal that was received, and whether the process asks for it.
@@ -61,9 +61,7 @@ def asked_to_stop(step: int) -> bool:
 
 
 def _interrupted() -> Interrupted:
-  return Interrupted(
-    f'stopped by {_NOTICE.signal}: give the same command to go on'
-  )
+  return Interrupted(f'stopped by {_NOTICE.signal}')
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -129,7 +129,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     if is_stopped:
       raise Interrupted(
         f'{run.folder}: stopped after step {int(state.step):,} of '
-        f'{run.num_steps:,}, which is saved: give the same command to go on'
+        f'{run.num_steps:,}, which is saved'
       )
   return caught_up_state(state)
 
