@@ -15,6 +15,7 @@ from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import LossFn, TrainState
 from experiments.finetuning.tasks import KINDS
+from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
 from experiments.run.batches import steps_of_run
@@ -38,6 +39,13 @@ def make_finetuning(
   """
   encoder = model['encoder']
   in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
+  num_steps = steps_of_run(settings, train)
+  head_steps = settings.head_epochs * in_epoch
+  if head_steps >= num_steps:
+    raise SettingsError(
+      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
+      f'{num_steps} steps: take fewer, or a longer run'
+    )
   return make_training(
     settings,
     encoder,
@@ -46,8 +54,8 @@ def make_finetuning(
     make_optimizer(
       settings,
       encoder,
-      num_steps=steps_of_run(settings, train),
-      head_steps=settings.head_epochs * in_epoch,
+      num_steps=num_steps,
+      head_steps=head_steps,
     ),
     length=length,
     table_rate=layer_rates(settings, encoder)['table'],

@@ -173,3 +173,8 @@ def _check_mode(settings: FinetuneSettings) -> None:
         f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
         'leave out either'
       )
+  if not settings.num_steps and settings.head_epochs >= settings.num_epochs:
+    raise SettingsError(
+      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
+      f'--num_epochs={settings.num_epochs}: take fewer, or --mode=frozen'
+    )
