@@ -47,6 +47,7 @@ from experiments.run.process import tell, tell_result
 from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
+  atomic_savez,
   atomic_write,
   differing_flags,
   opened_workdir,
@@ -64,10 +65,16 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   for source in settings.checkpoints:
     restore_description(source)
   path = pathlib.Path(settings.workdir) / _NUMBERS
-  before = json.loads(path.read_text())['flags'] if path.exists() else None
-  differing = before and differing_flags(
-    before, flags_that_bind(settings), defaults=settings.default_values()
-  )
+  try:
+    before = json.loads(path.read_text())['flags'] if path.exists() else None
+    differing = before and differing_flags(
+      before, flags_that_bind(settings), defaults=settings.default_values()
+    )
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what experiments.similarity writes: remove it, or choose '
+      'another --workdir'
+    ) from error
   if differing:
     raise SettingsError(
       f'--workdir={settings.workdir} holds similarities of other settings: '
@@ -108,7 +115,7 @@ def measure_in(
   atomic_write(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
-  draw_similarities(folder / 'similarity.png', result)
+  draw_similarities(folder, result)
   tell_result(f'similarities: {folder}')
   return result
 
@@ -226,7 +233,7 @@ def save_values(
     for kind in found[methods[0]]
   }
   rows = np.arange(len(users.items))
-  np.savez(
+  atomic_savez(
     path,
     method=np.array(methods),
     user_id=np.array(users.user_ids(rows)),

@@ -6,7 +6,6 @@ users. A cell then is a regression on the CPU, without any JAX program.
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import pathlib
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from experiments.probing import features, reading
 from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
-from experiments.run.workdir import atomic_write, opened_workdir
+from experiments.run.workdir import atomic_savez, opened_workdir
 
 VECTORS = 'vectors.npz'
 
@@ -135,9 +134,7 @@ def encode(
       encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
     vectors = encode_splits(settings, [users], encoder, params)
-    file = io.BytesIO()
-    np.savez(file, vector=vectors)
-    atomic_write(folder / VECTORS, file.getvalue())
+    atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 
 

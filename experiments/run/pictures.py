@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
+from experiments.run.workdir import writing
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -69,10 +71,14 @@ def new_figure(width: float, height: float) -> Figure:
   return Figure(figsize=(width, height), layout='constrained')
 
 
-def save(figure: Figure, stem: pathlib.Path) -> None:
-  """Writes `stem.png` and `stem.svg`."""
-  for ending in ('png', 'svg'):
-    figure.savefig(stem.with_name(f'{stem.name}.{ending}'), dpi=150)
+def save(
+  figure: Figure, stem: pathlib.Path, endings: Sequence[str] = ('png', 'svg')
+) -> None:
+  """Writes `stem.png` and `stem.svg`, each whole or not at all."""
+  for ending in endings:
+    path = stem.with_name(f'{stem.name}.{ending}')
+    with writing(path.parent), atomic_path(path) as aside:
+      figure.savefig(aside, format=ending, dpi=150)
 
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:
@@ -178,8 +184,8 @@ def _grid(
   return figure, axes
 
 
-def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws the histograms of `similarity.json`."""
+def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
+  """Draws the histograms of `similarity.json` as `similarity.png`."""
   methods, edges = result['methods'], np.array(result['edges'])
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)
@@ -210,4 +216,4 @@ def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
     ncols=3 * columns,
     fontsize=8,
   )
-  figure.savefig(path, dpi=150)
+  save(figure, folder / 'similarity', ['png'])

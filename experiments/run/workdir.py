@@ -5,6 +5,7 @@ Of several processes the first alone writes.
 
 import contextlib
 import functools
+import io
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import types
 from collections.abc import Collection, Iterator, Mapping
 
 import filelock
+import numpy as np
 
 from adaptssr_jax.checkpoint.files import NO_ROOM
 from adaptssr_jax.data import UserData
@@ -190,6 +192,13 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     content = content.encode()
   with writing(path.parent), atomic_path(path, suffix=_PART) as aside:
     aside.write_bytes(content)
+
+
+def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """`numpy.savez`, by `atomic_write`."""
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  atomic_write(path, file.getvalue())
 
 
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:
