@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments import compare
-from experiments.comparison import methods, stages
+from experiments.comparison import methods, setup
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.flags.binder import from_flagfile
@@ -272,14 +272,14 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
   settings = from_flagfile(CompareSettings, path)
   chosen = methods.choose_methods(settings.methods)
-  found = stages.read_pretraining(settings, methods.METHODS, chosen)
+  found = setup.read_pretraining(settings, methods.METHODS, chosen)
   assert found
   for name, stage in found.items():
     # Given, so that it is the same after another stage and without.
     assert stage.dropout_rate > 0, name
     assert stage.dataset == settings.dataset, name
   for kind in methods.METRICS:
-    tuned = stages.read_flagfile(FinetuneSettings, settings, kind)
+    tuned = setup.read_flagfile(FinetuneSettings, settings, kind)
     assert tuned.dataset == settings.dataset or not getattr(settings, kind)
 
 
