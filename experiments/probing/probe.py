@@ -17,7 +17,6 @@ from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.speed import EncodingSettings
-from experiments.probing.classifiers import check_lightgbm
 from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
   Labelled,
@@ -25,9 +24,9 @@ from experiments.probing.reading import (
   best_of,
   candidates,
   joined_candidates,
-  log_odds,
   on_vectors,
   read,
+  task_outputs,
 )
 from experiments.run.logs import open_log
 from experiments.run.speed import lengths_of, make_encoding
@@ -108,7 +107,14 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
     f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
   )
   if settings.probe_model == 'lightgbm':
-    check_lightgbm('--probe_model=lightgbm')
+    try:
+      import lightgbm  # noqa: F401
+    except (ImportError, OSError) as error:
+      # OSError: its own library needs one that the machine has not.
+      raise SettingsError(
+        f'--probe_model=lightgbm needs LightGBM ({error}): '
+        "pip install '.[lightgbm]'"
+      ) from error
   if len(np.unique(label)) > 1:
     return
   few = settings.train_users
@@ -158,7 +164,7 @@ def labelled_rows(
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
 
   def score(outputs: np.ndarray, label: np.ndarray) -> float:
-    values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
+    values = KINDS[data.kind].measure(task_outputs(data.kind, outputs), label)
     # There is no AUC where validation is all of one class.
     return goodness(values, metric) if metric in values else 0.0
 
@@ -176,15 +182,10 @@ def labelled_rows(
   )
 
 
-def task_outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:
-  """What a network would put out: logits of all classes, or log-odds."""
-  return log_odds(outputs) if data.kind == 'conversion' else outputs
-
-
 def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
   """The outputs of validation and test, as those of a network."""
   return {
-    name: task_outputs(data, outputs)
+    name: task_outputs(data.kind, outputs)
     for name, outputs in reading.outputs.items()
   }
 
