@@ -39,6 +39,10 @@ from experiments.planning.plan import (
   shapes_of,
 )
 from experiments.planning.report import Plan
+from experiments.pretraining.context import (
+  item_shares,
+  with_relations,
+)
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.probe_epochs import open_probe
 from experiments.pretraining.step import (
@@ -48,10 +52,6 @@ from experiments.pretraining.step import (
   make_pretraining,
   make_validation,
   validate,
-)
-from experiments.pretraining.training_users import (
-  item_shares,
-  with_relations,
 )
 from experiments.run import loop
 from experiments.run.data import open_data

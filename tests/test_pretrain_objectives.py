@@ -8,8 +8,8 @@ from adaptssr_jax.encoder.model import UserEncoder
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import probe_epochs
+from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
-from experiments.pretraining.training_users import item_shares
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,

@@ -24,13 +24,13 @@ from experiments.benchmarking.work import (
   step_flops,
 )
 from experiments.flags.pretraining import PretrainSettings
+from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.step import (
   encoded_of_a_user,
   lengths_of,
   make_pretraining,
 )
-from experiments.pretraining.training_users import item_shares
 from experiments.run import loop
 from experiments.run.batches import (
   batches_in_order,

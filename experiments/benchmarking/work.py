@@ -13,7 +13,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.training_users import with_relations
+from experiments.pretraining.context import with_relations
 
 # Vectors of a user of n behaviours that an exact softmax scores.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {

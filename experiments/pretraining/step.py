@@ -33,10 +33,13 @@ from experiments.flags.objectives import (
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.flags.traits import traits_of
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
-from experiments.pretraining.context import Context
+from experiments.pretraining.context import (
+  Context,
+  drawn_of_a_user,
+  make_drawing,
+)
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.pretraining.probe_epochs import EpochProbe
-from experiments.pretraining.training_users import drawn_of_a_user, make_drawing
 from experiments.run import loop
 from experiments.run.batches import batches_in_order, steps_of_run
 from experiments.run.process import tell
