@@ -31,28 +31,35 @@ from typing import Any
 import jax
 
 from experiments.benchmarking.cases import (
+  CHOICES,
   OURS,
   Case,
   ablation_cases,
+  choosing_cases,
+  fastest,
+  flagfile_of,
   growth_cases,
   main_cases,
   objective_cases,
 )
-from experiments.benchmarking.choosing import (
-  CHOICES,
-  choosing_cases,
-  fastest,
-  flagfile_of,
-)
-from experiments.benchmarking.earlier import measured_before
-from experiments.benchmarking.growth import draw_growth
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
-from experiments.benchmarking.report import report
+from experiments.benchmarking.report import draw_growth, report
 from experiments.flags.binder import SettingsError
 from experiments.run.process import tell, tell_result
-from experiments.run.workdir import atomic_write, commit
+from experiments.run.workdir import atomic_write, commit, differing_flags
+
+# They may change before --growth or --objectives goes on.
+_FREE = (
+  'workdir',
+  'json',
+  'quiet',
+  'compilation_cache',
+  'timeout',
+  'reference_python',
+  'rounds',
+)
 
 
 def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
@@ -92,6 +99,30 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     else:
       _compare(settings, cache, runs)
   return runs
+
+
+def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+  """The runs of the file of the results that succeeded, if there is one."""
+  path = settings.json_file
+  if not path.exists():
+    return []
+  try:
+    whole = json.loads(path.read_bytes())
+    runs, code, before = whole['runs'], whole['commit'], whole['flags']
+    differing = differing_flags(before, settings.flag_values(), _FREE)
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what --{settings.mode} writes: remove it, or choose '
+      'another --workdir'
+    ) from error
+  if code != commit():
+    differing = f'the commit was {code}, is {commit()}'
+  if differing:
+    raise SettingsError(
+      f'{path} holds what was measured otherwise: {differing}. Choose another '
+      '--workdir, or remove it'
+    )
+  return [run for run in runs if 'error' not in run]
 
 
 def _compare(

@@ -33,11 +33,10 @@ from experiments.flags.small_commands import (
   ReportSettings,
   SimilaritySettings,
 )
-from experiments.run import errors
+from experiments.run import process
 from experiments.run.data import open_data
-from experiments.run.errors import call
 from experiments.run.logs import Progress
-from experiments.run.process import be_quiet, inner_run, tell_result
+from experiments.run.process import be_quiet, call, inner_run, tell_result
 from tests.tiny_runs import ROOT
 
 # What is slow to import.
@@ -301,7 +300,7 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
 def test_a_stopped_command_fails_unless_it_goes_on(
   settings, goes_on, monkeypatch, capsys
 ):
-  monkeypatch.setattr(errors, 'prepare_process', lambda settings: None)
+  monkeypatch.setattr(process, 'prepare_process', lambda settings: None)
   stopped = 'stopped by SIGTERM: give the same command to'
   end = contextlib.nullcontext()
   if not goes_on:

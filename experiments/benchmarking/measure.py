@@ -15,8 +15,7 @@ from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.parts import profiled
-from experiments.benchmarking.rates import product_rate
+from experiments.benchmarking.parts import product_rate, profiled
 from experiments.benchmarking.work import (
   made_data,
   padding_share,

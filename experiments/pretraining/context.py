@@ -1,4 +1,4 @@
-"""What objectives are made of: users counted, behaviours seen, augmentations."""
+"""What objectives are made of: what is counted, seen and augmented."""
 
 import functools
 from collections.abc import Callable
