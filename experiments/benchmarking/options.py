@@ -13,9 +13,8 @@ from experiments.flags.pretraining import (
   with_causal_encoder,
   with_defaults,
 )
-from experiments.flags.process import ProcessSettings
+from experiments.flags.process import ProcessSettings, SpeedSettings
 from experiments.flags.shared import EncoderSettings
-from experiments.flags.speed import SpeedSettings
 from experiments.flags.traits import TRAITS
 
 # The catalogues of MovieLens-100k and of TTL, about.

@@ -17,13 +17,13 @@ from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
 from experiments.finetuning.predictions import write_result
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
+from experiments.flags.process import EncodingSettings, TableSettings
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
   split_seed_flag,
   train_users_flag,
 )
-from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
 from experiments.run import loop

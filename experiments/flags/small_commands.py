@@ -11,8 +11,10 @@ from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import (
   DistributedSettings,
+  EncodingSettings,
   ProcessSettings,
   QuietSettings,
+  TableSettings,
 )
 from experiments.flags.shared import (
   DataSettings,
@@ -20,7 +22,6 @@ from experiments.flags.shared import (
   split_seed_flag,
   train_users_flag,
 )
-from experiments.flags.speed import EncodingSettings, TableSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

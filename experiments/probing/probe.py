@@ -16,7 +16,7 @@ from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.flags.speed import EncodingSettings
+from experiments.flags.process import EncodingSettings
 from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
   Labelled,

@@ -32,7 +32,7 @@ from adaptssr_jax.training.step import (
   train_step,
 )
 from experiments.flags.binder import SettingsError
-from experiments.flags.speed import (
+from experiments.flags.process import (
   EncodingSettings,
   SpeedSettings,
   TableSettings,
