@@ -28,7 +28,7 @@ from experiments.probing.reading import (
   read,
   task_outputs,
 )
-from experiments.run.logs import open_log
+from experiments.run.logs import MetricsLog
 from experiments.run.speed import lengths_of, make_encoding
 
 
@@ -59,7 +59,7 @@ def probe(
   else:
     found = candidates(vectors, labelled, model=settings.probe_model)
   readings = []
-  with contextlib.closing(open_log(folder, settings, resume_at=0)) as log:
+  with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
       outputs = outputs_of(reading, known)['validation']
       values = KINDS[data.kind].measure(

@@ -12,7 +12,7 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import batch_at
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.logs import open_log
+from experiments.run.logs import MetricsLog
 from experiments.run.process import tell
 
 # How many users of a batch are named.
@@ -46,7 +46,7 @@ class StepLog:
     if saved and saved[-1]['until'] == start:
       self._in_a_row = saved[-1]['skipped_in_a_row']
       seconds = saved[-1].get('seconds', 0.0)
-    self._log = open_log(folder, settings, resume_at=start, saved=saved)
+    self._log = MetricsLog(folder, settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
     self._began = time.perf_counter() - seconds
 
