@@ -39,7 +39,6 @@ from experiments.flags.finetuning import with_defaults
 from experiments.planning.plan import (
   check_plan,
   plan_run,
-  planned_items,
   shapes_of,
 )
 from experiments.planning.report import Plan
@@ -96,7 +95,7 @@ def plan(settings: FinetuneSettings) -> Plan:
     )
   check_plan(settings, source=settings.pretrained)
   data = open_task(settings)
-  items = planned_items(settings, data)
+  items = range(settings.plan_items) or data.vocabulary.items
   known = data._replace(vocabulary=data.vocabulary._replace(items=items))
   model, params = shapes_of(
     functools.partial(make_model, settings, known),

@@ -35,7 +35,6 @@ from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.planning.plan import (
   check_plan,
   plan_run,
-  planned_items,
   shapes_of,
 )
 from experiments.planning.report import Plan
@@ -178,7 +177,7 @@ def plan(settings: PretrainSettings) -> Plan:
     functools.partial(
       make_encoder,
       settings,
-      planned_items(settings, data),
+      range(settings.plan_items) or data.vocabulary.items,
       source=open_source(settings, settings.init_from),
     ),
     jax.random.key(settings.seed),

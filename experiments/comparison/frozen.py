@@ -15,7 +15,6 @@ import numpy as np
 
 from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
 from experiments.finetuning.predictions import write_result
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
 from experiments.flags.process import EncodingSettings, TableSettings
 from experiments.flags.shared import (
@@ -146,7 +145,7 @@ def read_vectors(
     dealt = resplit(data, settings.split_seed)
     train = dealt.splits['train'].first(settings.train_users)
     dealt = dealt._replace(splits=dealt.splits | {'train': train})
-    labelled = labelled_rows(dealt, KINDS[data.kind].select_by[0])
+    labelled = labelled_rows(dealt)
     number = np.concatenate([part.number for part in dealt.splits.values()])
     places = histories.places[number]
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:

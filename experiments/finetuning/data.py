@@ -4,9 +4,9 @@ import numpy as np
 
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays, UserData, resplit
-from experiments.finetuning.tasks import KINDS, select_by
+from experiments.finetuning.tasks import select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell
@@ -139,7 +139,7 @@ def _refuse_known_targets(settings: FinetuneSettings) -> None:
 
 
 def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
-  metric, known = select_by(settings, data), KINDS[data.kind].select_by
+  metric, known = select_by(settings, data), SELECT_BY[data.kind]
   if metric not in known:
     raise SettingsError(
       f'--select_by={metric} is not measured in a {data.kind} task: take one '

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from adaptssr_jax.data import UserArrays, UserData
@@ -121,7 +120,11 @@ def make_optimizer(
   for part, rate in rates.items():
     # What the head has to itself is no part of the encoder's warm-up.
     rate = loop.learning_rate(settings, num_steps - head_steps, rate=rate)
-    optimizers[part] = loop.make_optimizer(settings, _delayed(rate, head_steps))
+    if head_steps:
+      later = rate if callable(rate) else optax.constant_schedule(rate)
+      never = optax.constant_schedule(0.0)
+      rate = optax.join_schedules([never, later], [head_steps])
+    optimizers[part] = loop.make_optimizer(settings, rate)
   # The table is not among the parameters where its rows have an optimizer.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
@@ -154,13 +157,3 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
   """
   encoder = {part: part for part in params['encoder']}
   return {part: part for part in params} | {'encoder': encoder}
-
-
-def _delayed(
-  rate: float | optax.Schedule, steps: int
-) -> float | optax.Schedule:
-  """A learning rate that is 0 in the first steps."""
-  if not steps:
-    return rate
-  schedule = rate if callable(rate) else optax.constant_schedule(rate)
-  return lambda step: jnp.where(step < steps, 0.0, schedule(step - steps))

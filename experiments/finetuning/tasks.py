@@ -49,8 +49,6 @@ class Kind:
   measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
   # (outputs, labels) -> what is written of each example.
   columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
-  # The metrics that may choose an epoch; the first one does.
-  select_by: tuple[str, ...]
 
 
 def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -111,28 +109,25 @@ KINDS = {
       'logits': logits,
       'correct': np.asarray(metrics.accuracy(logits, labels)),
     },
-    select_by=SELECT_BY['classification'],
   ),
   'conversion': Kind(
     objective=conversion_objective,
     predict=conversion_scores,
     measure=measure_conversion,
     columns=lambda scores, labels: {'label': labels, 'score': scores},
-    select_by=SELECT_BY['conversion'],
   ),
   'ranking': Kind(
     objective=ranking_objective,
     predict=ranks_of_positives,
     measure=measure_ranks,
     columns=lambda ranks, labels: {'rank': ranks},
-    select_by=SELECT_BY['ranking'],
   ),
 }
 
 
 def select_by(settings: FinetuneSettings, data: UserData) -> str:
   """The metric that chooses an epoch."""
-  return settings.select_by or KINDS[data.kind].select_by[0]
+  return settings.select_by or SELECT_BY[data.kind][0]
 
 
 def measured(

@@ -16,7 +16,6 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.step import pmap_step
 from experiments.finetuning.predictions import predict_users
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.probing.probe import labelled_rows
@@ -61,9 +60,7 @@ def open_probe(
     'validation': validation,
     'test': validation.first(1),
   }
-  labelled = labelled_rows(
-    data._replace(splits=judges), KINDS[data.kind].select_by[0]
-  )
+  labelled = labelled_rows(data._replace(splits=judges))
   users, own = [], data.vocabulary.items
   for split in judges.values():
     histories = split.items

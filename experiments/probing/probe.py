@@ -15,7 +15,7 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
 from experiments.flags.process import EncodingSettings
 from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
@@ -48,7 +48,7 @@ def probe(
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
-    rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+    rows = labelled_rows(data).rows
     kept = [
       rows[name][: len(users.items)] for name, users in known.splits.items()
     ]
@@ -154,13 +154,14 @@ def probe_name(result: dict[str, Any]) -> str:
 
 
 def labelled_rows(
-  data: UserData, metric: str, *, positive_weight: float = 1.0
+  data: UserData, metric: str | None = None, *, positive_weight: float = 1.0
 ) -> Labelled:
   """The labels of the rows of train, then of validation, then of test.
 
   Args:
-    metric: by which validation chooses.
+    metric: by which validation chooses [the first of `SELECT_BY`].
   """
+  metric = metric or SELECT_BY[data.kind][0]
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
 
   def score(outputs: np.ndarray, label: np.ndarray) -> float:
