@@ -65,7 +65,14 @@ _FREE = (
 def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   """Measures what the flags ask for, prints it, and returns it."""
   check(settings)
-  _make_folder(settings)
+  if not settings.json:
+    try:
+      settings.json_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise SettingsError(
+        f'--workdir={settings.workdir} cannot be made ({error.strerror}): '
+        'choose another folder'
+      ) from error
   if settings.mode == 'quick':
     found = measure(settings)
     _write(settings.json_file, found)
@@ -208,15 +215,3 @@ def _title(runs: Sequence[dict[str, Any]]) -> str:
 
 def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
   atomic_write(path, json.dumps(values, indent=1) + '\n')
-
-
-def _make_folder(settings: BenchmarkSettings) -> None:
-  if settings.json:
-    return
-  try:
-    settings.json_file.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise SettingsError(
-      f'--workdir={settings.workdir} cannot be made ({error.strerror}): choose '
-      'another folder'
-    ) from error

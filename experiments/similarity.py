@@ -34,9 +34,7 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step
 from experiments.flags.binder import SettingsError
-from experiments.flags.shared import (
-  EncoderSettings,
-)
+from experiments.flags.shared import EncoderSettings
 from experiments.pretraining.context import make_augmentations
 from experiments.run import loop
 from experiments.run.batches import batches_in_order

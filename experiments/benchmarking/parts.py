@@ -187,12 +187,12 @@ def _pass_of(op_name: str) -> str:
   return 'forward' if 'jvp(' in op_name else 'other'
 
 
-def table_of(parts: Sequence[dict[str, Any]], *, least: float = 0.01) -> list:
+def table_of(parts: Sequence[dict[str, Any]]) -> list:
   """The rows of the table of a profile; small ones of several parts as one."""
   small = {
     row['name']
     for row in parts[:-1]
-    if ' + ' in row['name'] and row['share'] < least
+    if ' + ' in row['name'] and row['share'] < 0.01
   }
   rows = [['part', 'ms', *_PASSES, 'of all', 'of products', 'of memory']]
   *others, clock = parts

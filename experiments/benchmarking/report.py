@@ -9,12 +9,7 @@ import numpy as np
 
 from experiments.benchmarking.cases import OURS, PYTORCH, Run
 from experiments.benchmarking.parts import table_of
-from experiments.run.pictures import (
-  Lines,
-  MissingPlotsError,
-  draw_lines,
-  save,
-)
+from experiments.run.pictures import Lines, MissingPlotsError, draw_lines, save
 from experiments.run.process import tell
 
 _DASH = '-'
@@ -219,16 +214,10 @@ def _product(runs: Sequence[Run]) -> str:
   return _DASH if share == _DASH else f'{share} of {of}'
 
 
-def _first(runs: Sequence[Run], *, name: str) -> str:
-  return _median(
-    [run for run in runs if run['round'] == 0], name=name, form='.1f'
-  )
-
-
-def _again(runs: Sequence[Run], *, name: str) -> str:
-  return _median(
-    [run for run in runs if run['round'] > 0], name=name, form='.1f'
-  )
+def _compiling(runs: Sequence[Run], *, name: str, again: bool = False) -> str:
+  """The seconds of the first round, or of the others, which find programs."""
+  some = [run for run in runs if (run['round'] > 0) == again]
+  return _median(some, name=name, form='.1f')
 
 
 _SHOW = {
@@ -239,10 +228,12 @@ _SHOW = {
   ),
   'GFLOP/s of real tokens': functools.partial(_median, name='gflops'),
   'of a large product': _product,
-  'compiling, s: first': functools.partial(_first, name='compile_seconds'),
-  'compiling, s: again': functools.partial(_again, name='compile_seconds'),
+  'compiling, s: first': functools.partial(_compiling, name='compile_seconds'),
+  'compiling, s: again': functools.partial(
+    _compiling, name='compile_seconds', again=True
+  ),
   'first step, with compiling, s': functools.partial(
-    _first, name='first_step_seconds'
+    _compiling, name='first_step_seconds'
   ),
   'peak memory, MiB': functools.partial(_median, name='peak_mib'),
   'peak device memory, MiB': functools.partial(_median, name='device_peak_mib'),

@@ -143,7 +143,7 @@ def padding_share(
 
 
 def synthetic_users(
-  num_users: int, *, num_items: int, longest: int, seed: int = 0
+  num_users: int, *, num_items: int, longest: int
 ) -> UserArrays:
   """Users whose lengths and items are spread like those of the TTL data.
 
@@ -162,7 +162,7 @@ def synthetic_users(
     >>> bool(users.items.lengths.min() >= 10), users.items.longest
     (True, 100)
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   lengths = rng.normal(0.5484 * longest, 0.25 * longest, num_users).astype(int)
   lengths = np.clip(lengths, max(longest // 10, 1), longest)
   values = rng.zipf(1.2, lengths.sum()) % (num_items - 1) + 1

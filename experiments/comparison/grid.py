@@ -230,7 +230,7 @@ def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:
   """The updates that a finished pre-training run made."""
-  return _logged(grid, run)[-1]['step']
+  return read_metrics(grid.folder / run.name)[-1]['step']
 
 
 def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
@@ -239,7 +239,8 @@ def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
   Of the states that have not collapsed the one with the least validation loss;
   the last state if all of them have.
   """
-  lines = [line for line in _logged(grid, run) if 'validation_loss' in line]
+  logged = read_metrics(grid.folder / run.name)
+  lines = [line for line in logged if 'validation_loss' in line]
   sound = [line for line in lines if not collapse_of(grid, run.method, line)]
   return min(
     sound or lines[-1:], key=lambda line: line['validation_loss'], default={}
@@ -255,7 +256,3 @@ def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
     return ''
   objective = grid.settings_of(method).objective
   return collapse_warning(values, objective=objective)
-
-
-def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:
-  return read_metrics(grid.folder / run.name)

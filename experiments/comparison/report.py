@@ -19,11 +19,7 @@ from experiments.comparison.grid import (
   plan,
   steps_taken,
 )
-from experiments.comparison.methods import (
-  FINE_TUNED,
-  METRICS,
-  variant_methods,
-)
+from experiments.comparison.methods import FINE_TUNED, METRICS, variant_methods
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes

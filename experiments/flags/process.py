@@ -89,10 +89,8 @@ class DistributedSettings(ProcessSettings, group='several processes'):
         f'{" and ".join(given.keys() - set(missing))} without '
         f'{" and ".join(missing)}: give all three or none'
       )
-    if not missing:
-      self._check_coordinator()
-
-  def _check_coordinator(self) -> None:
+    if missing:
+      return
     if self.distributed == 'off':
       raise SettingsError('--distributed=off contradicts --coordinator')
     host, _, port = self.coordinator.rpartition(':')

@@ -16,12 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.probing.features import (
-  Features,
-  joined,
-  moments,
-  standardised,
-)
+from experiments.probing.features import Features, joined, moments, standardised
 
 # Inverse strengths of the penalty, the strongest first.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)

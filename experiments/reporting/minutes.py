@@ -52,31 +52,23 @@ def _panels(runs: Sequence[Run]) -> list[Lines]:
   by_dataset: dict[str, list[Run]] = {}
   for run in runs:
     by_dataset.setdefault(run.flags.get('dataset', ''), []).append(run)
-  return [
-    panel._replace(title=f'{dataset}, {panel.title}')
-    if len(by_dataset) > 1
-    else panel
-    for dataset, its_runs in by_dataset.items()
-    for panel in _panels_of_dataset(its_runs)
-  ]
-
-
-def _panels_of_dataset(runs: Sequence[Run]) -> list[Lines]:
-  names = {name for run in runs for line in run.lines for name in line}
   panels = []
-  for probe in sorted(name for name in names if name.startswith(_PROBE)):
-    task = probe.removeprefix(_PROBE)
-    lines = {
-      run.name: [
-        (line['seconds'], line[probe])
-        for line in run.lines
-        if {'seconds', probe} <= line.keys()
-      ]
-      for run in runs
-    }
-    lines = {name: points for name, points in lines.items() if points}
-    if lines:
-      panels.append(Lines(task, lines, _levels(runs, task)))
+  for dataset, own in by_dataset.items():
+    prefix = f'{dataset}, ' if len(by_dataset) > 1 else ''
+    names = {name for run in own for line in run.lines for name in line}
+    for probe in sorted(name for name in names if name.startswith(_PROBE)):
+      task = probe.removeprefix(_PROBE)
+      lines = {
+        run.name: [
+          (line['seconds'], line[probe])
+          for line in run.lines
+          if {'seconds', probe} <= line.keys()
+        ]
+        for run in own
+      }
+      lines = {name: points for name, points in lines.items() if points}
+      if lines:
+        panels.append(Lines(prefix + task, lines, _levels(own, task)))
   return panels
 
 

@@ -9,12 +9,7 @@ from xml.etree.ElementTree import Element
 
 from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import Line, curves
-from experiments.reporting.elements import (
-  figure,
-  legend,
-  table,
-  tag,
-)
+from experiments.reporting.elements import figure, legend, table, tag
 from experiments.run.logs import read_metrics
 from experiments.run.workdir import RESULT, saved_flags
 

@@ -11,17 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.sources import (
-  MissingSourceError,
-  check_sha256,
-)
+from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError, unknown
-from experiments.flags.shared import (
-  LEAVE_ONE_OUT,
-  DataSettings,
-  SplitSettings,
-)
+from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, tell
 
 # How long pip may take, in seconds.

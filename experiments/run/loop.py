@@ -11,10 +11,7 @@ import optax
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.items import Description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.data.prepared.batches import (
-  steps_per_epoch,
-  users_per_device,
-)
+from adaptssr_jax.data.prepared.batches import steps_per_epoch, users_per_device
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,

@@ -18,10 +18,7 @@ from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.table.shards import is_shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, replicate, shard
-from adaptssr_jax.training.row_step import (
-  init_row_state,
-  row_train_step,
-)
+from adaptssr_jax.training.row_step import init_row_state, row_train_step
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,

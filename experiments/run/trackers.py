@@ -27,24 +27,22 @@ Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
 
 def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
   """The functions that --log_to names."""
-  return {name: _tracker(name) for name in settings.log_to}
-
-
-def _tracker(name: str) -> Tracker:
-  if ':' in name:
-    return function_of('log_to', name)
-  if name not in _TRACKERS:
-    raise SettingsError(
-      f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
-      'MODULE:FUNCTION of your own'
-    )
-  if name != 'tensorboard':
-    try:
-      importlib.import_module(name)
-    except ImportError as error:
-      advice = f"pip install '.[{name}]'"
-      raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
-  return _TRACKERS[name]
+  known = dict(_TRACKERS)
+  for name in settings.log_to:
+    if ':' in name:
+      known[name] = function_of('log_to', name)
+    elif name not in known:
+      raise SettingsError(
+        f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
+        'MODULE:FUNCTION of your own'
+      )
+    elif name != 'tensorboard':
+      try:
+        importlib.import_module(name)
+      except ImportError as error:
+        advice = f"pip install '.[{name}]'"
+        raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
+  return {name: known[name] for name in settings.log_to}
 
 
 class Trackers:
