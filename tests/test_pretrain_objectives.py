@@ -149,9 +149,7 @@ def test_the_bias_starts_at_the_shares_of_the_items():
 
 def test_a_probe_chooses_the_epoch(tmp_path, data_dir, monkeypatch):
   told = iter([0.5, 0.9, 0.7])
-  monkeypatch.setattr(
-    probe_epochs.EpochProbe, 'score', lambda *args: next(told)
-  )
+  monkeypatch.setattr(probe_epochs, 'score', lambda *_, **__: next(told))
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', probe_task=('age',), **POOLED
   )
@@ -165,9 +163,7 @@ def test_probes_of_several_tasks_choose_by_their_mean(
   tmp_path, data_dir, monkeypatch
 ):
   told = iter([0.6, 0.2, 0.5, 0.4, 0.3, 0.3])
-  monkeypatch.setattr(
-    probe_epochs.EpochProbe, 'score', lambda *args: next(told)
-  )
+  monkeypatch.setattr(probe_epochs, 'score', lambda *_, **__: next(told))
   tasks = ('gender', 'age')
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', probe_task=tasks, **POOLED
@@ -207,6 +203,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
     ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
     ({'slice_lengths': '1,2'}, '--slice_lengths holds several words'),
+    ({'augmentations': 'crop'}, '--augmentations holds several words'),
     ({'smooth': 0.1}, '--smooth=0.1 is for hard pairs'),
     ({'hard_negatives': False}, 'a list has all negatives'),
     (

@@ -38,11 +38,6 @@ class Histories(NamedTuple):
   name: str  # the same for all tasks with the same users, histories and items
   order: np.ndarray  # the number of the row at each place, [rows]
 
-  @property
-  def places(self) -> np.ndarray:
-    """The place of each row, by its number, [rows]."""
-    return np.argsort(self.order)
-
 
 def histories_of(data: UserData) -> Histories:
   """The histories of a task with the stored splits.
@@ -147,7 +142,7 @@ def read_vectors(
     dealt = dealt._replace(splits=dealt.splits | {'train': train})
     labelled = labelled_rows(dealt)
     number = np.concatenate([part.number for part in dealt.splits.values()])
-    places = histories.places[number]
+    places = np.argsort(histories.order)[number]
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
       vectors = found['vector'][places]
     if settings.with_bag:

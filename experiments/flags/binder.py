@@ -9,7 +9,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
@@ -83,20 +83,13 @@ class Settings:
 
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """Flag name to text, of every (other) setting that has a value."""
-    values = {
-      field.name: _text(field, getattr(self, field.name))
-      for field in dataclasses.fields(self)
-      if field.name not in without
-    }
-    return {name: text for name, text in values.items() if text is not None}
+    fields = [f for f in dataclasses.fields(self) if f.name not in without]
+    return _texts({field: getattr(self, field.name) for field in fields})
 
-  def default_values(self) -> dict[str, str]:
+  @classmethod
+  def default_values(cls) -> dict[str, str]:
     """Flag name to text, of every setting that has a default."""
-    values = {
-      field.name: _text(field, field.default)
-      for field in dataclasses.fields(self)
-    }
-    return {name: text for name, text in values.items() if text is not None}
+    return _texts({field: field.default for field in dataclasses.fields(cls)})
 
   def names_free_to_change(self) -> set[str]:
     """The settings that a resumed run may have otherwise."""
@@ -120,7 +113,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   if value is None:
     return
   rule = field.metadata
-  if isinstance(field.default, tuple) and isinstance(value, str):
+  if _plain_type(field.type) is tuple and isinstance(value, str):
     raise SettingsError(
       f'--{field.name} holds several words: give a tuple of them, not {value!r}'
     )
@@ -163,9 +156,8 @@ def define_flags(
   module_name: str | None = None,
 ) -> None:
   """Defines a flag for every field of a settings class."""
-  hints = typing.get_type_hints(settings_type)
   for field in dataclasses.fields(settings_type):
-    define = _DEFINE[_plain_type(hints[field.name])]
+    define = _DEFINE[_plain_type(field.type)]
     default = field.default
     if field.metadata['repeated']:
       define = flags.DEFINE_multi_string
@@ -199,9 +191,9 @@ def _text(field: dataclasses.Field, value: Any) -> str | None:
   return text.getvalue()
 
 
-def default_text(field: dataclasses.Field) -> str:
-  """The default of a flag as it is given; '' if it has none."""
-  return _text(field, field.default) or ''
+def _texts(values: Mapping[dataclasses.Field, Any]) -> dict[str, str]:
+  texts = {field.name: _text(field, value) for field, value in values.items()}
+  return {name: text for name, text in texts.items() if text is not None}
 
 
 _DEFINE = {

@@ -83,8 +83,7 @@ def make_encoder(
   free = {name: given[name] for name in FREE_FIELDS if name in given}
   encoder = source.encoder.clone(num_items=len(items), **free)
   with jax.default_device(_source_device(settings)):
-    init = functools.partial(_init, encoder, settings.item_stddev)
-    fresh = init(key)['table']
+    fresh = _init(encoder, settings.item_stddev, key)['table']
   table, found = map_item_rows(
     source.params['table'], fresh, source.known, items
   )

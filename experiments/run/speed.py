@@ -38,8 +38,7 @@ from experiments.flags.traits import traits_of
 
 # What sequences are encoded at once. On a CPU few, since what is written for 16
 # of them is still near when it is read.
-_MICROBATCH = {'cpu': 16}
-_MICROBATCH_ELSEWHERE = 256
+_MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
 _SAMPLE = 1_000_000
 # With fewer items than so many times the rows of a batch, all of the table is
 # updated in less time.
@@ -63,7 +62,8 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
   """In which parts the sequences of a batch are encoded."""
   size = settings.microbatch
   if size is None:
-    size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
+    on_cpu = jax.default_backend() == 'cpu'
+    size = _MICROBATCH_ON_CPU if on_cpu else _MICROBATCH_ELSEWHERE
   widths = bucket_widths(
     lengths, programs=settings.buckets, max_length=max(int(lengths.max()), 1)
   )
