@@ -1,13 +1,16 @@
 """The folder of a run is made, resumed, or refused."""
 
+import contextlib
 import errno
 import os
 import pathlib
 import subprocess
+import threading
 
 import pytest
 
 from adaptssr_jax.data import UserData, Vocabulary
+from adaptssr_jax.files import locked
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.pretraining import PretrainSettings
 from experiments.run import workdir
@@ -145,6 +148,16 @@ def test_one_run_at_a_time(tmp_path):
   assert {path.name for path in folder.iterdir()} == {'flags.txt', 'inside'}
   with opened_workdir(one):
     pass
+
+
+def test_a_run_may_begin_while_somebody_looks_whether_it_is_at_work(tmp_path):
+  (tmp_path / '.lock').touch()
+  with contextlib.ExitStack() as look:
+    look.enter_context(locked(tmp_path / '.lock'))
+    threading.Timer(0.02, look.close).start()
+    with opened_workdir(settings(tmp_path)):
+      assert workdir.is_in_use(tmp_path)
+  assert not workdir.is_in_use(tmp_path)
 
 
 def test_what_a_killed_run_left_of_its_lock_locks_nothing(tmp_path):

@@ -11,6 +11,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import time
 import types
 from collections.abc import Collection, Iterator, Mapping
 
@@ -92,18 +93,21 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder, until the process ends at the latest."""
   path, holder = folder / _LOCK, folder / _HOLDER
-  with contextlib.ExitStack() as stack:
-    try:
-      stack.enter_context(locked(path))
-    except filelock.Timeout as error:
-      other = ''
-      with contextlib.suppress(OSError):
-        other = holder.read_text(errors='replace')
-      raise SettingsError(
-        f'--workdir={folder} is in use by {other or "another run"}: wait for '
-        'its end, '
-        'or choose another folder'
-      ) from error
+
+  def refuse() -> None:
+    # Who only asks whether it is in use has the lock for an instant.
+    time.sleep(0.1)
+    if not is_in_use(folder):
+      return
+    other = ''
+    with contextlib.suppress(OSError):
+      other = holder.read_text(errors='replace')
+    raise SettingsError(
+      f'--workdir={folder} is in use by {other or "another run"}: wait for its '
+      'end, or choose another folder'
+    )
+
+  with locked(path, on_wait=refuse):
     # Not in the locked file, which nobody else can read on Windows.
     holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
