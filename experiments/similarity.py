@@ -138,7 +138,7 @@ def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
 
 
 def default_names(sources: Sequence[str]) -> tuple[str, ...]:
-  """The last parts of the paths, as many as tell them apart.
+  """The last part of each path, or the last two where that names two alike.
 
   Example:
     >>> default_names(['runs/a', 'runs/b'])

@@ -122,11 +122,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
   @property
   def catalogues(self) -> tuple[int, ...]:
-    """The numbers of items.
-
-    Raises:
-      SettingsError: they are no such numbers.
-    """
+    """The numbers of items."""
     one = self.quick or self.objectives
     words = self.num_items or CATALOGUES[: 1 if one else None]
     try:
@@ -141,11 +137,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
   @property
   def objective_names(self) -> tuple[str, ...]:
-    """Which objectives are timed.
-
-    Raises:
-      SettingsError: there is none of that name.
-    """
+    """Which objectives are timed."""
     if self.objectives == ('all',):
       return tuple(TRAITS)
     for name in self.objectives:

@@ -40,9 +40,9 @@ _COLLECTIVES = ('all-', 'reduce-scatter', 'collective-')
 _OTHERS = 'no part by name'
 _CLOCK = 'the step, by the clock'
 # They hold others, which are timed themselves.
-_HOLDERS = {'while', 'conditional', 'call'}
+_CONTROL_FLOW = {'while', 'conditional', 'call'}
 # They say nothing of what a fusion is for.
-_SILENT = {
+_UNINFORMATIVE = {
   *('parameter', 'constant', 'iota', 'tuple', 'get-tuple-element', 'bitcast'),
   *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
 }
@@ -61,24 +61,15 @@ def profiled(
   """Runs a few steps under JAX's profiler, and tells of its parts.
 
   Args:
-    step: the compiled step.
     state: where it starts, which is donated.
     batches: of the steps, each of which gets another.
-    key: of the run.
     text: of the compiled step, `jax.stages.Compiled.as_text()`.
     dtype: of its products.
 
   Returns:
-    The state after the steps. And for each part, the slowest first, its `name`;
-    the milliseconds of a device in a step: of the `forward` pass, of what is
-    computed `again` for the gradient, of the `gradient`, of all `other` things,
-    such as the optimizer, and all together as `ms`; their `share` of all of
-    these; and `of_products` and `of_memory`, the share of `ms` that its
-    products and its bytes would take at `best_rates`, of which what is in the
-    cache is a multiple. An operation counts with its median time. What is fused
-    of several parts is a row of its own, and so is what has no part by its
-    name, or no name. The last row has only the `ms` of a step by the clock: the
-    rest is between the operations, or other programs'.
+    The state after the steps; and `rows_of` the parts, with the `share` of each
+    in the `ms` of all of them. The last row has only the `ms` of a step by the
+    clock: the rest is between the operations, or other programs'.
   """
   seconds = []
   with tempfile.TemporaryDirectory() as folder:
@@ -100,11 +91,7 @@ def profiled(
 
 
 def times_of(folder: pathlib.Path, module: str) -> dict[str, list[float]]:
-  """The seconds of each time that an operation of a module ran, by its name.
-
-  Raises:
-    SettingsError: the profiler has seen none.
-  """
+  """The seconds of each time that an operation of a module ran, by its name."""
   found = collections.defaultdict(list)
   for path in folder.rglob('*.xplane.pb'):
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -130,19 +117,25 @@ def rows_of(
   """The rows of the parts, in milliseconds of a device in a step.
 
   Args:
-    program: the step.
-    times: the seconds of each time that an operation ran, by its name.
+    times: of `times_of`.
     steps: how often the step ran.
-    rates: as of `best_rates`.
+    rates: of `best_rates`.
 
   Returns:
-    The rows of `profiled`, but for their shares; none of a part of no time.
+    For each part that takes time, the slowest first, its `name`; the time of
+    the `forward` pass, of what is computed `again` for the gradient, of the
+    `gradient`, of all `other` things, such as the optimizer, and all together
+    as `ms`; and `of_products` and `of_memory`, the share of `ms` that its
+    products and its bytes would take at `best_rates`, of which what is in the
+    cache is a multiple. An operation counts with its median time. What is fused
+    of several parts is a row of its own, and so is what has no part by its
+    name, or no name.
   """
   products, memory = rates
   spent = collections.defaultdict(collections.Counter)
   for name, seconds in times.items():
     operation = program.operations.get(name)
-    if operation is None or operation.opcode in _HOLDERS:
+    if operation is None or operation.opcode in _CONTROL_FLOW:
       continue
     row = spent[part_of(program, name)]
     runs = 1000 * len(seconds) / (steps * jax.local_device_count())
@@ -165,8 +158,8 @@ def part_of(program: Program, name: str) -> str:
   if program.operations[name].opcode.startswith(_COLLECTIVES):
     return 'collectives'
   inner = [program.operations[each] for each in program.inside(name)]
-  telling = [each for each in inner if each.opcode not in _SILENT]
-  found = {_part(each.op_name) for each in telling if each.op_name}
+  inner = [each for each in inner if each.opcode not in _UNINFORMATIVE]
+  found = {_part(each.op_name) for each in inner if each.op_name}
   if not found:
     found = {_part(program.operations[name].op_name)}
   return ' + '.join(part for part in (*_PARTS, _OTHERS) if part in found)

@@ -37,9 +37,6 @@ class MetricsLog:
   Args:
     resume_at: the last step whose lines are kept; later ones are written again.
     saved: of `since_save`, by checkpoints; replaces what the file has lost.
-
-  Raises:
-    SettingsError: a line of the file cannot be read, or a tracker not begin.
   """
 
   def __init__(

@@ -63,11 +63,7 @@ class StepLog:
     return {'seconds': time.perf_counter() - self._began}
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged.
-
-    Raises:
-      SettingsError: it is the last of `--max_skipped`; names its users.
-    """
+    """Waits for a step, and writes its numbers if it is one to be logged."""
     jax.block_until_ready(metrics)
     metrics = dict(metrics)
     if not float(metrics.pop('skipped')):

@@ -49,12 +49,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
-  """Makes the folder of a run with its `flags.txt`, or opens it to resume.
-
-  Raises:
-    SettingsError: the folder cannot be written, holds other things, or belongs
-      to a run with other settings, which are named.
-  """
+  """Makes the folder of a run with its `flags.txt`, or opens it to resume."""
   folder = pathlib.Path(settings.workdir)
   _refuse_other_things(folder)
   with writing(folder):
@@ -208,10 +203,8 @@ def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   """Writes `dataset.txt`, and `vocabulary`: the raw id of item i in line i.
 
-  The ids are JSON strings, since an id may hold the end of a line.
-
-  Raises:
-    SettingsError: the run was trained on other data, which no flag need show.
+  The ids are JSON strings, since an id may hold the end of a line. A run on
+  other data, which no flag need show, is refused.
   """
   if not is_main_process():
     return
