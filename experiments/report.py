@@ -178,7 +178,7 @@ def write_page(
   *,
   refresh: float | None = None,
 ) -> None:
-  """Writes the page such that a reader never finds half of it."""
+  """Writes the page, whole or not at all."""
   runs = [read_run(*of) for of in found.runs.items()]
   title = f'Report: {", ".join(name for kind in found for name in kind)}'
   text = page(title, [*run_sections(runs), *others], refresh=refresh)

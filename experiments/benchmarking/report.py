@@ -21,14 +21,11 @@ _RATES = {
 
 
 def report(runs: Sequence[Run]) -> str:
-  """The tables of all sections, and what failed.
+  """The tables of all sections, and what failed, in Markdown.
 
   Args:
     runs: `section`, `name`, `who` and `round` of each, and what was measured,
       or the `error`.
-
-  Returns:
-    Markdown.
   """
   parts = []
   for section in dict.fromkeys(run['section'] for run in runs):

@@ -109,10 +109,9 @@ class ReadingSettings(DataSettings):
 def encode(
   settings: VectorSettings, *, data: UserData, histories: Histories
 ) -> np.ndarray:
-  """Writes the vectors of all users of a task, and returns them.
+  """Writes and returns the vectors of all users, in the order of `histories`.
 
-  Returns:
-    float32 [users, features], in the order of `histories`.
+  They are float32 [users, features].
   """
   with opened_workdir(settings) as folder:
     # No flag of a comparison sets it, so that it follows the devices.

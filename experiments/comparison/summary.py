@@ -1,8 +1,5 @@
 """What the runs of a column say together: means, intervals, tests.
 
-Where runs are few, users are drawn again; where there are many splits, these
-are compared.
-
 The test split of every split seed is the same for all methods. Of a method,
 each test row first gets its mean over the seeds; then users are drawn again,
 each with all of its rows in all splits, for all methods at once.

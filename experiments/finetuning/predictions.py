@@ -55,10 +55,9 @@ def predict_users(
 
   Args:
     predict: (params, batch) -> the outputs of the users of all devices.
-    length: behaviours seen of a user.
 
   Returns:
-    The outputs, [rows, ...], without those of padding.
+    [rows, ...], without those of padding.
   """
   outputs = []
   for batch, rows in batches_in_order(users, settings, length):

@@ -31,11 +31,7 @@ def make_finetuning(
   buckets: Buckets,
   length: int,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with.
-
-  Args:
-    train: the examples that are trained on.
-  """
+  """The step of a run, before `pmap_step`, and the state it begins with."""
   encoder = model['encoder']
   in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
   num_steps = steps_of_run(settings, train)

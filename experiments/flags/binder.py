@@ -31,18 +31,12 @@ def flag(
   """A field that is a flag.
 
   Args:
-    default: its value where the flag is not given.
     help: what it sets, with its unit.
-    low: the least value allowed.
-    above: a value that must be exceeded.
-    high: the largest value allowed.
+    above: a value that must be exceeded; `low` and `high` are allowed.
     choices: the words allowed, of which a tuple may hold several.
     repeated: of a tuple, whether the flag is given once for each value, which
       may then hold commas, instead of once for all.
     mutable_on_resume: whether a run may be resumed with another value.
-
-  Returns:
-    The dataclass field.
   """
   return dataclasses.field(
     default=default,

@@ -136,10 +136,6 @@ def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
   """Shows an objective as many behaviours as it encodes, of batches of more.
 
   What draws slices, prefixes or partners is shown all of them.
-
-  Args:
-    name: of the objective.
-    objective: (params, batch, key) -> loss, metrics.
   """
   settings, traits = context.settings, traits_of(name)
   is_sliced = traits.is_augmented and 'slice' in augmentations_of(

@@ -17,7 +17,6 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
   Args:
     runs: those of pre-training are curves, and those with a result of the same
       task, as a baseline has it, are level lines. All is of validation rows.
-    path: of the picture, by whose ending its format is.
 
   Returns:
     A line for each curve: its best score, and the seconds after which it first
@@ -35,7 +34,7 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
       figure.savefig(aside, format=path.suffix[1:] or None)
   except (OSError, ValueError) as error:
     raise SettingsError(f'--picture={path} was not written: {error}') from error
-  told = []
+  lines = []
   for panel in panels:
     for name, points in panel.lines.items():
       best = max(score for _, score in points)
@@ -43,8 +42,8 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
         f'{other} ({level:.4f}) {_first(points, level)}'
         for other, level in panel.levels.items()
       ]
-      told.append('; '.join(parts))
-  return told
+      lines.append('; '.join(parts))
+  return lines
 
 
 def _panels(runs: Sequence[Run]) -> list[Lines]:

@@ -46,16 +46,12 @@ class Panel(NamedTuple):
 
 
 class Lines(NamedTuple):
-  """Several lines of one panel.
+  """Several lines of one panel."""
 
-  Args:
-    title: of the panel.
-    lines: (x, y) of the points of each, by name; nan is drawn as a cross below.
-    levels: y of lines across the panel, by name.
-  """
-
-  title: str
+  title: str  # of the panel
+  # (x, y) of the points of each, by name; nan is drawn as a cross below.
   lines: Mapping[str, Sequence[tuple[float, float]]]
+  # y of lines across the panel, by name.
   levels: Mapping[str, float] = types.MappingProxyType({})
 
 

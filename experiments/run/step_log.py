@@ -25,8 +25,7 @@ class StepLog:
   A step whose loss or gradient is not finite is skipped: it changes nothing.
 
   Args:
-    start: steps done already.
-    num_steps: of the whole run.
+    start: steps done already, of the `num_steps` of the run.
     saved: what checkpoints say of the log, by `since_save`.
   """
 

@@ -46,11 +46,7 @@ def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
 
 
 class Trackers:
-  """The logs of a run, which goes on where one of them fails.
-
-  Args:
-    resume_at: the last step that counts.
-  """
+  """The logs of a run, which goes on where one of them fails."""
 
   def __init__(
     self, folder: pathlib.Path, settings: RunSettings, *, resume_at: int

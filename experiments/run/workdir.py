@@ -184,7 +184,7 @@ def differing_flags(
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file such that a reader never finds half of it."""
+  """Writes a file, whole or not at all."""
   if not is_main_process():
     return
   if isinstance(content, str):
