@@ -95,12 +95,12 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     if settings.growth:
       runs += measured_before(settings)
       # Each compiles, which takes memory, too.
-      _take_turns(growth_cases(settings), settings, 'off', runs)
+      _run_interleaved(growth_cases(settings), settings, 'off', runs)
       draw_growth(runs, settings.json_file.parent)
     elif settings.objectives:
       runs += measured_before(settings)
       for group in objective_cases(settings):
-        _take_turns(group, settings, cache, runs)
+        _run_interleaved(group, settings, cache, runs)
     elif settings.gpu:
       _compare_on_gpu(settings, cache, runs)
     else:
@@ -137,12 +137,12 @@ def _compare(
 ) -> None:
   """Takes turns with the reference, and with what is switched off."""
   for group in main_cases(settings):
-    _take_turns(group, settings, cache, runs)
+    _run_interleaved(group, settings, cache, runs)
   if settings.ablation:
     plain = dataclasses.replace(settings, profile=False)
     cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
     for group in ablation_cases(settings, cpu=cpu):
-      _take_turns(group, plain, cache, runs)
+      _run_interleaved(group, plain, cache, runs)
 
 
 def _compare_on_gpu(
@@ -157,16 +157,16 @@ def _compare_on_gpu(
     chosen: dict[str, Any] = {}
     for name in CHOICES:
       cases = choosing_cases(settings, size, name, chosen)
-      _take_turns(cases, plain, cache, runs)
+      _run_interleaved(cases, plain, cache, runs)
       chosen = fastest(cases, runs)
     path = settings.json_file.with_name(f'chosen_{size}.flags')
     atomic_write(path, flagfile_of(settings, chosen, runs))
     tell_result(f'--flagfile={path}')
     group = [case._replace(changes=chosen) for case in group]
-    _take_turns(group, settings, cache, runs)
+    _run_interleaved(group, settings, cache, runs)
 
 
-def _take_turns(
+def _run_interleaved(
   cases: Iterable[Case],
   settings: BenchmarkSettings,
   cache: str,

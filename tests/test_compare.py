@@ -254,7 +254,7 @@ def test_what_is_compiled_is_forgotten():
 def test_the_time_left_is_that_of_runs_like_those_done():
   cell = Cell('none', 'age', 1.0, 0, 0)
   other = Cell('bag_of_items', 'age', 1.0, 0, None, '')
-  seconds = {cell.alike: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
+  seconds = {cell.timing_group: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
   # A stage takes as long as the others, a cell as the other cells.
   assert compare.time_left(seconds, left) == 3 + 10 + 3

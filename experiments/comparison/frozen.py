@@ -136,11 +136,11 @@ def read_vectors(
 ) -> dict[str, Any]:
   """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
-    dealt = resplit(data, settings.split_seed)
-    train = dealt.splits['train'].first(settings.train_users)
-    dealt = dealt._replace(splits=dealt.splits | {'train': train})
-    labelled = labelled_rows(dealt)
-    number = np.concatenate([part.number for part in dealt.splits.values()])
+    splits = resplit(data, settings.split_seed).splits
+    train = splits['train'].first(settings.train_users)
+    known = data._replace(splits=splits | {'train': train})
+    labelled = labelled_rows(known)
+    number = np.concatenate([part.number for part in known.splits.values()])
     places = np.argsort(histories.order)[number]
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
       vectors = found['vector'][places]
@@ -157,4 +157,4 @@ def read_vectors(
     else:
       best = reading.read(vectors, labelled)
     about = {'task': settings.task} | best.chosen
-    return write_result(folder, about, outputs_of(best, dealt), dealt)
+    return write_result(folder, about, outputs_of(best, known), known)

@@ -17,7 +17,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
 from experiments.pretraining.collapse import collapse_warning
-from experiments.run.encoder import FREE_FIELDS
+from experiments.run.encoder import OVERRIDABLE_FIELDS
 from experiments.run.logs import read_metrics
 
 
@@ -34,7 +34,7 @@ class Pretraining:
     return f'pretrain/{self.method}/seed_{self.seed}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     return f'pretrain/{self.method}'
 
@@ -53,7 +53,7 @@ class Vectors:
     return f'vectors/{self.method}/seed_{self.seed}/{self.users}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     return f'vectors/{self.users}'
 
@@ -88,7 +88,7 @@ class Cell:
     return f'{place}/share_{self.share:g}/split_{self.split}{seed}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     model = self.method if self.seed is None else self.mode
     return f'cell/{model}/{self.task}/{self.share:g}'
@@ -172,7 +172,7 @@ def check_shapes(grid: Grid) -> None:
     method = grid.method(run.method)
     given = grid.settings_of(run.method).encoder_fields()
     has = grid.shape_of(run.method)
-    for name in given.keys() - set(FREE_FIELDS):
+    for name in given.keys() - set(OVERRIDABLE_FIELDS):
       known = has.get(name, getattr(UserEncoder, name))
       if known != given[name]:
         raise SettingsError(

@@ -54,19 +54,19 @@ def read_grid(settings: CompareSettings) -> Grid:
       f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
       'uses some more often than others: give as many of both, or a multiple'
     )
-  place = {
+  data_flags = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(DataSettings)
   }
   probe_splits = tuple(range(settings.probe_splits))
   reads_vectors = settings.modes != (FINE_TUNED,)
   finetuning = _read_finetuning(
-    settings, tasks, place, splits, probe_splits if reads_vectors else ()
+    settings, tasks, data_flags, splits, probe_splits if reads_vectors else ()
   )
   pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
   grid = Grid(
     folder=pathlib.Path(settings.workdir),
-    data=place,
+    data=data_flags,
     methods=chosen,
     reference=settings.reference,
     tasks=tasks,
@@ -115,7 +115,7 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
 def _read_finetuning(
   settings: CompareSettings,
   tasks: Mapping[str, UserData],
-  place: Mapping[str, Any],
+  data_flags: Mapping[str, Any],
   splits: Sequence[int],
   probe_splits: Sequence[int],
 ) -> dict[str, FinetuneSettings]:
@@ -130,7 +130,7 @@ def _read_finetuning(
     finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
     # Where it starts from, the methods say.
     tuned = dataclasses.replace(
-      finetuning[kind], task=task, pretrained='', **place
+      finetuning[kind], task=task, pretrained='', **data_flags
     )
     _check_tuning(settings, tuned, kind)
     for split in splits:

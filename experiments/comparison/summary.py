@@ -224,12 +224,14 @@ def summarise_splits(
     )
     summary[name] = _spread(scores) | {
       'interval': list(interval),
-      'by_split': {str(split): of for split, of in by_split[name].items()},
+      'by_split': {
+        str(split): value for split, value in by_split[name].items()
+      },
     }
   for name in summary.keys() - {reference} if reference in summary else ():
     other = by_split[reference]
     differences = np.array(
-      [of - other[at] for at, of in by_split[name].items()]
+      [value - other[split] for split, value in by_split[name].items()]
     )
     mean = float(np.mean(list(other.values())))
     difference = float(differences.mean())

@@ -67,7 +67,7 @@ def help_of(settings_type: type[Settings], about: str) -> str:
     for name, fields in groups.items()
   }
   lines[_MOST].insert(0, _wrapped('flagfile', _FLAGFILE))
-  parts = ['\n'.join([f'{name}:', *of]) for name, of in lines.items() if of]
+  parts = ['\n'.join([f'{name}:', *own]) for name, own in lines.items() if own]
   return '\n\n'.join([about.strip(), *parts])
 
 
@@ -76,9 +76,9 @@ def group_of(settings_type: type[Settings], name: str) -> str:
   if name in _FIRST:
     return _MOST
   first = next(
-    of
-    for of in reversed(settings_type.__mro__)
-    if name in inspect.get_annotations(of)
+    base
+    for base in reversed(settings_type.__mro__)
+    if name in inspect.get_annotations(base)
   )
   return first.group or _OWN
 

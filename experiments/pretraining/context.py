@@ -224,7 +224,7 @@ def with_relations(
   """
   traits = [traits_of(name) for name in settings.objective]
   more = {}
-  if any(of.sees_similar for of in traits):
+  if any(each.sees_similar for each in traits):
     # SciPy's, which few runs need, take a tenth of a second to import.
     from adaptssr_jax.data.similar_items import similar_items
 
@@ -233,7 +233,7 @@ def with_relations(
     )
   splits = {}
   for name, users in data.splits.items():
-    if any(of.sees_partners for of in traits):
+    if any(each.sees_partners for each in traits):
       more['by_last_item'] = by_last_item(users.items)
     splits[name] = users._replace(**more)
   return data._replace(splits=splits)

@@ -162,11 +162,11 @@ def _regressions(
     if len(model.classes_) == 2:
       # The model has the logit of the second one alone.
       scores = {
-        name: np.stack([np.zeros_like(of), of], axis=1)
-        for name, of in scores.items()
+        name: np.stack([np.zeros_like(logit), logit], axis=1)
+        for name, logit in scores.items()
       }
     # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
-    outputs = {name: log_softmax(of, axis=1) for name, of in scores.items()}
+    outputs = {name: log_softmax(s, axis=1) for name, s in scores.items()}
     kernel, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:
       kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)

@@ -83,7 +83,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
 
 def check_split_seed(settings: SplitSettings) -> None:
-  """Raises `SettingsError` where rows are not to be dealt out anew."""
+  """Raises `SettingsError` where --split_seed cannot be met."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
     raise SettingsError(
       '--split_seed deals out rows, and would part what --split=leave_one_out '

@@ -39,7 +39,7 @@ class Panel(NamedTuple):
   """The numbers of one panel."""
 
   title: str  # of the panel
-  places: Sequence[str] | Sequence[float]  # name or number of each point
+  labels: Sequence[str] | Sequence[float]  # name or number of each point
   means: Sequence[float]  # of each point; nan leaves it out
   lows: Sequence[float]  # lower ends of the intervals
   highs: Sequence[float]  # upper ends of the intervals
@@ -79,13 +79,13 @@ def save(
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:
   """A panel a task: methods from top to bottom, points with intervals."""
-  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].places))
+  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].labels))
   for axis, panel in zip(axes, panels, strict=True):
     for row in np.flatnonzero(np.isfinite(panel.means)):
       axis.plot([panel.lows[row], panel.highs[row]], [row, row], color='C0')
       axis.plot([panel.means[row]], [row], 'o', color='C0')
-    axis.set_yticks(range(len(panel.places)), panel.places)
-    axis.set_ylim(len(panel.places) - 0.5, -0.5)
+    axis.set_yticks(range(len(panel.labels)), panel.labels)
+    axis.set_ylim(len(panel.labels) - 0.5, -0.5)
     axis.grid(axis='x', alpha=0.3)
     axis.label_outer()
   return figure
@@ -95,9 +95,9 @@ def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
   """A panel a task: the mean as a line, the interval as a band."""
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
-    axis.plot(panel.places, panel.means, marker='o', color='C0')
+    axis.plot(panel.labels, panel.means, marker='o', color='C0')
     axis.fill_between(
-      panel.places, panel.lows, panel.highs, alpha=0.2, color='C0'
+      panel.labels, panel.lows, panel.highs, alpha=0.2, color='C0'
     )
     axis.set_xlabel(label)
     axis.grid(alpha=0.3)
@@ -146,13 +146,13 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
   """A panel a task: the mean of every pair of names, symmetric.
 
   Args:
-    panels: whose places are `first+second`, each pair once.
+    panels: whose labels are `first+second`, each pair once.
   """
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
     table = np.full((len(names), len(names)), np.nan)
-    for place, mean in zip(panel.places, panel.means, strict=True):
-      row, column = (names.index(name) for name in place.split('+'))
+    for pair, mean in zip(panel.labels, panel.means, strict=True):
+      row, column = (names.index(name) for name in pair.split('+'))
       table[row, column] = table[column, row] = mean
     image = axis.imshow(table, cmap='viridis')
     figure.colorbar(image, ax=axis, shrink=0.8)

@@ -42,7 +42,7 @@ _MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
 _SAMPLE = 1_000_000
 # With fewer items than so many times the rows of a batch, all of the table is
 # updated in less time.
-_ROWS_PAY_FROM = 3
+_MIN_ITEMS_PER_ROW = 3
 
 
 def effective_length(splits: Iterable[UserArrays], max_length: int) -> int:
@@ -114,7 +114,7 @@ def make_training(
   check_table_update(settings)
   updates_rows = settings.table_update == 'rows'
   if settings.table_update == 'auto':
-    few = encoder.num_items <= _ROWS_PAY_FROM * size
+    few = encoder.num_items <= _MIN_ITEMS_PER_ROW * size
     updates_rows = not (few or _whole_table(settings))
   if not updates_rows:
     loss_fn = with_batch_rows(
@@ -216,8 +216,8 @@ def _rows_of_a_batch(
     users = users_per_device(users, jax.device_count())
   traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
   # A behaviour may come with that of a partner, and with items like it.
-  ids = 1 + any(of.sees_partners for of in traits)
-  if any(of.sees_similar for of in traits):
+  ids = 1 + any(each.sees_partners for each in traits)
+  if any(each.sees_similar for each in traits):
     ids += settings.num_similar
   return min(users * length * ids + sampled_items, encoder.num_items) + 2
 
