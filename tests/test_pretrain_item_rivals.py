@@ -25,7 +25,6 @@ from tests.tiny_runs import lines, pretrain_settings, saved_state
       'num_queries': 2,
     },
     {'objective': ('msdp',), 'max_window': 4},
-    {'objective': ('ecl',)},
     {'objective': ('masked_items', 'ccl_filled'), 'curriculum_steps': 5},
     {'objective': ('ecl',), 'table_update': 'rows', 'sampled_items': 20},
   ],

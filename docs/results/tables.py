@@ -76,6 +76,18 @@ TITLES |= {
     ),
   )
 }
+# See `ml1m_sweeps` and `ml1m_temperatures`.
+TITLES |= {f'adaptssr_rho_0.{n}': f'AdaptSSR, rho .{n}' for n in range(1, 10)}
+TITLES |= {
+  f'adaptssr_{name}': f'AdaptSSR, {name.replace("_", " and ")}'
+  for name in ('crop', 'mask', 'reorder')
+  + ('crop_mask', 'crop_reorder', 'mask_reorder')
+}
+TITLES |= {
+  f'{method}+temperature={value}': f'{TITLES[method]}, temperature {value}'
+  for method in ('clue', 'ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr')
+  for value in (0.1, 0.5, 1.0)
+}
 # Of both together, one layer, 12 epochs, see `ml1m_tuning`.
 TITLES |= {
   f'joint{flags}': title

@@ -29,7 +29,7 @@ from tests.tiny_runs import (
 SECONDS = 120
 # So small that what a process does is mostly to begin and to save.
 TINY = {
-  'num_steps': 24,
+  'num_steps': 48,
   # As often as an epoch ends, which is saved anyway.
   'checkpoint_every': 3,
   'log_every': 1,
@@ -37,7 +37,7 @@ TINY = {
   'microbatch': 0,
 }
 # As long as nothing ends here that would not end there: a multiple of an epoch.
-HALF = 12
+HALF = 24
 
 
 class Victim(NamedTuple):
@@ -113,6 +113,21 @@ def go_on(victim, before=None, *, finish=finish):
   output = finish(victim.settings)
   assert_healed(victim)
   return steps_redone(before, output), output
+
+
+def go_on_alone(victim):
+  """Lets the run finish in one process; steps redone."""
+  return go_on(victim)[0]
+
+
+def go_on_as_two(victim):
+  """The same in two processes; steps redone."""
+  return go_on(victim, finish=finish_pair)[0]
+
+
+def is_hurt_again(victim):
+  """In place of `go_on`, where the next injury follows."""
+  return 0
 
 
 def assert_healed(victim):
@@ -206,21 +221,22 @@ def killed_while_it_prepares_data(victim):
   return killed(victim._replace(settings=settings), some_data)
 
 
-def told_to_stop(victim, number=signal.SIGTERM):
+def told_to_stop(victim, *, then=go_on_alone):
   """SIGTERM: it saves, and ends by itself."""
   process = start(victim.settings)
   assert wait_until(process, some_step(victim))
   told = time.monotonic()
-  process.send_signal(number)
+  process.terminate()
   output = end(process)
   assert time.monotonic() - told < 30
   assert 'stopped after step' in output, output
-  redone, _ = go_on(victim)
+  assert saved_steps(victim.folder)[-1] == last_step(victim.settings)
+  redone = then(victim)
   assert redone == 0
   return redone
 
 
-def told_to_stop_early(victim):
+def told_to_stop_early(victim, *, then=go_on_alone):
   """SIGTERM before there is anything to save."""
   shutil.rmtree(victim.folder)
   process = start(victim.settings)
@@ -229,7 +245,7 @@ def told_to_stop_early(victim):
   process.terminate()
   output = end(process)
   assert 'give the same command to go on' in output, output
-  return go_on(victim)[0]
+  return then(victim)
 
 
 def _newest_is_hurt(victim, wound):
@@ -296,7 +312,7 @@ def metrics_spoilt(victim):
   return go_on(victim, before)[0]
 
 
-def disk_full(victim):
+def disk_full(victim, *, then=go_on_alone):
   """No file can grow: the next save fails."""
   kept = saved_steps(victim.folder)
   output = end(start(victim.settings, file_size=12), code=1)
@@ -304,7 +320,7 @@ def disk_full(victim):
   assert told.startswith('error: '), output
   assert 'make room, and give the same command to go on' in told, output
   assert saved_steps(victim.folder) == kept
-  return go_on(victim)[0]
+  return then(victim)
 
 
 def two_at_once(victim):
@@ -318,7 +334,7 @@ def two_at_once(victim):
   return 0
 
 
-def one_of_two_killed(victim):
+def one_of_two_killed(victim, *, then=go_on_as_two):
   """SIGKILL of one of two processes: the other says so, and ends."""
   pair = start_pair(victim.settings)
   assert wait_until(pair[0], some_step(victim))
@@ -326,10 +342,10 @@ def one_of_two_killed(victim):
   pair[killed].kill()
   pair[killed].communicate(timeout=SECONDS)
   is_left_by(pair[1 - killed])
-  return go_on(victim, finish=finish_pair)[0]
+  return then(victim)
 
 
-def one_of_two_has_no_room(victim):
+def one_of_two_has_no_room(victim, *, then=go_on_as_two):
   """The disk of the first of two processes is full: both end, and say why."""
   kept = saved_steps(victim.folder)
   pair = start_pair(victim.settings, file_size=12)
@@ -337,7 +353,7 @@ def one_of_two_has_no_room(victim):
   assert 'make room, and give the same command to go on' in output, output
   is_left_by(pair[1])
   assert saved_steps(victim.folder) == kept
-  return go_on(victim, finish=finish_pair)[0]
+  return then(victim)
 
 
 def is_left_by(process):
@@ -352,14 +368,15 @@ def is_left_by(process):
   assert 'Traceback' not in output, output
 
 
-def one_of_two_told_to_stop(victim):
+def one_of_two_told_to_stop(victim, *, then=go_on_as_two):
   """SIGTERM to one of two processes: both save the same step, and end."""
   pair = start_pair(victim.settings)
   assert wait_until(pair[0], some_step(victim))
   victim.rng.choice(pair).terminate()
   output, _ = map(end, pair)
   assert 'stopped after step' in output, output
-  redone, _ = go_on(victim, finish=finish_pair)
+  assert saved_steps(victim.folder)[-1] == last_step(victim.settings)
+  redone = then(victim)
   assert redone == 0
   return redone
 

@@ -1,4 +1,8 @@
-"""Whatever happens to a run, it ends as if it had not: to the bit."""
+"""Whatever happens to a run, it ends as if it had not: to the bit.
+
+Each injury alone, and those that tests in this process do, are done many times
+by `python -m tests.faults`.
+"""
 
 import random
 
@@ -9,9 +13,8 @@ from tests.faults.injuries import (
   Victim,
   disk_full,
   go_on,
+  is_hurt_again,
   kill,
-  metrics_cut,
-  newest_truncated,
   one_of_two_has_no_room,
   one_of_two_killed,
   one_of_two_told_to_stop,
@@ -28,19 +31,6 @@ from tests.faults.injuries import (
 )
 
 pytestmark = pytest.mark.slow
-# The others are done many times by `python -m tests.faults`, and in process by
-# the tests of what is hurt.
-QUICK = (
-  told_to_stop,
-  told_to_stop_early,
-  newest_truncated,
-  metrics_cut,
-  disk_full,
-  two_at_once,
-  one_of_two_killed,
-  one_of_two_has_no_room,
-  one_of_two_told_to_stop,
-)
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +48,15 @@ def test_a_run_killed_again_and_again(ward):
   assert 0 <= redone <= 2 * settings.checkpoint_every
 
 
-@pytest.mark.parametrize('injury', QUICK, ids=lambda injury: injury.__name__)
-def test_a_run_survives(ward, injury):
-  victim = victim_of(ward, injury.__name__, 1)
-  assert 0 <= injury(victim) <= HALF
+def test_a_run_told_to_stop_without_room_and_started_twice(ward):
+  victim = victim_of(ward, 'alone', 1)
+  for injury in (told_to_stop_early, told_to_stop, disk_full):
+    injury(victim, then=is_hurt_again)
+  two_at_once(victim)
+
+
+def test_two_processes_of_which_one_stops_has_no_room_or_is_killed(ward):
+  victim = victim_of(ward, 'two', 1)
+  for injury in (one_of_two_told_to_stop, one_of_two_has_no_room):
+    injury(victim, then=is_hurt_again)
+  assert 0 <= one_of_two_killed(victim) <= HALF
