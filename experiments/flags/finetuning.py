@@ -159,7 +159,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
 
 
 def _check_mode(settings: FinetuneSettings) -> None:
-  """Raises `SettingsError` where a flag says what its mode does not do."""
+  """Raises `SettingsError` where flags contradict the mode, or the epochs."""
   for name, (is_given, modes) in {
     'with_bag': (settings.with_bag, ('probe',)),
     'probe_model': (settings.probe_model != 'logistic', ('probe',)),

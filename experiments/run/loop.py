@@ -29,7 +29,7 @@ from experiments.run.step_log import StepLog
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run trains, and how its end and its epochs are met."""
+  """What a run trains, and what it does after each epoch."""
 
   settings: RunSettings
   folder: pathlib.Path

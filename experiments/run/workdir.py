@@ -166,7 +166,7 @@ def differing_flags(
   """The flags that changed, other than those that are free to.
 
   Args:
-    defaults: what a flag was that is not told of before: it may be new.
+    defaults: the values of flags that there may not have been before.
 
   Example:
     >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
