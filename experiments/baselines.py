@@ -26,6 +26,7 @@ from adaptssr_jax.data import UserArrays, UserData, resplit
 from experiments.finetuning.predictions import write_result
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import SELECT_BY
 from experiments.probing.features import bag_svd, tf_idf
 from experiments.probing.probe import bags_of_rows, labelled_rows, outputs_of
 from experiments.probing.reading import BAG_STRENGTHS, best_of, read
@@ -97,7 +98,7 @@ def classify_bags(
   Returns:
     What was chosen, and its `outputs_of` validation and test.
   """
-  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  labelled = labelled_rows(data)
   bag, readings = bags_of_rows(data, length), []
   for weighting, strengths in _STRENGTHS.items():
     features = bag
@@ -118,7 +119,7 @@ def classify_svd(
   Args:
     train_users: labelled rows to train on, the first; 0: all.
   """
-  labelled = labelled_rows(data, KINDS[data.kind].select_by[0])
+  labelled = labelled_rows(data)
   train = labelled.rows['train'][: train_users or None]
   labelled = labelled._replace(rows=labelled.rows | {'train': train})
   bag = tf_idf(bags_of_rows(data, length))
@@ -154,7 +155,9 @@ def rank_by_counts(
       for name in ('validation', 'test')
     }
     values = kind.measure(ranks['validation'], data.splits['validation'].label)
-    found.append((values[kind.select_by[0]], {'histories': histories}, ranks))
+    found.append(
+      (values[SELECT_BY[data.kind][0]], {'histories': histories}, ranks)
+    )
   # Among equals the first, which is the simplest.
   _, chosen, ranks = max(found, key=operator.itemgetter(0))
   return chosen, ranks

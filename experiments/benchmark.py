@@ -31,34 +31,48 @@ from typing import Any
 import jax
 
 from experiments.benchmarking.cases import (
+  CHOICES,
   OURS,
   Case,
   ablation_cases,
+  choosing_cases,
+  fastest,
+  flagfile_of,
   growth_cases,
   main_cases,
   objective_cases,
 )
-from experiments.benchmarking.choosing import (
-  CHOICES,
-  choosing_cases,
-  fastest,
-  flagfile_of,
-)
-from experiments.benchmarking.earlier import measured_before
-from experiments.benchmarking.growth import draw_growth
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
-from experiments.benchmarking.report import report
+from experiments.benchmarking.report import draw_growth, report
 from experiments.flags.binder import SettingsError
 from experiments.run.process import tell, tell_result
-from experiments.run.workdir import atomic_write, commit
+from experiments.run.workdir import atomic_write, commit, differing_flags
+
+# They may change before --growth or --objectives goes on.
+_FREE = (
+  'workdir',
+  'json',
+  'quiet',
+  'compilation_cache',
+  'timeout',
+  'reference_python',
+  'rounds',
+)
 
 
 def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   """Measures what the flags ask for, prints it, and returns it."""
   check(settings)
-  _make_folder(settings)
+  if not settings.json:
+    try:
+      settings.json_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise SettingsError(
+        f'--workdir={settings.workdir} cannot be made ({error.strerror}): '
+        'choose another folder'
+      ) from error
   if settings.mode == 'quick':
     found = measure(settings)
     _write(settings.json_file, found)
@@ -81,12 +95,12 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     if settings.growth:
       runs += measured_before(settings)
       # Each compiles, which takes memory, too.
-      _take_turns(growth_cases(settings), settings, 'off', runs)
+      _run_interleaved(growth_cases(settings), settings, 'off', runs)
       draw_growth(runs, settings.json_file.parent)
     elif settings.objectives:
       runs += measured_before(settings)
       for group in objective_cases(settings):
-        _take_turns(group, settings, cache, runs)
+        _run_interleaved(group, settings, cache, runs)
     elif settings.gpu:
       _compare_on_gpu(settings, cache, runs)
     else:
@@ -94,17 +108,41 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   return runs
 
 
+def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+  """The runs of the file of the results that succeeded, if there is one."""
+  path = settings.json_file
+  if not path.exists():
+    return []
+  try:
+    whole = json.loads(path.read_bytes())
+    runs, code, before = whole['runs'], whole['commit'], whole['flags']
+    differing = differing_flags(before, settings.flag_values(), _FREE)
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what --{settings.mode} writes: remove it, or choose '
+      'another --workdir'
+    ) from error
+  if code != commit():
+    differing = f'the commit was {code}, is {commit()}'
+  if differing:
+    raise SettingsError(
+      f'{path} holds what was measured otherwise: {differing}. Choose another '
+      '--workdir, or remove it'
+    )
+  return [run for run in runs if 'error' not in run]
+
+
 def _compare(
   settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
 ) -> None:
   """Takes turns with the reference, and with what is switched off."""
   for group in main_cases(settings):
-    _take_turns(group, settings, cache, runs)
+    _run_interleaved(group, settings, cache, runs)
   if settings.ablation:
     plain = dataclasses.replace(settings, profile=False)
     cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
     for group in ablation_cases(settings, cpu=cpu):
-      _take_turns(group, plain, cache, runs)
+      _run_interleaved(group, plain, cache, runs)
 
 
 def _compare_on_gpu(
@@ -119,16 +157,16 @@ def _compare_on_gpu(
     chosen: dict[str, Any] = {}
     for name in CHOICES:
       cases = choosing_cases(settings, size, name, chosen)
-      _take_turns(cases, plain, cache, runs)
+      _run_interleaved(cases, plain, cache, runs)
       chosen = fastest(cases, runs)
     path = settings.json_file.with_name(f'chosen_{size}.flags')
     atomic_write(path, flagfile_of(settings, chosen, runs))
     tell_result(f'--flagfile={path}')
     group = [case._replace(changes=chosen) for case in group]
-    _take_turns(group, settings, cache, runs)
+    _run_interleaved(group, settings, cache, runs)
 
 
-def _take_turns(
+def _run_interleaved(
   cases: Iterable[Case],
   settings: BenchmarkSettings,
   cache: str,
@@ -177,15 +215,3 @@ def _title(runs: Sequence[dict[str, Any]]) -> str:
 
 def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
   atomic_write(path, json.dumps(values, indent=1) + '\n')
-
-
-def _make_folder(settings: BenchmarkSettings) -> None:
-  if settings.json:
-    return
-  try:
-    settings.json_file.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise SettingsError(
-      f'--workdir={settings.workdir} cannot be made ({error.strerror}): choose '
-      'another folder'
-    ) from error

@@ -48,11 +48,11 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
   for place, one in enumerate(runs):
     record, is_new = make(grid, one)
     if not record['resumed']:
-      seconds[one.alike].append(record['seconds'])
+      seconds[one.timing_group].append(record['seconds'])
     # A probe takes less time than its line: one for all of its splits.
     is_probe = isinstance(one, Cell) and one.is_frozen
-    following = runs[place + 1].alike if place + 1 < len(runs) else ''
-    is_printed = not is_probe or one.alike != following
+    following = runs[place + 1].timing_group if place + 1 < len(runs) else ''
+    is_printed = not is_probe or one.timing_group != following
     if is_new and is_printed:
       left = time_left(seconds, runs[place + 1 :])
       tell(
@@ -74,10 +74,10 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
     elif needs_of(grid, one).isdisjoint(missing):
       record = found(grid, one)
       if not record['resumed']:
-        seconds[one.alike].append(record['seconds'])
+        seconds[one.timing_group].append(record['seconds'])
   for one in missing:
     tell_result(one.name + _about(seconds, [one]))
-  known = sum(one.alike in seconds for one in missing)
+  known = sum(one.timing_group in seconds for one in missing)
   text = f'{len(missing):,} of {len(runs):,} runs are missing'
   if missing and seconds:
     text += (
@@ -105,15 +105,16 @@ def time_left(
   """The seconds that runs will take: as long as those like them, on average.
 
   A run that is like none before takes as long as the average of those with
-  which its `alike` shares most of its first parts: a stage of pre-training as
-  the others, a cell as those of its column. What a resumed run took before is
-  not known, so it counts as none.
+  which its `timing_group` shares most of its first parts: a stage of
+  pre-training as the others, a cell as those of its column. What a resumed run
+  took before is not known, so it counts as none.
   """
   left = 0.0
-  for alike, count in collections.Counter(one.alike for one in runs).items():
+  groups = collections.Counter(one.timing_group for one in runs)
+  for group, count in groups.items():
     shared = collections.defaultdict(list)
     for name, taken in seconds.items():
-      path = posixpath.commonpath([name, alike])
+      path = posixpath.commonpath([name, group])
       shared[len(path)].append(sum(taken) / len(taken))
     if shared:
       near = shared[max(shared)]

@@ -57,26 +57,15 @@ from jax.typing import ArrayLike
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
-from experiments.embedding.neighbours import (
-  check_neighbours,
-  write_neighbours,
-)
-from experiments.embedding.users import (
-  progress,
-  read_new_users,
-  users_of_part,
-)
+from experiments.embedding.neighbours import check_neighbours, write_neighbours
+from experiments.embedding.users import progress, read_new_users, users_of_part
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import Source, open_source, with_items
-from experiments.run.process import (
-  is_main_process,
-  tell,
-  tell_result,
-)
+from experiments.run.process import is_main_process, tell, tell_result
 from experiments.run.speed import (
   effective_length,
   make_buckets,

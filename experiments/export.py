@@ -51,7 +51,7 @@ from experiments.run.process import tell_result
 from experiments.run.workdir import commit
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-_LOADER = pathlib.Path(__file__).parent / 'exporting' / 'load.py'
+_LOADER = pathlib.Path(__file__).parent / 'embedding' / 'load.py'
 
 
 def main(settings: ExportSettings) -> pathlib.Path:

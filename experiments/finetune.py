@@ -22,11 +22,7 @@ import numpy as np
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.data import UserData
 from adaptssr_jax.training.devices import replicate
-from experiments.finetuning.data import (
-  event_of,
-  examples_of,
-  open_task,
-)
+from experiments.finetuning.data import event_of, examples_of, open_task
 from experiments.finetuning.predictions import (
   make_predict,
   validate,
@@ -36,12 +32,7 @@ from experiments.finetuning.step import make_finetuning
 from experiments.finetuning.tasks import KINDS, make_model, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
-from experiments.planning.plan import (
-  check_plan,
-  plan_run,
-  planned_items,
-  shapes_of,
-)
+from experiments.planning.plan import check_plan, plan_run, shapes_of
 from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
@@ -96,7 +87,7 @@ def plan(settings: FinetuneSettings) -> Plan:
     )
   check_plan(settings, source=settings.pretrained)
   data = open_task(settings)
-  items = planned_items(settings, data)
+  items = range(settings.plan_items) or data.vocabulary.items
   known = data._replace(vocabulary=data.vocabulary._replace(items=items))
   model, params = shapes_of(
     functools.partial(make_model, settings, known),

@@ -32,13 +32,9 @@ from experiments.flags.pretraining import (
   with_defaults,
 )
 from experiments.flags.shared import LEAVE_ONE_OUT
-from experiments.planning.plan import (
-  check_plan,
-  plan_run,
-  planned_items,
-  shapes_of,
-)
+from experiments.planning.plan import check_plan, plan_run, shapes_of
 from experiments.planning.report import Plan
+from experiments.pretraining.context import item_shares, with_relations
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.probe_epochs import open_probe
 from experiments.pretraining.step import (
@@ -49,17 +45,9 @@ from experiments.pretraining.step import (
   make_validation,
   validate,
 )
-from experiments.pretraining.training_users import (
-  item_shares,
-  with_relations,
-)
 from experiments.run import loop
 from experiments.run.data import open_data
-from experiments.run.encoder import (
-  make_encoder,
-  open_source,
-  restored_head,
-)
+from experiments.run.encoder import make_encoder, open_source, restored_head
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update
 from experiments.run.trackers import find_trackers
@@ -178,7 +166,7 @@ def plan(settings: PretrainSettings) -> Plan:
     functools.partial(
       make_encoder,
       settings,
-      planned_items(settings, data),
+      range(settings.plan_items) or data.vocabulary.items,
       source=open_source(settings, settings.init_from),
     ),
     jax.random.key(settings.seed),

@@ -69,7 +69,7 @@ def accuracies(
   labels: int,
   split: str,
 ) -> np.ndarray:
-  """The accuracy of each way to deal the rows out."""
+  """The accuracy in each split of the rows."""
   shares = sorted({cell['share'] for cell in cells})
   share = shares[LABELS.index(labels)]
   return np.array(

@@ -80,7 +80,7 @@ def main(settings: ReportSettings) -> pathlib.Path:
   write_page(path, found, others)
   tell_result(f'report: {path}')
   if settings.picture:
-    runs = [read_run(*of) for of in found.runs.items()]
+    runs = [read_run(*named) for named in found.runs.items()]
     for line in draw_minutes(runs, pathlib.Path(settings.picture)):
       tell_result(line)
   return path
@@ -165,9 +165,12 @@ def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
   flags = [saved_flags(folder) for folder in found.runs.values()]
   classes = classes_of_users(settings, flags[0] if flags else {})
   return [
-    *(comparison_section(*of) for of in found.comparisons.items()),
-    *(similarity_section(*of) for of in found.similarities.items()),
-    *(users_section(*of, classes, settings) for of in found.vectors.items()),
+    *(comparison_section(*named) for named in found.comparisons.items()),
+    *(similarity_section(*named) for named in found.similarities.items()),
+    *(
+      users_section(*named, classes, settings)
+      for named in found.vectors.items()
+    ),
   ]
 
 
@@ -178,8 +181,8 @@ def write_page(
   *,
   refresh: float | None = None,
 ) -> None:
-  """Writes the page such that a reader never finds half of it."""
-  runs = [read_run(*of) for of in found.runs.items()]
+  """Writes the page, whole or not at all."""
+  runs = [read_run(*named) for named in found.runs.items()]
   title = f'Report: {", ".join(name for kind in found for name in kind)}'
   text = page(title, [*run_sections(runs), *others], refresh=refresh)
   try:

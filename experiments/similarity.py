@@ -34,9 +34,7 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step
 from experiments.flags.binder import SettingsError
-from experiments.flags.shared import (
-  EncoderSettings,
-)
+from experiments.flags.shared import EncoderSettings
 from experiments.pretraining.context import make_augmentations
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
@@ -47,6 +45,7 @@ from experiments.run.process import tell, tell_result
 from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
+  atomic_savez,
   atomic_write,
   differing_flags,
   opened_workdir,
@@ -64,10 +63,16 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   for source in settings.checkpoints:
     restore_description(source)
   path = pathlib.Path(settings.workdir) / _NUMBERS
-  before = json.loads(path.read_text())['flags'] if path.exists() else None
-  differing = before and differing_flags(
-    before, flags_that_bind(settings), defaults=settings.default_values()
-  )
+  try:
+    before = json.loads(path.read_text())['flags'] if path.exists() else None
+    differing = before and differing_flags(
+      before, flags_that_bind(settings), defaults=settings.default_values()
+    )
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise SettingsError(
+      f'{path} is not what experiments.similarity writes: remove it, or choose '
+      'another --workdir'
+    ) from error
   if differing:
     raise SettingsError(
       f'--workdir={settings.workdir} holds similarities of other settings: '
@@ -108,7 +113,7 @@ def measure_in(
   atomic_write(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
-  draw_similarities(folder / 'similarity.png', result)
+  draw_similarities(folder, result)
   tell_result(f'similarities: {folder}')
   return result
 
@@ -133,7 +138,7 @@ def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
 
 
 def default_names(sources: Sequence[str]) -> tuple[str, ...]:
-  """The last parts of the paths, as many as tell them apart.
+  """The last part of each path, or the last two where that names two alike.
 
   Example:
     >>> default_names(['runs/a', 'runs/b'])
@@ -226,7 +231,7 @@ def save_values(
     for kind in found[methods[0]]
   }
   rows = np.arange(len(users.items))
-  np.savez(
+  atomic_savez(
     path,
     method=np.array(methods),
     user_id=np.array(users.user_ids(rows)),

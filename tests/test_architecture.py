@@ -56,7 +56,6 @@ DATA_ORDER = [
 COMMANDS_OWN = {
   'benchmarking': 'benchmark',
   'comparison': 'compare',
-  'exporting': 'export',
   'reporting': 'report',
 }
 # What runs other commands.

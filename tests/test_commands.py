@@ -1,11 +1,13 @@
 """What a user sees of the commands before a run: lists, help, files, quiet."""
 
 import configparser
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ import pytest
 from adaptssr_jax.encoder.model import READOUTS, UserEncoder
 from experiments import baselines
 from experiments.__main__ import commands
+from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags import shared
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
@@ -24,11 +27,16 @@ from experiments.flags.flag_files import (
 )
 from experiments.flags.help import group_of, help_of
 from experiments.flags.pretraining import PretrainSettings
-from experiments.flags.small_commands import EmbedSettings
+from experiments.flags.small_commands import (
+  BaselineSettings,
+  EmbedSettings,
+  ReportSettings,
+  SimilaritySettings,
+)
+from experiments.run import process
 from experiments.run.data import open_data
-from experiments.run.errors import call
 from experiments.run.logs import Progress
-from experiments.run.process import be_quiet, inner_run, tell_result
+from experiments.run.process import be_quiet, call, inner_run, tell_result
 from tests.tiny_runs import ROOT
 
 # What is slow to import.
@@ -257,7 +265,7 @@ def loud_again():
 
 @pytest.mark.usefixtures('loud_again')
 def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
-  settings = baselines.BaselineSettings(
+  settings = BaselineSettings(
     dataset='synthetic_users/tiny',
     data_dir=data_dir,
     workdir=f'{tmp_path}/run',
@@ -274,6 +282,32 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
   call(baselines.main, settings)
   with pytest.raises(SystemExit, match=r'^error: --workdir=.*/run holds'):
     call(baselines.main, dataclasses.replace(settings, task='age'))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'goes_on'),
+  [
+    (PretrainSettings(), True),
+    (BaselineSettings(), False),
+    (SimilaritySettings(), False),
+    (ReportSettings(runs=('run',)), False),
+    (BenchmarkSettings(), False),
+    (BenchmarkSettings(growth=True), True),
+    (BenchmarkSettings(objectives=('all',)), True),
+    (BenchmarkSettings(objectives=('adaptssr',), quick=True), False),
+  ],
+)
+def test_a_stopped_command_fails_unless_it_goes_on(
+  settings, goes_on, monkeypatch, capsys
+):
+  monkeypatch.setattr(process, 'prepare_process', lambda settings: None)
+  stopped = 'stopped by SIGTERM: give the same command to'
+  end = contextlib.nullcontext()
+  if not goes_on:
+    end = pytest.raises(SystemExit, match=f'^error: {stopped} begin again$')
+  with end:
+    call(lambda settings: signal.raise_signal(signal.SIGTERM), settings)
+  assert capsys.readouterr().out == (f'{stopped} go on\n' if goes_on else '')
 
 
 @pytest.mark.usefixtures('loud_again')

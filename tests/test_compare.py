@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments import compare
-from experiments.comparison import methods, stages
+from experiments.comparison import methods, setup
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.flags.binder import from_flagfile
@@ -254,7 +254,7 @@ def test_what_is_compiled_is_forgotten():
 def test_the_time_left_is_that_of_runs_like_those_done():
   cell = Cell('none', 'age', 1.0, 0, 0)
   other = Cell('bag_of_items', 'age', 1.0, 0, None, '')
-  seconds = {cell.alike: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
+  seconds = {cell.timing_group: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
   # A stage takes as long as the others, a cell as the other cells.
   assert compare.time_left(seconds, left) == 3 + 10 + 3
@@ -272,14 +272,14 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
   settings = from_flagfile(CompareSettings, path)
   chosen = methods.choose_methods(settings.methods)
-  found = stages.read_pretraining(settings, methods.METHODS, chosen)
+  found = setup.read_pretraining(settings, methods.METHODS, chosen)
   assert found
   for name, stage in found.items():
     # Given, so that it is the same after another stage and without.
     assert stage.dropout_rate > 0, name
     assert stage.dataset == settings.dataset, name
   for kind in methods.METRICS:
-    tuned = stages.read_flagfile(FinetuneSettings, settings, kind)
+    tuned = setup.read_flagfile(FinetuneSettings, settings, kind)
     assert tuned.dataset == settings.dataset or not getattr(settings, kind)
 
 

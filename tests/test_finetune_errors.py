@@ -11,6 +11,7 @@ from experiments import finetune
 from experiments.finetuning import tasks
 from experiments.finetuning.data import check_task
 from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import SELECT_BY
 from experiments.probing import probe
 from tests.tiny_runs import finetune_settings, lines
 
@@ -62,7 +63,7 @@ def test_an_epoch_whose_outputs_are_not_finite_has_no_score(
       users=users,
       predict=predict,
       kind=tasks.KINDS[kind],
-      metric=tasks.KINDS[kind].select_by[0],
+      metric=SELECT_BY[kind][0],
     )
 
   values, score = validated()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import benchmark, pretrain
-from experiments.benchmarking import cases, choosing
+from experiments.benchmarking import cases
 from experiments.flags.binder import SettingsError, from_flagfile
 from tests.test_benchmark import changed, measured, script
 from tests.tiny_runs import PLAIN
@@ -138,7 +138,7 @@ def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
 @pytest.mark.parametrize('mode', ['growth', 'gpu'])
 def test_the_command_at_tiny_shapes(tmp_path, monkeypatch, capsys, mode):
   monkeypatch.setattr(cases, '_GROWTH', {'num_items': [4048, 65_536]})
-  for module in (benchmark, choosing):
+  for module in (benchmark, cases):
     # What is fastest is chosen above.
     monkeypatch.setattr(module, 'CHOICES', {'buckets': (1,)})
   checkout = tmp_path / 'checkout'

@@ -15,7 +15,7 @@ from tensorboardX.record_writer import masked_crc32c
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run import logs
-from experiments.run.logs import MetricsLog, Muted, Progress, mend_metrics
+from experiments.run.logs import MetricsLog, Progress, mend_metrics
 
 
 def read(folder):
@@ -184,8 +184,9 @@ def test_a_full_disk_is_told_of(tmp_path, monkeypatch, part):
       full.close()
 
 
-def test_the_other_processes_write_nothing(tmp_path):
-  log = Muted()
+def test_the_other_processes_write_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(logs, 'is_main_process', lambda: False)
+  log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   log.write(1, {'loss': 1.0})
   assert log.since_save(1) == {}
   log.close()

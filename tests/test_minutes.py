@@ -24,12 +24,12 @@ def test_seconds_are_those_of_training_and_go_on(
 ):
   pauses = []
 
-  def slow(*args):
+  def slow(*_, **__):
     pauses.append(time.perf_counter())
     time.sleep(1)
     return 0.5
 
-  monkeypatch.setattr(probe_epochs.EpochProbe, 'score', slow)
+  monkeypatch.setattr(probe_epochs, 'score', slow)
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', log_seconds=True
   )

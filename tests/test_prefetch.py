@@ -132,7 +132,9 @@ def test_a_wait_for_busy_devices_is_not_one_for_input():
     time.sleep(0.1)
     return -batch
 
-  with open_prefetch(lambda step: step, range(1, 4), place=place) as batches:
+  with open_prefetch(
+    lambda step: step, range(1, 4), to_devices=place
+  ) as batches:
     assert list(batches) == [-1, -2, -3]
     assert batches.waited < 0.05
 

@@ -11,7 +11,7 @@ from adaptssr_jax.objectives import ptum
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import traits_of
-from experiments.pretraining.training_users import ends_of_items
+from experiments.pretraining.context import cumulative_counts
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
 
@@ -126,6 +126,6 @@ def test_as_many_negatives_are_drawn_as_room_is_made_for():
 
 def test_negatives_are_drawn_from_the_behaviours_of_users():
   users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
-  ends = ends_of_items(UserEncoder(3, embed_dim=2), users)
+  ends = cumulative_counts(UserEncoder(3, embed_dim=2), users)
   assert ends.tolist() == [0, 4, 4, 5]
   assert ends.dtype == np.int32

@@ -8,8 +8,8 @@ from adaptssr_jax.encoder.model import UserEncoder
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import probe_epochs
+from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
-from experiments.pretraining.training_users import item_shares
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -155,9 +155,7 @@ def test_probes_of_several_tasks_choose_by_their_mean(
   tmp_path, data_dir, monkeypatch
 ):
   told = iter([0.6, 0.2, 0.5, 0.4, 0.3, 0.3])
-  monkeypatch.setattr(
-    probe_epochs.EpochProbe, 'score', lambda *args: next(told)
-  )
+  monkeypatch.setattr(probe_epochs, 'score', lambda *_, **__: next(told))
   tasks = ('gender', 'age')
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', probe_task=tasks, **POOLED
@@ -197,6 +195,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
     ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
     ({'slice_lengths': '1,2'}, '--slice_lengths holds several words'),
+    ({'augmentations': 'crop'}, '--augmentations holds several words'),
     ({'smooth': 0.1}, '--smooth=0.1 is for hard pairs'),
     ({'hard_negatives': False}, 'a list has all negatives'),
     (

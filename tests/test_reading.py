@@ -1,6 +1,7 @@
 """Reading vectors: against scikit-learn and NumPy by hand."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from adaptssr_jax.data import Ragged
 from experiments.flags.binder import SettingsError
-from experiments.probing import features, reading
-from experiments.probing.classifiers import check_lightgbm
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.probing import features, probe, reading
 
 SIZES = {'train': 60, 'validation': 40, 'test': 30}
 
@@ -103,7 +104,9 @@ def test_labels_of_one_class_give_that_class_to_all():
 
 def test_log_odds_stay_finite():
   outputs = np.array([[-np.inf, 0.0], [np.log(0.25), np.log(0.75)]])
-  assert reading.log_odds(outputs) == pytest.approx([30, np.log(3)])
+  assert reading.task_outputs('conversion', outputs) == pytest.approx(
+    [30, np.log(3)]
+  )
 
 
 @pytest.mark.parametrize('classes', [2, 3])
@@ -126,9 +129,14 @@ def test_trees_see_what_no_line_divides():
   label = (vectors[:, 0] * vectors[:, 1] > 0).astype(int)
   rows = dict(zip(SIZES, np.split(np.arange(600), [400, 500]), strict=True))
   labelled = reading.Labelled(label, rows, 2)
-  best = reading.read(vectors, labelled, model='lightgbm')
+  best = reading.best_of(reading.candidates(vectors, labelled, 'lightgbm'))
   assert best.score > 0.9 > 0.7 > reading.read(vectors, labelled).score
-  again = reading.read(vectors, labelled, model='lightgbm')
+  filters = list(warnings.filters)
+  found = reading.candidates(vectors, labelled, 'lightgbm')
+  first = next(found)
+  # Not those of whoever asks for the next.
+  assert warnings.filters == filters
+  again = reading.best_of([first, *found])
   assert again.outputs['test'].tobytes() == best.outputs['test'].tobytes()
   assert list(best.chosen) == ['trees']
 
@@ -188,4 +196,6 @@ def test_the_svd_is_that_of_numpy_and_the_same_every_time():
 def test_trees_without_lightgbm_say_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'lightgbm', None)
   with pytest.raises(SettingsError, match=r"pip install '.\[lightgbm\]'"):
-    check_lightgbm('--probe_model=lightgbm')
+    probe.check_classes(
+      np.arange(2), FinetuneSettings(mode='probe', probe_model='lightgbm')
+    )

@@ -155,7 +155,7 @@ def wrong_values():
       if rule['high'] is not None:
         yield settings_type, field.name, rule['high'] + step, 'at most'
       if rule['choices']:
-        word = ('x',) if isinstance(field.default, tuple) else 'x'
+        word = ('x',) if 'tuple' in str(field.type) else 'x'
         yield settings_type, field.name, word, 'must be'
 
 

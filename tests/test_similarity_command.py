@@ -1,7 +1,9 @@
 """The similarity figure as a command: its numbers, its files, its refusals."""
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import sys
 
@@ -9,11 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.step import init_state
@@ -22,6 +27,7 @@ from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.pretraining.context import make_augmentations
 from experiments.run import similarity_views
 from experiments.run.data import open_data
+from experiments.run.pictures import draw_similarities
 from tests.tiny_runs import files
 
 KINDS = ['dropout', 'crop', 'mask', 'reorder', 'other']
@@ -299,6 +305,41 @@ def test_names_that_clash_have_the_folder_above():
 def test_names_are_those_of_the_folders(settings):
   unnamed = dataclasses.replace(settings, names=())
   assert similarity.names_of(unnamed) == ('first', 'second')
+
+
+@pytest.mark.parametrize('text', ['{"flags"', '{}', '[]', '{"flags": 3}'])
+def test_numbers_that_are_none_are_named(settings, tmp_path, text):
+  path = tmp_path / 'figure' / 'similarity.json'
+  path.parent.mkdir()
+  path.write_text(text)
+  with pytest.raises(SettingsError, match=f'^{path} is not what experiments.s'):
+    similarity.main(changed(settings, tmp_path))
+  assert files(path.parent) == {'similarity.json': text.encode()}
+
+
+def full_disk(file, *arguments, **named):
+  pathlib.Path(file).touch()
+  raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+  (tmp_path / 'similarity.npz').write_text('values')
+  (tmp_path / 'similarity.png').write_text('picture')
+  before = files(tmp_path)
+  histogram = {'histogram': [1] * 2}
+  result = {'edges': [-1, 0, 1], 'methods': {'a': {'other': histogram}}}
+  rows = Ragged.from_rows([[1]], np.uint8)
+  users = UserArrays(rows, rows)
+  monkeypatch.setattr(pathlib.Path, 'write_bytes', full_disk)
+  monkeypatch.setattr(Figure, 'savefig', lambda _, *a, **k: full_disk(*a, **k))
+  told = f'^--workdir={tmp_path} cannot be written .*: make room'
+  with pytest.raises(SettingsError, match=told):
+    similarity.save_values(
+      tmp_path / 'similarity.npz', {'a': {'other': np.ones(1)}}, users
+    )
+  with pytest.raises(SettingsError, match=told):
+    draw_similarities(tmp_path, result)
+  assert files(tmp_path) == before
 
 
 def test_other_things_in_the_folder_are_kept(settings, result, tmp_path):

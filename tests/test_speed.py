@@ -17,7 +17,7 @@ from adaptssr_jax.training.row_step import RowOptState, row_train_step
 from adaptssr_jax.training.step import train_step
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
-from experiments.flags.speed import EncodingSettings
+from experiments.flags.process import EncodingSettings
 from experiments.pretraining.step import encoded_lengths
 from experiments.run.speed import (
   effective_length,

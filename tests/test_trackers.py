@@ -13,7 +13,7 @@ from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run import logs
-from experiments.run.logs import MetricsLog, open_log
+from experiments.run.logs import MetricsLog
 from tests.tiny_runs import lines, pretrain_settings
 
 LINES = [(2, {'loss': 0.5}), (3, {'ndcg@10': 0.25, 'loss': 0.75})]
@@ -68,7 +68,7 @@ def test_the_other_processes_tell_no_tracker(tmp_path, monkeypatch):
   monkeypatch.setattr(logs, 'is_main_process', lambda: False)
   Own.told = None
   settings = RunSettings(log_to=(f'{__name__}:Own',))
-  open_log(tmp_path, settings, resume_at=0).write(1, {'loss': 1.0})
+  MetricsLog(tmp_path, settings, resume_at=0).write(1, {'loss': 1.0})
   assert Own.told is None
 
 

@@ -197,6 +197,10 @@ def test_epochs_of_the_head_leave_the_encoder(tmp_path, data_dir):
       '--encoder_learning_rate is for --mode=full, not frozen',
     ),
     ({'layer_decay': 1.5}, '--layer_decay must be at most 1'),
+    (
+      {'head_epochs': 3, 'num_epochs': 3},
+      '^--head_epochs=3 leaves the encoder none of the --num_epochs=3: take',
+    ),
   ],
 )
 def test_flags_of_another_mode_are_refused(changes, words):
@@ -212,6 +216,10 @@ def test_flags_of_another_mode_are_refused(changes, words):
     (
       {'head_epochs': 1, 'table_update': 'rows'},
       '--table_update=rows does not go with --head_epochs=1',
+    ),
+    (
+      {'head_epochs': 1, 'num_steps': 4},
+      '--head_epochs=1 leaves the encoder none of the 4 steps: take fewer',
     ),
   ],
 )

@@ -1,12 +1,16 @@
 """The folder of a run is made, resumed, or refused."""
 
+import contextlib
 import errno
 import os
 import pathlib
+import subprocess
+import threading
 
 import pytest
 
 from adaptssr_jax.data import UserData, Vocabulary
+from adaptssr_jax.files import locked
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.pretraining import PretrainSettings
 from experiments.run import workdir
@@ -146,6 +150,16 @@ def test_one_run_at_a_time(tmp_path):
     pass
 
 
+def test_a_run_may_begin_while_somebody_looks_whether_it_is_at_work(tmp_path):
+  (tmp_path / '.lock').touch()
+  with contextlib.ExitStack() as look:
+    look.enter_context(locked(tmp_path / '.lock'))
+    threading.Timer(0.02, look.close).start()
+    with opened_workdir(settings(tmp_path)):
+      assert workdir.is_in_use(tmp_path)
+  assert not workdir.is_in_use(tmp_path)
+
+
 def test_what_a_killed_run_left_of_its_lock_locks_nothing(tmp_path):
   (tmp_path / '.lock').touch()
   (tmp_path / '.lock_holder').write_text('process 1 on moon')
@@ -209,3 +223,20 @@ def test_a_result_binds_to_settings_too(tmp_path):
   (folder / 'result.json').write_text('{}')
   with pytest.raises(SettingsError, match='--seed was 3, is 4'):
     open_workdir(settings(folder, seed=4))
+
+
+def test_the_commit_is_none_of_a_repository_around_an_installation(
+  tmp_path, monkeypatch
+):
+  git = ('git', '-c', 'user.name=a', '-c', 'user.email=a@b')
+  subprocess.run([*git, 'init', '-q'], cwd=tmp_path, check=True)
+  words = ('commit', '-q', '--allow-empty', '--no-gpg-sign', '-m', 'theirs')
+  subprocess.run([*git, *words], cwd=tmp_path, check=True)
+  found = []
+  for root in (tmp_path, tmp_path / '.venv'):
+    folder = root / 'experiments' / 'run'
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(workdir, '__file__', str(folder / 'workdir.py'))
+    found.append(workdir.commit.__wrapped__())
+  assert found[0] != 'unknown'
+  assert found[1] == 'unknown'

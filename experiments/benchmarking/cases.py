@@ -2,11 +2,16 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.benchmarking.options import CATALOGUES, BenchmarkSettings
+from experiments.flags.binder import SettingsError
+from experiments.run.workdir import commit
 
+# What was measured of a case, by name.
+Run = dict[str, Any]
 OURS = 'ours'
 PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
@@ -19,22 +24,21 @@ _GROWTH = {
   'num_items': [CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000],
   'cpu_devices': [1, 2, 4, 8],
 }
+# Flags of speed that --gpu chooses, one after the other.
+CHOICES = {
+  'microbatch': (0, 64, 256, 1024),
+  'buckets': (1, 2, 4, 8),
+  'table_update': ('dense', 'rows'),
+}
 
 
 class Case(NamedTuple):
-  """What is timed.
+  """What is timed."""
 
-  Args:
-    section: of the report.
-    name: of the configuration.
-    who: OURS, PADDED, TRIMMED or PYTORCH.
-    changes: of the settings.
-  """
-
-  section: str
-  name: str
-  who: str
-  changes: dict[str, Any]
+  section: str  # of the report
+  name: str  # of the configuration
+  who: str  # OURS, PADDED, TRIMMED or PYTORCH
+  changes: dict[str, Any]  # of the settings
 
 
 def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
@@ -96,6 +100,58 @@ def ablation_cases(
     ]
     for size in settings.catalogues
   ]
+
+
+def choosing_cases(
+  settings: BenchmarkSettings,
+  size: int,
+  name: str,
+  chosen: Mapping[str, Any],
+) -> list[Case]:
+  """One flag at each of its values, with those that were chosen before."""
+  return [
+    Case(
+      f'Choosing --{name}, {items(size)}',
+      f'--{name}={value}',
+      OURS,
+      catalogue(size) | chosen | {name: value},
+    )
+    for value in few(CHOICES[name], settings)
+  ]
+
+
+def fastest(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Any]:
+  """The changes of the case that has the highest median rate."""
+  rates = {}
+  for case in cases:
+    found = [
+      run.get('users_per_second', 0.0)
+      for run in runs
+      if (run['section'], run['name']) == (case.section, case.name)
+    ]
+    rates[statistics.median(found)] = case.changes
+  if max(rates) == 0:
+    raise SettingsError(f'{cases[0].section}: nothing could be measured')
+  return rates[max(rates)]
+
+
+def flagfile_of(
+  settings: BenchmarkSettings,
+  chosen: Mapping[str, Any],
+  runs: Sequence[Run],
+) -> str:
+  """What was chosen, for --flagfile of `experiments.pretrain`."""
+  run = next(run for run in reversed(runs) if 'error' not in run)
+  lines = [
+    f'# Measured by experiments.benchmark --gpu at {run["num_items"]:,} items, '
+    f'{settings.batch_size}',
+    f'# users a batch, on {run["device"]}, commit {commit()},',
+    f'# jax {run["jax"]}: what was fastest'
+    + (' of two values each.' if settings.quick else '.'),
+    f'--dtype={settings.dtype}',
+    *(f'--{name}={chosen[name]}' for name in CHOICES),
+  ]
+  return '\n'.join(lines) + '\n'
 
 
 def too_large(settings: BenchmarkSettings) -> str:

@@ -15,8 +15,7 @@ from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.parts import profiled
-from experiments.benchmarking.rates import product_rate
+from experiments.benchmarking.parts import product_rate, profiled
 from experiments.benchmarking.work import (
   made_data,
   padding_share,
@@ -24,14 +23,14 @@ from experiments.benchmarking.work import (
   step_flops,
 )
 from experiments.flags.pretraining import PretrainSettings
+from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.step import (
   encoded_of_a_user,
   lengths_of,
   make_pretraining,
 )
-from experiments.pretraining.training_users import item_shares
-from experiments.run import loop
+from experiments.run import loop, speed
 from experiments.run.batches import (
   batches_in_order,
   training_batch,
@@ -39,12 +38,6 @@ from experiments.run.batches import (
 )
 from experiments.run.encoder import make_encoder
 from experiments.run.process import num_cores
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_encoding,
-  sample_lengths,
-)
 
 # Enough for batches to be read from memory rather than from a cache.
 _USERS = 32_768
@@ -93,7 +86,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   found['input_users_per_second'] = _input_rate(users, pretraining, length)
   sequences = encoded_of_a_user(pretraining)
   scored = scored_of_a_user(
-    pretraining.objective[0], sample_lengths(users, encoder.max_length)
+    pretraining.objective[0], speed.sample_lengths(users, encoder.max_length)
   )
   found |= _share_of_machine(
     settings,
@@ -128,10 +121,8 @@ def _time_training(
 ) -> tuple[TrainState, dict[str, Any]]:
   rows = isinstance(state.opt_state, RowOptState)
   state = replicate(state)
-  step_fn, key = (
-    pmap_step(step, num_replicated_args=1, donate=True),
-    replicate(key),
-  )
+  key = replicate(key)
+  step_fn = pmap_step(step, num_replicated_args=1, donate=True)
   steps = _WARM_UP + settings.steps
   batches = training_batches(users, pretraining, length, range(steps))
   with contextlib.closing(batches):
@@ -255,14 +246,9 @@ def _time_encoding(
   users: UserArrays,
 ) -> list[float]:
   """The seconds of batches that are encoded without dropout."""
-  length = effective_length([users], encoder.max_length)
-  lengths = sample_lengths(users, length)
-  step_fn, params = make_encoding(
-    pretraining,
-    encoder,
-    params,
-    buckets=make_buckets(pretraining, lengths),
-    length=length,
+  length, _, buckets = speed.lengths_of(pretraining, [users], encoder)
+  step_fn, params = speed.make_encoding(
+    pretraining, encoder, params, buckets=buckets, length=length
   )
   done = []
   some = users.first((_WARM_UP + settings.steps) * settings.batch_size)
@@ -280,20 +266,16 @@ def machine() -> dict[str, Any]:
   """What this process runs on, and the most memory it has held, in MiB."""
   device = jax.local_devices()[0]
   stats = device.memory_stats() or {}
-  peak = stats.get('peak_bytes_in_use')
+  peak, held = stats.get('peak_bytes_in_use'), None
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():
+    held = int(status.read_text().split('VmHWM:')[1].split()[0]) / 1024
   return {
     'backend': jax.default_backend(),
     'device': device.device_kind,
     'devices': jax.local_device_count(),
     'cores': num_cores(),
     'jax': jax.__version__,
-    'peak_mib': _peak_mib(),
+    'peak_mib': held,
     'device_peak_mib': None if peak is None else peak / _MIB,
   }
-
-
-def _peak_mib() -> float | None:
-  status = pathlib.Path('/proc/self/status')
-  if not status.exists():
-    return None
-  return int(status.read_text().split('VmHWM:')[1].split()[0]) / 1024

@@ -13,9 +13,8 @@ from experiments.flags.pretraining import (
   with_causal_encoder,
   with_defaults,
 )
-from experiments.flags.process import ProcessSettings
+from experiments.flags.process import ProcessSettings, SpeedSettings
 from experiments.flags.shared import EncoderSettings
-from experiments.flags.speed import SpeedSettings
 from experiments.flags.traits import TRAITS
 
 # The catalogues of MovieLens-100k and of TTL, about.
@@ -123,11 +122,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
   @property
   def catalogues(self) -> tuple[int, ...]:
-    """The numbers of items.
-
-    Raises:
-      SettingsError: they are no such numbers.
-    """
+    """The numbers of items."""
     one = self.quick or self.objectives
     words = self.num_items or CATALOGUES[: 1 if one else None]
     try:
@@ -142,17 +137,18 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
   @property
   def objective_names(self) -> tuple[str, ...]:
-    """Which objectives are timed.
-
-    Raises:
-      SettingsError: there is none of that name.
-    """
+    """Which objectives are timed."""
     if self.objectives == ('all',):
       return tuple(TRAITS)
     for name in self.objectives:
       if name not in TRAITS:
         raise SettingsError(f'--objectives: {unknown(name, ["all", *TRAITS])}')
     return self.objectives or ('adaptssr',)
+
+  @property
+  def goes_on(self) -> bool:
+    """Whether the same command measures only what is not measured yet."""
+    return self.mode in ('growth', 'objectives')
 
   @property
   def clock(self) -> Callable[[], float]:

@@ -1,19 +1,20 @@
 """Where the time of a step goes, by the part of the model: from a profile."""
 
 import collections
+import functools
 import itertools
 import pathlib
 import re
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from adaptssr_jax.training.step import PmapStep, TrainState
-from experiments.benchmarking.rates import best_rates
 from experiments.flags.binder import SettingsError
 from experiments.planning.hlo import Program
 
@@ -39,9 +40,9 @@ _COLLECTIVES = ('all-', 'reduce-scatter', 'collective-')
 _OTHERS = 'no part by name'
 _CLOCK = 'the step, by the clock'
 # They hold others, which are timed themselves.
-_HOLDERS = {'while', 'conditional', 'call'}
+_CONTROL_FLOW = {'while', 'conditional', 'call'}
 # They say nothing of what a fusion is for.
-_SILENT = {
+_UNINFORMATIVE = {
   *('parameter', 'constant', 'iota', 'tuple', 'get-tuple-element', 'bitcast'),
   *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
 }
@@ -60,24 +61,15 @@ def profiled(
   """Runs a few steps under JAX's profiler, and tells of its parts.
 
   Args:
-    step: the compiled step.
     state: where it starts, which is donated.
     batches: of the steps, each of which gets another.
-    key: of the run.
     text: of the compiled step, `jax.stages.Compiled.as_text()`.
     dtype: of its products.
 
   Returns:
-    The state after the steps. And for each part, the slowest first, its `name`;
-    the milliseconds of a device in a step: of the `forward` pass, of what is
-    computed `again` for the gradient, of the `gradient`, of all `other` things,
-    such as the optimizer, and all together as `ms`; their `share` of all of
-    these; and `of_products` and `of_memory`, the share of `ms` that its
-    products and its bytes would take at `best_rates`, of which what is in the
-    cache is a multiple. An operation counts with its median time. What is fused
-    of several parts is a row of its own, and so is what has no part by its
-    name, or no name. The last row has only the `ms` of a step by the clock: the
-    rest is between the operations, or other programs'.
+    The state after the steps; and `rows_of` the parts, with the `share` of each
+    in the `ms` of all of them. The last row has only the `ms` of a step by the
+    clock: the rest is between the operations, or other programs'.
   """
   seconds = []
   with tempfile.TemporaryDirectory() as folder:
@@ -99,11 +91,7 @@ def profiled(
 
 
 def times_of(folder: pathlib.Path, module: str) -> dict[str, list[float]]:
-  """The seconds of each time that an operation of a module ran, by its name.
-
-  Raises:
-    SettingsError: the profiler has seen none.
-  """
+  """The seconds of each time that an operation of a module ran, by its name."""
   found = collections.defaultdict(list)
   for path in folder.rglob('*.xplane.pb'):
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -129,19 +117,25 @@ def rows_of(
   """The rows of the parts, in milliseconds of a device in a step.
 
   Args:
-    program: the step.
-    times: the seconds of each time that an operation ran, by its name.
+    times: of `times_of`.
     steps: how often the step ran.
-    rates: as of `best_rates`.
+    rates: of `best_rates`.
 
   Returns:
-    The rows of `profiled`, but for their shares; none of a part of no time.
+    For each part that takes time, the slowest first, its `name`; the time of
+    the `forward` pass, of what is computed `again` for the gradient, of the
+    `gradient`, of all `other` things, such as the optimizer, and all together
+    as `ms`; and `of_products` and `of_memory`, the share of `ms` that its
+    products and its bytes would take at `best_rates`, of which what is in the
+    cache is a multiple. An operation counts with its median time. What is fused
+    of several parts is a row of its own, and so is what has no part by its
+    name, or no name.
   """
   products, memory = rates
   spent = collections.defaultdict(collections.Counter)
   for name, seconds in times.items():
     operation = program.operations.get(name)
-    if operation is None or operation.opcode in _HOLDERS:
+    if operation is None or operation.opcode in _CONTROL_FLOW:
       continue
     row = spent[part_of(program, name)]
     runs = 1000 * len(seconds) / (steps * jax.local_device_count())
@@ -164,8 +158,8 @@ def part_of(program: Program, name: str) -> str:
   if program.operations[name].opcode.startswith(_COLLECTIVES):
     return 'collectives'
   inner = [program.operations[each] for each in program.inside(name)]
-  telling = [each for each in inner if each.opcode not in _SILENT]
-  found = {_part(each.op_name) for each in telling if each.op_name}
+  inner = [each for each in inner if each.opcode not in _UNINFORMATIVE]
+  found = {_part(each.op_name) for each in inner if each.op_name}
   if not found:
     found = {_part(program.operations[name].op_name)}
   return ' + '.join(part for part in (*_PARTS, _OTHERS) if part in found)
@@ -186,12 +180,12 @@ def _pass_of(op_name: str) -> str:
   return 'forward' if 'jvp(' in op_name else 'other'
 
 
-def table_of(parts: Sequence[dict[str, Any]], *, least: float = 0.01) -> list:
+def table_of(parts: Sequence[dict[str, Any]]) -> list:
   """The rows of the table of a profile; small ones of several parts as one."""
   small = {
     row['name']
     for row in parts[:-1]
-    if ' + ' in row['name'] and row['share'] < least
+    if ' + ' in row['name'] and row['share'] < 0.01
   }
   rows = [['part', 'ms', *_PASSES, 'of all', 'of products', 'of memory']]
   *others, clock = parts
@@ -215,3 +209,50 @@ def _shown(row: dict[str, Any]) -> list[str]:
     of('share', '.1%'),
     *(of(name, '.0%') for name in ('of_products', 'of_memory')),
   ]
+
+
+def product_rate(
+  dtype: str, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+  """Operations a second of one large product, of all devices together."""
+  size = 2048 if jax.default_backend() == 'cpu' else 8192
+  matrix = jnp.ones((size, size), dtype)
+  rate = _times_a_second(jnp.matmul, matrix, matrix, clock=clock)
+  return 2 * size**3 * rate
+
+
+def best_rates(dtype: str) -> tuple[float, float]:
+  """Operations of products, and bytes, a second of one device at best.
+
+  The quickest of many short ones, between which other programs may come: of
+  products, and of passes that read and write an array in place.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  matrix = jnp.ones([512 if on_cpu else 8192] * 2, dtype)
+  numbers = jnp.ones(2**23 if on_cpu else 2**26)
+  best = functools.partial(_times_a_second, choose=min, repeats=50)
+  products = 2 * len(matrix) ** 3 * best(jnp.matmul, matrix, matrix)
+  memory = 2 * numbers.nbytes * best(jnp.negative, numbers, in_place=True)
+  devices = jax.local_device_count()
+  return products / devices, memory / devices
+
+
+def _times_a_second(
+  function: Callable[..., jax.Array],
+  *args: jax.Array,
+  choose: Callable[[Sequence[float]], float] = statistics.median,
+  repeats: int = 7,
+  in_place: bool = False,
+  clock: Callable[[], float] = time.perf_counter,
+) -> float:
+  """How often all devices do something, by the median time or another."""
+  run = jax.jit(function, donate_argnums=(0,) if in_place else ())
+  seconds = []
+  for _ in range(repeats + 1):
+    began = clock()
+    done = jax.block_until_ready(run(*args))
+    args = (done,) if in_place else args
+    seconds.append(clock() - began)
+  # One device of a CPU works on all cores.
+  count = jax.local_device_count() if jax.default_backend() != 'cpu' else 1
+  return count / choose(seconds[1:])

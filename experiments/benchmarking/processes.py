@@ -37,13 +37,10 @@ _WARM_UP, _WARM_UP_COMPILED = 2, 6
 def run_case(
   case: Case, settings: BenchmarkSettings, *, cache: str
 ) -> dict[str, Any]:
-  """Runs a case.
+  """Runs a case: what was measured; or why nothing was, as `error`.
 
   Args:
     cache: the folder of compiled programs of this benchmark.
-
-  Returns:
-    What was measured; or why nothing was, as `error`.
   """
   settings = dataclasses.replace(settings, **case.changes)
   with tempfile.TemporaryDirectory() as scratch:

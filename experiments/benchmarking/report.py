@@ -1,16 +1,17 @@
-"""The tables of the benchmark."""
+"""The tables and pictures of the benchmark."""
 
 import functools
+import pathlib
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from experiments.benchmarking.cases import OURS, PYTORCH
+from experiments.benchmarking.cases import OURS, PYTORCH, Run
 from experiments.benchmarking.parts import table_of
+from experiments.run.pictures import Lines, MissingPlotsError, draw_lines, save
+from experiments.run.process import tell
 
-Run = dict[str, Any]
 _DASH = '-'
 # By what was measured: the rate, and the seconds of the batches.
 _RATES = {
@@ -20,14 +21,11 @@ _RATES = {
 
 
 def report(runs: Sequence[Run]) -> str:
-  """The tables of all sections, and what failed.
+  """The tables of all sections, and what failed, in Markdown.
 
   Args:
     runs: `section`, `name`, `who` and `round` of each, and what was measured,
       or the `error`.
-
-  Returns:
-    Markdown.
   """
   parts = []
   for section in dict.fromkeys(run['section'] for run in runs):
@@ -48,6 +46,41 @@ def report(runs: Sequence[Run]) -> str:
     'rounds.'
   )
   return '\n\n'.join(parts) + '\n'
+
+
+def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
+  """Draws `growth_NAME` for each flag, as PNG and SVG: users/s, and memory.
+
+  What was not measured is a cross. Without Matplotlib it only says so.
+  """
+  try:
+    for section in dict.fromkeys(run['section'] for run in runs):
+      own = [run for run in runs if run['section'] == section]
+      name = section.rpartition('--')[2]
+      memory = (
+        'device_peak_mib' if own[0].get('device_peak_mib') else 'peak_mib'
+      )
+      panels = [
+        _panel('users/s', own, 'users_per_second'),
+        _panel('peak memory, MiB', own, memory),
+      ]
+      sizes = [int(size) for size in dict.fromkeys(run['name'] for run in own)]
+      figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
+      save(figure, folder / f'growth_{name}')
+  except MissingPlotsError as error:
+    tell(f'no pictures: {error}')
+
+
+def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
+  """The median of the rounds at each size."""
+  found = {int(run['name']): [] for run in runs}
+  for run in runs:
+    found[int(run['name'])] += [run[name]] if run.get(name) else []
+  points = [
+    (size, statistics.median(values or [float('nan')]))
+    for size, values in found.items()
+  ]
+  return Lines(title, {'': points})
 
 
 def _catalogues(runs: Sequence[Run]) -> str:
@@ -178,16 +211,10 @@ def _product(runs: Sequence[Run]) -> str:
   return _DASH if share == _DASH else f'{share} of {of}'
 
 
-def _first(runs: Sequence[Run], *, name: str) -> str:
-  return _median(
-    [run for run in runs if run['round'] == 0], name=name, form='.1f'
-  )
-
-
-def _again(runs: Sequence[Run], *, name: str) -> str:
-  return _median(
-    [run for run in runs if run['round'] > 0], name=name, form='.1f'
-  )
+def _compiling(runs: Sequence[Run], *, name: str, again: bool = False) -> str:
+  """The seconds of the first round, or of the others, which find programs."""
+  some = [run for run in runs if (run['round'] > 0) == again]
+  return _median(some, name=name, form='.1f')
 
 
 _SHOW = {
@@ -198,10 +225,12 @@ _SHOW = {
   ),
   'GFLOP/s of real tokens': functools.partial(_median, name='gflops'),
   'of a large product': _product,
-  'compiling, s: first': functools.partial(_first, name='compile_seconds'),
-  'compiling, s: again': functools.partial(_again, name='compile_seconds'),
+  'compiling, s: first': functools.partial(_compiling, name='compile_seconds'),
+  'compiling, s: again': functools.partial(
+    _compiling, name='compile_seconds', again=True
+  ),
   'first step, with compiling, s': functools.partial(
-    _first, name='first_step_seconds'
+    _compiling, name='first_step_seconds'
   ),
   'peak memory, MiB': functools.partial(_median, name='peak_mib'),
   'peak device memory, MiB': functools.partial(_median, name='device_peak_mib'),

@@ -13,7 +13,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.training_users import with_relations
+from experiments.pretraining.context import with_relations
 
 # Vectors of a user of n behaviours that an exact softmax scores.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -74,9 +74,6 @@ def step_flops(
     sequences: S, that are encoded of each user.
     scored: r, vectors of a user that are scored against all N items.
 
-  Returns:
-    How many.
-
   Example:
     >>> encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
     >>> step_flops(np.array([3]), users=2, encoder=encoder)
@@ -118,9 +115,6 @@ def padding_share(
     max_length: to which they are padded before.
     batches: how many are drawn.
 
-  Returns:
-    A number in [0, 1).
-
   Example:
     >>> buckets = Buckets(widths=(4,), size=1)
     >>> padding_share(np.array([3]), rows=2, buckets=buckets, max_length=9)
@@ -143,26 +137,21 @@ def padding_share(
 
 
 def synthetic_users(
-  num_users: int, *, num_items: int, longest: int, seed: int = 0
+  num_users: int, *, num_items: int, longest: int
 ) -> UserArrays:
   """Users whose lengths and items are spread like those of the TTL data.
 
   Lengths are N(0.5484, 0.25) x longest, cut to [0.1, 1] x longest; an item is
   z mod (num_items - 1) + 1, with z of Zipf's law of exponent 1.2.
 
-  Args:
-    num_items: items there are, at least 2.
-    longest: behaviours of the longest user.
-
-  Returns:
-    The users, without raw ids.
+  They have no raw ids, and there are at least 2 items.
 
   Example:
     >>> users = synthetic_users(1000, num_items=50, longest=100)
     >>> bool(users.items.lengths.min() >= 10), users.items.longest
     (True, 100)
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   lengths = rng.normal(0.5484 * longest, 0.25 * longest, num_users).astype(int)
   lengths = np.clip(lengths, max(longest // 10, 1), longest)
   values = rng.zipf(1.2, lengths.sum()) % (num_items - 1) + 1

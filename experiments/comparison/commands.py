@@ -191,11 +191,7 @@ _SOURCES = {'init_from', 'pretrained', 'vectors'}
 
 
 def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
-  """Makes a run, unless it is done; its record, and whether it was made now.
-
-  Raises:
-    SettingsError: it was made with other flags, or cannot be made; names it.
-  """
+  """Makes a run, unless it is done; its record, and whether it was made now."""
   record = found(grid, run)
   if record is not None:
     return record, False
@@ -250,10 +246,7 @@ def _record_path(grid: Grid, run: Run) -> pathlib.Path:
 
 
 def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
-  """The flags that the outcome of a run depends on.
-
-  And the version of the data, since files can change while flags do not.
-  """
+  """The flags that the outcome of a run depends on, and the data's version."""
   free = settings.names_free_to_change() - _LENGTH_OF_A_RUN
   flags = settings.flag_values(without=free | _SOURCES)
   flags['dataset'] = (

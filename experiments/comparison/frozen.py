@@ -6,7 +6,6 @@ users. A cell then is a regression on the CPU, without any JAX program.
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import pathlib
 from typing import Any, NamedTuple
@@ -16,20 +15,19 @@ import numpy as np
 
 from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
 from experiments.finetuning.predictions import write_result
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import flag
+from experiments.flags.process import EncodingSettings, TableSettings
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
   split_seed_flag,
   train_users_flag,
 )
-from experiments.flags.speed import EncodingSettings, TableSettings
 from experiments.probing import features, reading
 from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
-from experiments.run.workdir import atomic_write, opened_workdir
+from experiments.run.workdir import atomic_savez, opened_workdir
 
 VECTORS = 'vectors.npz'
 
@@ -39,11 +37,6 @@ class Histories(NamedTuple):
 
   name: str  # the same for all tasks with the same users, histories and items
   order: np.ndarray  # the number of the row at each place, [rows]
-
-  @property
-  def places(self) -> np.ndarray:
-    """The place of each row, by its number, [rows]."""
-    return np.argsort(self.order)
 
 
 def histories_of(data: UserData) -> Histories:
@@ -116,12 +109,15 @@ class ReadingSettings(DataSettings):
 def encode(
   settings: VectorSettings, *, data: UserData, histories: Histories
 ) -> np.ndarray:
-  """Writes the vectors of all users of a task, and returns them.
+  """Writes and returns the vectors of all users, in the order of `histories`.
 
-  Returns:
-    float32 [users, features], in the order of `histories`.
+  They are float32 [users, features].
   """
   with opened_workdir(settings) as folder:
+    # No flag of a comparison sets it, so that it follows the devices.
+    devices = jax.device_count()
+    batch_size = -(-settings.batch_size // devices) * devices
+    settings = dataclasses.replace(settings, batch_size=batch_size)
     loop.check_devices(settings)
     items = data.vocabulary.items
     if source := open_source(settings, settings.pretrained):
@@ -131,9 +127,7 @@ def encode(
       encoder, params = make_encoder(settings, items, key)
     users = users_in_order(data, histories)
     vectors = encode_splits(settings, [users], encoder, params)
-    file = io.BytesIO()
-    np.savez(file, vector=vectors)
-    atomic_write(folder / VECTORS, file.getvalue())
+    atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 
 
@@ -142,12 +136,12 @@ def read_vectors(
 ) -> dict[str, Any]:
   """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
-    dealt = resplit(data, settings.split_seed)
-    train = dealt.splits['train'].first(settings.train_users)
-    dealt = dealt._replace(splits=dealt.splits | {'train': train})
-    labelled = labelled_rows(dealt, KINDS[data.kind].select_by[0])
-    number = np.concatenate([part.number for part in dealt.splits.values()])
-    places = histories.places[number]
+    splits = resplit(data, settings.split_seed).splits
+    train = splits['train'].first(settings.train_users)
+    known = data._replace(splits=splits | {'train': train})
+    labelled = labelled_rows(known)
+    number = np.concatenate([part.number for part in known.splits.values()])
+    places = np.argsort(histories.order)[number]
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
       vectors = found['vector'][places]
     if settings.with_bag:
@@ -163,4 +157,4 @@ def read_vectors(
     else:
       best = reading.read(vectors, labelled)
     about = {'task': settings.task} | best.chosen
-    return write_result(folder, about, outputs_of(best, dealt), dealt)
+    return write_result(folder, about, outputs_of(best, known), known)

@@ -17,7 +17,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
 from experiments.pretraining.collapse import collapse_warning
-from experiments.run.encoder import FREE_FIELDS
+from experiments.run.encoder import OVERRIDABLE_FIELDS
 from experiments.run.logs import read_metrics
 
 
@@ -34,7 +34,7 @@ class Pretraining:
     return f'pretrain/{self.method}/seed_{self.seed}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     return f'pretrain/{self.method}'
 
@@ -53,7 +53,7 @@ class Vectors:
     return f'vectors/{self.method}/seed_{self.seed}/{self.users}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     return f'vectors/{self.users}'
 
@@ -88,7 +88,7 @@ class Cell:
     return f'{place}/share_{self.share:g}/split_{self.split}{seed}'
 
   @property
-  def alike(self) -> str:
+  def timing_group(self) -> str:
     """What runs that take about as long have in common."""
     model = self.method if self.seed is None else self.mode
     return f'cell/{model}/{self.task}/{self.share:g}'
@@ -172,7 +172,7 @@ def check_shapes(grid: Grid) -> None:
     method = grid.method(run.method)
     given = grid.settings_of(run.method).encoder_fields()
     has = grid.shape_of(run.method)
-    for name in given.keys() - set(FREE_FIELDS):
+    for name in given.keys() - set(OVERRIDABLE_FIELDS):
       known = has.get(name, getattr(UserEncoder, name))
       if known != given[name]:
         raise SettingsError(
@@ -230,7 +230,7 @@ def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:
   """The updates that a finished pre-training run made."""
-  return _logged(grid, run)[-1]['step']
+  return read_metrics(grid.folder / run.name)[-1]['step']
 
 
 def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
@@ -239,7 +239,8 @@ def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
   Of the states that have not collapsed the one with the least validation loss;
   the last state if all of them have.
   """
-  lines = [line for line in _logged(grid, run) if 'validation_loss' in line]
+  logged = read_metrics(grid.folder / run.name)
+  lines = [line for line in logged if 'validation_loss' in line]
   sound = [line for line in lines if not collapse_of(grid, run.method, line)]
   return min(
     sound or lines[-1:], key=lambda line: line['validation_loss'], default={}
@@ -255,7 +256,3 @@ def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
     return ''
   objective = grid.settings_of(method).objective
   return collapse_warning(values, objective=objective)
-
-
-def _logged(grid: Grid, run: Pretraining) -> list[dict[str, Any]]:
-  return read_metrics(grid.folder / run.name)

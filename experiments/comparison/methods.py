@@ -2,7 +2,7 @@
 
 A method is a pre-training run, given by the flag file it has and by what it
 changes there; or it is counted or fitted without any user model. A new row is
-a new entry of METHODS, and a new flag file one of `stages.STAGES`.
+a new entry of METHODS, and a new flag file one of `setup.STAGES`.
 """
 
 import dataclasses

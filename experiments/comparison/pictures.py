@@ -107,12 +107,12 @@ def methods_panel(
 
 
 def sweep_panels(
-  points: Sequence[Mapping[str, Any]], *places: str
+  points: Sequence[Mapping[str, Any]], *keys: str
 ) -> list[Panel]:
   """A panel for each task, share and mode, in percent, in the order of points.
 
   Args:
-    places: the keys that say where a point is; of two, `first+second`.
+    keys: of what says where a point is; of two, `first+second`.
   """
   columns = [
     Column(*(point[field] for field in Column._fields)) for point in points
@@ -122,7 +122,7 @@ def sweep_panels(
     own = [
       point for point, of in zip(points, columns, strict=True) if of == column
     ]
-    where = [[point[place] for place in places] for point in own]
+    where = [[point[key] for key in keys] for point in own]
     panels.append(
       Panel(
         column.title,

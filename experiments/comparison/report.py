@@ -19,11 +19,7 @@ from experiments.comparison.grid import (
   plan,
   steps_taken,
 )
-from experiments.comparison.methods import (
-  FINE_TUNED,
-  METRICS,
-  variant_methods,
-)
+from experiments.comparison.methods import FINE_TUNED, METRICS, variant_methods
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes
@@ -68,12 +64,12 @@ def _summary(grid: Grid) -> Summary:
       [part.user_ids(part.user_of_rows()) for part in data.splits.values()]
     )
     for mode in grid.modes_of(task):
-      dealt = {
+      resplits = {
         split: resplit(data, split).splits for split in grid.splits_of(mode)
       }
-      rows = {split: parts['test'].number for split, parts in dealt.items()}
+      rows = {split: parts['test'].number for split, parts in resplits.items()}
       users = {split: everybody[numbers] for split, numbers in rows.items()}
-      sizes = next(iter(dealt.values()))
+      sizes = next(iter(resplits.values()))
       test_per_train = len(sizes['test'].number) / len(sizes['train'].number)
       for share in grid.shares:
         column = Column(task, share, METRICS[data.kind], mode)
@@ -130,44 +126,44 @@ def _results(
 ) -> dict[str, Any]:
   runs = plan(grid)
   records = [
-    json.loads((grid.folder / f'{one.name}.json').read_text()) for one in runs
+    json.loads((grid.folder / f'{run.name}.json').read_text()) for run in runs
   ]
   # All that was asked for, though the next comparison here may ask for more.
-  places = Settings.names_free_to_change(settings)
+  paths = Settings.names_free_to_change(settings)
   return {
-    'flags': settings.flag_values(without=places),
+    'flags': settings.flag_values(without=paths),
     'commits': sorted({record['commit'] for record in records}),
     'devices': sorted({record['device'] for record in records}),
     'versions': _versions(),
     'titles': {name: method.title for name, method in grid.methods.items()},
     'pretraining': [
       {
-        'method': one.method,
-        'seed': one.seed,
-        'steps': steps_taken(grid, one),
-        'best': best_validation(grid, one),
+        'method': run.method,
+        'seed': run.seed,
+        'steps': steps_taken(grid, run),
+        'best': best_validation(grid, run),
       }
-      for one in runs
-      if isinstance(one, Pretraining)
+      for run in runs
+      if isinstance(run, Pretraining)
     ],
     'cells': [
       {
-        'method': one.method,
-        'task': one.task,
-        'share': one.share,
-        'split': one.split,
-        'seed': one.seed,
+        'method': run.method,
+        'task': run.task,
+        'share': run.share,
+        'split': run.split,
+        'seed': run.seed,
         # None of a baseline, which is the same in all columns.
-        'mode': one.mode or None,
+        'mode': run.mode or None,
       }
       # The cell and its folder say the rest already.
       | {
         name: value
-        for name, value in _result(grid, one).items()
+        for name, value in _result(grid, run).items()
         if name not in ('task', 'method', 'pretrained')
       }
-      for one in runs
-      if isinstance(one, Cell)
+      for run in runs
+      if isinstance(run, Cell)
     ],
     'summary': [
       {**column._asdict(), 'methods': found}
@@ -183,8 +179,8 @@ def page_of(results: Mapping[str, Any]) -> str:
   reference = results['flags']['reference']
   reference = titles.get(reference, reference)
   summary = {
-    Column(*(one[field] for field in Column._fields)): one['methods']
-    for one in results['summary']
+    Column(*(part[field] for field in Column._fields)): part['methods']
+    for part in results['summary']
   }
   flags = results['flags']
   variants = variant_methods(flags['variant'].splitlines())

@@ -1,9 +1,12 @@
 """From the flags of a comparison to what is compared."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from absl import flags
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
@@ -11,19 +14,26 @@ from experiments.comparison.frozen import histories_of
 from experiments.comparison.grid import Grid, check_shapes
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
-from experiments.comparison.stages import (
-  check_training,
-  naming,
-  read_flagfile,
-  read_pretraining,
-)
 from experiments.finetuning.data import check_task, open_task
-from experiments.flags.binder import SettingsError
+from experiments.flags.binder import Settings, SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
+from experiments.flags.pretraining import PretrainSettings, check_objective
 from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.data import open_data
 from experiments.run.speed import check_table_update
+
+# Each stage of pre-training has a flag of `CompareSettings`, and rows of
+# `methods.METHODS`. The `--objective` of its file must have these alone, first,
+# or anywhere. In the order in which they say the shape of an encoder that none
+# of its own flags says: the last one that does.
+STAGES = {
+  'warm_start': (('masked_items',), 'alone'),
+  'pretrain': (('adaptssr',), 'alone'),
+  'first_stage': (('pooled_items',), 'first'),
+  'last_stage': (('adaptssr',), 'anywhere'),
+  'joint': (('pooled_items', 'adaptssr'), 'anywhere'),
+}
 
 
 def read_grid(settings: CompareSettings) -> Grid:
@@ -37,20 +47,26 @@ def read_grid(settings: CompareSettings) -> Grid:
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
   tasks = {task: open_data(settings, task) for task in settings.tasks}
-  _check_crossing(settings, splits, seeds)
-  place = {
+  few, many = sorted((len(splits), len(seeds)))
+  if not settings.crossed and many % few:
+    # A mean over runs, of which some splits would count more than others.
+    raise SettingsError(
+      f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
+      'uses some more often than others: give as many of both, or a multiple'
+    )
+  data_flags = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(DataSettings)
   }
   probe_splits = tuple(range(settings.probe_splits))
   reads_vectors = settings.modes != (FINE_TUNED,)
   finetuning = _read_finetuning(
-    settings, tasks, place, splits, probe_splits if reads_vectors else ()
+    settings, tasks, data_flags, splits, probe_splits if reads_vectors else ()
   )
   pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
   grid = Grid(
     folder=pathlib.Path(settings.workdir),
-    data=place,
+    data=data_flags,
     methods=chosen,
     reference=settings.reference,
     tasks=tasks,
@@ -99,7 +115,7 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
 def _read_finetuning(
   settings: CompareSettings,
   tasks: Mapping[str, UserData],
-  place: Mapping[str, Any],
+  data_flags: Mapping[str, Any],
   splits: Sequence[int],
   probe_splits: Sequence[int],
 ) -> dict[str, FinetuneSettings]:
@@ -114,7 +130,7 @@ def _read_finetuning(
     finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
     # Where it starts from, the methods say.
     tuned = dataclasses.replace(
-      finetuning[kind], task=task, pretrained='', **place
+      finetuning[kind], task=task, pretrained='', **data_flags
     )
     _check_tuning(settings, tuned, kind)
     for split in splits:
@@ -122,18 +138,6 @@ def _read_finetuning(
     for split in probe_splits if kind != 'ranking' else ():
       check_task(tuned, resplit(users, split))
   return finetuning
-
-
-def _check_crossing(
-  settings: CompareSettings, splits: Sequence[int], seeds: Sequence[int]
-) -> None:
-  """Refuses a mean over runs in which some splits count more than others."""
-  few, many = sorted((len(splits), len(seeds)))
-  if not settings.crossed and many % few:
-    raise SettingsError(
-      f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
-      'uses some more often than others: give as many of both, or a multiple'
-    )
 
 
 def _check_tuning(
@@ -154,6 +158,96 @@ def _check_tuning(
   with naming(path):
     loop.check_devices(with_defaults(tuned))
     check_table_update(tuned)
+
+
+def read_pretraining(
+  settings: CompareSettings,
+  known: Mapping[str, methods.Method],
+  chosen: Sequence[str],
+) -> dict[str, PretrainSettings]:
+  """The flags of pre-training, as far as the methods need any."""
+  needed = set().union(*(_stages_of(known, name) for name in chosen))
+  found = {}
+  for name in STAGES:
+    path = getattr(settings, name)
+    if not path and name not in needed:
+      continue
+    if not path:
+      raise SettingsError(
+        f'--{name}=FLAGFILE is needed by the --methods: it says how they are '
+        'pre-trained'
+      )
+    found[name] = read_flagfile(PretrainSettings, settings, name)
+    with naming(f'--{name}={path}'):
+      check_training(found[name])
+    if found[name].select_by == 'probe':
+      raise SettingsError(
+        f'--{name}={path}: leave out --select_by=probe, which looks at labels '
+        'that are test labels in other splits'
+      )
+    if found[name].split != 'last_ten':
+      raise SettingsError(
+        f'--{name}={path}: leave out --split={found[name].split}: all methods '
+        'are pre-trained on the same behaviours'
+      )
+    check_objectives(name, path, found[name].objective)
+  return found
+
+
+def check_objectives(name: str, path: str, objectives: tuple[str, ...]) -> None:
+  """Refuses the flag file of a stage if its objectives are those of another."""
+  wanted, where = STAGES[name]
+  words = ','.join(wanted)
+  is_allowed, rule = {
+    'alone': (objectives == wanted, words),
+    'first': (
+      objectives[: len(wanted)] == wanted,
+      f'{words}, or that and more',
+    ),
+    'anywhere': (set(wanted) <= set(objectives), f'{words} among it'),
+  }[where]
+  if not is_allowed:
+    raise SettingsError(
+      f'--{name}={path} must have --objective={rule}, not '
+      f'{",".join(objectives)}'
+    )
+
+
+def check_training(settings: PretrainSettings) -> None:
+  """Refuses now what pre-training would refuse after hours of other runs."""
+  loop.check_devices(settings)
+  check_table_update(settings)
+  check_objective(settings)
+
+
+def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
+  """The stages whose files a method needs, and those that it starts from."""
+  method = known[name]
+  needed = {method.flags, method.rate_of} - {''}
+  for other in (method.after, method.steps_of):
+    if other:
+      needed |= _stages_of(known, other)
+  return needed
+
+
+def read_flagfile(
+  settings_type: type[Settings], settings: CompareSettings, name: str
+) -> Any:
+  """The settings of the file that a flag names; the defaults if it is empty."""
+  path = getattr(settings, name)
+  if not path:
+    return settings_type()
+  with naming(f'--{name}={path}'):
+    return from_flagfile(settings_type, path)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+  """An error of a flag file names the file."""
+  try:
+    yield
+  except (flags.Error, SettingsError) as error:
+    raise SettingsError(f'{path}: {error}') from error
 
 
 def numbers_of(

@@ -1,8 +1,5 @@
 """What the runs of a column say together: means, intervals, tests.
 
-Where runs are few, users are drawn again; where there are many splits, these
-are compared.
-
 The test split of every split seed is the same for all methods. Of a method,
 each test row first gets its mean over the seeds; then users are drawn again,
 each with all of its rows in all splits, for all methods at once.
@@ -227,12 +224,14 @@ def summarise_splits(
     )
     summary[name] = _spread(scores) | {
       'interval': list(interval),
-      'by_split': {str(split): of for split, of in by_split[name].items()},
+      'by_split': {
+        str(split): value for split, value in by_split[name].items()
+      },
     }
   for name in summary.keys() - {reference} if reference in summary else ():
     other = by_split[reference]
     differences = np.array(
-      [of - other[at] for at, of in by_split[name].items()]
+      [value - other[split] for split, value in by_split[name].items()]
     )
     mean = float(np.mean(list(other.values())))
     difference = float(differences.mean())

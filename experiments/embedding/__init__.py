@@ -1,1 +1,1 @@
-"""What `experiments.embed` reads and writes beside prepared data sets."""
+"""What encodes users: of tables, in parts, nearest ones, and of an export."""

@@ -29,10 +29,8 @@ def check_neighbours(splits: Sequence[UserArrays], count: int) -> None:
   """Raises `SettingsError` where users have fewer others than that."""
   if not count:
     return
-  everyone = set()
-  for users in splits:
-    everyone.update(users.user_ids(np.arange(len(users.items))))
-  total = len(everyone)
+  ids = (users.user_ids(np.arange(len(users.items))) for users in splits)
+  total = len(set().union(*ids))
   if count >= total:
     raise SettingsError(
       f'--neighbours={count} is too many: there are {total:,} users, of whom '

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays, UserData, resplit
-from experiments.finetuning.heads import check_ranking
-from experiments.finetuning.tasks import KINDS, select_by
+from experiments.finetuning.tasks import select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell
@@ -83,8 +83,63 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
   _check_select_by(settings, data)
 
 
+def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
+  """Raises `SettingsError` where flags of rankings do not fit."""
+  zero_shot = settings.mode == 'zero_shot'
+  flags = {
+    '--mode=zero_shot': zero_shot,
+    '--tied_targets': settings.tied_targets,
+    '--ranking_loss=softmax': settings.ranking_loss == 'softmax',
+  }
+  given = [name for name, is_given in flags.items() if is_given]
+  if data.kind != 'ranking':
+    if given:
+      raise SettingsError(
+        f'{given[0]} is for rankings; {settings.task} is a {data.kind} task: '
+        'leave it out'
+      )
+    return
+  if zero_shot and settings.tied_targets is False:
+    raise SettingsError(
+      '--mode=zero_shot ranks by the item table: leave out --tied_targets=false'
+    )
+  if settings.tied_targets and settings.shard_table:
+    raise SettingsError(
+      f'--shard_table does not go with {given[0]}, which scores targets by the '
+      'whole item table: leave out either'
+    )
+  if zero_shot and not settings.pretrained:
+    raise SettingsError(
+      '--mode=zero_shot needs --pretrained=DIR, the workdir of a run that has '
+      'learned to guess items: nothing else is trained'
+    )
+  if settings.pretrained:
+    _refuse_known_targets(settings)
+
+
+def _refuse_known_targets(settings: FinetuneSettings) -> None:
+  """The last ten films are no test of who has seen eight of them."""
+  flags = restore_description(settings.pretrained).flags
+  if flags.get('split') == LEAVE_ONE_OUT != settings.split:
+    raise SettingsError(
+      f'--pretrained={settings.pretrained} was trained with '
+      '--split=leave_one_out, so that it has seen films that '
+      f'--task={settings.task} holds out: take a run without it, or '
+      '--task=next_item'
+    )
+  if settings.split == LEAVE_ONE_OUT and flags.get('task', '') not in (
+    '',
+    settings.task,
+  ):
+    raise SettingsError(
+      f'--pretrained={settings.pretrained} was fine-tuned on '
+      f'--task={flags["task"]}, so that it may have seen films that '
+      f'--task={settings.task} holds out: take a pre-training run'
+    )
+
+
 def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
-  metric, known = select_by(settings, data), KINDS[data.kind].select_by
+  metric, known = select_by(settings, data), SELECT_BY[data.kind]
   if metric not in known:
     raise SettingsError(
       f'--select_by={metric} is not measured in a {data.kind} task: take one '

@@ -1,7 +1,6 @@
 """What a model predicts of the rows of a task, and the file of it."""
 
 import functools
-import io
 import json
 import pathlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import batches_in_order
 from experiments.run.process import tell
 from experiments.run.speed import on_table
-from experiments.run.workdir import RESULT, atomic_write
+from experiments.run.workdir import RESULT, atomic_savez, atomic_write
 
 PREDICTIONS = 'predictions.npz'
 
@@ -56,10 +55,9 @@ def predict_users(
 
   Args:
     predict: (params, batch) -> the outputs of the users of all devices.
-    length: behaviours seen of a user.
 
   Returns:
-    The outputs, [rows, ...], without those of padding.
+    [rows, ...], without those of padding.
   """
   outputs = []
   for batch, rows in batches_in_order(users, settings, length):
@@ -115,9 +113,7 @@ def write_result(
   }
   test = data.splits['test']
   columns = KINDS[data.kind].columns(outputs['test'], test.label)
-  file = io.BytesIO()
-  np.savez(file, example_id=test.number, **columns)
-  atomic_write(folder / PREDICTIONS, file.getvalue())
+  atomic_savez(folder / PREDICTIONS, example_id=test.number, **columns)
   text = json.dumps(result, indent=2, allow_nan=False)
   atomic_write(folder / RESULT, text + '\n')
   return result

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from adaptssr_jax.data import UserArrays, UserData
@@ -15,6 +14,7 @@ from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import LossFn, TrainState
 from experiments.finetuning.tasks import KINDS
+from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
 from experiments.run.batches import steps_of_run
@@ -31,13 +31,16 @@ def make_finetuning(
   buckets: Buckets,
   length: int,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with.
-
-  Args:
-    train: the examples that are trained on.
-  """
+  """The step of a run, before `pmap_step`, and the state it begins with."""
   encoder = model['encoder']
   in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
+  num_steps = steps_of_run(settings, train)
+  head_steps = settings.head_epochs * in_epoch
+  if head_steps >= num_steps:
+    raise SettingsError(
+      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
+      f'{num_steps} steps: take fewer, or a longer run'
+    )
   return make_training(
     settings,
     encoder,
@@ -46,8 +49,8 @@ def make_finetuning(
     make_optimizer(
       settings,
       encoder,
-      num_steps=steps_of_run(settings, train),
-      head_steps=settings.head_epochs * in_epoch,
+      num_steps=num_steps,
+      head_steps=head_steps,
     ),
     length=length,
     table_rate=layer_rates(settings, encoder)['table'],
@@ -113,7 +116,11 @@ def make_optimizer(
   for part, rate in rates.items():
     # What the head has to itself is no part of the encoder's warm-up.
     rate = loop.learning_rate(settings, num_steps - head_steps, rate=rate)
-    optimizers[part] = loop.make_optimizer(settings, _delayed(rate, head_steps))
+    if head_steps:
+      later = rate if callable(rate) else optax.constant_schedule(rate)
+      never = optax.constant_schedule(0.0)
+      rate = optax.join_schedules([never, later], [head_steps])
+    optimizers[part] = loop.make_optimizer(settings, rate)
   # The table is not among the parameters where its rows have an optimizer.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
@@ -146,13 +153,3 @@ def part_names(params: dict[str, Any]) -> dict[str, Any]:
   """
   encoder = {part: part for part in params['encoder']}
   return {part: part for part in params} | {'encoder': encoder}
-
-
-def _delayed(
-  rate: float | optax.Schedule, steps: int
-) -> float | optax.Schedule:
-  """A learning rate that is 0 in the first steps."""
-  if not steps:
-    return rate
-  schedule = rate if callable(rate) else optax.constant_schedule(rate)
-  return lambda step: jnp.where(step < steps, 0.0, schedule(step - steps))

@@ -10,8 +10,14 @@ import numpy as np
 import optax
 
 from adaptssr_jax import metrics
+from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserData
-from adaptssr_jax.encoder.model import TaskHead
+from adaptssr_jax.encoder.model import TaskHead, UserEncoder
+from adaptssr_jax.encoder.tied_targets import (
+  TiedTargets,
+  biases_of_targets,
+  items_of_targets,
+)
 from adaptssr_jax.objectives.classification import (
   class_logits,
   classification_objective,
@@ -23,9 +29,10 @@ from adaptssr_jax.objectives.ranking import (
   ranks_of_positives,
 )
 from adaptssr_jax.training.devices import AXIS
-from experiments.finetuning.heads import make_tied_targets
+from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import CUTOFFS, SELECT_BY, FinetuneSettings
-from experiments.run.encoder import make_encoder, open_source
+from experiments.run.encoder import Source, make_encoder, open_source
+from experiments.run.process import tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +49,6 @@ class Kind:
   measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
   # (outputs, labels) -> what is written of each example.
   columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
-  # The metrics that may choose an epoch; the first one does.
-  select_by: tuple[str, ...]
 
 
 def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -104,28 +109,25 @@ KINDS = {
       'logits': logits,
       'correct': np.asarray(metrics.accuracy(logits, labels)),
     },
-    select_by=SELECT_BY['classification'],
   ),
   'conversion': Kind(
     objective=conversion_objective,
     predict=conversion_scores,
     measure=measure_conversion,
     columns=lambda scores, labels: {'label': labels, 'score': scores},
-    select_by=SELECT_BY['conversion'],
   ),
   'ranking': Kind(
     objective=ranking_objective,
     predict=ranks_of_positives,
     measure=measure_ranks,
     columns=lambda ranks, labels: {'rank': ranks},
-    select_by=SELECT_BY['ranking'],
   ),
 }
 
 
 def select_by(settings: FinetuneSettings, data: UserData) -> str:
   """The metric that chooses an epoch."""
-  return settings.select_by or KINDS[data.kind].select_by[0]
+  return settings.select_by or SELECT_BY[data.kind][0]
 
 
 def measured(
@@ -170,3 +172,60 @@ def make_model(
     head_params = head.init(head_key, user)['params']
   model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
   return model, params | {'head': head_params}
+
+
+def make_tied_targets(
+  settings: FinetuneSettings,
+  data: UserData,
+  encoder: UserEncoder,
+  key: jax.Array,
+  *,
+  source: Source | None,
+) -> tuple[TiedTargets, dict[str, Any]]:
+  """The head and its parameters; prints how many targets are items."""
+  items, targets = data.vocabulary
+  head = TiedTargets(items_of_targets(targets, items))
+  tell(
+    f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
+    'the others have rows of their own'
+  )
+  learned = _pretrained_head(settings, targets, source)
+  width = (encoder.vector_dim, encoder.embed_dim)
+  if np.shape(learned.get('projection')) != width:
+    # Learned for another --readout.
+    learned.pop('projection', None)
+  params = head.init(
+    key,
+    features=encoder.vector_dim,
+    embed_dim=encoder.embed_dim,
+    **learned,
+  )
+  return head, params
+
+
+def _pretrained_head(
+  settings: FinetuneSettings, targets: list[str], source: Source | None
+) -> dict[str, np.ndarray]:
+  """By what the pre-trained model scores targets, if it scores items."""
+  if source is None:
+    return {}
+  head = source.params.get('head', {})
+  learned = {
+    name: np.asarray(head[name])
+    for name in ('bias', 'projection')
+    if name in head
+  }
+  flags = restore_description(settings.pretrained).flags
+  trained = set(str(flags.get('objective', '')).split(','))
+  # Masked items train no vector of a user.
+  scores_users = trained & {'causal_items', 'pooled_items', 'next_items'}
+  if settings.mode == 'zero_shot' and not scores_users:
+    raise SettingsError(
+      f'--mode=zero_shot: {settings.pretrained} has not learned to score items '
+      'by the vector of a user; take a run of --objective=causal_items or '
+      'pooled_items, or fine-tune it with --tied_targets'
+    )
+  if np.shape(learned.get('bias')) == (source.encoder.mask_id,):
+    bias = biases_of_targets(learned['bias'], targets, source.known)
+    return learned | {'bias': bias}
+  return {}

@@ -9,7 +9,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from absl import flags
@@ -31,18 +31,12 @@ def flag(
   """A field that is a flag.
 
   Args:
-    default: its value where the flag is not given.
     help: what it sets, with its unit.
-    low: the least value allowed.
-    above: a value that must be exceeded.
-    high: the largest value allowed.
+    above: a value that must be exceeded; `low` and `high` are allowed.
     choices: the words allowed, of which a tuple may hold several.
     repeated: of a tuple, whether the flag is given once for each value, which
       may then hold commas, instead of once for all.
     mutable_on_resume: whether a run may be resumed with another value.
-
-  Returns:
-    The dataclass field.
   """
   return dataclasses.field(
     default=default,
@@ -66,10 +60,13 @@ class Settings:
     group: the title under which `--help` has its flags, if several commands
       have them.
     takes_words: the flag that the words without a flag are added to, if any.
+    goes_on: whether the same command goes on where it was stopped; else, as
+      where it writes at its end alone, it has failed.
   """
 
   group: ClassVar[str] = ''
   takes_words: ClassVar[str] = ''
+  goes_on: ClassVar[bool] = True
 
   def __init_subclass__(cls, *, group: str = '') -> None:
     cls.group = group
@@ -80,20 +77,13 @@ class Settings:
 
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """Flag name to text, of every (other) setting that has a value."""
-    values = {
-      field.name: _text(field, getattr(self, field.name))
-      for field in dataclasses.fields(self)
-      if field.name not in without
-    }
-    return {name: text for name, text in values.items() if text is not None}
+    fields = [f for f in dataclasses.fields(self) if f.name not in without]
+    return _texts({field: getattr(self, field.name) for field in fields})
 
-  def default_values(self) -> dict[str, str]:
+  @classmethod
+  def default_values(cls) -> dict[str, str]:
     """Flag name to text, of every setting that has a default."""
-    values = {
-      field.name: _text(field, field.default)
-      for field in dataclasses.fields(self)
-    }
-    return {name: text for name, text in values.items() if text is not None}
+    return _texts({field: field.default for field in dataclasses.fields(cls)})
 
   def names_free_to_change(self) -> set[str]:
     """The settings that a resumed run may have otherwise."""
@@ -117,7 +107,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   if value is None:
     return
   rule = field.metadata
-  if isinstance(field.default, tuple) and isinstance(value, str):
+  if _plain_type(field.type) is tuple and isinstance(value, str):
     raise SettingsError(
       f'--{field.name} holds several words: give a tuple of them, not {value!r}'
     )
@@ -160,9 +150,8 @@ def define_flags(
   module_name: str | None = None,
 ) -> None:
   """Defines a flag for every field of a settings class."""
-  hints = typing.get_type_hints(settings_type)
   for field in dataclasses.fields(settings_type):
-    define = _DEFINE[_plain_type(hints[field.name])]
+    define = _DEFINE[_plain_type(field.type)]
     default = field.default
     if field.metadata['repeated']:
       define = flags.DEFINE_multi_string
@@ -196,9 +185,9 @@ def _text(field: dataclasses.Field, value: Any) -> str | None:
   return text.getvalue()
 
 
-def default_text(field: dataclasses.Field) -> str:
-  """The default of a flag as it is given; '' if it has none."""
-  return _text(field, field.default) or ''
+def _texts(values: Mapping[dataclasses.Field, Any]) -> dict[str, str]:
+  texts = {field.name: _text(field, value) for field, value in values.items()}
+  return {name: text for name, text in texts.items() if text is not None}
 
 
 _DEFINE = {

@@ -159,7 +159,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
 
 
 def _check_mode(settings: FinetuneSettings) -> None:
-  """Raises `SettingsError` where a flag says what its mode does not do."""
+  """Raises `SettingsError` where flags contradict the mode, or the epochs."""
   for name, (is_given, modes) in {
     'with_bag': (settings.with_bag, ('probe',)),
     'probe_model': (settings.probe_model != 'logistic', ('probe',)),
@@ -173,3 +173,8 @@ def _check_mode(settings: FinetuneSettings) -> None:
         f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
         'leave out either'
       )
+  if not settings.num_steps and settings.head_epochs >= settings.num_epochs:
+    raise SettingsError(
+      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
+      f'--num_epochs={settings.num_epochs}: take fewer, or --mode=frozen'
+    )

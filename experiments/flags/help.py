@@ -5,7 +5,7 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 
-from experiments.flags.binder import Settings, default_text, help_text
+from experiments.flags.binder import Settings, help_text
 from experiments.flags.flag_files import CONFIGS
 
 # The flags that most runs need, in the order in which they come to mind.
@@ -58,12 +58,16 @@ def asks_for_help(words: Sequence[str]) -> bool:
 def help_of(settings_type: type[Settings], about: str) -> str:
   """All flags of a command, in groups."""
   groups = {name: [] for name in _ORDER}
+  defaults = settings_type.default_values()
   for field in dataclasses.fields(settings_type):
     groups[group_of(settings_type, field.name)].append(field)
   groups[_MOST].sort(key=lambda field: _FIRST.index(field.name))
-  lines = {name: [*map(_line, fields)] for name, fields in groups.items()}
+  lines = {
+    name: [_line(field, defaults.get(field.name)) for field in fields]
+    for name, fields in groups.items()
+  }
   lines[_MOST].insert(0, _wrapped('flagfile', _FLAGFILE))
-  parts = ['\n'.join([f'{name}:', *of]) for name, of in lines.items() if of]
+  parts = ['\n'.join([f'{name}:', *own]) for name, own in lines.items() if own]
   return '\n\n'.join([about.strip(), *parts])
 
 
@@ -72,16 +76,15 @@ def group_of(settings_type: type[Settings], name: str) -> str:
   if name in _FIRST:
     return _MOST
   first = next(
-    of
-    for of in reversed(settings_type.__mro__)
-    if name in inspect.get_annotations(of)
+    base
+    for base in reversed(settings_type.__mro__)
+    if name in inspect.get_annotations(base)
   )
   return first.group or _OWN
 
 
-def _line(field: dataclasses.Field) -> str:
+def _line(field: dataclasses.Field, default: str | None) -> str:
   name = f'[no]{field.name}' if isinstance(field.default, bool) else field.name
-  default = default_text(field)
   suffix = f' (default: {default})' if default else ''
   return _wrapped(name, help_text(field) + suffix)
 

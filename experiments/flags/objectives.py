@@ -178,8 +178,8 @@ def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches hold whole histories, of which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
   traits = [traits_of(name) for name in settings.objective]
-  return any(of.sees_histories for of in traits) or (
-    'slice' in names and any(of.is_augmented for of in traits)
+  return any(each.sees_histories for each in traits) or (
+    'slice' in names and any(each.is_augmented for each in traits)
   )
 
 

@@ -1,4 +1,4 @@
-"""The flags of what holds for a whole process, and for all of a run."""
+"""The flags of what holds for a whole process, and of how fast it is."""
 
 import dataclasses
 
@@ -14,11 +14,6 @@ class QuietSettings(Settings):
     'Print errors and the lines of the result, and nothing else.',
     mutable_on_resume=True,
   )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WritingSettings(QuietSettings):
-  """Of a command that writes files at its end: stopped before, it failed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,10 +89,8 @@ class DistributedSettings(ProcessSettings, group='several processes'):
         f'{" and ".join(given.keys() - set(missing))} without '
         f'{" and ".join(missing)}: give all three or none'
       )
-    if not missing:
-      self._check_coordinator()
-
-  def _check_coordinator(self) -> None:
+    if missing:
+      return
     if self.distributed == 'off':
       raise SettingsError('--distributed=off contradicts --coordinator')
     host, _, port = self.coordinator.rpartition(':')
@@ -110,3 +103,47 @@ class DistributedSettings(ProcessSettings, group='several processes'):
         f'--process_id must be below --num_processes={self.num_processes}, not '
         f'{self.process_id}'
       )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodingSettings(Settings, group='speed'):
+  """In which parts sequences are encoded."""
+
+  buckets: int = flag(
+    4,
+    'Lengths to which sequences may be cut, which the data choose; each is '
+    'compiled. 1: all are encoded at full length.',
+    low=1,
+    mutable_on_resume=True,
+  )
+  microbatch: int | None = flag(
+    None,
+    'Sequences that a device encodes at once, keeping nothing for the gradient '
+    'but their vectors; 0: all of them [16 on a CPU, else 256].',
+    low=0,
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableSettings(Settings, group='speed'):
+  """Where the item table is."""
+
+  shard_table: bool = flag(
+    False,
+    'Each device holds a part of the rows of the item table, and of what Adam '
+    'keeps of them, and fetches those that its users need.',
+    mutable_on_resume=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedSettings(EncodingSettings, TableSettings, group='speed'):
+  """How the work of a training step is done."""
+
+  table_update: str = flag(
+    'auto',
+    'What Adam updates of the item table in a step: all of it (dense), the '
+    'rows of the batch, to the same effect (rows), or what is faster (auto).',
+    choices=('auto', 'dense', 'rows'),
+  )

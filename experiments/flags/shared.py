@@ -3,8 +3,7 @@
 import dataclasses
 
 from experiments.flags.binder import Settings, SettingsError, flag
-from experiments.flags.process import DistributedSettings
-from experiments.flags.speed import SpeedSettings
+from experiments.flags.process import DistributedSettings, SpeedSettings
 
 LEAVE_ONE_OUT = 'leave_one_out'
 # As of `UserEncoder`, which a command imports after its flags are read.

@@ -6,15 +6,15 @@ That is baselines, convert, embed, export, quickstart, report and similarity.
 import dataclasses
 import pathlib
 import re
-from typing import ClassVar
 
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import (
   DistributedSettings,
+  EncodingSettings,
   ProcessSettings,
   QuietSettings,
-  WritingSettings,
+  TableSettings,
 )
 from experiments.flags.shared import (
   DataSettings,
@@ -22,7 +22,6 @@ from experiments.flags.shared import (
   split_seed_flag,
   train_users_flag,
 )
-from experiments.flags.speed import EncodingSettings, TableSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,10 @@ class EmbedSettings(
   DistributedSettings,
   EncodingSettings,
   TableSettings,
-  WritingSettings,
 ):
   """The flags of writing vectors."""
+
+  goes_on = False
 
   dataset: str = flag(
     '',
@@ -102,6 +102,8 @@ class EmbedSettings(
 class BaselineSettings(SplitSettings, QuietSettings):
   """The flags of a baseline."""
 
+  goes_on = False
+
   workdir: str = flag(
     'runs/baseline', 'Folder of the result.', mutable_on_resume=True
   )
@@ -122,8 +124,10 @@ class BaselineSettings(SplitSettings, QuietSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(WritingSettings):
+class ExportSettings(QuietSettings):
   """The flags of an export."""
+
+  goes_on = False
 
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
@@ -151,6 +155,8 @@ class SimilaritySettings(
   DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
 ):
   """The flags of the similarities."""
+
+  goes_on = False
 
   checkpoints: tuple[str, ...] = flag(
     (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
@@ -180,8 +186,10 @@ class SimilaritySettings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertSettings(WritingSettings):
+class ConvertSettings(QuietSettings):
   """The flags of a conversion."""
+
+  goes_on = False
 
   input: str = flag(
     '',
@@ -220,7 +228,8 @@ class ConvertSettings(WritingSettings):
 class ReportSettings(DataSettings, QuietSettings):
   """The flags of a report."""
 
-  takes_words: ClassVar[str] = 'runs'
+  takes_words = 'runs'
+  goes_on = False
 
   runs: tuple[str, ...] = flag(
     (),

@@ -61,16 +61,13 @@ def flops_of(
 
 
 def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
-  """Counts what one device sends to the others, by the kind of the collective.
+  """The bytes that a device sends to the others, by the kind of collective.
 
   Args:
     program: the text of a compiled step. A collective in a loop counts once:
       training has none there. What is sent only where one device is asked for
       too many rows, see `table.exchange`, does not count.
     devices: that work together, in a ring.
-
-  Returns:
-    Bytes of each kind.
   """
   sent = collections.Counter()
   if devices > 1:

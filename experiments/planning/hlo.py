@@ -20,7 +20,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _SLICING = {'slice', 'dynamic-slice', 'gather'}
 # What changes its first operand in place, and where what it puts in is.
 _UPDATE = {'dynamic-update-slice': 1, 'scatter': 2}
-_OF_OTHERS = {'fusion', 'call'}
+_CALLS = {'fusion', 'call'}
 
 
 class Operation(NamedTuple):
@@ -68,7 +68,7 @@ class Program:
   def inside(self, name: str) -> Iterator[str]:
     """The operation itself, or those that a fusion or call is made of."""
     called = self.operations[name].called
-    if self.operations[name].opcode not in _OF_OTHERS or not called:
+    if self.operations[name].opcode not in _CALLS or not called:
       yield name
       return
     for inner in self.computations[called]:
@@ -91,7 +91,7 @@ class Program:
     Of what is sliced, gathered from or updated in place, the part alone.
     """
     operation = self.operations[name]
-    if operation.opcode not in _OF_OTHERS or not operation.called:
+    if operation.opcode not in _CALLS or not operation.called:
       return self._read_and_written(name)
     inner = self.computations[operation.called]
     read = sum(

@@ -8,10 +8,9 @@ table need not fit into this machine's memory to be planned.
 """
 
 import dataclasses
-import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,11 +41,6 @@ def check_plan(settings: PlanSettings, *, source: str) -> None:
       f'--plan_devices={settings.plan_devices}: JAX has begun with {devices}, '
       'and the number is set before it begins'
     )
-
-
-def planned_items(settings: PlanSettings, data: UserData) -> Sequence[Any]:
-  """The items of the data, or `--plan_items` ones with numbers for names."""
-  return range(settings.plan_items) or data.vocabulary.items
 
 
 def plan_run(
@@ -103,34 +97,22 @@ def plan_run(
   return plan
 
 
-def shapes_of(make: Callable[..., Any], *args: Any) -> Any:
-  """What a function returns, with shapes in place of arrays, none computed.
+def shapes_of(make: Callable[..., tuple], *args: Any) -> tuple[Any, Any]:
+  """What is made beside arrays, and the shapes of these; none is computed.
 
   Example:
-    >>> shapes_of(lambda x: (x[:, 0], 'a column'), np.ones((9, 2)))
-    (ShapeDtypeStruct(shape=(9,), dtype=float32), 'a column')
+    >>> shapes_of(lambda x: ('a column', x[:, 0]), np.ones((9, 2)))
+    ('a column', ShapeDtypeStruct(shape=(9,), dtype=float32))
   """
+  beside = []
 
-  def wrap_others(*args: Any) -> Any:
-    return jax.tree.map(
-      lambda leaf: leaf if isinstance(leaf, jax.Array) else _Other(leaf),
-      make(*args),
-    )
+  def make_arrays(*args: Any) -> Any:
+    made, arrays = make(*args)
+    beside.append(made)
+    return arrays
 
-  found = jax.eval_shape(wrap_others, *args)
-  return jax.tree.map(
-    lambda leaf: leaf.value if isinstance(leaf, _Other) else leaf,
-    found,
-    is_leaf=lambda leaf: isinstance(leaf, _Other),
-  )
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Other:
-  """What is no array."""
-
-  value: Any
+  shapes = jax.eval_shape(make_arrays, *args)
+  return beside[0], shapes
 
 
 def _sizes_of_data(
@@ -187,7 +169,8 @@ def _sizes_of_state(state: TrainState) -> dict[str, int]:
 
 def _size(tree: Any) -> tuple[int, int]:
   """How many numbers the arrays of a tree hold, and their bytes."""
-  sizes = [
-    (math.prod(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree)
-  ]
-  return sum(n for n, _ in sizes), sum(n * size for n, size in sizes)
+  arrays = jax.tree.leaves(tree)
+  return (
+    sum(x.size for x in arrays),
+    sum(x.size * x.dtype.itemsize for x in arrays),
+  )

@@ -8,7 +8,7 @@ are not looked at.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.step import pmap_step
 from experiments.finetuning.predictions import predict_users
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.probing.probe import labelled_rows
@@ -25,29 +24,14 @@ from experiments.run.data import open_data, renumbered
 from experiments.run.speed import encoding_step, lengths_of
 
 
-class EpochProbe(NamedTuple):
-  """A task whose labels judge the vectors of an epoch."""
-
-  # Of the training, validation and test rows, without labels.
-  users: Sequence[UserArrays]
-  labelled: Labelled  # the labels of these rows
-  # (params, *, users) -> their vectors, [rows, dim].
-  encode: Callable[..., np.ndarray]
-
-  def score(self, params: dict[str, Any]) -> float:
-    """The accuracy, or the AUC of a conversion, on the validation rows."""
-    vectors = [self.encode(params, users=users) for users in self.users]
-    return read(np.concatenate(vectors), self.labelled).score
-
-
 def open_probe(
   settings: RunSettings,
   encoder: UserEncoder,
   items: Sequence[str],
   *,
   task: str,
-) -> EpochProbe:
-  """Opens the task that judges the epochs."""
+) -> Callable[[dict[str, Any]], float]:
+  """Opens the task that scores the epochs: (params) -> `score`."""
   data = open_data(settings, task)
   if data.kind not in ('classification', 'conversion'):
     raise SettingsError(
@@ -56,16 +40,14 @@ def open_probe(
     )
   validation = data.splits['validation']
   # A model is also tested, here on a row that is of no interest.
-  judges = {
+  scored = {
     'train': data.splits['train'],
     'validation': validation,
     'test': validation.first(1),
   }
-  labelled = labelled_rows(
-    data._replace(splits=judges), KINDS[data.kind].select_by[0]
-  )
+  labelled = labelled_rows(data._replace(splits=scored))
   users, own = [], data.vocabulary.items
-  for split in judges.values():
+  for split in scored.values():
     histories = split.items
     if list(own) != list(items):
       histories = renumbered(histories, own, items)
@@ -74,10 +56,29 @@ def open_probe(
   encode = pmap_step(
     encoding_step(settings, encoder, buckets=buckets, length=length)
   )
-  return EpochProbe(
-    users,
-    labelled,
-    functools.partial(
+  return functools.partial(
+    score,
+    users=users,
+    labelled=labelled,
+    encode=functools.partial(
       predict_users, predict=encode, settings=settings, length=length
     ),
   )
+
+
+def score(
+  params: dict[str, Any],
+  *,
+  users: Sequence[UserArrays],
+  labelled: Labelled,
+  encode: Callable[..., np.ndarray],
+) -> float:
+  """The accuracy, or the AUC of a conversion, on the validation rows.
+
+  Args:
+    users: of the training, validation and test rows, without labels.
+    labelled: the labels of these rows.
+    encode: (params, *, users) -> their vectors, [rows, dim].
+  """
+  vectors = [encode(params, users=some) for some in users]
+  return read(np.concatenate(vectors), labelled).score

@@ -33,10 +33,12 @@ from experiments.flags.objectives import (
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.flags.traits import traits_of
 from experiments.pretraining.collapse import collapse_warning, spread_of_users
-from experiments.pretraining.context import Context
+from experiments.pretraining.context import (
+  Context,
+  drawn_of_a_user,
+  make_drawing,
+)
 from experiments.pretraining.objectives import make_objective, sampled_of
-from experiments.pretraining.probe_epochs import EpochProbe
-from experiments.pretraining.training_users import drawn_of_a_user, make_drawing
 from experiments.run import loop
 from experiments.run.batches import batches_in_order, steps_of_run
 from experiments.run.process import tell
@@ -151,7 +153,7 @@ def validate(
   settings: PretrainSettings,
   step: Callable,
   key: jax.Array,
-  probes: Mapping[str, EpochProbe],
+  probes: Mapping[str, Callable[[dict[str, Any]], float]],
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, who are ranked within their batch.
 
@@ -171,18 +173,18 @@ def validate(
   }
   vectors = np.concatenate(vectors)
   values |= spread_of_users(vectors)
-  score = -values['loss']
+  goodness = -values['loss']
   if probes:
-    found = {task: probe.score(state.params) for task, probe in probes.items()}
+    found = {task: score(state.params) for task, score in probes.items()}
     values |= {f'probe_{task}': value for task, value in found.items()}
-    score = values['probe'] = statistics.fmean(found.values())
+    goodness = values['probe'] = statistics.fmean(found.values())
   warning = collapse_warning(
     values, objective=settings.objective, largest_rank=min(vectors.shape)
   )
   if warning:
     tell(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}
-  return named, None if warning else score
+  return named, None if warning else goodness
 
 
 def batch_settings(settings: PretrainSettings) -> PretrainSettings:

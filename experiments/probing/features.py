@@ -4,8 +4,6 @@ None of them needs a label, and so they are made once of all users of a data
 set, whichever of them are labelled.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -98,11 +96,12 @@ def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
     float32 [users, components].
   """
   import sklearn.decomposition
+  import threadpoolctl
 
   svd = sklearn.decomposition.TruncatedSVD(
     min(num_components, *bag.shape), n_iter=7, random_state=0
   )
-  with one_thread():
+  with threadpoolctl.threadpool_limits(1):
     return svd.fit_transform(bag).astype(np.float32)
 
 
@@ -151,12 +150,3 @@ def moments(
   # Less is rounding: dividing by it would make noise of a constant.
   varies = scale > 1e-6 * np.abs(of_train).max(axis=0, initial=0)
   return of_train.mean(axis=0), varies / np.where(varies, scale, 1)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-  """Holds BLAS and OpenMP to one thread."""
-  import threadpoolctl
-
-  with threadpoolctl.threadpool_limits(1):
-    yield

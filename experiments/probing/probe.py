@@ -15,9 +15,8 @@ from experiments.finetuning.data import examples_of
 from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import FinetuneSettings
-from experiments.flags.speed import EncodingSettings
-from experiments.probing.classifiers import check_lightgbm
+from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
+from experiments.flags.process import EncodingSettings
 from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.reading import (
   Labelled,
@@ -25,11 +24,11 @@ from experiments.probing.reading import (
   best_of,
   candidates,
   joined_candidates,
-  log_odds,
   on_vectors,
   read,
+  task_outputs,
 )
-from experiments.run.logs import open_log
+from experiments.run.logs import MetricsLog
 from experiments.run.speed import lengths_of, make_encoding
 
 
@@ -49,7 +48,7 @@ def probe(
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
-    rows = labelled_rows(data, KINDS[data.kind].select_by[0]).rows
+    rows = labelled_rows(data).rows
     kept = [
       rows[name][: len(users.items)] for name, users in known.splits.items()
     ]
@@ -60,7 +59,7 @@ def probe(
   else:
     found = candidates(vectors, labelled, model=settings.probe_model)
   readings = []
-  with contextlib.closing(open_log(folder, settings, resume_at=0)) as log:
+  with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
       outputs = outputs_of(reading, known)['validation']
       values = KINDS[data.kind].measure(
@@ -108,7 +107,14 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
     f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
   )
   if settings.probe_model == 'lightgbm':
-    check_lightgbm('--probe_model=lightgbm')
+    try:
+      import lightgbm  # noqa: F401
+    except (ImportError, OSError) as error:
+      # OSError: its own library needs one that the machine has not.
+      raise SettingsError(
+        f'--probe_model=lightgbm needs LightGBM ({error}): '
+        "pip install '.[lightgbm]'"
+      ) from error
   if len(np.unique(label)) > 1:
     return
   few = settings.train_users
@@ -148,17 +154,18 @@ def probe_name(result: dict[str, Any]) -> str:
 
 
 def labelled_rows(
-  data: UserData, metric: str, *, positive_weight: float = 1.0
+  data: UserData, metric: str | None = None, *, positive_weight: float = 1.0
 ) -> Labelled:
   """The labels of the rows of train, then of validation, then of test.
 
   Args:
-    metric: by which validation chooses.
+    metric: by which validation chooses [the first of `SELECT_BY`].
   """
+  metric = metric or SELECT_BY[data.kind][0]
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
 
   def score(outputs: np.ndarray, label: np.ndarray) -> float:
-    values = KINDS[data.kind].measure(task_outputs(data, outputs), label)
+    values = KINDS[data.kind].measure(task_outputs(data.kind, outputs), label)
     # There is no AUC where validation is all of one class.
     return goodness(values, metric) if metric in values else 0.0
 
@@ -176,15 +183,10 @@ def labelled_rows(
   )
 
 
-def task_outputs(data: UserData, outputs: np.ndarray) -> np.ndarray:
-  """What a network would put out: logits of all classes, or log-odds."""
-  return log_odds(outputs) if data.kind == 'conversion' else outputs
-
-
 def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
   """The outputs of validation and test, as those of a network."""
   return {
-    name: task_outputs(data, outputs)
+    name: task_outputs(data.kind, outputs)
     for name, outputs in reading.outputs.items()
   }
 

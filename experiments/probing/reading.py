@@ -10,32 +10,59 @@ products take longer on many, and how they round would depend on how many.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.probing.classifiers import (
-  STRENGTHS,
-  Labelled,
-  Reading,
-  candidates,
-)
-from experiments.probing.features import Features, joined, moments
+from experiments.probing.features import Features, joined, moments, standardised
 
+# Inverse strengths of the penalty, the strongest first.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+# After how many trees boosting may end.
+TREES = (10, 30, 100, 300)
 # Inverse strengths of the penalty for bags of unit length.
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 # What a bag counts beside a vector.
 BAG_WEIGHTS = (0.5, 2.0, 8.0)
+_READ = ('validation', 'test')
+# The logit of a class without training rows, where it has to be finite.
+_NEVER = -30.0
+
+
+class Labelled(NamedTuple):
+  """The labels of rows, and what is done with each row."""
+
+  label: np.ndarray  # the class of each row, int [rows]
+  rows: Mapping[str, np.ndarray]  # of 'train', 'validation' and 'test'
+  num_classes: int  # classes of the task
+  positive_weight: float = 1.0  # what a training row of class 1 counts
+  # (outputs, labels) of the validation rows -> a number, which is higher if it
+  # is better; accuracy where it is None.
+  score: Callable[[np.ndarray, np.ndarray], float] | None = None
+
+
+class Reading(NamedTuple):
+  """What a fitted model says."""
+
+  chosen: dict[str, Any]  # in what it differs from the others: {'C': 0.1}
+  # For the rows of 'validation' and 'test', the log-probabilities of the
+  # classes, float32 [rows, classes]; -inf for one without training rows.
+  outputs: dict[str, np.ndarray]
+  score: float  # of the validation rows
+  # Of a regression, the matrix [features, classes] and bias [classes] that give
+  # its logits, of features that are standardised.
+  linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def read(
   features: Features,
   labelled: Labelled,
   *,
-  model: str = 'logistic',
   strengths: Sequence[float] = STRENGTHS,
 ) -> Reading:
-  """The best of the `candidates`; among equals the first, the simplest.
+  """The best logistic regression of the `candidates`.
 
   Example:
     >>> vectors = np.arange(12.0)[:, None]
@@ -48,11 +75,11 @@ def read(
     >>> reading.outputs['test'].argmax(axis=1)
     array([0, 1])
   """
-  return best_of(candidates(features, labelled, model, strengths=strengths))
+  return best_of(candidates(features, labelled, strengths=strengths))
 
 
 def best_of(readings: Iterable[Reading]) -> Reading:
-  """The first of the readings with the highest score."""
+  """The one with the highest score; among equals the first, the simplest."""
   return max(readings, key=operator.attrgetter('score'))
 
 
@@ -75,12 +102,148 @@ def joined_candidates(
       yield reading._replace(chosen=chosen)
 
 
-def log_odds(outputs: np.ndarray) -> np.ndarray:
-  """Of class 1 of two, [rows], from log-probabilities [rows, 2].
+def candidates(
+  features: Features,
+  labelled: Labelled,
+  model: str = 'logistic',
+  *,
+  strengths: Sequence[float] = STRENGTHS,
+) -> Iterator[Reading]:
+  """Fits a classifier with each of its settings, the simplest first.
 
-  They stay finite where nothing was learned, so that the log loss is.
+  Args:
+    features: of all rows, [rows, dim], or sparse [rows, columns].
+    labelled: the labels of all rows, and which of them are to train on.
+    model: 'logistic' regression, or 'lightgbm': boosted trees.
+    strengths: of the regression, inverse, the strongest penalty first.
+
+  Yields:
+    One for each strength, or for each number of trees.
   """
-  return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
+  train = labelled.rows['train']
+  features, label = standardised(features, train), labelled.label[train]
+  inputs = {name: features[rows] for name, rows in labelled.rows.items()}
+  if len(np.unique(label)) == 1:
+    # A few labels may be all of one class, from which nothing is learned.
+    sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _READ}
+    yield _reading(labelled, {}, sure, label[:1])
+    return
+  weight = labelled.positive_weight
+  weight = None if weight == 1 else {1: weight}
+  if model == 'lightgbm':
+    yield from _boosted_trees(inputs, label, labelled, weight)
+  else:
+    yield from _regressions(inputs, label, labelled, weight, strengths)
+
+
+def _regressions(
+  inputs: Mapping[str, Features],
+  label: np.ndarray,
+  labelled: Labelled,
+  weight: dict[int, float] | None,
+  strengths: Sequence[float],
+) -> Iterator[Reading]:
+  """A logistic regression of each strength, from where the last one ended."""
+  import sklearn.exceptions
+  import sklearn.linear_model
+  import threadpoolctl
+  from scipy.special import log_softmax
+
+  model = sklearn.linear_model.LogisticRegression(
+    max_iter=1000, class_weight=weight, warm_start=True
+  )
+  for strength in strengths:
+    model.set_params(C=strength)
+    with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():
+      # A weak penalty may be cut short; validation then judges the model.
+      warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
+      model.fit(inputs['train'], label)
+      scores = {name: model.decision_function(inputs[name]) for name in _READ}
+    if len(model.classes_) == 2:
+      # The model has the logit of the second one alone.
+      scores = {
+        name: np.stack([np.zeros_like(logit), logit], axis=1)
+        for name, logit in scores.items()
+      }
+    # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
+    outputs = {name: log_softmax(s, axis=1) for name, s in scores.items()}
+    kernel, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:
+      kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
+      bias = np.concatenate([np.zeros_like(bias), bias])
+    all_kernel = np.zeros((len(kernel), labelled.num_classes))
+    all_bias = np.full(labelled.num_classes, _NEVER)
+    all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
+    reading = _reading(labelled, {'C': strength}, outputs, model.classes_)
+    yield reading._replace(linear=(all_kernel, all_bias))
+
+
+def _boosted_trees(
+  inputs: Mapping[str, Features],
+  label: np.ndarray,
+  labelled: Labelled,
+  weight: dict[int, float] | None,
+) -> Iterator[Reading]:
+  """Gradient boosting, after each of some numbers of trees."""
+  import lightgbm
+
+  model = lightgbm.LGBMClassifier(
+    n_estimators=max(TREES),
+    learning_rate=0.05,
+    num_leaves=15,
+    class_weight=weight,
+    random_state=0,
+    n_jobs=1,
+    deterministic=True,
+    force_row_wise=True,
+    verbosity=-1,
+  )
+  with warnings.catch_warnings():
+    # It gives its columns names, and then misses them in ours.
+    warnings.filterwarnings('ignore', 'X does not have valid feature names')
+    model.fit(inputs['train'], label)
+    found = [
+      {
+        name: np.log(model.predict_proba(inputs[name], num_iteration=trees))
+        for name in _READ
+      }
+      for trees in TREES
+    ]
+  for trees, outputs in zip(TREES, found, strict=True):
+    yield _reading(labelled, {'trees': trees}, outputs, model.classes_)
+
+
+def _reading(
+  labelled: Labelled,
+  chosen: dict[str, float],
+  known: Mapping[str, np.ndarray],
+  classes: np.ndarray,
+) -> Reading:
+  """Brings log-probabilities of known classes to all classes; scores them."""
+  outputs = {}
+  for name, values in known.items():
+    # A class that is not among the training rows has no chance.
+    shape = len(values), labelled.num_classes
+    outputs[name] = np.full(shape, -np.inf, np.float32)
+    outputs[name][:, classes] = values
+  label = labelled.label[labelled.rows['validation']]
+  score = (labelled.score or _accuracy)(outputs['validation'], label)
+  return Reading(chosen, outputs, score)
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+  return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def task_outputs(kind: str, outputs: np.ndarray) -> np.ndarray:
+  """What a network of a kind of task puts out, from log-probabilities.
+
+  Logits of all classes, [rows, classes]. Of a conversion log-odds, [rows],
+  which stay finite where nothing was learned, so that the log loss is.
+  """
+  if kind == 'conversion':
+    return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
+  return outputs
 
 
 def on_vectors(

@@ -23,9 +23,9 @@ class Line(NamedTuple):
   """A curve."""
 
   name: str  # what it shows
-  place: int  # of its colour
-  x: Sequence[float]  # places, ascending
-  y: Sequence[float]  # values
+  color_index: int
+  x: Sequence[float]  # ascending
+  y: Sequence[float]
   dotted: bool = False  # whether its points are drawn, on a thin line
 
 
@@ -43,8 +43,8 @@ def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
     style = 'thin' if line.dotted else 'line'
     if line.dotted or len(points) == 1:
       dots = ''.join(f'M{x:.1f} {y:.1f}h0' for x, y in points)
-      parts.append(_path(dots, name, f'dots {color(line.place)}'))
-    parts.append(_path(path, name, f'{style} {color(line.place)}'))
+      parts.append(_path(dots, name, f'dots {color(line.color_index)}'))
+    parts.append(_path(path, name, f'{style} {color(line.color_index)}'))
   return _chart(label, *axes.frame(x_label), *parts)
 
 
@@ -63,9 +63,9 @@ def stairs(
   first = np.flatnonzero(np.sum([*counts.values()], axis=0))[0]
   x = np.repeat(edges[first:], 2)
   lines = []
-  for place, (name, heights) in enumerate(counts.items()):
+  for index, (name, heights) in enumerate(counts.items()):
     tops = np.repeat(np.divide(heights[first:], np.max(heights)), 2)
-    lines.append(Line(name, place, x, np.array([0, *tops, 0])))
+    lines.append(Line(name, index, x, np.array([0, *tops, 0])))
   return curves(label, x_label, lines)
 
 
@@ -80,12 +80,12 @@ def cloud(
   """
   axes = _Axes(points[:, 0], points[:, 1])
   paths = []
-  for place, (name, rows) in enumerate(groups.items()):
+  for index, (name, rows) in enumerate(groups.items()):
     x, y = axes.at(*points[rows].T)
     dots = ''.join(
       f'M{left:.1f} {top:.1f}h0' for left, top in zip(x, y, strict=True)
     )
-    paths.append((len(rows), _path(dots, name, f'cloud {color(place)}')))
+    paths.append((len(rows), _path(dots, name, f'cloud {color(index)}')))
   paths.sort(key=lambda path: -path[0])
   return _chart(label, *(path for _, path in paths))
 

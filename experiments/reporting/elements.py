@@ -87,21 +87,21 @@ def legend(names: Iterable[str]) -> Element:
   return tag(
     'ul',
     *(
-      tag('li', tag('span', class_=f'key {color(place)}'), name)
-      for place, name in enumerate(names)
+      tag('li', tag('span', class_=f'key {color(index)}'), name)
+      for index, name in enumerate(names)
     ),
     class_='legend',
   )
 
 
-def color(place: int) -> str:
+def color(index: int) -> str:
   """The classes of a colour; after eight they begin anew, dashed.
 
   Example:
     >>> color(1), color(9)
     ('c1', 'c1 again')
   """
-  return f'c{place % 8}' + ' again' * (place >= 8)
+  return f'c{index % 8}' + ' again' * (index >= 8)
 
 
 def page(

@@ -30,12 +30,12 @@ def comparison_section(name: str, folder: pathlib.Path) -> Element:
   reader.disable(['image', 'link', 'autolink'])
   text = reader.render((folder / COMPARISON).read_text('utf-8', 'replace'))
   section = fromstring(f'<section>{allowed(text)}</section>')
-  for place, part in enumerate(section):
+  for index, part in enumerate(section):
     if part.tag == 'table':
       for row in part.iterfind('tbody/tr'):
         row[0].tag = 'th'
         row[0].set('scope', 'row')
-      section[place] = scrolled(part, f'Comparison {name}')
+      section[index] = scrolled(part, f'Comparison {name}')
     elif part.tag in ('h1', 'h2', 'h3'):
       part.tag = f'h{int(part.tag[1]) + 2}'
   section.insert(0, tag('h2', f'Comparison: {name}'))

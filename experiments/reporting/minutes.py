@@ -17,7 +17,6 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
   Args:
     runs: those of pre-training are curves, and those with a result of the same
       task, as a baseline has it, are level lines. All is of validation rows.
-    path: of the picture, by whose ending its format is.
 
   Returns:
     A line for each curve: its best score, and the seconds after which it first
@@ -35,7 +34,7 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
       figure.savefig(aside, format=path.suffix[1:] or None)
   except (OSError, ValueError) as error:
     raise SettingsError(f'--picture={path} was not written: {error}') from error
-  told = []
+  lines = []
   for panel in panels:
     for name, points in panel.lines.items():
       best = max(score for _, score in points)
@@ -43,8 +42,8 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
         f'{other} ({level:.4f}) {_first(points, level)}'
         for other, level in panel.levels.items()
       ]
-      told.append('; '.join(parts))
-  return told
+      lines.append('; '.join(parts))
+  return lines
 
 
 def _panels(runs: Sequence[Run]) -> list[Lines]:
@@ -52,31 +51,23 @@ def _panels(runs: Sequence[Run]) -> list[Lines]:
   by_dataset: dict[str, list[Run]] = {}
   for run in runs:
     by_dataset.setdefault(run.flags.get('dataset', ''), []).append(run)
-  return [
-    panel._replace(title=f'{dataset}, {panel.title}')
-    if len(by_dataset) > 1
-    else panel
-    for dataset, its_runs in by_dataset.items()
-    for panel in _panels_of_dataset(its_runs)
-  ]
-
-
-def _panels_of_dataset(runs: Sequence[Run]) -> list[Lines]:
-  names = {name for run in runs for line in run.lines for name in line}
   panels = []
-  for probe in sorted(name for name in names if name.startswith(_PROBE)):
-    task = probe.removeprefix(_PROBE)
-    lines = {
-      run.name: [
-        (line['seconds'], line[probe])
-        for line in run.lines
-        if {'seconds', probe} <= line.keys()
-      ]
-      for run in runs
-    }
-    lines = {name: points for name, points in lines.items() if points}
-    if lines:
-      panels.append(Lines(task, lines, _levels(runs, task)))
+  for dataset, own in by_dataset.items():
+    prefix = f'{dataset}, ' if len(by_dataset) > 1 else ''
+    names = {name for run in own for line in run.lines for name in line}
+    for probe in sorted(name for name in names if name.startswith(_PROBE)):
+      task = probe.removeprefix(_PROBE)
+      lines = {
+        run.name: [
+          (line['seconds'], line[probe])
+          for line in run.lines
+          if {'seconds', probe} <= line.keys()
+        ]
+        for run in own
+      }
+      lines = {name: points for name, points in lines.items() if points}
+      if lines:
+        panels.append(Lines(prefix + task, lines, _levels(own, task)))
   return panels
 
 

@@ -9,12 +9,7 @@ from xml.etree.ElementTree import Element
 
 from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import Line, curves
-from experiments.reporting.elements import (
-  figure,
-  legend,
-  table,
-  tag,
-)
+from experiments.reporting.elements import figure, legend, table, tag
 from experiments.run.logs import read_metrics
 from experiments.run.workdir import RESULT, saved_flags
 
@@ -147,8 +142,8 @@ def _curves(runs: Sequence[Run]) -> Element:
 
 def _chart(runs: Sequence[Run], metric: str) -> Element:
   lines = [
-    Line(run.name + suffix, place, *run.series(prefix + metric), bool(prefix))
-    for place, run in enumerate(runs)
+    Line(run.name + suffix, index, *run.series(prefix + metric), bool(prefix))
+    for index, run in enumerate(runs)
     for prefix, suffix in (('', ''), (_VALIDATION, ', validation'))
     if run.series(prefix + metric)[0]
   ]

@@ -26,12 +26,12 @@ class Prefetch(Iterator):
 
   Args:
     make: step -> batch. What it raises is raised where its batch is asked for.
-    place: puts a batch on the devices, which the thread then waits for.
+    to_devices: puts a batch there, which the thread then waits for.
     ahead: how many batches are made, or being made, before they are asked for.
 
   Attributes:
     waited: seconds that whoever asked has waited for batches to be made; not
-      for `place`, which may have to wait for the step that is running.
+      for `to_devices`, which may have to wait for the step that is running.
   """
 
   def __init__(
@@ -39,11 +39,11 @@ class Prefetch(Iterator):
     make: Callable[[int], Any],
     steps: Iterable[int],
     *,
-    place: Callable[[Any], Any] | None = None,
+    to_devices: Callable[[Any], Any] | None = None,
     ahead: int = 2,
   ):
     self.waited = 0.0
-    self._make, self._place, self._steps = make, place, iter(steps)
+    self._make, self._to_devices, self._steps = make, to_devices, iter(steps)
     self._pool = ThreadPoolExecutor(1, thread_name_prefix='prefetch')
     self._made: collections.deque[Future] = collections.deque()
     self._start(ahead)
@@ -63,7 +63,7 @@ class Prefetch(Iterator):
 
   def _prepared(self, step: int) -> tuple[Any, float]:
     batch, made = self._make(step), time.monotonic()
-    return (self._place(batch) if self._place else batch), made
+    return (self._to_devices(batch) if self._to_devices else batch), made
 
   def close(self) -> None:
     """Makes no more batches, and waits for the one being made."""
@@ -81,29 +81,30 @@ def training_batches(
   users: UserArrays, settings: RunSettings, length: int, steps: range
 ) -> Prefetch:
   """The batches of these steps, made ahead and put on the devices."""
-  make = functools.partial(_host_batch, users, settings=settings, length=length)
-  return Prefetch(make, steps, place=_on_devices)
+  make = _maker(users, settings, length, seed=settings.seed)
+  return Prefetch(make, steps, to_devices=_on_devices)
 
 
 def training_batch(
   users: UserArrays, step: int, *, settings: RunSettings, length: int
 ) -> dict[str, jax.Array]:
   """This process's part of the batch of a step, on its devices."""
-  return _on_devices(_host_batch(users, step, settings=settings, length=length))
+  return _on_devices(_maker(users, settings, length, seed=settings.seed)(step))
 
 
-def _host_batch(
-  users: UserArrays, step: int, *, settings: RunSettings, length: int
-) -> dict[str, np.ndarray]:
-  return batch_at(
+def _maker(
+  users: UserArrays, settings: RunSettings, length: int, *, seed: int | None
+) -> Callable[[int], dict[str, np.ndarray]]:
+  """Step -> this process's part of its batch, of NumPy; see `batch_at`."""
+  return functools.partial(
+    batch_at,
     users,
-    step,
     batch_size=settings.batch_size,
     length=length,
     num_devices=jax.device_count(),
-    seed=settings.seed,
-    window=settings.window,
     part=(jax.process_index(), jax.process_count()),
+    seed=seed,
+    window='last' if seed is None else settings.window,
   )
 
 
@@ -121,15 +122,7 @@ def batches_in_order(
     This process's part of a batch, of NumPy, and the rows of the split that are
     the users of the whole batch: what comes after them is padding.
   """
-  make = functools.partial(
-    batch_at,
-    users,
-    batch_size=settings.batch_size,
-    length=length,
-    num_devices=jax.device_count(),
-    seed=None,
-    part=(jax.process_index(), jax.process_count()),
-  )
+  make = _maker(users, settings, length, seed=None)
   size, total = settings.batch_size, len(users.items)
   steps = range(steps_per_epoch(total, size))
   with contextlib.closing(Prefetch(make, steps)) as batches:

@@ -65,6 +65,6 @@ def _start(
   except SettingsError as error:
     sys.exit(f'error: {with_place(str(error), words)}')
   # It needs JAX, as most commands do.
-  from experiments.run.errors import call
+  from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)

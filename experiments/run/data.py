@@ -11,17 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.sources import (
-  MissingSourceError,
-  check_sha256,
-)
+from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError, unknown
-from experiments.flags.shared import (
-  LEAVE_ONE_OUT,
-  DataSettings,
-  SplitSettings,
-)
+from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, tell
 
 # How long pip may take, in seconds.
@@ -90,7 +83,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
 
 def check_split_seed(settings: SplitSettings) -> None:
-  """Raises `SettingsError` where rows are not to be dealt out anew."""
+  """Raises `SettingsError` where --split_seed cannot be met."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
     raise SettingsError(
       '--split_seed deals out rows, and would part what --split=leave_one_out '

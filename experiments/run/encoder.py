@@ -19,7 +19,7 @@ from experiments.flags.shared import EncoderSettings
 from experiments.run.process import tell
 
 # What a checkpoint's parameters do not depend on.
-FREE_FIELDS = ('dropout_rate', 'dtype', 'readout')
+OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
 class Source(NamedTuple):
@@ -75,16 +75,15 @@ def make_encoder(
 
   for name, value in given.items():
     has = getattr(source.encoder, name)
-    if name not in FREE_FIELDS and has != value:
+    if name not in OVERRIDABLE_FIELDS and has != value:
       raise SettingsError(
         f'--{name}={value} contradicts {source.path}, which has {has}: leave '
         'the flag out, or what needs it, or start from another run'
       )
-  free = {name: given[name] for name in FREE_FIELDS if name in given}
+  free = {name: given[name] for name in OVERRIDABLE_FIELDS if name in given}
   encoder = source.encoder.clone(num_items=len(items), **free)
   with jax.default_device(_source_device(settings)):
-    init = functools.partial(_init, encoder, settings.item_stddev)
-    fresh = init(key)['table']
+    fresh = _init(encoder, settings.item_stddev, key)['table']
   table, found = map_item_rows(
     source.params['table'], fresh, source.known, items
   )
@@ -127,7 +126,7 @@ def restored_head(
   saved, known = source.params.get('head', {}), source.known
   found = {}
   for name in head.keys() - {'bias'}:
-    shapes, own = (jax.tree.map(np.shape, of.get(name)) for of in (saved, head))
+    shapes, own = (jax.tree.map(np.shape, x.get(name)) for x in (saved, head))
     if shapes == own:
       found[name] = saved[name]
   if 'bias' in head and np.shape(saved.get('bias')) == (len(known) + 1,):

@@ -15,11 +15,11 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(BaseException):
-  """Somebody asked the process to end; the message says how to go on."""
+  """Somebody asked the process to end; the message says where it did."""
 
 
-# The signal that was received, and whether the process asks for it.
-_NOTICE = types.SimpleNamespace(signal=None, is_asked_for=False)
+# The name of the signal that was received, and whether somebody asks for it.
+_SIGNAL = types.SimpleNamespace(name=None, is_polled=False)
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def listening() -> Iterator[None]:
   try:
     yield
   finally:
-    _NOTICE.signal = None
+    _SIGNAL.name = None
     for number, handler in zip(numbers, before, strict=True):
       signal.signal(number, handler)
 
@@ -43,13 +43,13 @@ def listening() -> Iterator[None]:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
   """Lets a signal wait until `asked_to_stop` is asked, or until the end."""
-  _NOTICE.is_asked_for = True
+  _SIGNAL.is_polled = True
   try:
     yield
   finally:
-    _NOTICE.is_asked_for = False
+    _SIGNAL.is_polled = False
   # Others may have come to the end without a notice.
-  if _NOTICE.signal and not jax.distributed.is_initialized():
+  if _SIGNAL.name and not jax.distributed.is_initialized():
     raise _interrupted()
 
 
@@ -57,25 +57,23 @@ def asked_to_stop(step: int) -> bool:
   """Whether to stop after this step, in all processes alike; ask at each."""
   if jax.distributed.is_initialized():
     return multihost_utils.reached_preemption_sync_point(step)
-  return _NOTICE.signal is not None
+  return _SIGNAL.name is not None
 
 
 def _interrupted() -> Interrupted:
-  return Interrupted(
-    f'stopped by {_NOTICE.signal}: give the same command to go on'
-  )
+  return Interrupted(f'stopped by {_SIGNAL.name}')
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
   del frame
   name, together = signal.Signals(number).name, jax.distributed.is_initialized()
-  is_alone_told = together and not _NOTICE.is_asked_for
-  if name == 'SIGINT' and (_NOTICE.signal == name or is_alone_told):
+  is_unpolled = together and not _SIGNAL.is_polled
+  if name == 'SIGINT' and (_SIGNAL.name == name or is_unpolled):
     # Who presses Ctrl-C again does not want to wait.
     raise KeyboardInterrupt
   # Kept, since what is raised now and then meets code that swallows it.
-  _NOTICE.signal = name
-  if not _NOTICE.is_asked_for:
+  _SIGNAL.name = name
+  if not _SIGNAL.is_polled:
     raise _interrupted()
   if together:
     # No process may stop alone: this is how JAX notifies the others.

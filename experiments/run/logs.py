@@ -32,14 +32,11 @@ class MetricsLog:
 
   The file holds nothing that depends on the clock, so that two equal runs
   write equal files, but where --log_seconds asks for it. A number that is not
-  finite is left out.
+  finite is left out. Of several processes all but the first write nothing.
 
   Args:
     resume_at: the last step whose lines are kept; later ones are written again.
     saved: of `since_save`, by checkpoints; replaces what the file has lost.
-
-  Raises:
-    SettingsError: a line of the file cannot be read, or a tracker not begin.
   """
 
   def __init__(
@@ -51,6 +48,9 @@ class MetricsLog:
     saved: Sequence[Mapping[str, Any]] = (),
   ):
     self._folder, path = folder, folder / METRICS
+    self._is_muted = not is_main_process()
+    if self._is_muted:
+      return
     mend_metrics(folder, resume_at=resume_at, saved=saved)
     self._after, self._recent = resume_at, []
     with writing(folder):
@@ -59,6 +59,8 @@ class MetricsLog:
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes one line of numbers at a step."""
+    if self._is_muted:
+      return
     values = {n: value for n, value in values.items() if math.isfinite(value)}
     line = json.dumps({'step': step, **values}) + '\n'
     with writing(self._folder):
@@ -69,42 +71,19 @@ class MetricsLog:
 
   def since_save(self, step: int) -> dict[str, Any]:
     """The lines of the steps up to this one that no checkpoint holds yet."""
+    if self._is_muted:
+      return {}
     lines = {'after': self._after, 'until': step, 'lines': self._recent}
     self._after, self._recent = step, []
     return lines
 
   def close(self) -> None:
     """Writes all that is left."""
+    if self._is_muted:
+      return
     with writing(self._folder):
       self._file.close()
     self._trackers.close()
-
-
-class Muted:
-  """The log in all processes but the first, which write nothing."""
-
-  def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes nothing."""
-
-  def since_save(self, step: int) -> dict[str, Any]:
-    """Nothing: what the first process logs is saved."""
-    return {}
-
-  def close(self) -> None:
-    """Does nothing."""
-
-
-def open_log(
-  folder: pathlib.Path,
-  settings: RunSettings,
-  *,
-  resume_at: int,
-  saved: Sequence[Mapping[str, Any]] = (),
-) -> MetricsLog | Muted:
-  """The log of this process; all but the first write nothing."""
-  if not is_main_process():
-    return Muted()
-  return MetricsLog(folder, settings, resume_at=resume_at, saved=saved)
 
 
 def mend_metrics(

@@ -11,10 +11,7 @@ import optax
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.items import Description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.data.prepared.batches import (
-  steps_per_epoch,
-  users_per_device,
-)
+from adaptssr_jax.data.prepared.batches import steps_per_epoch, users_per_device
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
@@ -32,7 +29,7 @@ from experiments.run.step_log import StepLog
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run trains, and how its end and its epochs are met."""
+  """What a run trains, and what it does after each epoch."""
 
   settings: RunSettings
   folder: pathlib.Path
@@ -129,7 +126,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     if is_stopped:
       raise Interrupted(
         f'{run.folder}: stopped after step {int(state.step):,} of '
-        f'{run.num_steps:,}, which is saved: give the same command to go on'
+        f'{run.num_steps:,}, which is saved'
       )
   return caught_up_state(state)
 

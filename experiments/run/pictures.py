@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
+from experiments.run.workdir import writing
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -37,23 +39,19 @@ class Panel(NamedTuple):
   """The numbers of one panel."""
 
   title: str  # of the panel
-  places: Sequence[str] | Sequence[float]  # name or number of each point
+  labels: Sequence[str] | Sequence[float]  # name or number of each point
   means: Sequence[float]  # of each point; nan leaves it out
   lows: Sequence[float]  # lower ends of the intervals
   highs: Sequence[float]  # upper ends of the intervals
 
 
 class Lines(NamedTuple):
-  """Several lines of one panel.
+  """Several lines of one panel."""
 
-  Args:
-    title: of the panel.
-    lines: (x, y) of the points of each, by name; nan is drawn as a cross below.
-    levels: y of lines across the panel, by name.
-  """
-
-  title: str
+  title: str  # of the panel
+  # (x, y) of the points of each, by name; nan is drawn as a cross below.
   lines: Mapping[str, Sequence[tuple[float, float]]]
+  # y of lines across the panel, by name.
   levels: Mapping[str, float] = types.MappingProxyType({})
 
 
@@ -69,21 +67,25 @@ def new_figure(width: float, height: float) -> Figure:
   return Figure(figsize=(width, height), layout='constrained')
 
 
-def save(figure: Figure, stem: pathlib.Path) -> None:
-  """Writes `stem.png` and `stem.svg`."""
-  for ending in ('png', 'svg'):
-    figure.savefig(stem.with_name(f'{stem.name}.{ending}'), dpi=150)
+def save(
+  figure: Figure, stem: pathlib.Path, endings: Sequence[str] = ('png', 'svg')
+) -> None:
+  """Writes `stem.png` and `stem.svg`, each whole or not at all."""
+  for ending in endings:
+    path = stem.with_name(f'{stem.name}.{ending}')
+    with writing(path.parent), atomic_path(path) as aside:
+      figure.savefig(aside, format=ending, dpi=150)
 
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:
   """A panel a task: methods from top to bottom, points with intervals."""
-  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].places))
+  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].labels))
   for axis, panel in zip(axes, panels, strict=True):
     for row in np.flatnonzero(np.isfinite(panel.means)):
       axis.plot([panel.lows[row], panel.highs[row]], [row, row], color='C0')
       axis.plot([panel.means[row]], [row], 'o', color='C0')
-    axis.set_yticks(range(len(panel.places)), panel.places)
-    axis.set_ylim(len(panel.places) - 0.5, -0.5)
+    axis.set_yticks(range(len(panel.labels)), panel.labels)
+    axis.set_ylim(len(panel.labels) - 0.5, -0.5)
     axis.grid(axis='x', alpha=0.3)
     axis.label_outer()
   return figure
@@ -93,9 +95,9 @@ def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
   """A panel a task: the mean as a line, the interval as a band."""
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
-    axis.plot(panel.places, panel.means, marker='o', color='C0')
+    axis.plot(panel.labels, panel.means, marker='o', color='C0')
     axis.fill_between(
-      panel.places, panel.lows, panel.highs, alpha=0.2, color='C0'
+      panel.labels, panel.lows, panel.highs, alpha=0.2, color='C0'
     )
     axis.set_xlabel(label)
     axis.grid(alpha=0.3)
@@ -144,13 +146,13 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
   """A panel a task: the mean of every pair of names, symmetric.
 
   Args:
-    panels: whose places are `first+second`, each pair once.
+    panels: whose labels are `first+second`, each pair once.
   """
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
     table = np.full((len(names), len(names)), np.nan)
-    for place, mean in zip(panel.places, panel.means, strict=True):
-      row, column = (names.index(name) for name in place.split('+'))
+    for pair, mean in zip(panel.labels, panel.means, strict=True):
+      row, column = (names.index(name) for name in pair.split('+'))
       table[row, column] = table[column, row] = mean
     image = axis.imshow(table, cmap='viridis')
     figure.colorbar(image, ax=axis, shrink=0.8)
@@ -178,8 +180,8 @@ def _grid(
   return figure, axes
 
 
-def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws the histograms of `similarity.json`."""
+def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
+  """Draws the histograms of `similarity.json` as `similarity.png`."""
   methods, edges = result['methods'], np.array(result['edges'])
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)
@@ -210,4 +212,4 @@ def draw_similarities(path: pathlib.Path, result: dict[str, Any]) -> None:
     ncols=3 * columns,
     fontsize=8,
   )
-  figure.savefig(path, dpi=150)
+  save(figure, folder / 'similarity', ['png'])

@@ -18,10 +18,7 @@ from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.table.shards import is_shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, replicate, shard
-from adaptssr_jax.training.row_step import (
-  init_row_state,
-  row_train_step,
-)
+from adaptssr_jax.training.row_step import init_row_state, row_train_step
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,
@@ -32,7 +29,7 @@ from adaptssr_jax.training.step import (
   train_step,
 )
 from experiments.flags.binder import SettingsError
-from experiments.flags.speed import (
+from experiments.flags.process import (
   EncodingSettings,
   SpeedSettings,
   TableSettings,
@@ -41,12 +38,11 @@ from experiments.flags.traits import traits_of
 
 # What sequences are encoded at once. On a CPU few, since what is written for 16
 # of them is still near when it is read.
-_MICROBATCH = {'cpu': 16}
-_MICROBATCH_ELSEWHERE = 256
+_MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
 _SAMPLE = 1_000_000
 # With fewer items than so many times the rows of a batch, all of the table is
 # updated in less time.
-_ROWS_PAY_FROM = 3
+_MIN_ITEMS_PER_ROW = 3
 
 
 def effective_length(splits: Iterable[UserArrays], max_length: int) -> int:
@@ -66,7 +62,8 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
   """In which parts the sequences of a batch are encoded."""
   size = settings.microbatch
   if size is None:
-    size = _MICROBATCH.get(jax.default_backend(), _MICROBATCH_ELSEWHERE)
+    on_cpu = jax.default_backend() == 'cpu'
+    size = _MICROBATCH_ON_CPU if on_cpu else _MICROBATCH_ELSEWHERE
   widths = bucket_widths(
     lengths, programs=settings.buckets, max_length=max(int(lengths.max()), 1)
   )
@@ -117,7 +114,7 @@ def make_training(
   check_table_update(settings)
   updates_rows = settings.table_update == 'rows'
   if settings.table_update == 'auto':
-    few = encoder.num_items <= _ROWS_PAY_FROM * size
+    few = encoder.num_items <= _MIN_ITEMS_PER_ROW * size
     updates_rows = not (few or _whole_table(settings))
   if not updates_rows:
     loss_fn = with_batch_rows(
@@ -219,8 +216,8 @@ def _rows_of_a_batch(
     users = users_per_device(users, jax.device_count())
   traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
   # A behaviour may come with that of a partner, and with items like it.
-  ids = 1 + any(of.sees_partners for of in traits)
-  if any(of.sees_similar for of in traits):
+  ids = 1 + any(each.sees_partners for each in traits)
+  if any(each.sees_similar for each in traits):
     ids += settings.num_similar
   return min(users * length * ids + sampled_items, encoder.num_items) + 2
 

@@ -12,7 +12,7 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import batch_at
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.logs import open_log
+from experiments.run.logs import MetricsLog
 from experiments.run.process import tell
 
 # How many users of a batch are named.
@@ -25,8 +25,7 @@ class StepLog:
   A step whose loss or gradient is not finite is skipped: it changes nothing.
 
   Args:
-    start: steps done already.
-    num_steps: of the whole run.
+    start: steps done already, of the `num_steps` of the run.
     saved: what checkpoints say of the log, by `since_save`.
   """
 
@@ -46,7 +45,7 @@ class StepLog:
     if saved and saved[-1]['until'] == start:
       self._in_a_row = saved[-1]['skipped_in_a_row']
       seconds = saved[-1].get('seconds', 0.0)
-    self._log = open_log(folder, settings, resume_at=start, saved=saved)
+    self._log = MetricsLog(folder, settings, resume_at=start, saved=saved)
     self.write, self.close = self._log.write, self._log.close
     self._began = time.perf_counter() - seconds
 
@@ -63,11 +62,7 @@ class StepLog:
     return {'seconds': time.perf_counter() - self._began}
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged.
-
-    Raises:
-      SettingsError: it is the last of `--max_skipped`; names its users.
-    """
+    """Waits for a step, and writes its numbers if it is one to be logged."""
     jax.block_until_ready(metrics)
     metrics = dict(metrics)
     if not float(metrics.pop('skipped')):

@@ -27,32 +27,26 @@ Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
 
 def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
   """The functions that --log_to names."""
-  return {name: _tracker(name) for name in settings.log_to}
-
-
-def _tracker(name: str) -> Tracker:
-  if ':' in name:
-    return function_of('log_to', name)
-  if name not in _TRACKERS:
-    raise SettingsError(
-      f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
-      'MODULE:FUNCTION of your own'
-    )
-  if name != 'tensorboard':
-    try:
-      importlib.import_module(name)
-    except ImportError as error:
-      advice = f"pip install '.[{name}]'"
-      raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
-  return _TRACKERS[name]
+  known = dict(_TRACKERS)
+  for name in settings.log_to:
+    if ':' in name:
+      known[name] = function_of('log_to', name)
+    elif name not in known:
+      raise SettingsError(
+        f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
+        'MODULE:FUNCTION of your own'
+      )
+    elif name != 'tensorboard':
+      try:
+        importlib.import_module(name)
+      except ImportError as error:
+        advice = f"pip install '.[{name}]'"
+        raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
+  return {name: known[name] for name in settings.log_to}
 
 
 class Trackers:
-  """The logs of a run, which goes on where one of them fails.
-
-  Args:
-    resume_at: the last step that counts.
-  """
+  """The logs of a run, which goes on where one of them fails."""
 
   def __init__(
     self, folder: pathlib.Path, settings: RunSettings, *, resume_at: int

@@ -61,7 +61,7 @@ def write_vectors(
   name: str = 'user_id',
   flag: str = 'output',
 ) -> None:
-  """Writes a file such that a reader never finds half of it.
+  """Writes a new file.
 
   Args:
     shape: of all their vectors together, [ids, dim].

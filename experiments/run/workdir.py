@@ -5,15 +5,18 @@ Of several processes the first alone writes.
 
 import contextlib
 import functools
+import io
 import json
 import os
 import pathlib
 import socket
 import subprocess
+import time
 import types
 from collections.abc import Collection, Iterator, Mapping
 
 import filelock
+import numpy as np
 
 from adaptssr_jax.checkpoint.files import NO_ROOM
 from adaptssr_jax.data import UserData
@@ -46,12 +49,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
 
 
 def open_workdir(settings: RunSettings) -> pathlib.Path:
-  """Makes the folder of a run with its `flags.txt`, or opens it to resume.
-
-  Raises:
-    SettingsError: the folder cannot be written, holds other things, or belongs
-      to a run with other settings, which are named.
-  """
+  """Makes the folder of a run with its `flags.txt`, or opens it to resume."""
   folder = pathlib.Path(settings.workdir)
   _refuse_other_things(folder)
   with writing(folder):
@@ -90,18 +88,21 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder, until the process ends at the latest."""
   path, holder = folder / _LOCK, folder / _HOLDER
-  with contextlib.ExitStack() as stack:
-    try:
-      stack.enter_context(locked(path))
-    except filelock.Timeout as error:
-      other = ''
-      with contextlib.suppress(OSError):
-        other = holder.read_text(errors='replace')
-      raise SettingsError(
-        f'--workdir={folder} is in use by {other or "another run"}: wait for '
-        'its end, '
-        'or choose another folder'
-      ) from error
+
+  def refuse() -> None:
+    # Who only asks whether it is in use has the lock for an instant.
+    time.sleep(0.1)
+    if not is_in_use(folder):
+      return
+    other = ''
+    with contextlib.suppress(OSError):
+      other = holder.read_text(errors='replace')
+    raise SettingsError(
+      f'--workdir={folder} is in use by {other or "another run"}: wait for its '
+      'end, or choose another folder'
+    )
+
+  with locked(path, on_wait=refuse):
     # Not in the locked file, which nobody else can read on Windows.
     holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
@@ -165,7 +166,7 @@ def differing_flags(
   """The flags that changed, other than those that are free to.
 
   Args:
-    defaults: what a flag was that is not told of before: it may be new.
+    defaults: the values of flags that there may not have been before.
 
   Example:
     >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
@@ -183,7 +184,7 @@ def differing_flags(
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file such that a reader never finds half of it."""
+  """Writes a file, whole or not at all."""
   if not is_main_process():
     return
   if isinstance(content, str):
@@ -192,13 +193,18 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     aside.write_bytes(content)
 
 
+def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """`numpy.savez`, by `atomic_write`."""
+  file = io.BytesIO()
+  np.savez(file, **arrays)
+  atomic_write(path, file.getvalue())
+
+
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   """Writes `dataset.txt`, and `vocabulary`: the raw id of item i in line i.
 
-  The ids are JSON strings, since an id may hold the end of a line.
-
-  Raises:
-    SettingsError: the run was trained on other data, which no flag need show.
+  The ids are JSON strings, since an id may hold the end of a line. A run on
+  other data, which no flag need show, is refused.
   """
   if not is_main_process():
     return
@@ -227,11 +233,12 @@ def _has_trained(folder: pathlib.Path) -> bool:
 @functools.cache
 def commit() -> str:
   """The commit of the code, as `git describe` says, if it is a checkout."""
-  command = ['git', 'describe', '--always', '--dirty']
+  # Not the repository of somebody else around it.
+  command = ['git', '--git-dir=.git', 'describe', '--always', '--dirty']
   try:
     done = subprocess.run(
       command,
-      cwd=pathlib.Path(__file__).parent,
+      cwd=pathlib.Path(__file__).parents[2],
       capture_output=True,
       text=True,
       check=True,

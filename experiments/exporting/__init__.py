@@ -1,1 +1,0 @@
-"""What `experiments.export` writes: the encoder as a folder to deploy."""
