@@ -80,8 +80,10 @@ TITLES |= {
 TITLES |= {f'adaptssr_rho_0.{n}': f'AdaptSSR, rho .{n}' for n in range(1, 10)}
 TITLES |= {
   f'adaptssr_{name}': f'AdaptSSR, {name.replace("_", " and ")}'
-  for name in ('crop', 'mask', 'reorder')
-  + ('crop_mask', 'crop_reorder', 'mask_reorder')
+  for name in (
+    *('crop', 'mask', 'reorder'),
+    *('crop_mask', 'crop_reorder', 'mask_reorder'),
+  )
 }
 TITLES |= {
   f'{method}+temperature={value}': f'{TITLES[method]}, temperature {value}'

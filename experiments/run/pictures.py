@@ -6,6 +6,7 @@ Matplotlib is the extra `plots`; nothing but these functions needs it.
 from __future__ import annotations
 
 import pathlib
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -176,7 +177,7 @@ def _grid(
     figure.add_subplot(rows, columns, place + 1) for place in range(len(panels))
   ]
   for axis, panel in zip(axes, panels, strict=True):
-    axis.set_title(panel.title, fontsize='medium')
+    axis.set_title(textwrap.fill(panel.title, 28), fontsize='medium')
   return figure, axes
 
 
