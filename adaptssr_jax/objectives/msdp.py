@@ -101,10 +101,10 @@ def msdp_objective(
   linear and starts as the identity; how strong the regularizer is, and how much
   is masked.
 
-  The other arguments are those of `pooled_items_objective`.
+  The other arguments are those of `predict_views`.
 
   Args:
-    params: see `pooled_items_objective`, and in `head` what `init_msdp` makes.
+    params: see `predict_views`, and in `head` what `init_msdp` makes.
     max_window: the most behaviours of a window.
     regularizer: what the masked prefix counts; 0: it is not encoded.
     ratio: the share of the prefix that is masked for it.

@@ -65,7 +65,7 @@ def next_items_objective(
 
   - mean over x in items(cut + 1 .. cut + K) of log softmax(E u + b)[x]
 
-  The other arguments are those of `pooled_items_objective`.
+  The other arguments are those of `predict_views`.
 
   Args:
     num_next: K, how many behaviours after the cut are predicted, as a set.

@@ -122,7 +122,7 @@ def views_objective(
   *,
   losses: Mapping[str, ViewsLoss],
   weights: Mapping[str, float] | None = None,
-  encode: Callable[..., Views] = encode_views,
+  encode: Callable[..., Views],
 ) -> LossAndMetrics:
   """Losses of the same views of a batch, which are encoded once for all.
 
