@@ -105,7 +105,7 @@ def log_sum_of_others(
     return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
 
   starts = jnp.arange(0, len(scores.bias), chunk_size)
-  # The gradient scores a chunk again: keeping all scores is what we avoid.
+  # The gradient recomputes the scores of a chunk, so that none are kept.
   log_sums = lax.map(jax.checkpoint(add_up), starts)
   return jax.nn.logsumexp(log_sums, axis=0)
 

@@ -1,4 +1,7 @@
-"""Items drawn from the softmax over a catalogue, however large it is."""
+"""Items drawn from the softmax over a catalogue, however large it is.
+
+The letters are those of `item_softmax`.
+"""
 
 import functools
 
@@ -31,10 +34,7 @@ def draw_ids(
 
   Args:
     keys: `[n]`, of each row: what is drawn for it depends on no other row.
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id; -inf, or the least number, for an id that
-      is never drawn.
+    bias: b; -inf, or the least number, for an id that is never drawn.
     chunk_size: ids scored at a time: memory is `[n, chunk_size]` numbers. None
       scores all at once.
 
