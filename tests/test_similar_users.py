@@ -141,7 +141,7 @@ def test_short_sequences_are_not_cut_and_long_ones_get_all_five():
   edit = jax.jit(jax.vmap(EDITS, (0, None)))
   # 1, 2, .. without those that have nothing like them.
   items = np.array([1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 0, 0, 0, 0])
-  for n in (4, 10):
+  for n in (4, 5, 10):
     row = np.where(np.arange(14) < n, items, 0)
     counts = dict.fromkeys(('crop', 'insert', 'mask', 'same', 'other'), 0)
     for view in np.asarray(edit(keys, jnp.asarray(row, jnp.int32))):

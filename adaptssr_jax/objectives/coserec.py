@@ -2,8 +2,10 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Int
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from adaptssr_jax import augment
 
@@ -36,7 +38,6 @@ def informed_edits(
     A function (key, items) -> items.
 
   Example:
-    >>> import jax
     >>> import numpy as np
     >>> similar = np.array([[0], [2], [1], [0]])
     >>> edit = informed_edits(similar=similar, mask_id=3)
@@ -44,12 +45,21 @@ def informed_edits(
     (6,)
   """
   bind = functools.partial
-  return augment.one_by_length(
+  edits = (
     bind(augment.insert, ratio=insert_ratio, similar=similar),
     bind(augment.substitute, ratio=substitute_ratio, similar=similar),
     bind(augment.mask, ratio=mask_ratio, mask_id=mask_id),
     bind(augment.crop, ratio=crop_ratio),
     bind(augment.reorder, ratio=reorder_ratio),
-    most=_SHORT,
-    short=3,
   )
+
+  def apply_one(
+    key: PRNGKeyArray, items: Int[ArrayLike, ' length']
+  ) -> Int[Array, ' length']:
+    choice_key, key = jax.random.split(key)
+    is_short = jnp.sum(jnp.asarray(items) != 0) <= _SHORT
+    count = jnp.where(is_short, 3, len(edits))
+    choice = jax.random.randint(choice_key, (), 0, count)
+    return jax.lax.switch(choice, edits, key, items)
+
+  return apply_one
