@@ -5,8 +5,8 @@ from typing import Any
 from jaxtyping import Array
 
 from adaptssr_jax import diagnostics, losses
-from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.objectives.views import LossAndMetrics, Views
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
+from adaptssr_jax.objectives.views import Views
 
 # Users of a device whose similarities are measured; those of all would cost
 # more than the loss does.

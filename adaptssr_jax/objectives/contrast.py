@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import diagnostics, losses
-from adaptssr_jax.objectives.users import as_sums
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
 from adaptssr_jax.objectives.views import (
   Augmentations,
-  LossAndMetrics,
   Views,
   encode_views,
 )

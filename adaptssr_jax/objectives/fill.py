@@ -71,7 +71,7 @@ def fill_masked(
     buckets=buckets,
   )
   # The first two keys of a user hide and drop out.
-  split = functools.partial(jax.random.split, num=hidden.slots.shape[1])
+  split = functools.partial(jax.random.split, num=hidden.positions.shape[1])
   draw_keys = jax.vmap(split)(
     jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2)
   )
@@ -81,11 +81,11 @@ def fill_masked(
     hidden.states.reshape(-1, hidden.states.shape[-1]),
     draw_keys.reshape(-1),
     sampled=sampled,
-  ).reshape(hidden.slots.shape)
+  ).reshape(hidden.positions.shape)
   drawn = jnp.where(drawn > 0, drawn, hidden.labels).astype(items.dtype)
-  # A slot beyond the end is none.
+  # A position beyond the end is none.
   put = jax.vmap(lambda x, at, new: x.at[at].set(new, mode='drop'))
-  return put(items, hidden.slots, drawn), hidden
+  return put(items, hidden.positions, drawn), hidden
 
 
 def encode_filled(

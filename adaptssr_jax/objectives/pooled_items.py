@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import mean_projection
-from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.objectives.views import LossAndMetrics, Views
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
+from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.ops.set_softmax import distinct
 from adaptssr_jax.table.softmax import set_losses
@@ -37,8 +37,7 @@ def predict_views(
     views: of each user.
 
   Returns:
-    The mean over the views and passes of the users of all devices, and `loss`
-    as (sum, count) over those of this device.
+    The mean over the views and passes of users, and `loss` of these.
 
   Reference:
     Liang et al., Mult-VAE, WWW 2018, has the likelihood; Wu et al., PTUM, EMNLP
@@ -73,8 +72,7 @@ def predict_items(
     repeats: an item counts as often as it stands there, not once.
 
   Returns:
-    The loss over all vectors that have items to predict, on all devices, and
-    `loss` as (sum, count) over those of this device.
+    The loss over all vectors that have items to predict, and `loss` of these.
   """
   head = params['head']
   # Of padding and all items there is a bias; the id after them is the mask.

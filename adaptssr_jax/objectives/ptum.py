@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.objectives.views import weighted_sum
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
@@ -143,15 +144,12 @@ def ptum_objective(
   their scores, and the softmax does not depend on it: there is none here.
 
   Args:
-    params: `table`, `encoder`, and for wide vectors `head`, see
-      `pooled_items.init_projection`.
-    batch: `items` int32 [users, length], `where` bool [users], `example_id`
-      int32 [users], of this device, and `negatives` of `draw_negatives`.
+    params: with `head` of `pooled_items.init_projection`.
+    batch: has `negatives` of `draw_negatives` too.
     num_next: K, the last behaviours that are cut off and predicted.
 
   Returns:
-    The sum of the two losses over the users of all devices, and as (sum, count)
-    over those of this device `loss`, and of either task its loss and its
+    The sum of the two losses, and `loss` and of either task its loss and its
     accuracy: `masked_loss`, `accuracy`, `next_loss`, `next_accuracy`.
 
   Reference:

@@ -24,6 +24,7 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   encode_users,
@@ -43,7 +44,7 @@ def ranking_objective(
   head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """BPR of a batch: each positive above one fresh negative of its user.
 
   -log sigma(score(positive) - score(negative))
@@ -53,14 +54,12 @@ def ranking_objective(
   without any negative does not count.
 
   Args:
-    batch: `items` int32 [users, length], `positives` int32 [users, most],
-      `targets` int32 [users, width], `where` bool [users], and `example_id`
-      int32 [users], of this device.
+    batch: has `positives` int32 [users, most] and `targets` int32
+      [users, width] too.
     head: has an output for each target, or ties targets to items.
 
   Returns:
-    The loss over the positives of all devices, and the metrics as
-    (sum, count) over the positives of this device.
+    The loss and the metrics are over positives, not over users.
 
   Reference:
     Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback,
@@ -101,16 +100,12 @@ def softmax_ranking_objective(
   head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Cross entropy of each positive among it and all negatives of its user.
 
   Mean over the positives of `positive_losses`, where a negative is any target
   that is not among the user's `targets`. A user without one does not count.
-
-  The other arguments are those of `ranking_objective`.
-
-  Returns:
-    As `ranking_objective`.
+  Arguments and results are as of `ranking_objective`.
 
   Reference:
     Klenitskiy & Vasilev, Turning Dross Into Gold Loss: is BERT4Rec really

@@ -14,12 +14,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.augment import Augmentation
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
+  encode_sequences,
+  user_keys,
+)
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 # One for each view, or one (key, items) -> all views, [views, length].
 Augmentations = tuple[Augmentation, ...] | Augmentation
-LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
 
 
 class Views(NamedTuple):
