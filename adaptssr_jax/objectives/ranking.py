@@ -103,8 +103,10 @@ def softmax_ranking_objective(
 ) -> LossAndMetrics:
   """Cross entropy of each positive among it and all negatives of its user.
 
-  Mean over the positives of `positive_losses`, where a negative is any target
-  that is not among the user's `targets`. A user without one does not count.
+  -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
+
+  where a negative n is any target that is not among the user's `targets`. A
+  user without one does not count.
   Arguments and results are as of `ranking_objective`.
 
   Reference:
@@ -126,31 +128,11 @@ def softmax_ranking_objective(
   where = batch['where'][:, None] & (positives >= 0)
   # Else all targets are positives.
   where &= (others > jnp.finfo(others.dtype).min)[:, None]
-  positive_loss = positive_losses(some_scores(scores, positives), others)
-  loss = reduce_losses(positive_loss, where, axis_name=axis_name)
+  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  own = some_scores(scores, positives)
+  positive_losses = jax.nn.softplus(others[:, None] - own)
+  loss = reduce_losses(positive_losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where)
-
-
-def positive_losses(
-  positive: Float[Array, 'users most'], others: Float[Array, ' users']
-) -> Float[Array, 'users most']:
-  """The softmax loss of positives, each without the user's other positives.
-
-  -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
-
-  Args:
-    positive: scores of the positives, z_p, [users, most].
-    others: log sum_n exp(z_n) over the negatives of each user, [users].
-
-  Returns:
-    A loss per positive, [users, most].
-
-  Example:
-    >>> losses = positive_losses(jnp.array([[0.0]]), jnp.log(jnp.array([3.0])))
-    >>> print(f'{losses[0, 0]:.4f} = log(4)')
-    1.3863 = log(4)
-  """
-  return jax.nn.softplus(others[:, None] - positive)
 
 
 def draw_negatives(
