@@ -96,11 +96,10 @@ def encode_filled(
   encoder: UserEncoder,
   ratio: float,
   num_steps: int,
-  num_views: int = 2,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
 ) -> Views:
-  """Views of users that `fill_masked` makes, in which more and more is hidden.
+  """Two views of users by `fill_masked`, in which more and more is hidden.
 
   The share that is hidden grows as `curriculum_strength` does. The model that
   fills learns nothing here: its parameters are those of this step.
@@ -110,7 +109,6 @@ def encode_filled(
       as in validation, the whole share is hidden; and maybe `sampled` ids.
     encoder: fills the sequences, and gives the vectors of what is filled.
     ratio: the share that is hidden in the end.
-    num_views: of each user.
     deterministic: no dropout in what is filled; the model that fills has none.
 
   Reference:
@@ -118,10 +116,10 @@ def encode_filled(
     Modeling via Data Augmentation" (CCL), CIKM 2021, see `fill_masked`.
   """
   users, length = batch['items'].shape
-  split = functools.partial(jax.random.split, num=(num_views, 2))
+  split = functools.partial(jax.random.split, num=(2, 2))
   keys = jax.vmap(split)(user_keys(key, batch['example_id'])).reshape(-1, 2)
-  # Each view of a user next to the others.
-  items = jnp.repeat(batch['items'], num_views, axis=0)
+  # The views of a user next to each other.
+  items = jnp.repeat(batch['items'], 2, axis=0)
   share = ratio
   if 'step' in batch:
     share = ratio * curriculum_strength(batch['step'], num_steps)
@@ -142,6 +140,6 @@ def encode_filled(
     keys=None if deterministic else keys[:, 1],
     buckets=buckets,
   )
-  filled = filled.reshape(users, num_views, length)
-  vectors = vectors.reshape(users, num_views, 1, -1)
+  filled = filled.reshape(users, 2, length)
+  vectors = vectors.reshape(users, 2, 1, -1)
   return Views(jnp.moveaxis(filled, 0, 1), jnp.moveaxis(vectors, 0, 2))

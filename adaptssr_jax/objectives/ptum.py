@@ -20,7 +20,7 @@ from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
 
-# As in the paper: behaviours that are cut off, and negatives of each.
+# As in the paper: K, behaviours that are cut off, and negatives of each.
 NUM_NEXT, NUM_NEGATIVES = 2, 4
 
 
@@ -81,8 +81,6 @@ def draw_negatives(
   key: Key[Array, ''],
   *,
   ends: Int[np.ndarray, ' ids'],
-  num_next: int = NUM_NEXT,
-  num_negatives: int = NUM_NEGATIVES,
 ) -> dict[str, Array]:
   """The batch with the `negatives` of each user, drawn by the items' shares.
 
@@ -93,11 +91,9 @@ def draw_negatives(
     batch: of a device, of which `example_id` is needed, int32 [users].
     ends: how many behaviours are of each id or of one before it, int32 [ids];
       the first, of padding, is 0.
-    num_next: the last behaviours that are predicted, as of `ptum_objective`.
-    num_negatives: of each behaviour that is predicted.
 
   Returns:
-    The batch and `negatives`, int32 [users, 1 + num_next, num_negatives].
+    The batch and `negatives`, int32 [users, 1 + NUM_NEXT, NUM_NEGATIVES].
 
   Example:
     >>> batch = {'example_id': jnp.arange(2)}
@@ -110,7 +106,7 @@ def draw_negatives(
   key = jax.random.fold_in(key, np.uint32(2**32 - 2))
   draw = functools.partial(
     jax.random.randint,
-    shape=(1 + num_next, num_negatives),
+    shape=(1 + NUM_NEXT, NUM_NEGATIVES),
     minval=0,
     maxval=int(ends[-1]),
   )
@@ -125,7 +121,6 @@ def ptum_objective(
   key: Key[Array, ''],
   *,
   encoder: UserEncoder,
-  num_next: int = NUM_NEXT,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
@@ -146,7 +141,6 @@ def ptum_objective(
   Args:
     params: with `head` of `pooled_items.init_projection`.
     batch: has `negatives` of `draw_negatives` too.
-    num_next: K, the last behaviours that are cut off and predicted.
 
   Returns:
     The sum of the two losses, and `loss` and of either task its loss and its
@@ -161,7 +155,7 @@ def ptum_objective(
   )
   hide = functools.partial(hide_one, mask_id=encoder.mask_id)
   masked, hidden = jax.vmap(hide)(keys[:, 0], batch['items'])
-  cut = functools.partial(cut_last, num_next=num_next)
+  cut = functools.partial(cut_last, num_next=NUM_NEXT)
   kept, after = jax.vmap(cut)(batch['items'])
   vectors = encode_sequences(
     params,
@@ -174,7 +168,7 @@ def ptum_objective(
     vectors = vectors @ params['head']['projection']
   of_masked, of_kept = jnp.split(vectors[:, None], 2)
   users = jnp.concatenate(
-    [of_masked, jnp.repeat(of_kept, num_next, axis=1)], axis=1
+    [of_masked, jnp.repeat(of_kept, NUM_NEXT, axis=1)], axis=1
   )
   labels = jnp.concatenate([hidden[:, None], after], axis=1)
   candidates = jnp.concatenate([labels[..., None], batch['negatives']], axis=-1)
