@@ -33,8 +33,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.csv_file import refuse_rows
+from adaptssr_jax.data.readers.archives import (
+  read_member,
+  refuse_rows,
+  unreadable,
+)
 from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, split_rows
 

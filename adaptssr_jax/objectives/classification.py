@@ -115,20 +115,7 @@ def conversion_objective(
 
 
 def conversion_scores(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  *,
-  encoder: UserEncoder,
-  head: TaskHead,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
+  params: dict[str, Any], batch: dict[str, Array], **settings: Any
 ) -> Float[Array, 'users']:
-  """The log-odds of the users of all devices, without dropout."""
-  return class_logits(
-    params,
-    batch,
-    encoder=encoder,
-    head=head,
-    buckets=buckets,
-    axis_name=axis_name,
-  )[:, 0]
+  """The log-odds of the users of all devices, as of `class_logits`."""
+  return class_logits(params, batch, **settings)[:, 0]

@@ -148,7 +148,8 @@ def in_order(tables: PCollection) -> PCollection:
   return (
     tables
     | 'first place' >> beam.CombineGlobally(first_places)
-    | 'in order' >> beam.Map(_in_order)
+    | 'in order'
+    >> beam.Map(lambda table: table.sort_by('place')['id'].combine_chunks())
   )
 
 
@@ -160,10 +161,6 @@ def first_places(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.table({'id': pa.nulls(0), 'place': pa.array([], pa.int64())})
   table = pa.concat_tables(tables, promote_options='permissive').group_by('id')
   return table.aggregate([('place', 'min')]).rename_columns(['id', 'place'])
-
-
-def _in_order(table: pa.Table) -> pa.Array:
-  return table.sort_by('place')['id'].combine_chunks()
 
 
 def save(path: pathlib.Path) -> beam.PTransform:
