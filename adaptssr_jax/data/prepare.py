@@ -52,8 +52,8 @@ def prepare(
 
   Args:
     manual_dir: the folder of files that the user has to provide.
-    beam_options: of the Beam pipeline that makes the examples; None makes them
-      in this process.
+    beam_options: flags of the Apache Beam pipeline that makes the examples,
+      such as '--runner=FlinkRunner'; None makes them in this process.
     tell: is called with what it waits for, when it begins, and what of
       the source is left out.
 

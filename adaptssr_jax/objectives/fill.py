@@ -41,7 +41,6 @@ def fill_masked(
   Args:
     params: `table`, `encoder`, and `head` of `masked_items.init_masked_items`.
       They can guess if masked items are learned too, or were before.
-    items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step, [users].
     ratio: the share of the behaviours that is hidden, see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.

@@ -32,7 +32,6 @@ def hide_items(
   """Hides a share of one user's behaviours.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     ratio: the share that is hidden; see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.
 
@@ -78,7 +77,6 @@ def encode_hidden(
   """Hides a share of the behaviours of users, and encodes what is left.
 
   Args:
-    items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step.
     ratio: the share of the behaviours that is hidden.
   """

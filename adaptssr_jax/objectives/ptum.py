@@ -1,4 +1,4 @@
-"""PTUM: the user vector tells a behaviour of the user from random ones."""
+"""PTUM: the user vector distinguishes the user's items from random ones."""
 
 import functools
 from typing import Any
@@ -29,9 +29,6 @@ def hide_one(
 ) -> tuple[Int[Array, 'length'], Int[Array, '']]:
   """Hides one behaviour, each being equally likely.
 
-  Args:
-    items: the behaviours, padded with 0, [length].
-
   Returns:
     What is left, and what was hidden; all that there is, and 0, of a user of
     fewer than two behaviours, of whom nothing would be left.
@@ -56,7 +53,6 @@ def cut_last(
   """Cuts off the last behaviours, of which one always stays.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     num_next: how many are cut off, if there are more.
 
   Returns:
@@ -134,9 +130,10 @@ def ptum_objective(
   loss is the mean over users of the one, and the mean over behaviours of the
   other. A negative that is x itself is no candidate.
 
-  In the paper a candidate is E_c + p, with p an embedding of the place that is
-  predicted. All candidates of a place share it, so that u p is added to each of
-  their scores, and the softmax does not depend on it: there is none here.
+  In the paper a candidate is E_c + p, with p an embedding of the position that
+  is predicted. All candidates of a position share it, so that u p is added to
+  each of their scores, and the softmax does not depend on it: there is none
+  here.
 
   Args:
     params: with `head` of `pooled_items.init_projection`.
@@ -180,26 +177,26 @@ def ptum_objective(
   where = (labels > 0) & batch['where'][:, None]
   tasks = {'masked': slice(0, 1), 'next': slice(1, None)}
   parts = {}
-  for name, places in tasks.items():
-    counts = where[:, places]
-    loss = reduce_losses(losses[:, places], counts, axis_name=axis_name)
-    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, places]})
+  for name, positions in tasks.items():
+    counts = where[:, positions]
+    loss = reduce_losses(losses[:, positions], counts, axis_name=axis_name)
+    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, positions]})
   return weighted_sum(parts, {})
 
 
 def candidate_losses(
-  candidates: Float[Array, 'users places candidates dim'],
-  users: Float[Array, 'users places dim'],
+  candidates: Float[Array, 'users positions candidates dim'],
+  users: Float[Array, 'users positions dim'],
   *,
-  where: Bool[Array, 'users places negatives'],
-) -> tuple[Float[Array, 'users places'], Bool[Array, 'users places']]:
-  """Cross entropy of the first candidate of each place.
+  where: Bool[Array, 'users positions negatives'],
+) -> tuple[Float[Array, 'users positions'], Bool[Array, 'users positions']]:
+  """Cross entropy of the first candidate at each position.
 
   Args:
     candidates: their vectors, the true one first,
-      [users, places, 1 + negatives, dim].
-    users: the vectors that score them, [users, places, dim].
-    where: the negatives that count, [users, places, negatives].
+      [users, positions, 1 + negatives, dim].
+    users: the vectors that score them, [users, positions, dim].
+    where: the negatives that count, [users, positions, negatives].
 
   Returns:
     The losses, and whether the first candidate has the highest score.

@@ -53,7 +53,6 @@ def user_views(
   """Augmented views of one user, and what each is to be dropped out by.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     augmentations: of each view, (key, items) -> items; or one function of
       (key, items) that makes all views, [views, length].
     passes: how many dropout masks each view is encoded under.
@@ -186,8 +185,9 @@ def weighted_sum(
     weights: by name; 1 where none is given.
 
   Returns:
-    The weighted sum; and the metrics of all, where `loss` is that sum and, of
-    several, `NAME_loss` is the loss of each.
+    The weighted sum; and the metrics of all, where `loss` is that sum and
+    `NAME_loss` the loss of each. A part alone without a weight is returned as
+    it is.
 
   Example:
     >>> one, half = jnp.ones(()), jnp.full((), 0.5)
