@@ -197,7 +197,7 @@ def ranks_of_positives(
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
-  """The places of the positives of all devices' users, without dropout."""
+  """The ranks of the positives of all devices' users, without dropout."""
   users = encode_users(params, batch, encoder=encoder, buckets=buckets)
   ranks = target_ranks(
     target_scores(params, users, head), batch['positives'], batch['targets']

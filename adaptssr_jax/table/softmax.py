@@ -206,8 +206,8 @@ def draw_items(
   bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
   if sampled is not None:
     rows = look_up(table, sampled)
-    places = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
-    return sampled[places]
+    drawn = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
+    return sampled[drawn]
   if isinstance(table, BatchRows | SplitTable):
     raise ValueError(
       'an item drawn from all of them may be one whose row is not there: draw '
