@@ -154,9 +154,9 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
 class CompleteJourney(UserBuilder):
   """Complete Journey: what households bought, and which coupons they used.
 
-  `pretrain` deals the histories out 90/10. `coupon` predicts whether a
+  `pretrain` splits the histories 90/10. `coupon` predicts whether a
   household redeems at least one coupon of a campaign, from what it bought
-  before; its households are dealt out 60/20/20, with fixed seeds.
+  before; its households are split 60/20/20, with fixed seeds.
 
   The sources disagree on what this is. The Python package that it is read from
   says that it is simulated, for teaching and not for research, and names

@@ -74,9 +74,9 @@ _LEAST = 4
 class MovielensUsers(UserBuilder):
   """MovieLens-100k and -1M: what a viewer rated, who it is, what comes next.
 
-  `pretrain` deals the histories out 90/10, and `gender`, `age` and `occupation`
+  `pretrain` splits the histories 90/10, and `gender`, `age` and `occupation`
   60/20/20. `click` ranks a user's last ten films, and `thumb_up` those of them
-  that were rated 4 or 5; the films of all users are dealt out 60/20/20, or the
+  that were rated 4 or 5; the films of all users are split 60/20/20, or the
   users where the name ends in `by_user`. All splits are drawn with fixed seeds.
   With `leave_one_out`, `next_item` ranks the last film of each user but two, in
   validation the last but one, and in the test the very last; `pretrain` has all

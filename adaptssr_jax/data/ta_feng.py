@@ -119,7 +119,7 @@ def read(path: pathlib.Path) -> Purchases:
 class TaFeng(UserBuilder):
   """Ta-Feng: what the members of a supermarket bought, and how old they are.
 
-  `pretrain` deals the histories out 90/10, and `age`, of ten groups, 60/20/20
+  `pretrain` splits the histories 90/10, and `age`, of ten groups, 60/20/20
   by shopper, with fixed seeds.
 
   The purchases are those of a supermarket in Taiwan from November 2000 to

@@ -23,8 +23,8 @@ from adaptssr_jax.data.rows import (
   Kind,
   Vocabulary,
   by_user,
-  deal_out,
-  deal_out_users,
+  split_numbers,
+  split_users,
 )
 
 # The columns of a prepared data set, without the lists of a ranking by split.
@@ -183,9 +183,9 @@ def resplit(users: UserData, seed: int) -> UserData:
     )
   if users.kind == 'conversion':
     every = [split.user_ids(np.arange(split.num_rows)) for split in pool]
-    parts = deal_out_users(list(itertools.chain(*every)), TASK_SHARES, seed)
+    parts = split_users(list(itertools.chain(*every)), TASK_SHARES, seed)
   else:
-    parts = deal_out(int(ends[-1]), TASK_SHARES, seed)
+    parts = split_numbers(int(ends[-1]), TASK_SHARES, seed)
   return users._replace(
     splits={name: _pick(pool, numbers) for name, numbers in parts.items()}
   )

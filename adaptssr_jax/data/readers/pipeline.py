@@ -173,7 +173,7 @@ def _save(values: Iterable, *, path: str) -> None:
 
 
 @beam.ptransform_fn
-def deal_out(
+def split_examples(
   rows: PCollection,
   *,
   total: PCollection,
@@ -194,9 +194,9 @@ def deal_out(
   draw = functools.partial(_places, split=split, source=source)
   places = total | 'places' >> each(draw, folder)
   splits = tuple(split(0))
-  deal = beam.FlatMap(_deal, AsSingleton(places))
-  dealt = rows | 'deal' >> deal.with_outputs(*splits)
-  return {name: dealt[name] for name in splits}
+  take = beam.FlatMap(_take, AsSingleton(places))
+  taken = rows | 'take' >> take.with_outputs(*splits)
+  return {name: taken[name] for name in splits}
 
 
 def _places(
@@ -211,7 +211,7 @@ def _places(
   yield place, {name: len(part) for name, part in parts.items()}
 
 
-def _deal(
+def _take(
   element: tuple[np.ndarray, Rows],
   places: tuple[np.ndarray, dict[str, int]],
 ) -> Iterator[TaggedOutput]:

@@ -279,7 +279,7 @@ def reference_split(
   """The row numbers of each split, int64, in the order of the reference.
 
   Args:
-    num_rows: how many rows are dealt out.
+    num_rows: how many rows are split.
     ends: the share of the rows at which each split ends.
     seed: of Python's own generator, which fixes the order.
 
