@@ -59,8 +59,8 @@ def negatives_of(
     `Negatives` of all devices, and `[batch]` ids from 1 up.
   """
   vectors, ids, own = all_users(users, where, axis_name)
-  ids = jnp.tile(ids, users.shape[0] * users.shape[1])
-  return Negatives(vectors.reshape(-1, vectors.shape[-1]), ids), own
+  vectors = vectors.reshape(-1, vectors.shape[-1])
+  return Negatives(vectors, jnp.tile(ids, users.shape[0] * users.shape[1])), own
 
 
 def negative_similarities(
