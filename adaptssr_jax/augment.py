@@ -19,20 +19,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from adaptssr_jax.ops.choices import Augmentation as Augmentation
-from adaptssr_jax.ops.choices import (
-  in_turn,
-  one_by_length,
-  one_of,
-  two_of,
-)
-from adaptssr_jax.ops.sequences import (
+from adaptssr_jax.ops.edits import Augmentation as Augmentation
+from adaptssr_jax.ops.edits import (
   Ratio,
+  in_turn,
   insert,
   is_real,
   length_and_size,
+  one_of,
   random_positions,
   substitute,
+  two_of,
 )
 
 __all__ = [
@@ -40,7 +37,6 @@ __all__ = [
   'in_turn',
   'insert',
   'mask',
-  'one_by_length',
   'one_of',
   'random_slice',
   'reorder',

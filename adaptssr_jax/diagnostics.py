@@ -67,8 +67,7 @@ def view_similarities(
   is the mean over them.
 
   Args:
-    users: `[views, 2, batch, dim]` = (explicit view, dropout pass, user,
-      feature), of any scale, as `adaptssr_loss` takes them.
+    users: `[views, 2, batch, dim]`, as of `adaptssr_loss`.
     anchors: Of how many users, the first of each device; None: of all. The time
       is that of `2 * views * anchors * all` cosines.
     where: Bool `[batch]`. False marks padding: neither anchor nor other user.
@@ -89,16 +88,15 @@ def view_similarities(
     [0. 0.] [0.5 0.5] [0. 0.]
 
   Reference:
-    Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
-    Self-Supervised Ranking", NeurIPS 2023: the order of its similarities. The
-    two shares are the accuracies that the authors' published code logs.
+    Yu et al., AdaptSSR, NeurIPS 2023: the order of its similarities. The two
+    shares are the accuracies that the authors' published code logs.
   """
   users = lax.stop_gradient(unit_users(users, where))
-  everyone, ids, own = all_users(users, where, axis_name)
+  vectors, ids, own = all_users(users, where, axis_name)
   own, users = own[:anchors], users[:, :, :anchors]
   where = None if where is None else jnp.asarray(where)[:anchors]
-  rank = functools.partial(_rank_views, everyone, ids)
-  turns = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
+  rank = functools.partial(_rank_views, vectors, ids)
+  rotations = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
   found = [
     map_chunks(
       rank,
@@ -108,14 +106,14 @@ def view_similarities(
       jnp.moveaxis(views[1:], 2, 0).reshape(len(own), -1, views.shape[-1]),
       size=_BLOCK,
     )
-    for views in turns
+    for views in rotations
   ]
   means = jax.tree.map(lambda *values: sum(values) / len(values), *found)
   return jax.tree.map(functools.partial(zero_unless, where), means)
 
 
 def _rank_views(
-  everyone: Float[Array, 'views 2 all dim'],
+  vectors: Float[Array, 'views 2 all dim'],
   ids: Int[Array, ' all'],
   own: Int[Array, ' batch'],
   anchors: Float[Array, 'batch dim'],
@@ -125,9 +123,9 @@ def _rank_views(
   """The similarities of some anchors; all vectors have length 1."""
   implicit = exact_dot('bd,bd->b', anchors, implicit_view)
   explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
-  other = exact_dot('bd,vpad->bvpa', anchors, everyone)
+  other = exact_dot('bd,vpad->bvpa', anchors, vectors)
   other = other.reshape(len(anchors), -1)
-  exists = jnp.tile(is_another(own, ids), 2 * len(everyone))
+  exists = jnp.tile(is_another(own, ids), 2 * len(vectors))
   count = jnp.sum(exists, axis=-1)
   # A batch of one has no others: its sums are 0, and so are its shares.
   at_least_one = jnp.maximum(count, 1)
@@ -199,8 +197,7 @@ def mean_cosine(
   Costs one pass over the users, not a table of all pairs.
 
   Args:
-    users: `[batch, dim]`, one vector per user, of any scale.
-    where: Bool `[batch]`, the users that count.
+    users: As of `uniformity`, as is `where`.
 
   Returns:
     A number in -1..1, 0 if fewer than two users count.
@@ -235,8 +232,7 @@ def effective_rank(
   to be seen, have rank 1.
 
   Args:
-    users: `[batch, dim]`, one vector per user, of any scale.
-    where: Bool `[batch]`, the users that count.
+    users: As of `uniformity`, as is `where`.
 
   Returns:
     A number in 1..min(batch, dim), 0 if no user counts.

@@ -65,9 +65,9 @@ def atomic_path(
     The path to write at.
   """
   path = pathlib.Path(path)
-  aside = path.with_name(path.name + suffix)
+  temporary = path.with_name(path.name + suffix)
   try:
-    yield aside
-    aside.replace(path)
+    yield temporary
+    temporary.replace(path)
   finally:
-    aside.unlink(missing_ok=True)
+    temporary.unlink(missing_ok=True)

@@ -132,10 +132,10 @@ def adaptssr_loss(
     smooth=scale,
     block_size=block_size,
   )
-  # Each view first once, the others after it.
-  turns = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
-  losses = sum(anchors_loss(views, weight=weight(views)) for views in turns)
-  return reduce_losses(losses / len(turns), where, reduce_fn, axis_name)
+  # Each view in turn has the anchors.
+  rotations = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
+  losses = sum(anchors_loss(views, weight=weight(views)) for views in rotations)
+  return reduce_losses(losses / len(rotations), where, reduce_fn, axis_name)
 
 
 def bpr_loss(
@@ -223,8 +223,7 @@ def augmentation_weight(
       batch_mean  lambda   = 1 - mean over users and pairs of cosine
 
   Args:
-    users: `[views, 2, batch, dim]` = (explicit view, dropout pass, user,
-      feature), of any scale.
+    users: `[views, 2, batch, dim]`, as of `adaptssr_loss`.
     fusion: 'adaptive', 'batch_mean', or a number, which is returned.
     where: Bool `[batch]`, the users in 'batch_mean'.
     axis_name: The axis over whose devices 'batch_mean' is taken.
@@ -243,9 +242,8 @@ def augmentation_weight(
     Array([0.5, 0.5], dtype=float32)
 
   Reference:
-    Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
-    Self-Supervised Ranking", NeurIPS 2023: 'adaptive' is the paper's
-    coefficient, 'batch_mean' that of the authors' published code.
+    Yu et al., AdaptSSR, NeurIPS 2023: 'adaptive' is the paper's coefficient,
+    'batch_mean' that of the authors' published code.
   """
   users = lax.stop_gradient(unit_users(users, where))
   if isinstance(fusion, str):

@@ -62,10 +62,11 @@ def roc_auc(
   valid = jnp.ones_like(positive) if where is None else jnp.asarray(where)
   positive, negative = valid & positive, valid & ~positive
   count = jnp.sum(negative)
-  ladder = jnp.sort(jnp.where(negative, scores, jnp.inf))
-  below = jnp.searchsorted(ladder, scores, side='left')
+  sorted_negatives = jnp.sort(jnp.where(negative, scores, jnp.inf))
+  below = jnp.searchsorted(sorted_negatives, scores, side='left')
   # A score of inf would count the left-out examples, which sit at inf.
-  up_to = jnp.minimum(jnp.searchsorted(ladder, scores, side='right'), count)
+  up_to = jnp.searchsorted(sorted_negatives, scores, side='right')
+  up_to = jnp.minimum(up_to, count)
   area = jnp.mean((below + up_to) / (2 * count), where=positive)
   # Sorting would put it first, as the highest score of all.
   return jnp.where(jnp.any(valid & jnp.isnan(scores)), jnp.nan, area)
@@ -116,11 +117,11 @@ def rank(
   *,
   where: Bool[ArrayLike, '*batch others'] | None = None,
 ) -> Float[Array, '*batch']:
-  """Finds the place of the one relevant item among others, from 1.
+  """The rank of the one relevant item among others, from 1.
 
   1 + sum_j 1[o_j > r] + 1[o_j = r] / 2
 
-  Items that score the same share the mean of their places, so that a model
+  Items that score the same share the mean of their ranks, so that a model
   that gives all items one score is worth no more than a random order. A score
   that is nan puts the relevant item behind the other.
 
@@ -151,7 +152,7 @@ def hit_rate(
   1[rank <= k]
 
   Args:
-    ranks: `[...]`, place of the relevant item, from 1; see `rank`.
+    ranks: `[...]`, of the relevant item, from 1; see `rank`.
     k: length of the list that counts.
 
   Returns:
@@ -167,13 +168,12 @@ def hit_rate(
 def reciprocal_rank(
   ranks: Num[ArrayLike, '*batch'], *, k: int
 ) -> Float[Array, '*batch']:
-  """Gives the one relevant item the inverse of its place; the mean is MRR@k.
+  """The inverse of the rank of the one relevant item; the mean is MRR@k.
 
   1[rank <= k] / rank
 
   Args:
-    ranks: `[...]`, place of the relevant item, from 1; see `rank`.
-    k: length of the list that counts.
+    ranks: As of `hit_rate`, as is `k`.
 
   Returns:
     `[...]`, in 0..1.
@@ -187,15 +187,14 @@ def reciprocal_rank(
 
 
 def ndcg(ranks: Num[ArrayLike, '*batch'], *, k: int) -> Float[Array, '*batch']:
-  """Discounts the one relevant item by the logarithm of its place.
+  """Discounts the one relevant item by the logarithm of its rank.
 
   1[rank <= k] / log2(rank + 1)
 
   The ideal list has it first and is worth 1, so this is normalised.
 
   Args:
-    ranks: `[...]`, place of the relevant item, from 1; see `rank`.
-    k: length of the list that counts.
+    ranks: As of `hit_rate`, as is `k`.
 
   Returns:
     `[...]`, in 0..1.

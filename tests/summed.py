@@ -4,7 +4,6 @@ import jax
 
 from adaptssr_jax.table.shards import combine, partition
 from adaptssr_jax.training.devices import AXIS
-from adaptssr_jax.training.step import sum_metrics
 
 
 def summed(params, batch, key, *, function, more=None):
@@ -21,4 +20,4 @@ def summed(params, batch, key, *, function, more=None):
   (loss, metrics), grads = value_and_grad(params, batch | (more or {}), key)
   shards, whole = partition(grads)
   grads = combine(shards, jax.lax.pmean(whole, AXIS))
-  return loss, sum_metrics(metrics, axis_name=AXIS), grads
+  return loss, jax.lax.psum(metrics, AXIS), grads

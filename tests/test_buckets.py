@@ -94,9 +94,9 @@ def test_users_and_gradients_are_those_of_the_whole_batch(buckets, look_up):
   assert jnp.abs(users - other).max() > 0.1
 
 
-def of_the_encoder(encoder, params, items, keys, slots, buckets=AT_ONCE):
+def of_the_encoder(encoder, params, items, keys, positions, buckets=AT_ONCE):
   return encode_sequences(
-    params, encoder, items, keys=keys, slots=slots, buckets=buckets
+    params, encoder, items, keys=keys, positions=positions, buckets=buckets
   )
 
 
@@ -106,21 +106,21 @@ SLOTS = jnp.where(
 )
 
 
-@pytest.mark.parametrize('slots', [None, SLOTS], ids=['users', 'states'])
+@pytest.mark.parametrize('positions', [None, SLOTS], ids=['users', 'states'])
 @pytest.mark.parametrize('keys', [None, KEYS], ids=['', 'dropout'])
-def test_the_user_encoder_in_buckets(keys, slots):
+def test_the_user_encoder_in_buckets(keys, positions):
   encoder = UserEncoder(9, max_length=8, embed_dim=4, num_layers=1)
   params = jax.jit(encoder.init)(jax.random.key(0), ITEMS)['params']
   params = jax.tree.map(lambda leaf: leaf * 5, model_params(params))
   loss = functools.partial(weighted, functools.partial(of_the_encoder, encoder))
   compute = jax.jit(jax.grad(loss, has_aux=True), static_argnames='buckets')
-  args = (params, ITEMS, keys, slots)
+  args = (params, ITEMS, keys, positions)
   gradients, users = compute(*args)
   assert_close(compute(*args, buckets=Buckets((3,), 5)), (gradients, users))
   assert not jnp.any(users[3])
   assert jnp.abs(users[:3]).max() > 0.1
   assert jnp.abs(gradients['table'][1:10]).max(axis=1).min() > 1e-3
-  if slots is not None:
+  if positions is not None:
     encode = functools.partial(
       encoder.apply, deterministic=keys is None, method='hidden_states'
     )

@@ -169,6 +169,6 @@ def test_positions_and_their_next_items():
   items = jnp.array([[5, 6, 7], [8, 9, 0], [4, 0, 0], [0, 0, 0]])
   _, labels = next_items(items)
   assert labels.tolist() == [[6, 7], [9, 0], [0, 0], [0, 0]]
-  slots, labels = next_items(items, last_only=True)
-  assert slots[:2].tolist() == [[1], [0]]
+  positions, labels = next_items(items, last_only=True)
+  assert positions[:2].tolist() == [[1], [0]]
   assert labels.tolist() == [[7], [9], [0], [0]]

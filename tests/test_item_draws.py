@@ -109,11 +109,13 @@ def test_what_is_hidden_is_filled_and_nothing_else(params, items):
   assert found.dtype == items.dtype
   # Of n behaviours half are hidden, and never all of them.
   for n, row in zip([0, 1, 2, 3, 4, 5, 6, 6], range(USERS), strict=True):
-    slots = hidden.slots[row][hidden.labels[row] > 0]
-    assert len(slots) == min(-(-n // 2), max(n - 1, 0))
-    others = np.setdiff1d(np.arange(LENGTH), slots)
+    positions = hidden.positions[row][hidden.labels[row] > 0]
+    assert len(positions) == min(-(-n // 2), max(n - 1, 0))
+    others = np.setdiff1d(np.arange(LENGTH), positions)
     np.testing.assert_array_equal(found[row, others], items[row, others])
-    assert np.all((found[row, slots] > 0) & (found[row, slots] <= ITEMS))
+    assert np.all(
+      (found[row, positions] > 0) & (found[row, positions] <= ITEMS)
+    )
   assert np.any(found != items)
 
 
@@ -121,8 +123,8 @@ def test_a_sure_model_fills_in_what_it_knows(params, items):
   head = {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}
   found, hidden = filled(params | {'head': head}, items)
   for row in range(USERS):
-    slots = hidden.slots[row][hidden.labels[row] > 0]
-    assert np.all(found[row, slots] == 7)
+    positions = hidden.positions[row][hidden.labels[row] > 0]
+    assert np.all(found[row, positions] == 7)
 
 
 def test_sampled_items_are_all_that_is_filled_in(params, items):
@@ -132,7 +134,7 @@ def test_sampled_items_are_all_that_is_filled_in(params, items):
   drawn = [
     int(found[row, slot])
     for row in range(USERS)
-    for slot in hidden.slots[row][hidden.labels[row] > 0]
+    for slot in hidden.positions[row][hidden.labels[row] > 0]
   ]
   assert set(drawn) == {3, 9}
   # If nothing else is, what was hidden stays.

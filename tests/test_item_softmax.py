@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 from scipy import special
 
 from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
-from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
+from adaptssr_jax.ops.set_softmax import sampled_set_softmax_losses
 
 IDS = 11
 # Dividing the ids or not, all of them, more than there are, and one by one.
@@ -184,6 +184,13 @@ def test_refuses_chunks_of_nothing(chunk_size):
 # Sampled.
 
 
+def sampled_losses(sampled, hidden, table, bias, labels):
+  where = jnp.ones((len(labels), 1), bool)
+  return sampled_set_softmax_losses(
+    sampled, hidden, table, bias, labels[:, None], where=where
+  )
+
+
 def drawn(key, num_ids, num_sampled):
   return jax.random.randint(key, (num_sampled,), 0, num_ids)
 
@@ -192,7 +199,7 @@ def test_a_large_sample_has_the_loss_and_gradients_of_all():
   inputs = [jnp.asarray(x, jnp.float32) for x in random_inputs()[:3]]
   labels = jnp.asarray(random_inputs()[3])
   sampled = functools.partial(
-    sampled_softmax_losses, drawn(jax.random.key(1), len(inputs[2]), 200_000)
+    sampled_losses, drawn(jax.random.key(1), len(inputs[2]), 200_000)
   )
 
   losses, pullback = jax.vjp(lambda *x: sampled(*x, labels), *inputs)
@@ -208,7 +215,7 @@ def test_the_estimate_of_the_denominator_is_unbiased():
   keys = jax.random.split(jax.random.key(2), 4000)
   draw = functools.partial(drawn, num_ids=len(inputs[2]), num_sampled=3)
   draws = jax.jit(
-    jax.vmap(lambda key: sampled_softmax_losses(draw(key), *inputs, labels))
+    jax.vmap(lambda key: sampled_losses(draw(key), *inputs, labels))
   )(keys)
   # Z / e^z[label]: of the exact loss, and of each draw.
   ratios = np.exp(np.float64(draws))
@@ -223,7 +230,7 @@ def test_the_label_counts_once():
   # Of one id all draws are the label: none is left, and the loss is 0.
   table = jnp.full((1, 2), 3.0)
   gradient = jax.value_and_grad(
-    lambda table: sampled_softmax_losses(
+    lambda table: sampled_losses(
       jnp.zeros(5, jnp.int32),
       jnp.ones((4, 2)),
       table,
@@ -239,7 +246,7 @@ def test_the_label_counts_once():
 def test_a_sample_of_extreme_scores_has_finite_gradients():
   hidden = jnp.array([[1e4], [-1e4]])
   gradient = jax.grad(
-    lambda *x: sampled_softmax_losses(
+    lambda *x: sampled_losses(
       drawn(jax.random.key(0), 10, 30), *x, jnp.array([0, 9])
     ).sum(),
     (0, 1, 2),

@@ -116,21 +116,21 @@ def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
 def test_hidden_positions_are_taken_out_in_order(batch):
   items = batch['items'][3]
   hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
-  masked, slots, labels = hide(jax.random.key(0), items)
-  np.testing.assert_array_equal(slots, np.flatnonzero(masked == 13))
-  assert slots.shape == labels.shape == (3,)
-  np.testing.assert_array_equal(labels, items[slots])
+  masked, positions, labels = hide(jax.random.key(0), items)
+  np.testing.assert_array_equal(positions, np.flatnonzero(masked == 13))
+  assert positions.shape == labels.shape == (3,)
+  np.testing.assert_array_equal(labels, items[positions])
   # What is not hidden stays.
-  np.testing.assert_array_equal(masked.at[slots].set(labels), items)
+  np.testing.assert_array_equal(masked.at[positions].set(labels), items)
   _, others, _ = hide(jax.random.key(1), items)
-  assert slots.tolist() != others.tolist()
+  assert positions.tolist() != others.tolist()
 
 
 def test_slots_without_a_hidden_item_are_empty(batch):
   hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
-  masked, slots, labels = hide(jax.random.key(0), batch['items'][0])
+  masked, positions, labels = hide(jax.random.key(0), batch['items'][0])
   np.testing.assert_array_equal(masked, batch['items'][0])
-  assert slots.tolist() == [10, 10, 10]
+  assert positions.tolist() == [10, 10, 10]
   assert labels.tolist() == [0, 0, 0]
 
 

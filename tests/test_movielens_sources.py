@@ -33,7 +33,7 @@ def _manager(tmp_path):
 @pytest.fixture(name='offline')
 def _offline(monkeypatch):
   """No network: GroupLens does not answer."""
-  monkeypatch.setattr(sources, '_silence', lambda *_: 'no answer')
+  monkeypatch.setattr(sources, '_why_unreachable', lambda *_: 'no answer')
 
 
 def find(edition, manager):
@@ -115,7 +115,7 @@ def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
   monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   zipped = write_zip(tmp_path / 'a.zip', grouplens_files('100k'))
   asked = []
-  monkeypatch.setattr(sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(sources, '_why_unreachable', lambda *_: '')
   monkeypatch.setattr(
     manager, 'download', lambda url: asked.append(url) or zipped
   )
@@ -132,7 +132,7 @@ def test_a_download_that_breaks_off_is_an_answer(manager, monkeypatch):
   def fail(url):
     raise OSError('broken pipe')
 
-  monkeypatch.setattr(sources, '_silence', lambda *_: '')
+  monkeypatch.setattr(sources, '_why_unreachable', lambda *_: '')
   monkeypatch.setattr(manager, 'download', fail)
   with pytest.raises(MissingSourceError, match=r'ml-1m\.zip: broken pipe'):
     find(EDITIONS['1m'], manager)
@@ -142,7 +142,7 @@ def test_a_host_that_accepts_and_is_mute_is_given_up():
   with socket.create_server(('127.0.0.1', 0)) as server:
     url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
     start = time.monotonic()
-    assert sources._silence(url, 0.3)
+    assert sources._why_unreachable(url, 0.3)
     assert time.monotonic() - start < 3
 
 
@@ -155,7 +155,7 @@ def test_a_mute_name_server_is_given_up(monkeypatch):
 
   monkeypatch.setattr(sources.urllib.request, 'urlopen', mute)
   start = time.monotonic()
-  silence = sources._silence('http://nowhere/', 0.1)
+  silence = sources._why_unreachable('http://nowhere/', 0.1)
   assert silence == 'no answer in 0.1 s'
   assert time.monotonic() - start < 20
   over.set()
@@ -166,7 +166,7 @@ def test_a_host_that_talks_another_protocol_is_given_up():
     url = f'http://127.0.0.1:{server.getsockname()[1]}/ml-1m.zip'
     answer = threading.Thread(target=_greet_as_mail_server, args=(server,))
     answer.start()
-    assert '220 mail ready' in sources._silence(url, 10.0)
+    assert '220 mail ready' in sources._why_unreachable(url, 10.0)
     answer.join()
 
 
@@ -178,7 +178,7 @@ def _greet_as_mail_server(server):
 
 
 def test_an_unknown_host_says_so():
-  assert sources._silence('http://nowhere.invalid/', 5.0)
+  assert sources._why_unreachable('http://nowhere.invalid/', 5.0)
 
 
 def test_grouplens_checksums_are_registered():

@@ -17,7 +17,6 @@ from adaptssr_jax.objectives.next_items import (
 )
 from adaptssr_jax.objectives.pooled_items import (
   init_projection,
-  pooled_items_objective,
   predict_views,
 )
 from adaptssr_jax.objectives.users import last_behaviours
@@ -66,12 +65,16 @@ def params():
 
 
 def pooled_items(encoder=ENCODER, views=2, axis_name=None, **settings):
-  return functools.partial(
-    pooled_items_objective,
+  predict = functools.partial(predict_views, axis_name=axis_name)
+  encode = functools.partial(
+    encode_views,
     encoder=encoder,
     augmentations=(SLICE,) * views,
-    axis_name=axis_name,
+    passes=1,
     **settings,
+  )
+  return functools.partial(
+    views_objective, losses={'pooled_items': predict}, encode=encode
   )
 
 

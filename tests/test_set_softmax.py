@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.ops.sampled_softmax import sampled_set_softmax_losses
 from adaptssr_jax.ops.set_softmax import (
   distinct,
+  sampled_set_softmax_losses,
   set_softmax_losses,
   shard_set_softmax_losses,
 )

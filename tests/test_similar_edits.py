@@ -162,24 +162,3 @@ def test_without_similar_items_all_is_kept(name):
 def test_refuses_a_ratio_outside_its_range(name, ratio):
   with pytest.raises(ValueError, match=r'ratio must be in \(0, 1\]'):
     EDITS[name](jax.random.key(0), every_length()[5], ratio=ratio)
-
-
-def constant(key, items, value):
-  return jnp.full_like(items, value)
-
-
-def test_short_sequences_draw_from_the_first_few():
-  choices = [functools.partial(constant, value=v) for v in range(5)]
-  edit = augment.one_by_length(*choices, most=4, short=3)
-  keys = jax.random.split(jax.random.key(2), 4000)
-  draw = jax.jit(jax.vmap(edit, (0, None)))
-  for n, count in ((0, 3), (4, 3), (5, 5), (LENGTH, 5)):
-    after = np.asarray(draw(keys, every_length(LENGTH)[n]))
-    np.testing.assert_array_equal(after, after[:, :1].repeat(LENGTH, 1))
-    assert_uniform(np.bincount(after[:, 0], minlength=count))
-
-
-@pytest.mark.parametrize('short', [0, 3])
-def test_short_sequences_need_one(short):
-  with pytest.raises(ValueError, match='one_by_length needs functions'):
-    augment.one_by_length(constant, constant, most=4, short=short)

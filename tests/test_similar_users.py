@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.coserec import coserec_objective, informed_edits
+from adaptssr_jax.objectives.contrast import contrast_views
+from adaptssr_jax.objectives.coserec import informed_edits
 from adaptssr_jax.objectives.duorec import before_last, duorec_objective
-from adaptssr_jax.objectives.views import encode_views
+from adaptssr_jax.objectives.views import encode_views, views_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.lookup import (
   encoder_params,
@@ -70,13 +71,22 @@ def params():
   return model_params(jax.tree.map(lambda x: 3 * x, init['params']))
 
 
-def coserec(axis_name=None, **settings):
-  return functools.partial(
-    coserec_objective,
+def coserec(axis_name=None, temperature=1.0, **settings):
+  contrast = functools.partial(
+    contrast_views,
+    temperature=temperature,
+    similarity='dot',
+    axis_name=axis_name,
+  )
+  encode = functools.partial(
+    encode_views,
     encoder=ENCODER,
     augmentations=(EDITS, EDITS),
-    axis_name=axis_name,
+    passes=1,
     **settings,
+  )
+  return functools.partial(
+    views_objective, losses={'coserec': contrast}, encode=encode
   )
 
 
@@ -130,7 +140,7 @@ def test_short_sequences_are_not_cut_and_long_ones_get_all_five():
   edit = jax.jit(jax.vmap(EDITS, (0, None)))
   # 1, 2, .. without those that have nothing like them.
   items = np.array([1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 0, 0, 0, 0])
-  for n in (4, 10):
+  for n in (4, 5, 10):
     row = np.where(np.arange(14) < n, items, 0)
     counts = dict.fromkeys(('crop', 'insert', 'mask', 'same', 'other'), 0)
     for view in np.asarray(edit(keys, jnp.asarray(row, jnp.int32))):

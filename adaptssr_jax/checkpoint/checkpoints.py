@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -22,10 +24,9 @@ from adaptssr_jax.checkpoint.files import DamagedError
 from adaptssr_jax.checkpoint.items import (
   Description,
   check_shapes,
-  latest_and_best,
   read_items,
-  saving_together,
 )
+from adaptssr_jax.errors import CheckpointError
 from adaptssr_jax.training.devices import global_shapes, to_global, to_local
 from adaptssr_jax.training.step import TrainState
 
@@ -52,37 +53,35 @@ class Checkpoints:
   ):
     self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
     self._tell = tell
-    self._quarantine(self._unreadable_scores())
+    self._in_first_process(
+      lambda: self._quarantine(files.unreadable_scores(self._folder))
+    )
+    policy = ocp.checkpoint_managers
+    best = policy.BestN(
+      n=1, get_metric_fn=files.rank, keep_checkpoints_without_metrics=False
+    )
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=latest_and_best(keep),
+      preservation_policy=policy.AnyPreservationPolicy(
+        [policy.LatestN(keep), best]
+      ),
       # Without it Orbax would not write the scores.
       best_fn=files.rank,
       # What a process left that was killed while it saved.
       cleanup_tmp_directories=True,
-      async_options=saving_together(),
+      async_options=ocp.options.AsyncOptions(
+        barrier_sync_fn=_barrier if jax.process_count() > 1 else None
+      ),
     )
     with files.reading(self._folder):
       self._manager = ocp.CheckpointManager(self._folder, options=options)
-
-  def _unreadable_scores(self) -> list[DamagedError]:
-    if jax.process_index() != 0:
-      return []
-    damaged = files.unreadable_scores(self._folder)
-    if damaged and len(damaged) == len(files.saved_steps(self._folder)):
-      raise files.none_is_whole(damaged[-1])
-    return damaged
 
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
     # A score is not on disk before its checkpoint is.
     with files.writing(self._folder):
       self._manager.wait_until_finished()
-    best = files.best_of(self._folder)
-    if jax.process_count() > 1:
-      # A disk may show all of them something else.
-      step = multihost_utils.broadcast_one_to_all(-1 if best is None else best)
-      best = None if step < 0 else int(step)
-    return best
+    # A disk may show each process something else.
+    return self._in_first_process(files.best_of, self._folder)
 
   def logs(self) -> list[dict[str, Any]]:
     """What was saved as the log with the checkpoints, the oldest first."""
@@ -154,7 +153,7 @@ class Checkpoints:
       found = self._whole(like, step)
       if isinstance(found, TrainState):
         if damaged:
-          self._quarantine(damaged)
+          self._in_first_process(self._quarantine, damaged)
           self._manager.reload()
         return found
       damaged.append(found)
@@ -168,22 +167,30 @@ class Checkpoints:
       found = self._whole(like, step)
       if isinstance(found, TrainState):
         return found
-      self._quarantine([found])
+      self._in_first_process(self._quarantine, [found])
       self._manager.reload()
     return None
 
   def _whole(self, like: TrainState, step: int) -> TrainState | DamagedError:
-    """The state of a step, if no process finds it damaged."""
+    """The state of a step, if no process finds it damaged.
+
+    What else keeps one of them from reading it is an error in all.
+    """
     try:
       found = self._restored(like, step)
-    except DamagedError as error:
+    except CheckpointError as error:
       found = error
-    is_damaged = isinstance(found, DamagedError)
+    kinds = TrainState, DamagedError, CheckpointError
+    own = worst = kinds.index(type(found))
     if jax.process_count() > 1:
-      is_damaged = multihost_utils.process_allgather(is_damaged).any()
-    if is_damaged and isinstance(found, TrainState):
-      path = self._folder / str(step)
-      return DamagedError(path, 'another process could not read it')
+      worst = int(multihost_utils.process_allgather(own).max())
+    if own < worst:
+      path, reason = self._folder / str(step), 'another process cannot read it'
+      found = DamagedError(path, reason)
+      if kinds[worst] is CheckpointError:
+        found = CheckpointError(f'{path}: {reason}, and says why')
+    if kinds[worst] is CheckpointError:
+      raise found
     return found
 
   def _restored(self, like: TrainState, step: int) -> TrainState:
@@ -204,11 +211,29 @@ class Checkpoints:
     return TrainState(at_step, **to_local(dict(restored.items()), like))
 
   def _quarantine(self, damaged: Sequence[DamagedError]) -> None:
-    for error in damaged if jax.process_index() == 0 else ():
+    for error in damaged:
       self._tell(files.quarantine(error))
-    # None may look at the folder before.
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('damaged checkpoints in quarantine')
+
+  def _in_first_process(
+    self, function: Callable[..., int | None], *args: Any
+  ) -> int | None:
+    """What a function returns there, for which all wait, or an error in all."""
+    if jax.process_count() == 1:
+      return function(*args)
+    found = error = None
+    if jax.process_index() == 0:
+      try:
+        found = function(*args)
+      except Exception as caught:
+        error = caught
+    step, is_wrong = multihost_utils.broadcast_one_to_all(
+      np.array([-1 if found is None else found, error is not None])
+    )
+    if is_wrong:
+      raise error or CheckpointError(
+        f'{self._folder}: the first process could not go on, and says why'
+      )
+    return None if step < 0 else int(step)
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -223,3 +248,15 @@ class Checkpoints:
     with files.writing(self._folder):
       self._manager.wait_until_finished()
       self._manager.close()
+
+
+def _barrier(*, key: str, timeout_ms: int) -> None:
+  """How processes save together: one that fails leaves at once.
+
+  Else it would wait for the others, who wait for it, until Orbax gives up.
+  """
+  # Orbax meets the others also while an error is on its way.
+  error = sys.exception()
+  if error is not None:
+    raise error
+  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)

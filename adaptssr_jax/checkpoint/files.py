@@ -15,7 +15,6 @@ from typing import Any
 import jax
 
 from adaptssr_jax.errors import CheckpointError
-from adaptssr_jax.table.shards import rows_per_device
 from adaptssr_jax.training.devices import is_of_lost_process
 
 # The folder of all checkpoints, in that of their run.
@@ -136,13 +135,19 @@ def best_of(folder: pathlib.Path) -> int | None:
 
 
 def unreadable_scores(folder: pathlib.Path) -> list[DamagedError]:
-  """The checkpoints whose score Orbax would fail to read, not naming them."""
-  found = []
-  for step in saved_steps(folder):
+  """The checkpoints whose score Orbax would fail to read, not naming them.
+
+  Raises:
+    CheckpointError: it is all of them.
+  """
+  found, steps = [], saved_steps(folder)
+  for step in steps:
     try:
       _rank_of(folder / str(step))
     except DamagedError as error:
       found.append(error)
+  if found and len(found) == len(steps):
+    raise none_is_whole(found[-1])
   return found
 
 
@@ -201,51 +206,12 @@ def quarantine(damaged: DamagedError) -> str:
   path = damaged.path
   folder = path.parent.with_name(f'damaged_{path.parent.name}')
   folder.mkdir(exist_ok=True)
-  aside, count = folder / path.name, 1
-  while aside.exists():
+  moved, count = folder / path.name, 1
+  while moved.exists():
     count += 1
-    aside = folder / f'{path.name}.{count}'
-  path.rename(aside)
+    moved = folder / f'{path.name}.{count}'
+  path.rename(moved)
   return (
-    f'{path}: damaged ({damaged.reason}). It is in {folder} now, and the one '
-    'before is taken'
+    f'{path}: damaged ({damaged.reason}). It is in {folder} now, and is not '
+    'used'
   )
-
-
-def refuse_other_shapes(
-  path: pathlib.Path, saved: Any, wanted: Any, *, rows: int
-) -> None:
-  """Raises `CheckpointError` if an item of a checkpoint has other shapes.
-
-  Args:
-    saved: arrays, or what has their shapes.
-    wanted: the same of the model that is to be restored.
-    rows: of the item table, which may have been filled up to more.
-  """
-  found, devices = _by_path(saved), jax.device_count()
-  filled_up = devices * rows_per_device(rows, devices)
-  for name, leaf in _by_path(wanted).items():
-    shape = found[name].shape if name in found else None
-    if shape != leaf.shape and not (
-      shape
-      and _is_of_table(name)
-      and shape[1:] == leaf.shape[1:]
-      and shape[0] >= rows
-      and leaf.shape[0] in (rows, filled_up)
-    ):
-      raise CheckpointError(
-        f'{path.parent}: of another model: its {path.name}.{name} is '
-        f'{shape or "missing"}, not {leaf.shape}. Choose another --workdir'
-      )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.'): leaf
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
-
-
-def _is_of_table(path: str) -> bool:
-  """Whether an array has a row for each row of the item table."""
-  return 'table' in path.split('.')

@@ -1,14 +1,13 @@
 """The items of a checkpoint: what it says of itself, and reading it by Orbax.
 
 Each process reads by itself and waits for no other, so that what goes wrong in
-one is an error there and leaves none of them waiting.
+one is an error there, which `Checkpoints` tells the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +15,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from adaptssr_jax.checkpoint import files
-from adaptssr_jax.checkpoint.files import CheckpointError, DamagedError
+from adaptssr_jax.checkpoint.files import DamagedError
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.errors import CheckpointError
+from adaptssr_jax.table.shards import rows_per_device
 
 
 class Description(NamedTuple):
@@ -92,42 +93,39 @@ def saved_shapes(path: pathlib.Path, item: str, device: Any) -> Any:
 
 
 def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
-  """Raises `CheckpointError` where other shapes were saved."""
-  rows = read_description(path).encoder['num_items'] + 2
-  for item, tree in wanted.items():
-    saved = saved_shapes(path, item, None)
-    files.refuse_other_shapes(path / item, saved, tree, rows=rows)
+  """Raises `CheckpointError` where other shapes were saved.
 
-
-def saving_together() -> ocp.options.AsyncOptions:
-  """How processes save together: one that fails leaves at once.
-
-  Else it would wait for the others, who wait for it, until Orbax gives up.
+  Args:
+    wanted: by item, arrays, or what has their shapes, of the model that is to
+      be restored. Its item table may have been filled up with rows.
   """
-  return ocp.options.AsyncOptions(
-    barrier_sync_fn=_barrier if jax.process_count() > 1 else None
+  rows, devices = (
+    read_description(path).encoder['num_items'] + 2,
+    jax.device_count(),
   )
+  filled_up = devices * rows_per_device(rows, devices)
+  for item, tree in wanted.items():
+    saved = _shapes_by_path(saved_shapes(path, item, None))
+    for name, shape in _shapes_by_path(tree).items():
+      found = saved.get(name)
+      if found != shape and not (
+        found
+        and 'table' in name.split('.')
+        and found[1:] == shape[1:]
+        and found[0] >= rows
+        and shape[0] in (rows, filled_up)
+      ):
+        raise CheckpointError(
+          f'{path}: of another model: its {item}.{name} is '
+          f'{found or "missing"}, not {shape}. Choose another --workdir'
+        )
 
 
-def _barrier(*, key: str, timeout_ms: int) -> None:
-  # Orbax meets the others also while an error is on its way.
-  error = sys.exception()
-  if error is not None:
-    raise error
-  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
-
-
-def latest_and_best(keep: int) -> Any:
-  """Which checkpoints Orbax keeps: so many of the latest, and the best."""
-  policy = ocp.checkpoint_managers
-  return policy.AnyPreservationPolicy(
-    [
-      policy.LatestN(keep),
-      policy.BestN(
-        n=1, get_metric_fn=files.rank, keep_checkpoints_without_metrics=False
-      ),
-    ]
-  )
+def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
 
 
 def checkpoint_at(path: str | pathlib.Path) -> pathlib.Path:

@@ -33,8 +33,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.csv_file import refuse_rows
+from adaptssr_jax.data.readers.archives import (
+  read_member,
+  refuse_rows,
+  unreadable,
+)
 from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, split_rows
 
@@ -151,9 +154,9 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
 class CompleteJourney(UserBuilder):
   """Complete Journey: what households bought, and which coupons they used.
 
-  `pretrain` deals the histories out 90/10. `coupon` predicts whether a
+  `pretrain` splits the histories 90/10. `coupon` predicts whether a
   household redeems at least one coupon of a campaign, from what it bought
-  before; its households are dealt out 60/20/20, with fixed seeds.
+  before; its households are split 60/20/20, with fixed seeds.
 
   The sources disagree on what this is. The Python package that it is read from
   says that it is simulated, for teaching and not for research, and names

@@ -19,8 +19,6 @@ item t + 1; those of a viewer's history are left out of the ranking.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pyarrow as pa
 import tensorflow_datasets as tfds
@@ -73,19 +71,12 @@ _AFTER = {'train': 3, 'validation': 2, 'test': 1}
 _LEAST = 4
 
 
-@dataclasses.dataclass(eq=False)
-class MovielensConfig(TaskConfig):
-  """A task on one of the two data sets."""
-
-  edition: Edition = EDITIONS['100k']
-
-
 class MovielensUsers(UserBuilder):
   """MovieLens-100k and -1M: what a viewer rated, who it is, what comes next.
 
-  `pretrain` deals the histories out 90/10, and `gender`, `age` and `occupation`
+  `pretrain` splits the histories 90/10, and `gender`, `age` and `occupation`
   60/20/20. `click` ranks a user's last ten films, and `thumb_up` those of them
-  that were rated 4 or 5; the films of all users are dealt out 60/20/20, or the
+  that were rated 4 or 5; the films of all users are split 60/20/20, or the
   users where the name ends in `by_user`. All splits are drawn with fixed seeds.
   With `leave_one_out`, `next_item` ranks the last film of each user but two, in
   validation the last but one, and in the test the very last; `pretrain` has all
@@ -97,13 +88,8 @@ class MovielensUsers(UserBuilder):
   """
 
   BUILDER_CONFIGS = tuple(
-    MovielensConfig(
-      name=f'{size}_{task}',
-      task=task,
-      kind=kind,
-      edition=edition,
-    )
-    for size, edition in EDITIONS.items()
+    TaskConfig(name=f'{size}_{task}', task=task, kind=kind)
+    for size in EDITIONS
     for task, kind in _KINDS.items()
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -114,7 +100,8 @@ class MovielensUsers(UserBuilder):
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
-    task, edition = self.builder_config.task, self.builder_config.edition
+    task = self.builder_config.task
+    edition = EDITIONS[self.builder_config.name.partition('_')[0]]
     path = find_file(
       edition.package,
       dl_manager,

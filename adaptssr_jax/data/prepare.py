@@ -52,8 +52,8 @@ def prepare(
 
   Args:
     manual_dir: the folder of files that the user has to provide.
-    beam_options: of the Beam pipeline that makes the examples; None makes them
-      in this process.
+    beam_options: flags of the Apache Beam pipeline that makes the examples,
+      such as '--runner=FlinkRunner'; None makes them in this process.
     tell: is called with what it waits for, when it begins, and what of
       the source is left out.
 
@@ -81,13 +81,13 @@ def prepare(
       if folder.exists():
         # What lacks where TFDS alone prepared the data set.
         made, folder = made / ARRAYS, folder / ARRAYS
-        twin = _twin(builder, builder.data_dir_root)
-        if not twin.info.initialized:
+        stored = _builder_in(builder, builder.data_dir_root)
+        if not stored.info.initialized:
           raise DataError(
             f'{builder.data_dir} is no data set: delete it, and it will be '
             'prepared'
           )
-        write_columns(twin, made)
+        write_columns(stored, made)
       else:
         made = _make(builder, made, manual_dir, beam_options, tell)
       _publish(made, folder)
@@ -101,9 +101,9 @@ def _make(
   tell: Callable[[str], None],
 ) -> pathlib.Path:
   """Makes the whole data set somewhere else; returns its folder."""
-  twin = _twin(builder, scratch)
-  twin.beam_options = beam_options
-  twin.download_and_prepare(
+  staged = _builder_in(builder, scratch)
+  staged.beam_options = beam_options
+  staged.download_and_prepare(
     file_format='array_record',
     download_dir=builder.data_dir_root / 'downloads',
     download_config=tfds.download.DownloadConfig(
@@ -112,14 +112,14 @@ def _make(
       beam_options=pipeline_options(beam_options),
     ),
   )
-  for note in twin.info.metadata['notes']:
+  for note in staged.info.metadata['notes']:
     tell(note)
-  made = pathlib.Path(twin.data_dir)
-  write_columns(twin, made / ARRAYS)
+  made = pathlib.Path(staged.data_dir)
+  write_columns(staged, made / ARRAYS)
   return made
 
 
-def _twin(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
+def _builder_in(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
   return type(builder)(config=builder.builder_config, data_dir=data_dir)
 
 

@@ -1,4 +1,4 @@
-"""The rows of a data set, dealt out to splits and checked."""
+"""The rows of a data set, split and checked."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def examples_of(
     yield row, {name: column[row] for name, column in columns.items()}
 
 
-def deal_out(
+def split_numbers(
   count: int, shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
   """The numbers 0..count-1 of each split, shuffled."""
@@ -163,13 +163,13 @@ def deal_out(
   return dict(zip(shares, parts, strict=True))
 
 
-def deal_out_users(
+def split_users(
   user_id: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
   """The numbers of the rows of each split, all of those of a user in one.
 
   Example:
-    >>> parts = deal_out_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
+    >>> parts = split_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
     >>> {name: part.tolist() for name, part in parts.items()}
     {'x': [3], 'y': [0, 2, 1]}
   """
@@ -177,41 +177,41 @@ def deal_out_users(
   for row, user in enumerate(user_id):
     rows.setdefault(user, []).append(row)
   of_users = Ragged.from_rows([*rows.values()], np.int64)
-  parts = deal_out(len(rows), shares, seed)
+  parts = split_numbers(len(rows), shares, seed)
   return {name: of_users.take(part).values for name, part in parts.items()}
 
 
-def deal_out_for(task: str, count: int) -> dict[str, np.ndarray]:
-  """Deals row numbers out, always in the same way.
+def split_for(task: str, count: int) -> dict[str, np.ndarray]:
+  """Splits row numbers, always in the same way.
 
   For `pretrain` 90/10, for other tasks 60/20/20, and not by the permutation of
   pre-training: the users that it held out would all be test users, and
   validation would say less about the test.
   """
   if task == 'pretrain':
-    return deal_out(count, {'train': 0.9, 'validation': 0.1}, seed=0)
-  return deal_out(count, TASK_SHARES, seed=_TASK_SEED)
+    return split_numbers(count, {'train': 0.9, 'validation': 0.1}, seed=0)
+  return split_numbers(count, TASK_SHARES, seed=_TASK_SEED)
 
 
 def split_rows(
   rows: Rows, task: str, *, by_user: bool = False
 ) -> dict[str, Rows]:
-  """Deals rows out as `deal_out_for` does, or users with all of their rows."""
+  """Splits rows as `split_for` does, or users with all of their rows."""
   if by_user:
-    parts = deal_out_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED)
+    parts = split_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED)
   else:
-    parts = deal_out_for(task, len(rows.items))
+    parts = split_for(task, len(rows.items))
   return {name: rows.take(part) for name, part in parts.items()}
 
 
 def split_positives(rows: Rows, *, by_user: bool = False) -> dict[str, Rows]:
-  """Deals the positives of all users out 60/20/20, or users with all theirs."""
+  """Splits the positives of all users 60/20/20, or users with all theirs."""
   positives = Ragged(np.arange(len(rows.targets.values)), rows.targets.offsets)
   if by_user:
-    users = deal_out_for('ranking', len(positives))
+    users = split_for('ranking', len(positives))
     parts = {name: positives.take(part).values for name, part in users.items()}
   else:
-    parts = deal_out_for('ranking', len(positives.values))
+    parts = split_for('ranking', len(positives.values))
   return {name: rows.with_positives(part) for name, part in parts.items()}
 
 

@@ -12,7 +12,6 @@ these, `thumb_up` has the ones of the user's own interests.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -80,24 +79,12 @@ SIZES = {
 }
 
 
-@dataclasses.dataclass(eq=False)
-class SyntheticConfig(TaskConfig):
-  """A size and a task."""
-
-  size: Size = SIZES['quickstart']
-
-
 class SyntheticUsers(UserBuilder):
   """Synthetic users with drifting interests, noise, and attributes."""
 
   BUILDER_CONFIGS = tuple(
-    SyntheticConfig(
-      name=f'{name}_{task}',
-      task=task,
-      kind=kind,
-      size=size,
-    )
-    for name, size in SIZES.items()
+    TaskConfig(name=f'{size}_{task}', task=task, kind=kind)
+    for size in SIZES
     for task, kind in _KINDS.items()
   )
 
@@ -105,7 +92,8 @@ class SyntheticUsers(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
-    config, size = self.builder_config, self.builder_config.size
+    config = self.builder_config
+    size = SIZES[config.name.partition('_')[0]]
     items, labels = make_users(size)
     rows = Rows([f'user_{row}' for row in range(size.users)], items)
     names = [f'item_{item}' for item in range(1, size.items + 1)]
@@ -158,8 +146,8 @@ def make_users(
   return items, {task: np.concatenate(parts) for task, parts in labels.items()}
 
 
-def make_next_items(size: Size, *, liked: bool, seed: int = 0) -> Ragged:
-  """Draws what the users of `make_users` meet after their behaviours.
+def make_next_items(size: Size, *, liked: bool) -> Ragged:
+  """Draws what the users of `make_users(size)` meet after their behaviours.
 
   Args:
     liked: only items of the user's own interests.
@@ -167,9 +155,9 @@ def make_next_items(size: Size, *, liked: bool, seed: int = 0) -> Ragged:
   Returns:
     The distinct items of each user, item numbers from 1, at most `_NEXT`.
   """
-  number = _item_numbers(np.random.default_rng([seed, 0]), size)
+  number = _item_numbers(np.random.default_rng([0, 0]), size)
   values, lengths = [], []
-  for _, after, length, interests, _, last in _blocks(size, seed):
+  for _, after, length, interests, _, last in _blocks(size, 0):
     # As the behaviours are drawn, but by the last mix alone.
     count = np.full(len(length), _NEXT)
     drawn = _draw_items(after, size, count, interests, last, last)

@@ -19,8 +19,12 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import history_rows, in_order_of_time
-from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.csv_file import read_csv, refuse_rows
+from adaptssr_jax.data.readers.archives import (
+  read_csv,
+  read_member,
+  refuse_rows,
+  unreadable,
+)
 from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import Rows, Vocabulary, split_rows
 
@@ -115,7 +119,7 @@ def read(path: pathlib.Path) -> Purchases:
 class TaFeng(UserBuilder):
   """Ta-Feng: what the members of a supermarket bought, and how old they are.
 
-  `pretrain` deals the histories out 90/10, and `age`, of ten groups, 60/20/20
+  `pretrain` splits the histories 90/10, and `age`, of ten groups, 60/20/20
   by shopper, with fixed seeds.
 
   The purchases are those of a supermarket in Taiwan from November 2000 to

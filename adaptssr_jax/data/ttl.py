@@ -19,7 +19,6 @@ zeros is dropped, and noted.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -46,24 +45,14 @@ _PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
 _TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
 
 
-@dataclasses.dataclass(eq=False)
-class TtlConfig(TaskConfig):
-  """A task of the archive.
-
-  Args:
-    file: where it is.
-    seed: of the reference's split.
-  """
-
-  file: str = PRETRAIN_FILE
-  seed: int = 2309
-
-  @property
-  def split(self) -> Callable[[int], dict[str, np.ndarray]]:
-    """Which of so many rows go to each split."""
-    is_task = self.task != 'pretrain'
-    ends = _TASK_ENDS if is_task else _PRETRAIN_ENDS
-    return functools.partial(reference_split, ends=ends, seed=self.seed)
+# Of each task the kind, the file, and the seed of the reference's split.
+_TASKS = {
+  'pretrain': ('pretrain', PRETRAIN_FILE, 2309),
+  'age': ('classification', 'original_desen_age.csv', 1730),
+  'life_status': ('classification', 'original_desen_lifestatus.csv', 1730),
+  'click': ('ranking', 'original_desen_finetune_click_nouserID.csv', 1354),
+  'thumb_up': ('ranking', 'original_desen_finetune_like_nouserID.csv', 1354),
+}
 
 
 class Ttl(UserBuilder):
@@ -75,20 +64,8 @@ class Ttl(UserBuilder):
     'original_desen_*.csv files into this folder.'
   )
   BUILDER_CONFIGS = tuple(
-    TtlConfig(
-      name=task,
-      task=task,
-      kind=kind,
-      file=f'original_desen_{file}.csv',
-      seed=seed,
-    )
-    for task, kind, file, seed in (
-      ('pretrain', 'pretrain', 'pretrain', 2309),
-      ('age', 'classification', 'age', 1730),
-      ('life_status', 'classification', 'lifestatus', 1730),
-      ('click', 'ranking', 'finetune_click_nouserID', 1354),
-      ('thumb_up', 'ranking', 'finetune_like_nouserID', 1354),
-    )
+    TaskConfig(name=task, task=task, kind=kind)
+    for task, (kind, *_) in _TASKS.items()
   )
 
   def _read(
@@ -106,7 +83,7 @@ class Ttl(UserBuilder):
     self.info.metadata['notes'] = notes_of(dropped)
     rows = rows_of(lines, item_ids, users, lines.tail_ids)
     take = rows.with_positives if config.kind == 'ranking' else rows.take
-    parts = config.split(lines.num_rows)
+    parts = self._split(lines.num_rows)
     splits = {split: take(part) for split, part in parts.items()}
     return splits, Vocabulary(_texts(item_ids), _texts(lines.tail_ids))
 
@@ -127,18 +104,26 @@ class Ttl(UserBuilder):
       task,
       kind=config.kind,
       folder=folder,
-      split=config.split,
+      split=self._split,
       source=self.info.metadata['source'],
     )
+
+  @property
+  def _split(self) -> Callable[[int], dict[str, np.ndarray]]:
+    """Which of so many rows go to each split."""
+    task = self.builder_config.task
+    ends = _PRETRAIN_ENDS if task == 'pretrain' else _TASK_ENDS
+    return functools.partial(reference_split, ends=ends, seed=_TASKS[task][2])
 
   def _paths(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[pathlib.Path, pathlib.Path | None]:
     """The file of pre-training, and that of the task, if it is another."""
+    _, file, _ = _TASKS[self.builder_config.task]
     pretrain = self._path(dl_manager, PRETRAIN_FILE)
-    if self.builder_config.task == 'pretrain':
+    if file == PRETRAIN_FILE:
       return pretrain, None
-    return pretrain, self._path(dl_manager, self.builder_config.file)
+    return pretrain, self._path(dl_manager, file)
 
   def _path(
     self, dl_manager: tfds.download.DownloadManager, file: str

@@ -34,7 +34,7 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  deal_out_for,
+  split_for,
   split_rows,
   tell_nobody,
 )
@@ -248,6 +248,6 @@ class UserTables(UserBuilder):
       config.events,
       config.labels,
       folder=folder,
-      split=functools.partial(deal_out_for, config.task),
+      split=functools.partial(split_for, config.task),
       source=config.source,
     )

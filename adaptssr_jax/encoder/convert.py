@@ -95,7 +95,9 @@ def model_from_reference(
     https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py,
     Code/MLM/model.py, Code/classification_model.py and Code/topN_model.py.
   """
-  weights = _as_pretrained(weights)
+  # Fine-tuning puts a prefix before the names.
+  if any(name.startswith(2 * _TUNED) for name in weights):
+    weights = {name.removeprefix(_TUNED): x for name, x in weights.items()}
   layers = {name.split('.')[3] for name in weights if name.startswith(_LAYERS)}
   # Without any layer, the first one's names are those that are missing.
   num_layers = max(len(layers), 1)
@@ -168,13 +170,6 @@ def model_to_reference(
     )
     for name, array in arrays.items()
   }
-
-
-def _as_pretrained(weights: Mapping[str, Any]) -> dict[str, Any]:
-  """The weights with the names that they have before fine-tuning."""
-  if not any(name.startswith(2 * _TUNED) for name in weights):
-    return dict(weights)
-  return {name.removeprefix(_TUNED): array for name, array in weights.items()}
 
 
 def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:

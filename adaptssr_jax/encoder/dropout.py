@@ -96,7 +96,7 @@ def random_bytes(
 
 
 def mixed(x: UInt32[Array, '*shape']) -> UInt32[Array, '*shape']:
-  """Hashes words one to one, so that each bit turns over half of all others.
+  """Hashes words one to one: flipping any bit flips half of all others.
 
   Reference:
     Wellons, "Prospecting for Hash Functions", 2018: lowbias32.

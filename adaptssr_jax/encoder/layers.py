@@ -1,4 +1,4 @@
-"""Layers of the encoder, whose derivatives are said by hand, to be cheap."""
+"""Layers of the encoder, with custom derivatives, which are cheap."""
 
 import functools
 import math
@@ -51,7 +51,6 @@ class LayerNorm(nn.Module):
   y = scale * standardise(x) + bias
 
   Attributes:
-    epsilon: Added to the variance.
     dtype: Of the result; it is computed in float32.
 
   Example:
@@ -60,7 +59,6 @@ class LayerNorm(nn.Module):
     [[-1.0, 1.0]]
   """
 
-  epsilon: float = 1e-12
   dtype: str = 'float32'
 
   @nn.compact
@@ -74,7 +72,7 @@ class LayerNorm(nn.Module):
     x = jnp.asarray(x, jnp.float32)
     # With the rank of x: a plain broadcast is stored whole for the gradient.
     shape = (1,) * (x.ndim - 1) + (features,)
-    y = standardise(x, self.epsilon)
+    y = standardise(x)
     y = y * scale.reshape(shape) + bias.reshape(shape)
     return y.astype(self.dtype)
 

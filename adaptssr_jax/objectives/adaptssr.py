@@ -5,12 +5,9 @@ from typing import Any
 from jaxtyping import Array
 
 from adaptssr_jax import diagnostics, losses
-from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.objectives.views import LossAndMetrics, Views
-
-# Users of a device whose similarities are measured; those of all would cost
-# more than the loss does.
-_WATCHED = 256
+from adaptssr_jax.objectives.contrast import MEASURED_USERS
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
+from adaptssr_jax.objectives.views import Views
 
 
 def rank_views(
@@ -44,8 +41,8 @@ def rank_views(
   loss = losses.adaptssr_loss(users, fusion=fusion, **shared, **settings)
   weight = losses.augmentation_weight(users, fusion=fusion, **shared)
   similarities = diagnostics.view_similarities(
-    users, anchors=_WATCHED, **shared
+    users, anchors=MEASURED_USERS, **shared
   )._asdict()
   similarities['alignment'] = 2 - 2 * similarities['explicit']
   sums = as_sums(loss, where, {'lambda': weight})
-  return loss, as_sums(loss, where[:_WATCHED], similarities) | sums
+  return loss, as_sums(loss, where[:MEASURED_USERS], similarities) | sums

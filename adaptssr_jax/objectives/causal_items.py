@@ -3,22 +3,21 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.masked_items import HiddenItems, predict_hidden
 from adaptssr_jax.objectives.users import (
-  as_sums,
+  LossAndMetrics,
   encode_sequences,
   user_keys,
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
-from adaptssr_jax.table.softmax import item_losses
 
 
 def next_items(
   items: Int[Array, 'users length'], *, last_only: bool = False
-) -> tuple[Int[Array, 'users slots'], Int[Array, 'users slots']]:
+) -> tuple[Int[Array, 'users positions'], Int[Array, 'users positions']]:
   """The positions that have a next item, and that item.
 
   Args:
@@ -31,19 +30,19 @@ def next_items(
 
   Example:
     >>> items = jnp.array([[5, 6, 7], [8, 0, 0]])
-    >>> slots, labels = next_items(items)
-    >>> slots.tolist(), labels.tolist()
+    >>> positions, labels = next_items(items)
+    >>> positions.tolist(), labels.tolist()
     ([[0, 1], [0, 1]], [[6, 7], [0, 0]])
-    >>> slots, labels = next_items(items, last_only=True)
-    >>> slots.tolist(), labels.tolist()
+    >>> positions, labels = next_items(items, last_only=True)
+    >>> positions.tolist(), labels.tolist()
     ([[1], [0]], [[7], [0]])
   """
   users, length = items.shape
-  slots = jnp.broadcast_to(jnp.arange(length - 1), (users, length - 1))
+  positions = jnp.broadcast_to(jnp.arange(length - 1), (users, length - 1))
   if last_only:
-    count = jnp.sum(items != 0, axis=1, keepdims=True, dtype=slots.dtype)
-    slots = jnp.maximum(count - 2, 0)
-  return slots, jnp.take_along_axis(items, slots + 1, axis=1)
+    count = jnp.sum(items != 0, axis=1, keepdims=True, dtype=positions.dtype)
+    positions = jnp.maximum(count - 2, 0)
+  return positions, jnp.take_along_axis(items, positions + 1, axis=1)
 
 
 def causal_items_objective(
@@ -56,7 +55,7 @@ def causal_items_objective(
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Cross entropy of each next item of a batch, over all items.
 
   -log softmax(E h_t + b)[x_{t+1}], mean over the positions t of all users that
@@ -67,15 +66,13 @@ def causal_items_objective(
   that a user of max_length + 1 items trains all of its positions.
 
   Args:
-    batch: as of `masked_items_objective`, `items` int32 [users, length] with
-      2 <= length <= max_length + 1.
+    batch: `items` are of 2 <= length <= max_length + 1.
     encoder: gives the hidden states; it has to be causal, or it would see what
       it is to guess.
     last_only: guess the last item of each user alone, as a test does.
 
   Returns:
-    The loss over the positions of all devices, and `loss` and, of the exact
-    softmax, `accuracy` as (sum, count) over those of this device.
+    As `masked_items_objective`, over these positions.
 
   Raises:
     ValueError: If the encoder is not causal.
@@ -89,25 +86,15 @@ def causal_items_objective(
   if not encoder.causal:
     raise ValueError('causal items need an encoder with causal=True.')
   items = batch['items']
-  slots, labels = next_items(items, last_only=last_only)
+  positions, labels = next_items(items, last_only=last_only)
   keys = user_keys(key, batch['example_id'])
   states = encode_sequences(
     params,
     encoder,
     items[:, :-1],
     keys=None if deterministic else keys,
-    slots=slots,
+    positions=positions,
     buckets=buckets,
   )
-  where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  losses, metrics = item_losses(
-    params['table'],
-    params['head']['bias'],
-    states.reshape(-1, states.shape[-1]),
-    labels.reshape(-1),
-    where=where,
-    sampled=batch.get('sampled'),
-    axis_name=axis_name,
-  )
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where, metrics)
+  hidden = HiddenItems(positions, labels, states)
+  return predict_hidden(params, batch, hidden, axis_name=axis_name)

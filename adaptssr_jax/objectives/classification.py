@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   encode_users,
@@ -26,17 +27,12 @@ def classification_objective(
   head: TaskHead,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Cross entropy of the classes of a batch of users.
 
   Args:
-    batch: `items` int32 [users, length], `label` int32 [users], `where` bool
-      [users], and `example_id` int32 [users], of this device.
+    batch: has `label` int32 [users] too.
     head: gives the logits of the classes.
-
-  Returns:
-    The loss over the users of all devices, and the metrics as
-    (sum, count) over the users of this device.
   """
   logits = user_logits(
     params, batch, key, encoder=encoder, head=head, buckets=buckets
@@ -95,7 +91,7 @@ def conversion_objective(
   positive_weight: float = 1.0,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Binary cross entropy of a batch of users.
 
   mean over users of w^y * (-y log p - (1 - y) log(1 - p)),  p = sigma(score)
@@ -104,15 +100,9 @@ def conversion_objective(
   log w, which changes no order of users but spoils their probabilities.
 
   Args:
-    batch: `items` int32 [users, length], `label` int32 [users], 1 where the
-      event came, `where` bool [users], and `example_id` int32 [users], of this
-      device.
+    batch: has `label` int32 [users] too, 1 where the event came.
     head: gives the score, its only output.
     positive_weight: w, what a user with the event counts.
-
-  Returns:
-    The loss over the users of all devices, and the metrics as
-    (sum, count) over the users of this device.
   """
   scores = user_logits(
     params, batch, key, encoder=encoder, head=head, buckets=buckets
@@ -125,20 +115,7 @@ def conversion_objective(
 
 
 def conversion_scores(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  *,
-  encoder: UserEncoder,
-  head: TaskHead,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
+  params: dict[str, Any], batch: dict[str, Array], **settings: Any
 ) -> Float[Array, 'users']:
-  """The log-odds of the users of all devices, without dropout."""
-  return class_logits(
-    params,
-    batch,
-    encoder=encoder,
-    head=head,
-    buckets=buckets,
-    axis_name=axis_name,
-  )[:, 0]
+  """The log-odds of the users of all devices, as of `class_logits`."""
+  return class_logits(params, batch, **settings)[:, 0]

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import diagnostics, losses
-from adaptssr_jax.objectives.users import as_sums
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
 from adaptssr_jax.objectives.views import (
   Augmentations,
-  LossAndMetrics,
   Views,
   encode_views,
 )
 from adaptssr_jax.ops.similarity import exact_dot, unit_length
 
-# Users of a device whose similarities are measured.
-_WATCHED = 256
+# Users of a device whose similarities are measured; those of all would cost
+# more than the loss does.
+MEASURED_USERS = 256
 # The strengths of a curriculum, as many as the published code of CCL has.
 _LEVELS = 20
 
@@ -59,10 +59,10 @@ def contrast_views(
   value = loss(users, **shared, **settings)
   # It expects two passes of each view, which are one here.
   twice = jnp.broadcast_to(users[:, None], (len(users), 2, *users.shape[1:]))
-  found = diagnostics.view_similarities(twice, anchors=_WATCHED, **shared)
-  watched = as_sums(
+  found = diagnostics.view_similarities(twice, anchors=MEASURED_USERS, **shared)
+  measured = as_sums(
     value,
-    batch['where'][:_WATCHED],
+    batch['where'][:MEASURED_USERS],
     {
       'explicit': found.explicit,
       'other': found.other,
@@ -71,7 +71,7 @@ def contrast_views(
       'alignment': 2 - 2 * found.explicit,
     },
   )
-  return value, watched | as_sums(value, batch['where'])
+  return value, measured | as_sums(value, batch['where'])
 
 
 def query_overlap(

@@ -1,70 +1,16 @@
-"""CoSeRec: two views of a user by five operators, two of which know items."""
+"""The edits of CoSeRec: five operators, two of which know items."""
 
 import functools
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from adaptssr_jax import augment
-from adaptssr_jax.objectives.contrast import contrast_views
-from adaptssr_jax.objectives.views import (
-  LossAndMetrics,
-  encode_views,
-  views_objective,
-)
 
 # Sequences of at most so many behaviours are too short to cut or to shuffle.
 _SHORT = 4
-
-
-def coserec_objective(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  key: Key[Array, ''],
-  *,
-  temperature: float = 1.0,
-  block_size: int | None = None,
-  axis_name: str | None = None,
-  **encoding: Any,
-) -> LossAndMetrics:
-  """NT-Xent between two views of each user, by the dot product.
-
-  Published as an addition to predicting the next item, on the outputs of all
-  positions side by side; here it is the whole loss, of user vectors. The second
-  similarity of items there, by their embeddings after a warm-up, is left out.
-
-  Args:
-    batch: `items` int32 [users, length], `where` bool [users], and
-      `example_id` int32 [users], of this device. Where the table is split or
-      updated by rows, also `similar_items` int32 [users, length, k], the
-      similar items of each behaviour, so that their rows are there.
-    temperature: by which products are divided.
-    block_size: users compared at a time, see `losses.nt_xent_loss`.
-    **encoding: `encoder`, `augmentations`, as of `informed_edits`,
-      `deterministic` and `buckets`, see `encode_views`.
-
-  Returns:
-    As `contrast_views`.
-
-  Reference:
-    Liu et al., "Contrastive Self-supervised Sequential Recommendation with
-    Robust Augmentation" (CoSeRec), 2021.
-  """
-  contrast = functools.partial(
-    contrast_views,
-    temperature=temperature,
-    similarity='dot',
-    block_size=block_size,
-    axis_name=axis_name,
-  )
-  return views_objective(
-    params,
-    batch,
-    key,
-    losses={'coserec': contrast},
-    encode=functools.partial(encode_views, passes=1, **encoding),
-  )
 
 
 def informed_edits(
@@ -92,7 +38,6 @@ def informed_edits(
     A function (key, items) -> items.
 
   Example:
-    >>> import jax
     >>> import numpy as np
     >>> similar = np.array([[0], [2], [1], [0]])
     >>> edit = informed_edits(similar=similar, mask_id=3)
@@ -100,12 +45,21 @@ def informed_edits(
     (6,)
   """
   bind = functools.partial
-  return augment.one_by_length(
+  edits = (
     bind(augment.insert, ratio=insert_ratio, similar=similar),
     bind(augment.substitute, ratio=substitute_ratio, similar=similar),
     bind(augment.mask, ratio=mask_ratio, mask_id=mask_id),
     bind(augment.crop, ratio=crop_ratio),
     bind(augment.reorder, ratio=reorder_ratio),
-    most=_SHORT,
-    short=3,
   )
+
+  def apply_one(
+    key: PRNGKeyArray, items: Int[ArrayLike, ' length']
+  ) -> Int[Array, ' length']:
+    choice_key, key = jax.random.split(key)
+    is_short = jnp.sum(jnp.asarray(items) != 0) <= _SHORT
+    count = jnp.where(is_short, 3, len(edits))
+    choice = jax.random.randint(choice_key, (), 0, count)
+    return jax.lax.switch(choice, edits, key, items)
+
+  return apply_one

@@ -9,11 +9,12 @@ from jaxtyping import Array, Int, Key
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   encode_sequences,
   last_behaviours,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics, Views
+from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
@@ -40,10 +41,8 @@ def duorec_objective(
   of the whole sequences.
 
   Args:
-    batch: of this device, `items` and `partner_items`, int32 [users, length],
-      of which the encoder reads the last before the target; `where` bool
-      [users], and `example_id` int32 [users].
-    encoder: gives the user vectors, under dropout.
+    batch: has `partner_items` int32 [users, length] too. Of both the encoder
+      reads the last before the target.
     temperature: by which products are divided.
     block_size: users compared at a time, see `losses.nt_xent_loss`.
 

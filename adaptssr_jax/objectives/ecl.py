@@ -15,11 +15,12 @@ from adaptssr_jax.encoder.tied_targets import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
 from adaptssr_jax.objectives.masked_items import predict_hidden
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.objectives.views import weighted_sum
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
@@ -62,10 +63,9 @@ def ecl_objective(
   Transformer of its own here and given u.
 
   Args:
-    params: `table`, `encoder`, and `head`, of `masked_items.init_masked_items`
-      and `init_discriminator`.
-    batch: see `masked_items_objective`; with `sampled` ids, replacements are
-      drawn from these.
+    params: with `head` of `masked_items.init_masked_items` and
+      `init_discriminator`.
+    batch: with `sampled` ids, replacements are drawn from these too.
     encoder: gives the user vectors, and the states that guess hidden items.
     ratio: the share of the behaviours that is hidden.
     contrast: what NT-Xent counts.
@@ -74,10 +74,10 @@ def ecl_objective(
     deterministic: no dropout but of u and u+.
 
   Returns:
-    The sum over the users of all devices, and as (sum, count) over those of
-    this device `loss`, `generator_loss`, `contrast_loss`, `discriminator_loss`,
-    and the accuracy of the guesses and of the discriminator, `accuracy` (of the
-    exact softmax) and `discriminator_accuracy`.
+    The sum, and `loss`, `generator_loss`, `contrast_loss`,
+    `discriminator_loss`, and the accuracy of the guesses and of the
+    discriminator, `accuracy` (of the exact softmax) and
+    `discriminator_accuracy`.
 
   Raises:
     ValueError: If not every row of the table is there and no ids are sampled.

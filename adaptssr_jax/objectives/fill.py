@@ -41,7 +41,6 @@ def fill_masked(
   Args:
     params: `table`, `encoder`, and `head` of `masked_items.init_masked_items`.
       They can guess if masked items are learned too, or were before.
-    items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step, [users].
     ratio: the share of the behaviours that is hidden, see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.
@@ -71,7 +70,7 @@ def fill_masked(
     buckets=buckets,
   )
   # The first two keys of a user hide and drop out.
-  split = functools.partial(jax.random.split, num=hidden.slots.shape[1])
+  split = functools.partial(jax.random.split, num=hidden.positions.shape[1])
   draw_keys = jax.vmap(split)(
     jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2)
   )
@@ -81,11 +80,11 @@ def fill_masked(
     hidden.states.reshape(-1, hidden.states.shape[-1]),
     draw_keys.reshape(-1),
     sampled=sampled,
-  ).reshape(hidden.slots.shape)
+  ).reshape(hidden.positions.shape)
   drawn = jnp.where(drawn > 0, drawn, hidden.labels).astype(items.dtype)
-  # A slot beyond the end is none.
+  # A position beyond the end is none.
   put = jax.vmap(lambda x, at, new: x.at[at].set(new, mode='drop'))
-  return put(items, hidden.slots, drawn), hidden
+  return put(items, hidden.positions, drawn), hidden
 
 
 def encode_filled(
@@ -96,11 +95,10 @@ def encode_filled(
   encoder: UserEncoder,
   ratio: float,
   num_steps: int,
-  num_views: int = 2,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
 ) -> Views:
-  """Views of users that `fill_masked` makes, in which more and more is hidden.
+  """Two views of users by `fill_masked`, in which more and more is hidden.
 
   The share that is hidden grows as `curriculum_strength` does. The model that
   fills learns nothing here: its parameters are those of this step.
@@ -110,7 +108,6 @@ def encode_filled(
       as in validation, the whole share is hidden; and maybe `sampled` ids.
     encoder: fills the sequences, and gives the vectors of what is filled.
     ratio: the share that is hidden in the end.
-    num_views: of each user.
     deterministic: no dropout in what is filled; the model that fills has none.
 
   Reference:
@@ -118,10 +115,10 @@ def encode_filled(
     Modeling via Data Augmentation" (CCL), CIKM 2021, see `fill_masked`.
   """
   users, length = batch['items'].shape
-  split = functools.partial(jax.random.split, num=(num_views, 2))
+  split = functools.partial(jax.random.split, num=(2, 2))
   keys = jax.vmap(split)(user_keys(key, batch['example_id'])).reshape(-1, 2)
-  # Each view of a user next to the others.
-  items = jnp.repeat(batch['items'], num_views, axis=0)
+  # The views of a user next to each other.
+  items = jnp.repeat(batch['items'], 2, axis=0)
   share = ratio
   if 'step' in batch:
     share = ratio * curriculum_strength(batch['step'], num_steps)
@@ -142,6 +139,6 @@ def encode_filled(
     keys=None if deterministic else keys[:, 1],
     buckets=buckets,
   )
-  filled = filled.reshape(users, num_views, length)
-  vectors = vectors.reshape(users, num_views, 1, -1)
+  filled = filled.reshape(users, 2, length)
+  vectors = vectors.reshape(users, 2, 1, -1)
   return Views(jnp.moveaxis(filled, 0, 1), jnp.moveaxis(vectors, 0, 2))

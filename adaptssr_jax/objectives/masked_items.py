@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   user_keys,
@@ -27,40 +28,39 @@ def hide_items(
   ratio: float | Float[Array, ''],
   mask_id: int,
   most: float | None = None,
-) -> tuple[Int[Array, 'length'], Int[Array, 'slots'], Int[Array, 'slots']]:
+) -> tuple[Int[Array, 'length'], Int[Array, 'hidden'], Int[Array, 'hidden']]:
   """Hides a share of one user's behaviours.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     ratio: the share that is hidden; see `augment.mask`.
     most: the largest `ratio` that there is, if that is an array.
 
   Returns:
-    What is left; the hidden positions, which fill `ceil(most * length)` slots,
-    or `length` where fewer are hidden; and the items that were there, or 0.
+    What is left; the hidden positions, `ceil(most * length)` of them, or
+    `length` where fewer are hidden; and the items that were there, or 0.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
-  # A fixed number of slots, of which there are far fewer than positions.
-  (slots,) = jnp.nonzero(
+  # As many for all users, and far fewer than the length.
+  (positions,) = jnp.nonzero(
     masked == mask_id,
     size=math.ceil((most or ratio) * len(items)),
     fill_value=len(items),
   )
-  return masked, slots, items.at[slots].get(mode='fill', fill_value=0)
+  return masked, positions, items.at[positions].get(mode='fill', fill_value=0)
 
 
 class HiddenItems(NamedTuple):
   """The hidden behaviours of users, and what the encoder makes of the others.
 
   Args:
-    slots: `[users, slots]`, the hidden positions; `length` where there is none.
-    labels: `[users, slots]`, the items that were there, or 0.
-    states: `[users, slots, dim]`, the hidden states of those positions.
+    positions: `[users, hidden]`, where they are; `length` where there is none.
+    labels: `[users, hidden]`, the items that were there, or 0.
+    states: `[users, hidden, dim]`, the hidden states of those positions.
   """
 
-  slots: Int[Array, 'users slots']
-  labels: Int[Array, 'users slots']
-  states: Float[Array, 'users slots dim']
+  positions: Int[Array, 'users hidden']
+  labels: Int[Array, 'users hidden']
+  states: Float[Array, 'users hidden dim']
 
 
 def encode_hidden(
@@ -77,7 +77,6 @@ def encode_hidden(
   """Hides a share of the behaviours of users, and encodes what is left.
 
   Args:
-    items: the behaviours, padded with 0, [users, length].
     keys: of each user at this step.
     ratio: the share of the behaviours that is hidden.
   """
@@ -85,16 +84,16 @@ def encode_hidden(
     hide_items, ratio=ratio, mask_id=encoder.mask_id, most=most
   )
   keys = jax.vmap(jax.random.split)(keys)
-  masked, slots, labels = jax.vmap(hide)(keys[:, 0], items)
+  masked, positions, labels = jax.vmap(hide)(keys[:, 0], items)
   states = encode_sequences(
     params,
     encoder,
     masked,
     keys=None if deterministic else keys[:, 1],
-    slots=slots,
+    positions=positions,
     buckets=buckets,
   )
-  return HiddenItems(slots, labels, states)
+  return HiddenItems(positions, labels, states)
 
 
 def predict_hidden(
@@ -103,17 +102,8 @@ def predict_hidden(
   hidden: HiddenItems,
   *,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
-  """Cross entropy of hidden items, see `masked_items_objective`.
-
-  Args:
-    params: `table`, and `head` of `init_masked_items`.
-    batch: `where` bool [users], of this device, and maybe `sampled` ids.
-    hidden: of `encode_hidden`.
-
-  Returns:
-    As `masked_items_objective`.
-  """
+) -> LossAndMetrics:
+  """`masked_items_objective`, given what `encode_hidden` returns."""
   labels, states = hidden.labels, hidden.states
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
   losses, metrics = item_losses(
@@ -139,7 +129,7 @@ def masked_items_objective(
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Cross entropy of the hidden items of a batch, over all items.
 
   -log softmax(E h_t + b)[x_t], mean over the hidden positions t of all users
@@ -148,15 +138,12 @@ def masked_items_objective(
   as in the reference.
 
   Args:
-    params: `table`, `encoder`, and `head` of `init_masked_items`.
-    batch: `items` int32 [users, length], `where` bool [users], and
-      `example_id` int32 [users], of this device; with `sampled` ids the
-      softmax is estimated by them.
+    params: with `head` of `init_masked_items`.
     ratio: the share of the behaviours that is hidden.
 
   Returns:
-    The loss over the hidden positions of all devices, and `loss` and, of the
-    exact softmax, `accuracy` as (sum, count) over those of this device.
+    The loss over the hidden positions, and `loss` and, of the exact softmax,
+    `accuracy`.
 
   Reference:
     Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690); here

@@ -13,11 +13,12 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.next_items import prefix_and_next
 from adaptssr_jax.objectives.pooled_items import predict_items
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.objectives.views import weighted_sum
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.ops.similarity import unit_length
@@ -101,17 +102,15 @@ def msdp_objective(
   linear and starts as the identity; how strong the regularizer is, and how much
   is masked.
 
-  The other arguments are those of `pooled_items_objective`.
-
   Args:
-    params: see `pooled_items_objective`, and in `head` what `init_msdp` makes.
+    params: as of `predict_views`, and in `head` what `init_msdp` makes.
     max_window: the most behaviours of a window.
     regularizer: what the masked prefix counts; 0: it is not encoded.
     ratio: the share of the prefix that is masked for it.
 
   Returns:
-    The loss over the users of all devices, and as (sum, count) over those of
-    this device `loss` and, with the regularizer, `regularizer_loss`.
+    The loss, and `loss` and, with the regularizer, `distribution_loss` and
+    `regularizer_loss`.
 
   Reference:
     Fu et al., Robust User Behavioral Sequence Representation via Multi-scale
@@ -150,18 +149,18 @@ def msdp_objective(
   if not regularizer:
     return predicted
   real = batch['where'] & jnp.any(prefixes != 0, axis=1)
-  alike = _alike(
+  regularization = _regularizer(
     params['head']['predictor'],
     users,
     vectors[len(prefixes) :],
     where=real,
     axis_name=axis_name,
   )
-  parts = {'distribution': predicted, 'regularizer': alike}
+  parts = {'distribution': predicted, 'regularizer': regularization}
   return weighted_sum(parts, {'regularizer': regularizer})
 
 
-def _alike(
+def _regularizer(
   predictor: Float[Array, 'dim dim'],
   first: Float[Array, 'users dim'],
   second: Float[Array, 'users dim'],

@@ -9,8 +9,11 @@ from jaxtyping import Array, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.pooled_items import predict_items
-from adaptssr_jax.objectives.users import encode_sequences, user_keys
-from adaptssr_jax.objectives.views import LossAndMetrics
+from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
+  encode_sequences,
+  user_keys,
+)
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
@@ -65,14 +68,9 @@ def next_items_objective(
 
   - mean over x in items(cut + 1 .. cut + K) of log softmax(E u + b)[x]
 
-  The other arguments are those of `pooled_items_objective`.
-
   Args:
+    params: as of `predict_views`.
     num_next: K, how many behaviours after the cut are predicted, as a set.
-
-  Returns:
-    The loss over the users of all devices, and `loss` as (sum, count) over
-    those of this device.
 
   Reference:
     Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via

@@ -1,55 +1,17 @@
 """Pooled items: one slice of a user predicts the items of another."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.tied_targets import mean_projection
-from adaptssr_jax.objectives.users import as_sums
-from adaptssr_jax.objectives.views import (
-  LossAndMetrics,
-  Views,
-  encode_views,
-  views_objective,
-)
+from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
+from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.ops.set_softmax import distinct
 from adaptssr_jax.table.softmax import set_losses
-
-
-def pooled_items_objective(
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  key: Key[Array, ''],
-  *,
-  axis_name: str | None = None,
-  **encoding: Any,
-) -> LossAndMetrics:
-  """Likelihood of the items of a slice, given the user vector of another.
-
-  Args:
-    params: `table`, `encoder`, and `head`, of `masked_items.init_masked_items`
-      and `init_projection`.
-    batch: `items` int32 [users, length], the whole histories, `where` bool
-      [users], and `example_id` int32 [users], of this device; with `sampled`
-      ids the softmax is estimated by them.
-    **encoding: `encoder`, `augmentations`, which draw the slices,
-      `deterministic` and `buckets`, see `encode_views`.
-
-  Returns:
-    As `predict_views`.
-  """
-  predict = functools.partial(predict_views, axis_name=axis_name)
-  return views_objective(
-    params,
-    batch,
-    key,
-    losses={'pooled_items': predict},
-    encode=functools.partial(encode_views, passes=1, **encoding),
-  )
 
 
 def predict_views(
@@ -69,14 +31,13 @@ def predict_views(
   see `init_projection`. The items are a set: one that a view has twice counts
   once. The view after the last is the first.
 
-  The other arguments are those of `pooled_items_objective`.
-
   Args:
+    params: `table`, and `head`, of `masked_items.init_masked_items` and
+      `init_projection`.
     views: of each user.
 
   Returns:
-    The mean over the views and passes of the users of all devices, and `loss`
-    as (sum, count) over those of this device.
+    The mean over the views and passes of users, and `loss` of these.
 
   Reference:
     Liang et al., Mult-VAE, WWW 2018, has the likelihood; Wu et al., PTUM, EMNLP
@@ -103,17 +64,15 @@ def predict_items(
 ) -> LossAndMetrics:
   """The multinomial likelihood of sets of items, given user vectors.
 
-  The other arguments are those of `pooled_items_objective`.
-
   Args:
+    params: see `predict_views`.
     users: vectors, [..., users, dim].
     items: those to be predicted of each, padded with 0, [..., users, k]. A mask
       is no item.
     repeats: an item counts as often as it stands there, not once.
 
   Returns:
-    The loss over all vectors that have items to predict, on all devices, and
-    `loss` as (sum, count) over those of this device.
+    The loss over all vectors that have items to predict, and `loss` of these.
   """
   head = params['head']
   # Of padding and all items there is a bias; the id after them is the mask.

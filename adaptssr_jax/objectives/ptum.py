@@ -1,4 +1,4 @@
-"""PTUM: the user vector tells a behaviour of the user from random ones."""
+"""PTUM: the user vector distinguishes the user's items from random ones."""
 
 import functools
 from typing import Any
@@ -10,16 +10,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   user_keys,
 )
-from adaptssr_jax.objectives.views import LossAndMetrics, weighted_sum
+from adaptssr_jax.objectives.views import weighted_sum
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
 
-# As in the paper: behaviours that are cut off, and negatives of each.
+# As in the paper: K, behaviours that are cut off, and negatives of each.
 NUM_NEXT, NUM_NEGATIVES = 2, 4
 
 
@@ -27,9 +28,6 @@ def hide_one(
   key: Key[Array, ''], items: Int[Array, 'length'], *, mask_id: int
 ) -> tuple[Int[Array, 'length'], Int[Array, '']]:
   """Hides one behaviour, each being equally likely.
-
-  Args:
-    items: the behaviours, padded with 0, [length].
 
   Returns:
     What is left, and what was hidden; all that there is, and 0, of a user of
@@ -55,7 +53,6 @@ def cut_last(
   """Cuts off the last behaviours, of which one always stays.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     num_next: how many are cut off, if there are more.
 
   Returns:
@@ -80,8 +77,6 @@ def draw_negatives(
   key: Key[Array, ''],
   *,
   ends: Int[np.ndarray, ' ids'],
-  num_next: int = NUM_NEXT,
-  num_negatives: int = NUM_NEGATIVES,
 ) -> dict[str, Array]:
   """The batch with the `negatives` of each user, drawn by the items' shares.
 
@@ -92,11 +87,9 @@ def draw_negatives(
     batch: of a device, of which `example_id` is needed, int32 [users].
     ends: how many behaviours are of each id or of one before it, int32 [ids];
       the first, of padding, is 0.
-    num_next: the last behaviours that are predicted, as of `ptum_objective`.
-    num_negatives: of each behaviour that is predicted.
 
   Returns:
-    The batch and `negatives`, int32 [users, 1 + num_next, num_negatives].
+    The batch and `negatives`, int32 [users, 1 + NUM_NEXT, NUM_NEGATIVES].
 
   Example:
     >>> batch = {'example_id': jnp.arange(2)}
@@ -109,7 +102,7 @@ def draw_negatives(
   key = jax.random.fold_in(key, np.uint32(2**32 - 2))
   draw = functools.partial(
     jax.random.randint,
-    shape=(1 + num_next, num_negatives),
+    shape=(1 + NUM_NEXT, NUM_NEGATIVES),
     minval=0,
     maxval=int(ends[-1]),
   )
@@ -124,7 +117,6 @@ def ptum_objective(
   key: Key[Array, ''],
   *,
   encoder: UserEncoder,
-  num_next: int = NUM_NEXT,
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
@@ -138,20 +130,17 @@ def ptum_objective(
   loss is the mean over users of the one, and the mean over behaviours of the
   other. A negative that is x itself is no candidate.
 
-  In the paper a candidate is E_c + p, with p an embedding of the place that is
-  predicted. All candidates of a place share it, so that u p is added to each of
-  their scores, and the softmax does not depend on it: there is none here.
+  In the paper a candidate is E_c + p, with p an embedding of the position that
+  is predicted. All candidates of a position share it, so that u p is added to
+  each of their scores, and the softmax does not depend on it: there is none
+  here.
 
   Args:
-    params: `table`, `encoder`, and for wide vectors `head`, see
-      `pooled_items.init_projection`.
-    batch: `items` int32 [users, length], `where` bool [users], `example_id`
-      int32 [users], of this device, and `negatives` of `draw_negatives`.
-    num_next: K, the last behaviours that are cut off and predicted.
+    params: with `head` of `pooled_items.init_projection`.
+    batch: has `negatives` of `draw_negatives` too.
 
   Returns:
-    The sum of the two losses over the users of all devices, and as (sum, count)
-    over those of this device `loss`, and of either task its loss and its
+    The sum of the two losses, and `loss` and of either task its loss and its
     accuracy: `masked_loss`, `accuracy`, `next_loss`, `next_accuracy`.
 
   Reference:
@@ -163,7 +152,7 @@ def ptum_objective(
   )
   hide = functools.partial(hide_one, mask_id=encoder.mask_id)
   masked, hidden = jax.vmap(hide)(keys[:, 0], batch['items'])
-  cut = functools.partial(cut_last, num_next=num_next)
+  cut = functools.partial(cut_last, num_next=NUM_NEXT)
   kept, after = jax.vmap(cut)(batch['items'])
   vectors = encode_sequences(
     params,
@@ -176,7 +165,7 @@ def ptum_objective(
     vectors = vectors @ params['head']['projection']
   of_masked, of_kept = jnp.split(vectors[:, None], 2)
   users = jnp.concatenate(
-    [of_masked, jnp.repeat(of_kept, num_next, axis=1)], axis=1
+    [of_masked, jnp.repeat(of_kept, NUM_NEXT, axis=1)], axis=1
   )
   labels = jnp.concatenate([hidden[:, None], after], axis=1)
   candidates = jnp.concatenate([labels[..., None], batch['negatives']], axis=-1)
@@ -188,26 +177,26 @@ def ptum_objective(
   where = (labels > 0) & batch['where'][:, None]
   tasks = {'masked': slice(0, 1), 'next': slice(1, None)}
   parts = {}
-  for name, places in tasks.items():
-    counts = where[:, places]
-    loss = reduce_losses(losses[:, places], counts, axis_name=axis_name)
-    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, places]})
+  for name, positions in tasks.items():
+    counts = where[:, positions]
+    loss = reduce_losses(losses[:, positions], counts, axis_name=axis_name)
+    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, positions]})
   return weighted_sum(parts, {})
 
 
 def candidate_losses(
-  candidates: Float[Array, 'users places candidates dim'],
-  users: Float[Array, 'users places dim'],
+  candidates: Float[Array, 'users positions candidates dim'],
+  users: Float[Array, 'users positions dim'],
   *,
-  where: Bool[Array, 'users places negatives'],
-) -> tuple[Float[Array, 'users places'], Bool[Array, 'users places']]:
-  """Cross entropy of the first candidate of each place.
+  where: Bool[Array, 'users positions negatives'],
+) -> tuple[Float[Array, 'users positions'], Bool[Array, 'users positions']]:
+  """Cross entropy of the first candidate at each position.
 
   Args:
     candidates: their vectors, the true one first,
-      [users, places, 1 + negatives, dim].
-    users: the vectors that score them, [users, places, dim].
-    where: the negatives that count, [users, places, negatives].
+      [users, positions, 1 + negatives, dim].
+    users: the vectors that score them, [users, positions, dim].
+    where: the negatives that count, [users, positions, negatives].
 
   Returns:
     The losses, and whether the first candidate has the highest score.

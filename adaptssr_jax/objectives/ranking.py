@@ -24,6 +24,7 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
   as_sums,
   encode_sequences,
   encode_users,
@@ -43,7 +44,7 @@ def ranking_objective(
   head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """BPR of a batch: each positive above one fresh negative of its user.
 
   -log sigma(score(positive) - score(negative))
@@ -53,14 +54,12 @@ def ranking_objective(
   without any negative does not count.
 
   Args:
-    batch: `items` int32 [users, length], `positives` int32 [users, most],
-      `targets` int32 [users, width], `where` bool [users], and `example_id`
-      int32 [users], of this device.
+    batch: has `positives` int32 [users, most] and `targets` int32
+      [users, width] too.
     head: has an output for each target, or ties targets to items.
 
   Returns:
-    The loss over the positives of all devices, and the metrics as
-    (sum, count) over the positives of this device.
+    The loss and the metrics are over positives, not over users.
 
   Reference:
     Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback,
@@ -101,16 +100,14 @@ def softmax_ranking_objective(
   head: TaskHead | TiedTargets,
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]:
+) -> LossAndMetrics:
   """Cross entropy of each positive among it and all negatives of its user.
 
-  Mean over the positives of `positive_losses`, where a negative is any target
-  that is not among the user's `targets`. A user without one does not count.
+  -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
 
-  The other arguments are those of `ranking_objective`.
-
-  Returns:
-    As `ranking_objective`.
+  where a negative n is any target that is not among the user's `targets`. A
+  user without one does not count.
+  Arguments and results are as of `ranking_objective`.
 
   Reference:
     Klenitskiy & Vasilev, Turning Dross Into Gold Loss: is BERT4Rec really
@@ -131,31 +128,11 @@ def softmax_ranking_objective(
   where = batch['where'][:, None] & (positives >= 0)
   # Else all targets are positives.
   where &= (others > jnp.finfo(others.dtype).min)[:, None]
-  positive_loss = positive_losses(some_scores(scores, positives), others)
-  loss = reduce_losses(positive_loss, where, axis_name=axis_name)
+  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  own = some_scores(scores, positives)
+  positive_losses = jax.nn.softplus(others[:, None] - own)
+  loss = reduce_losses(positive_losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where)
-
-
-def positive_losses(
-  positive: Float[Array, 'users most'], others: Float[Array, ' users']
-) -> Float[Array, 'users most']:
-  """The softmax loss of positives, each without the user's other positives.
-
-  -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
-
-  Args:
-    positive: scores of the positives, z_p, [users, most].
-    others: log sum_n exp(z_n) over the negatives of each user, [users].
-
-  Returns:
-    A loss per positive, [users, most].
-
-  Example:
-    >>> losses = positive_losses(jnp.array([[0.0]]), jnp.log(jnp.array([3.0])))
-    >>> print(f'{losses[0, 0]:.4f} = log(4)')
-    1.3863 = log(4)
-  """
-  return jax.nn.softplus(others[:, None] - positive)
 
 
 def draw_negatives(
@@ -220,7 +197,7 @@ def ranks_of_positives(
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
-  """The places of the positives of all devices' users, without dropout."""
+  """The ranks of the positives of all devices' users, without dropout."""
   users = encode_users(params, batch, encoder=encoder, buckets=buckets)
   ranks = target_ranks(
     target_scores(params, users, head), batch['positives'], batch['targets']

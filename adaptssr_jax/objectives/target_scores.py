@@ -105,7 +105,7 @@ def log_sum_of_others(
     return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
 
   starts = jnp.arange(0, len(scores.bias), chunk_size)
-  # The gradient scores a chunk again: keeping all scores is what we avoid.
+  # The gradient recomputes the scores of a chunk, so that none are kept.
   log_sums = lax.map(jax.checkpoint(add_up), starts)
   return jax.nn.logsumexp(log_sums, axis=0)
 
@@ -117,17 +117,17 @@ def target_ranks(
   *,
   chunk_size: int = 4096,
 ) -> Float[Array, 'users most']:
-  """The place of each positive among all targets that are none of its user.
+  """The rank of each positive among all targets that are none of its user.
 
   Goes through the targets in chunks, twice: memory is users x chunk_size.
 
   Args:
-    positives: whose places are wanted, and -1, [users, most].
+    positives: whose ranks are wanted, and -1, [users, most].
     targets: all positives of the user, and -1, [users, width].
     chunk_size: targets scored at once.
 
   Returns:
-    Places from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
+    Ranks from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
     where the positive's own score is.
   """
   chunk_size = min(chunk_size, len(scores.bias))
@@ -150,17 +150,17 @@ def target_ranks(
   # equal targets would be no ties.
   relevant, _ = lax.scan(put_in_scores, nothing, starts)
 
-  def add_places(
+  def add_ranks(
     lost: Float[Array, 'users most'], start: Int[Array, '']
   ) -> tuple[Float[Array, 'users most'], None]:
-    """Adds the places that the positives lose to this chunk of targets."""
+    """Adds the ranks that the positives lose to this chunk of targets."""
     begin, scores = score(start)
     counts = _counted(scores.shape, begin, start, targets)
     rank = functools.partial(metrics.rank, others=scores, where=counts)
     # One positive of each user after the other, to hold no table for each.
     return lost + lax.map(rank, relevant.T).T - 1, None
 
-  lost, _ = lax.scan(add_places, nothing, starts)
+  lost, _ = lax.scan(add_ranks, nothing, starts)
   return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
 
 

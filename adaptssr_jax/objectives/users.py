@@ -13,6 +13,8 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.table.lookup import look_up
 
+LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
+
 
 def user_keys(
   key: Key[Array, ''], example_id: Int[Array, 'users']
@@ -27,7 +29,7 @@ def encode_sequences(
   items: Int[Array, 'rows length'],
   *,
   keys: Key[Array, 'rows'] | None = None,
-  slots: Int[Array, 'rows slots'] | None = None,
+  positions: Int[Array, 'rows positions'] | None = None,
   buckets: Buckets = AT_ONCE,
 ) -> Float[Array, 'rows ...']:
   """The vectors of sequences, or their states at some positions.
@@ -36,18 +38,19 @@ def encode_sequences(
     params: of the model: `table`, whose rows are looked up, and `encoder`.
     items: the sequences, padded with 0, [rows, length].
     keys: of the dropout of each, [rows]; None: no dropout.
-    slots: the positions whose hidden states are wanted, [rows, slots]. The
-      state of padding has no meaning, and is zeros beyond the length.
+    positions: whose hidden states are wanted, [rows, positions]. The state of
+      padding has no meaning, and is zeros beyond the length.
 
   Returns:
-    Vectors, [rows, dim]; with `slots` states, [rows, slots, dim], in float32.
+    Vectors, [rows, dim]; with `positions` states, [rows, positions, dim], in
+    float32.
   """
 
   def encode(
     items: Int[Array, 'rows width'],
     embedded: Float[Array, 'rows width dim'],
     seeds: UInt32[Array, 'rows draws 2'] | None,
-    slots: Int[Array, 'rows slots'] | None,
+    positions: Int[Array, 'rows positions'] | None,
   ) -> Float[Array, 'rows ...']:
     apply = functools.partial(
       encoder.apply,
@@ -57,11 +60,11 @@ def encode_sequences(
       seeds=seeds,
       embedded=embedded,
     )
-    if slots is None:
+    if positions is None:
       return apply()
     states = apply(method='hidden_states').astype(jnp.float32)
     take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
-    return jax.vmap(take)(states, slots)
+    return jax.vmap(take)(states, positions)
 
   # Here for all rows, not in the program of each width, and again for its
   # gradient: what hashes keys takes longer to compile than to run.
@@ -72,7 +75,7 @@ def encode_sequences(
     encode,
     items,
     seeds,
-    slots,
+    positions,
     buckets=buckets,
     look_up=functools.partial(look_up, params['table']),
   )

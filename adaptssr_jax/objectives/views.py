@@ -12,14 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from adaptssr_jax.augment import Augmentation
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.objectives.users import (
+  LossAndMetrics,
+  encode_sequences,
+  user_keys,
+)
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
-Augmentation = Callable[[Array, Array], Array]
 # One for each view, or one (key, items) -> all views, [views, length].
 Augmentations = tuple[Augmentation, ...] | Augmentation
-LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
 
 
 class Views(NamedTuple):
@@ -50,7 +53,6 @@ def user_views(
   """Augmented views of one user, and what each is to be dropped out by.
 
   Args:
-    items: the behaviours, padded with 0, [length].
     augmentations: of each view, (key, items) -> items; or one function of
       (key, items) that makes all views, [views, length].
     passes: how many dropout masks each view is encoded under.
@@ -122,7 +124,7 @@ def views_objective(
   *,
   losses: Mapping[str, ViewsLoss],
   weights: Mapping[str, float] | None = None,
-  encode: Callable[..., Views] = encode_views,
+  encode: Callable[..., Views],
 ) -> LossAndMetrics:
   """Losses of the same views of a batch, which are encoded once for all.
 
@@ -183,8 +185,9 @@ def weighted_sum(
     weights: by name; 1 where none is given.
 
   Returns:
-    The weighted sum; and the metrics of all, where `loss` is that sum and, of
-    several, `NAME_loss` is the loss of each.
+    The weighted sum; and the metrics of all, where `loss` is that sum and
+    `NAME_loss` the loss of each. A part alone without a weight is returned as
+    it is.
 
   Example:
     >>> one, half = jnp.ones(()), jnp.full((), 0.5)

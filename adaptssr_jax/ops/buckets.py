@@ -108,8 +108,8 @@ def _encode_group(
   """Encodes a group at the least width that holds all of it."""
   longest = jnp.max(jnp.sum(sequences[0] != 0, axis=1), initial=0)
 
-  # Each on its own: what all of them would keep for the gradient is more than
-  # the work to encode again.
+  # Each on its own is recomputed for the gradient: what all of them would keep
+  # is more than that work.
   def cut_to(width: int) -> Callable[..., Any]:
     return lambda sequences, args: encode(
       *(x[:, :width] for x in sequences), *args

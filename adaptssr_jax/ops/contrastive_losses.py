@@ -19,6 +19,7 @@ from adaptssr_jax.ops.reductions import (
   ReduceFn,
   as_float,
   check_size,
+  check_temperature,
   reduce_losses,
   zero_unless,
 )
@@ -38,7 +39,7 @@ def nt_xent_loss(
   where: Bool[ArrayLike, ' batch'] | None = None,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
-  """Cross entropy of telling a view of a user from those of other users.
+  """Cross entropy of a view of a user among the views of other users.
 
   Each view of a user is an anchor, with similarity p to another view of the
   user and n_j to all views of all other users:
@@ -78,9 +79,7 @@ def nt_xent_loss(
   """
   if similarity not in ('cosine', 'dot'):
     raise ValueError(f"similarity must be 'cosine' or 'dot': {similarity!r}")
-  # Of a traced temperature, as one that is learned, nothing is known yet.
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-    raise ValueError(f'temperature must be positive, not {temperature}.')
+  check_temperature(temperature)
   check_size('block_size', block_size)
   users = _views_of_users(users, where)
   if similarity == 'cosine':
@@ -125,13 +124,11 @@ def coles_loss(
   many as `num_negatives`.
 
   Args:
-    users: `[views, batch, dim]`, of any scale; two views, slices, or more.
+    users: As of `nt_xent_loss`, as are `axis_name` and `where`.
     margin: How far others are pushed away, at most 2.
     num_negatives: The hardest negatives of each slice that count.
-    axis_name: As of `adaptssr_loss`: the other users are those of all devices.
-    where: Bool `[batch]`. False marks padding: neither anchor nor negative.
-    reduce_fn: How users become a number, or None for a loss per (local) user.
-      The published code takes their sum, `jnp.sum`.
+    reduce_fn: As of `nt_xent_loss`; the published code takes the sum of users,
+      `jnp.sum`.
 
   Returns:
     The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts.
@@ -168,8 +165,8 @@ def coles_loss(
   ) -> tuple[Int[Array, 'batch count'], Bool[Array, 'batch count']]:
     """Which negatives are nearest to each anchor, and whether there are any."""
     found = negative_similarities(anchors, own, fixed)
-    found, places = lax.top_k(found, count)
-    return places, found > -jnp.inf
+    found, indices = lax.top_k(found, count)
+    return indices, found > -jnp.inf
 
   nearest, exists = map_chunks(
     find_nearest,

@@ -1,4 +1,7 @@
-"""Items drawn from the softmax over a catalogue, however large it is."""
+"""Items drawn from the softmax over a catalogue, however large it is.
+
+The letters are those of `item_softmax`.
+"""
 
 import functools
 
@@ -11,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax.ops.item_softmax import pick, scores_of_chunk
 from adaptssr_jax.ops.reductions import as_float, check_size
 
-# Ids whose running sum is made at once: a block of a row, then a place in it.
+# Ids whose running sum is made at once: a block of a row, then one of its ids.
 _BLOCK = 64
 
 
@@ -31,10 +34,7 @@ def draw_ids(
 
   Args:
     keys: `[n]`, of each row: what is drawn for it depends on no other row.
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id; -inf, or the least number, for an id that
-      is never drawn.
+    bias: b; -inf, or the least number, for an id that is never drawn.
     chunk_size: ids scored at a time: memory is `[n, chunk_size]` numbers. None
       scores all at once.
 
@@ -58,7 +58,7 @@ def draw_ids(
   # As many for any number of chunks, so that a chunk's own draw can use them
   # again: but one of the chunks is taken.
   draw = functools.partial(jax.random.uniform, shape=(3,))
-  of_chunk, of_block, of_place = jax.vmap(draw)(keys).T
+  of_chunk, of_block, of_id = jax.vmap(draw)(keys).T
 
   def draw_in_chunk(first: Int[Array, '']) -> tuple[Array, Array]:
     """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
@@ -68,20 +68,20 @@ def draw_ids(
     weights = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK)))
     blocks = weights.reshape(len(weights), -1, _BLOCK)
     sums = jnp.sum(blocks, axis=2)
-    block = _place(of_block, sums)
+    block = _index(of_block, sums)
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    place = block * _BLOCK + _place(of_place, inside)
-    return top + jnp.log(jnp.sum(sums, axis=1)), start + place
+    index = block * _BLOCK + _index(of_id, inside)
+    return top + jnp.log(jnp.sum(sums, axis=1)), start + index
 
   log_sums, ids = lax.map(draw_in_chunk, jnp.arange(0, len(table), size))
   shares = jnp.exp(log_sums - jnp.max(log_sums, axis=0, keepdims=True))
-  return pick(ids, _place(of_chunk, shares.T))
+  return pick(ids, _index(of_chunk, shares.T))
 
 
-def _place(
+def _index(
   share: Float[Array, ' n'], weights: Float[Array, 'n k']
 ) -> Int[Array, ' n']:
-  """The first place where the running sum is beyond a share of the total."""
+  """The first index where the running sum is beyond a share of the total."""
   sums = jnp.cumsum(weights, axis=1)
   beyond = sums > share[:, None] * sums[:, -1:]
   # A share that is rounded up to the total is beyond all of them.

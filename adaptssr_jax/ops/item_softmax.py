@@ -1,7 +1,14 @@
-"""Softmax losses over a catalogue, however large, on one device or split."""
+"""Softmax losses over a catalogue, however large, on one device or split.
+
+Of `n` rows and a catalogue of `ids`, here and in the files beside this one,
+
+  hidden  h, a vector of each row, [n, dim]
+  table   E, a vector of each id, [ids, dim]
+  bias    b, a number of each id, [ids]
+  labels  an id in 0..ids-1 of each row, [n]
+"""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +39,6 @@ def softmax_losses_and_best(
   -log softmax(E h + b)[label]  and  argmax(E h + b)
 
   Args:
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id.
-    labels: `[n]`, in 0..ids-1.
     chunk_size: None scores all ids at once, `[n, ids]` numbers. Otherwise so
       many at a time, `[n, chunk_size]` numbers, and once more for the gradient:
       as exact, a third more products, and the memory of one chunk.
@@ -80,9 +83,6 @@ def softmax_of_chunks(
   """What a softmax needs of the scores z = E h + b of each row.
 
   Args:
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id.
     labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
     chunk_size: ids scored at a time.
     map_rows: calls a function of some rows and their labels on all of them, and
@@ -107,12 +107,14 @@ def softmax_of_chunks(
       best = (start + first).astype(labels.dtype)
       return jax.nn.logsumexp(scores, axis=1), own[:, 0], top, best
 
-    return (map_rows or _at_once)(of_rows, hidden, labels)
+    if map_rows:
+      return map_rows(of_rows, hidden, labels)
+    return of_rows(hidden, labels)
 
   starts = jnp.arange(0, len(table), size)
-  # The gradient scores a chunk again: keeping all of them is what we avoid.
-  again = of_chunk if map_rows else jax.checkpoint(of_chunk)
-  log_sums, own, top, best = lax.map(again, starts)
+  # The gradient recomputes the scores of a chunk, so that none are kept.
+  recomputed = of_chunk if map_rows else jax.checkpoint(of_chunk)
+  log_sums, own, top, best = lax.map(recomputed, starts)
   # The label is in one chunk; the best id is in the first of the highest.
   own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
   best = pick(best, jnp.argmax(top, axis=0))
@@ -130,9 +132,7 @@ def scores_of_chunk(
 
   Args:
     size: ids of a chunk, at most those of the table.
-    hidden: `[n, dim]`, h.
-    table: `[ids, dim]`, E.
-    bias: `[ids]`, b; -inf is taken for the least number.
+    bias: b; -inf is taken for the least number.
     first: of the chunk.
 
   Returns:
@@ -161,10 +161,6 @@ def _chunk(
   return start, rows, chunk_bias
 
 
-def _at_once(function: Callable[..., Any], *rows: Array) -> Any:
-  return function(*rows)
-
-
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
   """The number of each row that belongs to one of the chunks."""
   return jnp.take_along_axis(values, chunk[None], axis=0)[0]
@@ -187,11 +183,11 @@ def shard_softmax_losses_and_best(
   the ids, and gives each device back what it needs of its own rows.
 
   Args:
-    hidden: `[n, dim]`, h, of this device; as many on every device.
+    hidden: of this device; as many on every device.
     shard: `[rows, dim]`, this device's rows of E; of the last devices some may
       be beyond the ids.
-    bias: `[ids]`, b, of all ids.
-    labels: `[n]`, in 0..ids-1, of this device.
+    bias: of all ids.
+    labels: of this device.
     chunk_size: ids scored at a time, see `softmax_losses_and_best`.
     axis_name: the axis of the devices.
 

@@ -1,4 +1,12 @@
-"""The vectors of other users: as negatives, all at once or block by block."""
+"""The vectors of other users: as negatives, all at once or block by block.
+
+The functions here have the same arguments:
+
+  anchors     `[batch, dim]`; all of length 1, the products are cosines
+  own         `[batch]`, the ids of their users
+  negatives   `n` of them
+  block_size  how many of them are compared at a time
+"""
 
 import functools
 from collections.abc import Callable
@@ -50,8 +58,8 @@ def negatives_of(
   Returns:
     `Negatives` of all devices, and `[batch]` ids from 1 up.
   """
-  everyone, ids, own = all_users(users, where, axis_name)
-  vectors = everyone.reshape(-1, everyone.shape[-1])
+  vectors, ids, own = all_users(users, where, axis_name)
+  vectors = vectors.reshape(-1, vectors.shape[-1])
   return Negatives(vectors, jnp.tile(ids, users.shape[0] * users.shape[1])), own
 
 
@@ -59,14 +67,6 @@ def negative_similarities(
   anchors: Anchors, own: Ids, negatives: Negatives
 ) -> Float[Array, 'batch n']:
   """Products of anchors with the vectors of others, -inf with their own.
-
-  Args:
-    anchors: `[batch, dim]`; all of length 1, the products are cosines.
-    own: `[batch]`, the ids of their users.
-    negatives: `n` of them.
-
-  Returns:
-    `[batch, n]`.
 
   Example:
     >>> negatives = Negatives(jnp.eye(2), jnp.array([1, 2]))
@@ -86,12 +86,6 @@ def hardest_similarity(
   product for each anchor is all that is differentiated. So, of equally near
   vectors, the first gets the gradient, where `jnp.max` divides it.
 
-  Args:
-    anchors: `[batch, dim]`, of length 1.
-    own: `[batch]`, the ids of their users.
-    negatives: `n` of them.
-    block_size: How many of them are compared at a time.
-
   Returns:
     `[batch, 1]`, -inf for an anchor without any negative.
 
@@ -109,8 +103,8 @@ def hardest_similarity(
   block = jnp.argmax(best, axis=0)[None]
   index = (block * block_size + jnp.take_along_axis(first, block, axis=0))[0]
   nearest = exact_dot('bd,bd->b', anchors, negatives.vectors[index])
-  nobody = jnp.max(best, axis=0) == -jnp.inf
-  return jnp.where(nobody, -jnp.inf, nearest)[:, None]
+  has_none = jnp.max(best, axis=0) == -jnp.inf
+  return jnp.where(has_none, -jnp.inf, nearest)[:, None]
 
 
 def most_similar(
@@ -126,23 +120,19 @@ def most_similar(
   Searches `[batch, block_size]` cosines at a time, exactly.
 
   Args:
-    anchors: `[batch, dim]`.
-    own: `[batch]`, the ids of their users.
-    negatives: `n` of them.
-    count: How many are looked for.
-    block_size: How many are compared at a time, no fewer than `count`.
+    count: How many are looked for, at most `block_size`.
 
   Returns:
-    `[batch, count]` similarities, -inf where there are no more; and the places
+    `[batch, count]` similarities, -inf where there are no more; and the indices
     of these negatives among the `n`. Of equal ones the first count.
 
   Example:
     >>> vectors = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
     >>> negatives = Negatives(vectors, jnp.array([1, 2, 3]))
-    >>> _, places = most_similar(
+    >>> _, indices = most_similar(
     ...   vectors, negatives.ids, negatives, count=2, block_size=2
     ... )
-    >>> places.tolist()
+    >>> indices.tolist()
     [[2, 1], [2, 0], [0, 1]]
   """
   blocks = in_chunks(negatives, size=block_size)
@@ -161,9 +151,9 @@ def most_similar(
     found = lax.top_k(negative_similarities(anchors, own, some), count)
     # What comes first wins where several are equal.
     similarities = jnp.concatenate([best[0], found[0]], axis=1)
-    places = jnp.concatenate([best[1], begin + found[1]], axis=1)
+    indices = jnp.concatenate([best[1], begin + found[1]], axis=1)
     similarities, chosen = lax.top_k(similarities, count)
-    return (similarities, jnp.take_along_axis(places, chosen, axis=1)), None
+    return (similarities, jnp.take_along_axis(indices, chosen, axis=1)), None
 
   best, _ = lax.scan(keep_best, best, (begins, blocks))
   return best
@@ -181,14 +171,10 @@ def smooth_hardest_similarity(
 
       s log sum_n exp(product_n / s)
 
-  The gradient computes each block again, so that one of them is held at a time.
+  The gradient recomputes each block, so that one of them is held at a time.
 
   Args:
-    anchors: `[batch, dim]`; all of length 1, the products are cosines.
-    own: `[batch]`, the ids of their users.
-    negatives: `n` of them.
     smooth: s, see `smooth_max`.
-    block_size: How many of them are compared at a time.
 
   Returns:
     `[batch, 1]`, -inf for an anchor without any negative.
@@ -228,15 +214,11 @@ def mean_over_blocks(
 
       sum_b n_b loss(negatives of block b) / sum_b n_b
 
-  with n_b negatives in block b. The gradient computes each block again, so that
-  one of them is held at a time.
+  with n_b negatives in block b. The gradient recomputes each block, so that one
+  of them is held at a time.
 
   Args:
     loss: (similarities `[batch, n]`) -> `[batch]`, for any n.
-    anchors: `[batch, dim]`, of length 1.
-    own: `[batch]`, the ids of their users.
-    negatives: `n` of them.
-    block_size: How many are in a block.
 
   Returns:
     `[batch]`; for an anchor without any negative, its loss without them.
@@ -274,7 +256,7 @@ def mean_over_blocks(
 def _best(
   anchors: Anchors, own: Ids, negatives: Negatives
 ) -> tuple[Float[Array, ' batch'], Ids]:
-  """The largest similarity of each anchor, and the first place where it is."""
+  """The largest similarity of each anchor, and the first index of it."""
   found = negative_similarities(anchors, own, negatives)
   best, first = max_and_first(found)
   return best, first.astype(own.dtype)

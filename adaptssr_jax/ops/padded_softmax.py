@@ -1,4 +1,7 @@
-"""The softmax over a catalogue of items, at the real positions of sequences."""
+"""The softmax over a catalogue of items, at the real positions of sequences.
+
+The letters are those of `item_softmax`.
+"""
 
 import functools
 import operator
@@ -54,10 +57,6 @@ def real_softmax_losses_and_best(
   the gradient; groups in which none counts are not scored.
 
   Args:
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id.
-    labels: `[n]`, in 0..ids-1.
     where: `[n]`, False where a row does not count.
     size: rows of a group.
     chunk_size: ids scored at a time, see `softmax_losses_and_best`.
@@ -125,6 +124,6 @@ def _map_groups(
     )
 
   groups = in_chunks((where, *rows), size=size)
-  # To keep all scores is what we avoid.
+  # The gradient recomputes the scores, so that none are kept.
   found = lax.map(jax.checkpoint(of_group), groups)
   return tuple(x.reshape(-1)[: len(where)] for x in found)

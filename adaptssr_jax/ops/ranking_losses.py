@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Num
 from adaptssr_jax.ops.reductions import (
   ReduceFn,
   as_float,
+  check_temperature,
   reduce_losses,
   zero_unless,
 )
@@ -70,11 +71,12 @@ def mpr_loss(
     0.5981 = -log sigma(0.2)
 
   Reference:
-    Yu et al., "AdaptSSR: Pre-training User Model with Augmentation-Adaptive
-    Self-Supervised Ranking", NeurIPS 2023: the loss over all quadruples, and
-    its in-batch hard negative form.
+    Yu et al., AdaptSSR, NeurIPS 2023: the loss over all quadruples, and its
+    in-batch hard negative form.
   """
-  _check_scales(temperature, smooth)
+  check_temperature(temperature)
+  if not smooth >= 0:
+    raise ValueError(f'smooth must be at least 0, not {smooth}.')
   if smooth and not hard_negatives:
     raise ValueError('smooth is of hard pairs: leave it at 0.')
   # Garbage in masked anchors must not reach the gradients as 0 * nan.
@@ -115,20 +117,7 @@ def listwise_ranking_loss(
   which is the likelihood of drawing the implicit view before all others, and an
   explicit view before all negatives.
 
-  Args:
-    implicit: `[..., P]`, similarities of each anchor to its implicit views.
-    explicit: `[..., S]`, to its explicit views.
-    negative: `[..., N]`, to other users. -inf means "not there".
-    weight: `w`, the lambda of the paper, a scalar or `[...]`.
-    where: Bool `[...]`, the anchors that count.
-    temperature: By which similarities are divided.
-    reduce_fn: How anchors become a number, or None for a loss per anchor.
-
-  Returns:
-    The reduced loss, 0 if no anchor counts, or `[...]`, 0 where none counts.
-
-  Raises:
-    ValueError: If `temperature` is not positive.
+  Arguments, what is returned and what is raised are as of `mpr_loss`.
 
   Example:
     >>> loss = listwise_ranking_loss(
@@ -142,7 +131,7 @@ def listwise_ranking_loss(
     Approach to Learning to Rank" (ListMLE), ICML 2008, for the likelihood of an
     order; Yu et al., AdaptSSR, NeurIPS 2023, for the order and its weight.
   """
-  _check_scales(temperature)
+  check_temperature(temperature)
   implicit, explicit, negative = (
     zero_unless(where, as_float(x)) / temperature
     for x in (implicit, explicit, negative)
@@ -176,11 +165,3 @@ def _mean_over_triples(
   with_negatives = jnp.sum(triples, axis=-1) / jnp.maximum(count, 1)
   pairs = jnp.where(count > 0, with_negatives, without)
   return jnp.mean(pairs, axis=(-2, -1))
-
-
-def _check_scales(temperature: ArrayLike, smooth: float = 0.0) -> None:
-  # Of a traced temperature, as one that is learned, nothing is known yet.
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-    raise ValueError(f'temperature must be positive, not {temperature}.')
-  if not smooth >= 0:
-    raise ValueError(f'smooth must be at least 0, not {smooth}.')

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -58,6 +59,13 @@ def check_size(name: str, size: int | None) -> None:
     raise ValueError(f'{name} must be at least 1 or None, not {size}.')
 
 
+def check_temperature(temperature: ArrayLike) -> None:
+  """Raises `ValueError` unless what similarities are divided by is positive."""
+  # Of a traced temperature, as one that is learned, nothing is known yet.
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    raise ValueError(f'temperature must be positive, not {temperature}.')
+
+
 def gather(x: ArrayLike | None, axis_name: AxisName, axis: int = 0) -> Any:
   """Joins the parts of all devices along an axis; None stays None."""
   if x is None:
@@ -84,17 +92,17 @@ def zero_unless(
 def max_and_first(
   values: Float[Array, 'rows n'],
 ) -> tuple[Float[Array, ' rows'], Int[Array, ' rows']]:
-  """The largest value of each row, and the first place where it is.
+  """The largest value of each row, and the first index of it.
 
   As `jnp.argmax`, in a third of its time on a CPU: two reductions of plain
-  numbers, which are vectorised. The place is int32, and exact up to 2^24.
+  numbers, which are vectorised. The index is int32, and exact up to 2^24.
 
   Example:
     >>> max_and_first(jnp.array([[0.0, 2.0, 2.0]]))
     (Array([2.], dtype=float32), Array([1], dtype=int32))
   """
   largest = jnp.max(values, axis=1)
-  places = lax.broadcasted_iota(jnp.float32, values.shape, 1)
+  indices = lax.broadcasted_iota(jnp.float32, values.shape, 1)
   is_largest = values == largest[:, None]
-  first = jnp.min(jnp.where(is_largest, places, jnp.inf), axis=1)
+  first = jnp.min(jnp.where(is_largest, indices, jnp.inf), axis=1)
   return largest, first.astype(jnp.int32)

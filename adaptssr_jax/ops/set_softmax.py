@@ -1,4 +1,9 @@
-"""Softmax losses of sets of items, over a catalogue however large it is."""
+"""Softmax losses of sets of items, over all of a catalogue or a sample of it.
+
+The letters are those of `item_softmax`.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -47,14 +52,10 @@ def set_softmax_losses(
   - mean over x in labels of log softmax(E h + b)[x]
 
   Args:
-    hidden: `[n, dim]`, h, a vector per row.
-    table: `[ids, dim]`, E, a vector per id.
-    bias: `[ids]`, b, a number per id; -inf, or the least number, for an id that
-      is no class.
+    bias: b; -inf, or the least number, for an id that is no class.
     labels: `[n, k]`, in 0..ids-1.
     where: Bool `[n, k]`, the labels that count.
-    chunk_size: Ids scored at a time, and once more for the gradient: memory is
-      `[n, chunk_size]` numbers. None scores all at once.
+    chunk_size: see `softmax_losses_and_best`.
 
   Returns:
     `[n]`, a loss per row, 0 for a row without labels.
@@ -99,21 +100,8 @@ def shard_set_softmax_losses(
 ) -> Losses:
   """`set_softmax_losses` where each device holds a part of the table.
 
-  Every device scores the rows of `hidden` of all devices against its part of
-  the ids, and gives each device back what it needs of its own rows.
-
-  Args:
-    hidden: `[n, dim]`, h, of this device; as many on every device.
-    shard: `[rows, dim]`, this device's rows of E; of the last devices some may
-      be beyond the ids.
-    bias: `[ids]`, b, of all ids.
-    labels: `[n, k]`, in 0..ids-1, of this device.
-    where: Bool `[n, k]`, the labels that count.
-    chunk_size: ids scored at a time, see `set_softmax_losses`.
-    axis_name: the axis of the devices.
-
-  Returns:
-    `[n]`, a loss per row of this device.
+  See `shard_softmax_losses_and_best` for how the devices share the work, and
+  for the arguments; `labels` and `where` are `[n, k]`, of this device.
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
   first, bias = bias_of_shard(bias, rows, axis_name)
@@ -135,6 +123,87 @@ def shard_set_softmax_losses(
   return likelihood(
     jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0), where
   )
+
+
+def sampled_set_softmax_losses(
+  sampled: Int[Array, ' m'],
+  hidden: Float[ArrayLike, 'n dim'],
+  table: Float[ArrayLike, 'ids dim'] | Callable[[Array], Array],
+  bias: Float[ArrayLike, ' ids'],
+  labels: Int[ArrayLike, 'n k'],
+  *,
+  where: Bool[ArrayLike, 'n k'],
+) -> Losses:
+  """Estimates `set_softmax_losses` from a sample of the other ids.
+
+  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j,
+  drawn evenly and with replacement,
+
+      log(sum_{x in X} e^z[x] + ids / m * sum_{j: s_j not in X} e^z[s_j])
+        - mean over x in X of z[x]
+
+  What is inside the first log is an unbiased estimate of the denominator of the
+  softmax. So the loss is, on average, too low, the less so the larger m is.
+
+  Args:
+    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
+      numbers.
+    table: E; or a function of ids that gives their vectors.
+    labels: `[n, k]`, in 0..ids-1.
+    where: Bool `[n, k]`, the labels that count. One that counts twice does so
+      in the mean, and once in the sum.
+
+  Returns:
+    `[n]`, a loss per row, 0 for a row without labels.
+
+  Example:
+    >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
+    >>> losses = sampled_set_softmax_losses(
+    ...   jnp.array([3, 1, 4, 15]), hidden, table, jnp.zeros(1000),
+    ...   jnp.array([[7]]), where=jnp.array([[True]]),
+    ... )
+    >>> print(f'{losses[0]:.4f} = log(1 + 1000 / 4 * 4)')
+    6.9088 = log(1 + 1000 / 4 * 4)
+
+  Reference:
+    Bengio & Senecal, "Quick Training of Probabilistic Neural Nets by Importance
+    Sampling", AISTATS 2003; Jean et al., "On Using Very Large Target Vocabulary
+    for Neural Machine Translation", ACL 2015: one draw for the whole batch.
+  """
+  hidden, bias = as_float(hidden), as_float(bias)
+  labels, where = jnp.asarray(labels), jnp.asarray(where)
+  # One gather: its gradient is one array as large as the table, two are two.
+  ids = jnp.concatenate([labels.reshape(-1), sampled])
+  rows = table(ids) if callable(table) else as_float(table)[ids]
+  own_rows, rows = jnp.split(rows, [labels.size])
+  own = jnp.einsum('nd,nkd->nk', hidden, own_rows.reshape(*labels.shape, -1))
+  own += bias[labels]
+  others = hidden @ rows.T + bias[sampled][None]
+  others += jnp.log(len(bias) / len(sampled))
+
+  # Label by label, to hold no table of labels x samples for each row.
+  def mark(
+    found: Bool[Array, 'n m'],
+    label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
+  ) -> tuple[Bool[Array, 'n m'], None]:
+    """Which samples are one of the labels so far, or this one."""
+    ids, counts = label
+    return found | ((sampled[None] == ids[:, None]) & counts[:, None]), None
+
+  found = jnp.zeros(others.shape, bool)
+  found, _ = lax.scan(mark, found, (labels.T, where.T))
+  # To which 0 is nothing; a label alone is the first.
+  first = where
+  if labels.shape[1] > 1:
+    first = distinct(jnp.where(where, labels + 1, 0))
+  scores = jnp.concatenate(
+    [jnp.where(first, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
+    axis=1,
+  )
+  # A row without labels has its samples; one whose samples are all labels has
+  # its labels.
+  log_sums = jax.nn.logsumexp(scores, axis=1)
+  return likelihood(log_sums, jnp.sum(own, axis=1, where=where), where)
 
 
 def likelihood(
@@ -173,6 +242,6 @@ def _over_chunks(
   if size == len(table):
     return of_chunk(jnp.zeros((), labels.dtype))
   starts = jnp.arange(0, len(table), size, labels.dtype)
-  # The gradient scores a chunk again: keeping all of them is what we avoid.
+  # The gradient recomputes the scores of a chunk, so that none are kept.
   log_sums, own = lax.map(jax.checkpoint(of_chunk), starts)
   return jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)

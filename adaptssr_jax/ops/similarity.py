@@ -90,7 +90,7 @@ def all_users(
 ]:
   """Returns the users of all devices, their ids, and those of the local users.
 
-  Ids are 1, 2, ... in order; in the second, padding has 0, the id of nobody.
+  Ids are 1, 2, ... in order; in the second, padding has 0, which is no user.
   """
   own = jnp.arange(users.shape[2]) + 1
   if axis_name is not None:

@@ -78,11 +78,11 @@ def look_up(
     table = table.batch
   if not isinstance(table, BatchRows):
     return jnp.take(table, ids, axis=0)
-  places = jnp.searchsorted(table.ids, ids)
-  found = table.ids.at[places].get(mode='clip') == ids
+  rows = jnp.searchsorted(table.ids, ids)
+  found = table.ids.at[rows].get(mode='clip') == ids
   # Out of range, `take` gives nan, where indexing would give another item.
-  places = jnp.where(found, places, len(table.ids))
-  return jnp.take(table.rows, places, axis=0)
+  rows = jnp.where(found, rows, len(table.ids))
+  return jnp.take(table.rows, rows, axis=0)
 
 
 def distinct_ids(
@@ -149,7 +149,7 @@ def with_batch_rows(
       shard = table.rows
       ids = distinct_ids(needed_items(batch), mask_id=mask_id, size=size)
       rows = fetch_rows(
-        lambda places: shard.at[places].get(mode='fill', fill_value=0),
+        lambda rows: shard.at[rows].get(mode='fill', fill_value=0),
         ids,
         num_rows=len(shard),
         axis_name=axis_name,

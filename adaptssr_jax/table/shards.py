@@ -38,15 +38,13 @@ def partition(tree: Any) -> tuple[Any, Any]:
 def combine(shards: Any, whole: Any) -> Any:
   """Undoes `partition`."""
   return jax.tree.map(
-    lambda x, y: y if x is None else x, shards, whole, is_leaf=_is_place
+    lambda x, y: y if x is None else x,
+    shards,
+    whole,
+    is_leaf=lambda node: node is None or is_shards(node),
   )
 
 
 def rows_per_device(num_rows: int, num_devices: int) -> int:
   """The rows that each device holds of an array; the last ones may be void."""
   return -(-num_rows // num_devices)
-
-
-@no_type_check
-def _is_place(node: Any) -> bool:
-  return node is None or is_shards(node)

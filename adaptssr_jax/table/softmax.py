@@ -5,7 +5,6 @@ rows. With `sampled` items the sum over all of them is estimated.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,8 @@ from adaptssr_jax.ops.padded_softmax import (
   parts_at_once,
   real_softmax_losses_and_best,
 )
-from adaptssr_jax.ops.sampled_softmax import (
-  sampled_set_softmax_losses,
-  sampled_softmax_losses,
-)
 from adaptssr_jax.ops.set_softmax import (
+  sampled_set_softmax_losses,
   set_softmax_losses,
   shard_set_softmax_losses,
 )
@@ -94,8 +90,13 @@ def item_losses(
     The losses, [n], and, of the exact softmax, `accuracy`, [n].
   """
   if sampled is not None:
-    losses = sampled_softmax_losses(
-      sampled, hidden, _lookup_of(table), bias, labels
+    losses = sampled_set_softmax_losses(
+      sampled,
+      hidden,
+      functools.partial(look_up, table),
+      bias,
+      labels[:, None],
+      where=jnp.ones((len(labels), 1), bool),
     )
     return losses, {}
   if isinstance(table, SplitTable):
@@ -144,8 +145,9 @@ def set_losses(
   # Padding is no item.
   bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
   if sampled is not None:
+    rows_of = functools.partial(look_up, table)
     return sampled_set_softmax_losses(
-      sampled, users, _lookup_of(table), bias, labels, where=where
+      sampled, users, rows_of, bias, labels, where=where
     )
   if isinstance(table, SplitTable):
     size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
@@ -163,10 +165,6 @@ def set_losses(
   return set_softmax_losses(
     users, rows, bias, labels, where=where, chunk_size=size
   )
-
-
-def _lookup_of(table: Table) -> Callable[[Array], Array]:
-  return functools.partial(look_up, table)
 
 
 def _all_rows(
@@ -208,8 +206,8 @@ def draw_items(
   bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
   if sampled is not None:
     rows = look_up(table, sampled)
-    places = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
-    return sampled[places]
+    drawn = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
+    return sampled[drawn]
   if isinstance(table, BatchRows | SplitTable):
     raise ValueError(
       'an item drawn from all of them may be one whose row is not there: draw '

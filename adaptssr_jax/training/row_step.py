@@ -1,7 +1,6 @@
 """Training that touches only the rows of the item table that a batch needs."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +19,11 @@ from adaptssr_jax.table.row_adam import (
 from adaptssr_jax.table.shards import Shards, is_shards
 from adaptssr_jax.training.step import (
   LossFn,
-  PmapStep,
   PrepareFn,
   TrainState,
   apply_gradients,
-  first_states,
   gradients,
+  init_state,
   pmap_step,
 )
 
@@ -60,8 +58,9 @@ def init_row_state(
     table_state = pmap_step(init)(table, None)
   else:
     table_state = jax.jit(table_optimizer.init)(table)
-  step, opt_state = first_states(optimizer, others)
-  return TrainState(step, params, RowOptState(table_state, opt_state))
+  state = init_state(others, optimizer)
+  opt_state = RowOptState(table_state, state.opt_state)
+  return TrainState(state.step, params, opt_state)
 
 
 def row_train_step(
@@ -192,10 +191,8 @@ def _loss_of_rows(
   return loss_fn(params | {'table': BatchRows(ids, rows)}, *args)
 
 
-@functools.cache
-def _mapped(function: Callable[..., Any]) -> PmapStep:
-  """One program of each function, however often it is asked for."""
-  return pmap_step(function)
+# One program of each function, however often it is asked for.
+_mapped = functools.cache(pmap_step)
 
 
 def _init_shard(

@@ -36,27 +36,18 @@ class TrainState(NamedTuple):
 def init_state(
   params: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """The state before the first step."""
-  step, opt_state = first_states(optimizer, params)
-  return TrainState(step, params, opt_state)
-
-
-def first_states(
-  optimizer: optax.GradientTransformation, params: Any
-) -> tuple[Array, Any]:
-  """Step 0, and the state of an optimizer then, by one program.
+  """The state before the first step, made by one program.
 
   But for `Shards`, whose moments are to be where they are.
   """
-  init = functools.partial(_first_states, optimizer)
+
+  def init(params: Any) -> tuple[Array, Any]:
+    return jnp.zeros((), jnp.int32), optimizer.init(params)
+
   shards, _ = partition(params)
-  return init(params) if jax.tree.leaves(shards) else jax.jit(init)(params)
-
-
-def _first_states(
-  optimizer: optax.GradientTransformation, params: Any
-) -> tuple[Array, Any]:
-  return jnp.zeros((), jnp.int32), optimizer.init(params)
+  init = init if jax.tree.leaves(shards) else jax.jit(init)
+  step, opt_state = init(params)
+  return TrainState(step, params, opt_state)
 
 
 def train_step(
@@ -146,18 +137,11 @@ def apply_gradients(
   )
 
 
-def sum_metrics(
-  metrics: dict[str, tuple[Array, Array]], *, axis_name: str | None = None
-) -> dict[str, tuple[Array, Array]]:
-  """Adds the (sum, count) pairs of all devices."""
-  return metrics if axis_name is None else lax.psum(metrics, axis_name)
-
-
 def mean_metrics(
   metrics: dict[str, tuple[Array, Array]], *, axis_name: str | None = None
 ) -> dict[str, Array]:
   """The mean of each metric over the users of all devices."""
-  totals = sum_metrics(metrics, axis_name=axis_name)
+  totals = metrics if axis_name is None else lax.psum(metrics, axis_name)
   return {
     name: total / jnp.maximum(count, 1)
     for name, (total, count) in totals.items()

@@ -9,7 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Float, Int
 
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.table.exchange import CROWDED
+from adaptssr_jax.table.exchange import OVERFLOW
 from experiments.planning.hlo import Program
 
 # Sequences drawn to see how long those of a batch are.
@@ -71,7 +71,7 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
   """
   sent = collections.Counter()
   if devices > 1:
-    lines = [line for line in program.splitlines() if CROWDED not in line]
+    lines = [line for line in program.splitlines() if OVERFLOW not in line]
     for operation in Program('\n'.join(lines)).operations.values():
       kind, size = operation.opcode.removesuffix('-start'), operation.size
       if kind not in _SENT:

@@ -16,7 +16,7 @@ from adaptssr_jax.objectives.contrast import (
   encode_curriculum,
   query_overlap,
 )
-from adaptssr_jax.objectives.coserec import coserec_objective, informed_edits
+from adaptssr_jax.objectives.coserec import informed_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.objectives.fill import encode_filled
 from adaptssr_jax.objectives.views import (
@@ -185,8 +185,16 @@ def make_coles(context: Context) -> LossFn:
 def make_coserec(context: Context) -> LossFn:
   """CoSeRec: views into which similar items are put, by NT-Xent.
 
-  See `coserec_objective` for its source. The published ratios of crop, mask and
-  reorder are 0.2, 0.7 and 0.2; here they are those of the flags.
+  The batch has the similar items of each behaviour, too, where the table is
+  split or updated by rows, so that their rows are there.
+
+  Reference:
+    Liu et al., "Contrastive Self-supervised Sequential Recommendation with
+    Robust Augmentation" (CoSeRec), 2021. There it is added to predicting the
+    next item, on the outputs of all positions side by side; here it is the
+    whole loss, of user vectors. The second similarity of items, by their
+    embeddings after a warm-up, is left out. The published ratios of crop, mask
+    and reorder are 0.2, 0.7 and 0.2; here they are those of the flags.
   """
   settings = context.settings
   edits = informed_edits(
@@ -199,13 +207,8 @@ def make_coserec(context: Context) -> LossFn:
     mask_ratio=mask_ratio_of(settings, 'coserec'),
     reorder_ratio=settings.reorder_ratio,
   )
-  return functools.partial(
-    coserec_objective,
-    augmentations=(edits, edits),
-    temperature=temperature_of(settings, 'coserec'),
-    block_size=BLOCK,
-    **context.encoding,
-  )
+  loss = _nt_xent(settings, 'coserec', similarity='dot')
+  return _objective(_encode(context, (edits, edits)), coserec=loss)
 
 
 def make_duorec(context: Context) -> LossFn:

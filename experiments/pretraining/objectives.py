@@ -22,7 +22,6 @@ from adaptssr_jax.objectives.msdp import init_msdp, msdp_objective
 from adaptssr_jax.objectives.next_items import next_items_objective
 from adaptssr_jax.objectives.pooled_items import (
   init_projection,
-  pooled_items_objective,
   predict_views,
 )
 from adaptssr_jax.objectives.ptum import ptum_objective
@@ -59,6 +58,7 @@ from experiments.pretraining.context import (
 
 # Users whose negatives a ranking compares at a time.
 _RANKED = 256
+_predict_views = functools.partial(predict_views, axis_name=AXIS)
 
 
 def make_masked_items(context: Context) -> LossFn:
@@ -97,7 +97,11 @@ def make_pooled_items(context: Context) -> LossFn:
     context.settings, context.encoder, ('slice',), has_second=False
   )
   return functools.partial(
-    pooled_items_objective, augmentations=slices, **context.encoding
+    views_objective,
+    losses={'pooled_items': _predict_views},
+    encode=functools.partial(
+      encode_views, augmentations=slices, passes=1, **context.views_encoding
+    ),
   )
 
 
@@ -111,7 +115,7 @@ def make_adaptssr(context: Context) -> LossFn:
 def make_shared_views(context: Context, weights: dict[str, float]) -> LossFn:
   """Pooled items and AdaptSSR, of the same slices."""
   losses = {
-    'pooled_items': functools.partial(predict_views, axis_name=AXIS),
+    'pooled_items': _predict_views,
     'adaptssr': _rank_views(context.settings),
   }
   return _ranking_views(context, losses, weights)

@@ -20,7 +20,6 @@ from adaptssr_jax.training.step import (
   PmapStep,
   TrainState,
   pmap_step,
-  sum_metrics,
 )
 from experiments.flags.objectives import (
   EDITS,
@@ -142,7 +141,7 @@ def validation_step(
     buckets=buckets,
     axis_name=AXIS,
   )
-  return sum_metrics(metrics, axis_name=AXIS), users
+  return jax.lax.psum(metrics, AXIS), users
 
 
 def validate(

@@ -7,12 +7,16 @@ import itertools
 import os
 import pathlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
@@ -249,3 +253,77 @@ def test_the_one_before_can_be_named(copied):
   *_, before = str(error.value).split()
   _, params, _ = restore_encoder(before)
   assert_same_bits(params, encoder_params(state_of(ENCODER, 2, 0.25).params))
+
+
+@pytest.fixture
+def in_two_processes(monkeypatch):
+  """Calls a function in two threads that are processes to it.
+
+  Where one does not come to a collective of the other, that is an error.
+  """
+  here, barrier, sent = threading.local(), threading.Barrier(2, timeout=20), {}
+
+  def process_index():
+    return getattr(here, 'process', 0)
+
+  def gather(value):
+    sent[here.process] = value
+    barrier.wait()
+    found = np.array([sent[0], sent[1]])
+    barrier.wait()
+    return found
+
+  def call_as(process, function):
+    here.process = process
+    try:
+      return function()
+    except CheckpointError as error:
+      return str(error)
+
+  def call(function):
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+      patch.setattr(jax, 'process_count', lambda: 2)
+      patch.setattr(jax, 'process_index', process_index)
+      patch.setattr(multihost_utils, 'process_allgather', gather)
+      patch.setattr(
+        multihost_utils, 'broadcast_one_to_all', lambda value: gather(value)[0]
+      )
+      return list(pool.map(call_as, range(2), [function] * 2))
+
+  return call
+
+
+def test_a_score_damaged_while_training_is_an_error_in_all(
+  copied, in_two_processes
+):
+  run = Checkpoints(copied, keep=2)
+  assert in_two_processes(run.best_step) == [4, 4]
+  scores = [copied / f'checkpoints/{step}/metrics/metrics' for step in (2, 4)]
+  empty(scores[1])
+  first, second = in_two_processes(run.best_step)
+  assert 'checkpoints/4: damaged (its score' in first
+  assert 'the first process could not go on' in second
+  # And of all of them at the start.
+  empty(scores[0])
+  first, second = in_two_processes(lambda: Checkpoints(copied, keep=2))
+  assert 'no checkpoint is whole' in first
+  assert 'the first process could not go on' in second
+  assert saved_steps(copied) == [2, 4]
+
+
+def test_what_one_process_cannot_read_now_is_an_error_in_all(
+  copied, in_two_processes, monkeypatch
+):
+  state = state_of(ENCODER)
+
+  def read(like, step):
+    if jax.process_index() == 1:
+      raise CheckpointError(f'{step}: cannot be read now')
+    return state
+
+  run = Checkpoints(copied, keep=2)
+  monkeypatch.setattr(run, '_restored', read)
+  first, second = in_two_processes(lambda: run.restore(state))
+  assert 'checkpoints/4: another process cannot read it' in first
+  assert second == '4: cannot be read now'
+  assert saved_steps(copied) == [2, 4]

@@ -23,8 +23,8 @@ from adaptssr_jax.data.rows import (
   Kind,
   Vocabulary,
   by_user,
-  deal_out,
-  deal_out_users,
+  split_numbers,
+  split_users,
 )
 
 # The columns of a prepared data set, without the lists of a ranking by split.
@@ -34,22 +34,13 @@ _STORED = ('user_id', 'items', 'targets', 'label', 'user_number')
 class UserArrays(NamedTuple):
   """The examples of one split, as read-only memory-mapped columns.
 
-  A labelled row is an example, and in a ranking task a pair of a user and one
-  of its positives. A column that the kind of task does not have is None.
+  The columns are those of `rows.Rows`, the user ids as UTF-8 bytes, and three
+  more. A labelled row is an example, and in a ranking task a pair of a user and
+  one of its positives. A column that the kind of task does not have is None.
 
   Args:
-    user_id: the raw user ids as UTF-8 bytes.
-    items: the behaviours of each example, item numbers from 1, oldest first.
-    label: class of each example, int32 [examples], for classification and
-      conversion.
-    targets: what no negative of each user may be, its positives in all splits
-      among it, for ranking, as are `positives`, `places` and `user_number`.
-    positives: those of each user in this split.
-    places: the numbers of the labelled rows of `positives`, ascending; users
-      are in the order of their first rows.
-    user_number: of each user, the same in all splits, int32 [users].
     number: of each labelled row among those of all splits, int64 [rows],
-      whatever split it is dealt to; None if the splits were never numbered.
+      whatever split it is in; None if the splits were never numbered.
     by_last_item: of `batches.by_last_item`; None unless batches are to have
       partners. The first rows of a split have none.
     similar_items: those of each id, of `similar_items`, int32 [ids, k]; None
@@ -142,14 +133,7 @@ def load(
 
   Args:
     builder: what to open, as `tfds.builder(name, data_dir=...)` gives it.
-    manual_dir: the folder of files that the user has to provide.
-    beam_options: flags of the Apache Beam pipeline that prepares it, such as
-      '--runner=FlinkRunner'; None prepares it in this process.
-    tell: is called with what takes time: preparing, or waiting for a process
-      that prepares.
-
-  Returns:
-    Its splits and vocabulary.
+    manual_dir: as of `prepare`, as are the others.
 
   Raises:
     DataError: the source cannot be had or read, or Beam is not installed.
@@ -175,7 +159,7 @@ def load(
 
 
 def resplit(users: UserData, seed: int) -> UserData:
-  """Deals the labelled rows of a task out anew, 60/20/20, and numbers them.
+  """Splits the labelled rows of a task anew, 60/20/20, and numbers them.
 
   No history is copied: the new splits read the stored ones. A row keeps its
   number in every split of every seed. In a conversion task, where a user may
@@ -183,7 +167,7 @@ def resplit(users: UserData, seed: int) -> UserData:
   the same split.
 
   Args:
-    seed: of the order in which rows are dealt out; 0 keeps the stored splits.
+    seed: of the order of the rows; 0 keeps the stored splits.
 
   Returns:
     The data set with other splits: `train`, `validation` and `test`.
@@ -199,9 +183,9 @@ def resplit(users: UserData, seed: int) -> UserData:
     )
   if users.kind == 'conversion':
     every = [split.user_ids(np.arange(split.num_rows)) for split in pool]
-    parts = deal_out_users(list(itertools.chain(*every)), TASK_SHARES, seed)
+    parts = split_users(list(itertools.chain(*every)), TASK_SHARES, seed)
   else:
-    parts = deal_out(int(ends[-1]), TASK_SHARES, seed)
+    parts = split_numbers(int(ends[-1]), TASK_SHARES, seed)
   return users._replace(
     splits={name: _pick(pool, numbers) for name, numbers in parts.items()}
   )

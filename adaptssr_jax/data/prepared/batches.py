@@ -35,7 +35,7 @@ def by_last_item(items: Ragged | RaggedView) -> Ragged:
     last[rows] = _last_of(items, rows)
   counts = np.bincount(last)
   counts[:1] = 0
-  # A stable sort leaves the users of an item in order; 0, of nobody, is first.
+  # A stable sort leaves the users of an item in order; 0, no item, is first.
   users = np.argsort(last, kind='stable')[len(last) - counts.sum() :]
   return Ragged.from_lengths(users.astype(np.int32), counts)
 

@@ -16,8 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adaptssr_jax.data.readers.archives import read_member, unreadable
-from adaptssr_jax.data.readers.csv_file import read_csv, refuse_rows
+from adaptssr_jax.data.readers.archives import (
+  read_csv,
+  read_member,
+  refuse_rows,
+  unreadable,
+)
 from adaptssr_jax.data.readers.sources import Package
 from adaptssr_jax.data.rows import DataError
 

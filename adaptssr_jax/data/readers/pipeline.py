@@ -148,7 +148,8 @@ def in_order(tables: PCollection) -> PCollection:
   return (
     tables
     | 'first place' >> beam.CombineGlobally(first_places)
-    | 'in order' >> beam.Map(_in_order)
+    | 'in order'
+    >> beam.Map(lambda table: table.sort_by('place')['id'].combine_chunks())
   )
 
 
@@ -162,10 +163,6 @@ def first_places(tables: Iterable[pa.Table]) -> pa.Table:
   return table.aggregate([('place', 'min')]).rename_columns(['id', 'place'])
 
 
-def _in_order(table: pa.Table) -> pa.Array:
-  return table.sort_by('place')['id'].combine_chunks()
-
-
 def save(path: pathlib.Path) -> beam.PTransform:
   """Writes an element, a list or an array, as one JSON list of texts."""
   return beam.Map(functools.partial(_save, path=str(path)))
@@ -176,7 +173,7 @@ def _save(values: Iterable, *, path: str) -> None:
 
 
 @beam.ptransform_fn
-def deal_out(
+def split_examples(
   rows: PCollection,
   *,
   total: PCollection,
@@ -197,9 +194,9 @@ def deal_out(
   draw = functools.partial(_places, split=split, source=source)
   places = total | 'places' >> each(draw, folder)
   splits = tuple(split(0))
-  deal = beam.FlatMap(_deal, AsSingleton(places))
-  dealt = rows | 'deal' >> deal.with_outputs(*splits)
-  return {name: dealt[name] for name in splits}
+  take = beam.FlatMap(_take, AsSingleton(places))
+  taken = rows | 'take' >> take.with_outputs(*splits)
+  return {name: taken[name] for name in splits}
 
 
 def _places(
@@ -214,7 +211,7 @@ def _places(
   yield place, {name: len(part) for name, part in parts.items()}
 
 
-def _deal(
+def _take(
   element: tuple[np.ndarray, Rows],
   places: tuple[np.ndarray, dict[str, int]],
 ) -> Iterator[TaggedOutput]:

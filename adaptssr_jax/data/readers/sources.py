@@ -22,7 +22,7 @@ from adaptssr_jax.data.rows import DataError
 from adaptssr_jax.files import atomic_path
 
 # How long an unreachable host may hold up a run, in seconds.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 class Package(NamedTuple):
@@ -128,7 +128,7 @@ def _download(
   url: str, path: pathlib.Path, dl_manager: tfds.download.DownloadManager
 ) -> str:
   """Why a file cannot be downloaded to a path, or nothing if it is there."""
-  why = _silence(url, _PATIENCE)
+  why = _why_unreachable(url, _TIMEOUT)
   if why:
     return why
   try:
@@ -137,12 +137,12 @@ def _download(
   # otherwise.
   except Exception as error:
     return str(error)
-  with atomic_path(path, suffix=f'.{os.getpid()}.part') as aside:
-    shutil.copyfile(downloaded, aside)
+  with atomic_path(path, suffix=f'.{os.getpid()}.part') as temporary:
+    shutil.copyfile(downloaded, temporary)
   return ''
 
 
-def _silence(url: str, seconds: float) -> str:
+def _why_unreachable(url: str, seconds: float) -> str:
   """Why `url` does not answer within `seconds`, or nothing if it does.
 
   The question is put by a thread, because a name server that is silent cannot

@@ -40,7 +40,7 @@ def user_examples(
     events: of behaviours.
     labels: of labels, which may be those of events, or None.
     folder: for errors, and for items and labels as JSON.
-    **split: arguments of `pipeline.deal_out`.
+    **split: arguments of `pipeline.split_examples`.
   """
   both = {'events': events, 'labels': labels}
   files = {('events', at): path for at, path in enumerate(events.paths)}
@@ -81,7 +81,7 @@ def user_examples(
   rows = users | 'rows' >> beam.FlatMap(
     _rows, AsSingleton(order), AsSingleton(items), AsSingleton(classes)
   )
-  return rows | 'deal out' >> pipeline.deal_out(
+  return rows | 'split' >> pipeline.split_examples(
     total=order | 'total' >> beam.Map(len), folder=folder, **split
   )
 

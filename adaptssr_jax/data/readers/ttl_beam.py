@@ -44,7 +44,7 @@ def ttl_examples(
     task: the file of a task; None for pre-training itself.
     kind: of the lines of the task.
     folder: for errors, and for items, labels and notes as JSON.
-    **split: arguments of `pipeline.deal_out`.
+    **split: arguments of `pipeline.split_examples`.
   """
   lines = begin | 'lines' >> _read(pretrain, 'pretrain', folder)
   items = lines | 'items' >> _ids('item_ids')
@@ -81,7 +81,7 @@ def ttl_examples(
   total = counts | 'total' >> beam.Map(
     lambda counts: sum(count for _, count in counts)
   )
-  return rows | 'deal out' >> pipeline.deal_out(
+  return rows | 'split' >> pipeline.split_examples(
     total=total, folder=folder, **split
   )
 

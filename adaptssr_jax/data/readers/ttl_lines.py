@@ -219,10 +219,10 @@ def users_of(lines: Lines, item_ids: pa.Int64Array) -> pa.Table:
 
 def last_lines(users: Iterable[pa.Table]) -> pa.Table:
   """Of each user the last line, from tables of `users_of`."""
-  nobody = pa.table(
+  empty = pa.table(
     {'id': pa.array([], pa.binary(16)), 'number': pa.array([], pa.int64())}
   )
-  lines = pa.concat_tables([nobody, *users]).group_by('id')
+  lines = pa.concat_tables([empty, *users]).group_by('id')
   return lines.aggregate([('number', 'max')]).rename_columns(['id', 'number'])
 
 
@@ -279,7 +279,7 @@ def reference_split(
   """The row numbers of each split, int64, in the order of the reference.
 
   Args:
-    num_rows: how many rows are dealt out.
+    num_rows: how many rows are split.
     ends: the share of the rows at which each split ends.
     seed: of Python's own generator, which fixes the order.
 
