@@ -26,7 +26,6 @@ from adaptssr_jax.objectives.pooled_items import (
 )
 from adaptssr_jax.objectives.ptum import ptum_objective
 from adaptssr_jax.objectives.views import (
-  ViewsLoss,
   encode_views,
   sum_objective,
   views_objective,
@@ -105,24 +104,20 @@ def make_pooled_items(context: Context) -> LossFn:
   )
 
 
-def make_adaptssr(context: Context) -> LossFn:
-  """Views are ranked."""
-  return _ranking_views(
-    context, {'adaptssr': _rank_views(context.settings)}, None
-  )
+def make_adaptssr(
+  context: Context,
+  weights: dict[str, float] | None = None,
+  *,
+  with_pooled: bool = False,
+) -> LossFn:
+  """Views are ranked; and predict the items of the others, if asked to.
 
-
-def make_shared_views(context: Context, weights: dict[str, float]) -> LossFn:
-  """Pooled items and AdaptSSR, of the same slices."""
-  losses = {
-    'pooled_items': _predict_views,
-    'adaptssr': _rank_views(context.settings),
-  }
-  return _ranking_views(context, losses, weights)
-
-
-def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:
-  return functools.partial(
+  Args:
+    weights: of the two losses, by name; 1 where it is None.
+    with_pooled: whether pooled items learn from the same slices.
+  """
+  settings = context.settings
+  ranks = functools.partial(
     rank_views,
     fusion=parse_fusion(settings.fusion),
     form=settings.loss_form,
@@ -133,24 +128,16 @@ def _rank_views(settings: ObjectiveSettings) -> ViewsLoss:
     block_size=_RANKED if settings.hard_negatives else BLOCK,
     axis_name=AXIS,
   )
-
-
-def _ranking_views(
-  context: Context,
-  losses: dict[str, ViewsLoss],
-  weights: dict[str, float] | None,
-) -> LossFn:
-  """Losses of views that are ranked, and so encoded in two dropout passes."""
-  names = augmentations_of(context.settings)
+  predicts = {'pooled_items': _predict_views} if with_pooled else {}
   return functools.partial(
     views_objective,
-    losses=losses,
+    losses=predicts | {'adaptssr': ranks},
     weights=weights,
     encode=functools.partial(
       encode_views,
       encoder=context.encoder,
       augmentations=view_augmentations(
-        context.settings, context.encoder, names, has_second=True
+        settings, context.encoder, augmentations_of(settings), has_second=True
       ),
       # In validation too: dropout makes the implicit views.
       passes=2,
@@ -218,7 +205,8 @@ def make_objective(context: Context) -> LossFn:
   made, names = {}, list(settings.objective)
   if shares_views(settings):
     names = [name for name in names if name not in OF_VIEWS]
-    made['_and_'.join(OF_VIEWS)] = make_shared_views(context, weights)
+    shared = make_adaptssr(context, weights, with_pooled=True)
+    made['_and_'.join(OF_VIEWS)] = shared
   for name in names:
     if name in MAKERS:
       objective = MAKERS[name](context)
