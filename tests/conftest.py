@@ -67,7 +67,7 @@ jaxtyping.install_import_hook('adaptssr_jax', 'beartype.beartype')
 
 # Programs are made of many small objects that live long: looking through them
 # for garbage after each 700 new ones takes a tenth of the time.
-gc.set_threshold(100_000, 50, 100)
+gc.set_threshold(20_000)
 
 import jax  # noqa: E402
 

@@ -42,7 +42,7 @@ def rows_of(users):
 
 
 def synthetic_clicks(split_seed):
-  """The rows of synthetic_users/tiny_click, dealt out one by one.
+  """The rows of synthetic_users/tiny_click, split one by one.
 
   Returns:
     Each row by its number, as `rows_of` gives it; and the numbers of the rows

@@ -6,12 +6,14 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 from experiments import benchmark
 from experiments.benchmarking import cases, options, processes
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
+from experiments.benchmarking.work import scored_of_a_user
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import TRAITS
 from tests.test_benchmark import changed, measured, script
@@ -132,15 +134,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   [
     'causal_items',
     # Of which each needs more of a user than its items.
-    *(
-      pytest.param(name, marks=pytest.mark.slow) for name in ('coserec', 'ecl')
-    ),
+    pytest.param('coserec', marks=pytest.mark.slow),
+    pytest.param('duorec', marks=pytest.mark.slow),
+    pytest.param('ptum', marks=pytest.mark.slow),
   ],
 )
 def test_each_objective_is_measured(objective):
   found = measure(changed(objectives=(objective,), cpu_time=True))
   assert found['users_per_second'] > 0
-  assert ('gflops' in found) == (objective != 'ecl')
+  assert found['gflops'] > 0
+
+
+def test_operations_of_a_guessing_model_are_not_counted():
+  for name in ('ecl', 'ccl_filled'):
+    assert scored_of_a_user(name, np.array([3])) is None
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def _data_dir(tmp_path, monkeypatch):
   return data_dir_with(write_journeys, tmp_path, monkeypatch)
 
 
-def test_it_is_prepared_read_back_and_dealt_out_anew(data_dir):
+def test_it_is_prepared_read_back_and_split_anew(data_dir):
   builder = tfds.builder('complete_journey/coupon', data_dir=data_dir)
   users = load(builder)
   assert users.kind == 'conversion'

@@ -307,7 +307,7 @@ def rows_by_loops(rows):
   ]
 
 
-def test_positives_are_dealt_out_as_rows_and_stored_by_user():
+def test_positives_are_split_as_rows_and_stored_by_user():
   rows = made_rows('ranking')
   expected = rows_by_loops(rows)
   splits = split_positives(rows)
@@ -323,7 +323,7 @@ def test_positives_are_dealt_out_as_rows_and_stored_by_user():
     assert [rows.user_id[at] for at in users.user_number] == users.user_id
 
 
-def test_users_are_dealt_out_with_all_of_their_positives():
+def test_users_are_split_with_all_of_their_positives():
   rows = made_rows('ranking')
   expected = split_rows(rows, 'age')
   for name, users in split_positives(rows, by_user=True).items():

@@ -5,11 +5,13 @@ import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.training.devices import AXIS
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import probe_epochs
-from experiments.pretraining.context import item_shares
-from experiments.pretraining.objectives import init_head
+from experiments.pretraining.context import Context, item_shares
+from experiments.pretraining.objectives import MAKERS, init_head
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -83,6 +85,7 @@ def test_adaptssr_joins_from_the_first_stage(pooled, tmp_path, data_dir):
   'changes',
   [
     {'objective': ('next_items',), 'num_next': 2},
+    {'objective': ('ecl',)},
     # Nothing in common but the encoder: each sees what it needs; and vectors
     # three times as wide as an item.
     {
@@ -107,6 +110,25 @@ def test_other_objectives_train(tmp_path, data_dir, changes):
   pretrain.main(settings)
   values = [v for line in lines(tmp_path) for v in line.values()]
   assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+  ('name', 'similarity'),
+  [('pooled_items', None), ('coserec', 'dot'), ('cl4srec', 'dot')],
+)
+def test_views_are_encoded_once_and_compared_as_published(name, similarity):
+  settings = pretrain_settings('', '', objective=name, temperature=0.7)
+  similar = np.zeros((11, 2), np.int32)
+  users = UserArrays(None, Ragged.from_rows([[1]]), similar_items=similar)
+  made = MAKERS[name](
+    Context(settings, UserEncoder(9), Buckets(), True, users)
+  ).keywords
+  assert made['encode'].keywords['passes'] == 1
+  assert not made['encode'].keywords['deterministic']
+  (loss,) = made['losses'].values()
+  assert loss.keywords['axis_name'] == AXIS
+  assert loss.keywords.get('similarity') == similarity
+  assert loss.keywords.get('temperature') == (0.7 if similarity else None)
 
 
 def test_an_objective_of_somebody_else(tmp_path, data_dir):

@@ -31,9 +31,9 @@ def test_resplit_deals_out_every_row_once_and_whole():
     splits = resplit(users, seed).splits
     sizes = {name: len(split.items) for name, split in splits.items()}
     assert sizes == {'train': 36, 'validation': 12, 'test': 12}
-    dealt = np.concatenate([split.number for split in splits.values()])
-    assert sorted(dealt) == list(range(60))
-    assert numbers.setdefault(seed, dealt.tolist()) == dealt.tolist()
+    found = np.concatenate([split.number for split in splits.values()])
+    assert sorted(found) == list(range(60))
+    assert numbers.setdefault(seed, found.tolist()) == found.tolist()
     for split in splits.values():
       for row, number in enumerate(split.number):
         source, of_source = pool[number // 20], number % 20
@@ -45,7 +45,7 @@ def test_resplit_deals_out_every_row_once_and_whole():
 
 
 @pytest.mark.parametrize('seed', [0, 1, 5])
-def test_positives_are_dealt_out_as_rows_and_listed_by_user(seed):
+def test_positives_are_split_as_rows_and_listed_by_user(seed):
   users = stored('ranking')
   rows = [row for split in users.splits.values() for row in rows_of(split)]
   order = np.arange(len(rows))

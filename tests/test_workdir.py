@@ -125,7 +125,7 @@ def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
     atomic_write(folder / 'f', 'text')
   assert str(error.value) == (
     f'--workdir={folder} cannot be written (No space left on device): make '
-    'room, and give the same command to go on'
+    'room, and give the same command again'
   )
 
 

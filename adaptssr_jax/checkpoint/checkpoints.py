@@ -177,21 +177,22 @@ class Checkpoints:
     What else keeps one of them from reading it is an error in all.
     """
     try:
-      found = self._restored(like, step)
-    except CheckpointError as error:
-      found = error
-    kinds = TrainState, DamagedError, CheckpointError
-    own = worst = kinds.index(type(found))
+      found, own = self._restored(like, step), 0
+    except DamagedError as error:
+      found, own = error, 1
+    except Exception as error:
+      found, own = error, 2
+    worst = own
     if jax.process_count() > 1:
       worst = int(multihost_utils.process_allgather(own).max())
-    if own < worst:
-      path, reason = self._folder / str(step), 'another process cannot read it'
-      found = DamagedError(path, reason)
-      if kinds[worst] is CheckpointError:
-        found = CheckpointError(f'{path}: {reason}, and says why')
-    if kinds[worst] is CheckpointError:
-      raise found
-    return found
+    path, reason = self._folder / str(step), 'another process cannot read it'
+    if worst == 2:
+      raise (
+        found
+        if own == 2
+        else CheckpointError(f'{path}: {reason}, and says why')
+      )
+    return found if own == worst else DamagedError(path, reason)
 
   def _restored(self, like: TrainState, step: int) -> TrainState:
     like = like._asdict()

@@ -99,10 +99,8 @@ def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
     wanted: by item, arrays, or what has their shapes, of the model that is to
       be restored. Its item table may have been filled up with rows.
   """
-  rows, devices = (
-    read_description(path).encoder['num_items'] + 2,
-    jax.device_count(),
-  )
+  rows = read_description(path).encoder['num_items'] + 2
+  devices = jax.device_count()
   filled_up = devices * rows_per_device(rows, devices)
   for item, tree in wanted.items():
     saved = _shapes_by_path(saved_shapes(path, item, None))

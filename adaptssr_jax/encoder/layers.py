@@ -1,4 +1,4 @@
-"""Layers of the encoder, with custom derivatives, which are cheap."""
+"""Layers of the encoder, some with custom derivatives, which are cheap."""
 
 import functools
 import math

@@ -36,8 +36,8 @@ def hide_items(
     most: the largest `ratio` that there is, if that is an array.
 
   Returns:
-    What is left; the hidden positions, `ceil(most * length)` of them, or
-    `length` where fewer are hidden; and the items that were there, or 0.
+    What is left; `ceil(most * length)` positions, first those that are hidden,
+    then `length` for each that is not; and the items that were there, or 0.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
   # As many for all users, and far fewer than the length.

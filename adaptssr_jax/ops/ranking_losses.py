@@ -117,7 +117,8 @@ def listwise_ranking_loss(
   which is the likelihood of drawing the implicit view before all others, and an
   explicit view before all negatives.
 
-  Arguments, what is returned and what is raised are as of `mpr_loss`.
+  Arguments, what is returned and what is raised are as of `mpr_loss`, but for
+  `hard_negatives` and `smooth`, which only pairs have.
 
   Example:
     >>> loss = listwise_ranking_loss(

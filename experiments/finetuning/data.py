@@ -17,7 +17,7 @@ def open_task(settings: FinetuneSettings) -> UserData:
   check_split_seed(settings)
   if settings.split_seed and settings.task.endswith('_by_user'):
     raise SettingsError(
-      '--split_seed deals out rows, and would part the users that '
+      '--split_seed splits rows anew, and would part the users that '
       f'--task={settings.task} keeps together: leave it out'
     )
   data = open_data(settings, task=settings.task)

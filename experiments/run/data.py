@@ -86,8 +86,8 @@ def check_split_seed(settings: SplitSettings) -> None:
   """Raises `SettingsError` where --split_seed cannot be met."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
     raise SettingsError(
-      '--split_seed deals out rows, and would part what --split=leave_one_out '
-      'holds out: leave it out'
+      '--split_seed splits rows anew, and would part what '
+      '--split=leave_one_out holds out: leave it out'
     )
 
 

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(BaseException):
-  """Somebody asked the process to end; the message says where it did."""
+  """Somebody asked the process to end: by what, or where, says the message."""
 
 
 # The name of the signal that was received, and whether somebody asks for it.

@@ -78,7 +78,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     advice = 'choose another folder'
     if error.errno in NO_ROOM:
-      advice = 'make room, and give the same command to go on'
+      advice = 'make room, and give the same command again'
     raise SettingsError(
       f'--workdir={folder} cannot be written ({error.strerror}): {advice}'
     ) from error
@@ -88,21 +88,16 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder, until the process ends at the latest."""
   path, holder = folder / _LOCK, folder / _HOLDER
-
-  def refuse() -> None:
+  with contextlib.ExitStack() as stack:
     # Who only asks whether it is in use has the lock for an instant.
-    time.sleep(0.1)
-    if not is_in_use(folder):
-      return
-    other = ''
-    with contextlib.suppress(OSError):
-      other = holder.read_text(errors='replace')
-    raise SettingsError(
-      f'--workdir={folder} is in use by {other or "another run"}: wait for its '
-      'end, or choose another folder'
-    )
-
-  with locked(path, on_wait=refuse):
+    for seconds in (0.1, 0.2, None):
+      try:
+        stack.enter_context(locked(path))
+        break
+      except filelock.Timeout:
+        if seconds is None:
+          raise _in_use(folder) from None
+        time.sleep(seconds)
     # Not in the locked file, which nobody else can read on Windows.
     holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
@@ -112,6 +107,16 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
       for used in (holder, path):
         with contextlib.suppress(OSError):
           used.unlink()
+
+
+def _in_use(folder: pathlib.Path) -> SettingsError:
+  other = ''
+  with contextlib.suppress(OSError):
+    other = (folder / _HOLDER).read_text(errors='replace')
+  return SettingsError(
+    f'--workdir={folder} is in use by {other or "another run"}: wait for its '
+    'end, or choose another folder'
+  )
 
 
 def _refuse_other_things(folder: pathlib.Path) -> None:
