@@ -120,7 +120,9 @@ def sweep_panels(
   panels = []
   for column in dict.fromkeys(columns):
     own = [
-      point for point, of in zip(points, columns, strict=True) if of == column
+      point
+      for point, found in zip(points, columns, strict=True)
+      if found == column
     ]
     where = [[point[key] for key in keys] for point in own]
     panels.append(

@@ -190,7 +190,9 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
     f'seeds. Steps of each stage: {_ranges(grid, results["pretraining"])}.',
     f'Commit {", ".join(results["commits"])}; on '
     f'{", ".join(results["devices"])}; '
-    + ', '.join(f'{name} {of}' for name, of in results['versions'].items())
+    + ', '.join(
+      f'{name} {version}' for name, version in results['versions'].items()
+    )
     + '.',
   ]
   lines += _collapsed(grid, results['pretraining'])

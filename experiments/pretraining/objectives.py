@@ -242,11 +242,11 @@ def init_head(
   """
   head = {}
   traits = [traits_of(name) for name in settings.objective]
-  if any(of.has_bias for of in traits):
+  if any(trait.has_bias for trait in traits):
     head |= init_masked_items(encoder)
     if shares is not None and settings.output_bias == 'shares':
       head['bias'] = jnp.asarray(np.log(shares), jnp.float32)
-  if any(of.from_the_vector for of in traits):
+  if any(trait.from_the_vector for trait in traits):
     head |= init_projection(encoder)
   if 'msdp' in settings.objective:
     head |= init_msdp(encoder, max_window=settings.max_window)

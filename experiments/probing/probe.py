@@ -65,7 +65,9 @@ def probe(
       values = KINDS[data.kind].measure(
         outputs, known.splits['validation'].label
       )
-      validation = {f'validation_{name}': of for name, of in values.items()}
+      validation = {
+        f'validation_{name}': value for name, value in values.items()
+      }
       log.write(number, reading.chosen | validation)
       readings.append(reading)
   best = best_of(readings)

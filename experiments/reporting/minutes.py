@@ -79,7 +79,9 @@ def _levels(runs: Sequence[Run], task: str) -> dict[str, float]:
     if run.result.get('task') == task
   }
   # The probe of a conversion, which has no accuracy, is judged by its AUC.
-  scores = {n: of.get('accuracy', of.get('auc')) for n, of in found.items()}
+  scores = {
+    n: score.get('accuracy', score.get('auc')) for n, score in found.items()
+  }
   return {name: score for name, score in scores.items() if score is not None}
 
 

@@ -125,7 +125,10 @@ def _curves(runs: Sequence[Run]) -> Element:
   for run in runs:
     head += [run.name, 'validation']
   rows = [
-    [name, *(_last(run, of + name) for run in runs for of in ('', _VALIDATION))]
+    [
+      name,
+      *(_last(run, kind + name) for run in runs for kind in ('', _VALIDATION)),
+    ]
     for name in metrics
   ]
   section.extend(
@@ -172,7 +175,7 @@ def _results(runs: Sequence[Run]) -> Element:
     rows = []
     for metric in metrics:
       values = [run.result[name].get(metric) for name in splits]
-      cells = [_DASH if of is None else f'{of:.4f}' for of in values]
+      cells = [_DASH if value is None else f'{value:.4f}' for value in values]
       rows.append([metric, *cells])
     caption = f'{run.name}, task {run.result.get("task", _DASH)}'
     section.append(table(caption, ['metric', *splits], rows))
