@@ -106,15 +106,15 @@ def read(path: pathlib.Path) -> Journeys:
   bought, products, campaigns, descriptions, redemptions = (
     _table(path, name) for name in TABLES
   )
-  place = pc.index_in(bought['product_id'], value_set=products['product_id'])
-  item = products['product_type'].take(place).combine_chunks()
+  index = pc.index_in(bought['product_id'], value_set=products['product_id'])
+  item = products['product_type'].take(index).combine_chunks()
   is_typed = item.is_valid()
   typed = bought.filter(is_typed)
-  place = pc.index_in(
+  index = pc.index_in(
     campaigns['campaign_id'], value_set=descriptions['campaign_id']
   )
   what = f'a campaign that is not in {member("campaign_descriptions")}'
-  refuse_rows(f'{path}, {member("campaigns")}', {what: place.is_null()})
+  refuse_rows(f'{path}, {member("campaigns")}', {what: index.is_null()})
   pairs, redeemed = (
     zip(*(column.to_pylist() for column in table.columns), strict=True)
     for table in (campaigns, redemptions)
@@ -125,7 +125,7 @@ def read(path: pathlib.Path) -> Journeys:
     item=item.drop_null(),
     time=typed['transaction_timestamp'].cast(pa.int64()).to_numpy(),
     pair_household=campaigns['household_id'].to_numpy(),
-    start=descriptions['start_date'].cast(pa.int64()).take(place).to_numpy(),
+    start=descriptions['start_date'].cast(pa.int64()).take(index).to_numpy(),
     redeemed=np.array([pair in redeemed for pair in pairs], bool),
     untyped=len(bought) - len(typed),
   )

@@ -136,6 +136,6 @@ def last_states(hidden: States, *, where: Real) -> Users:
     [[2.0], [0.0]]
   """
   count = jnp.sum(where, axis=1)
-  place = jnp.maximum(count - 1, 0)[:, None, None]
-  last = jnp.take_along_axis(hidden, place, axis=1)[:, 0].astype(jnp.float32)
+  index = jnp.maximum(count - 1, 0)[:, None, None]
+  last = jnp.take_along_axis(hidden, index, axis=1)[:, 0].astype(jnp.float32)
   return jnp.where(count[:, None] > 0, last, 0)

@@ -46,9 +46,9 @@ def prefix_and_next(
   n = jnp.sum(items != 0)
   cut = jnp.minimum(jax.random.randint(key, (), 1, jnp.maximum(n, 2)), n)
   start = jnp.maximum(cut - max_length, 0)
-  place = jnp.arange(min(len(items), max_length))
-  prefix = items.at[start + place].get(mode='fill', fill_value=0)
-  prefix = jnp.where(place < cut - start, prefix, 0)
+  index = jnp.arange(min(len(items), max_length))
+  prefix = items.at[start + index].get(mode='fill', fill_value=0)
+  prefix = jnp.where(index < cut - start, prefix, 0)
   after = items.at[cut + jnp.arange(num_next)].get(mode='fill', fill_value=0)
   return prefix, after
 

@@ -41,10 +41,10 @@ def hide_one(
     ([0, 5, 9], 5)
   """
   n = jnp.sum(items != 0)
-  place = jax.random.randint(key, (), 0, jnp.maximum(n, 1))
-  place = jnp.where(n > 1, place, len(items))
-  hidden = items.at[place].get(mode='fill', fill_value=0)
-  return items.at[place].set(mask_id, mode='drop'), hidden
+  index = jax.random.randint(key, (), 0, jnp.maximum(n, 1))
+  index = jnp.where(n > 1, index, len(items))
+  hidden = items.at[index].get(mode='fill', fill_value=0)
+  return items.at[index].set(mask_id, mode='drop'), hidden
 
 
 def cut_last(

@@ -142,7 +142,7 @@ def draw_negatives(
   num_draws: int,
   num_targets: int,
 ) -> Int[Array, 'draws']:
-  """Draws for each positive of a user; that of slot i is from key i folded in.
+  """Draws for each positive of a user: for positive i by `fold_in(key, i)`.
 
   Args:
     targets: the user's positives, -1 where there is none, [width].

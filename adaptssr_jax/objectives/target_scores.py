@@ -141,9 +141,9 @@ def target_ranks(
   ) -> tuple[Float[Array, 'users most'], None]:
     """Puts in those of the positives that are in this chunk of targets."""
     begin, scores = score(start)
-    place = positives - begin
-    inside = (place >= 0) & (place < scores.shape[1])
-    own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+    index = positives - begin
+    inside = (index >= 0) & (index < scores.shape[1])
+    own = jnp.take_along_axis(scores, jnp.where(inside, index, 0), axis=1)
     return jnp.where(inside, own, found), None
 
   # From the product that ranks the others: another sums in another order, and
@@ -186,6 +186,6 @@ def _counted(
   # What the last chunk, moved back to fit, repeats does not count.
   counts = jnp.broadcast_to(jnp.arange(shape[1]) >= start - begin, shape)
   # Below 0 an index would wrap around.
-  place = jnp.where(targets < begin, shape[1], targets - begin)
-  row = jnp.arange(len(place))[:, None]
-  return counts.at[row, place].set(False, mode='drop')
+  index = jnp.where(targets < begin, shape[1], targets - begin)
+  row = jnp.arange(len(index))[:, None]
+  return counts.at[row, index].set(False, mode='drop')

@@ -94,8 +94,8 @@ def last_behaviours(
   if items.shape[1] <= length:
     return items
   count = jnp.sum(items != 0, axis=1, keepdims=True)
-  place = jnp.maximum(count - length, 0) + jnp.arange(length)[None]
-  return jnp.take_along_axis(items, place, axis=1)
+  index = jnp.maximum(count - length, 0) + jnp.arange(length)[None]
+  return jnp.take_along_axis(items, index, axis=1)
 
 
 def encode_users(

@@ -233,10 +233,10 @@ def _over_chunks(
   def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses]:
     """The part that the ids `first`, `first + 1`, ... have in either sum."""
     start, scores = scores_of_chunk(size, hidden, table, bias, first)
-    place = labels - start
-    inside = where & (labels >= first) & (place < size)
+    index = labels - start
+    inside = where & (labels >= first) & (index < size)
     # Not a product of its own, which a GPU or TPU might round otherwise.
-    own = jnp.take_along_axis(scores, jnp.where(inside, place, 0), axis=1)
+    own = jnp.take_along_axis(scores, jnp.where(inside, index, 0), axis=1)
     return jax.nn.logsumexp(scores, axis=1), jnp.sum(own, axis=1, where=inside)
 
   if size == len(table):

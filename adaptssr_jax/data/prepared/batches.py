@@ -70,15 +70,15 @@ def draw_partners(
   """
   last = _last_of(items, rows)
   others = by_last.lengths_of(last) - 1
-  place = by_last.offsets[last] + (draws * others).astype(np.int64)
+  index = by_last.offsets[last] + (draws * others).astype(np.int64)
   has_other = others > 0
-  place = np.where(has_other, place, 0)
+  index = np.where(has_other, index, 0)
   if not len(by_last.values):
     return rows
-  # The users are in order: from the place of the user on, one further.
-  partner = by_last.values[place]
-  place += has_other & (partner >= rows)
-  return np.where(has_other, by_last.values[place], rows)
+  # The users are in order: from the index of the user on, one further.
+  partner = by_last.values[index]
+  index += has_other & (partner >= rows)
+  return np.where(has_other, by_last.values[index], rows)
 
 
 def _last_of(items: Ragged | RaggedView, rows: np.ndarray) -> np.ndarray:
