@@ -87,8 +87,8 @@ TITLES |= {
 }
 TITLES |= {
   f'{method}+temperature={value}': f'{TITLES[method]}, temperature {value}'
-  for method in ('clue', 'ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr')
-  for value in (0.1, 0.5, 1.0)
+  for method in ('ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr')
+  for value in (0.1, 0.5)
 }
 # Of both together, one layer, 12 epochs, see `ml1m_tuning`.
 TITLES |= {
