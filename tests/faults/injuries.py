@@ -318,7 +318,7 @@ def disk_full(victim, *, then=go_on_alone):
   output = end(start(victim.settings, file_size=12), code=1)
   told = output.splitlines()[-1]
   assert told.startswith('error: '), output
-  assert 'make room, and give the same command again' in told, output
+  assert 'make room, and give the same command' in told, output
   assert saved_steps(victim.folder) == kept
   return then(victim)
 
@@ -350,7 +350,7 @@ def one_of_two_has_no_room(victim, *, then=go_on_as_two):
   kept = saved_steps(victim.folder)
   pair = start_pair(victim.settings, file_size=12)
   output = end(pair[0], code=1)
-  assert 'make room, and give the same command again' in output, output
+  assert 'make room, and give the same command' in output, output
   is_left_by(pair[1])
   assert saved_steps(victim.folder) == kept
   return then(victim)
