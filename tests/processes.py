@@ -8,8 +8,8 @@ import sys
 
 from tests.tiny_runs import ROOT
 
-# What the collectives of the CPU say of themselves, and what is left of two such
-# lines that are written at once: the number at the end, which is that of peers.
+# What the collectives of the CPU say of themselves, and what is left of two
+# such lines if they are written at once: the number of peers at their end.
 NOISE = re.compile(r'\[Gloo\]|\d*$')
 
 
