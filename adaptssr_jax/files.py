@@ -12,14 +12,18 @@ import filelock
 
 @contextlib.contextmanager
 def locked(
-  path: str | os.PathLike, *, on_wait: Callable[[], None] | None = None
+  path: str | os.PathLike,
+  *,
+  timeout: float = 0.0,
+  on_wait: Callable[[], None] | None = None,
 ) -> Iterator[bool]:
   """Holds the lock of a file; the system takes it back from a dead process.
 
   Args:
     path: of the file, which is created and stays there.
-    on_wait: is called before the lock is waited for, if another process holds
-      it; without it nothing is waited for.
+    timeout: seconds that it is waited for if another process holds it.
+    on_wait: is called after these, and before the lock is waited for without
+      end; without it there is an error.
 
   Yields:
     Whether the lock is held: not where the file system has no locks.
@@ -34,7 +38,7 @@ def locked(
   # process that died on another machine.
   lock = filelock.FileLock(path, fallback_to_soft=False)
   try:
-    lock.acquire(blocking=False)
+    lock.acquire(timeout=timeout)
   except filelock.Timeout:
     if on_wait is None:
       raise

@@ -11,7 +11,6 @@ import os
 import pathlib
 import socket
 import subprocess
-import time
 import types
 from collections.abc import Collection, Iterator, Mapping
 
@@ -89,15 +88,11 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder, until the process ends at the latest."""
   path, holder = folder / _LOCK, folder / _HOLDER
   with contextlib.ExitStack() as stack:
-    # Who only asks whether it is in use has the lock for an instant.
-    for seconds in (0.1, 0.2, None):
-      try:
-        stack.enter_context(locked(path))
-        break
-      except filelock.Timeout:
-        if seconds is None:
-          raise _in_use(folder) from None
-        time.sleep(seconds)
+    try:
+      # Who only asks whether it is in use has the lock for an instant.
+      stack.enter_context(locked(path, timeout=0.3))
+    except filelock.Timeout:
+      raise _in_use(folder) from None
     # Not in the locked file, which nobody else can read on Windows.
     holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
