@@ -185,13 +185,11 @@ class Checkpoints:
     worst = own
     if jax.process_count() > 1:
       worst = int(multihost_utils.process_allgather(own).max())
+    if own == 2:
+      raise found
     path, reason = self._folder / str(step), 'another process cannot read it'
     if worst == 2:
-      raise (
-        found
-        if own == 2
-        else CheckpointError(f'{path}: {reason}, and says why')
-      )
+      raise CheckpointError(f'{path}: {reason}, and says why')
     return found if own == worst else DamagedError(path, reason)
 
   def _restored(self, like: TrainState, step: int) -> TrainState:

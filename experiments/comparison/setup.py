@@ -47,13 +47,7 @@ def read_grid(settings: CompareSettings) -> Grid:
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
   tasks = {task: open_data(settings, task) for task in settings.tasks}
-  few, many = sorted((len(splits), len(seeds)))
-  if not settings.crossed and many % few:
-    # A mean over runs, of which some splits would count more than others.
-    raise SettingsError(
-      f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
-      'uses some more often than others: give as many of both, or a multiple'
-    )
+  _check_crossing(settings, splits, seeds)
   data_flags = {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(DataSettings)
@@ -92,6 +86,18 @@ def read_grid(settings: CompareSettings) -> Grid:
         check_training(grid.settings_of(name))
   check_shapes(grid)
   return grid
+
+
+def _check_crossing(
+  settings: CompareSettings, splits: Sequence[int], seeds: Sequence[int]
+) -> None:
+  """Refuses a mean over runs in which some splits count more than others."""
+  few, many = sorted((len(splits), len(seeds)))
+  if not settings.crossed and many % few:
+    raise SettingsError(
+      f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
+      'uses some more often than others: give as many of both, or a multiple'
+    )
 
 
 def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:

@@ -52,7 +52,7 @@ def test_a_run_told_to_stop_without_room_and_started_twice(ward):
   victim = victim_of(ward, 'alone', 1)
   for injury in (told_to_stop_early, told_to_stop, disk_full):
     injury(victim, then=is_hurt_again)
-  two_at_once(victim)
+  assert two_at_once(victim) == 0
 
 
 def test_two_processes_of_which_one_stops_has_no_room_or_is_killed(ward):
