@@ -3,9 +3,9 @@
   python -m experiments.baselines --method=bag_of_items --task=gender
 
 bag_of_items: logistic regression on which items a user has seen (labels);
-bag_svd: on the directions in which the TF-IDF of all users differs most;
-most_popular, last_item: counts of the training rows (ranking). They leave the
-same `result.json` and `predictions.npz` as `experiments.finetune`.
+bag_svd: a regression on the directions in which the TF-IDF of all users differs
+most; most_popular, last_item: counts of the training rows (ranking). They leave
+the same `result.json` and `predictions.npz` as `experiments.finetune`.
 """
 
 from experiments.flags.small_commands import BaselineSettings
@@ -14,9 +14,10 @@ from experiments.run.command import run
 if __name__ == '__main__':
   run('experiments.baselines', BaselineSettings)
 
+import functools
 import operator
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,14 @@ from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY
 from experiments.probing.features import bag_svd, tf_idf
-from experiments.probing.probe import bags_of_rows, labelled_rows, outputs_of
+from experiments.probing.probe import (
+  bags_of_rows,
+  labelled_rows,
+  outputs_of,
+  readings_of,
+  vectors_by_split,
+)
+from experiments.probing.rankings import blocks, ranks_of
 from experiments.probing.reading import BAG_STRENGTHS, best_of, read
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
@@ -37,8 +45,6 @@ from experiments.run.workdir import opened_workdir
 # Strengths of the regularisation, strongest first, for bags of ones and for
 # bags weighted to unit length.
 _STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
-# Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
-_ROWS = 256
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
@@ -61,22 +67,24 @@ def baseline_in(
   train = data.splits['train'].first(settings.train_users)
   all_rows = data
   data = data._replace(splits=data.splits | {'train': train})
-  ranks = settings.method in ('most_popular', 'last_item')
-  if ranks != (data.kind == 'ranking'):
+  ranks = data.kind == 'ranking'
+  if settings.method in (
+    ('bag_of_items',) if ranks else ('most_popular', 'last_item')
+  ):
     raise SettingsError(
       f'--method={settings.method} cannot do --task={settings.task}, which is '
       f'a {data.kind} task: choose another of the two'
     )
-  if ranks:
-    chosen, outputs = rank_by_counts(
-      data, last_item=settings.method == 'last_item'
-    )
-  elif settings.method == 'bag_svd':
-    chosen, outputs = classify_svd(
+  if settings.method == 'bag_svd':
+    chosen, outputs = read_svd(
       all_rows,
       settings.max_length,
       num_components=settings.num_components or 64,
       train_users=settings.train_users,
+    )
+  elif ranks:
+    chosen, outputs = rank_by_counts(
+      data, last_item=settings.method == 'last_item'
     )
   else:
     chosen, outputs = classify_bags(data, settings.max_length)
@@ -111,22 +119,25 @@ def classify_bags(
   return best.chosen, outputs_of(best, data)
 
 
-def classify_svd(
+def read_svd(
   data: UserData, length: int, *, num_components: int, train_users: int = 0
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """As `classify_bags`, of a truncated SVD of the bags of all rows.
+  """As `classify_bags`, of a truncated SVD of the bags of all users.
+
+  In a ranking the regression is that of `ranking_candidates`.
 
   Args:
     train_users: labelled rows to train on, the first; 0: all.
   """
-  labelled = labelled_rows(data)
-  train = labelled.rows['train'][: train_users or None]
-  labelled = labelled._replace(rows=labelled.rows | {'train': train})
   bag = tf_idf(bags_of_rows(data, length))
   vectors = bag_svd(bag, num_components=num_components)
-  best = read(vectors, labelled)
-  chosen = {'num_components': vectors.shape[1]} | best.chosen
-  return chosen, outputs_of(best, data)
+  chosen = {'num_components': vectors.shape[1]}
+  by_split = vectors_by_split(vectors, data)
+  train = data.splits['train'].first(train_users)
+  by_split['train'] = by_split['train'][: len(train.items)]
+  data = data._replace(splits=data.splits | {'train': train})
+  best = best_of(readings_of(by_split, data))
+  return chosen | best.chosen, outputs_of(best, data)
 
 
 def rank_by_counts(
@@ -151,7 +162,9 @@ def rank_by_counts(
   for histories in (False, True):
     score = _score_of(data, last_item=last_item, histories=histories)
     ranks = {
-      name: ranks_of(data.splits[name], score)
+      name: ranks_of(
+        data.splits[name], functools.partial(score, data.splits[name])
+      )
       for name in ('validation', 'test')
     }
     values = kind.measure(ranks['validation'], data.splits['validation'].label)
@@ -185,12 +198,6 @@ def _score_of(
   return score_after
 
 
-def _blocks(count: int) -> Iterator[np.ndarray]:
-  """The numbers 0..count-1, some at a time."""
-  for start in range(0, count, _ROWS):
-    yield np.arange(start, min(start + _ROWS, count))
-
-
 def _last_items(users: UserArrays, some: np.ndarray) -> np.ndarray:
   return users.items.padded(some, 1)[:, 0]
 
@@ -209,35 +216,10 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
   )
   befores = [_last_items(train, train.user_of_rows())]
   afters = [train.in_row_order(train.positives.values)]
-  for some in _blocks(len(train.items)) if histories else ():
+  for some in blocks(len(train.items)) if histories else ():
     items = train.items.padded(some, train.items.longest)
     before = np.pad(items[:, :-1], ((0, 0), (1, 0)))
     after = target_of[items]
     befores.append(before[after >= 0])
     afters.append(after[after >= 0])
   return np.concatenate(befores), np.concatenate(afters)
-
-
-def ranks_of(
-  users: UserArrays, score: Callable[[UserArrays, np.ndarray], np.ndarray]
-) -> np.ndarray:
-  """The rank of each row's positive among all targets, from 1, [rows].
-
-  The user's other positives are left out, and equal scores share the mean of
-  their ranks, as in fine-tuning.
-
-  Args:
-    score: (users, some of them) -> [some, targets].
-  """
-  of_row, ranks = users.user_of_rows(), []
-  positive = users.in_row_order(users.positives.values)
-  for rows in _blocks(users.num_rows):
-    some = of_row[rows]
-    scores = score(users, some)
-    own = np.take_along_axis(scores, positive[rows, None], axis=1)
-    targets = users.targets.padded(some, users.targets.longest, fill=-1)
-    line, place = np.nonzero(targets >= 0)
-    scores[line, targets[line, place]] = -np.inf
-    above, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
-    ranks.append(1 + above + equal / 2)
-  return np.concatenate(ranks).astype(np.float32)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from adaptssr_jax.data import (
   Ragged,
@@ -18,6 +18,7 @@ from adaptssr_jax.data import (
 )
 from experiments import baselines
 from experiments.flags.binder import SettingsError
+from experiments.probing import rankings
 from experiments.probing.features import bag_svd, bags, tf_idf
 from experiments.probing.probe import bags_of_rows, labelled_rows
 from tests.labelled_rows import arrays_of, rows_of
@@ -137,7 +138,7 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
   data = labelled(2)
   rows = [items for users in data.splits.values() for items in users.items]
   vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
-  chosen, outputs = baselines.classify_svd(
+  chosen, outputs = baselines.read_svd(
     data, 0, num_components=4, train_users=20
   )
   inputs = (vectors - vectors[:20].mean(axis=0)) / vectors[:20].std(axis=0)
@@ -146,6 +147,35 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
   expected = model.predict_log_proba(inputs[90:])
   assert outputs['test'] == pytest.approx(expected, abs=0.02)
   assert set(chosen) == {'num_components', 'C'}
+
+
+def test_a_ridge_reads_vectors_in_a_ranking():
+  data, rng = ranked(), np.random.default_rng(3)
+  vectors = {
+    name: rng.normal(2, 3, (len(users.items), 5)).astype(np.float32)
+    for name, users in data.splits.items()
+  }
+  found = list(rankings.ranking_candidates(vectors, data, 'ndcg@10'))
+  assert [reading.chosen['ridge'] for reading in found] == [1, 0.1, 0.01, 0.001]
+  train = data.splits['train']
+  of_row = train.user_of_rows()
+  positive = np.array([own for _, _, own, _ in rows_of(train)])
+  rows = vectors['train'][of_row]
+  mean, scale = rows.mean(axis=0), rows.std(axis=0)
+  for reading in found:
+    model = Ridge(alpha=reading.chosen['ridge'] * len(rows))
+    model.fit((rows - mean) / scale, np.eye(12)[positive])
+    for name, ranks in reading.outputs.items():
+      users = data.splits[name]
+      scores = model.predict((vectors[name] - mean) / scale)
+      expected = []
+      for user, row in zip(users.user_of_rows(), rows_of(users), strict=True):
+        _, _, own, others = row
+        rivals = np.delete(scores[user], [own, *others])
+        expected.append(1 + (rivals > scores[user, own]).sum())
+      assert ranks.tolist() == expected
+    ndcg = ndcg_by_hand(reading.outputs['validation']) / 30
+    assert reading.score == pytest.approx(ndcg)
 
 
 def counts_by_hand(data, histories):
@@ -183,7 +213,7 @@ def ndcg_by_hand(ranks):
 @pytest.mark.parametrize('last_item', [False, True])
 def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
   # Blocks of rows that do not divide the split.
-  monkeypatch.setattr(baselines, '_ROWS', 7)
+  monkeypatch.setattr(rankings, '_ROWS', 7)
   choices = set()
   for seed in range(6):
     data = ranked(seed=seed)
@@ -205,7 +235,10 @@ def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
 
 @pytest.mark.parametrize(
   ('method', 'task'),
-  [('bag_of_items', 'age'), ('bag_svd', 'age'), ('last_item', 'click')],
+  [
+    *(('bag_of_items', 'age'), ('bag_svd', 'age')),
+    *(('last_item', 'click'), ('bag_svd', 'click')),
+  ],
 )
 def test_a_baseline_leaves_what_fine_tuning_leaves(
   tmp_path, data_dir, method, task, capsys

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from test_similarity_command import save_run
+from test_similarity_command import ITEMS, save_run
 
 from adaptssr_jax.checkpoint.encoders import restore_model
 from adaptssr_jax.data import resplit
 from adaptssr_jax.table.lookup import encoder_params
-from experiments import compare
+from experiments import compare, finetune
 from experiments.comparison import frozen
 from experiments.comparison.frozen import histories_of, users_in_order
 from experiments.comparison.grid import Cell, Vectors, plan
@@ -83,7 +83,7 @@ def test_vectors_are_encoded_once_for_tasks_with_the_same_users(whole):
   runs = plan(grid)
   names = [one.name for one in runs]
   vectors = [one for one in runs if isinstance(one, Vectors)]
-  # Gender and age label the same users.
+  # All tasks have the same users.
   assert [one.method for one in vectors] == ['random_encoder', 'pooled_items']
   for one in vectors:
     first = f'cells/{one.method}/gender/frozen/share_1/split_0/seed_7'
@@ -91,11 +91,11 @@ def test_vectors_are_encoded_once_for_tasks_with_the_same_users(whole):
   pretrained = names.index('pretrain/pooled_items/seed_7')
   assert pretrained < names.index(vectors[1].name)
   cells = [one for one in runs if isinstance(one, Cell)]
-  # Of 2 models x 2 shares x 2 tasks x 2 modes x 3 splits.
-  assert sum(one.is_frozen for one in cells) == 48
+  # Of 2 models x 2 shares x 3 splits x 5 columns, of click but one.
+  assert sum(one.is_frozen for one in cells) == 60
   # Fine-tuned: 2 models x 2 shares x 3 tasks x 2 splits. Of a bag, 2 x 2 x 4
   # splits, since both kinds of columns have the first.
-  assert len(cells) == 48 + 24 + 2 * 16
+  assert len(cells) == 60 + 24 + 2 * 16
   assert len(whole.made.calls) == len(runs) == len(cells) + 3
   assert len(whole.results['cells']) == len(cells)
   assert whole.results['cells'][0]['mode'] == 'fine_tuned'
@@ -125,8 +125,8 @@ def test_columns_are_those_of_all_modes(whole):
   columns = [
     (one['task'], one['mode'], one['share']) for one in results['summary']
   ]
-  assert len(columns) == len(set(columns)) == 2 * 3 * 2 + 2
-  assert ('click', 'fine_tuned', 1.0) in columns
+  # No bag is joined in a ranking.
+  assert len(columns) == len(set(columns)) == 2 * 3 * 2 + 2 * 2
   found = {
     column: one['methods']
     for column, one in zip(columns, results['summary'], strict=True)
@@ -192,7 +192,9 @@ def test_a_killed_comparison_reads_the_rest(
   assert len(stand_ins.calls) == 48 + 3 - 2 - 9
   # As without interruption, and without the other columns.
   frozen_columns = [
-    one for one in whole.results['summary'] if one['mode'] == 'frozen'
+    one
+    for one in whole.results['summary']
+    if one['mode'] == 'frozen' and one['task'] != 'click'
   ]
   assert results['summary'] == frozen_columns
   # More splits may be added.
@@ -255,12 +257,10 @@ def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
     compare.main(dry)
 
 
-def test_a_ranking_is_fine_tuned_whatever_the_modes(stand_ins, settings):
-  settings = changed(
-    settings, modes=('frozen',), tasks=('click',), reference='none'
-  )
-  results = compare.main(settings)
-  assert [one['mode'] for one in results['summary']] == ['fine_tuned'] * 2
+def test_no_bag_is_joined_in_a_ranking(settings):
+  alone = changed(settings, modes=('frozen_with_bag',), tasks=('click',))
+  with pytest.raises(SettingsError, match='no column for the ranking click'):
+    compare.main(alone)
 
 
 def test_histories_agree_whatever_the_labels(settings):
@@ -273,14 +273,52 @@ def test_histories_agree_whatever_the_labels(settings):
     stored = resplit(data, 0).splits
     for part in stored.values():
       for row, number in enumerate(part.number):
-        place = np.argsort(histories.order)[number]
+        place = histories.places_of(part)[row]
+        assert place == np.argsort(histories.order)[number]
         assert users.user_id[place].tolist() == part.user_id[row].tolist()
         assert users.items[place].tolist() == part.items[row].tolist()
-  click = open_data(settings, 'click')
-  assert histories_of(click).name != of_age.name
   items = age.vocabulary.items
   other = age._replace(vocabulary=age.vocabulary._replace(items=items[::-1]))
   assert histories_of(other).name != of_age.name
+
+
+def test_a_user_of_a_ranking_has_one_history(settings):
+  click = open_data(settings, 'click')
+  histories = histories_of(click)
+  # Of 60 % of the rows and of the others.
+  assert sum(len(part.items) for part in click.splits.values()) > 200
+  assert histories.name == histories_of(open_data(settings, 'age')).name
+  users = users_in_order(click, histories)
+  assert len(users.items) == 200
+  for part in resplit(click, 3).splits.values():
+    for user, place in enumerate(histories.places_of(part)):
+      assert users.user_id[place].tolist() == part.user_id[user].tolist()
+      assert users.items[place].tolist() == part.items[user].tolist()
+
+
+def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
+  place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
+  source = {'pretrained': save_run(tmp_path / 'run', ITEMS, seed=3)}
+  task = {'task': 'click', 'split_seed': 3, 'train_users': 300}
+  data = open_data(frozen.ReadingSettings(**place), 'click')
+  found = {'data': data, 'histories': histories_of(data)}
+  frozen.encode(
+    frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source, **place),
+    **found,
+  )
+  cell = frozen.ReadingSettings(
+    workdir=str(tmp_path / 'cell'),
+    vectors=str(tmp_path / 'vectors'),
+    **task,
+    **place,
+  )
+  read = frozen.read_vectors(cell, **found)
+  probe = finetune.FinetuneSettings(
+    workdir=str(tmp_path / 'probe'), mode='probe', **source, **task, **place
+  )
+  probed = finetune.main(probe)
+  for name in ('ridge', 'validation', 'test'):
+    assert read[name] == pytest.approx(probed[name], abs=1e-6)
 
 
 @pytest.mark.parametrize('with_bag', [False, True])

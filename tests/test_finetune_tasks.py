@@ -335,7 +335,10 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'task': 'click', 'mode': 'probe'}, '--mode=probe needs classes'),
+    (
+      {'task': 'click', 'mode': 'probe', 'with_bag': True},
+      '--with_bag needs classes, and click is a ranking',
+    ),
     ({'task': 'click', 'kind': 'conversion'}, '--kind=conversion needs labels'),
     ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
     ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),

@@ -24,7 +24,12 @@ from experiments.flags.shared import (
   train_users_flag,
 )
 from experiments.probing import features, reading
-from experiments.probing.probe import encode_splits, labelled_rows, outputs_of
+from experiments.probing.probe import (
+  encode_splits,
+  labelled_rows,
+  outputs_of,
+  readings_of,
+)
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
 from experiments.run.workdir import atomic_savez, opened_workdir
@@ -33,17 +38,25 @@ VECTORS = 'vectors.npz'
 
 
 class Histories(NamedTuple):
-  """The rows of a task in an order that does not depend on its labels."""
+  """The histories of a task in an order that does not depend on its labels."""
 
   name: str  # the same for all tasks with the same users, histories and items
-  order: np.ndarray  # the number of the row at each place, [rows]
+  order: np.ndarray  # the number of the stored history at each place
+  # Of each row by its number, or in a ranking of each user, the place.
+  places: np.ndarray
+
+  def places_of(self, users: UserArrays) -> np.ndarray:
+    """Where the histories of these users are, of any split of any seed."""
+    is_ranking = users.user_number is not None
+    return self.places[users.user_number if is_ranking else users.number]
 
 
 def histories_of(data: UserData) -> Histories:
   """The histories of a task with the stored splits.
 
-  Rows are ordered by a digest of the user id and the items, so that tasks which
-  only label the same users otherwise agree in the order and in the name.
+  They are ordered by a digest of the user id and the items, so that tasks which
+  only label the same users otherwise agree in the order and in the name. In a
+  ranking a user who is in several splits has one history.
   """
   digests = [
     hashlib.blake2b(
@@ -52,14 +65,22 @@ def histories_of(data: UserData) -> Histories:
     for part in data.splits.values()
     for user_id, items in zip(part.user_id, part.items, strict=True)
   ]
-  order = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+  owners = np.arange(len(digests))
+  if data.kind == 'ranking':
+    parts = data.splits.values()
+    owners = np.concatenate([part.user_number for part in parts])
+  _, first = np.unique(owners, return_index=True)
+  order = np.array(sorted(first.tolist(), key=digests.__getitem__))
+  places = np.zeros(owners.max() + 1, int)
+  places[owners[order]] = np.arange(len(order))
   whole = hashlib.blake2b(digest_size=6)
   for text in itertools.chain(
     (digests[row] for row in order),
     (f'{item}\0'.encode() for item in data.vocabulary.items),
   ):
     whole.update(text)
-  return Histories(f'{len(digests)}_users_{whole.hexdigest()}', order)
+  name = f'{len(order)}_users_{whole.hexdigest()}'
+  return Histories(name, order, places)
 
 
 def users_in_order(data: UserData, histories: Histories) -> UserArrays:
@@ -139,11 +160,11 @@ def read_vectors(
     splits = resplit(data, settings.split_seed).splits
     train = splits['train'].first(settings.train_users)
     known = data._replace(splits=splits | {'train': train})
-    labelled = labelled_rows(known)
-    number = np.concatenate([part.number for part in known.splits.values()])
-    places = np.argsort(histories.order)[number]
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
-      vectors = found['vector'][places]
+      vectors = {
+        name: found['vector'][histories.places_of(part)]
+        for name, part in known.splits.items()
+      }
     if settings.with_bag:
       # Of all users: labelled ones alone would not show which items are rare.
       bag = features.tf_idf(
@@ -152,9 +173,15 @@ def read_vectors(
           len(data.vocabulary.items),
           max_length=settings.max_length,
         )
-      )[places]
-      best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
+      )
+      places = [histories.places_of(part) for part in known.splits.values()]
+      readings = reading.joined_candidates(
+        np.concatenate(list(vectors.values())),
+        bag[np.concatenate(places)],
+        labelled_rows(known),
+      )
     else:
-      best = reading.read(vectors, labelled)
+      readings = readings_of(vectors, known)
+    best = reading.best_of(readings)
     about = {'task': settings.task} | best.chosen
     return write_result(folder, about, outputs_of(best, known), known)

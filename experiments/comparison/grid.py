@@ -12,7 +12,12 @@ from typing import Any
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.comparison.frozen import Histories
-from experiments.comparison.methods import FINE_TUNED, METHODS, Method
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  FROZEN_WITH_BAG,
+  METHODS,
+  Method,
+)
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
@@ -125,8 +130,10 @@ class Grid:
     return (METHODS | self.methods)[name]
 
   def modes_of(self, task: str) -> tuple[str, ...]:
-    """How the vectors are used for a task; a ranking is always fine-tuned."""
-    return (FINE_TUNED,) if self.tasks[task].kind == 'ranking' else self.modes
+    """How the vectors are used for a task; no bag is joined in a ranking."""
+    if self.tasks[task].kind != 'ranking':
+      return self.modes
+    return tuple(mode for mode in self.modes if mode != FROZEN_WITH_BAG)
 
   def splits_of(self, mode: str) -> tuple[int, ...]:
     """The seeds of the splits of a column."""

@@ -77,14 +77,16 @@ def _rival(title: str, name: str, **changes: Any) -> Method:
 
 
 # In place of a vector: no bag is joined to another.
-_BAG = {'kinds': LABELS, 'modes': (FINE_TUNED, FROZEN)}
+_ALONE = (FINE_TUNED, FROZEN)
 
 METHODS = {
   'none': Method(title='None', modes=(FINE_TUNED,)),
   'random_encoder': Method(
-    title='Random encoder', kinds=LABELS, modes=(FROZEN, FROZEN_WITH_BAG)
+    title='Random encoder', modes=(FROZEN, FROZEN_WITH_BAG)
   ),
-  'bag_of_items': Method(title='Bag of items', baseline='bag_of_items', **_BAG),
+  'bag_of_items': Method(
+    title='Bag of items', baseline='bag_of_items', kinds=LABELS, modes=_ALONE
+  ),
   # The bag that is joined to the vectors.
   'bag_of_items_whole': Method(
     title='Bag of items, whole history',
@@ -92,7 +94,7 @@ METHODS = {
     changes={'max_length': 0},
     kinds=LABELS,
   ),
-  'bag_svd': Method(title='SVD of the bag', baseline='bag_svd', **_BAG),
+  'bag_svd': Method(title='SVD of the bag', baseline='bag_svd', modes=_ALONE),
   'most_popular': Method(
     title='Most popular', baseline='most_popular', kinds=('ranking',)
   ),

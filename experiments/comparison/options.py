@@ -41,10 +41,10 @@ class CompareSettings(DataSettings, ProcessSettings):
   )
   modes: tuple[str, ...] = flag(
     (FINE_TUNED,),
-    'Columns of a task with labels: encoder and head trained on them; a '
-    'logistic regression on the vectors of the frozen encoder; and that on the '
-    'vectors joined with the TF-IDF bag of the whole history. Rankings are '
-    'fine-tuned.',
+    'Columns of a task: encoder and head trained on it; a regression on the '
+    'vectors of the frozen encoder, logistic for labels, ridge for rankings; '
+    'and, for labels, that on the vectors joined with the TF-IDF bag of the '
+    'whole history.',
     choices=MODES,
   )
   seeds: tuple[str, ...] = flag(('0',), 'Seeds of fine-tuning.')

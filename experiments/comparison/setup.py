@@ -68,7 +68,7 @@ def read_grid(settings: CompareSettings) -> Grid:
     histories={
       task: histories_of(users)
       for task, users in tasks.items()
-      if users.kind != 'ranking' and reads_vectors
+      if reads_vectors
     },
     shares=shares,
     splits=splits,
@@ -80,6 +80,12 @@ def read_grid(settings: CompareSettings) -> Grid:
     pretrain_data=open_data(settings, 'pretrain').name if pretraining else '',
     finetuning=finetuning,
   )
+  for task in tasks:
+    if not grid.modes_of(task):
+      raise SettingsError(
+        f'--modes={",".join(settings.modes)} has no column for the ranking '
+        f'{task}: add frozen or fine_tuned, or leave it out of --tasks'
+      )
   for name, method in chosen.items():
     if method.changes and method.flags:
       with naming(name):
@@ -141,7 +147,7 @@ def _read_finetuning(
     _check_tuning(settings, tuned, kind)
     for split in splits:
       open_task(dataclasses.replace(tuned, split_seed=split))
-    for split in probe_splits if kind != 'ranking' else ():
+    for split in probe_splits:
       check_task(tuned, resplit(users, split))
   return finetuning
 

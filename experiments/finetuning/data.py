@@ -69,16 +69,16 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
     raise SettingsError(
       f'--positive_weight is for conversion; {task} is a {data.kind} task'
     )
-  if data.kind == 'ranking' and settings.mode == 'probe':
-    raise SettingsError(
-      f'--mode=probe needs classes, and {task} is a ranking task: take '
-      '--mode=frozen'
-    )
-  if data.kind == 'ranking' and settings.head != 'mlp':
-    raise SettingsError(
-      f'--head={settings.head} needs classes, and {task} is a ranking task: '
-      'leave it out'
-    )
+  for_classes = {
+    f'--head={settings.head}': settings.head != 'mlp',
+    '--with_bag': settings.with_bag,
+    f'--probe_model={settings.probe_model}': settings.probe_model != 'logistic',
+  }
+  for flag, is_given in for_classes.items():
+    if data.kind == 'ranking' and is_given:
+      raise SettingsError(
+        f'{flag} needs classes, and {task} is a ranking task: leave it out'
+      )
   check_ranking(settings, data)
   _check_select_by(settings, data)
 

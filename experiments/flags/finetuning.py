@@ -49,8 +49,8 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   mode: str = flag(
     'full',
     'What is trained: encoder and head, the head on a frozen encoder, a '
-    'logistic regression on its vectors, or nothing: zero_shot ranks items as '
-    'they were learned in pre-training.',
+    'regression on its vectors (probe: logistic, or ridge for rankings), or '
+    'nothing: zero_shot ranks items as they were learned in pre-training.',
     choices=('full', 'frozen', 'probe', 'zero_shot'),
   )
   ranking_loss: str = flag(

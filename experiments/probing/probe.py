@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
 from experiments.flags.process import EncodingSettings
 from experiments.probing.features import Features, bags, tf_idf
+from experiments.probing.rankings import ranking_candidates
 from experiments.probing.reading import (
   Labelled,
   Reading,
@@ -44,8 +45,9 @@ def probe(
   Returns:
     The settings that validation chose, and the outputs of validation and test.
   """
-  known, labelled = to_read(settings, data)
+  known = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
+  metric = select_by(settings, data)
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
     rows = labelled_rows(data).rows
@@ -53,11 +55,20 @@ def probe(
       rows[name][: len(users.items)] for name, users in known.splits.items()
     ]
     bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
+    labelled = labelled_rows(
+      known, metric, positive_weight=settings.positive_weight
+    )
     found = joined_candidates(
       vectors, bag, labelled, model=settings.probe_model
     )
   else:
-    found = candidates(vectors, labelled, model=settings.probe_model)
+    found = readings_of(
+      vectors_by_split(vectors, known),
+      known,
+      metric,
+      model=settings.probe_model,
+      positive_weight=settings.positive_weight,
+    )
   readings = []
   with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
@@ -74,16 +85,44 @@ def probe(
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
 
 
-def to_read(
-  settings: FinetuneSettings, data: UserData
-) -> tuple[UserData, Labelled]:
-  """The rows that the flags leave, and their labels."""
+def to_read(settings: FinetuneSettings, data: UserData) -> UserData:
+  """The rows that the flags leave, of which something can be fitted."""
   known = data._replace(splits=examples_of(settings, data))
-  labelled = labelled_rows(
-    known, select_by(settings, data), positive_weight=settings.positive_weight
-  )
-  check_classes(labelled.label[labelled.rows['train']], settings)
-  return known, labelled
+  if data.kind != 'ranking':
+    check_classes(np.asarray(known.splits['train'].label), settings)
+  return known
+
+
+def readings_of(
+  vectors: Mapping[str, np.ndarray],
+  data: UserData,
+  metric: str | None = None,
+  *,
+  model: str = 'logistic',
+  positive_weight: float = 1.0,
+) -> Iterator[Reading]:
+  """What simple models make of vectors: a regression of each strength.
+
+  Args:
+    vectors: of the users of each split, [users, features].
+    data: what they are users of: a task with labels, or a ranking.
+    metric: by which validation chooses [the first of `SELECT_BY`].
+    model: of `candidates`; a ranking has but the one of `ranking_candidates`.
+    positive_weight: of `Labelled`.
+  """
+  metric = metric or SELECT_BY[data.kind][0]
+  if data.kind == 'ranking':
+    return ranking_candidates(vectors, data, metric)
+  labelled = labelled_rows(data, metric, positive_weight=positive_weight)
+  return candidates(np.concatenate(list(vectors.values())), labelled, model)
+
+
+def vectors_by_split(
+  vectors: np.ndarray, data: UserData
+) -> dict[str, np.ndarray]:
+  """The vectors of the users of all splits, one after another, by split."""
+  ends = np.cumsum([len(users.items) for users in data.splits.values()])
+  return dict(zip(data.splits, np.split(vectors, ends[:-1]), strict=True))
 
 
 def probe_head(
@@ -93,8 +132,13 @@ def probe_head(
   params: dict[str, Any],
 ) -> dict[str, Any]:
   """The parameters of a linear head that does what the best probe does."""
-  known, labelled = to_read(settings, data)
+  known = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
+  labelled = labelled_rows(
+    known,
+    select_by(settings, data),
+    positive_weight=settings.positive_weight,
+  )
   best = read(vectors, labelled)
   kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
   if data.kind == 'conversion':
@@ -133,7 +177,8 @@ def encode_splits(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> np.ndarray:
-  """The vectors of the rows of all splits, [rows, features], in their order."""
+  """The vectors of the users of all splits, [users, features], in order."""
+  splits = [UserArrays(users.user_id, users.items) for users in splits]
   length, _, buckets = lengths_of(settings, splits, encoder)
   encode, params = make_encoding(
     settings, encoder, params, buckets=buckets, length=length
@@ -151,7 +196,8 @@ def probe_name(result: dict[str, Any]) -> str:
     >>> probe_name({'bag_weight': 0.5, 'C': 0.01})
     'a probe with bag_weight 0.5, C 0.01'
   """
-  names = [name for name in ('bag_weight', 'C', 'trees') if name in result]
+  known = ('bag_weight', 'C', 'trees', 'ridge')
+  names = [name for name in known if name in result]
   return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)
 
 
