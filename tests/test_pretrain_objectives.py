@@ -190,17 +190,21 @@ def test_probes_of_several_tasks_choose_by_their_mean(
 
 def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
   settings = pretrain_settings(
-    tmp_path, data_dir, num_steps=3, select_by='probe', **POOLED
+    tmp_path,
+    data_dir,
+    num_steps=3,
+    select_by='probe',
+    probe_task=('gender', 'click'),
+    **POOLED,
   )
   pretrain.main(settings)
-  (value,) = [
-    line['validation_probe']
-    for line in lines(tmp_path)
-    if 'validation_probe' in line
-  ]
+  (line,) = [line for line in lines(tmp_path) if 'validation_probe' in line]
   # Of 40 validation users, which are of two genders.
-  assert 0.4 < value <= 1
-  assert abs(value * 40 - round(value * 40)) < 1e-4
+  gender = line['validation_probe_gender']
+  assert 0.4 < gender <= 1
+  assert abs(gender * 40 - round(gender * 40)) < 1e-4
+  # The NDCG@10 among 60 items, of which one at random has 7.6 %.
+  assert 0.02 < line['validation_probe_click'] < 0.8
 
 
 @pytest.mark.parametrize(
@@ -230,8 +234,8 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ),
     ({'table_update': 'rows'}, 'does not go with --objective=pooled_items'),
     (
-      {'select_by': 'probe', 'probe_task': ('click',)},
-      'needs one with classes',
+      {'select_by': 'probe', 'probe_task': ('pretrain',)},
+      '--probe_task=pretrain has no labels and no targets',
     ),
   ],
 )

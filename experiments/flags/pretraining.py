@@ -35,9 +35,9 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   )
   select_by: str = flag(
     'loss',
-    'What chooses the best epoch: the validation loss, or the accuracy of a '
-    'logistic regression (the AUC, of a conversion) on the vectors of the '
-    'users of --probe_task, or the mean of several.',
+    'What chooses the best epoch: the validation loss, or a regression on the '
+    'vectors of the users of --probe_task, by its accuracy, the AUC of a '
+    'conversion or the NDCG@10 of a ranking; of several tasks by the mean.',
     choices=('loss', 'probe'),
   )
   probe_task: tuple[str, ...] = flag(
