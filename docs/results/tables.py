@@ -20,11 +20,13 @@ import statistics
 HERE = pathlib.Path(__file__).parent
 PAGES = (HERE.parent / 'results.md', HERE.parent.parent / 'README.md')
 TITLES = {
+  'most_popular': 'Most popular',
+  'last_item': 'Last item, a Markov chain',
   'none': 'None: trained end to end',
   'random_encoder': 'Random encoder',
   'bag_of_items': 'Bag of items, as far as the encoder reads',
   'bag_of_items_whole': 'Bag of items, whole history',
-  'bag_svd': 'SVD of the first bag',
+  'bag_svd': 'SVD of the bag, as far as the encoder reads',
   'masked_items': 'Masked items',
   'masked_items,two_layers': 'Masked items, 2 layers',
   'pooled_items+objective=masked_items': 'Masked items',
@@ -128,8 +130,10 @@ _TABLE = re.compile(
 
 def mean_and_error(values: list[float]) -> str:
   """The mean of the splits and its standard error, in percent."""
-  error = statistics.stdev(values) / len(values) ** 0.5
-  return f'{100 * statistics.fmean(values):.1f} ± {100 * error:.1f}'
+  mean, error = statistics.fmean(values), statistics.stdev(values)
+  digits = 1 if mean >= 0.1 else 2
+  error /= len(values) ** 0.5
+  return f'{100 * mean:.{digits}f} ± {100 * error:.{digits}f}'
 
 
 def table(
@@ -179,7 +183,7 @@ def with_tables(text: str) -> str:
 def collect(
   workdir: pathlib.Path, name: str, methods: str | None, splits: int
 ) -> None:
-  """Writes the accuracies, or the AUC, of the cells of a comparison."""
+  """Writes the accuracy, AUC or NDCG@10 of each cell of a comparison."""
   cells = []
   for path in (workdir / 'cells').glob('**/result.json'):
     words = list(path.parent.relative_to(workdir / 'cells').parts)
@@ -189,7 +193,8 @@ def collect(
       words.insert(2, 'fine_tuned' if has_seed else 'frozen')
     method, task, mode, share, split = words[:5]
     result = json.loads(path.read_text())
-    metric = 'accuracy' if 'accuracy' in result['test'] else 'auc'
+    metrics = ('accuracy', 'auc', 'ndcg@10')
+    metric = next(name for name in metrics if name in result['test'])
     cells.append(
       {
         'method': method,

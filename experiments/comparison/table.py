@@ -219,10 +219,10 @@ def _of_frozen(grid: Grid) -> list[str]:
   """Of the columns in which vectors are read."""
   number = len(grid.probe_splits)
   lines = [
-    'Frozen: logistic regression on standardised vectors of the encoder as '
-    'pre-training left it, C by validation; + bag: on them and the TF-IDF bag '
-    'of the whole history, whose weight validation chooses too. Labels are '
-    'split anew '
+    'Frozen: logistic regression, for rankings ridge regression onto the '
+    'targets, on standardised vectors of the encoder as pre-training left it, '
+    'the penalty by validation; + bag: on them and the TF-IDF bag of the whole '
+    'history, whose weight validation chooses too. Labels are split anew '
     f'in each of {number} splits. A share of the labels is one of those to '
     'train on; the validation rows are all there. Document frequencies and the '
     'SVD, which need no label, are of all rows.',
