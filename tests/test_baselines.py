@@ -158,13 +158,14 @@ def test_a_ridge_reads_vectors_in_a_ranking():
   found = list(rankings.ranking_candidates(vectors, data, 'ndcg@10'))
   assert [reading.chosen['ridge'] for reading in found] == [1, 0.1, 0.01, 0.001]
   train = data.splits['train']
-  of_row = train.user_of_rows()
-  positive = np.array([own for _, _, own, _ in rows_of(train)])
-  rows = vectors['train'][of_row]
-  mean, scale = rows.mean(axis=0), rows.std(axis=0)
+  chosen = np.zeros((len(train.items), 12))
+  for user, row in zip(train.user_of_rows(), rows_of(train), strict=True):
+    chosen[user, row[2]] = 1
+  mean = vectors['train'].mean(axis=0)
+  scale = vectors['train'].std(axis=0)
   for reading in found:
-    model = Ridge(alpha=reading.chosen['ridge'] * len(rows))
-    model.fit((rows - mean) / scale, np.eye(12)[positive])
+    model = Ridge(alpha=reading.chosen['ridge'] * len(chosen))
+    model.fit((vectors['train'] - mean) / scale, chosen)
     for name, ranks in reading.outputs.items():
       users = data.splits[name]
       scores = model.predict((vectors[name] - mean) / scale)

@@ -26,11 +26,12 @@ def ranking_candidates(
 
   W = (S + penalty I)^-1 C,  score_t(u) = (u - m) / s W_t + b_t
 
-  is the least of the mean over the training rows, each of a user's vector u and
-  a positive, of |(u - m) / s W + b - onehot(positive)|^2 + penalty |W|^2. m and
-  s are the mean and the deviation of u over the rows, S is its correlation, C
-  the covariance of u and the positives, and b_t the share of target t among
-  them. One solution takes milliseconds, however many targets there are.
+  is the least of the mean over the training users, each with a vector u and a
+  row y of 1 where a target is among its positives and else 0, of
+  |(u - m) / s W + b - y|^2 + penalty |W|^2. m and s are the mean and the
+  deviation of the vectors, S is the correlation of their features, C the
+  covariance of (u - m) / s and y, and b the mean of y. One solution takes
+  milliseconds, however many targets there are.
 
   Args:
     vectors: of the users of each split, [users, features].
@@ -45,18 +46,25 @@ def ranking_candidates(
   from scipy import linalg, sparse
 
   train = data.splits['train']
-  of_row = train.user_of_rows()
-  positive = train.in_row_order(train.positives.values)
-  mean, shrink = moments(vectors['train'], of_row)
+  mean, shrink = moments(vectors['train'], np.arange(len(train.items)))
   known = {name: (users - mean) * shrink for name, users in vectors.items()}
-  rows = known['train'][of_row]
-  shape = len(data.vocabulary.labels), len(rows)
-  targets = sparse.csr_matrix(
-    (np.full(len(rows), 1 / len(rows)), (positive, np.arange(len(rows)))), shape
+  inputs = known['train']
+  positives = train.positives
+  # y / users, transposed.
+  chosen = sparse.csc_matrix(
+    (
+      np.full(len(positives.values), 1 / len(inputs)),
+      positives.values,
+      np.cumsum([0, *positives.lengths]),
+    ),
+    (len(data.vocabulary.labels), len(inputs)),
   )
-  shares = np.asarray(targets.sum(axis=1))[:, 0]
+  shares = np.asarray(chosen.sum(axis=1))[:, 0]
   with threadpoolctl.threadpool_limits(1):
-    correlation, covariance = rows.T @ rows / len(rows), (targets @ rows).T
+    correlation, covariance = (
+      inputs.T @ inputs / len(inputs),
+      (chosen @ inputs).T,
+    )
     for penalty in PENALTIES:
       system = correlation + penalty * np.eye(len(correlation))
       kernel = linalg.solve(system, covariance, assume_a='pos')
