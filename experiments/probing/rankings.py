@@ -61,11 +61,10 @@ def ranking_candidates(
   )
   shares = np.asarray(chosen.sum(axis=1))[:, 0]
   with threadpoolctl.threadpool_limits(1):
-    correlation, covariance = (
-      inputs.T @ inputs / len(inputs),
-      (chosen @ inputs).T,
-    )
-    for penalty in PENALTIES:
+    correlation = inputs.T @ inputs / len(inputs)
+    covariance = (chosen @ inputs).T
+  for penalty in PENALTIES:
+    with threadpoolctl.threadpool_limits(1):
       system = correlation + penalty * np.eye(len(correlation))
       kernel = linalg.solve(system, covariance, assume_a='pos')
       outputs = {
@@ -75,8 +74,8 @@ def ranking_candidates(
         )
         for name in ('validation', 'test')
       }
-      values = measure_ranks(outputs['validation'])
-      yield Reading({'ridge': penalty}, outputs, goodness(values, metric))
+    values = measure_ranks(outputs['validation'])
+    yield Reading({'ridge': penalty}, outputs, goodness(values, metric))
 
 
 def _score(
