@@ -42,6 +42,10 @@ from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
 from experiments.run.workdir import opened_workdir
 
+_METHODS = {
+  'labels': ('bag_of_items', 'bag_svd'),
+  'ranking': ('most_popular', 'last_item', 'bag_svd'),
+}
 # Strengths of the regularisation, strongest first, for bags of ones and for
 # bags weighted to unit length.
 _STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
@@ -67,13 +71,11 @@ def baseline_in(
   train = data.splits['train'].first(settings.train_users)
   all_rows = data
   data = data._replace(splits=data.splits | {'train': train})
-  ranks = data.kind == 'ranking'
-  if settings.method in (
-    ('bag_of_items',) if ranks else ('most_popular', 'last_item')
-  ):
+  methods = _METHODS['ranking' if data.kind == 'ranking' else 'labels']
+  if settings.method not in methods:
     raise SettingsError(
       f'--method={settings.method} cannot do --task={settings.task}, which is '
-      f'a {data.kind} task: choose another of the two'
+      f'a {data.kind} task: take --method={" or ".join(methods)}'
     )
   if settings.method == 'bag_svd':
     chosen, outputs = read_svd(
@@ -82,7 +84,7 @@ def baseline_in(
       num_components=settings.num_components or 64,
       train_users=settings.train_users,
     )
-  elif ranks:
+  elif data.kind == 'ranking':
     chosen, outputs = rank_by_counts(
       data, last_item=settings.method == 'last_item'
     )
@@ -124,13 +126,20 @@ def read_svd(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """As `classify_bags`, of a truncated SVD of the bags of all users.
 
-  In a ranking the regression is that of `ranking_candidates`.
+  In a ranking, where a user is in several splits and counts once, the
+  regression is that of `ranking_candidates`.
 
   Args:
     train_users: labelled rows to train on, the first; 0: all.
   """
-  bag = tf_idf(bags_of_rows(data, length))
-  vectors = bag_svd(bag, num_components=num_components)
+  bag = bags_of_rows(data, length)
+  users = np.arange(bag.shape[0])
+  if data.kind == 'ranking':
+    parts = data.splits.values()
+    users = np.concatenate([part.user_number for part in parts])
+  _, first, place = np.unique(users, return_index=True, return_inverse=True)
+  once = bag_svd(tf_idf(bag[first]), num_components=num_components)
+  vectors = once[place]
   chosen = {'num_components': vectors.shape[1]}
   by_split = vectors_by_split(vectors, data)
   train = data.splits['train'].first(train_users)

@@ -125,8 +125,10 @@ def test_columns_are_those_of_all_modes(whole):
   columns = [
     (one['task'], one['mode'], one['share']) for one in results['summary']
   ]
-  # No bag is joined in a ranking.
   assert len(columns) == len(set(columns)) == 2 * 3 * 2 + 2 * 2
+  # No bag is joined in a ranking.
+  of_click = {mode for task, mode, _ in columns if task == 'click'}
+  assert of_click == {'fine_tuned', 'frozen'}
   found = {
     column: one['methods']
     for column, one in zip(columns, results['summary'], strict=True)
@@ -257,6 +259,13 @@ def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
     compare.main(dry)
 
 
+def test_users_are_kept_together_in_one_split_alone(settings):
+  # What says whose rows they are is the name of the task.
+  by_user = changed(settings, tasks=('click_by_user',), splits=('0',))
+  with pytest.raises(SettingsError, match='take --probe_splits=1'):
+    compare.main(by_user)
+
+
 def test_no_bag_is_joined_in_a_ranking(settings):
   alone = changed(settings, modes=('frozen_with_bag',), tasks=('click',))
   with pytest.raises(SettingsError, match='no column for the ranking click'):
@@ -298,9 +307,10 @@ def test_a_user_of_a_ranking_has_one_history(settings):
 
 def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
   place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
+  place |= {'batch_size': 64}
   source = {'pretrained': save_run(tmp_path / 'run', ITEMS, seed=3)}
   task = {'task': 'click', 'split_seed': 3, 'train_users': 300}
-  data = open_data(frozen.ReadingSettings(**place), 'click')
+  data = open_data(frozen.VectorSettings(**place), 'click')
   found = {'data': data, 'histories': histories_of(data)}
   frozen.encode(
     frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source, **place),
@@ -309,8 +319,9 @@ def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
   cell = frozen.ReadingSettings(
     workdir=str(tmp_path / 'cell'),
     vectors=str(tmp_path / 'vectors'),
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
     **task,
-    **place,
   )
   read = frozen.read_vectors(cell, **found)
   probe = finetune.FinetuneSettings(

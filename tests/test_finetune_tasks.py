@@ -339,6 +339,18 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
       {'task': 'click', 'mode': 'probe', 'with_bag': True},
       '--with_bag needs classes, and click is a ranking',
     ),
+    (
+      {'task': 'click', 'mode': 'probe', 'probe_model': 'lightgbm'},
+      '--probe_model=lightgbm needs classes',
+    ),
+    (
+      {'task': 'click', 'mode': 'probe', 'tied_targets': True},
+      '--tied_targets is for --mode=full or frozen or zero_shot, not probe',
+    ),
+    (
+      {'task': 'click', 'mode': 'probe', 'ranking_loss': 'softmax'},
+      '--ranking_loss is for --mode=full or frozen, not probe',
+    ),
     ({'task': 'click', 'kind': 'conversion'}, '--kind=conversion needs labels'),
     ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
     ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),

@@ -7,7 +7,7 @@ from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
-from experiments import pretrain
+from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import probe_epochs
 from experiments.pretraining.context import Context, item_shares
@@ -15,6 +15,7 @@ from experiments.pretraining.objectives import MAKERS, init_head
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
+  finetune_settings,
   interrupt_at,
   lines,
   pretrain_settings,
@@ -203,8 +204,20 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
   gender = line['validation_probe_gender']
   assert 0.4 < gender <= 1
   assert abs(gender * 40 - round(gender * 40)) < 1e-4
-  # The NDCG@10 among 60 items, of which one at random has 7.6 %.
-  assert 0.02 < line['validation_probe_click'] < 0.8
+  mean = (gender + line['validation_probe_click']) / 2
+  assert line['validation_probe'] == pytest.approx(mean)
+  # As the vectors of that step are read by themselves.
+  read = finetune_settings(
+    tmp_path / 'read',
+    data_dir,
+    task='click',
+    mode='probe',
+    pretrained=str(tmp_path),
+    learning_rate=None,
+    dropout_rate=None,
+  )
+  found = finetune.main(read)['validation']['ndcg@10']
+  assert line['validation_probe_click'] == pytest.approx(found, abs=0.01)
 
 
 @pytest.mark.parametrize(

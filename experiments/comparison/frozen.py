@@ -56,7 +56,8 @@ def histories_of(data: UserData) -> Histories:
 
   They are ordered by a digest of the user id and the items, so that tasks which
   only label the same users otherwise agree in the order and in the name. In a
-  ranking a user who is in several splits has one history.
+  ranking a user who is in several splits has the same history in all of them,
+  and one place.
   """
   digests = [
     hashlib.blake2b(
@@ -65,11 +66,12 @@ def histories_of(data: UserData) -> Histories:
     for part in data.splits.values()
     for user_id, items in zip(part.user_id, part.items, strict=True)
   ]
+  # Whose history each one is: in a ranking the user's, else the row's.
   owners = np.arange(len(digests))
   if data.kind == 'ranking':
     parts = data.splits.values()
     owners = np.concatenate([part.user_number for part in parts])
-  _, first = np.unique(owners, return_index=True)
+  first = np.unique(owners, return_index=True)[1]
   order = np.array(sorted(first.tolist(), key=digests.__getitem__))
   places = np.zeros(owners.max() + 1, int)
   places[owners[order]] = np.arange(len(order))
@@ -118,7 +120,7 @@ class ReadingSettings(DataSettings):
     'runs/reading', 'Folder of the result.', mutable_on_resume=True
   )
   vectors: str = flag('', 'Folder of the vectors.')
-  task: str = flag('gender', 'The task, which has labels.')
+  task: str = flag('gender', 'The task.')
   with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')
   max_length: int = flag(
     0, 'Behaviours of the bag, the last ones; 0: all.', low=0

@@ -111,7 +111,7 @@ class Grid:
   methods: Mapping[str, Method]  # the rows, by name
   reference: str  # the row that the others are compared with
   tasks: Mapping[str, UserData]  # the columns, with the stored splits
-  modes: tuple[str, ...]  # how the vectors of tasks with labels are used
+  modes: tuple[str, ...]  # how vectors are used
   histories: Mapping[str, Histories]  # of the tasks that are read frozen
   shares: tuple[float, ...]  # of the training rows
   splits: tuple[int, ...]  # seeds of the splits

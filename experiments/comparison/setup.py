@@ -46,6 +46,15 @@ def read_grid(settings: CompareSettings) -> Grid:
   chosen = _choose_methods(settings)
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
+  reads_vectors = settings.modes != (FINE_TUNED,)
+  for task in settings.tasks:
+    if (
+      reads_vectors and task.endswith('_by_user') and settings.probe_splits > 1
+    ):
+      raise SettingsError(
+        f'--tasks={task} keeps the rows of a user together, which other splits '
+        'would part: take --probe_splits=1'
+      )
   tasks = {task: open_data(settings, task) for task in settings.tasks}
   _check_crossing(settings, splits, seeds)
   data_flags = {
@@ -53,7 +62,6 @@ def read_grid(settings: CompareSettings) -> Grid:
     for field in dataclasses.fields(DataSettings)
   }
   probe_splits = tuple(range(settings.probe_splits))
-  reads_vectors = settings.modes != (FINE_TUNED,)
   finetuning = _read_finetuning(
     settings, tasks, data_flags, splits, probe_splits if reads_vectors else ()
   )

@@ -15,11 +15,6 @@ from experiments.run.process import tell
 def open_task(settings: FinetuneSettings) -> UserData:
   """The data of the task, split as the flags say."""
   check_split_seed(settings)
-  if settings.split_seed and settings.task.endswith('_by_user'):
-    raise SettingsError(
-      '--split_seed splits rows anew, and would part the users that '
-      f'--task={settings.task} keeps together: leave it out'
-    )
   data = open_data(settings, task=settings.task)
   if data.kind == 'pretrain':
     raise SettingsError(

@@ -66,13 +66,14 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   probe_model: str = flag(
     'logistic',
-    '--mode=probe: a logistic regression, or the boosted trees of LightGBM.',
+    '--mode=probe of labels: a logistic regression, or the boosted trees of '
+    'LightGBM.',
     choices=MODELS,
   )
   with_bag: bool = flag(
     False,
-    '--mode=probe: reads the items of the whole history too, weighted by '
-    'TF-IDF, beside the vector.',
+    '--mode=probe of labels: reads the items of the whole history too, '
+    'weighted by TF-IDF, beside the vector.',
   )
   head: str = flag(
     'mlp',
@@ -164,6 +165,8 @@ def _check_mode(settings: FinetuneSettings) -> None:
     'with_bag': (settings.with_bag, ('probe',)),
     'probe_model': (settings.probe_model != 'logistic', ('probe',)),
     'head': (settings.head != 'mlp', ('full', 'frozen')),
+    'ranking_loss': (settings.ranking_loss != 'bpr', ('full', 'frozen')),
+    'tied_targets': (settings.tied_targets, ('full', 'frozen', 'zero_shot')),
     'encoder_learning_rate': (settings.encoder_learning_rate, ('full',)),
     'layer_decay': (settings.layer_decay != 1, ('full',)),
     'head_epochs': (settings.head_epochs, ('full',)),

@@ -72,9 +72,9 @@ def score(
   data: UserData,
   encode: Callable[..., np.ndarray],
 ) -> float:
-  """What the first of `SELECT_BY` is on the validation rows: an accuracy.
+  """The accuracy on the validation rows, of a conversion the AUC.
 
-  Or the AUC of a conversion, the NDCG@10 of a ranking.
+  Of a ranking the NDCG@10.
 
   Args:
     users: of the training, validation and test rows, without labels.

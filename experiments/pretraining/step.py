@@ -156,7 +156,7 @@ def validate(
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, who are ranked within their batch.
 
-  And the score of the state, minus the loss or the mean accuracy of the probes.
+  And the score of the state, minus the loss or the mean score of the probes.
   A state that has collapsed has none, since its loss may be the lowest of all;
   it is warned of.
   """

@@ -107,12 +107,11 @@ def readings_of(
     vectors: of the users of each split, [users, features].
     data: what they are users of: a task with labels, or a ranking.
     metric: by which validation chooses [the first of `SELECT_BY`].
-    model: of `candidates`; a ranking has but the one of `ranking_candidates`.
+    model: of `candidates`, not used in a ranking.
     positive_weight: of `Labelled`.
   """
-  metric = metric or SELECT_BY[data.kind][0]
   if data.kind == 'ranking':
-    return ranking_candidates(vectors, data, metric)
+    return ranking_candidates(vectors, data, metric or SELECT_BY['ranking'][0])
   labelled = labelled_rows(data, metric, positive_weight=positive_weight)
   return candidates(np.concatenate(list(vectors.values())), labelled, model)
 

@@ -1,4 +1,4 @@
-"""Reading vectors in a ranking: to which targets such users go on.
+"""Reading vectors in a ranking: a ridge regression onto the targets.
 
 Functions of NumPy arrays, on one thread, as in `reading`.
 """
@@ -50,8 +50,8 @@ def ranking_candidates(
   known = {name: (users - mean) * shrink for name, users in vectors.items()}
   inputs = known['train']
   positives = train.positives
-  # y / users, transposed.
-  chosen = sparse.csc_matrix(
+  # Transposed y, divided by the number of users.
+  targets = sparse.csc_matrix(
     (
       np.full(len(positives.values), 1 / len(inputs)),
       positives.values,
@@ -59,10 +59,10 @@ def ranking_candidates(
     ),
     (len(data.vocabulary.labels), len(inputs)),
   )
-  shares = np.asarray(chosen.sum(axis=1))[:, 0]
+  shares = np.asarray(targets.sum(axis=1))[:, 0]
   with threadpoolctl.threadpool_limits(1):
     correlation = inputs.T @ inputs / len(inputs)
-    covariance = (chosen @ inputs).T
+    covariance = (targets @ inputs).T
   for penalty in PENALTIES:
     with threadpoolctl.threadpool_limits(1):
       system = correlation + penalty * np.eye(len(correlation))

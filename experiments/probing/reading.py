@@ -48,7 +48,8 @@ class Reading(NamedTuple):
 
   chosen: dict[str, Any]  # in what it differs from the others: {'C': 0.1}
   # For the rows of 'validation' and 'test', the log-probabilities of the
-  # classes, float32 [rows, classes]; -inf for one without training rows.
+  # classes, float32 [rows, classes]; -inf for one without training rows. In a
+  # ranking the ranks of the positives, float32 [rows].
   outputs: dict[str, np.ndarray]
   score: float  # of the validation rows
   # Of a regression, the matrix [features, classes] and bias [classes] that give

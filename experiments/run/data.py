@@ -89,6 +89,11 @@ def check_split_seed(settings: SplitSettings) -> None:
       '--split_seed splits rows anew, and would part what '
       '--split=leave_one_out holds out: leave it out'
     )
+  if settings.split_seed and settings.task.endswith('_by_user'):
+    raise SettingsError(
+      '--split_seed splits rows anew, and would part the users that '
+      f'--task={settings.task} keeps together: leave it out'
+    )
 
 
 def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
