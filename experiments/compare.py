@@ -54,7 +54,8 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     following = runs[place + 1].timing_group if place + 1 < len(runs) else ''
     is_printed = not is_probe or one.timing_group != following
     if is_new and is_printed:
-      left = time_left(seconds, runs[place + 1 :])
+      missing = [run for run in runs[place + 1 :] if not is_made(grid, run)]
+      left = time_left(seconds, missing)
       tell(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '

@@ -1,6 +1,7 @@
 """The comparison as a command, with runs that only pretend to train."""
 
 import json
+import shutil
 
 import jax
 import pytest
@@ -51,8 +52,19 @@ def test_every_run_is_made_once_after_those_it_needs(
       )
   printed = capsys.readouterr().out
   assert f'[30/30] {names[-1]}: 0 s; about 0:00:00 left' in printed
+  # What is made already takes no time, whatever it took.
+  folder = grid.folder / names[0]
+  record = folder.with_name(f'{folder.name}.json')
+  record.unlink()
+  shutil.rmtree(folder)
+  for one in names[1:]:
+    path = grid.folder / f'{one}.json'
+    made = json.loads(path.read_text()) | {'seconds': 100.0}
+    path.write_text(json.dumps(made))
   compare.main(settings)
-  assert len(stand_ins.calls) == 30
+  assert len(stand_ins.calls) == 31
+  printed = capsys.readouterr().out
+  assert f'[1/30] {names[0]}: 0 s; about 0:00:00 left' in printed
 
 
 def test_runs_have_the_flags_of_their_method(stand_ins, settings):
