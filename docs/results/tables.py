@@ -44,6 +44,14 @@ TITLES = {
     'Pooled items and AdaptSSR from the start, one layer'
   ),
   'sasrec': 'SASRec (causal items, full softmax)',
+  # See `ml1m_combined`.
+  'pooled_items+learning_rate=0.004+num_epochs=24+num_layers=1'
+  '+objective=pooled_items-causal_items+readout=pooled-last': (
+    'Pooled and causal items'
+  ),
+  'joint+learning_rate=0.004+num_epochs=24+num_layers=1'
+  '+objective=pooled_items-adaptssr-causal_items+objective_weights=1-0.3-1'
+  '+readout=pooled-last': 'Pooled and causal items and AdaptSSR',
   'masked_items_of_interests': 'Masked items, 4 interests',
 } | {
   name: f'Masked items, then {title}'
