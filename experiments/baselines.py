@@ -31,6 +31,7 @@ from experiments.flags.finetuning import SELECT_BY
 from experiments.probing.features import bag_svd, tf_idf
 from experiments.probing.probe import (
   bags_of_rows,
+  history_numbers,
   labelled_rows,
   outputs_of,
   readings_of,
@@ -133,11 +134,9 @@ def read_svd(
     train_users: labelled rows to train on, the first; 0: all.
   """
   bag = bags_of_rows(data, length)
-  users = np.arange(bag.shape[0])
-  if data.kind == 'ranking':
-    parts = data.splits.values()
-    users = np.concatenate([part.user_number for part in parts])
-  _, first, place = np.unique(users, return_index=True, return_inverse=True)
+  _, first, place = np.unique(
+    history_numbers(data), return_index=True, return_inverse=True
+  )
   once = bag_svd(tf_idf(bag[first]), num_components=num_components)
   vectors = once[place]
   chosen = {'num_components': vectors.shape[1]}

@@ -26,7 +26,7 @@ from experiments.flags.shared import (
 from experiments.probing import features, reading
 from experiments.probing.probe import (
   encode_splits,
-  labelled_rows,
+  history_numbers,
   outputs_of,
   readings_of,
 )
@@ -66,11 +66,7 @@ def histories_of(data: UserData) -> Histories:
     for part in data.splits.values()
     for user_id, items in zip(part.user_id, part.items, strict=True)
   ]
-  # Whose history each one is: in a ranking the user's, else the row's.
-  owners = np.arange(len(digests))
-  if data.kind == 'ranking':
-    parts = data.splits.values()
-    owners = np.concatenate([part.user_number for part in parts])
+  owners = history_numbers(data)
   first = np.unique(owners, return_index=True)[1]
   order = np.array(sorted(first.tolist(), key=digests.__getitem__))
   places = np.zeros(owners.max() + 1, int)
@@ -167,6 +163,7 @@ def read_vectors(
         name: found['vector'][histories.places_of(part)]
         for name, part in known.splits.items()
       }
+    bag = None
     if settings.with_bag:
       # Of all users: labelled ones alone would not show which items are rare.
       bag = features.tf_idf(
@@ -177,13 +174,7 @@ def read_vectors(
         )
       )
       places = [histories.places_of(part) for part in known.splits.values()]
-      readings = reading.joined_candidates(
-        np.concatenate(list(vectors.values())),
-        bag[np.concatenate(places)],
-        labelled_rows(known),
-      )
-    else:
-      readings = readings_of(vectors, known)
-    best = reading.best_of(readings)
+      bag = bag[np.concatenate(places)]
+    best = reading.best_of(readings_of(vectors, known, bag=bag))
     about = {'task': settings.task} | best.chosen
     return write_result(folder, about, outputs_of(best, known), known)

@@ -168,6 +168,16 @@ class Grid:
     return dataclasses.replace(self.pretraining[method.flags], **method.changes)
 
 
+def check_columns(grid: Grid) -> None:
+  """Refuses a task that has no number in any of the modes."""
+  for task in grid.tasks:
+    if not grid.modes_of(task):
+      raise SettingsError(
+        f'--modes={",".join(grid.modes)} has no column for the ranking {task}: '
+        'add frozen or fine_tuned, or leave it out of --tasks'
+      )
+
+
 def check_shapes(grid: Grid) -> None:
   """Refuses what would be refused after hours of pre-training.
 

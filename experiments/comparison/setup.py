@@ -11,7 +11,7 @@ from absl import flags
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
 from experiments.comparison.frozen import histories_of
-from experiments.comparison.grid import Grid, check_shapes
+from experiments.comparison.grid import Grid, check_columns, check_shapes
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
 from experiments.finetuning.data import check_task, open_task
@@ -47,14 +47,8 @@ def read_grid(settings: CompareSettings) -> Grid:
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
   reads_vectors = settings.modes != (FINE_TUNED,)
-  for task in settings.tasks:
-    if (
-      reads_vectors and task.endswith('_by_user') and settings.probe_splits > 1
-    ):
-      raise SettingsError(
-        f'--tasks={task} keeps the rows of a user together, which other splits '
-        'would part: take --probe_splits=1'
-      )
+  if reads_vectors:
+    _check_probe_splits(settings)
   tasks = {task: open_data(settings, task) for task in settings.tasks}
   _check_crossing(settings, splits, seeds)
   data_flags = {
@@ -88,18 +82,23 @@ def read_grid(settings: CompareSettings) -> Grid:
     pretrain_data=open_data(settings, 'pretrain').name if pretraining else '',
     finetuning=finetuning,
   )
-  for task in tasks:
-    if not grid.modes_of(task):
-      raise SettingsError(
-        f'--modes={",".join(settings.modes)} has no column for the ranking '
-        f'{task}: add frozen or fine_tuned, or leave it out of --tasks'
-      )
+  check_columns(grid)
   for name, method in chosen.items():
     if method.changes and method.flags:
       with naming(name):
         check_training(grid.settings_of(name))
   check_shapes(grid)
   return grid
+
+
+def _check_probe_splits(settings: CompareSettings) -> None:
+  """Refuses splits that would part the users which a task keeps together."""
+  for task in settings.tasks:
+    if task.endswith('_by_user') and settings.probe_splits > 1:
+      raise SettingsError(
+        f'--tasks={task} keeps the rows of a user together, which other splits '
+        'would part: take --probe_splits=1'
+      )
 
 
 def _check_crossing(

@@ -47,7 +47,7 @@ def probe(
   """
   known = to_read(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
-  metric = select_by(settings, data)
+  bag = None
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
     rows = labelled_rows(data).rows
@@ -55,20 +55,14 @@ def probe(
       rows[name][: len(users.items)] for name, users in known.splits.items()
     ]
     bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
-    labelled = labelled_rows(
-      known, metric, positive_weight=settings.positive_weight
-    )
-    found = joined_candidates(
-      vectors, bag, labelled, model=settings.probe_model
-    )
-  else:
-    found = readings_of(
-      vectors_by_split(vectors, known),
-      known,
-      metric,
-      model=settings.probe_model,
-      positive_weight=settings.positive_weight,
-    )
+  found = readings_of(
+    vectors_by_split(vectors, known),
+    known,
+    select_by(settings, data),
+    bag=bag,
+    model=settings.probe_model,
+    positive_weight=settings.positive_weight,
+  )
   readings = []
   with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
     for number, reading in enumerate(found, 1):
@@ -98,6 +92,7 @@ def readings_of(
   data: UserData,
   metric: str | None = None,
   *,
+  bag: Features | None = None,
   model: str = 'logistic',
   positive_weight: float = 1.0,
 ) -> Iterator[Reading]:
@@ -107,13 +102,28 @@ def readings_of(
     vectors: of the users of each split, [users, features].
     data: what they are users of: a task with labels, or a ranking.
     metric: by which validation chooses [the first of `SELECT_BY`].
+    bag: of the same users, to be read beside the vectors; not in a ranking.
     model: of `candidates`, not used in a ranking.
     positive_weight: of `Labelled`.
   """
   if data.kind == 'ranking':
     return ranking_candidates(vectors, data, metric or SELECT_BY['ranking'][0])
   labelled = labelled_rows(data, metric, positive_weight=positive_weight)
-  return candidates(np.concatenate(list(vectors.values())), labelled, model)
+  features = np.concatenate(list(vectors.values()))
+  if bag is None:
+    return candidates(features, labelled, model)
+  return joined_candidates(features, bag, labelled, model)
+
+
+def history_numbers(data: UserData) -> np.ndarray:
+  """Whose history each stored one is, [histories], counted through all splits.
+
+  The row's, or in a ranking, where a user may be in several splits, the user's.
+  """
+  parts = data.splits.values()
+  if data.kind == 'ranking':
+    return np.concatenate([part.user_number for part in parts])
+  return np.arange(sum(len(part.items) for part in parts))
 
 
 def vectors_by_split(
