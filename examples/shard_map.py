@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from adaptssr_jax.augment import random_slice
@@ -51,6 +51,8 @@ if __name__ == '__main__':
     'items': jax.random.normal(key, (ITEMS + 1, DIM)),
     'weights': jnp.eye(DIM),
   }
+  # Where each step leaves them, so that the first is no program of its own.
+  params = jax.device_put(params, NamedSharding(mesh, P()))
   for step in range(20):
     keys = jax.random.split(jax.random.fold_in(key, step), USERS)
     params, value = step_over_devices(params, keys, items)

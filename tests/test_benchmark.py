@@ -161,7 +161,12 @@ def script(folder, text):
 def test_quick_measures_one_configuration(tmp_path, capsys):
   path = tmp_path / 'quick.json'
   settings = changed(
-    quick=True, inference=True, profile=True, rounds=None, json=str(path)
+    quick=True,
+    inference=True,
+    profile=True,
+    rounds=None,
+    json=str(path),
+    buckets=1,
   )
   benchmark.main(settings)
   found = json.loads(path.read_text())
@@ -300,6 +305,7 @@ def test_the_command_in_processes_of_its_own(tmp_path):
   ours, padded, trimmed = json.loads((tmp_path / 'all.json').read_text())[
     'runs'
   ]
-  assert ours['num_items'] == 40
+  assert (ours['num_items'], ours['jax']) == (40, jax.__version__)
+  assert ours['device']
   assert padded['users_per_second'] == trimmed['users_per_second'] == 0.01
   assert f'ours / {cases.PADDED}: users/s' in output

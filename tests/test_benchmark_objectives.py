@@ -17,7 +17,7 @@ from experiments.benchmarking.work import scored_of_a_user
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import TRAITS
 from tests.test_benchmark import changed, measured, script
-from tests.tiny_runs import start
+from tests.tiny_runs import PLAIN
 
 # A Python that has torch, if one believes it, and says what it is given.
 STUB = """
@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   ],
 )
 def test_each_objective_is_measured(objective):
-  found = measure(changed(objectives=(objective,), cpu_time=True))
+  found = measure(changed(objectives=(objective,), cpu_time=True, **PLAIN))
   assert found['users_per_second'] > 0
   assert found['gflops'] > 0
 
@@ -151,14 +151,18 @@ def test_operations_of_a_guessing_model_are_not_counted():
 
 
 @pytest.mark.slow
-def test_the_command_in_processes_of_its_own(tmp_path, stub):
+def test_each_is_measured_in_a_process_of_its_own(tmp_path, stub, capsys):
   settings = changed(
     objectives=('pooled_items',),
     reference_python=stub,
     json=str(tmp_path / 'all.json'),
+    **PLAIN | {'buckets': 2},
   )
-  output, _ = start('benchmark', settings).communicate(timeout=120)
-  ours, theirs = json.loads((tmp_path / 'all.json').read_text())['runs']
+  ours, theirs = benchmark.main(settings)
+  assert json.loads((tmp_path / 'all.json').read_text())['runs'] == [
+    ours,
+    theirs,
+  ]
   assert (ours['who'], theirs['who']) == (cases.OURS, cases.PYTORCH)
   assert ours['gflops'] > 0
-  assert 'ours / PyTorch: users/s' in output
+  assert 'ours / PyTorch: users/s' in capsys.readouterr().out

@@ -1,5 +1,4 @@
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from adaptssr_jax.encoder.dropout import dropout, row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import encode_sequences
 from adaptssr_jax.ops import buckets as buckets_module
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, bucket_widths, in_buckets
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from tests.bounds import assert_same_to_rounding
 
@@ -70,18 +69,17 @@ def widths_of_rows(items, *args):
 assert_close = functools.partial(assert_same_to_rounding, least=1.0)
 
 
-@pytest.mark.parametrize('look_up', [False, True], ids=['', 'looked up'])
 @pytest.mark.parametrize(
-  'buckets',
+  ('buckets', 'look_up'),
   [
-    Buckets((2, 5), size=4),
-    Buckets((1, 3, 7, 20), size=5),
-    Buckets((3,)),
-    Buckets((), size=5),
-    Buckets((2, 8), size=1),
-    Buckets((2, 9), size=100),
+    (Buckets((2, 5), size=4), True),
+    (Buckets((1, 3, 7, 20), size=5), True),
+    (Buckets((2, 5), size=5), False),
+    (Buckets((3,)), True),
+    (Buckets((), size=5), True),
+    (Buckets((2, 9), size=100), False),
   ],
-  ids=['even', 'filled up', 'one group', 'one width', 'single rows', 'large'],
+  ids=['even', 'filled up', 'items', 'one group', 'one width', 'large'],
 )
 def test_users_and_gradients_are_those_of_the_whole_batch(buckets, look_up):
   gradients, users = users_and_gradients(PARAMS, ITEMS, KEYS)
@@ -106,35 +104,48 @@ SLOTS = jnp.where(
 )
 
 
-@pytest.mark.parametrize('positions', [None, SLOTS], ids=['users', 'states'])
-@pytest.mark.parametrize('keys', [None, KEYS], ids=['', 'dropout'])
-def test_the_user_encoder_in_buckets(keys, positions):
+@pytest.fixture(scope='module')
+def encoder_and_params():
   encoder = UserEncoder(9, max_length=8, embed_dim=4, num_layers=1)
   params = jax.jit(encoder.init)(jax.random.key(0), ITEMS)['params']
-  params = jax.tree.map(lambda leaf: leaf * 5, model_params(params))
+  return encoder, jax.tree.map(lambda leaf: leaf * 5, model_params(params))
+
+
+def test_the_user_encoder_in_buckets(encoder_and_params):
+  encoder, params = encoder_and_params
   loss = functools.partial(weighted, functools.partial(of_the_encoder, encoder))
   compute = jax.jit(jax.grad(loss, has_aux=True), static_argnames='buckets')
-  args = (params, ITEMS, keys, positions)
+  args = (params, ITEMS, KEYS, None)
   gradients, users = compute(*args)
   assert_close(compute(*args, buckets=Buckets((3,), 5)), (gradients, users))
   assert not jnp.any(users[3])
   assert jnp.abs(users[:3]).max() > 0.1
   assert jnp.abs(gradients['table'][1:10]).max(axis=1).min() > 1e-3
-  if positions is not None:
-    encode = functools.partial(
-      encoder.apply, deterministic=keys is None, method='hidden_states'
-    )
-    variables = {'params': encoder_params(params)}
-    states = jax.jit(encode)(variables, ITEMS, keys=keys)
-    for row in (0, 4):
-      assert_close(users[row], states[row][SLOTS[row]])
+
+
+def test_states_of_the_user_encoder_in_buckets(encoder_and_params):
+  encoder, params = encoder_and_params
+  encode = jax.jit(
+    functools.partial(of_the_encoder, encoder), static_argnames='buckets'
+  )
+  # Without keys: the draws are those of users.
+  args = (params, ITEMS, None, SLOTS)
+  users = encode(*args)
+  assert_close(encode(*args, buckets=Buckets((3,), 5)), users)
+  assert not jnp.any(users[3])
+  variables = {'params': encoder_params(params)}
+  apply = functools.partial(encoder.apply, method='hidden_states')
+  states = jax.jit(apply)(variables, ITEMS)
+  for row in (0, 4):
+    assert_close(users[row], states[row][SLOTS[row]])
 
 
 def test_devices_have_rows_and_buckets_of_their_own():
   rows = np.array([[1, 3, 5, 7, 8], [0, 2, 4, 6, 9]])
   users = functools.partial(users_of, buckets=Buckets((3,), 2), look_up=True)
   users = jax.pmap(users, in_axes=(None, 0, 0))(PARAMS, ITEMS[rows], KEYS[rows])
-  assert_close(users, users_of(PARAMS, ITEMS, KEYS)[rows])
+  _, whole = users_and_gradients(PARAMS, ITEMS, KEYS)
+  assert_close(users, whole[rows])
 
 
 def test_gradients_of_devices_add_up():
@@ -156,8 +167,15 @@ def test_gradients_of_devices_add_up():
   assert_close(jax.jit(mapped)(PARAMS, ITEMS, KEYS), whole)
 
 
-@pytest.mark.parametrize('size', [1, 3, 4, 5, 7, None])
-@pytest.mark.parametrize('widths', [(2, 5, 8), (1, 3, 7, 20), (8,), ()])
+@pytest.mark.parametrize(
+  ('widths', 'size'),
+  [
+    *(((2, 5, 8), size) for size in (1, 4, None)),
+    *(((1, 3, 7, 20), size) for size in (5, 7, None)),
+    *(((8,), size) for size in (4, None)),
+    *(((), size) for size in (5, None)),
+  ],
+)
 def test_each_row_has_the_least_width_that_holds_its_group(widths, size):
   buckets = Buckets(widths, size)
   encode = functools.partial(in_buckets, widths_of_rows, buckets=buckets)
@@ -176,9 +194,7 @@ def test_each_row_has_the_least_width_that_holds_its_group(widths, size):
   assert (done['args'][1] == KEYS).all()
 
 
-@pytest.mark.parametrize('look_up', [False, True], ids=['', 'looked up'])
-@pytest.mark.parametrize('size', [2, 3])
-def test_pieces_of_a_large_batch_are_the_whole(monkeypatch, look_up, size):
+def test_pieces_of_a_large_batch_are_the_whole(monkeypatch):
   expected = users_and_gradients(PARAMS, ITEMS, KEYS)
   # Pieces that groups of 3 fill up, and a last one that is a part.
   monkeypatch.setattr(buckets_module, '_PIECE', 5)
@@ -189,12 +205,15 @@ def test_pieces_of_a_large_batch_are_the_whole(monkeypatch, look_up, size):
     return PARAMS['table'][items]
 
   encode = functools.partial(encode_embedded, PARAMS)
-  buckets = Buckets((3,), size)
-  in_buckets(encode, ITEMS, KEYS, buckets=buckets, look_up=table_of)
+  buckets = Buckets((3,), 3)
+  looked_up = functools.partial(
+    in_buckets, encode, buckets=buckets, look_up=table_of
+  )
+  jax.eval_shape(looked_up, ITEMS, KEYS)
   assert set(seen) == {(5, 8)}
   # Jitted on its own: other tests may have the program of whole batches.
   compute = functools.partial(
-    users_and_gradients.__wrapped__, buckets=buckets, look_up=look_up
+    users_and_gradients.__wrapped__, buckets=buckets, look_up=True
   )
   assert_close(jax.jit(compute)(PARAMS, ITEMS, KEYS), expected)
 
@@ -203,7 +222,9 @@ def test_fitting_is_exact():
   """A width one below the longest of its group is too short, its own is not."""
   items = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
   for width, expected in ((1, [4, 4, 4, 4]), (2, [4, 2, 2, 4])):
-    done = in_buckets(widths_of_rows, items, buckets=Buckets((width,), 2))
+    buckets = Buckets((width,), 2)
+    encode = functools.partial(in_buckets, widths_of_rows, buckets=buckets)
+    done = jax.jit(encode)(items)
     assert done['width'].tolist() == expected
 
 
@@ -214,7 +235,9 @@ def test_each_width_is_one_program():
     seen.append(items.shape)
     return items.sum(axis=1)
 
-  in_buckets(encode, ITEMS, buckets=Buckets((2, 5, 9), 3))
+  jax.eval_shape(
+    functools.partial(in_buckets, encode, buckets=Buckets((2, 5, 9), 3)), ITEMS
+  )
   assert set(seen) == {(3, 2), (3, 5), (3, 8)}
 
 
@@ -245,58 +268,13 @@ def test_a_bad_size_is_refused():
 
 @pytest.mark.parametrize('size', [None, 2])
 @pytest.mark.parametrize('shape', [(0, 8), (1, 8), (2, 1), (3, 1), (3, 8)])
-@pytest.mark.parametrize('item', [0, 1])
-def test_few_rows_short_ones_and_empty_ones(shape, size, item):
-  done = in_buckets(
-    widths_of_rows,
-    jnp.full(shape, item),
-    buckets=Buckets((2, 4), size),
+def test_few_rows_short_ones_and_empty_ones(shape, size):
+  encode = functools.partial(
+    in_buckets, widths_of_rows, buckets=Buckets((2, 4), size)
   )
-  width = min(shape[1], 8 if item else 2)
-  assert done['width'].tolist() == [width] * shape[0]
-  assert done['items'].tolist() == [[item]] * shape[0]
-
-
-def padding(widths, lengths):
-  """The mean width at which lengths are encoded, in plain loops."""
-  return np.mean(
-    [min(width for width in widths if width >= length) for length in lengths]
-  )
-
-
-@pytest.mark.parametrize('max_length', [3, 4, 6, 22, 24])
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_widths_are_the_best_of_all(seed, max_length):
-  rng = np.random.default_rng(seed)
-  lengths = rng.choice(
-    [0, 1, 4, 5, 8, 13, 17, 30], 40, p=rng.dirichlet([1] * 8)
-  )
-  cut = np.minimum(lengths, max_length)
-  inner = range(4, max_length, 4)
-  for programs in range(1, 9):
-    widths = bucket_widths(lengths, programs=programs, max_length=max_length)
-    assert 1 <= len(widths) <= programs
-    assert widths == tuple(sorted(set(widths)))
-    assert widths[-1] == max_length
-    assert set(widths[:-1]) <= set(inner)
-    best = min(
-      padding((*some, max_length), cut)
-      for count in range(programs)
-      for some in itertools.combinations(inner, count)
-    )
-    np.testing.assert_allclose(padding(widths, cut), best, rtol=1e-12)
-
-
-def test_a_width_that_saves_nothing_is_left_out():
-  widths = bucket_widths(np.array([7, 8, 20]), programs=5, max_length=20)
-  assert widths == (8, 20)
-  assert bucket_widths(np.array([90]), programs=5, max_length=20) == (20,)
-
-
-@pytest.mark.parametrize('name', ['programs', 'max_length'])
-def test_bad_settings_are_refused(name):
-  settings = {'programs': 2, 'max_length': 8} | {name: 0}
-  with pytest.raises(ValueError, match=f'{name} must be at least 1, not 0'):
-    bucket_widths(np.array([1]), **settings)
-  with pytest.raises(ValueError, match='the number of lengths must be at'):
-    bucket_widths(np.array([], int), programs=2, max_length=8)
+  compiled = jax.jit(encode)
+  for item in (0, 1):
+    done = compiled(jnp.full(shape, item))
+    width = min(shape[1], 8 if item else 2)
+    assert done['width'].tolist() == [width] * shape[0]
+    assert done['items'].tolist() == [[item]] * shape[0]

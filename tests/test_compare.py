@@ -298,12 +298,12 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
 @pytest.mark.slow
 def test_real_runs(tmp_path, data_dir):
   shape = ''.join(f'--{name}={value}\n' for name, value in ENCODER.items())
-  steps = '--batch_size=64\n--num_steps=6\n--log_every=2\n'
+  plain = '--batch_size=64\n--buckets=1\n--microbatch=0\n'
+  steps = f'{plain}--num_steps=6\n--log_every=2\n'
   texts = {
     'warm_start': f'{shape}{steps}--objective=masked_items\n',
     'pretrain': steps,
-    'classification': '--batch_size=64\n--num_epochs=1\n',
-    'ranking': '--batch_size=64\n--num_epochs=1\n',
+    **dict.fromkeys(('classification', 'ranking'), f'{plain}--num_epochs=1\n'),
   }
   for name, text in texts.items():
     (tmp_path / f'{name}.flags').write_text(text)
@@ -312,15 +312,15 @@ def test_real_runs(tmp_path, data_dir):
     data_dir=data_dir,
     dataset='synthetic_users/tiny',
     tasks=('gender', 'click'),
-    methods=('none', 'bag_of_items', 'last_item', 'adaptssr'),
+    methods=('bag_of_items', 'last_item', 'adaptssr'),
     modes=('fine_tuned', 'frozen', 'frozen_with_bag'),
     probe_splits=2,
     **{name: str(tmp_path / f'{name}.flags') for name in texts},
   )
   results = compare.main(settings)
   gender, frozen, with_bag, click, ranked = results['summary']
-  assert list(gender['methods']) == ['none', 'bag_of_items', 'adaptssr']
-  assert list(click['methods']) == ['none', 'last_item', 'adaptssr']
+  assert list(gender['methods']) == ['bag_of_items', 'adaptssr']
+  assert list(click['methods']) == ['last_item', 'adaptssr']
   assert list(frozen['methods']) == ['bag_of_items', 'adaptssr']
   assert list(with_bag['methods']) == ['adaptssr']
   assert list(ranked['methods']) == ['last_item', 'adaptssr']

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from test_similarity_command import save_run
 
 from adaptssr_jax.data import DataError, complete_journey, load, resplit
 from adaptssr_jax.data.complete_journey import CompleteJourney, journey_rows
 from adaptssr_jax.data.readers.sources import MissingSourceError
-from experiments import baselines, finetune, pretrain
-from experiments.run.data import fetch_wheel
+from experiments import baselines, finetune
+from experiments.run.data import fetch_wheel, open_data
 from tests.synthetic_movielens import write_zip
 from tests.synthetic_purchases import (
   assert_read_back,
@@ -203,22 +204,20 @@ def test_it_is_prepared_read_back_and_split_anew(data_dir):
 
 def test_coupons_are_learned_and_read_from_bags(tmp_path, data_dir):
   tiny = {'dataset': 'complete_journey'}
-  pretrain.main(
-    pretrain_settings(
-      tmp_path / 'pretrain',
-      data_dir,
-      objective='pooled_items',
-      **tiny | {'batch_size': 8, 'num_steps': 2},
-    )
+  users = open_data(
+    pretrain_settings('unused', data_dir, **tiny), task='pretrain'
   )
-  settings = {
-    'task': 'coupon',
-    'pretrained': str(tmp_path / 'pretrain'),
-    'batch_size': 8,
-    'num_epochs': 1,
-  }
+  # Of what is pre-trained on, and not of what it is fine-tuned on.
+  source = save_run(tmp_path / 'run', users.vocabulary.items, seed=0)
   result = finetune.main(
-    finetune_settings(tmp_path / 'tuned', data_dir, **tiny | settings)
+    finetune_settings(
+      tmp_path / 'tuned',
+      data_dir,
+      task='coupon',
+      mode='probe',
+      pretrained=source,
+      **tiny,
+    )
   )
   assert result['event'] == 'redeemed'
   assert 0 <= result['test']['auc'] <= 1

@@ -23,7 +23,6 @@ from adaptssr_jax.objectives.views import (
   views_objective,
 )
 from adaptssr_jax.table.lookup import model_params, with_batch_rows
-from adaptssr_jax.table.shards import combine, partition
 from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments import pretrain
@@ -34,9 +33,9 @@ from experiments.pretraining.step import (
   encoded_lengths,
   encoded_of_a_user,
 )
+from tests.summed import summed
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
-METHODS = ('clue', 'cl4srec', 'idicl', 'ccl', 'coles')
 ITEMS, USERS, LENGTH = 35, 16, 5
 ENCODER = UserEncoder(
   ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1, num_queries=2
@@ -51,9 +50,9 @@ def batch():
   lengths = np.array([0, 1, 2, *rng.integers(3, LENGTH + 1, USERS - 3)])
   items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
   return {
-    'items': jnp.where(np.arange(LENGTH) < lengths[:, None], items, 0),
-    'where': jnp.arange(USERS) < USERS - 1,
-    'example_id': jnp.arange(USERS),
+    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
+    'where': np.arange(USERS) < USERS - 1,
+    'example_id': np.arange(USERS),
   }
 
 
@@ -63,12 +62,16 @@ def params():
   return model_params(jax.tree.map(lambda x: 20 * x, init['params']))
 
 
-def objective(axis_name=None, loss=nt_xent_loss):
+def objective(axis_name=None):
   """Two views, of two passes each, and the penalty of the queries."""
-  contrast = functools.partial(contrast_views, loss=loss, axis_name=axis_name)
+  contrast = functools.partial(contrast_views, axis_name=axis_name)
   return functools.partial(
     views_objective,
-    losses={'contrast': contrast, 'overlap': query_overlap},
+    losses={
+      'nt_xent': functools.partial(contrast, loss=nt_xent_loss),
+      'coles': functools.partial(contrast, loss=coles_loss),
+      'overlap': query_overlap,
+    },
     encode=functools.partial(
       encode_views,
       encoder=ENCODER,
@@ -77,11 +80,19 @@ def objective(axis_name=None, loss=nt_xent_loss):
   )
 
 
+# One program, which several tests run.
+whole = jax.jit(jax.value_and_grad(objective(), has_aux=True))
+
+
+def mean(pair):
+  return float(pair[0] / pair[1])
+
+
 def cosine(a, b):
   return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-def test_all_views_and_passes_of_a_user_are_alike(params, batch):
+def test_all_views_and_passes_of_a_user_are_alike():
   users = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
   where = jnp.array([True, True, True, False])
   loss, metrics = jax.jit(contrast_views)(
@@ -90,7 +101,7 @@ def test_all_views_and_passes_of_a_user_are_alike(params, batch):
   users = users.reshape(6, 4, 5)[:, :3].astype(float)
   expected = jax.jit(nt_xent_loss)(jnp.array(users, jnp.float32))
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  means = {name: float(total / n) for name, (total, n) in metrics.items()}
+  means = {name: mean(pair) for name, pair in metrics.items()}
   own, others = [], []
   for a in range(18):
     for b in range(18):
@@ -136,14 +147,13 @@ def test_a_curriculum_has_twenty_levels():
 
 def test_augmentations_grow_with_the_step(params, batch):
   settings = pretrain_settings('', '', mask_ratio=0.8, crop_ratio=0.2)
-  items = jnp.tile(jnp.arange(1, 6), (USERS, 1))
+  items = np.tile(np.arange(1, 6, dtype=np.int32), (USERS, 1))
   batch = batch | {'items': items}
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def encode(name, steps):
+  def encode(name, batch):
     views = encode_curriculum(
       params,
-      batch | steps,
+      batch,
       KEY,
       encoder=ENCODER,
       augmentations_at=functools.partial(
@@ -155,58 +165,59 @@ def test_augmentations_grow_with_the_step(params, batch):
     )
     return views.items
 
-  def views(name, step=None):
-    return encode(name, {} if step is None else {'step': jnp.array(step)})
+  @jax.jit
+  def views(batch):
+    return {name: encode(name, batch) for name in edited}
 
   edited = {
     'mask': lambda items: (items == ENCODER.mask_id).sum(-1),
     'crop': lambda items: (items == 0).sum(-1),
   }
+  steps = [{'step': np.array(step)} for step in (0, 20, 39, 400)]
+  found, full = [views(batch | step) for step in steps], views(batch)
   for name, count in edited.items():
-    found = [count(views(name, step)) for step in (0, 20, 39, 400)]
     # Of five items, by strengths of 0.05, 0.55, 1 and 1: of mask at most the
     # ceiling, of crop the floor.
     wanted = [1, 3, 4, 4] if name == 'mask' else [0, 2, 4, 4]
-    for counts, value in zip(found, wanted, strict=True):
-      np.testing.assert_array_equal(counts, value)
-    np.testing.assert_array_equal(views(name, 400), views(name))
+    for items, value in zip(found, wanted, strict=True):
+      np.testing.assert_array_equal(count(items[name]), value)
+    np.testing.assert_array_equal(found[-1][name], full[name])
 
 
-@pytest.mark.parametrize('loss', [nt_xent_loss, coles_loss])
-def test_eight_devices_and_a_split_table_change_nothing(params, batch, loss):
+def test_eight_devices_and_a_split_table_change_nothing(params, batch):
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
 
-  whole = jax.jit(jax.value_and_grad(objective(loss=loss), has_aux=True))
-  (expected, _), gradient = whole(params, batch, KEY)
+  (expected, metrics), gradient = whole(params, batch, KEY)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
   assert np.abs(gradient['encoder']['pooling']['query']).max() > 1e-4
   function = with_batch_rows(
-    objective(AXIS, loss),
+    objective(AXIS),
     mask_id=ENCODER.mask_id,
     size=2 * LENGTH + 2,
     axis_name=AXIS,
   )
-
-  def on_devices(params, batch, key):
-    value_and_grad = jax.value_and_grad(function, has_aux=True)
-    (loss, _), grads = value_and_grad(params, batch, key)
-    shards, whole = partition(grads)
-    return loss, combine(shards, jax.lax.pmean(whole, AXIS))
-
-  wanted = np.asarray(gradient['table'])
-  step = pmap_step(on_devices, num_replicated_args=1)
-  start = params | {'table': shard(params['table'])}
-  found, grads = step(start, split, KEY)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  step = functools.partial(summed, function=function)
+  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
+    params | {'table': shard(params['table'])}, split, KEY
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  for name in ('nt_xent_loss', 'coles_loss'):
+    np.testing.assert_allclose(
+      mean(sums[name]), mean(metrics[name]), rtol=1e-5, err_msg=name
+    )
   # Each device has the sum over all of them.
+  wanted = np.asarray(gradient['table'])
   table = grads['table'].rows.reshape(-1, 4)[: len(wanted)] / 8
   np.testing.assert_allclose(table, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_padding_users_change_nothing(params, batch):
-  garbage = batch | {'items': batch['items'].at[-1].set(7)}
-  losses = [jax.jit(objective())(params, b, KEY)[0] for b in (batch, garbage)]
-  np.testing.assert_array_equal(*losses)
+  items = np.where(batch['where'][:, None], batch['items'], 7)
+  garbage = batch | {'items': items}
+  (found, _), (expected, _) = (
+    whole(params, each, KEY)[0] for each in (garbage, batch)
+  )
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_a_loss_is_told_the_step():
@@ -222,62 +233,50 @@ def test_a_loss_is_told_the_step():
   assert float(state.params['w']) == 1 - (0 + 1 + 2)
 
 
-@pytest.mark.parametrize('name', METHODS)
-def test_each_method_learns(tmp_path, data_dir, name):
-  changes = {
-    'coles': {'num_slices': 5, 'slice_lengths': ('2', '4')},
-    # As published.
-    'cl4srec': {'crop_ratio': 0.6, 'mask_ratio': 0.3},
-    'ccl': {'table_update': 'rows', 'curriculum_steps': 1},
-  }
-  settings = pretrain_settings(
-    tmp_path,
-    data_dir,
-    objective=(name,),
-    num_steps=9,
-    learning_rate=0.03,
-    **changes.get(name, {}),
-  )
-  pretrain.main(settings)
-  found = [
-    line['validation_loss']
-    for line in lines(tmp_path)
-    if 'validation_loss' in line
-  ]
-  assert len(found) == 3
-  assert found[-1] < found[0]
-  values = [v for line in lines(tmp_path) for v in line.values()]
-  assert np.isfinite(values).all()
-  params = saved_state(tmp_path)['params']
+def assert_learned(workdir, *losses, queries):
+  found = lines(workdir)
+  assert np.isfinite([v for line in found for v in line.values()]).all()
+  for loss in losses:
+    first, _, last = (line[loss] for line in found if loss in line)
+    assert last < first, loss
+  params = saved_state(workdir)['params']
   assert set(params) == {'table', 'encoder'}
-  queries = 4 if name == 'idicl' else 1
   assert params['encoder']['pooling']['query'].shape == (queries, 8)
 
 
-@pytest.mark.parametrize(
-  'changes',
-  [
-    # Nothing in common: each sees what it needs.
-    {
-      'objective': ('pooled_items', 'ccl'),
-      'slice_lengths': ('2', '4'),
-      'shard_table': True,
-    },
-    {
-      'objective': ('ccl', 'coserec', 'duorec'),
-      'augmentations': ('slice', 'mask'),
-    },
-  ],
-  ids=str,
-)
-def test_methods_go_with_others(tmp_path, data_dir, changes):
-  settings = pretrain_settings(tmp_path, data_dir, num_steps=2, **changes)
+def test_methods_learn_together(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path,
+    data_dir,
+    objective=('clue', 'cl4srec', 'idicl', 'ccl'),
+    learning_rate=0.03,
+    # As published for CL4SRec.
+    crop_ratio=0.6,
+    mask_ratio=0.3,
+    curriculum_steps=1,
+    table_update='rows',
+  )
   pretrain.main(settings)
-  values = [v for line in lines(tmp_path) for v in line.values()]
-  assert np.isfinite(values).all()
+  names = [f'{name}_loss' for name in settings.objective]
+  validated = [f'validation_{name}' for name in names]
+  # The queries are those of IDICL.
+  assert_learned(tmp_path, *validated, queries=4)
   first = lines(tmp_path)[0]
-  parts = [first[f'{name}_loss'] for name in settings.objective]
+  parts = [first[name] for name in names]
   np.testing.assert_allclose(first['loss'], sum(parts), rtol=1e-5)
+
+
+def test_coles_learns_from_slices_of_histories(tmp_path, data_dir):
+  settings = pretrain_settings(
+    tmp_path,
+    data_dir,
+    objective=('coles',),
+    learning_rate=0.03,
+    num_slices=3,
+    slice_lengths=('2', '4'),
+  )
+  pretrain.main(settings)
+  assert_learned(tmp_path, 'validation_loss', queries=1)
 
 
 def test_idicl_needs_interests(tmp_path, data_dir):

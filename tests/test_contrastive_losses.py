@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from jax.test_util import check_grads
 
 from adaptssr_jax.losses import coles_loss, nt_xent_loss
+from tests.central_differences import assert_gradients_of_values
 
 DEVICES, BATCH, DIM = 8, 16, 4
 # Devices hold 0, 1 or 2 users that count.
@@ -37,6 +37,18 @@ def every_loss(users, where=None, axis_name=None):
   return jnp.stack([loss(users, **shared) for loss in LOSSES])
 
 
+@jax.jit
+def every_loss_and_gradient(users, where):
+  """Every loss, and the gradient of each by the users."""
+  gradient, losses = jax.jacrev(twice, has_aux=True)(users, where)
+  return losses, gradient
+
+
+def twice(users, where, axis_name=None):
+  """Every loss, to be differentiated and as it is."""
+  return (every_loss(users, where, axis_name),) * 2
+
+
 @pytest.mark.parametrize('views', [2, 3])
 def test_nt_xent_is_that_of_optax(views):
   users = random_users(views, 5)
@@ -44,9 +56,13 @@ def test_nt_xent_is_that_of_optax(views):
   expected = jax.jit(functools.partial(optax.losses.ntxent, temperature=0.2))(
     jnp.array(users.reshape(-1, DIM)), labels
   )
-  for block_size in (None, 2, 9):
-    loss = nt_xent_loss(users, temperature=0.2, block_size=block_size)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+  @jax.jit
+  def in_blocks(users):
+    loss = functools.partial(nt_xent_loss, users, temperature=0.2)
+    return [loss(block_size=size) for size in (None, 2, 9)]
+
+  np.testing.assert_allclose(in_blocks(users), [expected] * 3, rtol=1e-5)
 
 
 def test_nt_xent_of_products_is_its_formula():
@@ -60,10 +76,9 @@ def test_nt_xent_of_products_is_its_formula():
     own = users[b, user] @ anchor / 0.7
     each.append(np.log(np.exp(own) + np.exp(others).sum()) - own)
   expected = np.reshape(each, (4, 6)).mean(axis=1)
-  loss = functools.partial(nt_xent_loss, temperature=0.7, similarity='dot')
-  np.testing.assert_allclose(
-    loss(jnp.array(users, jnp.float32), reduce_fn=None), expected, rtol=1e-5
-  )
+  settings = {'temperature': 0.7, 'similarity': 'dot', 'reduce_fn': None}
+  loss = jax.jit(functools.partial(nt_xent_loss, **settings))
+  np.testing.assert_allclose(loss(np.float32(users)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('count', [1, 3, 50])
@@ -78,49 +93,42 @@ def test_coles_is_its_formula(count):
     for a in range(3):
       far = np.sort(np.linalg.norm(others - users[a, user], axis=1))
       expected[user] += (np.maximum(0, 1.2 - far[:count]) ** 2).sum()
+  settings = {'margin': 1.2, 'num_negatives': count, 'reduce_fn': None}
+  loss = jax.jit(functools.partial(coles_loss, **settings))
   # Of any scale.
-  loss = coles_loss(
-    jnp.array(7 * users, jnp.float32),
-    margin=1.2,
-    num_negatives=count,
-    reduce_fn=None,
-  )
-  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(loss(np.float32(7 * users)), expected, rtol=1e-5)
 
 
 def test_padding_changes_nothing_and_gets_no_gradient():
   users = random_users()
   garbage = jnp.where(WHERE[:, None], users, jnp.nan)
-  gradient = jax.jit(jax.jacrev(every_loss))
-  np.testing.assert_allclose(
-    every_loss(garbage, WHERE), every_loss(users[:, WHERE]), rtol=1e-5
-  )
-  found = gradient(garbage, WHERE)
-  assert np.isfinite(found).all()
-  assert not found[:, :, ~WHERE].any()
-  nobody = jnp.zeros(BATCH, bool)
-  assert not every_loss(garbage, nobody).any()
-  assert not gradient(garbage, nobody).any()
+  losses, gradients = every_loss_and_gradient(garbage, WHERE)
+  np.testing.assert_allclose(losses, every_loss(users[:, WHERE]), rtol=1e-5)
+  assert np.isfinite(gradients).all()
+  assert not gradients[:, :, ~WHERE].any()
+  losses, gradients = every_loss_and_gradient(garbage, np.zeros(BATCH, bool))
+  assert not losses.any()
+  assert not gradients.any()
 
 
-@pytest.mark.parametrize('where', [None, WHERE], ids=['all', 'where'])
-def test_eight_devices_are_one(where):
-  matrix = np.random.default_rng(1).normal(size=(DIM, 3)).astype(np.float32)
+def test_eight_devices_are_one():
+  """With a stand-in for an encoder, whose parameter is what it adds."""
+  offset = np.random.default_rng(1).normal(size=DIM).astype(np.float32)
 
-  def losses_of(matrix, inputs, where, axis_name=None):
-    return every_loss(jnp.tanh(inputs @ matrix), where, axis_name)
+  def both(offset, inputs, where):
+    def of_users(offset):
+      return twice(inputs + offset[None, None], where, axis_name='users')
 
-  def both(matrix, inputs, where):
-    function = functools.partial(losses_of, axis_name='users')
-    gradient = jax.jacrev(function)(matrix, inputs, where)
-    return function(matrix, inputs, where), jax.lax.pmean(gradient, 'users')
+    gradient, losses = jax.jacrev(of_users, has_aux=True)(offset)
+    return losses, jax.lax.pmean(gradient, 'users')
 
   inputs = random_users()
   split = np.moveaxis(inputs.reshape(2, DEVICES, -1, DIM), 1, 0)
-  rows = None if where is None else where.reshape(DEVICES, -1)
-  found = jax.pmap(both, 'users', in_axes=(None, 0, 0))(matrix, split, rows)
-  whole = jax.jit(losses_of)(matrix, inputs, where)
-  gradient = jax.jit(jax.jacrev(losses_of))(matrix, inputs, where)
+  rows = WHERE.reshape(DEVICES, -1)
+  found = jax.pmap(both, 'users', in_axes=(None, 0, 0))(offset, split, rows)
+  whole, of_users = every_loss_and_gradient(inputs + offset, WHERE)
+  # What is added to all users has the gradients of all.
+  gradient = of_users.sum(axis=(1, 2))
   bounds = {'rtol': 1e-4, 'atol': 1e-5 * np.abs(gradient).max()}
   for device in range(DEVICES):
     # The same on each.
@@ -128,18 +136,21 @@ def test_eight_devices_are_one(where):
     np.testing.assert_allclose(found[1][device], gradient, **bounds)
 
 
-@pytest.mark.parametrize('check_vma', [True, False])
-def test_under_shard_map_too(check_vma):
+@pytest.mark.parametrize(
+  ('where', 'check_vma'), [(WHERE, True), (None, False)], ids=['where', 'all']
+)
+def test_under_shard_map_too(where, check_vma):
+  split = PartitionSpec(None, 'users')
   mapped = jax.shard_map(
     functools.partial(every_loss, axis_name='users'),
     mesh=Mesh(jax.devices()[:DEVICES], ('users',)),
-    in_specs=(PartitionSpec(None, 'users'), PartitionSpec('users')),
+    in_specs=(split, PartitionSpec(*split[1:] if where is not None else ())),
     out_specs=PartitionSpec(),
     check_vma=check_vma,
   )
   users = jnp.array(random_users())
   np.testing.assert_allclose(
-    jax.jit(mapped)(users, WHERE), every_loss(users, WHERE), rtol=1e-5
+    jax.jit(mapped)(users, where), every_loss(users, where), rtol=1e-5
   )
 
 
@@ -148,38 +159,54 @@ def test_under_shard_map_too(check_vma):
   [
     np.zeros((2, 3, DIM)),
     np.ones((2, 3, DIM)),
-    1e30 * random_users(2, 3),
     # A batch of one has no negatives.
     random_users(2, 1),
   ],
-  ids=['zeros', 'alike', 'large', 'one'],
+  ids=['zeros', 'alike', 'one'],
 )
 def test_gradients_are_finite(users):
+  where = np.ones(users.shape[1], bool)
+  found = every_loss_and_gradient(jnp.array(users, jnp.float32), where)
+  assert all(np.isfinite(leaf).all() for leaf in found)
+  if users.shape[1] == 1:
+    for loss, value in zip(LOSSES, found[0], strict=True):
+      assert loss.func is not nt_xent_loss or not value
+
+
+def test_gradients_of_large_users_are_finite():
   for loss in LOSSES:
-    if users.max() > 1e9 and loss.keywords.get('similarity') == 'dot':
-      continue
-    found = jax.jit(jax.value_and_grad(loss))(jnp.array(users, jnp.float32))
-    assert all(np.isfinite(leaf).all() for leaf in found)
-    if users.shape[1] == 1 and loss.func is nt_xent_loss:
-      assert not found[0]
+    if loss.keywords.get('similarity') != 'dot':
+      compute = jax.jit(jax.value_and_grad(loss))
+      value, gradient = compute(1e30 * random_users(2, 3))
+      assert np.isfinite(value)
+      assert np.isfinite(gradient).all()
 
 
-def test_gradients_are_numerical_ones():
+@jax.jit
+def learned(temperature):
+  def loss(temperature):
+    return nt_xent_loss(random_users(2, 4), temperature=temperature)
+
+  value, gradient = jax.value_and_grad(loss)(temperature)
+  return value, [gradient]
+
+
+def test_gradients_are_those_of_the_values():
+  def by_users(users):
+    values, gradients = every_loss_and_gradient(users, np.ones(4, bool))
+    return values, [gradients]
+
   with jax.enable_x64(True):
-    users = jnp.array(random_users(2, 4), jnp.float64)
-    for loss in LOSSES:
-      check_grads(jax.jit(loss), (users,), order=1, modes='rev', rtol=1e-5)
-
-    def learned(temperature):
-      return nt_xent_loss(users, temperature=temperature)
-
-    check_grads(jax.jit(learned), (0.3,), order=1, modes='rev', rtol=1e-5)
+    users = random_users(2, 4).astype(float)
+    assert_gradients_of_values(by_users, [users])
+    assert_gradients_of_values(learned, [np.float64(0.3)])
 
 
 def test_vmap_is_a_loop_and_the_order_of_users_changes_nothing():
   users = jnp.array([random_users(seed=seed) for seed in range(2)])
   looped = jnp.stack([every_loss(each) for each in users])
-  chex.assert_trees_all_close(jax.vmap(every_loss)(users), looped, rtol=1e-5)
+  mapped = jax.jit(jax.vmap(every_loss))(users)
+  chex.assert_trees_all_close(mapped, looped, rtol=1e-5)
   order = np.random.default_rng(2).permutation(BATCH)
   np.testing.assert_allclose(
     every_loss(users[0][:, order]), looped[0], rtol=1e-5

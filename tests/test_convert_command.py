@@ -26,6 +26,7 @@ from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import convert, embed, export, finetune, pretrain
 from experiments.flags.binder import SettingsError
+from experiments.run.data import open_data
 from tests.bounds import assert_same_to_rounding
 from tests.tiny_runs import finetune_settings, pretrain_settings
 from tests.user_table_files import COLUMNS, write
@@ -84,12 +85,16 @@ def test_a_fine_tuned_model_gives_the_same_vectors_and_logits(tmp_path, capsys):
   )
   encoder, params, items = restore_model(run)
   assert items == [str(index) for index in range(1, 30)]
-  users = encoder.apply(
-    {'params': encoder_params(params)}, golden['ids'].astype(np.int32)
-  )
-  assert_same_to_rounding(users, golden['user'])
   head = {name: params['head'][name] for name in ('hidden', 'output')}
-  logits = TaskHead(num_outputs=5, hidden_dim=16).apply({'params': head}, users)
+
+  @jax.jit
+  def apply(learned, items):
+    users = encoder.apply({'params': learned}, items)
+    tuned = TaskHead(num_outputs=5, hidden_dim=16)
+    return users, tuned.apply({'params': head}, users)
+
+  users, logits = apply(encoder_params(params), golden['ids'].astype(np.int32))
+  assert_same_to_rounding(users, golden['user'])
   assert_same_to_rounding(logits, golden['logits'])
   np.testing.assert_array_equal(
     params['table'][-1:], weights['base_model.mask_token']
@@ -118,38 +123,44 @@ def test_every_command_starts_from_it(tmp_path, data_dir, monkeypatch):
   )
   # The fields of the encoder are those of the run.
   fields = dict.fromkeys(('embed_dim', 'num_layers', 'max_length'))
-  pretrain.main(
-    pretrain_settings(
-      tmp_path / 'pretrained',
-      data_dir,
-      init_from=run,
-      objective=('masked_items',),
-      num_steps=1,
-      learning_rate=1e-9,
-      **fields,
-    )
+  settings = pretrain_settings(
+    tmp_path, data_dir, init_from=run, objective=('masked_items',), **fields
   )
-  _, params, vocabulary = restore_model(tmp_path / 'pretrained')
-  biases = np.asarray(params['head']['bias'])
+  users = open_data(settings, 'pretrain')
+  vocabulary, _ = users.vocabulary
+  pretrain.check_source(settings)
+  encoder, params = pretrain.make_model(
+    settings, vocabulary, users.splits['train'], jax.random.key(0)
+  )
+  assert (encoder.embed_dim, encoder.num_layers) == (64, 2)
   for index in (1, 7, 48):
     at = 1 + vocabulary.index(f'item_{index}')
-    assert biases[at] == pytest.approx(
-      weights['mlm_head.bias'][index], abs=1e-6
-    )
-  tuned = finetune_settings(
-    tmp_path / 'tuned', data_dir, pretrained=run, num_epochs=1
+    assert params['head']['bias'][at] == weights['mlm_head.bias'][index]
+  settings = finetune_settings(tmp_path, data_dir, pretrained=run)
+  _, tuned = finetune.make_model(
+    settings, open_data(settings, 'gender'), jax.random.key(0)
   )
-  assert finetune.main(tuned)['test']
+  known = [1 + vocabulary.index(f'item_{index}') for index in range(1, 50)]
+  found, expected = (np.asarray(tree['table']) for tree in (tuned, params))
+  np.testing.assert_array_equal(found[known], expected[known])
 
 
 def save_tuned(folder, **fields):
   """A run that was fine-tuned here, with a head of another width."""
   encoder = UserEncoder(num_items=3, max_length=4, embed_dim=8, **fields)
-  items = np.ones((1, 4), np.int32)
-  params = jax.jit(encoder.init)(jax.random.key(0), items)['params']
   head = TaskHead(num_outputs=2, hidden_dim=64)
-  users = np.ones((1, encoder.vector_dim), np.float32)
-  learned = head.init(jax.random.key(0), users)['params']
+  inputs = (
+    (encoder, np.ones((1, 4), np.int32)),
+    (head, np.ones((1, encoder.vector_dim), np.float32)),
+  )
+  shapes = [
+    jax.eval_shape(module.init, jax.random.key(0), given)['params']
+    for module, given in inputs
+  ]
+  # What was learned is of no matter.
+  params, learned = jax.device_put(
+    jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+  )
   save_model(
     folder,
     model_params(params) | {'head': learned},

@@ -19,6 +19,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from experiments import embed, export
 from experiments.flags.binder import SettingsError
 from experiments.run.workdir import commit
+from tests.drawn_encoders import drawn_params
 from tests.tiny_runs import files
 from tests.user_table_files import COLUMNS, write
 
@@ -143,16 +144,20 @@ def test_the_folder_holds_weights_vocabulary_and_settings(run, folder):
   'fields',
   [
     {'causal': True, 'readout': 'last', 'max_length': 3},
-    {'cosine_pooling': True, 'num_queries': 2, 'readout': 'pooled,last'},
-    {'dtype': 'bfloat16', 'num_layers': 1},
+    {
+      'cosine_pooling': True,
+      'num_queries': 2,
+      'readout': 'pooled,last',
+      'dtype': 'bfloat16',
+    },
   ],
 )
 def test_any_encoder_of_any_number_of_users_and_items(tmp_path, fields):
   encoder = UserEncoder(
-    **{'num_items': 2, 'max_length': 7, 'embed_dim': 4} | fields
+    **{'num_items': 2, 'max_length': 7, 'embed_dim': 4, 'num_layers': 1}
+    | fields
   )
-  example = np.ones((1, 1), np.int32)
-  params = jax.jit(encoder.init)(jax.random.key(0), example)['params']
+  params = drawn_params(encoder, seed=0)
   save_encoder(tmp_path / 'run', encoder, params, ['a', 'b'])
   load = loader_of(
     export.main(
@@ -161,7 +166,8 @@ def test_any_encoder_of_any_number_of_users_and_items(tmp_path, fields):
       )
     )
   )
-  for users, count in ((1, 1), (3, encoder.max_length), (2, 50)):
+  # Of as many items as may be, and of more than the encoder sees.
+  for users, count in ((1, 1), (3, 50)):
     items = np.ones((users, min(count, encoder.max_length)), np.int32)
     items[:, -1] = 2
     expected = jax.jit(encoder.apply)({'params': params}, items)

@@ -3,17 +3,23 @@
 import json
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_similarity_command import ITEMS
 
+from adaptssr_jax.checkpoint.encoders import save_encoder
 from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments import finetune
 from experiments.finetuning import tasks
 from experiments.finetuning.data import check_task
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY
 from experiments.probing import probe
-from tests.tiny_runs import finetune_settings, lines
+from tests.drawn_encoders import drawn_params
+from tests.tiny_runs import ENCODER, finetune_settings, lines
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -22,27 +28,38 @@ def refuse(constant):
   raise AssertionError(f'{constant} is not JSON')
 
 
-def test_a_run_that_diverges_warns_and_has_no_scores(
+def save_broken_run(folder):
+  """An encoder without a finite number, of the shape of other tiny runs."""
+  encoder = UserEncoder(num_items=len(ITEMS), **ENCODER)
+  params = jax.tree.map(
+    lambda leaf: jnp.full(leaf.shape, jnp.nan), drawn_params(encoder, seed=0)
+  )
+  save_encoder(folder, encoder, params, ITEMS)
+  return str(folder)
+
+
+def test_a_run_that_diverged_warns_and_has_no_scores(
   tmp_path, data_dir, capsys
 ):
-  changes = {'num_epochs': 2, 'learning_rate': 1e30}
-  settings = finetune_settings(tmp_path, data_dir, **changes)
+  changes = {'num_epochs': 2, 'pretrained': save_broken_run(tmp_path / 'from')}
+  folder = tmp_path / 'run'
+  settings = finetune_settings(folder, data_dir, **changes)
   result = finetune.main(settings)
   printed = capsys.readouterr().out
   for step in (4, 8):
     assert printed.count(f'WARNING: at step {step} the model') == 1
   assert 'smaller --learning_rate' in printed
   assert 'accuracy none, macro_f1 none, auc none' in printed
-  assert {line['step'] for line in lines(tmp_path)} >= {4, 8}
-  assert not any('validation_auc' in line for line in lines(tmp_path))
-  text = (tmp_path / 'result.json').read_text()
+  assert {line['step'] for line in lines(folder)} >= {4, 8}
+  assert not any('validation_auc' in line for line in lines(folder))
+  text = (folder / 'result.json').read_text()
   assert json.loads(text, parse_constant=refuse) == result
   assert result['best_step'] == 8
   nothing = dict.fromkeys(('accuracy', 'macro_f1', 'auc'))
   assert result['validation'] == result['test'] == nothing
   for change in ({'patience': 2}, {'num_epochs': 3}):
     with pytest.raises(SettingsError, match=f'--{next(iter(change))} was'):
-      finetune.main(finetune_settings(tmp_path, data_dir, **changes | change))
+      finetune.main(finetune_settings(folder, data_dir, **changes | change))
 
 
 @pytest.mark.parametrize('kind', ['classification', 'conversion', 'ranking'])

@@ -7,7 +7,7 @@ import pytest
 from experiments import benchmark, pretrain
 from experiments.benchmarking import cases
 from experiments.flags.binder import SettingsError, from_flagfile
-from tests.test_benchmark import changed, measured, script
+from tests.test_benchmark import changed, measured
 from tests.tiny_runs import PLAIN
 
 
@@ -135,31 +135,14 @@ def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['growth', 'gpu'])
-def test_the_command_at_tiny_shapes(tmp_path, monkeypatch, capsys, mode):
+def test_memory_is_measured_of_a_process_for_each_table(tmp_path, monkeypatch):
   monkeypatch.setattr(cases, '_GROWTH', {'num_items': [4048, 65_536]})
-  for module in (benchmark, cases):
-    # What is fastest is chosen above.
-    monkeypatch.setattr(module, 'CHOICES', {'buckets': (1,)})
-  checkout = tmp_path / 'checkout'
-  (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
-  peer = {
-    'reference': str(checkout),
-    'reference_python': script(
-      tmp_path, f"echo '{json.dumps(measured(0.01))}'"
-    ),
-  }
   settings = changed(
-    **{mode: True, 'quick': True, 'workdir': str(tmp_path / 'out')},
-    **peer if mode == 'gpu' else PLAIN,
+    growth=True, quick=True, workdir=str(tmp_path / 'out'), **PLAIN
   )
   benchmark.main(settings)
-  runs = json.loads((tmp_path / 'out' / f'{mode}.json').read_text())['runs']
+  runs = json.loads((tmp_path / 'out' / 'growth.json').read_text())['runs']
   assert not [run for run in runs if 'error' in run]
-  assert len(runs) == (2 if mode == 'growth' else 4)
-  if mode == 'growth':
-    memory = [run['peak_mib'] for run in runs if 'num_items' in run['section']]
-    assert 0 < memory[0] < memory[1]
-  else:
-    assert '--buckets=1' in (tmp_path / 'out/chosen_40.flags').read_text()
-    assert f'ours / {cases.PADDED}: users/s' in capsys.readouterr().out
+  assert [run['num_items'] for run in runs] == [4048, 65_536]
+  memory = [run['peak_mib'] for run in runs]
+  assert 0 < memory[0] < memory[1]

@@ -11,6 +11,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.fill import encode_filled, fill_masked
 from adaptssr_jax.objectives.users import user_keys
 from adaptssr_jax.ops.item_draws import draw_ids
+from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import (
   BatchRows,
   SplitTable,
@@ -18,6 +19,7 @@ from adaptssr_jax.table.lookup import (
   model_params,
 )
 from adaptssr_jax.table.softmax import draw_items
+from tests.random_params import random_params
 
 ITEMS, USERS, LENGTH = 150, 8, 6
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
@@ -26,8 +28,7 @@ KEY = jax.random.key(5)
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
-  encoder = jax.tree.map(lambda x: 20 * x, init['params'])
+  encoder = random_params(ENCODER, jnp.ones((1, 1), int))
   return model_params(encoder) | {'head': {'bias': jnp.zeros(ITEMS + 1)}}
 
 
@@ -40,7 +41,7 @@ def items():
 
 
 @pytest.mark.parametrize(
-  ('ids', 'chunk_size'), [(150, None), (150, 70), (12, 1)]
+  ('ids', 'chunk_size'), [(150, None), (150, 70), (6, 1)]
 )
 def test_items_are_drawn_by_their_shares(ids, chunk_size):
   draws, never = 40_000, [0, ids // 2 - 1, ids - 1]
@@ -71,21 +72,28 @@ def test_a_row_draws_by_its_own_key():
     for shape in ((9, 3), (20, 3), (20,))
   )
   keys = jax.random.split(KEY, 9)
-  found = draw_ids(keys, hidden, table, bias)
+  draw = jax.jit(draw_ids)
+  found = draw(keys, hidden, table, bias)
   np.testing.assert_array_equal(
-    draw_ids(keys[4:], hidden[4:], table, bias), found[4:]
+    draw(keys[4:], hidden[4:], table, bias), found[4:]
   )
   assert len(set(found.tolist())) > 1
 
 
-def test_draws_do_not_depend_on_how_many_states_a_device_has():
+def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
+  # As of a large catalogue: the scores of all states do not fit, those of few
+  # do.
+  monkeypatch.setattr(softmax, '_MOST_SCORES', 1_000)
+  monkeypatch.setattr(softmax, '_CHUNK', 64)
+  sizes = [softmax.chunk_size(states, 150) for states in (5, 40)]
+  assert sizes == [None, 64]
   rng = np.random.default_rng(1)
-  table = jnp.asarray(rng.normal(size=(20_000, 2)), jnp.float32)
-  hidden = jnp.asarray(rng.normal(size=(4_000, 2)), jnp.float32)
-  draw = functools.partial(draw_items, table, jnp.zeros(20_000))
+  table = jnp.asarray(rng.normal(size=(150, 2)), jnp.float32)
+  hidden = jnp.asarray(rng.normal(size=(40, 2)), jnp.float32)
+  draw = jax.jit(functools.partial(draw_items, table, jnp.zeros(150)))
   keys = jax.random.split(KEY, len(hidden))
-  few = draw(hidden[:10], keys[:10])
-  np.testing.assert_array_equal(draw(hidden, keys)[:10], few)
+  few = draw(hidden[:5], keys[:5])
+  np.testing.assert_array_equal(draw(hidden, keys)[:5], few)
 
 
 def test_a_chunk_of_nothing_is_refused():
@@ -99,13 +107,18 @@ def test_a_chunk_of_nothing_is_refused():
     )
 
 
-def filled(params, items, **settings):
-  fill = functools.partial(fill_masked, encoder=ENCODER, ratio=0.5, **settings)
-  return jax.jit(fill)(params, items, user_keys(KEY, jnp.arange(USERS)))
+# One program, which several tests run.
+@jax.jit
+def filled(params, items, sampled=None):
+  keys = user_keys(KEY, jnp.arange(USERS))
+  return fill_masked(
+    params, items, keys, encoder=ENCODER, ratio=0.5, sampled=sampled
+  )
 
 
 def test_what_is_hidden_is_filled_and_nothing_else(params, items):
-  found, hidden = filled(params, items)
+  items = np.asarray(items)
+  found, hidden = jax.device_get(filled(params, items))
   assert found.dtype == items.dtype
   # Of n behaviours half are hidden, and never all of them.
   for n, row in zip([0, 1, 2, 3, 4, 5, 6, 6], range(USERS), strict=True):
@@ -121,7 +134,7 @@ def test_what_is_hidden_is_filled_and_nothing_else(params, items):
 
 def test_a_sure_model_fills_in_what_it_knows(params, items):
   head = {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}
-  found, hidden = filled(params | {'head': head}, items)
+  found, hidden = jax.device_get(filled(params | {'head': head}, items))
   for row in range(USERS):
     positions = hidden.positions[row][hidden.labels[row] > 0]
     assert np.all(found[row, positions] == 7)
@@ -130,7 +143,7 @@ def test_a_sure_model_fills_in_what_it_knows(params, items):
 def test_sampled_items_are_all_that_is_filled_in(params, items):
   # Padding is sampled as well, and never drawn.
   sampled = jnp.array([0, 3, 9])
-  found, hidden = filled(params, items, sampled=sampled)
+  found, hidden = jax.device_get(filled(params, items, sampled))
   drawn = [
     int(found[row, slot])
     for row in range(USERS)
@@ -138,7 +151,7 @@ def test_sampled_items_are_all_that_is_filled_in(params, items):
   ]
   assert set(drawn) == {3, 9}
   # If nothing else is, what was hidden stays.
-  kept, _ = filled(params, items, sampled=jnp.array([0]))
+  kept, _ = filled(params, items, jnp.array([0, 0, 0]))
   np.testing.assert_array_equal(kept, items)
 
 
@@ -157,13 +170,7 @@ def test_rows_of_a_batch_need_sampled_items(params):
 
 def test_nothing_is_learned_through_the_draws(params, items):
   def sum_of_filled(params):
-    found, _ = fill_masked(
-      params,
-      items,
-      user_keys(KEY, jnp.arange(USERS)),
-      encoder=ENCODER,
-      ratio=0.5,
-    )
+    found, _ = filled(params, items)
     return jnp.sum(params['table'][found])
 
   grads = jax.jit(jax.grad(sum_of_filled))(params)
@@ -183,13 +190,18 @@ def test_filled_views_hide_more_and_more(params, items):
   encode = functools.partial(
     encode_filled, encoder=ENCODER, ratio=0.5, num_steps=20, deterministic=True
   )
-  changed = []
-  for step in (0, 9, 19, None):
-    more = {} if step is None else {'step': jnp.array(step)}
-    views = jax.jit(encode)(params, batch | more, KEY)
+  # Without a step all is hidden.
+  all_hidden = jax.jit(lambda *args: encode(*args).items)(params, batch, KEY)
+  found, run = [], jax.jit(encode)
+  for step in (0, 9, 19):
+    views = run(params, batch | {'step': jnp.array(step)}, KEY)
     assert views.items.shape == (2, USERS, LENGTH)
     assert views.users.shape == (2, 1, USERS, 4)
-    changed.append(np.sum(views.items != batch['items'][None], axis=(0, 2)))
+    found.append(views.items)
+  changed = [
+    np.sum(np.asarray(rows) != np.asarray(batch['items']), axis=(0, 2))
+    for rows in (*found, all_hidden)
+  ]
   n = np.array([0, 1, 2, 3, 4, 5, 6, 6])
   assert changed[0].tolist() == (2 * (n > 1)).tolist()
   np.testing.assert_array_equal(changed[2], changed[3])

@@ -58,7 +58,7 @@ import jax
 import jax.numpy as jnp
 from adaptssr_jax import augment, losses, metrics
 users = jnp.broadcast_to(jnp.eye(2), (2, 2, 2, 2))
-loss, gradient = jax.value_and_grad(losses.adaptssr_loss)(users)
+loss, gradient = jax.jit(jax.value_and_grad(losses.adaptssr_loss))(users)
 view = augment.crop(jax.random.key(0), jnp.arange(1, 6), ratio=0.4)
 accuracy = metrics.accuracy(jnp.eye(2), jnp.array([0, 1])).mean()
 for name in {ABSENT!r}:

@@ -37,6 +37,20 @@ def stack(arrays):
   )
 
 
+# Of the largest batch: with padding, one program is for all files.
+SHAPE = (2, 2, 32, 64)
+
+
+def padded(users):
+  """Users in an array of SHAPE: and which they are."""
+  batch, dim = users.shape[2:]
+  # Vectors of any length are padding, and zeros are no feature.
+  whole = np.ones(SHAPE)
+  whole[:, :, :batch] = 0
+  whole[:, :, :batch, :dim] = users
+  return whole, np.arange(SHAPE[2]) < batch
+
+
 @pytest.fixture(params=PRECISIONS)
 def precision(request):
   with jax.enable_x64(request.param == 'float64'):
@@ -44,16 +58,15 @@ def precision(request):
 
 
 @jax.jit
-def golden_results(users):
+def golden_results(users, where):
   """All that the arrays check, in one compilation."""
-  each = functools.partial(losses.adaptssr_loss, reduce_fn=None)
-  gradient = jax.grad(losses.adaptssr_loss)
+  loss = functools.partial(losses.adaptssr_loss, where=where)
+  each = functools.partial(loss, reduce_fn=None)
   return (
     {variant: each(users, **kwargs) for variant, kwargs in VARIANTS.items()},
-    losses.adaptssr_loss(users),
-    losses.augmentation_weight(users, fusion='adaptive'),
-    gradient(users, fusion='batch_mean'),
-    gradient(users, fusion='adaptive'),
+    losses.augmentation_weight(users, fusion='adaptive', where=where),
+    jax.value_and_grad(loss)(users),
+    jax.grad(loss)(users, fusion='batch_mean'),
   )
 
 
@@ -63,17 +76,20 @@ def test_golden_losses_and_gradients(name, precision):
   close = functools.partial(
     np.testing.assert_allclose, rtol=PRECISIONS[precision]
   )
-  users = jnp.asarray(stack(arrays), precision)
-  variants, loss, weight, code_gradient, gradient = golden_results(users)
+  users, where = padded(stack(arrays))
+  variants, weight, (loss, gradient), code_gradient = golden_results(
+    jnp.asarray(users, precision), where
+  )
   for variant, each in variants.items():
     assert each.dtype == precision
+    each = each[where]
     close(each.mean(), arrays[f'loss_{variant}'], err_msg=variant)
     if variant != 'reference_code':
       hat = arrays[f'per_example_hat_{variant}']
       tilde = arrays[f'per_example_tilde_{variant}']
       close(each, (hat + tilde) / 2, err_msg=variant)
   close(loss, arrays['loss_paper'])
-  close(weight, arrays['lambda'], atol=1e-7)
+  close(weight[where], arrays['lambda'], atol=1e-7)
   assert_close_gradient(code_gradient, arrays['grad_reference_code'])
   if 'grad_paper_stop_lambda' in arrays:
     assert_close_gradient(gradient, arrays['grad_paper_stop_lambda'])
@@ -81,7 +97,9 @@ def test_golden_losses_and_gradients(name, precision):
 
 def assert_close_gradient(gradient, expected):
   atol = 1e-5 * np.abs(expected).max()
-  expected = expected.reshape(gradient.shape)
+  expected = expected.reshape(2, 2, *expected.shape[1:])
+  batch, dim = expected.shape[2:]
+  gradient = gradient[:, :, :batch, :dim]
   np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=atol)
 
 

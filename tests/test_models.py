@@ -210,8 +210,9 @@ def users_and_gradients(params, encoder, keys=None):
   return jax.grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.parametrize('keys', [None, jax.random.split(jax.random.key(0), 4)])
-def test_bfloat16_is_close_to_float32(params, keys):
+def test_bfloat16_is_close_to_float32(params):
+  # With the same dropout.
+  keys = jax.random.split(jax.random.key(0), 4)
   gradients, users = users_and_gradients(params, HALF, keys)
   expected_gradients, expected = users_and_gradients(params, ENCODER, keys)
   chex.assert_trees_all_equal_shapes_and_dtypes(

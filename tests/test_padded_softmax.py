@@ -33,13 +33,19 @@ def total(arrays, losses_of):
   return jnp.sum(jnp.where(WHERE, losses, 0) * weight), best
 
 
-@pytest.mark.parametrize('size', [1, 2, 4, 100])
-@pytest.mark.parametrize('chunk_size', [None, 1, 3, 100])
+whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
+
+
+# One row at a time, groups of which the last is not full, and one group; all
+# ids at once, one at a time, chunks that overlap, and one chunk.
+@pytest.mark.parametrize(
+  ('chunk_size', 'size'),
+  [(None, 1), (None, 4), (None, 100), (1, 2), (3, 4), (3, 100), (100, 4)],
+)
 def test_rows_that_count_are_as_without_the_others(arrays, size, chunk_size):
   real = functools.partial(
     real_softmax_losses_and_best, where=WHERE, size=size, chunk_size=chunk_size
   )
-  whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
   (value, best), grads = whole(arrays, real)
   (expected, expected_best), expected_grads = whole(
     arrays, softmax_losses_and_best
@@ -54,10 +60,9 @@ def test_groups_without_a_row_that_counts_are_not_scored(arrays):
   hidden, table, bias = arrays
   # nan, were it multiplied.
   hidden = jnp.where(WHERE[:, None], hidden, jnp.inf)
-  losses, _ = real_softmax_losses_and_best(
-    hidden, table, bias, LABELS, where=WHERE, size=1
-  )
-  expected, _ = softmax_losses_and_best(*arrays, LABELS)
+  compute = functools.partial(real_softmax_losses_and_best, where=WHERE, size=1)
+  losses, _ = jax.jit(compute)(hidden, table, bias, LABELS)
+  expected, _ = jax.jit(softmax_losses_and_best)(*arrays, LABELS)
   np.testing.assert_allclose(losses[WHERE], expected[WHERE], rtol=1e-6)
 
 

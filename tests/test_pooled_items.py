@@ -21,6 +21,7 @@ from adaptssr_jax.objectives.pooled_items import (
 )
 from adaptssr_jax.objectives.users import last_behaviours
 from adaptssr_jax.objectives.views import (
+  Views,
   encode_views,
   sum_objective,
   views_objective,
@@ -31,10 +32,10 @@ from adaptssr_jax.table.lookup import (
   model_params,
   with_batch_rows,
 )
-from adaptssr_jax.table.shards import Shards
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step
+from tests.random_params import random_params
 from tests.summed import summed
 
 # Histories of up to 12 behaviours, of which the encoder reads 5.
@@ -58,30 +59,43 @@ def batch():
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
-  encoder = jax.tree.map(lambda x: 20 * x, init['params'])
+  encoder = random_params(ENCODER, jnp.ones((1, 1), int))
   bias = np.random.default_rng(1).normal(size=ITEMS + 1).astype(np.float32)
   return model_params(encoder) | {'head': {'bias': jnp.asarray(bias)}}
 
 
-def pooled_items(encoder=ENCODER, views=2, axis_name=None, **settings):
-  predict = functools.partial(predict_views, axis_name=axis_name)
-  encode = functools.partial(
+def slices(encoder=ENCODER, views=2, **settings):
+  return functools.partial(
     encode_views,
     encoder=encoder,
     augmentations=(SLICE,) * views,
     passes=1,
     **settings,
   )
+
+
+def pooled_items(encode=None, axis_name=None, **settings):
+  predict = functools.partial(predict_views, axis_name=axis_name)
+  encode = encode or slices(**settings)
   return functools.partial(
     views_objective, losses={'pooled_items': predict}, encode=encode
   )
 
 
-def next_items(encoder=ENCODER, **settings):
+def next_items(**settings):
   return functools.partial(
-    next_items_objective, encoder=encoder, num_next=3, **settings
+    next_items_objective,
+    encoder=ENCODER,
+    num_next=3,
+    deterministic=True,
+    **settings,
   )
+
+
+@functools.cache
+def value_and_grad(make):
+  """One program for all tests that run it."""
+  return jax.jit(jax.value_and_grad(make(), has_aux=True))
 
 
 def likelihood(params, user, items):
@@ -96,41 +110,39 @@ def real(row):
   return [int(item) for item in row if item]
 
 
-@pytest.mark.parametrize('views', [2, 3])
-def test_a_slice_predicts_the_items_of_the_next(params, batch, views):
-  augmentations = (SLICE,) * views
-  objective = pooled_items(views=views, deterministic=True)
-  loss, metrics = jax.jit(objective)(params, batch, KEY)
-  encode = functools.partial(
-    encode_views,
-    encoder=ENCODER,
-    augmentations=augmentations,
-    passes=1,
-    deterministic=True,
-  )
-  seen = jax.jit(encode)(params, batch, KEY)
-  assert seen.items.shape == (views, USERS, LENGTH)
+def test_a_slice_predicts_the_items_of_the_next(params, batch):
+  encode = slices(views=3, deterministic=True)
+
+  @jax.jit
+  def loss_and_views(params, batch):
+    objective = pooled_items(encode)
+    return objective(params, batch, KEY), encode(params, batch, KEY)
+
+  (loss, metrics), seen = loss_and_views(params, batch)
+  assert seen.items.shape == (3, USERS, LENGTH)
   expected = [
     likelihood(params, seen.users[view, 0, user], wanted)
-    for view in range(views)
+    for view in range(3)
     for user in range(USERS - 1)
-    if (wanted := real(seen.items[(view + 1) % views, user]))
+    if (wanted := real(seen.items[(view + 1) % 3, user]))
   ]
   # One user has no behaviours, and one is padding.
-  assert len(expected) == views * (USERS - 2) == metrics['loss'][1]
+  assert len(expected) == 3 * (USERS - 2) == metrics['loss'][1]
   np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
   np.testing.assert_allclose(metrics['loss'][0], np.sum(expected), rtol=1e-5)
 
 
+cut = functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
+cut_by_keys = jax.jit(jax.vmap(cut, (0, None)))
+
+
 def test_a_prefix_predicts_what_follows(params, batch):
-  loss, metrics = jax.jit(next_items(deterministic=True))(params, batch, KEY)
+  (loss, metrics), _ = value_and_grad(next_items)(params, batch, KEY)
   expected, encode = [], jax.jit(ENCODER.apply)
-  cut = jax.jit(
-    functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
-  )
   for user in range(USERS - 1):
-    key, _ = jax.random.split(jax.random.fold_in(KEY, user))
-    prefix, after = cut(key, batch['items'][user])
+    keys = jax.random.split(jax.random.fold_in(KEY, user))
+    found = cut_by_keys(keys, batch['items'][user])
+    (prefix, _), (after, _) = map(np.asarray, found)
     if real(after):
       (vector,) = encode({'params': encoder_params(params)}, prefix[None])
       expected.append(likelihood(params, vector, real(after)))
@@ -141,13 +153,11 @@ def test_a_prefix_predicts_what_follows(params, batch):
 
 @pytest.mark.parametrize('n', [0, 1, 2, 7, HISTORY])
 def test_prefixes_end_where_the_next_begin(n):
-  history = jnp.where(jnp.arange(HISTORY) < n, jnp.arange(HISTORY) + 1, 0)
-  cut = jax.jit(
-    functools.partial(prefix_and_next, max_length=LENGTH, num_next=3)
-  )
+  history = np.where(np.arange(HISTORY) < n, np.arange(HISTORY) + 1, 0)
+  found = cut_by_keys(jax.random.split(KEY, 40), history)
   cuts = set()
-  for key in jax.random.split(KEY, 40):
-    prefix, after = (real(row) for row in cut(key, history))
+  for rows in zip(*map(np.asarray, found), strict=True):
+    prefix, after = map(real, rows)
     run = prefix + after
     first = run[0] if run else 0
     assert run == list(range(first, first + len(run)))
@@ -160,8 +170,8 @@ def test_prefixes_end_where_the_next_begin(n):
 
 def test_an_encoder_reads_the_end_of_a_history(batch):
   for length in (1, LENGTH, HISTORY + 1):
-    kept = last_behaviours(batch['items'], length=length)
-    for row, history in zip(kept, batch['items'], strict=True):
+    kept = np.asarray(last_behaviours(batch['items'], length=length))
+    for row, history in zip(kept, np.asarray(batch['items']), strict=True):
       assert real(row) == real(history)[-length:]
       assert not row[len(real(row)) :].any()
 
@@ -169,62 +179,55 @@ def test_an_encoder_reads_the_end_of_a_history(batch):
 @pytest.mark.parametrize('make', [pooled_items, next_items])
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
-  objective = make(deterministic=True)
-  (expected, metrics), gradient = jax.jit(
-    jax.value_and_grad(objective, has_aux=True)
-  )(params, batch, KEY)
+  (expected, metrics), gradient = value_and_grad(make)(params, batch, KEY)
   # The rows of a device's two users, padding and mask.
   size = 2 * HISTORY + 2
   function = with_batch_rows(
-    make(axis_name=AXIS, deterministic=True),
+    make(axis_name=AXIS),
     mask_id=ENCODER.mask_id,
     size=size,
     axis_name=AXIS,
   )
-  starts = {
-    'whole': params,
-    'split': params | {'table': shard(params['table'])},
-  }
-  for name, start in starts.items():
-    step = functools.partial(summed, function=function)
-    loss, sums, grads = pmap_step(step, num_replicated_args=1)(
-      start, split, KEY
-    )
-    np.testing.assert_allclose(loss, expected, rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
-    wanted = np.asarray(gradient['table'])
-    found = grads['table']
-    if isinstance(found, Shards):
-      # Each device has the sum over all of them.
-      found = found.rows.reshape(-1, 4)[: len(wanted)] / 8
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+  step = functools.partial(summed, function=function)
+  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
+    params | {'table': shard(params['table'])}, split, KEY
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
+  wanted = np.asarray(gradient['table'])
+  # Each device has the sum over all of them.
+  found = grads['table'].rows.reshape(-1, 4)[: len(wanted)] / 8
+  np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_buckets_and_the_order_of_users_change_nothing(params, batch):
-  loss = jax.jit(
-    lambda batch, buckets: pooled_items(buckets=buckets)(params, batch, KEY)[0],
-    static_argnums=1,
-  )
-  whole = loss(batch, Buckets())
-  np.testing.assert_allclose(loss(batch, Buckets((3,), 4)), whole, rtol=1e-5)
+  run = value_and_grad(pooled_items)
+  (whole, _), _ = run(params, batch, KEY)
+  in_parts = jax.jit(pooled_items(buckets=Buckets((3,), 4)))
+  np.testing.assert_allclose(in_parts(params, batch, KEY)[0], whole, rtol=1e-5)
   order = np.random.default_rng(2).permutation(USERS)
   permuted = {name: values[order] for name, values in batch.items()}
-  np.testing.assert_allclose(loss(permuted, Buckets()), whole, rtol=1e-5)
+  (other, _), _ = run(params, permuted, KEY)
+  np.testing.assert_allclose(other, whole, rtol=1e-5)
 
 
 def test_sampled_items_come_near_all_of_them(params, batch):
-  objective = jax.jit(pooled_items(deterministic=True))
-  exact, _ = objective(params, batch, KEY)
-  sampled = functools.partial(sample_items, batch, KEY, num_ids=ENCODER.mask_id)
-  many, _ = objective(params, sampled(num_sampled=20_000), KEY)
+  objective = jax.jit(pooled_items())
+  (exact, _), _ = value_and_grad(pooled_items)(params, batch, KEY)
+  sampled = sample_items(
+    batch, KEY, num_sampled=20_000, num_ids=ENCODER.mask_id
+  )
+  many, _ = objective(params, sampled, KEY)
   # Padding may be sampled, and is no class.
   np.testing.assert_allclose(many, exact, rtol=0.05)
-  few, _ = objective(params, sampled(num_sampled=1), KEY)
+  # Of one item as often, which is known as well as if it were there once.
+  one = batch | {'sampled': np.full(20_000, 7, np.int32)}
+  few, _ = objective(params, one, KEY)
   assert abs(few - exact) > 0.05 * exact
 
 
 def test_the_pooling_learns(params, batch):
-  grads, _ = jax.jit(jax.grad(pooled_items(), has_aux=True))(params, batch, KEY)
+  _, grads = value_and_grad(pooled_items)(params, batch, KEY)
   for leaf in (
     grads['encoder']['pooling']['query'],
     grads['table'],
@@ -242,26 +245,27 @@ def test_a_wide_vector_starts_as_the_mean_of_its_parts(params, batch):
   wide = params['encoder'] | {'pooling': {'query': jnp.tile(query, (2, 1))}}
   head = params['head'] | init_projection(encoder)
   assert head['projection'].shape == (8, 4)
-  expected, _ = jax.jit(pooled_items())(params, batch, KEY)
+  (expected, _), _ = value_and_grad(pooled_items)(params, batch, KEY)
   # Two queries that are one, whose mean is that one.
   params = params | {'encoder': wide, 'head': head}
-  loss, _ = jax.jit(pooled_items(encoder))(params, batch, KEY)
+  loss, _ = jax.jit(pooled_items(encoder=encoder))(params, batch, KEY)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   assert init_projection(ENCODER) == {}
 
 
 def test_two_objectives_of_the_same_views_are_their_weighted_sum(params, batch):
   losses = {'pooled_items': predict_views, 'adaptssr': rank_views}
-  encode = functools.partial(
-    encode_views, encoder=ENCODER, augmentations=(SLICE, SLICE)
+  users = np.random.default_rng(3).normal(size=(2, 2, USERS, 4))
+  views = Views(
+    jnp.stack([batch['items'][:, :LENGTH], batch['items'][:, 1 : LENGTH + 1]]),
+    jnp.asarray(users, jnp.float32),
   )
   weights = {'pooled_items': 2.0, 'adaptssr': 0.5}
   total, metrics = jax.jit(
     functools.partial(
-      views_objective, losses=losses, weights=weights, encode=encode
+      views_objective, losses=losses, weights=weights, encode=lambda *_: views
     )
   )(params, batch, KEY)
-  views = jax.jit(encode)(params, batch, KEY)
   pooled, _ = jax.jit(predict_views)(params, batch, views)
   ranked, _ = jax.jit(rank_views)(params, batch, views)
   np.testing.assert_allclose(total, 2 * pooled + 0.5 * ranked, rtol=1e-5)
@@ -280,8 +284,8 @@ def test_objectives_that_share_nothing_draw_by_keys_of_their_own(params, batch):
     )
   )(params, batch, KEY)
   keys = jax.random.split(KEY)
-  one = jax.jit(pooled_items())
-  first, second = (one(params, batch, key)[0] for key in keys)
+  one = value_and_grad(pooled_items)
+  first, second = (one(params, batch, key)[0][0] for key in keys)
   assert first != second
   np.testing.assert_allclose(total, first + 3 * second, rtol=1e-5)
   chex.assert_trees_all_close(

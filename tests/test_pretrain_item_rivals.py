@@ -14,58 +14,66 @@ from experiments.flags.traits import traits_of
 from experiments.pretraining.context import cumulative_counts
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
+RIVALS = ('msdp', 'ecl', 'ccl_filled')
+RUN = {
+  'num_steps': 12,
+  'checkpoint_every': 12,
+  'learning_rate': 0.02,
+  # So that there is something to learn, however few users there are.
+  'output_bias': 'zeros',
+}
 
-@pytest.mark.parametrize(
-  'changes',
-  [
-    {
-      'objective': ('ptum',),
-      'table_update': 'rows',
-      'shard_table': True,
-      'num_queries': 2,
-    },
-    {'objective': ('msdp',), 'max_window': 4},
-    {'objective': ('masked_items', 'ccl_filled'), 'curriculum_steps': 5},
-    {'objective': ('ecl',), 'table_update': 'rows', 'sampled_items': 20},
-  ],
-  ids=str,
-)
-def test_rivals_learn(tmp_path, data_dir, changes):
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, data_dir):
+  """The workdir of a run of three at once."""
   settings = pretrain_settings(
-    tmp_path,
+    tmp_path_factory.mktemp('rivals'),
     data_dir,
-    num_steps=12,
-    checkpoint_every=12,
-    learning_rate=0.02,
-    # So that there is something to learn, however few users there are.
-    output_bias='zeros',
-    **changes,
+    objective=RIVALS,
+    max_window=4,
+    curriculum_steps=5,
+    **RUN,
   )
   pretrain.main(settings)
-  found = lines(tmp_path)
+  return settings.workdir
+
+
+@pytest.fixture(scope='module')
+def next_run(run, tmp_path_factory, data_dir):
+  """The workdir of a run of PTUM that goes on from there."""
+  settings = pretrain_settings(
+    tmp_path_factory.mktemp('next'),
+    data_dir,
+    objective=('ptum',),
+    # Wide vectors, so that there is a head, which has no bias.
+    readout='pooled,last',
+    init_from=run,
+    # The row of a negative that is not there would be nan.
+    table_update='rows',
+    **RUN,
+  )
+  pretrain.main(settings)
+  return settings.workdir
+
+
+def assert_learned(workdir, *losses):
+  found = lines(workdir)
   assert np.isfinite([v for line in found for v in line.values()]).all()
-  losses = [line['loss'] for line in found if 'loss' in line]
-  assert np.mean(losses[-2:]) < 0.98 * losses[0]
+  for loss in losses:
+    values = [line[loss] for line in found if loss in line]
+    assert np.mean(values[-2:]) < 0.98 * values[0], (loss, values)
 
 
-def test_ptum_goes_on_from_masked_items(tmp_path, data_dir):
-  first = pretrain_settings(
-    tmp_path / 'first', data_dir, num_steps=2, objective=('masked_items',)
-  )
-  pretrain.main(first)
-  pretrain.main(
-    pretrain_settings(
-      tmp_path / 'second',
-      data_dir,
-      num_steps=1,
-      objective=('ptum',),
-      # Wide vectors, so that there is a head, which has no bias.
-      readout='pooled,last',
-      init_from=first.workdir,
-    )
-  )
-  params = saved_state(tmp_path / 'second')['params']
+def test_rivals_learn(run):
+  assert_learned(run, *[f'{name}_loss' for name in RIVALS])
+
+
+def test_ptum_goes_on_from_a_run_that_guesses_items(run, next_run):
+  source, params = (saved_state(folder)['params'] for folder in (run, next_run))
+  assert 'bias' in source['head']
   assert set(params['head']) == {'projection'}
+  assert_learned(next_run, 'loss')
 
 
 def test_a_split_table_does_not_go_with_filled_items(tmp_path, data_dir):
@@ -97,19 +105,14 @@ def test_what_no_rival_can_do_is_refused(tmp_path, data_dir, changes, words):
     pretrain.main(pretrain_settings(tmp_path, data_dir, **changes))
 
 
-def test_hidden_items_are_filled_by_a_model_that_guesses(tmp_path, data_dir):
-  first = pretrain_settings(
-    tmp_path / 'first', data_dir, num_steps=1, objective=('next_items',)
-  )
-  pretrain.main(first)
-  second = pretrain_settings(
-    tmp_path / 'second',
-    data_dir,
-    objective=('ccl_filled',),
-    init_from=first.workdir,
+def test_hidden_items_are_filled_by_a_model_that_guesses(
+  next_run, tmp_path, data_dir
+):
+  settings = pretrain_settings(
+    tmp_path, data_dir, objective=('ccl_filled',), init_from=next_run
   )
   with pytest.raises(SettingsError, match='has not learned to guess hidden'):
-    pretrain.main(second)
+    pretrain.main(settings)
 
 
 def test_a_curriculum_keeps_its_length():

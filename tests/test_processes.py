@@ -21,34 +21,19 @@ RUN = {
   # One program, which is soon compiled.
   'buckets': 1,
   'microbatch': 0,
+  'table_update': 'rows',
 }
 
 
-def train(workdir, data_dir, *, processes=2, devices=2, **changes):
-  settings = pretrain_settings(workdir, data_dir, **RUN | changes)
+def finish_all(module, settings, *, devices):
+  """What each of two processes printed."""
   flags = settings.to_flagfile().splitlines()
-  return finish_all('pretrain', flags, processes=processes, devices=devices)
-
-
-def finish_all(*args, **layout):
-  """What each process printed."""
-  return [end(process) for process in start_all(*args, **layout)]
+  started = start_all(module, flags, processes=2, devices=devices)
+  return [end(process) for process in started]
 
 
 def losses(workdir, name):
   return {line['step']: line[name] for line in lines(workdir) if name in line}
-
-
-def assert_same_training(workdir, other):
-  found, expected = losses(workdir, 'loss'), losses(other, 'loss')
-  assert list(found) == list(expected) == list(range(1, 21))
-  np.testing.assert_allclose(
-    list(found.values()), list(expected.values()), atol=1e-4
-  )
-  found, expected = [
-    losses(folder, 'validation_loss')[20] for folder in (workdir, other)
-  ]
-  assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.fixture(scope='module')
@@ -61,15 +46,37 @@ def alone(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope='module')
 def together(tmp_path_factory, data_dir):
-  """Two processes of two devices, and what they printed."""
+  """Begun and ended as that, by two processes of two devices in between.
+
+  And what they printed.
+  """
   folder = tmp_path_factory.mktemp('together')
-  return folder, train(folder, data_dir)
+
+  def until(step, **changes):
+    return pretrain_settings(
+      folder, data_dir, **RUN | {'num_steps': step} | changes
+    )
+
+  pretrain.main(until(6))
+  assert saved_steps(folder)[-1] == 6
+  printed = finish_all('pretrain', until(12, shard_table=True), devices=2)
+  assert saved_steps(folder)[-1] == 12
+  pretrain.main(until(20))
+  return folder, printed
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(alone, together):
+def test_a_run_of_any_processes_and_devices_is_the_same(alone, together):
   folder, (first, second) = together
-  assert_same_training(folder, alone)
+  found, expected = losses(folder, 'loss'), losses(alone, 'loss')
+  assert list(found) == list(expected) == list(range(1, 21))
+  np.testing.assert_allclose(
+    list(found.values()), list(expected.values()), atol=1e-4
+  )
+  found, expected = (losses(one, 'validation_loss') for one in (folder, alone))
+  # Of the two processes, where an epoch ends, and of this one after them.
+  for step in (12, 20):
+    assert found[step] == pytest.approx(expected[step], abs=1e-4)
   _, params, _ = restore_encoder(folder)
   _, expected, _ = restore_encoder(alone)
   # Half a step of Adam; there were 20.
@@ -81,19 +88,6 @@ def test_two_processes_train_as_one(alone, together):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_any_layout(alone, tmp_path, data_dir):
-  rows = {'table_update': 'rows'}
-  pretrain.main(
-    pretrain_settings(tmp_path, data_dir, **RUN | {'num_steps': 6}, **rows)
-  )
-  assert saved_steps(tmp_path)[-1] == 6
-  train(tmp_path, data_dir, num_steps=12, devices=1, shard_table=True, **rows)
-  assert saved_steps(tmp_path)[-1] == 12
-  pretrain.main(pretrain_settings(tmp_path, data_dir, **RUN, **rows))
-  assert_same_training(tmp_path, alone)
-
-
-@pytest.mark.slow
 def test_two_processes_give_the_same_vectors(together, tmp_path, data_dir):
   settings = embed.EmbedSettings(
     pretrained=str(together[0]),
@@ -101,12 +95,13 @@ def test_two_processes_give_the_same_vectors(together, tmp_path, data_dir):
     dataset='synthetic_users/tiny',
     data_dir=data_dir,
     batch_size=16,
+    buckets=1,
+    microbatch=0,
     shard_table=True,
   )
   expected = np.load(embed.main(settings))
   settings = dataclasses.replace(settings, output=str(tmp_path / 'two.npz'))
-  flags = settings.to_flagfile().splitlines()
-  finish_all('embed', flags, processes=2, devices=2)
+  finish_all('embed', settings, devices=2)
   found = np.load(settings.output)
   assert found['user_id'].tolist() == expected['user_id'].tolist()
   assert found['vector'].shape == (200, 8)

@@ -26,9 +26,17 @@ from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import pmap_step
 
-ENCODER = UserEncoder(
-  num_items=9, max_length=4, embed_dim=4, num_layers=1, dropout_rate=0.0
-)
+
+class Mean(UserEncoder):
+  """Of a user's items: what a ranking asks of an encoder, soon compiled."""
+
+  def __call__(self, items, *, embedded=None, **_):
+    hidden = self.embed(items) if embedded is None else embedded
+    hidden = jnp.tanh(hidden + self.position_embedding[None])
+    return jnp.mean(hidden, axis=1, where=(items != 0)[..., None])
+
+
+ENCODER = Mean(num_items=9, max_length=4, embed_dim=4, dropout_rate=0.0)
 HEAD = TaskHead(num_outputs=13)
 draw = functools.partial(draw_negative, num_targets=13)
 draw_many = jax.jit(jax.vmap(draw, in_axes=(0, None)))
@@ -37,11 +45,25 @@ draw_many = jax.jit(jax.vmap(draw, in_axes=(0, None)))
 @functools.cache
 def params():
   items = jnp.ones((1, 4), jnp.int32)
-  encoder = jax.jit(ENCODER.init)(jax.random.key(0), items)['params']
+  encoder = ENCODER.init(jax.random.key(0), items)['params']
+  # Large embeddings and biases, so that users and targets differ.
+  encoder = jax.tree.map(lambda leaf: 50 * leaf, encoder)
   head = HEAD.init(jax.random.key(1), jnp.ones((1, 4)))['params']
-  # Large biases, so that users and targets differ.
   head['output']['bias'] = jnp.linspace(-1, 1, 13) ** 3
   return model_params(encoder) | {'head': head}
+
+
+RANK = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
+OBJECTIVE = functools.partial(ranking_objective, encoder=ENCODER, head=HEAD)
+SOFTMAX = functools.partial(
+  softmax_ranking_objective, encoder=ENCODER, head=HEAD
+)
+# Each is compiled once, for the batches of all tests.
+rank = jax.jit(RANK)
+loss_and_gradient = {
+  objective: jax.jit(jax.value_and_grad(objective, has_aux=True))
+  for objective in (OBJECTIVE, SOFTMAX)
+}
 
 
 @jax.jit
@@ -67,6 +89,15 @@ def made_batch(rows=16):
     'example_id': np.arange(rows, dtype=np.int32) + 100,
   }
   return jax.tree.map(jnp.asarray, batch)
+
+
+def training_batch():
+  """Of users one of whom has all targets, and so no negative."""
+  batch = jax.tree.map(np.array, made_batch())
+  targets = np.full((16, 13), -1, np.int32)
+  targets[:, :4] = batch['targets']
+  targets[2] = np.arange(13)
+  return jax.tree.map(jnp.asarray, batch | {'targets': targets})
 
 
 @pytest.mark.parametrize(
@@ -218,29 +249,25 @@ def test_a_positive_without_a_score_has_no_place():
 
 def test_ranks_of_a_user_are_those_of_its_rows():
   batch = made_batch()
-  rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
-  ranks = rank(params(), batch)
+  positives = np.asarray(batch['positives'])
+  ranks = np.asarray(rank(params(), batch))
   for slot in range(2):
-    own = batch | {'positives': batch['positives'][:, slot : slot + 1]}
-    exists = own['positives'][:, 0] >= 0
-    found = rank(params(), own)[exists, 0]
-    np.testing.assert_array_equal(ranks[exists, slot], found)
+    own = np.where(np.arange(2) == slot, positives, -1)
+    exists = positives[:, slot] >= 0
+    found = np.asarray(rank(params(), batch | {'positives': jnp.asarray(own)}))
+    np.testing.assert_array_equal(ranks[exists, slot], found[exists, slot])
     assert exists.sum() > 3
 
 
 def split_over_devices(batch):
-  return {
-    name: column.reshape(8, 2, *column.shape[1:])
-    for name, column in batch.items()
-  }
+  return jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
 
 
 def test_eight_devices_rank_as_one():
   batch = made_batch()
-  rank = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
-  rank_on_each = pmap_step(functools.partial(rank, axis_name=AXIS))
+  rank_on_each = pmap_step(functools.partial(RANK, axis_name=AXIS))
   found = rank_on_each(params(), split_over_devices(batch))
-  expected = jax.jit(rank)(params(), batch)
+  expected = rank(params(), batch)
   np.testing.assert_array_equal(found, expected)
   users = encode(params(), batch['items'])
   logits = HEAD.apply({'params': params()['head']}, users)
@@ -250,15 +277,9 @@ def test_eight_devices_rank_as_one():
   np.testing.assert_array_equal(expected, by_loops)
 
 
-OBJECTIVE = functools.partial(ranking_objective, encoder=ENCODER, head=HEAD)
-
-
 def test_the_objective_is_bpr_of_each_positive_and_its_negative():
-  batch, key = made_batch(), jax.random.key(3)
-  # A user of all targets, who has no negative.
-  everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
-  batch['targets'] = everything.at[2].set(jnp.arange(13))
-  loss, metrics = jax.jit(OBJECTIVE)(params(), batch, key)
+  batch, key = training_batch(), jax.random.key(3)
+  (loss, metrics), _ = loss_and_gradient[OBJECTIVE](params(), batch, key)
   users = encode(params(), batch['items'])
   logits = np.asarray(HEAD.apply({'params': params()['head']}, users))
   total, count = 0.0, 0
@@ -280,7 +301,7 @@ def test_the_objective_is_bpr_of_each_positive_and_its_negative():
   np.testing.assert_allclose(metrics['loss'], (total, count), rtol=1e-5)
 
 
-def mean_grads(params, batch, *, key, objective=OBJECTIVE):
+def mean_grads(params, batch, *, key, objective):
   """Loss, metrics and gradient of the batch of all devices."""
   found = jax.value_and_grad(
     functools.partial(objective, axis_name=AXIS), has_aux=True
@@ -289,28 +310,27 @@ def mean_grads(params, batch, *, key, objective=OBJECTIVE):
   return loss, jax.lax.psum(metrics, AXIS), jax.lax.pmean(grads, AXIS)
 
 
-def test_eight_devices_learn_as_one():
-  # Users have one positive or two, so that devices differ in theirs.
-  batch, key = made_batch(), jax.random.key(3)
-  step = pmap_step(functools.partial(mean_grads, key=key))
+@pytest.mark.parametrize(
+  'objective', [OBJECTIVE, SOFTMAX], ids=['bpr', 'softmax']
+)
+def test_eight_devices_learn_as_one(objective):
+  # Users have no, one or two positives that count, so that devices differ.
+  batch, key = training_batch(), jax.random.key(3)
+  step = pmap_step(functools.partial(mean_grads, key=key, objective=objective))
   found = step(params(), split_over_devices(batch))
-  (loss, metrics), grads = jax.jit(jax.value_and_grad(OBJECTIVE, has_aux=True))(
-    params(), batch, key
+  (loss, metrics), grads = loss_and_gradient[objective](params(), batch, key)
+  assert_close = functools.partial(
+    np.testing.assert_allclose, rtol=1e-4, atol=1e-6
   )
-  leaves, others = (
-    jax.tree.leaves(found),
-    jax.tree.leaves((loss, metrics, grads)),
-  )
-  for leaf, other in zip(leaves, others, strict=True):
-    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
+  jax.tree.map(assert_close, found, (loss, metrics, grads))
 
 
 def test_who_has_no_negative_has_no_gradient():
-  batch = made_batch(2) | {
-    'where': jnp.array([True, True]),
-    'targets': jnp.broadcast_to(jnp.arange(13)[None], (2, 13)),
+  batch = training_batch() | {
+    'where': jnp.asarray(np.full(16, True)),
+    'targets': jnp.asarray(np.tile(np.arange(13, dtype=np.int32), (16, 1))),
   }
-  grads, metrics = jax.jit(jax.grad(OBJECTIVE, has_aux=True))(
+  (_, metrics), grads = loss_and_gradient[OBJECTIVE](
     params(), batch, jax.random.key(0)
   )
   assert metrics['loss'] == (0, 0)
@@ -346,18 +366,12 @@ def test_the_denominator_is_of_the_negatives_alone(chunk_size):
   np.testing.assert_allclose(grads, shares, rtol=1e-4)
 
 
-SOFTMAX = functools.partial(
-  softmax_ranking_objective, encoder=ENCODER, head=HEAD
-)
-
-
 def test_the_softmax_leaves_out_the_users_other_positives():
-  batch, scores = users_and_scores()
-  # A user of all targets, who has no negative.
-  everything = jnp.full((16, 13), -1).at[:, :4].set(batch['targets'])
-  batch['targets'] = everything.at[2].set(jnp.arange(13))
-  compute = jax.jit(jax.value_and_grad(SOFTMAX, has_aux=True))
-  (loss, metrics), grads = compute(params(), batch, jax.random.key(0))
+  _, scores = users_and_scores()
+  batch = training_batch()
+  (loss, metrics), grads = loss_and_gradient[SOFTMAX](
+    params(), batch, jax.random.key(0)
+  )
   logits = np.asarray(scores.hidden @ scores.kernel + scores.bias[None])
   losses = []
   for row in set(range(15)) - {2}:
@@ -371,18 +385,3 @@ def test_the_softmax_leaves_out_the_users_other_positives():
   expected = np.sum(losses), len(losses)
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
   assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-
-
-def test_eight_devices_learn_the_softmax_as_one():
-  batch, key = made_batch(), jax.random.key(3)
-  step = pmap_step(functools.partial(mean_grads, key=key, objective=SOFTMAX))
-  found = step(params(), split_over_devices(batch))
-  (loss, metrics), grads = jax.jit(jax.value_and_grad(SOFTMAX, has_aux=True))(
-    params(), batch, key
-  )
-  for leaf, other in zip(
-    jax.tree.leaves(found),
-    jax.tree.leaves((loss, metrics, grads)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from adaptssr_jax import diagnostics, losses
 from tests import reference
+from tests.central_differences import assert_gradients_of_values
 
 VIEWS, BATCH, DIM = 3, 5, 4
 FORMS = [
@@ -117,57 +117,82 @@ def of_three_views(users, settings):
   return found
 
 
-@pytest.mark.parametrize('settings', FORMS, ids=str)
-def test_three_views_against_loops_at_once_and_in_blocks(settings):
+@functools.cache
+def compiled(form):
+  """(users, where) -> at once and in blocks, the sum of losses, each, gradient.
+
+  The gradient is that of the sum.
+  """
+
+  def total(users, where, block_size, fusion):
+    each = losses.adaptssr_loss(
+      users,
+      where=where,
+      block_size=block_size,
+      fusion=fusion,
+      reduce_fn=None,
+      **FORMS[form],
+    )
+    return each.sum(), each
+
+  @functools.partial(jax.jit, static_argnames=('sizes', 'fusion'))
+  def compute(users, where, sizes=(None, 2), fusion='adaptive'):
+    both = jax.value_and_grad(total, has_aux=True)
+    return [both(users, where, size, fusion) for size in sizes]
+
+  return compute
+
+
+EVERYWHERE = np.ones(BATCH, bool)
+EACH_FORM = pytest.mark.parametrize('form', range(3), ids=map(str, FORMS))
+
+
+@EACH_FORM
+def test_three_views_against_loops_at_once_and_in_blocks(form):
   users = random_users()
-  expected = of_three_views(users, settings)
-  gradients = []
-  for block_size in (None, 2):
-    loss = functools.partial(
-      losses.adaptssr_loss, block_size=block_size, **settings
-    )
-    each = jax.jit(functools.partial(loss, reduce_fn=None))(users)
+  expected = of_three_views(users, FORMS[form])
+  found = compiled(form)(users, EVERYWHERE)
+  for (_, each), _ in found:
     np.testing.assert_allclose(each, expected, rtol=1e-5)
-    gradients.append(jax.jit(jax.grad(loss))(users))
-  scale = np.abs(gradients[0]).max()
-  np.testing.assert_allclose(*gradients, atol=1e-5 * scale)
+  (_, gradient), (_, in_blocks) = found
+  scale = np.abs(gradient).max()
+  np.testing.assert_allclose(in_blocks, gradient, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize('settings', FORMS, ids=str)
-def test_gradients_are_numerical_ones(settings):
+# That of the mean over all pairs is in `test_losses`.
+@pytest.mark.parametrize('form', [0, 1], ids=map(str, FORMS[:2]))
+def test_gradients_are_those_of_the_values(form):
+  compute = functools.partial(compiled(form), sizes=(2,), fusion=0.3)
+
+  def in_blocks(users):
+    [((value, _), gradient)] = compute(users, EVERYWHERE)
+    return value, [gradient]
+
   with jax.enable_x64(True):
-    loss = functools.partial(
-      losses.adaptssr_loss, fusion=0.3, block_size=2, **settings
-    )
-    users = jnp.array(random_users(2), jnp.float64)
-    check_grads(jax.jit(loss), (users,), order=1, rtol=1e-5)
+    assert_gradients_of_values(in_blocks, [random_users(2).astype(float)])
 
 
-@pytest.mark.parametrize('block_size', [None, 2])
-@pytest.mark.parametrize('settings', FORMS, ids=str)
-def test_extreme_and_missing_users_stay_finite(settings, block_size):
-  loss = functools.partial(
-    losses.adaptssr_loss, block_size=block_size, **settings
-  )
-  compute = jax.jit(jax.value_and_grad(loss))
-  users = random_users(2)
-  for where in (np.zeros(BATCH, bool), np.arange(BATCH) == 3):
-    value, gradient = compute(users, where=where)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-    assert not gradient[:, :, ~where].any()
-    alone = loss(users[:, :, where]) if where.any() else 0
-    np.testing.assert_allclose(value, alone, rtol=1e-5)
-  everywhere = np.ones(BATCH, bool)
+@EACH_FORM
+def test_extreme_and_missing_users_stay_finite(form):
+  users = random_users()
+  one = np.arange(BATCH) == 3
+  # A user without another one; and nobody.
+  alone = jax.jit(functools.partial(losses.adaptssr_loss, **FORMS[form]))
+  for where, expected in ((one, alone(users[:, :, one])), (~EVERYWHERE, 0)):
+    for (value, _), gradient in compiled(form)(users, where):
+      assert np.isfinite(gradient).all()
+      assert not gradient[:, :, ~where].any()
+      np.testing.assert_allclose(value, expected, rtol=1e-5)
   for extreme in (0 * users, 1e30 * users, np.ones_like(users)):
-    value, gradient = compute(extreme, where=everywhere)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+    for (value, _), gradient in compiled(form)(extreme, EVERYWHERE):
+      assert np.isfinite(value)
+      assert np.isfinite(gradient).all()
 
 
 def test_diagnostics_of_three_views():
   users = random_users()
-  found = diagnostics.view_similarities(users)
+  compute = jax.jit(diagnostics.view_similarities)
+  found = compute(users)
   explicit = [
     reference.cosine(users[v][0][0], users[w][q][0])
     for v in range(VIEWS)
@@ -177,7 +202,7 @@ def test_diagnostics_of_three_views():
   ]
   np.testing.assert_allclose(found.explicit[0], np.mean(explicit), rtol=1e-5)
   # Of equal vectors, none is nearer than another.
-  same = diagnostics.view_similarities(np.ones_like(users))
+  same = compute(np.ones_like(users))
   np.testing.assert_allclose(same.explicit, 1, rtol=1e-5)
 
 
@@ -196,3 +221,23 @@ def test_diagnostics_of_three_views():
 def test_refuses_settings_without_meaning(settings, words):
   with pytest.raises(ValueError, match=words):
     inspect.unwrap(losses.adaptssr_loss)(random_users(), **settings)
+
+
+@pytest.mark.parametrize('shape', [(2, 2, 5), (4, 5, 3), (2, 1, 5, 3)])
+def test_refuses_other_shapes(shape):
+  # Past the annotations, which only tests check.
+  with pytest.raises(ValueError, match='users must be'):
+    inspect.unwrap(losses.adaptssr_loss)(jnp.ones(shape))
+
+
+@pytest.mark.parametrize('fusion', ['adaptiv', None, (0.5,), np.ones(5)])
+def test_refuses_another_fusion(fusion):
+  users = random_users()
+  with pytest.raises(ValueError, match="'adaptive', 'batch_mean' or a number"):
+    inspect.unwrap(losses.augmentation_weight)(users, fusion=fusion)
+
+
+@pytest.mark.parametrize('fusion', [1, 0.25, np.float64(0.25), jnp.array(0.25)])
+def test_a_number_is_the_weight(fusion):
+  users = random_users()
+  assert losses.augmentation_weight(users, fusion=fusion) == float(fusion)

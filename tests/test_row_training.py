@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax import augment
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
@@ -24,9 +23,9 @@ from adaptssr_jax.training.row_step import (
   row_train_step,
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
-from tests.adaptssr_objective import adaptssr_objective
 from tests.bounds import assert_same_training
-from tests.random_params import widened
+from tests.quick_objective import quick_objective
+from tests.random_params import random_params
 
 USERS, LENGTH, ITEMS, STEPS = 16, 5, 300, 6
 SIZE = USERS * LENGTH + 2
@@ -36,14 +35,9 @@ KEY = jax.random.key(3)
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
-def loss_of(axis_name=None):
-  views = functools.partial(augment.mask, ratio=0.5, mask_id=ENCODER.mask_id)
-  return functools.partial(
-    adaptssr_objective,
-    encoder=ENCODER,
-    augmentations=(views, views),
-    axis_name=axis_name,
-  )
+# Of the real objectives, `test_speed` trains one by rows, `test_table_shards`
+# another.
+loss_of = functools.partial(quick_objective, mask_id=ENCODER.mask_id)
 
 
 def batch_of(step, devices=None):
@@ -62,9 +56,7 @@ def batch_of(step, devices=None):
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(ENCODER.init)
-  params = init(jax.random.key(0), batch_of(0)['items'])['params']
-  return model_params(widened(params))
+  return model_params(random_params(ENCODER, batch_of(0)['items']))
 
 
 def dense_start(params):
@@ -76,7 +68,7 @@ def row_start(params):
 
 
 dense_step = functools.partial(
-  train_step, loss_fn=loss_of(), optimizer=optax.adam(*ADAM)
+  train_step, loss_fn=loss_of, optimizer=optax.adam(*ADAM)
 )
 row_step = functools.partial(
   row_train_step,
@@ -100,7 +92,7 @@ def dense(params):
   return run(jax.jit(dense_step), dense_start(params))
 
 
-step_by_rows = jax.jit(functools.partial(row_step, loss_fn=loss_of()))
+step_by_rows = jax.jit(functools.partial(row_step, loss_fn=loss_of))
 
 
 @pytest.fixture(scope='module')
@@ -118,7 +110,8 @@ def test_same_losses_and_parameters(params, dense, by_rows):
 
 
 def test_same_on_eight_devices(params, by_rows):
-  step = functools.partial(row_step, loss_fn=loss_of(AXIS), axis_name=AXIS)
+  loss_fn = functools.partial(loss_of, axis_name=AXIS)
+  step = functools.partial(row_step, loss_fn=loss_fn, axis_name=AXIS)
   state, losses = run(
     pmap_step(step, num_replicated_args=1),
     replicate(row_start(params)),

@@ -74,6 +74,7 @@ def test_flags_say_which_rows_are_read_and_how(tables):
 def test_tables_are_pre_trained_and_fine_tuned_on(tables, tmp_path, capsys):
   fields = PRETRAIN | ENCODER | tables
   fields |= {'workdir': str(tmp_path / 'p'), 'batch_size': 16, 'num_steps': 4}
+  fields |= {'objective': ('pooled_items',)}
   pretrain.main(pretrain.PretrainSettings(**fields))
   for line in lines(tmp_path / 'p'):
     assert np.isfinite(list(line.values())).all()

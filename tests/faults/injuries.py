@@ -29,15 +29,15 @@ from tests.tiny_runs import (
 SECONDS = 120
 # So small that what a process does is mostly to begin and to save.
 TINY = {
-  'num_steps': 48,
+  # Of one program that is soon compiled.
+  'objective': ('pooled_items',),
+  'num_steps': 24,
   # As often as an epoch ends, which is saved anyway.
   'checkpoint_every': 3,
   'log_every': 1,
   'buckets': 1,
   'microbatch': 0,
 }
-# As long as nothing ends here that would not end there: a multiple of an epoch.
-HALF = 24
 
 
 class Victim(NamedTuple):
@@ -192,8 +192,11 @@ def some_data(victim):
 
 def kill(victim, moment):
   """Starts a run and kills it, unless it ends before the moment comes."""
+  is_time = moment(victim)
+  # Else it would be killed at once.
+  assert not is_time()
   process = start(victim.settings)
-  if wait_until(process, moment(victim)):
+  if wait_until(process, is_time):
     process.kill()
     end(process, -signal.SIGKILL)
   else:
@@ -238,7 +241,7 @@ def told_to_stop(victim, *, then=go_on_alone):
 
 def told_to_stop_early(victim, *, then=go_on_alone):
   """SIGTERM before there is anything to save."""
-  shutil.rmtree(victim.folder)
+  shutil.rmtree(victim.folder, ignore_errors=True)
   process = start(victim.settings)
   moment = victim.rng.choice(['flags.txt', 'dataset.txt'])
   assert wait_until(process, (victim.folder / moment).exists)
@@ -402,9 +405,12 @@ INJURIES = (
 
 
 class Ward(NamedTuple):
-  """Where runs are hurt: two folders that all victims start from, or equal.
+  """Where runs are hurt.
 
-  And how many seconds it took to make the second one.
+  Args:
+    folder: of all runs, of which nothing happens to `whole`.
+    data_dir: of what they read.
+    seconds: that a process lives that does half of one.
   """
 
   folder: pathlib.Path
@@ -415,23 +421,15 @@ class Ward(NamedTuple):
   def whole(self):
     return self.folder / 'whole'
 
-  @property
-  def half(self):
-    return self.folder / 'half'
-
 
 def open_ward(folder, data_dir):
-  """Makes the whole run and the half one."""
+  """Makes the whole run."""
   ward = Ward(pathlib.Path(folder), data_dir)
   finish(settings_of(ward.whole, data_dir))
-  begin = time.monotonic()
-  finish(settings_of(ward.half, data_dir, num_steps=HALF))
-  return ward._replace(seconds=time.monotonic() - begin)
+  return ward
 
 
-def victim_of(ward, name, seed):
-  """A copy of the half run, to be hurt."""
-  folder = ward.folder / f'{name}_{seed}'
-  shutil.copytree(ward.half, folder)
-  settings = settings_of(folder, ward.data_dir)
+def newborn_of(ward, name, seed):
+  """A run that has not begun, to be hurt."""
+  settings = settings_of(ward.folder / name, ward.data_dir)
   return Victim(settings, ward.whole, ward.seconds, random.Random(seed))

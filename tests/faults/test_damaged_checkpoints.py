@@ -80,19 +80,17 @@ def empty(path):
 
 
 WOUNDS = {'cut': cut, 'emptied': empty, 'missing': pathlib.Path.unlink}
-ITEMS = (
-  'params',
-  'opt_state',
-  'encoder',
-  'vocabulary',
-  'flags',
-  'log',
-  'metrics',
+ARRAYS = ('params', 'opt_state')
+TEXTS = ('encoder', 'vocabulary', 'flags', 'log', 'metrics')
+
+
+@pytest.mark.parametrize(
+  ('wound', 'item'),
+  [
+    *(('cut', item) for item in ARRAYS + TEXTS),
+    *itertools.product(('emptied', 'missing'), ('params', 'encoder')),
+  ],
 )
-
-
-@pytest.mark.parametrize('item', ITEMS)
-@pytest.mark.parametrize('wound', WOUNDS)
 def test_a_run_goes_on_from_the_one_before(copied, item, wound):
   newest = copied / 'checkpoints' / '4'
   for path in (newest / item).rglob('*'):

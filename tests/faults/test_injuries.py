@@ -4,30 +4,26 @@ Each injury alone, and those that tests in this process do, are done many times
 by `python -m tests.faults`.
 """
 
-import random
-
 import pytest
 
 from tests.faults.injuries import (
   TINY,
-  Victim,
   disk_full,
   go_on,
+  go_on_alone,
   is_hurt_again,
   kill,
+  newborn_of,
   one_of_two_has_no_room,
   one_of_two_killed,
   one_of_two_told_to_stop,
   open_ward,
-  settings_of,
   some_data,
   some_save,
   some_step,
-  some_time,
   told_to_stop,
   told_to_stop_early,
   two_at_once,
-  victim_of,
 )
 
 pytestmark = pytest.mark.slow
@@ -39,24 +35,27 @@ def ward(tmp_path_factory, data_dir):
 
 
 def test_a_run_killed_again_and_again(ward):
-  settings = settings_of(ward.folder / 'killed', str(ward.folder / 'made'))
-  victim = Victim(settings, ward.whole, ward.seconds, random.Random(0))
-  for moment in (some_data, some_time, some_step, some_save):
+  unprepared = ward._replace(data_dir=str(ward.folder / 'made'))
+  victim = newborn_of(unprepared, 'killed', 0)
+  # What is left of a save that was killed is removed by the next start.
+  for moment in (some_data, some_save, some_step):
     kill(victim, moment)
   redone, _ = go_on(victim)
   # The steps since the last save, while which one more may be done.
-  assert 0 <= redone <= 2 * settings.checkpoint_every
+  assert 0 <= redone <= 2 * victim.settings.checkpoint_every
 
 
 def test_a_run_told_to_stop_without_room_and_started_twice(ward):
-  victim = victim_of(ward, 'alone', 1)
+  victim = newborn_of(ward, 'alone', 1)
   for injury in (told_to_stop_early, told_to_stop, disk_full):
     injury(victim, then=is_hurt_again)
   assert two_at_once(victim) == 0
 
 
 def test_two_processes_of_which_one_stops_has_no_room_or_is_killed(ward):
-  victim = victim_of(ward, 'two', 1)
+  victim = newborn_of(ward, 'two', 1)
   for injury in (one_of_two_told_to_stop, one_of_two_has_no_room):
     injury(victim, then=is_hurt_again)
-  assert 0 <= one_of_two_killed(victim) <= 2 * TINY['checkpoint_every']
+  # What two processes saved, one goes on from.
+  redone = one_of_two_killed(victim, then=go_on_alone)
+  assert 0 <= redone <= 2 * TINY['checkpoint_every']
