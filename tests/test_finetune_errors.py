@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays, UserData, Vocabulary
+from adaptssr_jax.encoder.model import UserEncoder
 from experiments import finetune
 from experiments.finetuning import tasks
 from experiments.finetuning.data import check_task
@@ -122,3 +123,14 @@ def test_a_probe_of_one_class_is_refused_before_it_encodes(
   with pytest.raises(SettingsError, match=words) as error:
     probe.probe(settings, tmp_path, data_of(**labels), None, None)
   assert ('--train_users' in str(error.value)) == bool(few)
+
+
+def test_vectors_that_are_no_numbers_are_not_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    probe, 'predict_users', lambda *_, users, **__: np.full((3, 2), np.inf)
+  )
+  monkeypatch.setattr(probe, 'make_encoding', lambda *_, **__: (None, None))
+  settings = finetune.FinetuneSettings(mode='probe')
+  data = data_of(**{name: [0, 1, 1] for name in SPLITS})
+  with pytest.raises(SettingsError, match='nan or infinity'):
+    probe.probe(settings, tmp_path, data, UserEncoder(3), None)

@@ -186,7 +186,12 @@ def encode_splits(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> np.ndarray:
-  """The vectors of the users of all splits, [users, features], in order."""
+  """The vectors of the users of all splits, [users, features], in order.
+
+  Raises:
+    SettingsError: If the encoder, as one whose training diverged, gives vectors
+      of which nothing can be read.
+  """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
   length, _, buckets = lengths_of(settings, splits, encoder)
   encode, params = make_encoding(
@@ -195,7 +200,13 @@ def encode_splits(
   predict = functools.partial(
     predict_users, params, predict=encode, settings=settings, length=length
   )
-  return np.concatenate([predict(users=users) for users in splits])
+  vectors = np.concatenate([predict(users=users) for users in splits])
+  if not np.isfinite(vectors).all():
+    raise SettingsError(
+      'the encoder gives users vectors with nan or infinity, of which nothing '
+      'can be read: take one whose training did not diverge'
+    )
+  return vectors
 
 
 def probe_name(result: dict[str, Any]) -> str:
