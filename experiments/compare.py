@@ -58,7 +58,7 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
       tell(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '
-        f'{_in_words(*time_left(seconds, missing))} left'
+        f'{_in_words(*time_left(seconds, missing), " left")}'
       )
     if is_new and not is_probe:
       forget_compiled()
@@ -97,9 +97,9 @@ def _about(seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]) -> str:
   return f': {_in_words(left, unknown)}' if unknown < len(runs) else ''
 
 
-def _in_words(seconds: float, unknown: int) -> str:
-  more = f' and {unknown:,} runs like none before' if unknown else ''
-  return f'about {datetime.timedelta(seconds=round(seconds))}{more}'
+def _in_words(seconds: float, unknown: int, left: str = '') -> str:
+  more = f', not counting {unknown:,} runs like none before' if unknown else ''
+  return f'about {datetime.timedelta(seconds=round(seconds))}{left}{more}'
 
 
 def time_left(

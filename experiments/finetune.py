@@ -36,6 +36,7 @@ from experiments.planning.plan import check_plan, plan_run, shapes_of
 from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
+from experiments.run.encoder import open_beside
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update, lengths_of
 from experiments.run.trackers import find_trackers
@@ -67,12 +68,16 @@ def finetune_in(
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
   if settings.mode == 'probe':
-    best, outputs = probe(settings, folder, data, model['encoder'], params)
+    models = [(model['encoder'], params)]
+    models += open_beside(settings, settings.beside, data.vocabulary.items)
+    best, outputs = probe(settings, folder, data, models)
   else:
     if settings.head == 'probe':
       params['head'] = probe_head(settings, data, model['encoder'], params)
     best, outputs = tune(settings, folder, data, model, params, train_key)
   about = {'task': settings.task, 'pretrained': settings.pretrained}
+  if settings.beside:
+    about['beside'] = list(settings.beside)
   result = write_result(folder, about | event | best, outputs, data)
   print_result(result, settings)
   return result
@@ -181,6 +186,7 @@ def tune(
 def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   """Prints the metrics of the best epoch, a line a split."""
   start = result['pretrained'] or 'a random start'
+  start = ' beside '.join([start, *result.get('beside', ())])
   best = f'step {result["best_step"]:,}'
   if settings.mode == 'probe':
     best = probe_name(result)

@@ -169,13 +169,20 @@ class Grid:
 
 
 def check_columns(grid: Grid) -> None:
-  """Refuses a task that has no number in any of the modes."""
+  """Refuses a task that has no number, or none in one of the modes."""
   for task in grid.tasks:
     if not grid.modes_of(task):
       raise SettingsError(
         f'--modes={",".join(grid.modes)} has no column for the ranking {task}: '
         'add frozen or fine_tuned, or leave it out of --tasks'
       )
+    for mode in grid.modes_of(task):
+      rows = (cells_of(grid, name, task, 1.0, mode) for name in grid.methods)
+      if not any(rows):
+        raise SettingsError(
+          f'no row of --methods={",".join(grid.methods)} has a number for '
+          f'{task} in --modes={mode}: leave out either, or add a method'
+        )
 
 
 def check_shapes(grid: Grid) -> None:
@@ -238,7 +245,7 @@ def vectors_of(grid: Grid, cell: Cell) -> Vectors:
 
 def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
   method = grid.method(name)
-  for needed in (method.after, method.steps_of):
+  for needed in (method.after, method.steps_of, *method.beside):
     if needed:
       yield from _pretrainings(grid, needed, seed)
   if method.flags:

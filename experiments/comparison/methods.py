@@ -49,6 +49,8 @@ class Method:
   after: str = ''  # the method whose pre-trained encoder it starts from
   # What its pre-training, or its baseline, has otherwise than the flags say.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Without pre-training: the methods whose vectors, side by side, it has.
+  beside: Sequence[str] = ()
   steps_of: str = ''  # the method as many of whose pre-training steps it takes
   rate_of: str = ''  # the flag whose file, not its own, says its learning rate
   baseline: str = ''  # the one of `baselines` that it is, not a user model
@@ -168,6 +170,11 @@ RIVALS = {
   ),
 }
 METHODS |= RIVALS
+METHODS['joint_beside_sasrec'] = Method(
+  title='Pooled items and AdaptSSR, beside SASRec',
+  beside=('joint', 'sasrec'),
+  modes=(FROZEN, FROZEN_WITH_BAG),
+)
 
 # Those of the table by default; the others are ablations.
 MAIN_ROWS = (

@@ -243,7 +243,7 @@ def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
   """The stages whose files a method needs, and those that it starts from."""
   method = known[name]
   needed = {method.flags, method.rate_of} - {''}
-  for other in (method.after, method.steps_of):
+  for other in (method.after, method.steps_of, *method.beside):
     if other:
       needed |= _stages_of(known, other)
   return needed

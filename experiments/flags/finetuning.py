@@ -6,6 +6,7 @@ from experiments.flags.binder import SettingsError, flag
 from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,
+  beside_flag,
   train_users_flag,
 )
 
@@ -46,6 +47,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to start from; else at random.'
   )
+  beside: tuple[str, ...] = beside_flag()
   mode: str = flag(
     'full',
     'What is trained: encoder and head, the head on a frozen encoder, a '
@@ -162,6 +164,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
 def _check_mode(settings: FinetuneSettings) -> None:
   """Raises `SettingsError` where flags contradict the mode, or the epochs."""
   for name, (is_given, modes) in {
+    'beside': (settings.beside, ('probe',)),
     'with_bag': (settings.with_bag, ('probe',)),
     'probe_model': (settings.probe_model != 'logistic', ('probe',)),
     'head': (settings.head != 'mlp', ('full', 'frozen')),

@@ -80,6 +80,15 @@ def train_users_flag() -> int:
   )
 
 
+def beside_flag() -> tuple[str, ...]:
+  """The flag of commands that put vectors of several encoders side by side."""
+  return flag(
+    (),
+    'Workdirs of more runs, DIR or DIR,DIR, whose vectors are put beside those '
+    'of --pretrained.',
+  )
+
+
 def split_seed_flag() -> int:
   """The flag of commands that only read, and fit no network."""
   return flag(

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from experiments.probing.reading import (
   read,
   task_outputs,
 )
+from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
 from experiments.run.speed import lengths_of, make_encoding
 
@@ -37,16 +38,18 @@ def probe(
   settings: FinetuneSettings,
   folder: pathlib.Path,
   data: UserData,
-  encoder: UserEncoder,
-  params: dict[str, Any],
+  models: Sequence[Model],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Fits a model with each of some settings, and tests the best one.
+
+  Args:
+    models: whose vectors are read, side by side.
 
   Returns:
     The settings that validation chose, and the outputs of validation and test.
   """
   known = to_read(settings, data)
-  vectors = encode_splits(settings, known.splits.values(), encoder, params)
+  vectors = encode_beside(settings, known.splits.values(), models)
   bag = None
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
@@ -207,6 +210,17 @@ def encode_splits(
       'can be read: take one whose training did not diverge'
     )
   return vectors
+
+
+def encode_beside(
+  settings: EncodingSettings,
+  splits: Collection[UserArrays],
+  models: Sequence[Model],
+) -> np.ndarray:
+  """The vectors of `encode_splits` by each of some encoders, side by side."""
+  return np.concatenate(
+    [encode_splits(settings, splits, *model) for model in models], axis=1
+  )
 
 
 def probe_name(result: dict[str, Any]) -> str:
