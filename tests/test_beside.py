@@ -121,7 +121,8 @@ def test_a_comparison_makes_both_runs_first(tmp_path, data_dir, stand_ins):
     tmp_path,
     data_dir,
     tasks=('gender', 'click'),
-    methods=('joint_beside_sasrec',),
+    methods=(),
+    beside=('joint sasrec',),
     modes=('frozen',),
     reference='none',
     probe_splits=2,
@@ -146,6 +147,11 @@ def test_a_comparison_makes_both_runs_first(tmp_path, data_dir, stand_ins):
   count = len(stand_ins.calls)
   compare.main(settings)
   assert len(stand_ins.calls) == count
-  both = changed(settings, modes=('frozen', 'fine_tuned'))
-  with pytest.raises(SettingsError, match='gender in --modes=fine_tuned: lea'):
-    compare.main(both)
+  for changes, words in (
+    ({'modes': ('frozen', 'fine_tuned')}, 'gender in --modes=fine_tuned: lea'),
+    ({'beside': ('joint',)}, '--beside=joint: give the names of two'),
+    ({'beside': ('joint bag_svd',)}, 'bag_svd is not pre-trained'),
+    ({'beside': ('joint sas',)}, '--beside=joint sas: .*sasrec'),
+  ):
+    with pytest.raises(SettingsError, match=words):
+      compare.main(changed(settings, **changes))

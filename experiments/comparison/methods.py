@@ -170,11 +170,6 @@ RIVALS = {
   ),
 }
 METHODS |= RIVALS
-METHODS['joint_beside_sasrec'] = Method(
-  title='Pooled items and AdaptSSR, beside SASRec',
-  beside=('joint', 'sasrec'),
-  modes=(FROZEN, FROZEN_WITH_BAG),
-)
 
 # Those of the table by default; the others are ablations.
 MAIN_ROWS = (
@@ -235,6 +230,33 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
       method,
       title=', '.join([method.title, *named]).replace('=', ' '),
       changes=method.changes | changes,
+    )
+  return found
+
+
+def beside_methods(
+  rows: Sequence[str], known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """Methods whose vectors are those of several others, side by side.
+
+  Example:
+    >>> list(beside_methods(['joint sasrec'], METHODS))
+    ['joint_beside_sasrec']
+  """
+  found = {}
+  for row in rows:
+    names = tuple(row.split())
+    for name in names:
+      if name not in known:
+        raise SettingsError(f'--beside={row}: {unknown(name, known)}')
+      if not known[name].flags:
+        raise SettingsError(f'--beside={row}: {name} is not pre-trained')
+    if len(names) < 2:
+      raise SettingsError(f'--beside={row}: give the names of two methods')
+    found['_beside_'.join(names)] = Method(
+      title=', beside '.join(known[name].title for name in names),
+      beside=names,
+      modes=(FROZEN, FROZEN_WITH_BAG),
     )
   return found
 

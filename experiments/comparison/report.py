@@ -19,7 +19,13 @@ from experiments.comparison.grid import (
   plan,
   steps_taken,
 )
-from experiments.comparison.methods import FINE_TUNED, METRICS, variant_methods
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  METHODS,
+  METRICS,
+  beside_methods,
+  variant_methods,
+)
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes
@@ -183,10 +189,11 @@ def page_of(results: Mapping[str, Any]) -> str:
     for part in results['summary']
   }
   flags = results['flags']
-  variants = variant_methods(flags['variant'].splitlines())
-  main = {
-    name: titles[name] for name in (*flags['methods'].split(','), *variants)
-  }
+  rows = variant_methods(flags['variant'].splitlines())
+  # Older results have no such flag.
+  rows |= beside_methods(flags.get('beside', '').splitlines(), METHODS | rows)
+  named = filter(None, flags['methods'].split(','))
+  main = {name: titles[name] for name in (*named, *rows)}
   parts = [
     f'# {results["flags"]["dataset"]}\n',
     markdown(summary, main, reference=reference),

@@ -117,6 +117,8 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
   """The rows of all tables, those of the main one first."""
   chosen = methods.choose_methods(settings.methods)
   chosen |= methods.variant_methods(settings.variant)
+  known = methods.METHODS | chosen
+  chosen |= methods.beside_methods(settings.beside, known)
   rhos = numbers_of('rhos', settings.rhos, float, high=0.99, above=0.0)
   chosen |= methods.rho_methods(rhos)
   if settings.augmentation_pairs:
