@@ -98,7 +98,7 @@ def _about(seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]) -> str:
 
 
 def _in_words(seconds: float, unknown: int, left: str = '') -> str:
-  more = f', not counting {unknown:,} runs like none before' if unknown else ''
+  more = f', and {unknown:,} of a kind not made before' if unknown else ''
   return f'about {datetime.timedelta(seconds=round(seconds))}{left}{more}'
 
 

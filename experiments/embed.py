@@ -31,8 +31,8 @@ each with an --output of its own, share the work on any machines. A file appears
 when it is whole, so that of a killed command only its part is to be done again.
 Together, in order, the files hold the rows of the one file.
 
---beside=DIR puts the vectors of another run beside those of --pretrained: a
-vector then has the numbers of both.
+--concatenate=DIR makes each vector that of --pretrained and, after it, that of
+another run.
 
 --item_vectors has the table of the encoder, by `item_id` in place of `user_id`.
 --neighbours_output has, for each user, the --neighbours=K others whose vectors
@@ -70,7 +70,6 @@ from experiments.run.data import open_data
 from experiments.run.encoder import (
   Model,
   Source,
-  open_beside,
   open_source,
   with_items,
 )
@@ -90,9 +89,10 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
   paths = check_outputs(settings)
   loop.check_devices(settings)
-  source = open_source(settings, settings.pretrained)
+  runs = settings.pretrained, *settings.concatenate
+  sources = [open_source(settings, run) for run in runs]
   if paths.keys() - {'item_vectors'}:
-    splits, models = with_users(settings, source)
+    splits, models = with_users(settings, sources)
     if settings.dtype:
       models = [
         (encoder.clone(dtype=settings.dtype), params)
@@ -102,7 +102,8 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     check_neighbours(splits, settings.neighbours)
     write_users(settings, paths, splits, models)
   if settings.item_vectors:
-    write_items(paths['item_vectors'], source.params['table'], source.known)
+    table, known = sources[0].params['table'], sources[0].known
+    write_items(paths['item_vectors'], table, known)
   return next(iter(paths.values()))
 
 
@@ -117,9 +118,9 @@ def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
       '--neighbours is for one process, which has the vectors of all users: '
       'leave it out, or --part'
     )
-  if settings.item_vectors and settings.beside:
+  if settings.item_vectors and settings.concatenate:
     raise SettingsError(
-      '--item_vectors is of one run: leave it out, or --beside'
+      '--item_vectors is of one run: leave it out, or --concatenate'
     )
   names = ('output', 'neighbours_output', 'item_vectors')
   given = [name for name in names if getattr(settings, name)] or ['output']
@@ -148,7 +149,7 @@ def write_items(
 
 
 def with_users(
-  settings: EmbedSettings, source: Source
+  settings: EmbedSettings, sources: Sequence[Source]
 ) -> tuple[list[UserArrays], list[Model]]:
   """The users to encode, by split, and the encoders for their items."""
   if settings.events and not settings.dataset:
@@ -159,19 +160,21 @@ def with_users(
           '--dataset=user_tables too'
         )
     folder = pathlib.Path(settings.output or settings.neighbours_output).parent
-    users = read_new_users(settings, source.known, folder=folder)
-    models = [(source.encoder, source.params)]
-    return [users], models + open_beside(
-      settings, settings.beside, source.known
-    )
+    if len(sources) == 1:
+      (source,) = sources
+      users = read_new_users(settings, source.known, folder=folder)
+      return [users], [(source.encoder, source.params)]
+    # What one of them knows is not lost for it where the others do not.
+    known = list(dict.fromkeys(item for one in sources for item in one.known))
+    users = read_new_users(settings, known, folder=folder)
+    return [users], [with_items(one, known) for one in sources]
   named = settings.dataset or DataSettings.dataset
   data = open_data(
     dataclasses.replace(settings, dataset=named), task=settings.task
   )
   items = data.vocabulary.items
-  models = [with_items(source, items)]
-  models += open_beside(settings, settings.beside, items)
-  return users_of(settings, data), models
+  users = users_of(settings, data)
+  return users, [with_items(source, items) for source in sources]
 
 
 def write_users(
@@ -181,7 +184,7 @@ def write_users(
   models: Sequence[Model],
 ) -> None:
   """Encodes all users, and writes their vectors and their neighbours."""
-  pieces = embedded_beside(settings, splits, models)
+  pieces = embedded_concatenated(settings, splits, models)
   total = sum(len(users.items) for users in splits)
   shape = total, sum(encoder.vector_dim for encoder, _ in models)
   if not is_main_process():
@@ -212,12 +215,12 @@ def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
   return [UserArrays(users.user_id, users.items) for users in splits]
 
 
-def embedded_beside(
+def embedded_concatenated(
   settings: EmbedSettings,
   splits: Sequence[UserArrays],
   models: Sequence[Model],
 ) -> Iterator[Piece]:
-  """The users with their vectors by each of the models, side by side."""
+  """The users with their vectors by all models, concatenated."""
   by_model = []
   for encoder, params in models:
     length = effective_length(splits, encoder.max_length)

@@ -55,15 +55,15 @@ def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
 def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
   """The runs whose encoders, or whose vectors, this one starts from.
 
-  Only vectors that stand side by side have several.
+  Only concatenated vectors have several.
   """
   method = grid.method(run.method)
   if isinstance(run, Pretraining):
     return [Pretraining(method.after, run.seed)] if method.after else []
   if isinstance(run, Cell) and run.is_frozen:
     return [vectors_of(grid, run)]
-  if isinstance(run, Vectors) and method.beside:
-    return [Pretraining(name, run.seed) for name in method.beside]
+  if isinstance(run, Vectors) and method.concatenated:
+    return [Pretraining(name, run.seed) for name in method.concatenated]
   if not method.flags:
     return []
   if isinstance(run, Vectors):
@@ -168,7 +168,7 @@ def _encoding(
   settings = frozen.VectorSettings(
     workdir=str(grid.folder / run.name),
     pretrained=_source_path(grid, run),
-    beside=tuple(sources[1:]),
+    concatenate=tuple(sources[1:]),
     seed=run.seed,
     **grid.data | ({} if sources else grid.shape()),
   )
@@ -197,7 +197,7 @@ def _reading(
 # Free to change in a run that goes on, but not in one that is compared.
 _LENGTH_OF_A_RUN = {'num_epochs', 'num_steps', 'patience'}
 # Where a run starts: the flags of that run count, and not its place.
-_SOURCES = {'init_from', 'pretrained', 'beside', 'vectors'}
+_SOURCES = {'init_from', 'pretrained', 'concatenate', 'vectors'}
 
 
 def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:

@@ -20,13 +20,13 @@ from experiments.flags.process import EncodingSettings, TableSettings
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
-  beside_flag,
+  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
 from experiments.probing import features, reading
 from experiments.probing.probe import (
-  encode_beside,
+  encode_concatenated,
   history_numbers,
   outputs_of,
   readings_of,
@@ -34,7 +34,6 @@ from experiments.probing.probe import (
 from experiments.run import loop
 from experiments.run.encoder import (
   make_encoder,
-  open_beside,
   open_source,
   with_items,
 )
@@ -108,7 +107,7 @@ class VectorSettings(
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is; else it is random.'
   )
-  beside: tuple[str, ...] = beside_flag()
+  concatenate: tuple[str, ...] = concatenate_flag()
   seed: int = flag(0, 'Of a random encoder.', low=0, high=2**32 - 1)
   batch_size: int = flag(
     512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
@@ -146,13 +145,13 @@ def encode(
     settings = dataclasses.replace(settings, batch_size=batch_size)
     loop.check_devices(settings)
     items = data.vocabulary.items
-    if source := open_source(settings, settings.pretrained):
-      models = [with_items(source, items)]
+    if settings.pretrained:
+      runs = settings.pretrained, *settings.concatenate
+      models = [with_items(open_source(settings, run), items) for run in runs]
     else:
       models = [make_encoder(settings, items, jax.random.key(settings.seed))]
-    models += open_beside(settings, settings.beside, items)
     users = users_in_order(data, histories)
-    vectors = encode_beside(settings, [users], models)
+    vectors = encode_concatenated(settings, [users], models)
     atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 

@@ -36,11 +36,11 @@ class CompareSettings(DataSettings, ProcessSettings):
     'be given again: --variant="pooled_items --embed_dim=256 --num_epochs=6".',
     repeated=True,
   )
-  beside: tuple[str, ...] = flag(
+  concatenated: tuple[str, ...] = flag(
     (),
     'Also a row, of the frozen columns, whose vectors are those of several '
-    'methods or variants side by side; may be given again: --beside="joint '
-    'sasrec".',
+    'methods, concatenated; may be given again: --concatenated="joint sasrec". '
+    'A variant goes by its name in results.json: pooled_items+embed_dim=256.',
     repeated=True,
   )
   reference: str = flag(

@@ -80,12 +80,12 @@ def train_users_flag() -> int:
   )
 
 
-def beside_flag() -> tuple[str, ...]:
-  """The flag of commands that put vectors of several encoders side by side."""
+def concatenate_flag() -> tuple[str, ...]:
+  """The flag of commands that read the vectors of several encoders."""
   return flag(
     (),
-    'Workdirs of more runs, DIR or DIR,DIR, whose vectors are put beside those '
-    'of --pretrained.',
+    'Workdirs of more runs, DIR or DIR,DIR: a vector is that of --pretrained '
+    'and those of them, concatenated.',
   )
 
 

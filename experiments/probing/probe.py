@@ -43,13 +43,13 @@ def probe(
   """Fits a model with each of some settings, and tests the best one.
 
   Args:
-    models: whose vectors are read, side by side.
+    models: whose vectors are read, concatenated.
 
   Returns:
     The settings that validation chose, and the outputs of validation and test.
   """
   known = to_read(settings, data)
-  vectors = encode_beside(settings, known.splits.values(), models)
+  vectors = encode_concatenated(settings, known.splits.values(), models)
   bag = None
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
@@ -212,12 +212,12 @@ def encode_splits(
   return vectors
 
 
-def encode_beside(
+def encode_concatenated(
   settings: EncodingSettings,
   splits: Collection[UserArrays],
   models: Sequence[Model],
 ) -> np.ndarray:
-  """The vectors of `encode_splits` by each of some encoders, side by side."""
+  """The vectors of `encode_splits` by some models, concatenated."""
   return np.concatenate(
     [encode_splits(settings, splits, *model) for model in models], axis=1
   )

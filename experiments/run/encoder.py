@@ -22,7 +22,7 @@ from experiments.run.process import tell
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
-# An encoder, and the parameters of the model that it is of.
+# An encoder, and the parameters of the model that it is part of.
 Model = tuple[UserEncoder, dict[str, Any]]
 
 
@@ -116,13 +116,6 @@ def with_items(
   )
   encoder = source.encoder.clone(num_items=len(items))
   return encoder, source.params | {'table': table}
-
-
-def open_beside(
-  settings: Settings, paths: Sequence[str], items: Sequence[str]
-) -> list[Model]:
-  """The encoders of more runs, for the items of a data set."""
-  return [with_items(open_source(settings, path), items) for path in paths]
 
 
 def restored_head(
