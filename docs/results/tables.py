@@ -52,7 +52,9 @@ TITLES = {
   'joint+learning_rate=0.004+num_epochs=24+num_layers=1'
   '+objective=pooled_items-adaptssr-causal_items+objective_weights=1-0.3-1'
   '+readout=pooled-last': 'Pooled and causal items and AdaptSSR',
-  'joint_beside_sasrec': 'Pooled items and AdaptSSR, beside SASRec',
+  'joint_and_sasrec': (
+    'Pooled items and AdaptSSR from the start, concatenated with SASRec'
+  ),
   'masked_items_of_interests': 'Masked items, 4 interests',
 } | {
   name: f'Masked items, then {title}'
