@@ -55,11 +55,10 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     is_printed = not is_probe or one.timing_group != following
     if is_new and is_printed:
       missing = [run for run in runs[place + 1 :] if not is_made(grid, run)]
-      left = time_left(seconds, missing)
       tell(
         f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '
-        f'about {_in_words(left)} left'
+        f'{_in_words(*time_left(seconds, missing), " left")}'
       )
     if is_new and not is_probe:
       forget_compiled()
@@ -80,10 +79,11 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
     tell_result(one.name + _about(seconds, [one]))
   known = sum(one.timing_group in seconds for one in missing)
   text = f'{len(missing):,} of {len(runs):,} runs are missing'
-  if missing and seconds:
+  about = _about(seconds, missing)
+  if about:
     text += (
-      f'{_about(seconds, missing)}, if they take as long as those made: there '
-      f'are some just like {known:,} of them'
+      f'{about}, if they take as long as those made: there are some just like '
+      f'{known:,} of them'
     )
   elif missing:
     text += '; how long they take is known when some are made'
@@ -93,31 +93,39 @@ def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
 
 def _about(seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]) -> str:
   """How long runs take, if anything is known of it."""
-  return f': about {_in_words(time_left(seconds, runs))}' if seconds else ''
+  left, unknown = time_left(seconds, runs)
+  return f': {_in_words(left, unknown)}' if unknown < len(runs) else ''
 
 
-def _in_words(seconds: float) -> str:
-  return str(datetime.timedelta(seconds=round(seconds)))
+def _in_words(seconds: float, unknown: int, left: str = '') -> str:
+  more = f', and {unknown:,} of a kind not made before' if unknown else ''
+  return f'about {datetime.timedelta(seconds=round(seconds))}{left}{more}'
 
 
 def time_left(
   seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]
-) -> float:
+) -> tuple[float, int]:
   """The seconds that runs will take: as long as those like them, on average.
 
-  A run that is like none before takes as long as the average of those with
+  A run that is just like none before takes as long as the average of those with
   which its `timing_group` shares most of its first parts: a stage of
   pre-training as the others, a cell as those of its column. What a resumed run
   took before is not known, so it counts as none.
+
+  Returns:
+    The seconds, and of how many runs they are not: those that share not even
+    the first part with any before.
   """
-  left = 0.0
+  left, unknown = 0.0, 0
   groups = collections.Counter(one.timing_group for one in runs)
   for group, count in groups.items():
     shared = collections.defaultdict(list)
     for name, taken in seconds.items():
       path = posixpath.commonpath([name, group])
       shared[len(path)].append(sum(taken) / len(taken))
-    if shared:
+    if max(shared, default=0):
       near = shared[max(shared)]
       left += sum(near) / len(near) * count
-  return left
+    else:
+      unknown += count
+  return left, unknown

@@ -31,6 +31,9 @@ each with an --output of its own, share the work on any machines. A file appears
 when it is whole, so that of a killed command only its part is to be done again.
 Together, in order, the files hold the rows of the one file.
 
+--concatenate=DIR makes each vector that of --pretrained and, after it, that of
+another run.
+
 --item_vectors has the table of the encoder, by `item_id` in place of `user_id`.
 --neighbours_output has, for each user, the --neighbours=K others whose vectors
 are nearest by the cosine, the nearest first: `user_id`, `neighbour_id` [K] and
@@ -64,7 +67,12 @@ from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
-from experiments.run.encoder import Source, open_source, with_items
+from experiments.run.encoder import (
+  Model,
+  Source,
+  open_source,
+  with_items,
+)
 from experiments.run.process import is_main_process, tell, tell_result
 from experiments.run.speed import (
   effective_length,
@@ -81,16 +89,21 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
   paths = check_outputs(settings)
   loop.check_devices(settings)
-  source = open_source(settings, settings.pretrained)
+  runs = settings.pretrained, *settings.concatenate
+  sources = [open_source(settings, run) for run in runs]
   if paths.keys() - {'item_vectors'}:
-    splits, encoder, params = with_users(settings, source)
+    splits, models = with_users(settings, sources)
     if settings.dtype:
-      encoder = encoder.clone(dtype=settings.dtype)
+      models = [
+        (encoder.clone(dtype=settings.dtype), params)
+        for encoder, params in models
+      ]
     splits = users_of_part(splits, settings.part)
     check_neighbours(splits, settings.neighbours)
-    write_users(settings, paths, splits, encoder, params)
+    write_users(settings, paths, splits, models)
   if settings.item_vectors:
-    write_items(paths['item_vectors'], source.params['table'], source.known)
+    table, known = sources[0].params['table'], sources[0].known
+    write_items(paths['item_vectors'], table, known)
   return next(iter(paths.values()))
 
 
@@ -104,6 +117,10 @@ def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
     raise SettingsError(
       '--neighbours is for one process, which has the vectors of all users: '
       'leave it out, or --part'
+    )
+  if settings.item_vectors and settings.concatenate:
+    raise SettingsError(
+      '--item_vectors is of one run: leave it out, or --concatenate'
     )
   names = ('output', 'neighbours_output', 'item_vectors')
   given = [name for name in names if getattr(settings, name)] or ['output']
@@ -132,9 +149,9 @@ def write_items(
 
 
 def with_users(
-  settings: EmbedSettings, source: Source
-) -> tuple[list[UserArrays], UserEncoder, dict[str, Any]]:
-  """The users to encode, by split, and the encoder for their items."""
+  settings: EmbedSettings, sources: Sequence[Source]
+) -> tuple[list[UserArrays], list[Model]]:
+  """The users to encode, by split, and the encoders for their items."""
   if settings.events and not settings.dataset:
     for name in ('labels', 'beam', 'beam_options', 'task', 'split'):
       if getattr(settings, name) != getattr(EmbedSettings, name):
@@ -143,32 +160,33 @@ def with_users(
           '--dataset=user_tables too'
         )
     folder = pathlib.Path(settings.output or settings.neighbours_output).parent
-    users = read_new_users(settings, source.known, folder=folder)
-    return [users], source.encoder, source.params
+    if len(sources) == 1:
+      (source,) = sources
+      users = read_new_users(settings, source.known, folder=folder)
+      return [users], [(source.encoder, source.params)]
+    # What one of them knows is not lost for it where the others do not.
+    known = list(dict.fromkeys(item for one in sources for item in one.known))
+    users = read_new_users(settings, known, folder=folder)
+    return [users], [with_items(one, known) for one in sources]
   named = settings.dataset or DataSettings.dataset
   data = open_data(
     dataclasses.replace(settings, dataset=named), task=settings.task
   )
-  splits = users_of(settings, data)
-  return splits, *with_items(source, data.vocabulary.items)
+  items = data.vocabulary.items
+  users = users_of(settings, data)
+  return users, [with_items(source, items) for source in sources]
 
 
 def write_users(
   settings: EmbedSettings,
   paths: Mapping[str, pathlib.Path],
   splits: Sequence[UserArrays],
-  encoder: UserEncoder,
-  params: dict[str, Any],
+  models: Sequence[Model],
 ) -> None:
   """Encodes all users, and writes their vectors and their neighbours."""
-  length = effective_length(splits, encoder.max_length)
-  lengths = [sample_lengths(users, length) for users in splits]
-  buckets = make_buckets(settings, np.concatenate(lengths))
-  pieces = embedded(
-    settings, splits, encoder, params, buckets=buckets, length=length
-  )
+  pieces = embedded_concatenated(settings, splits, models)
   total = sum(len(users.items) for users in splits)
-  shape = total, encoder.vector_dim
+  shape = total, sum(encoder.vector_dim for encoder, _ in models)
   if not is_main_process():
     # Their part of the work, of which the first process has the results.
     collections.deque(pieces, maxlen=0)
@@ -195,6 +213,27 @@ def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
     )
   splits = [data.splits[name] for name in names]
   return [UserArrays(users.user_id, users.items) for users in splits]
+
+
+def embedded_concatenated(
+  settings: EmbedSettings,
+  splits: Sequence[UserArrays],
+  models: Sequence[Model],
+) -> Iterator[Piece]:
+  """The users with their vectors by all models, concatenated."""
+  by_model = []
+  for encoder, params in models:
+    length = effective_length(splits, encoder.max_length)
+    lengths = [sample_lengths(users, length) for users in splits]
+    buckets = make_buckets(settings, np.concatenate(lengths))
+    by_model.append(
+      embedded(
+        settings, splits, encoder, params, buckets=buckets, length=length
+      )
+    )
+  for pieces in zip(*by_model, strict=True):
+    users = pieces[0][0]
+    yield users, np.concatenate([vectors for _, vectors in pieces], axis=1)
 
 
 def embedded(

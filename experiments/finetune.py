@@ -36,6 +36,7 @@ from experiments.planning.plan import check_plan, plan_run, shapes_of
 from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
+from experiments.run.encoder import make_encoder, open_source
 from experiments.run.process import tell_result
 from experiments.run.speed import check_table_update, lengths_of
 from experiments.run.trackers import find_trackers
@@ -67,12 +68,24 @@ def finetune_in(
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))
   model, params = make_model(settings, data, model_key)
   if settings.mode == 'probe':
-    best, outputs = probe(settings, folder, data, model['encoder'], params)
+    models = [(model['encoder'], params)]
+    models += [
+      make_encoder(
+        settings,
+        data.vocabulary.items,
+        model_key,
+        source=open_source(settings, path),
+      )
+      for path in settings.concatenate
+    ]
+    best, outputs = probe(settings, folder, data, models)
   else:
     if settings.head == 'probe':
       params['head'] = probe_head(settings, data, model['encoder'], params)
     best, outputs = tune(settings, folder, data, model, params, train_key)
   about = {'task': settings.task, 'pretrained': settings.pretrained}
+  if settings.concatenate:
+    about['concatenate'] = list(settings.concatenate)
   result = write_result(folder, about | event | best, outputs, data)
   print_result(result, settings)
   return result
@@ -181,6 +194,7 @@ def tune(
 def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   """Prints the metrics of the best epoch, a line a split."""
   start = result['pretrained'] or 'a random start'
+  start = ' and '.join([start, *result.get('concatenate', ())])
   best = f'step {result["best_step"]:,}'
   if settings.mode == 'probe':
     best = probe_name(result)

@@ -269,13 +269,13 @@ def test_the_time_left_is_that_of_runs_like_those_done():
   seconds = {cell.timing_group: [2.0, 4.0], 'pretrain/masked_items': [10.0]}
   left = [cell, Pretraining('adaptssr', 0), other]
   # A stage takes as long as the others, a cell as the other cells.
-  assert compare.time_left(seconds, left) == 3 + 10 + 3
+  assert compare.time_left(seconds, left) == (3 + 10 + 3, 0)
+  # How long vectors take is not known from either.
   vectors = Vectors('none', 0, '7_users')
-  assert compare.time_left(seconds, [vectors]) == 6.5
   few = Cell('none', 'age', 0.05, 0, 0)
-  assert compare.time_left(seconds, [few, few]) == 3 + 3
-  # Where all that is done was resumed, nothing is known.
-  assert compare.time_left({}, left) == 0
+  assert compare.time_left(seconds, [few, vectors, few]) == (3 + 3, 1)
+  # Nor anything where all that is done was resumed.
+  assert compare.time_left({}, left) == (0, 3)
 
 
 @pytest.mark.parametrize('name', ['quickstart', 'ml100k', 'ml1m'])

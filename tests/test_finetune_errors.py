@@ -137,5 +137,16 @@ def test_a_probe_of_one_class_is_refused_before_it_encodes(
   labels = {name: [1, 1, 1] for name in SPLITS}
   settings = finetune.FinetuneSettings(mode='probe', train_users=few)
   with pytest.raises(SettingsError, match=words) as error:
-    probe.probe(settings, tmp_path, data_of(**labels), None, None)
+    probe.probe(settings, tmp_path, data_of(**labels), [])
   assert ('--train_users' in str(error.value)) == bool(few)
+
+
+def test_vectors_that_are_no_numbers_are_not_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    probe, 'predict_users', lambda *_, users, **__: np.full((3, 2), np.inf)
+  )
+  monkeypatch.setattr(probe, 'make_encoding', lambda *_, **__: (None, None))
+  settings = finetune.FinetuneSettings(mode='probe')
+  data = data_of(**{name: [0, 1, 1] for name in SPLITS})
+  with pytest.raises(SettingsError, match='nan or infinity'):
+    probe.probe(settings, tmp_path, data, [(UserEncoder(3), None)])

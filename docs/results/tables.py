@@ -52,22 +52,26 @@ TITLES = {
   'joint+learning_rate=0.004+num_epochs=24+num_layers=1'
   '+objective=pooled_items-adaptssr-causal_items+objective_weights=1-0.3-1'
   '+readout=pooled-last': 'Pooled and causal items and AdaptSSR',
+  'joint_and_sasrec': (
+    'Pooled items and AdaptSSR from the start, concatenated with SASRec'
+  ),
   'masked_items_of_interests': 'Masked items, 4 interests',
-} | {
-  name: f'Masked items, then {title}'
-  for name, title in {
-    'ptum': 'PTUM',
-    'clue': 'CLUE',
-    'ccl': 'CCL',
-    'idicl': 'IDICL (4 interests)',
-    'cl4srec': 'CL4SRec',
-    'coserec': 'CoSeRec',
-    'duorec': 'DuoRec',
-    'coles': 'CoLES',
-    'ecl': 'ECL',
-    'msdp': 'MSDP',
-    'next_items': 'next items',
-  }.items()
+}
+RIVALS = {
+  'ptum': 'PTUM',
+  'clue': 'CLUE',
+  'ccl': 'CCL',
+  'idicl': 'IDICL (4 interests)',
+  'cl4srec': 'CL4SRec',
+  'coserec': 'CoSeRec',
+  'duorec': 'DuoRec',
+  'coles': 'CoLES',
+  'ecl': 'ECL',
+  'msdp': 'MSDP',
+  'next_items': 'next items',
+}
+TITLES |= {
+  name: f'Masked items, then {title}' for name, title in RIVALS.items()
 }
 TITLES |= {
   f'pooled_items,{flags}': f'd {width}, layers: {layers}, behaviours: {length}'
@@ -99,6 +103,17 @@ TITLES |= {
   f'{method}+temperature={value}': f'{TITLES[method]}, temperature {value}'
   for method in ('ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr')
   for value in (0.1, 0.5)
+}
+# See `ml1m_weights`.
+TITLES |= {
+  f'{method}+objective=masked_items-{method}+objective_weights=1-{weight}': (
+    f'Masked items, then {title} of weight {weight} beside them'
+  )
+  for method, title, weight in (
+    *((method, title, '0.1') for method, title in RIVALS.items()),
+    ('adaptssr', 'AdaptSSR', '0.1'),
+    ('adaptssr', 'AdaptSSR', '1'),
+  )
 }
 # Of both together, one layer, 12 epochs, see `ml1m_tuning`.
 TITLES |= {

@@ -52,33 +52,42 @@ def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
   return finetune.main, _finetune_settings(grid, run)
 
 
-def source_of(grid: Grid, run: Run) -> Pretraining | Vectors | None:
-  """The run whose encoder, or whose vectors, this one starts from."""
+def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
+  """The runs whose encoders, or whose vectors, this one starts from.
+
+  Only concatenated vectors have several.
+  """
   method = grid.method(run.method)
   if isinstance(run, Pretraining):
-    return Pretraining(method.after, run.seed) if method.after else None
+    return [Pretraining(method.after, run.seed)] if method.after else []
   if isinstance(run, Cell) and run.is_frozen:
-    return vectors_of(grid, run)
+    return [vectors_of(grid, run)]
+  if isinstance(run, Vectors) and method.concatenated:
+    return [Pretraining(name, run.seed) for name in method.concatenated]
   if not method.flags:
-    return None
+    return []
   if isinstance(run, Vectors):
-    return Pretraining(run.method, run.seed)
+    return [Pretraining(run.method, run.seed)]
   place = grid.seeds.index(run.seed) % len(grid.pretrain_seeds)
-  return Pretraining(run.method, grid.pretrain_seeds[place])
+  return [Pretraining(run.method, grid.pretrain_seeds[place])]
 
 
 def needs_of(grid: Grid, run: Run) -> set[Run]:
   """The runs without which this one cannot be made."""
-  needed = {source_of(grid, run)} - {None}
+  needed = set(sources_of(grid, run))
   method = grid.method(run.method)
   if isinstance(run, Pretraining) and method.steps_of:
     needed.add(Pretraining(method.steps_of, run.seed))
   return needed
 
 
+def _source_paths(grid: Grid, run: Run) -> list[str]:
+  return [str(grid.folder / source.name) for source in sources_of(grid, run)]
+
+
 def _source_path(grid: Grid, run: Run) -> str:
-  source = source_of(grid, run)
-  return str(grid.folder / source.name) if source else ''
+  """The first of the sources; nothing if there is none."""
+  return next(iter(_source_paths(grid, run)), '')
 
 
 def _pretrain_settings(
@@ -155,12 +164,13 @@ def _encoding(
   task = next(
     task for task, found in grid.histories.items() if found.name == run.users
   )
-  source = _source_path(grid, run)
+  sources = _source_paths(grid, run)
   settings = frozen.VectorSettings(
     workdir=str(grid.folder / run.name),
-    pretrained=source,
+    pretrained=_source_path(grid, run),
+    concatenate=tuple(sources[1:]),
     seed=run.seed,
-    **grid.data | ({} if source else grid.shape()),
+    **grid.data | ({} if sources else grid.shape()),
   )
   main = functools.partial(
     frozen.encode, data=grid.tasks[task], histories=grid.histories[task]
@@ -187,7 +197,7 @@ def _reading(
 # Free to change in a run that goes on, but not in one that is compared.
 _LENGTH_OF_A_RUN = {'num_epochs', 'num_steps', 'patience'}
 # Where a run starts: the flags of that run count, and not its place.
-_SOURCES = {'init_from', 'pretrained', 'vectors'}
+_SOURCES = {'init_from', 'pretrained', 'concatenate', 'vectors'}
 
 
 def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
@@ -256,11 +266,10 @@ def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
     if isinstance(run, Vectors)
     else grid.tasks[run.task].name
   )
-  source = source_of(grid, run)
-  if source is None:
-    return flags
-  record = json.loads(_record_path(grid, source).read_text())
-  return flags | {
-    name if ':' in name else f'{source.name}:{name}': value
-    for name, value in record['flags'].items()
-  }
+  for source in sources_of(grid, run):
+    record = json.loads(_record_path(grid, source).read_text())
+    flags |= {
+      name if ':' in name else f'{source.name}:{name}': value
+      for name, value in record['flags'].items()
+    }
+  return flags

@@ -20,18 +20,23 @@ from experiments.flags.process import EncodingSettings, TableSettings
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
+  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
 from experiments.probing import features, reading
 from experiments.probing.probe import (
-  encode_splits,
+  encode_concatenated,
   history_numbers,
   outputs_of,
   readings_of,
 )
 from experiments.run import loop
-from experiments.run.encoder import make_encoder, open_source, with_items
+from experiments.run.encoder import (
+  make_encoder,
+  open_source,
+  with_items,
+)
 from experiments.run.workdir import atomic_savez, opened_workdir
 
 VECTORS = 'vectors.npz'
@@ -102,6 +107,7 @@ class VectorSettings(
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is; else it is random.'
   )
+  concatenate: tuple[str, ...] = concatenate_flag()
   seed: int = flag(0, 'Of a random encoder.', low=0, high=2**32 - 1)
   batch_size: int = flag(
     512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
@@ -139,13 +145,13 @@ def encode(
     settings = dataclasses.replace(settings, batch_size=batch_size)
     loop.check_devices(settings)
     items = data.vocabulary.items
-    if source := open_source(settings, settings.pretrained):
-      encoder, params = with_items(source, items)
+    if settings.pretrained:
+      runs = settings.pretrained, *settings.concatenate
+      models = [with_items(open_source(settings, run), items) for run in runs]
     else:
-      key = jax.random.key(settings.seed)
-      encoder, params = make_encoder(settings, items, key)
+      models = [make_encoder(settings, items, jax.random.key(settings.seed))]
     users = users_in_order(data, histories)
-    vectors = encode_splits(settings, [users], encoder, params)
+    vectors = encode_concatenated(settings, [users], models)
     atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 

@@ -147,6 +147,11 @@ class Grid:
     longer = max(len(self.splits), len(self.seeds))
     return list(itertools.islice(pairs, longer))
 
+  def trained_methods(self) -> list[str]:
+    """The methods that are pre-trained, rows and what rows start from."""
+    stages = (run for run in plan(self) if isinstance(run, Pretraining))
+    return list(dict.fromkeys(run.method for run in stages))
+
   def shape(self) -> dict[str, Any]:
     """The encoder that all methods have, as far as pre-training says it."""
     fields = {}
@@ -169,13 +174,20 @@ class Grid:
 
 
 def check_columns(grid: Grid) -> None:
-  """Refuses a task that has no number in any of the modes."""
+  """Refuses a task that has no number, or none in one of the modes."""
   for task in grid.tasks:
     if not grid.modes_of(task):
       raise SettingsError(
         f'--modes={",".join(grid.modes)} has no column for the ranking {task}: '
         'add frozen or fine_tuned, or leave it out of --tasks'
       )
+    for mode in grid.modes_of(task):
+      rows = (cells_of(grid, name, task, 1.0, mode) for name in grid.methods)
+      if not any(rows):
+        raise SettingsError(
+          f'no row ({", ".join(grid.methods)}) has a number for {task} in '
+          f'--modes={mode}: leave out either, or add one to --methods'
+        )
 
 
 def check_shapes(grid: Grid) -> None:
@@ -183,18 +195,16 @@ def check_shapes(grid: Grid) -> None:
 
   That is a run whose file says another encoder than the one it starts from.
   """
-  for run in plan(grid):
-    if not isinstance(run, Pretraining):
-      continue
-    method = grid.method(run.method)
-    given = grid.settings_of(run.method).encoder_fields()
-    has = grid.shape_of(run.method)
+  for trained in grid.trained_methods():
+    method = grid.method(trained)
+    given = grid.settings_of(trained).encoder_fields()
+    has = grid.shape_of(trained)
     for name in given.keys() - set(OVERRIDABLE_FIELDS):
       known = has.get(name, getattr(UserEncoder, name))
       if known != given[name]:
         raise SettingsError(
           f'--{method.flags}: --{name}={given[name]} contradicts the encoder '
-          f'that --methods={run.method} starts from, {method.after}, which has '
+          f'that --methods={trained} starts from, {method.after}, which has '
           f'{known}: leave it out of the file, or leave out the method'
         )
 
@@ -238,7 +248,7 @@ def vectors_of(grid: Grid, cell: Cell) -> Vectors:
 
 def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
   method = grid.method(name)
-  for needed in (method.after, method.steps_of):
+  for needed in (method.after, method.steps_of, *method.concatenated):
     if needed:
       yield from _pretrainings(grid, needed, seed)
   if method.flags:

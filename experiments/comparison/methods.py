@@ -7,6 +7,7 @@ a new entry of METHODS, and a new flag file one of `setup.STAGES`.
 
 import dataclasses
 import itertools
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ class Method:
   after: str = ''  # the method whose pre-trained encoder it starts from
   # What its pre-training, or its baseline, has otherwise than the flags say.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # Without pre-training: the methods whose vectors it has, concatenated.
+  concatenated: Sequence[str] = ()
   steps_of: str = ''  # the method as many of whose pre-training steps it takes
   rate_of: str = ''  # the flag whose file, not its own, says its learning rate
   baseline: str = ''  # the one of `baselines` that it is, not a user model
@@ -228,6 +231,32 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
       method,
       title=', '.join([method.title, *named]).replace('=', ' '),
       changes=method.changes | changes,
+    )
+  return found
+
+
+def concatenated_methods(
+  rows: Sequence[str], known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """Methods whose vectors are those of several others, concatenated."""
+  found = {}
+  for row in rows:
+    names = tuple(row.split())
+    for name in names:
+      if name not in known:
+        raise SettingsError(f'--concatenated={row}: {unknown(name, known)}')
+      if not known[name].flags:
+        raise SettingsError(f'--concatenated={row}: {name} is not pre-trained')
+    if len(set(names)) < max(len(names), 2):
+      raise SettingsError(f'--concatenated={row}: give two different methods')
+    key = '_and_'.join(names)
+    # A folder has this name.
+    if len(key) > 200:
+      key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
+    found[key] = Method(
+      title=', concatenated with '.join(known[name].title for name in names),
+      concatenated=names,
+      modes=(FROZEN, FROZEN_WITH_BAG),
     )
   return found
 

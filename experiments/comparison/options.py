@@ -36,6 +36,13 @@ class CompareSettings(DataSettings, ProcessSettings):
     'be given again: --variant="pooled_items --embed_dim=256 --num_epochs=6".',
     repeated=True,
   )
+  concatenated: tuple[str, ...] = flag(
+    (),
+    'Also a row, of the frozen columns, whose vectors are those of several '
+    'methods, concatenated; may be given again: --concatenated="joint sasrec". '
+    'A variant goes by its name in results.json: pooled_items+embed_dim=256.',
+    repeated=True,
+  )
   reference: str = flag(
     REFERENCE, 'The row that all others are compared with by paired tests.'
   )

@@ -19,7 +19,12 @@ from experiments.comparison.grid import (
   plan,
   steps_taken,
 )
-from experiments.comparison.methods import FINE_TUNED, METRICS, variant_methods
+from experiments.comparison.methods import (
+  FINE_TUNED,
+  METRICS,
+  pair_methods,
+  rho_methods,
+)
 from experiments.comparison.pictures import as_csv, draw_all, sweep_points
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes
@@ -49,9 +54,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   atomic_write(grid.folder / 'results.md', page)
   for name, rows in sweeps.items():
     atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
-  rows = (*settings.methods, *variant_methods(settings.variant))
-  titles = {name: grid.methods[name].title for name in rows}
-  draw_all(grid.folder, summary, titles, sweeps)
+  draw_all(grid.folder, summary, main_rows(results), sweeps)
   tell_result(f'{grid.folder}: wrote results.md, results.json')
   return results
 
@@ -173,6 +176,21 @@ def _results(
   }
 
 
+def main_rows(results: Mapping[str, Any]) -> dict[str, str]:
+  """The titles of all rows but those of a sweep alone."""
+  flags = results['flags']
+  rhos = [float(rho) for rho in flags['rhos'].split(',') if rho]
+  swept = set(rho_methods(rhos))
+  if flags['augmentation_pairs'] == 'True':
+    swept |= set(pair_methods())
+  swept -= set(flags['methods'].split(','))
+  return {
+    name: title
+    for name, title in results['titles'].items()
+    if name not in swept
+  }
+
+
 def page_of(results: Mapping[str, Any]) -> str:
   """The tables, from nothing but what `results.json` says."""
   titles = results['titles']
@@ -182,11 +200,7 @@ def page_of(results: Mapping[str, Any]) -> str:
     Column(*(part[field] for field in Column._fields)): part['methods']
     for part in results['summary']
   }
-  flags = results['flags']
-  variants = variant_methods(flags['variant'].splitlines())
-  main = {
-    name: titles[name] for name in (*flags['methods'].split(','), *variants)
-  }
+  main = main_rows(results)
   parts = [
     f'# {results["flags"]["dataset"]}\n',
     markdown(summary, main, reference=reference),

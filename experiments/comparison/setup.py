@@ -83,10 +83,9 @@ def read_grid(settings: CompareSettings) -> Grid:
     finetuning=finetuning,
   )
   check_columns(grid)
-  for name, method in chosen.items():
-    if method.changes and method.flags:
-      with naming(name):
-        check_training(grid.settings_of(name))
+  for name in grid.trained_methods():
+    with naming(name):
+      check_training(grid.settings_of(name))
   check_shapes(grid)
   return grid
 
@@ -121,6 +120,8 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
   chosen |= methods.rho_methods(rhos)
   if settings.augmentation_pairs:
     chosen |= methods.pair_methods()
+  known = methods.METHODS | chosen
+  chosen |= methods.concatenated_methods(settings.concatenated, known)
   reference = settings.reference
   # By default there may be none.
   if reference not in chosen and reference != REFERENCE:
@@ -243,7 +244,7 @@ def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
   """The stages whose files a method needs, and those that it starts from."""
   method = known[name]
   needed = {method.flags, method.rate_of} - {''}
-  for other in (method.after, method.steps_of):
+  for other in (method.after, method.steps_of, *method.concatenated):
     if other:
       needed |= _stages_of(known, other)
   return needed

@@ -109,15 +109,19 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
       'learned to guess items: nothing else is trained'
     )
   if settings.pretrained:
-    _refuse_known_targets(settings)
+    _refuse_known_targets(settings, 'pretrained', settings.pretrained)
+  for run in settings.concatenate:
+    _refuse_known_targets(settings, 'concatenate', run)
 
 
-def _refuse_known_targets(settings: FinetuneSettings) -> None:
+def _refuse_known_targets(
+  settings: FinetuneSettings, flag: str, run: str
+) -> None:
   """The last ten films are no test of who has seen eight of them."""
-  flags = restore_description(settings.pretrained).flags
+  flags = restore_description(run).flags
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
-      f'--pretrained={settings.pretrained} was trained with '
+      f'--{flag}={run} was trained with '
       '--split=leave_one_out, so that it has seen films that '
       f'--task={settings.task} holds out: take a run without it, or '
       '--task=next_item'
@@ -127,7 +131,7 @@ def _refuse_known_targets(settings: FinetuneSettings) -> None:
     settings.task,
   ):
     raise SettingsError(
-      f'--pretrained={settings.pretrained} was fine-tuned on '
+      f'--{flag}={run} was fine-tuned on '
       f'--task={flags["task"]}, so that it may have seen films that '
       f'--task={settings.task} holds out: take a pre-training run'
     )

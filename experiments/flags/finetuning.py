@@ -6,6 +6,7 @@ from experiments.flags.binder import SettingsError, flag
 from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,
+  concatenate_flag,
   train_users_flag,
 )
 
@@ -46,6 +47,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to start from; else at random.'
   )
+  concatenate: tuple[str, ...] = concatenate_flag()
   mode: str = flag(
     'full',
     'What is trained: encoder and head, the head on a frozen encoder, a '
@@ -162,6 +164,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
 def _check_mode(settings: FinetuneSettings) -> None:
   """Raises `SettingsError` where flags contradict the mode, or the epochs."""
   for name, (is_given, modes) in {
+    'concatenate': (settings.concatenate, ('probe',)),
     'with_bag': (settings.with_bag, ('probe',)),
     'probe_model': (settings.probe_model != 'logistic', ('probe',)),
     'head': (settings.head != 'mlp', ('full', 'frozen')),
@@ -176,6 +179,10 @@ def _check_mode(settings: FinetuneSettings) -> None:
         f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
         'leave out either'
       )
+  if settings.concatenate and not settings.pretrained:
+    raise SettingsError(
+      '--concatenate is of more runs than that of --pretrained: give it first'
+    )
   if not settings.num_steps and settings.head_epochs >= settings.num_epochs:
     raise SettingsError(
       f'--head_epochs={settings.head_epochs} leaves the encoder none of the '

@@ -80,6 +80,15 @@ def train_users_flag() -> int:
   )
 
 
+def concatenate_flag() -> tuple[str, ...]:
+  """The flag of commands that read the vectors of several encoders."""
+  return flag(
+    (),
+    'Workdirs of more runs, DIR or DIR,DIR: a vector is that of --pretrained '
+    'and those of them, concatenated.',
+  )
+
+
 def split_seed_flag() -> int:
   """The flag of commands that only read, and fit no network."""
   return flag(

@@ -19,6 +19,7 @@ from experiments.flags.process import (
 from experiments.flags.shared import (
   DataSettings,
   SplitSettings,
+  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
@@ -43,6 +44,7 @@ class EmbedSettings(
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
   )
+  concatenate: tuple[str, ...] = concatenate_flag()
   output: str = flag(
     '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
   )

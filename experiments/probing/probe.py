@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from experiments.probing.reading import (
   read,
   task_outputs,
 )
+from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
 from experiments.run.speed import lengths_of, make_encoding
 
@@ -37,16 +38,18 @@ def probe(
   settings: FinetuneSettings,
   folder: pathlib.Path,
   data: UserData,
-  encoder: UserEncoder,
-  params: dict[str, Any],
+  models: Sequence[Model],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Fits a model with each of some settings, and tests the best one.
+
+  Args:
+    models: whose vectors are read, concatenated.
 
   Returns:
     The settings that validation chose, and the outputs of validation and test.
   """
   known = to_read(settings, data)
-  vectors = encode_splits(settings, known.splits.values(), encoder, params)
+  vectors = encode_concatenated(settings, known.splits.values(), models)
   bag = None
   if settings.with_bag:
     # Weighted by how many rows of all hold an item, trained on or not.
@@ -186,7 +189,12 @@ def encode_splits(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> np.ndarray:
-  """The vectors of the users of all splits, [users, features], in order."""
+  """The vectors of the users of all splits, [users, features], in order.
+
+  Raises:
+    SettingsError: If the encoder, as one whose training diverged, gives vectors
+      of which nothing can be read.
+  """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
   length, _, buckets = lengths_of(settings, splits, encoder)
   encode, params = make_encoding(
@@ -195,7 +203,24 @@ def encode_splits(
   predict = functools.partial(
     predict_users, params, predict=encode, settings=settings, length=length
   )
-  return np.concatenate([predict(users=users) for users in splits])
+  vectors = np.concatenate([predict(users=users) for users in splits])
+  if not np.isfinite(vectors).all():
+    raise SettingsError(
+      'the encoder gives users vectors with nan or infinity, of which nothing '
+      'can be read: take one whose training did not diverge'
+    )
+  return vectors
+
+
+def encode_concatenated(
+  settings: EncodingSettings,
+  splits: Collection[UserArrays],
+  models: Sequence[Model],
+) -> np.ndarray:
+  """The vectors of `encode_splits` by some models, concatenated."""
+  return np.concatenate(
+    [encode_splits(settings, splits, *model) for model in models], axis=1
+  )
 
 
 def probe_name(result: dict[str, Any]) -> str:

@@ -22,6 +22,10 @@ from experiments.run.process import tell
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
 
 
+# An encoder, and the parameters of the model that it is part of.
+Model = tuple[UserEncoder, dict[str, Any]]
+
+
 class Source(NamedTuple):
   """The model of a run to start from."""
 

@@ -1,0 +1,231 @@
+"""Vectors of several encoders, concatenated."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+from test_similarity_command import ITEMS
+
+from adaptssr_jax.checkpoint.checkpoints import Checkpoints
+from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.table.lookup import model_params
+from adaptssr_jax.training.step import init_state
+from experiments import compare, embed, finetune
+from experiments.comparison import report
+from experiments.comparison.frozen import (
+  ReadingSettings,
+  VectorSettings,
+  encode,
+  histories_of,
+  read_vectors,
+)
+from experiments.comparison.grid import Pretraining, Vectors, plan
+from experiments.flags.binder import SettingsError
+from experiments.flags.finetuning import with_defaults
+from experiments.run.data import open_data
+from tests.compare_stand_ins import (
+  changed,
+  flag_files,
+  settings_of,
+  stand_ins,
+)
+from tests.tiny_runs import finetune_settings
+from tests.user_table_files import write
+
+__all__ = ['stand_ins']
+DATA = 'synthetic_users/tiny'
+
+
+def save_run(folder, items, seed, **fields):
+  """What a run leaves of an encoder with random weights."""
+  encoder = UserEncoder(len(items), num_layers=1, **fields)
+  example = np.ones((1, 1), np.int32)
+  params = jax.jit(encoder.init)(jax.random.key(seed), example)['params']
+  params = jax.tree.map(lambda x: x * 20 if x.ndim > 1 else x, params)
+  run = Checkpoints(folder, keep=1)
+  state = init_state(model_params(params), optax.sgd(1.0))
+  run.save(state, describe(encoder, items, flags={}))
+  run.close()
+  return str(folder)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Two encoders, of which the first does not know half of the items."""
+  folder = tmp_path_factory.mktemp('runs')
+  return (
+    save_run(folder / 'first', ITEMS[30:], 0, max_length=6, embed_dim=8),
+    save_run(
+      folder / 'second',
+      ITEMS,
+      1,
+      max_length=9,
+      embed_dim=4,
+      readout='pooled,last',
+    ),
+  )
+
+
+@pytest.fixture(scope='module')
+def settings(data_dir):
+  return embed.EmbedSettings(
+    dataset=DATA, data_dir=data_dir, batch_size=64, buckets=1, microbatch=0
+  )
+
+
+def vectors_of(settings, path, runs):
+  """The file that the command writes for some runs."""
+  first, *more = runs
+  changes = {'pretrained': first, 'concatenate': tuple(more)}
+  found = embed.main(dataclasses.replace(settings, output=str(path), **changes))
+  return dict(np.load(found))
+
+
+def test_a_vector_has_the_numbers_of_each_encoder(settings, runs, tmp_path):
+  both = vectors_of(settings, tmp_path / 'both.npz', runs)
+  assert both['vector'].shape == (200, 8 + 2 * 4)
+  parts = np.split(both['vector'], [8], axis=1)
+  for number, run in enumerate(runs):
+    alone = vectors_of(settings, tmp_path / f'{number}.npz', [run])
+    np.testing.assert_array_equal(alone['user_id'], both['user_id'])
+    np.testing.assert_array_equal(alone['vector'], parts[number])
+    assert len(np.unique(alone['vector'], axis=0)) > 100
+
+
+def test_an_item_that_one_encoder_knows_is_read_by_it(settings, runs, tmp_path):
+  events = [
+    (f'user {row}', item, place)
+    for row in range(6)
+    for place, item in enumerate([*ITEMS[row : row + 3], ITEMS[40], 'new'])
+  ]
+  table = write(tmp_path / 'e.csv', events, ('user_id', 'item_id', 'time'))
+  new = dataclasses.replace(settings, dataset='', events=(str(table),))
+  both = vectors_of(new, tmp_path / 'both.npz', runs)
+  alone = vectors_of(new, tmp_path / 'second.npz', runs[1:])
+  np.testing.assert_array_equal(both['vector'][:, 8:], alone['vector'])
+  assert len(np.unique(alone['vector'], axis=0)) == 6
+
+
+def test_a_probe_reads_them_as_a_comparison_does(data_dir, tmp_path):
+  runs = (
+    save_run(tmp_path / 'first', ITEMS, 0, max_length=6, embed_dim=8),
+    save_run(tmp_path / 'second', ITEMS[::-1], 1, max_length=4, embed_dim=4),
+  )
+  probing = finetune_settings(
+    tmp_path / 'probe',
+    data_dir,
+    mode='probe',
+    pretrained=runs[0],
+    concatenate=runs[1:],
+    learning_rate=None,
+    dropout_rate=None,
+  )
+  result = finetune.main(probing)
+  assert result['concatenate'] == [runs[1]]
+  data = open_data(probing, 'gender')
+  compared = {'data': data, 'histories': histories_of(data)}
+  named = {'dataset': DATA, 'data_dir': data_dir}
+  encoding = VectorSettings(
+    workdir=str(tmp_path / 'vectors'),
+    pretrained=runs[0],
+    concatenate=runs[1:],
+    **named,
+  )
+  assert encode(encoding, **compared).shape == (200, 12)
+  reading = ReadingSettings(
+    workdir=str(tmp_path / 'read'), vectors=encoding.workdir, **named
+  )
+  found = read_vectors(reading, **compared)
+  for split in ('validation', 'test'):
+    for name, value in found[split].items():
+      assert result[split][name] == pytest.approx(value, abs=0.03)
+  assert result['C'] == found['C']
+
+
+def test_what_does_not_go_with_several_encoders(runs, settings, tmp_path):
+  full = finetune.FinetuneSettings(pretrained=runs[0], concatenate=runs[1:])
+  with pytest.raises(SettingsError, match='--concatenate is for --mode=probe'):
+    with_defaults(full)
+  one = dataclasses.replace(full, mode='probe', pretrained='')
+  with pytest.raises(SettingsError, match='more runs than that of --pretr'):
+    with_defaults(one)
+  items = dataclasses.replace(
+    settings,
+    pretrained=runs[0],
+    concatenate=runs[1:],
+    item_vectors=str(tmp_path / 'items.npz'),
+  )
+  with pytest.raises(SettingsError, match='--item_vectors is of one run'):
+    embed.main(items)
+
+
+def test_a_comparison_makes_both_runs_first(
+  tmp_path, data_dir, stand_ins, monkeypatch
+):
+  drawn = []
+  monkeypatch.setattr(
+    report, 'draw_all', lambda *args: drawn.append(list(args[2]))
+  )
+  settings = settings_of(
+    tmp_path,
+    data_dir,
+    tasks=('gender', 'click'),
+    methods=(),
+    concatenated=('joint sasrec',),
+    modes=('frozen',),
+    reference='none',
+    probe_splits=2,
+    seeds=('7',),
+    **flag_files(tmp_path),
+  )
+  made = plan(compare.read_grid(settings))
+  stages = [one.method for one in made if isinstance(one, Pretraining)]
+  assert stages == ['joint', 'sasrec']
+  (vectors,) = [one for one in made if isinstance(one, Vectors)]
+  # Of two tasks and two splits each.
+  assert len(made) == 2 + 1 + 4
+  compare.main(settings)
+  (encoding,) = [
+    one for one in stand_ins.settings if isinstance(one, VectorSettings)
+  ]
+  joint, sasrec = (f'{settings.workdir}/{one.name}' for one in made[:2])
+  assert (encoding.pretrained, encoding.concatenate) == (joint, (sasrec,))
+  # What it was made with has the flags of both.
+  folder = pathlib.Path(settings.workdir)
+  record = json.loads((folder / f'{vectors.name}.json').read_text())
+  for name in stages:
+    assert f'pretrain/{name}/seed_7:objective' in record['flags']
+  assert drawn == [['joint_and_sasrec']]
+  page = (folder / 'results.md').read_text()
+  assert '\n| Pooled items and AdaptSSR, concatenated with SASRec' in page
+  count = len(stand_ins.calls)
+  compare.main(settings)
+  assert len(stand_ins.calls) == count
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'modes': ('frozen', 'fine_tuned')}, 'gender in --modes=fine_tuned: lea'),
+    ({'concatenated': ('joint',)}, '--concatenated=joint: give two different'),
+    ({'concatenated': ('joint joint',)}, 'give two different methods'),
+    ({'concatenated': ('joint bag_svd',)}, 'bag_svd is not pre-trained'),
+    ({'concatenated': ('joint sas',)}, '--concatenated=joint sas: .*sasrec'),
+  ],
+)
+def test_bad_rows_are_refused(tmp_path, data_dir, changes, words):
+  settings = settings_of(
+    tmp_path,
+    data_dir,
+    tasks=('gender',),
+    methods=(),
+    concatenated=('joint sasrec',),
+    modes=('frozen',),
+  )
+  with pytest.raises(SettingsError, match=words):
+    compare.main(changed(settings, **changes))
