@@ -51,6 +51,7 @@ def next_run(run, tmp_path_factory, data_dir):
     init_from=run,
     # The row of a negative that is not there would be nan.
     table_update='rows',
+    shard_table=True,
     **RUN,
   )
   pretrain.main(settings)
