@@ -101,8 +101,8 @@ TITLES |= {
 }
 TITLES |= {
   f'{method}+temperature={value}': f'{TITLES[method]}, temperature {value}'
-  for method in ('ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr')
-  for value in (0.1, 0.5)
+  for method in ('ccl', 'cl4srec', 'coserec', 'duorec', 'adaptssr', 'clue')
+  for value in (0.1, 0.5, 1.0)
 }
 # See `ml1m_weights`.
 TITLES |= {
