@@ -9,8 +9,11 @@ import sys
 from tests.tiny_runs import ROOT
 
 # What the collectives of the CPU say of themselves, and what is left of two
-# such lines if they are written at once: the number of peers at their end.
-NOISE = re.compile(r'\[Gloo\]|\d*$')
+# such lines if they are written at once: the number of peers at their end. And
+# what XLA says where a program compiles for two minutes, in a box of stars.
+NOISE = re.compile(
+  r'\[Gloo\]|\d*$|.*slow_operation_alarm|\*+$|\[Compiling module|Very slow'
+)
 
 
 def start_all(module, flags, *, processes, devices, file_size=None):
