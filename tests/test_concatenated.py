@@ -4,17 +4,10 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import numpy as np
-import optax
 import pytest
-from test_similarity_command import ITEMS
+from test_similarity_command import ITEMS, save_run
 
-from adaptssr_jax.checkpoint.checkpoints import Checkpoints
-from adaptssr_jax.checkpoint.items import describe
-from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.table.lookup import model_params
-from adaptssr_jax.training.step import init_state
 from experiments import compare, embed, finetune
 from experiments.comparison import report
 from experiments.comparison.frozen import (
@@ -39,19 +32,6 @@ from tests.user_table_files import write
 
 __all__ = ['stand_ins']
 DATA = 'synthetic_users/tiny'
-
-
-def save_run(folder, items, seed, **fields):
-  """What a run leaves of an encoder with random weights."""
-  encoder = UserEncoder(len(items), num_layers=1, **fields)
-  example = np.ones((1, 1), np.int32)
-  params = jax.jit(encoder.init)(jax.random.key(seed), example)['params']
-  params = jax.tree.map(lambda x: x * 20 if x.ndim > 1 else x, params)
-  run = Checkpoints(folder, keep=1)
-  state = init_state(model_params(params), optax.sgd(1.0))
-  run.save(state, describe(encoder, items, flags={}))
-  run.close()
-  return str(folder)
 
 
 @pytest.fixture(scope='module')

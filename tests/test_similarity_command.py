@@ -38,10 +38,14 @@ ITEMS = [f'item_{number}' for number in range(1, 61)]
 USERS = 20
 
 
-def save_run(folder, items, seed):
+def save_run(folder, items, seed, *, max_length=6, embed_dim=8, **fields):
   """What a run leaves of its encoder."""
   encoder = UserEncoder(
-    num_items=len(items), max_length=6, embed_dim=8, num_layers=1
+    num_items=len(items),
+    max_length=max_length,
+    embed_dim=embed_dim,
+    num_layers=1,
+    **fields,
   )
   params = drawn_params(encoder, seed)
   run = Checkpoints(folder, keep=1)

@@ -164,13 +164,13 @@ def _encoding(
   task = next(
     task for task, found in grid.histories.items() if found.name == run.users
   )
-  sources = _source_paths(grid, run)
+  source, *more = _source_paths(grid, run) or ['']
   settings = frozen.VectorSettings(
     workdir=str(grid.folder / run.name),
-    pretrained=_source_path(grid, run),
-    concatenate=tuple(sources[1:]),
+    pretrained=source,
+    concatenate=tuple(more),
     seed=run.seed,
-    **grid.data | ({} if sources else grid.shape()),
+    **grid.data | ({} if source else grid.shape()),
   )
   main = functools.partial(
     frozen.encode, data=grid.tasks[task], histories=grid.histories[task]

@@ -32,11 +32,7 @@ from experiments.probing.probe import (
   readings_of,
 )
 from experiments.run import loop
-from experiments.run.encoder import (
-  make_encoder,
-  open_source,
-  with_items,
-)
+from experiments.run.encoder import make_encoder, open_source, with_items
 from experiments.run.workdir import atomic_savez, opened_workdir
 
 VECTORS = 'vectors.npz'

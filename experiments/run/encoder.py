@@ -20,8 +20,6 @@ from experiments.run.process import tell
 
 # What a checkpoint's parameters do not depend on.
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
-
-
 # An encoder, and the parameters of the model that it is part of.
 Model = tuple[UserEncoder, dict[str, Any]]
 
