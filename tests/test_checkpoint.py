@@ -1,15 +1,20 @@
 """Checkpoints come back as they went, or say what is wrong with them."""
 
+import asyncio
 import json
 import pathlib
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 
+from adaptssr_jax.checkpoint import files
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import (
   restore_description,
@@ -253,6 +258,37 @@ def test_a_state_donated_while_it_is_saved_is_saved_whole(tmp_path):
     np.testing.assert_array_equal(
       restored['opt_state'][0], np.full(1_000_000, number)
     )
+
+
+def fail_after_the_loop():
+  """An array fails when the event loop of its save has ended."""
+  promise, written = tensorstore.Promise.new()
+
+  async def wait():
+    await written
+
+  async def wait_in_vain():
+    await asyncio.wait([asyncio.ensure_future(wait())], timeout=0.01)
+
+  loop = asyncio.new_event_loop()
+  loop.run_until_complete(wait_in_vain())
+  loop.close()
+  promise.set_exception(OSError('no room'))
+
+
+def test_what_follows_from_a_failed_save_is_not_printed(tmp_path, monkeypatch):
+  events = []
+  monkeypatch.setattr(sys, 'unraisablehook', events.append)
+  fail_after_the_loop()
+  assert str(events.pop().exc_value) == 'Event loop is closed'
+  # Not the one of a test before this.
+  files._ignore_closed_loops.cache_clear()
+  with files.writing(tmp_path):
+    fail_after_the_loop()
+  assert not events
+  # Any other error is reported as it was.
+  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError('other')))
+  assert len(events) == 1
 
 
 def test_a_missing_folder(tmp_path):

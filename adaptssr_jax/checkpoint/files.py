@@ -5,10 +5,12 @@ All of this is without Orbax, which stops at the first file that it cannot read.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,6 +95,7 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
   """What goes wrong while a checkpoint is written becomes one line."""
+  _ignore_closed_loops()
   try:
     yield
   except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
@@ -110,6 +113,23 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
       f'{folder}: a checkpoint could not be written ({reason}). The ones '
       f'before are whole: {advice}, and give the same command to go on'
     ) from error
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+  """Prints no traceback of the arrays of a save that has failed already.
+
+  The first array that cannot be written ends the event loop of Orbax. For each
+  later one TensorStore then reports that it is closed, to
+  `sys.unraisablehook`, which would hide our message among tracebacks.
+  """
+  report = sys.unraisablehook
+
+  def report_others(event: Any) -> None:
+    if str(event.exc_value) != 'Event loop is closed':
+      report(event)
+
+  sys.unraisablehook = report_others
 
 
 def _reason(error: Exception) -> str:
