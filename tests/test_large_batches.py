@@ -24,7 +24,7 @@ from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.objectives.users import encode_sequences
 from adaptssr_jax.table.lookup import model_params
 
-USERS, LENGTH = 16_384, 8
+USERS, LENGTH = 8192, 8
 encoder = UserEncoder(4_000, max_length=LENGTH, num_layers=1)
 shape = (2, 1, USERS, LENGTH)
 views = jax.random.randint(jax.random.key(0), shape, 1, 4_001)
@@ -49,8 +49,9 @@ print(peak_mib())
 
 
 @pytest.mark.slow
-def test_a_batch_of_16384_users_takes_less_than_4_gb():
-  assert float(last_line_of(LARGE)) < 4e9 / 2**20
+def test_a_batch_of_8192_users_takes_less_than_1_gb():
+  # The similarities of all anchors and all other users alone would take more.
+  assert float(last_line_of(LARGE)) < 1e9 / 2**20
 
 
 def temporary_bytes(function, *args):
