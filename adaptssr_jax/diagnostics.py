@@ -1,7 +1,7 @@
-"""What user vectors look like while a model is trained: has it collapsed?
+"""Diagnostics of user vectors during training, which show a collapse.
 
-All similarities are cosines. These are numbers to watch: none carries a
-gradient, and each has a value, never nan, where no user counts.
+All similarities are cosines. The results carry no gradient. If `where` masks
+every user they are 0, not nan.
 """
 
 import functools
@@ -33,17 +33,19 @@ _BLOCK = 256
 
 
 class ViewSimilarities(NamedTuple):
-  """The similarities that AdaptSSR ranks, each the mean of all anchors.
+  """The similarities that AdaptSSR ranks: per user, the mean over its anchors.
 
   Args:
-    implicit: to the same view under the other dropout mask, `[batch]`.
-    explicit: to both passes of the other views, their mean, `[batch]`.
-    other: to all vectors of every other user, their mean, `[batch]`.
-    hardest: to the most similar of those, `[batch]`.
-    implicit_over_explicit: share of the pairs of an anchor whose implicit
-      view is strictly nearer than the explicit one, `[batch]`.
-    explicit_over_other: share of the pairs of an anchor
-      whose explicit view is strictly nearer than the other user, `[batch]`.
+    implicit: mean similarity of an anchor to its implicit view, the same view
+      under the other dropout mask, `[batch]`.
+    explicit: mean similarity to both passes of the other views of the user,
+      `[batch]`.
+    other: mean similarity to all vectors of all other users, `[batch]`.
+    hardest: similarity to the most similar vector of another user, `[batch]`.
+    implicit_over_explicit: share of (implicit, explicit) pairs in which the
+      implicit view is strictly more similar to the anchor, `[batch]`.
+    explicit_over_other: share of (explicit, negative) pairs in which the
+      explicit view is strictly more similar to the anchor, `[batch]`.
   """
 
   implicit: Float[Array, ' batch']
@@ -68,17 +70,19 @@ def view_similarities(
 
   Args:
     users: `[views, 2, batch, dim]`, as of `adaptssr_loss`.
-    anchors: Of how many users, the first of each device; None: of all. The time
-      is that of `2 * views * anchors * all` cosines.
-    where: Bool `[batch]`. False marks padding: neither anchor nor other user.
+    anchors: Number of users of this device to measure, the first ones; None
+      measures all. Computes `2 * views * anchors * all` cosines.
+    where: Bool `[batch]`. False marks padding users, which are neither anchors
+      nor other users.
     axis_name: The axis over whose devices users are split; the other users are
       then those of all devices.
 
   Returns:
-    An array `[anchors]` per name, of users of this device: 0 for a padding
-    user, and 0 in the three about other users where there are none. Average
-    them over `where`. Takes the memory of
-    `2 * views * 256 * all` cosines, and of as many comparisons.
+    `ViewSimilarities` of arrays `[anchors]`, for the first users of this
+    device. They are 0 for padding users; `other`, `hardest` and
+    `explicit_over_other` are also 0 if there is no other user. Average them
+    over `where`. Memory: `2 * views * 256 * all` cosines and as many
+    comparisons.
 
   Example:
     >>> view = jnp.array([[1.0, 0.0], [0.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Files that appear whole, and locks that a process gives back when it dies."""
+"""Atomic writes of files, and file locks that end with their process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def locked(
   """Holds the lock of a file; the system takes it back from a dead process.
 
   Args:
-    path: of the file, which is created and stays there.
-    timeout: seconds that it is waited for if another process holds it.
-    on_wait: is called after these, and before the lock is waited for without
-      end; without it there is an error.
+    path: the lock file; it is created, and not removed.
+    timeout: seconds to wait if another process holds the lock.
+    on_wait: called after the timeout; the lock is then waited for without a
+      limit. None raises `filelock.Timeout` instead.
 
   Yields:
-    Whether the lock is held: not where the file system has no locks.
+    True if the lock is held, False if the file system has no locks.
 
   Raises:
     filelock.Timeout: another process holds it, and there is no `on_wait`.

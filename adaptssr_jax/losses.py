@@ -1,8 +1,9 @@
-"""Losses: arrays in, a number out.
+"""Losses: functions of arrays that return a scalar.
 
-Every loss has the same last settings. `where` marks what counts, and what does
-not count gets no gradient; `reduce_fn` is called as `reduce_fn(losses)` or
-`reduce_fn(losses, where=where)`, and None leaves one loss per example.
+All losses share their last arguments. `where` is a boolean mask: examples where
+it is False do not contribute and get zero gradient. `reduce_fn` reduces the
+losses of the examples; it is called as `reduce_fn(losses)`, or with a mask as
+`reduce_fn(losses, where=where)`. With None, one loss per example is returned.
 """
 
 import functools
@@ -75,27 +76,31 @@ def adaptssr_loss(
       feature), of any scale; two views or more.
     fusion: How `augmentation_weight` sets lambda: 'adaptive', 'batch_mean' or a
       number.
-    form: 'pairs' is the paper, `mpr_loss`; 'list' is `listwise_ranking_loss`.
-    hard_negatives: Pairs: compare the hardest only.
-    temperature: By which similarities are divided; 1 is the paper.
-    smooth: Of hard pairs, see `mpr_loss`; 0 is the paper.
-    block_size: None compares anchors with all users at once, which takes
-      `[batch, 2 * views * all]` numbers. Otherwise with so many at a time, also
-      for the gradient: the same to rounding, in the memory of one block, and
-      faster if hard. Of equally hard negatives the first gets the gradient.
-    axis_name: The axis of `jax.pmap` or `jax.shard_map` over which users are
-      split. Negatives and 'batch_mean' are then those of all its devices. The
-      value is the same on each, and the gradient of a parameter, averaged over
-      devices by `jax.lax.pmean`, is that of the whole batch on one device.
-    where: Bool `[batch]`. False marks padding: neither anchor nor negative.
-    reduce_fn: How users become a number, or None for a loss per (local) user.
+    form: 'pairs', the paper's loss (`mpr_loss`), or 'list'
+      (`listwise_ranking_loss`).
+    hard_negatives: For 'pairs': use only the hardest pair of each anchor.
+    temperature: Divides the similarities; 1 in the paper.
+    smooth: For hard pairs, the smoothness of `mpr_loss`; 0 in the paper.
+    block_size: Number of users that anchors are compared with at a time. None
+      compares with all at once and needs `[batch, 2 * views * all]` floats.
+      Blocks give the same loss and gradient up to rounding in the memory of one
+      block. Among equally hard negatives, the first gets the gradient.
+    axis_name: The `jax.pmap` or `jax.shard_map` axis over which users are
+      split. Negatives and 'batch_mean' then cover all devices of the axis. The
+      loss is the same on each device; the gradient of a parameter, averaged by
+      `jax.lax.pmean`, equals that of the whole batch on one device.
+    where: Bool `[batch]`. False marks padding users, which are neither anchors
+      nor negatives.
+    reduce_fn: Reduces the losses of users; None returns one per local user.
 
   Returns:
-    The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts.
+    The reduced loss, a scalar, 0 if `where` masks every user; or with
+    `reduce_fn=None` the losses `[batch]`, 0 for masked users.
 
   Raises:
     ValueError: If `users` is not `[views, 2, batch, dim]`, `fusion` or `form`
-      is unknown, or `block_size` is below 1.
+      is unknown, `block_size` is below 1, `temperature` is not positive, or
+      `smooth` or `hard_negatives=False` is given where there are no such pairs.
 
   Example:
     >>> users = jnp.broadcast_to(jnp.eye(2), (2, 2, 2, 2))
@@ -116,7 +121,7 @@ def adaptssr_loss(
   weight = functools.partial(
     augmentation_weight, fusion=fusion, where=where, axis_name=axis_name
   )
-  # How smooth the one negative is that stands for all of a block.
+  # With blocks, one log-sum-exp of this scale replaces the negatives.
   loss, scale = listwise_ranking_loss, temperature
   if form == 'pairs':
     scale = smooth
@@ -132,7 +137,7 @@ def adaptssr_loss(
     smooth=scale,
     block_size=block_size,
   )
-  # Each view in turn has the anchors.
+  # The first pass of each view is the anchor once.
   rotations = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
   losses = sum(anchors_loss(views, weight=weight(views)) for views in rotations)
   return reduce_losses(losses / len(rotations), where, reduce_fn, axis_name)
@@ -194,7 +199,7 @@ def _anchors_loss(
   )
   if block_size is None:
     return loss(negative_similarities(anchors, own, negatives))
-  # All vectors of so many users.
+  # `block_size` counts users; a block has all vectors of each of them.
   size = min(views.shape[0] * 2 * block_size, len(negatives.ids))
   if is_mean:
     return mean_over_blocks(loss, anchors, own, negatives, block_size=size)
@@ -213,11 +218,12 @@ def augmentation_weight(
   where: Bool[ArrayLike, ' batch'] | None = None,
   axis_name: AxisName | None = None,
 ) -> Float[Array, '...']:
-  """Lambda: how far the explicit views of a user have drifted apart.
+  """Lambda, the weight of the ranking loss: how dissimilar a user's views are.
 
-  'adaptive' is one lambda per user, over all pairs of passes of two different
-  views, four if there are two views; 'batch_mean' is one number for the batch,
-  over the pairs of `users[0, 0]` and a pass of another view:
+  'adaptive' is one lambda per user: the mean is over all pairs of dropout
+  passes of two different views (four pairs for two views). 'batch_mean' is one
+  number for the batch: the mean over users, and over the pairs of `users[0, 0]`
+  with each pass of the other views:
 
       adaptive    lambda_i = 1 - mean over pairs of max(cosine, 0)
       batch_mean  lambda   = 1 - mean over users and pairs of cosine

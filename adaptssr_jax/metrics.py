@@ -121,9 +121,9 @@ def rank(
 
   1 + sum_j 1[o_j > r] + 1[o_j = r] / 2
 
-  Items that score the same share the mean of their ranks, so that a model
-  that gives all items one score is worth no more than a random order. A score
-  that is nan puts the relevant item behind the other.
+  Items with equal scores share the mean of their ranks, so that a model that
+  gives all items the same score is as good as a random order. If its score or
+  that of another item is nan, the relevant item ranks below that item.
 
   Args:
     relevant: `[...]`, score of the relevant item.
@@ -173,7 +173,8 @@ def reciprocal_rank(
   1[rank <= k] / rank
 
   Args:
-    ranks: As of `hit_rate`, as is `k`.
+    ranks: `[...]`, of the relevant item, from 1; see `rank`.
+    k: Length of the list; a rank beyond it gives 0.
 
   Returns:
     `[...]`, in 0..1.
@@ -191,10 +192,11 @@ def ndcg(ranks: Num[ArrayLike, '*batch'], *, k: int) -> Float[Array, '*batch']:
 
   1[rank <= k] / log2(rank + 1)
 
-  The ideal list has it first and is worth 1, so this is normalised.
+  With one relevant item the ideal DCG is 1, so this is the NDCG.
 
   Args:
-    ranks: As of `hit_rate`, as is `k`.
+    ranks: `[...]`, of the relevant item, from 1; see `rank`.
+    k: Length of the list; a rank beyond it gives 0.
 
   Returns:
     `[...]`, in 0..1.

@@ -1,11 +1,13 @@
-"""What a practitioner tries first: a task without a user model.
+"""Solves a task by a simple baseline, without a user model.
 
   python -m experiments.baselines --method=bag_of_items --task=gender
 
-bag_of_items: logistic regression on which items a user has seen (labels);
-bag_svd: a regression on the directions in which the TF-IDF of all users differs
-most; most_popular, last_item: counts of the training rows (ranking). They leave
-the same `result.json` and `predictions.npz` as `experiments.finetune`.
+bag_of_items   logistic regression on the set of a user's items (labels)
+bag_svd        regression on a truncated SVD of the TF-IDF bags of items
+most_popular   ranks by the counts of targets in the training rows (ranking)
+last_item      a Markov chain: counts of targets after the last item (ranking)
+
+It writes `result.json` and `predictions.npz` as `experiments.finetune` does.
 """
 
 from experiments.flags.small_commands import BaselineSettings
@@ -151,20 +153,22 @@ def read_svd(
 def rank_by_counts(
   data: UserData, *, last_item: bool
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Ranks by how often a target is met in training, or met after an item.
+  """Ranks targets by their counts, overall or after the user's last item.
 
-  Counted are the positives of the training rows; and what their users did
-  before, each history once, where validation says that this helps. It does for
-  a Markov chain, which then sees every step of a sequence and not its last one
-  alone; the popular of years ago may not be those of now. No history goes on to
-  a positive. Where no count after the item tells two targets apart, how often
-  they are met at all does.
+  The counts are over the positives of the training rows. The histories of these
+  users are counted too, each once, if that is better on validation rows. This
+  helps the Markov chain, which then uses every transition of a sequence, not
+  only the last one; it may hurt popularity, which changes over the years. The
+  transition from a history to its positive is counted with the positive only.
+  Targets with equal counts after the item are ordered by overall counts.
 
   Args:
-    last_item: whether the counts are those after a row's last item.
+    data: the ranking task.
+    last_item: whether to count targets after the last item of a row.
 
   Returns:
-    Whether histories are counted too, and the ranks of validation and test.
+    {'histories': whether histories are counted}, and the ranks of the
+    validation and test rows, [rows].
   """
   kind, found = KINDS[data.kind], []
   for histories in (False, True):
@@ -211,10 +215,11 @@ def _last_items(users: UserArrays, some: np.ndarray) -> np.ndarray:
 
 
 def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
-  """All steps of the training rows from an item to a target, [steps] each.
+  """All transitions of the training rows: items and next targets, [steps] each.
 
-  From the last item of a row to its positive; and from each item of a history
-  to the next, where that is a target. The first item has none before it: 0.
+  These are the last item of a row with its positive and, with `histories`, each
+  item of a history with the next one if that is a target. The item before the
+  first one is 0.
   """
   train = data.splits['train']
   number = {name: place for place, name in enumerate(data.vocabulary.labels)}

@@ -10,8 +10,8 @@
   python -m experiments.benchmark --gpu \
     --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
 
-What is compared takes turns, each in a process of its own. The machine should
-do nothing else.
+Cases that are compared run in turn, each in its own process. Nothing else
+should run on the machine.
 """
 
 from experiments.benchmarking.options import BenchmarkSettings

@@ -4,9 +4,9 @@
 
 with a FILE like experiments/configs/quickstart_compare.flags.
 
-Every run is made once and found again, so a comparison that was killed goes on
-with the same command, and one that is done can be given more methods.
---dry_run lists what is missing, and estimates how long it will take.
+Every run is made once and then reused. So a comparison that was stopped resumes
+with the same command, and more methods can be added to a finished one.
+--dry_run lists the missing runs, and estimates how long they will take.
 """
 
 from experiments.comparison.options import CompareSettings
@@ -105,16 +105,19 @@ def _in_words(seconds: float, unknown: int, left: str = '') -> str:
 def time_left(
   seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]
 ) -> tuple[float, int]:
-  """The seconds that runs will take: as long as those like them, on average.
+  """Estimates how long runs will take, from the times of finished runs.
 
-  A run that is just like none before takes as long as the average of those with
-  which its `timing_group` shares most of its first parts: a stage of
-  pre-training as the others, a cell as those of its column. What a resumed run
-  took before is not known, so it counts as none.
+  The estimate of a run is the mean over the finished runs of its
+  `timing_group`, or else of the groups that share the longest path prefix with
+  it: other stages for pre-training, the same column for a cell.
+  Resumed runs are not used, since their earlier time is not known.
+
+  Args:
+    seconds: times of finished runs, by `timing_group`.
+    runs: the runs to make.
 
   Returns:
-    The seconds, and of how many runs they are not: those that share not even
-    the first part with any before.
+    The estimated seconds, and the number of runs without any estimate.
   """
   left, unknown = 0.0, 0
   groups = collections.Counter(one.timing_group for one in runs)

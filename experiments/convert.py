@@ -3,8 +3,9 @@
   python -m experiments.convert --input=model.pt --workdir=runs/converted
   python -m experiments.convert --input=runs/latest --output=model.pt
 
-Of pre-training by AdaptSSR or masked items, or of fine-tuning, heads included;
-the state of an optimizer is not. See docs/interoperability.md.
+It converts models that were pre-trained by AdaptSSR or masked items, and
+fine-tuned ones with their heads, but no optimizer state. See
+docs/interoperability.md.
 """
 
 from experiments.flags.small_commands import ConvertSettings

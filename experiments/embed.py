@@ -26,10 +26,10 @@ reads new tables without preparing a data set: the rows are in the order in
 which users first appear, and items that the encoder does not know are counted
 and named.
 
---part=2/8 encodes the second of eight equal parts of the users. Eight commands,
-each with an --output of its own, share the work on any machines. A file appears
-when it is whole, so that of a killed command only its part is to be done again.
-Together, in order, the files hold the rows of the one file.
+--part=2/8 encodes the second of eight equal parts of the users, so that eight
+commands, each with its own --output, can share the work on any machines. Files
+are written atomically; if a command is killed, only its part is repeated. The
+files in order have the same rows as a single file.
 
 --concatenate=DIR makes each vector that of --pretrained and, after it, that of
 another run.

@@ -132,9 +132,10 @@ def make_model(
 
 
 def check_source(settings: PretrainSettings) -> None:
-  """Raises `SettingsError` where a run cannot begin at its source.
+  """Raises `SettingsError` if --init_from does not fit this run.
 
-  It has seen what is held out here, or nothing guesses what is to be filled.
+  Either that run was trained on what this one holds out, or `ccl_filled` has no
+  model that was trained to predict masked items.
   """
   source = settings.init_from
   flags = restore_description(source).flags if source else {}

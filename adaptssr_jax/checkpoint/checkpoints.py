@@ -97,14 +97,14 @@ class Checkpoints:
     score: float | None = None,
     log: Mapping[str, Any] | None = None,
   ) -> None:
-    """Saves the state, in the background; it may be donated at once.
+    """Saves a state in the background; its buffers may be donated at once.
 
     Args:
-      state: what is saved, named by its step; a step that is there is not
-        saved again.
-      score: of the model on validation data, larger is better; one that is
-        not finite is none.
-      log: of the run since the last save, if it is to be found by `logs`.
+      state: the state. Nothing is written if its step is saved already.
+      description: what the checkpoint says of the model and its run.
+      score: validation score, larger is better; None or a value that is not
+        finite makes a checkpoint without a score.
+      log: entry that `logs` returns later; None for none.
 
     Raises:
       CheckpointError: this checkpoint cannot be written, or the one before it
@@ -172,9 +172,9 @@ class Checkpoints:
     return None
 
   def _whole(self, like: TrainState, step: int) -> TrainState | DamagedError:
-    """The state of a step, if no process finds it damaged.
+    """Restores a step, or returns the damage if any process finds some.
 
-    What else keeps one of them from reading it is an error in all.
+    Any other error in one process is raised in all of them.
     """
     try:
       found, own = self._restored(like, step), 0
@@ -199,7 +199,7 @@ class Checkpoints:
     )
     wanted = global_shapes(like)
     items = {
-      # Of a split table, the rows that fill it up may be more or less.
+      # A sharded table may have another number of rows of padding.
       name: ocp.args.StandardRestore(tree, strict=False)
       for name, tree in wanted.items()
     }
@@ -216,7 +216,7 @@ class Checkpoints:
   def _in_first_process(
     self, function: Callable[..., int | None], *args: Any
   ) -> int | None:
-    """What a function returns there, for which all wait, or an error in all."""
+    """Calls a function in the first process; all return its result or raise."""
     if jax.process_count() == 1:
       return function(*args)
     found = error = None
@@ -250,11 +250,11 @@ class Checkpoints:
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-  """How processes save together: one that fails leaves at once.
+  """A barrier for Orbax that a process with an error does not wait at.
 
-  Else it would wait for the others, who wait for it, until Orbax gives up.
+  It would wait for processes that wait for it, until Orbax times out.
   """
-  # Orbax meets the others also while an error is on its way.
+  # Orbax also calls the barrier while an exception propagates.
   error = sys.exception()
   if error is not None:
     raise error

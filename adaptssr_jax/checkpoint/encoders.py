@@ -77,12 +77,12 @@ def save_encoder(
 def save_model(
   path: str | pathlib.Path, params: dict[str, Any], description: Description
 ) -> None:
-  """As `save_encoder`, with all that was learned beside the encoder.
+  """Writes a whole model, heads included, as a run of this code base.
 
   Args:
-    path: as for `save_encoder`.
-    params: of the whole model, see `table.lookup`.
-    description: of the encoder and its items.
+    path: the folder of a new run, which must not hold checkpoints yet.
+    params: the parameters of the model: `table`, `encoder` and maybe `head`.
+    description: what the checkpoint says of the model, see `items.describe`.
 
   Raises:
     CheckpointError: there are checkpoints already, or the disk is full.

@@ -5,12 +5,10 @@ All of this is without Orbax, which stops at the first file that it cannot read.
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -74,7 +72,7 @@ def saved_steps(folder: pathlib.Path) -> list[int]:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-  """What goes wrong while a checkpoint is read becomes a `DamagedError`."""
+  """Turns errors while a checkpoint is read into `DamagedError`."""
   try:
     yield
   # Nothing is wrong with the checkpoint there.
@@ -95,7 +93,6 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
   """What goes wrong while a checkpoint is written becomes one line."""
-  _ignore_closed_loops()
   try:
     yield
   except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
@@ -115,23 +112,6 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-@functools.cache
-def _ignore_closed_loops() -> None:
-  """Prints no traceback of the arrays of a save that has failed already.
-
-  The first array that cannot be written ends the event loop of Orbax. For each
-  later one TensorStore then reports that it is closed, to
-  `sys.unraisablehook`, which would hide our message among tracebacks.
-  """
-  report = sys.unraisablehook
-
-  def report_others(event: Any) -> None:
-    if str(event.exc_value) != 'Event loop is closed':
-      report(event)
-
-  sys.unraisablehook = report_others
-
-
 def _reason(error: Exception) -> str:
   first, *_ = str(error).split('\n')
   # TensorStore adds where in its own code.
@@ -142,7 +122,7 @@ def _reason(error: Exception) -> str:
 
 
 def rank(metrics: Mapping[str, Any]) -> tuple[float, int]:
-  """By what the best checkpoint is found, of what was saved as its score."""
+  """The sort key of a checkpoint, from its saved score; the largest is best."""
   # Among equals the first: more training must show to be preferred.
   return float(metrics['score']), -int(metrics['step'])
 

@@ -1,7 +1,8 @@
-"""The items of a checkpoint: what it says of itself, and reading it by Orbax.
+"""Reading checkpoints by Orbax, and the description that each one holds.
 
-Each process reads by itself and waits for no other, so that what goes wrong in
-one is an error there, which `Checkpoints` tells the others.
+"Item" is Orbax's word here, a named part of a checkpoint, not a catalogue item.
+Each process reads without waiting for the others; `Checkpoints` makes an error
+in one process known to all.
 """
 
 from __future__ import annotations

@@ -2,16 +2,15 @@
 
     data.load(builder, beam_options=['--runner=FlinkRunner', ...])
 
-The examples are those that are made without Beam, in the same order. The
-workers read the source and write into the data folder, both under the same
-absolute paths, and have this package installed; between them goes only what
-Beam sends. On one of them are drawn the order of the rows and the splits, in
-some 60 bytes a row, and put together the names of the items; each gets these
-names, and 16 bytes a row. The process that starts the pipeline at the end
+The examples and their order are the same as without Beam. Workers need this
+package, and the source and the data folder under the same absolute paths; all
+else is exchanged through Beam. One worker draws the order of the rows and the
+splits (about 60 bytes a row) and collects the item names; every worker receives
+the names and 16 bytes a row. At the end, the process that started the pipeline
 copies the records into memory-mapped arrays.
 
-So prepare `ttl` and `user_tables`. The other data sets are small, or synthetic:
-they are prepared in this process.
+Only `ttl` and `user_tables` use Beam. The other data sets are small or
+synthetic, and are prepared in this process.
 """
 
 from __future__ import annotations

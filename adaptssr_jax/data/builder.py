@@ -14,12 +14,13 @@ ArrayRecord files of the examples
 oldest behaviour first, items counted from 1, labels and targets from 0. In a
 conversion task 1 is the event that is looked for, rare as a rule.
 
-In a ranking task an example is a user. `positives` are those of the split;
-`targets` are what no negative of the user may be: its positives in all splits,
-and with leave-one-out its history. A labelled row is one pair of a user and a
-positive. `places` are the numbers of these rows in the order of the split, and
-users are in the order of their first rows. A user is in every split that has
-positives of it, with the same `user_number`.
+In a ranking task an example is a user, and a labelled row is a pair of a user
+and one positive. `positives` are the targets of the user in this split.
+`targets` are all targets that must not be drawn as negatives: the positives of
+all splits, and with leave-one-out also the history. `places` are the indices of
+the user's rows in the shuffled order of the split, and users are sorted by
+their first row. A user is in every split that has positives of it, with the
+same `user_number`.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ transactions are in order of time, those of the same second, which are one
 basket as a rule, in the order of the file. Transactions of products without a
 type are left out.
 
-No household is shown what it did later. In `coupon` an example is a pair of a
-household and a campaign, and its history is what the household bought before
-the day on which that campaign begins: a household has as many examples as it
-has campaigns, each with a history of its own, and all of them are in the same
-split. In `pretrain` the history ends where the first campaign of the household
-begins; that of a household without campaigns does not end. Of a household that
-was in a campaign, an encoder so has learned nothing that is not in each of its
-examples. What other households bought later, it may have learned from.
+Histories contain nothing from after the label. In `coupon` an example is a pair
+of a household and a campaign; its history is what the household bought before
+the day on which the campaign begins. So a household has one example, with its
+own history, per campaign; all are in the same split. In `pretrain` a history
+ends where the first campaign of the household begins, or at the end of the data
+for a household without campaigns. Pre-training therefore sees no purchase of a
+household that is missing from one of its `coupon` examples. It does see later
+purchases of other households.
 
 Items are numbered from 1 in the order of their first appearance in the
 histories of the task, household by household in the order of their numbers.

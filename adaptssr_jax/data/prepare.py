@@ -1,11 +1,11 @@
-"""Preparing a data set: it appears whole or not at all, whoever prepares it.
+"""Atomic preparation of a data set, safe with several processes.
 
-All is written into a folder of its own beside the place of the data set, which
-is renamed to it at the end. So a process that is killed leaves nothing that
-could be taken for a data set, and of two that prepare the same one, the first
-to end wins and the other uses what is there. Where the file system has locks
-they take turns: the second finds all done, and whoever holds the lock knows
-that folders left by its machine are of the dead, and removes them.
+A data set is written into a temporary folder next to its final path, which is
+renamed at the end. So a killed process leaves nothing that could be mistaken
+for a data set. If two processes prepare the same data set, the first to finish
+wins, and the other uses its result. Where the file system has locks, they take
+turns, and the holder of the lock removes temporary folders of its machine,
+since their processes must have died.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of the Apache Beam pipeline that makes the examples,
       such as '--runner=FlinkRunner'; None makes them in this process.
-    tell: is called with what it waits for, when it begins, and what of
-      the source is left out.
+    tell: called with each line of progress: what is waited for, the start, and
+      which parts of the source are left out.
 
   Raises:
     DataError: the source cannot be had or read; nothing is left behind.

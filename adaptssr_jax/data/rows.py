@@ -62,11 +62,11 @@ class Rows(NamedTuple):
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int [examples], for classification and
       conversion.
-    targets: what no negative of each user may be, for ranking, as are
-      `positives`, `places` and `user_number`.
-    positives: those of `targets` that are in this split.
-    places: the numbers of the labelled rows of `positives`, ascending.
-    user_number: of each user, the same in all splits, int [examples].
+    targets: for ranking: targets that must not be drawn as negatives of each
+      user. The next three are also for ranking only.
+    positives: the `targets` of each user that are in this split.
+    places: the row index in the split of each of `positives`, ascending.
+    user_number: a number of each user, the same in all splits, int [examples].
   """
 
   user_id: Sequence[str]
@@ -82,11 +82,12 @@ class Rows(NamedTuple):
     return Rows(*(_taken(column, rows) for column in self))
 
   def with_positives(self, part: np.ndarray) -> Rows:
-    """The users of a ranking task who have positives in a split, with these.
+    """The rows of one split of a ranking task.
 
     Args:
-      part: the positives of the split, in its order, as numbers into
-        `targets.values`; users will be in the order of their first ones.
+      part: the labelled rows of the split, in its order, as indices into
+        `targets.values`. Users without one are left out; the others are sorted
+        by their first row.
 
     Example:
       >>> targets = Ragged.from_rows([[4, 7, 9], [5]])
@@ -184,9 +185,9 @@ def split_users(
 def split_for(task: str, count: int) -> dict[str, np.ndarray]:
   """Splits row numbers, always in the same way.
 
-  For `pretrain` 90/10, for other tasks 60/20/20, and not by the permutation of
-  pre-training: the users that it held out would all be test users, and
-  validation would say less about the test.
+  `pretrain` is split 90/10, other tasks 60/20/20 with another seed. With the
+  same seed, the users held out in pre-training would all be test users, and
+  validation would predict the test less well.
   """
   if task == 'pretrain':
     return split_numbers(count, {'train': 0.9, 'validation': 0.1}, seed=0)

@@ -20,19 +20,20 @@ def similar_items(
   sim(i, j) = sum over u with both of 1 / log(1 + |S_u|) / sqrt(N_i N_j)
 
   with S_u the set of items of user u, and N_i the number of users with item i.
-  Of an item the order of the others alone is used, which neither N_i nor a
-  rescaling of all similarities, such as min-max, would change.
+  Only the order of the similarities of an item is used. Dividing by N_i, or
+  rescaling all similarities (as by min-max), would not change it.
 
   Args:
-    histories: of the users that are trained on, item numbers from 1.
-    k: how many similar items of each are kept at most.
-    pairs: of items of one user, counted at a time, or those of one item if
-      there are more: what bounds the memory, beside 40 bytes of a behaviour.
+    histories: behaviours of the training users, item numbers from 1.
+    num_items: number of items.
+    k: maximal number of similar items that are kept per item.
+    pairs: number of item pairs counted at a time, which bounds the memory
+      besides 40 bytes per behaviour; all pairs of one item, if these are more.
 
   Returns:
-    int32 [num_items + 2, k], a row for padding, for each item, and for the
-    mask: the most similar first, of equally similar ones (in float32) that with
-    the lower number; then 0. An item that no user has with another has none.
+    int32 [num_items + 2, k], with rows for padding, the items and the mask.
+    A row has the most similar items first (ties in float32: the lower number
+    first), then 0. Items that share no user with another item have only 0.
 
   Example:
     >>> histories = Ragged.from_rows([[1, 2], [1, 2, 3], [3, 1]])

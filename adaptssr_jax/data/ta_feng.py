@@ -1,9 +1,9 @@
 """Ta-Feng shoppers: sequences of products bought, with an age group.
 
 A shopper's purchases of four months are put in order of days, those of the same
-day in the order of the file, and all of them are the history: an age is no
-behaviour, so that nothing has to be held out. A shopper of a single purchase is
-left out, and one whose age is unknown takes part in pre-training only. Products
+day in the order of the file. All of them are the history; nothing is held out,
+since the label is an age and not a purchase. Shoppers with a single purchase
+are left out, and those of unknown age are used in pre-training only. Products
 are numbered from 1 in the order of their first appearance in the histories.
 """
 

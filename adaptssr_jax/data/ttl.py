@@ -9,12 +9,12 @@ user's items; in the other files the label or the target items follow them:
     original_desen_finetune_click_nouserID.csv   12,7,301,,55,902
     original_desen_finetune_like_nouserID.csv    12,7,301,,55
 
-As in the public reference implementation, whose splits these are, row for row:
-items are numbered over the pre-training file and labels and targets over
-their own, in the order they first appear; item 0 is padding and dropped; and a
-user is known by the last line of the pre-training file that has the same
-behaviours, here `user_id`, counted from 1. A line that has no other items than
-zeros is dropped, and noted.
+The splits are those of the public reference implementation, row for row. As
+there, items are numbered by first appearance in the pre-training file, and
+labels and targets by first appearance in their own file; item 0 is padding and
+is dropped. The `user_id` of a row is the number, from 1, of the last line of
+the pre-training file that has the same behaviours. Lines with only zeros are
+dropped, and their number is reported.
 """
 
 from __future__ import annotations

@@ -80,12 +80,11 @@ def user_tables_config(
   memory_limit: str = '',
   tell: Callable[[str], None] = tell_nobody,
 ) -> UserTablesConfig:
-  """Says which files and columns a data set is made from.
+  """Describes a data set of your own tables: files, columns and formats.
 
-  Its name, and so the folder it is prepared in, is the task and a hash of the
-  columns and of all that is in the files: a file that has changed is never
-  taken for the one that was prepared, and one that only moved need not be
-  prepared again.
+  The name of the config, and so of the prepared folder, has the task and a hash
+  of the columns and of the contents of the files. So a changed file is prepared
+  anew, and a file that only moved is not.
 
   Args:
     events: files of behaviours: one path, several with commas between, or a

@@ -40,7 +40,17 @@ class Block(nn.Module):
   def __call__(
     self, hidden: States, *, where: Real, seeds: Sequence[Seeds]
   ) -> States:
-    """Applies the block to states; `where` is False at padding."""
+    """Applies the block.
+
+    Args:
+      hidden: States `[batch, length, embed]`.
+      where: Bool `[batch, length]`, False at padding.
+      seeds: Three times dropout seeds `[batch, 2]`, see `row_seeds`, or None,
+        which means no dropout.
+
+    Returns:
+      States `[batch, length, embed]`.
+    """
     embed_dim, rate, dtype = hidden.shape[-1], self.dropout_rate, self.dtype
     attention = Attention(
       self.num_heads, rate, dtype, self.causal, name='attention'

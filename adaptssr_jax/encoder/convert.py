@@ -52,9 +52,9 @@ def encoder_from_reference(
   from shapes, except for what the arguments say.
 
   Args:
-    weights: {parameter name in the PyTorch state dict: numpy array}, that is,
-      {name: tensor.numpy() for name, tensor in state_dict.items()}, of its
-      pre-training by AdaptSSR or masked items, or of its fine-tuning from that.
+    weights: The PyTorch state dict as NumPy arrays, {name: tensor.numpy() for
+      name, tensor in state_dict.items()}, of a model pre-trained by AdaptSSR or
+      masked items, or of a model fine-tuned from one.
     num_heads: Attention heads.
     cosine_pooling: The `cos_pooling` of the public code.
 
@@ -132,20 +132,22 @@ def model_to_reference(
   params: Mapping[str, Any],
   head: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-  """Undoes `model_from_reference`.
+  """The inverse of `model_from_reference`.
 
   Args:
-    encoder: An encoder that the public code has too.
-    params: Of it, with the item table.
-    head: None, one or both of those that `model_from_reference` returns.
+    encoder: The encoder; neither causal nor with another `readout` than
+      'pooled'.
+    params: Its parameters, item table included.
+    head: As `model_from_reference` returns it: `bias`, `hidden` and `output`
+      together, some of them, or {}.
 
   Returns:
-    The state dict, float32, of the public `PretrainModel` of AdaptSSR; of
-    masked items if there is a `bias`; of a `FinetuneModel` on either if there
-    is an `output`.
+    The state dict {name: float32 array} of the public `PretrainModel`: that of
+    masked items if `head` has `bias`, else that of AdaptSSR. If `head` has
+    `output`, that of a `FinetuneModel` on top of it.
 
   Raises:
-    ValueError: If the encoder is causal, or reads out another vector.
+    ValueError: If the encoder is causal, or its `readout` is not 'pooled'.
   """
   if encoder.causal or encoder.readout != 'pooled':
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Dropout that spends a byte of randomness on an element, row by row."""
+"""Dropout with one random byte per element, and a seed per row."""
 
 import functools
 import math
@@ -16,19 +16,19 @@ def dropout(
   *,
   rate: float,
 ) -> Float[Array, 'rows *shape']:
-  """Zeroes a share of x and scales the rest, so that the mean stays.
+  """Zeroes random elements of x and scales the others, which keeps the mean.
 
   y = x * 1[byte >= n] * 256 / (256 - n),  n = round(256 * rate) in 1..255
 
-  An element spends a random byte, where `jax.random.bernoulli` spends four. So
-  the rate is rounded to a multiple of 1/256, though only 0 becomes 0 and
-  nothing becomes 1, and the scale belongs to the rounded rate. What is dropped
-  of a row depends on its seed alone, and not on padding, see `random_bytes`.
+  An element takes one random byte, where `jax.random.bernoulli` takes four.
+  Therefore the rate is rounded to a multiple of 1/256, to at least 1/256 and at
+  most 255/256 unless it is 0; the scale is that of the rounded rate. The mask
+  of a row depends only on its seed, not on padding, see `random_bytes`.
 
   Args:
-    seeds: of the rows, as of `row_seeds`; None returns x as it is.
+    seeds: `[rows, 2]`, as from `row_seeds`; None returns x unchanged.
     x: `[rows, ...]`.
-    rate: The share of zeroes, in [0, 1).
+    rate: share of elements that are zeroed, in [0, 1).
 
   Returns:
     `[rows, ...]`.
@@ -51,9 +51,14 @@ def dropout(
 def row_seeds(
   keys: Key[Array, 'rows'], *, draws: int
 ) -> UInt32[Array, 'rows draws 2']:
-  """The seeds of so many dropouts of each row, [rows, draws, 2].
+  """Makes dropout seeds from keys.
 
-  A seed is two words, from a key of any kind.
+  Args:
+    keys: `[rows]`, typed keys of any implementation.
+    draws: number of seeds per row.
+
+  Returns:
+    uint32 `[rows, draws, 2]`; a seed is two words.
   """
   draw = functools.partial(jax.random.bits, shape=(draws, 2), dtype=jnp.uint32)
   return jax.vmap(draw)(keys)

@@ -1,4 +1,4 @@
-"""Layers of the encoder, some with custom derivatives, which are cheap."""
+"""Layers of the encoder, some with custom, cheaper derivatives."""
 
 import functools
 import math
@@ -70,7 +70,8 @@ class LayerNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, (features,))
     bias = self.param('bias', nn.initializers.zeros, (features,))
     x = jnp.asarray(x, jnp.float32)
-    # With the rank of x: a plain broadcast is stored whole for the gradient.
+    # Reshaped to the rank of x: otherwise the broadcast array would be stored
+    # for the gradient.
     shape = (1,) * (x.ndim - 1) + (features,)
     y = standardise(x)
     y = y * scale.reshape(shape) + bias.reshape(shape)

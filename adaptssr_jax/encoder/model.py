@@ -26,31 +26,32 @@ READOUTS = ('pooled', 'last', 'pooled,last')
 
 
 class UserEncoder(nn.Module):
-  """Encodes the items of a user into one vector: a small Transformer.
+  """A small Transformer that encodes a user's items into one vector.
 
   h = blocks(dropout(LayerNorm(E[items] + P)));  u = concat_k pool(q_k, h)
 
-  Bidirectional, as BERT, unless `causal`. The vector may also be, or end in,
-  the state of the last item: see `readout`.
+  Attention is bidirectional, as in BERT, unless `causal`. `readout` can replace
+  the pooled vector by the state of the last item, or append that state.
 
   Ids are 0 for padding (at the end of a sequence), 1..num_items, and
   `mask_id` = num_items + 1. A sequence without items is encoded as zeros. An id
   beyond the table gives nan. Matrices and embeddings start as N(0, 0.02).
 
   Attributes:
-    num_items: How many items there are, padding and mask not counted.
-    max_length: The longest sequence; shorter arrays are as welcome.
-    embed_dim: Features of an item and of a hidden state.
-    num_layers: Transformer blocks.
-    num_heads: Attention heads, a divisor of `embed_dim`.
-    num_queries: Learned queries, each of which pools the hidden states.
-    cosine_pooling: Pool by the cosine, not the product, of query and state.
+    num_items: Number of items, without padding and mask.
+    max_length: Largest sequence length; shorter arrays are accepted.
+    embed_dim: Size of item embeddings and hidden states.
+    num_layers: Number of Transformer blocks.
+    num_heads: Number of attention heads, a divisor of `embed_dim`.
+    num_queries: Number of learned queries, each of which pools the states.
+    cosine_pooling: Weight states by the cosine, not the dot product, with the
+      query.
     dropout_rate: In [0, 1); rounded to a multiple of 1/256, see `dropout`.
-    dtype: In which it computes, 'float32' or 'bfloat16'. Parameters, norms,
-      softmaxes and user vectors are float32 all the same.
-    causal: A state sees the items up to its own, and none after.
-    readout: What the vector of a user is: 'pooled'; 'last', the state of the
-      last item; or 'pooled,last', the one after the other.
+    dtype: Dtype of the computation, 'float32' or 'bfloat16'. Parameters, norms,
+      softmaxes and user vectors are always float32.
+    causal: A state attends to items up to its own only.
+    readout: The user vector: 'pooled'; 'last', the state of the last item; or
+      'pooled,last', both concatenated.
 
   Raises:
     ValueError: If a field is out of its range.
@@ -163,13 +164,14 @@ class UserEncoder(nn.Module):
 
     Args:
       items: `[batch, length]`, ids, 0 at the end for padding.
-      deterministic: False drops out; pass `keys`, or rngs={'dropout': key} to
-        `apply`.
-      keys: `[batch]`, a key per user, whose dropout depends on it alone.
-      seeds: `[batch, num_dropouts, 2]`, what `row_seeds` makes of the keys,
-        where they are drawn for more users than are encoded at once.
-      embedded: `[batch, length, embed_dim]`, the rows of the items, where
-        they are not to be looked up in the encoder's own table.
+      deterministic: False applies dropout; then pass `keys`, or
+        `rngs={'dropout': key}` to `apply`.
+      keys: `[batch]`, one dropout key per user; the dropout of a user depends
+        only on its key.
+      seeds: `[batch, num_dropouts, 2]`, the result of `row_seeds` on `keys`,
+        instead of `keys`: for callers that encode a batch in several parts.
+      embedded: `[batch, length, embed_dim]`, the embeddings of the items, for
+        models whose item table is not in the encoder.
 
     Returns:
       `[batch, vector_dim]`, not normalised.
@@ -199,7 +201,7 @@ class UserEncoder(nn.Module):
     seeds: RowSeeds | None = None,
     embedded: States | None = None,
   ) -> States:
-    """Encodes the items of users, each in the light of the others.
+    """Computes a contextual state for each item of each user.
 
     Args:
       items: `[batch, length]`, ids, 0 at the end for padding.
@@ -252,8 +254,8 @@ class TaskHead(nn.Module):
   """The head that fine-tuning puts on users: W relu(W' u), or W u.
 
   Attributes:
-    num_outputs: Classes, or items to rank.
-    hidden_dim: Features between the two layers; 0: there is but one.
+    num_outputs: Number of classes, or of targets to rank.
+    hidden_dim: Size of the hidden layer; 0 makes the head one linear layer.
 
   Example:
     >>> import jax

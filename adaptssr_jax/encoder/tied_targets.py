@@ -1,4 +1,4 @@
-"""Targets that are items: scored by the item table that was pre-trained."""
+"""A ranking head that scores targets by the pre-trained item table."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ class TiedTargets:
 
   z_t = E[item of t] . (W u) + b_t
 
-  W starts as the mean of the parts of u, each as wide as an item, which is the
-  identity where there is one. So what was trained to score items, by pooled or
-  by causal items, ranks them before it is fine-tuned. A target that is no item
-  has a row of its own.
+  W starts as `mean_projection`, the mean of the parts of u. So an encoder that
+  was pre-trained to score items (pooled or causal items) can rank targets
+  before it is fine-tuned. A target that is not an item of the data set has its
+  own learned row.
 
   Attributes:
     items: the id of the item that each target is, 0 for none, [targets].

@@ -1,4 +1,4 @@
-"""From one vocabulary to another: what a pre-trained table brings along."""
+"""Transfers a pre-trained item table to another vocabulary."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ def map_item_rows(
   pretrained_items: Sequence[str],
   items: Sequence[str],
 ) -> tuple[Float[Array, 'new_rows dim'], int]:
-  """Takes over the row of every item that the pre-trained table knows.
+  """Copies the rows of items that the pre-trained table also has.
 
-  The rows of padding and mask, the first and the last, are taken over too.
+  The first and the last row, of padding and mask, are copied too.
 
   Args:
     pretrained: table of the pre-trained encoder, [items + 2, dim].

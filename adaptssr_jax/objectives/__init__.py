@@ -1,19 +1,22 @@
 """Pre-training and fine-tuning objectives, one a file.
 
-An objective is a function of `params`, of the whole model (`table`, `encoder`,
-and in `head` what is learned beside them); of the `batch` of this device, with
-`items` int32 [users, length], the behaviours, padded with 0, `where` bool
-[users] and `example_id` int32 [users]; and of the `key` of this step. Its
-docstring says what it needs beside these. If the batch has `sampled` ids, a
-softmax over all items is estimated by them. The settings that most of them
-share are
+An objective is a function `(params, batch, key) -> (loss, metrics)`:
 
-  encoder        gives the vectors of users, or hidden states
-  deterministic  whether there is no dropout, as in validation
-  buckets        in which parts sequences are encoded
-  axis_name      the axis of the devices that share the batch
+  params   the model: `table`, `encoder`, and `head` for parameters that the
+           objective adds
+  batch    of this device: `items` int32 [users, length], padded with 0; `where`
+           bool [users], False for padding users; `example_id` int32 [users]
+  key      the random key of this step
+  loss     a scalar, the mean over the users of all devices
+  metrics  {name: (sum, count)} over the users of this device
 
-An objective returns the loss over the users of all devices, and metrics as
-(sum, count) over those of this device. What draws for one user takes a key of
-this user at this step.
+If the batch has `sampled`, int32 [m], softmaxes over all items are estimated
+from these ids. Each docstring says what else an objective needs. Most take
+
+  encoder        the `UserEncoder`
+  deterministic  True switches dropout off, as in validation
+  buckets        how sequences are grouped by length, see `ops.buckets`
+  axis_name      the device axis over which the batch is split; None: one device
+
+Draws for a user use a key that depends only on the step and on that user.
 """

@@ -1,4 +1,4 @@
-"""Causal items: guess each behaviour from those before it (SASRec)."""
+"""Causal items: predict each behaviour from those before it (SASRec)."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 def next_items(
   items: Int[Array, 'users length'], *, last_only: bool = False
 ) -> tuple[Int[Array, 'users positions'], Int[Array, 'users positions']]:
-  """The positions that have a next item, and that item.
+  """Returns positions, and the next item of each as the label.
 
   Args:
-    items: the behaviours, padded with 0 at the end.
-    last_only: the last item of each user alone is to be guessed.
+    items: `[users, length]`, padded with 0 at the end.
+    last_only: return only the last item of each user as a label.
 
   Returns:
-    The positions, and the item after each; 0 where there is none. One of each
-    with `last_only`, else one for each position but the last.
+    Positions `[users, positions]` and labels of the same shape, 0 where there
+    is no next item. `positions` is 1 with `last_only`, else `length - 1`.
 
   Example:
     >>> items = jnp.array([[5, 6, 7], [8, 0, 0]])
@@ -67,9 +67,8 @@ def causal_items_objective(
 
   Args:
     batch: `items` are of 2 <= length <= max_length + 1.
-    encoder: gives the hidden states; it has to be causal, or it would see what
-      it is to guess.
-    last_only: guess the last item of each user alone, as a test does.
+    encoder: must be causal, or it would see the item that it has to predict.
+    last_only: predict only the last item of each user, as in evaluation.
 
   Returns:
     As `masked_items_objective`, over these positions.

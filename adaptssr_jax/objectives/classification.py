@@ -1,4 +1,4 @@
-"""Classification of users, and conversion: of one event, rare as a rule."""
+"""Classification of users, and prediction of a rare event (conversion)."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def user_logits(
   head: TaskHead,
   buckets: Buckets = AT_ONCE,
 ) -> Float[Array, 'users outputs']:
-  """What the head makes of the users of this device, under dropout."""
+  """The head's outputs for the users of this device, with dropout."""
   users = encode_sequences(
     params,
     encoder,
@@ -96,13 +96,14 @@ def conversion_objective(
 
   mean over users of w^y * (-y log p - (1 - y) log(1 - p)),  p = sigma(score)
 
-  With w = 1 a score is the log-odds of the event; another weight shifts it by
-  log w, which changes no order of users but spoils their probabilities.
+  With w = 1 a score is the log-odds of the event. Another weight shifts scores
+  by log w: the order of users stays, but the probabilities are no longer
+  calibrated.
 
   Args:
-    batch: has `label` int32 [users] too, 1 where the event came.
-    head: gives the score, its only output.
-    positive_weight: w, what a user with the event counts.
+    batch: also has `label` int32 [users], 1 where the event happened.
+    head: has one output, the score.
+    positive_weight: w, the weight of users with the event.
   """
   scores = user_logits(
     params, batch, key, encoder=encoder, head=head, buckets=buckets

@@ -1,8 +1,8 @@
-"""Contrast of views: those of a user are alike, those of others are not.
+"""Contrastive objectives: views of a user attract, those of other users repel.
 
-What is contrasted, and how the views are made, is what the published methods
-differ in: CLUE, CL4SRec, IDICL, CCL and CoLES are each a few settings of the
-functions here, which `experiments/pretraining/contrastive.py` has by name.
+CLUE, CL4SRec, IDICL, CCL and CoLES differ in how views are made and in the
+loss. Each is a few settings of the functions here; the settings are in
+`experiments/pretraining/contrastive.py`.
 """
 
 from collections.abc import Callable
@@ -47,11 +47,11 @@ def contrast_views(
     **settings: other settings of the loss.
 
   Returns:
-    The loss over the users of all devices, and as (sum, count) over the users
-    of this device `loss`; and, of 256 of them at most, the mean cosines
-    `explicit`, of the views of a user, `other`, to other users, and `hardest`,
-    to the most similar of those; the share `explicit_over_other` of rankings
-    that hold; and `alignment`, 2 - 2 `explicit`.
+    The loss over the users of all devices, and metrics as (sum, count) over the
+    users of this device: `loss`; and over at most 256 of these users the mean
+    cosines `explicit` (views of the same user), `other` (other users) and
+    `hardest` (the most similar other user), the share `explicit_over_other` of
+    correctly ranked pairs, and `alignment` = 2 - 2 `explicit`.
   """
   del params
   users = views.users.reshape(-1, *views.users.shape[2:])

@@ -23,10 +23,10 @@ def informed_edits(
   mask_ratio: float = 0.7,
   reorder_ratio: float = 0.2,
 ) -> augment.Augmentation:
-  """The five operators of CoSeRec, of which each view gets one.
+  """An augmentation that applies one of CoSeRec's five operators at random.
 
-  Of at most four behaviours one of insert, substitute and mask is drawn, of
-  more also crop and reorder, each equally likely.
+  All operators are equally likely: insert, substitute, mask, crop and reorder;
+  only the first three for sequences of at most four behaviours.
 
   Args:
     similar: the similar items of each id, see `augment.substitute`.

@@ -31,19 +31,18 @@ def duorec_objective(
 ) -> LossAndMetrics:
   """NT-Xent between a user and another who has the same last item.
 
-  The last item of a sequence is the target, which both share, and what is
-  before it is encoded. Similarity is the dot product. The user is seen under
-  one dropout mask and the partner under another, so that a user without a
-  partner is told from others by two passes of the same sequence.
+  User and partner share the last item, the target; the sequences before it are
+  encoded and contrasted by their dot product. The two encodings have different
+  dropout masks, so that for a user without a partner the positive pair is two
+  dropout passes of the same sequence.
 
-  Published as an addition to predicting the next item, from a first dropout
-  pass, with every prefix as a sequence of its own; here it is the whole loss,
-  of the whole sequences.
+  The paper adds this loss to next-item prediction, and takes every prefix of a
+  sequence as a sequence. Here it is the only loss, on whole sequences.
 
   Args:
-    batch: has `partner_items` int32 [users, length] too. Of both the encoder
-      reads the last before the target.
-    temperature: by which products are divided.
+    batch: also has `partner_items` int32 [users, length]. Of `items` and of
+      these, the encoder reads the last behaviours before the target.
+    temperature: divides the similarities.
     block_size: users compared at a time, see `losses.nt_xent_loss`.
 
   Returns:

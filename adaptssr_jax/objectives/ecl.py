@@ -41,37 +41,37 @@ def ecl_objective(
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> LossAndMetrics:
-  """Invariant to dropout, equivariant to replaced behaviours.
+  """The ECL-SR loss: masked items, a contrast and a discriminator.
 
   masked items + contrast * NT-Xent(u, u+) + discriminator * mean over all t of
   the binary cross entropy of "x'_t is not x_t", given u
 
-  with u and u+ the vectors of a user under two dropout masks, in validation
-  too, and x' the sequence whose hidden items are drawn from the softmax that
-  guesses them, see `fill_masked`. The discriminator is a Transformer of its
-  own, as large as the encoder and bidirectional, which looks up the same item
-  table and adds a linear map of u to each item; so what it asks of u, the
-  encoder learns.
+  Here u and u+ are the vectors of a user under two dropout masks, also in
+  validation, and x' is the sequence in which masked items are replaced by draws
+  from the softmax that predicts them, see `fill_masked`. The discriminator is a
+  second, bidirectional Transformer of the size of the encoder, which shares the
+  item table. A linear map of u is added to each of its inputs, so that its loss
+  trains the encoder through u.
 
-  The published code has the loss of each next item beside these, of weight 1;
-  the defaults are its weights for MovieLens-1M relative to that of the masked
-  items, 0.001, 0.05 and 0.2. There the masked items have a Transformer of their
-  own, and fill by the likeliest item, where one is drawn here; the contrast has
-  one direction, with the second passes of the other users alone as negatives,
-  and is of the mean of the last states; and for MovieLens-1M the discriminator
-  is the encoder itself, given its states place by place, where it is a
-  Transformer of its own here and given u.
+  The published code differs. It adds next-item prediction with weight 1; the
+  defaults here are its weights for MovieLens-1M (0.2 masked items, 0.001
+  contrast, 0.05 discriminator) divided by that of masked items. Its generator
+  is a separate Transformer and replaces by the most likely item; here the
+  encoder is the generator, and items are drawn. Its contrast has one direction,
+  uses the mean of the last states, and takes only the second passes of other
+  users as negatives. For MovieLens-1M its discriminator is the encoder itself
+  and reads states position by position.
 
   Args:
     params: with `head` of `masked_items.init_masked_items` and
       `init_discriminator`.
-    batch: with `sampled` ids, replacements are drawn from these too.
-    encoder: gives the user vectors, and the states that guess hidden items.
-    ratio: the share of the behaviours that is hidden.
-    contrast: what NT-Xent counts.
-    discriminator: what the discriminator counts.
-    temperature: of NT-Xent.
-    deterministic: no dropout but of u and u+.
+    batch: if it has `sampled` ids, replacements are drawn from these only.
+    encoder: gives the user vectors, and the states that predict masked items.
+    ratio: share of the behaviours that is masked.
+    contrast: weight of the NT-Xent loss.
+    discriminator: weight of the loss of the discriminator.
+    temperature: temperature of NT-Xent.
+    deterministic: no dropout, except for u and u+.
 
   Returns:
     The sum, and `loss`, `generator_loss`, `contrast_loss`,
@@ -141,14 +141,14 @@ def replaced_logits(
   deterministic: bool = False,
   buckets: Buckets = AT_ONCE,
 ) -> Float[Array, 'users length']:
-  """How likely each item is a replaced one, as the discriminator sees it.
+  """The discriminator's logits that each item was replaced.
 
   Args:
-    params: `table`, and `head` of `init_discriminator`.
-    items: the sequences, padded with 0, [users, length].
-    users: the vectors of the users whose sequences were edited, [users, dim].
-    keys: of the dropout of each, [users].
-    encoder: as large as which the discriminator is.
+    params: `table`, and the `head` of `init_discriminator`.
+    items: sequences with replaced items, padded with 0, [users, length].
+    users: vectors of the users before the replacement, [users, dim].
+    keys: dropout keys, one per user, [users].
+    encoder: the encoder whose size the discriminator has.
 
   Returns:
     Logits, [users, length], without meaning at padding.
@@ -193,16 +193,16 @@ def discriminator_of(encoder: UserEncoder) -> UserEncoder:
 def init_discriminator(
   encoder: UserEncoder, key: Key[Array, '']
 ) -> dict[str, Any]:
-  """What the objective learns beside the encoder and the bias of the items.
+  """Initialises the parameters of the discriminator.
 
   Args:
-    encoder: as large as which the discriminator is.
-    key: of its start.
+    encoder: the encoder whose size the discriminator has.
+    key: a random key.
 
   Returns:
-    `discriminator`: `encoder`; `condition`, which maps the vector of a user to
-    the width of an item, at the start the mean of its parts; and `kernel` and
-    `bias`, zeros, which make a logit of a state.
+    `discriminator`, with: `encoder`, its Transformer; `condition`, a matrix
+    [vector_dim, embed_dim] that starts as `tied_targets.mean_projection`; and
+    `kernel` and `bias`, zeros, which map a state to a logit.
   """
   dim = encoder.embed_dim
   init = functools.partial(

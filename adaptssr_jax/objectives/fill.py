@@ -33,22 +33,24 @@ def fill_masked(
 
   x'_t ~ softmax(E h_t + b) at the hidden positions t;  x'_t = x_t elsewhere
 
-  The model is the one of masked items, with the parameters that are given: in
-  training the current ones, so that the edits become harder to tell as it
-  learns, with no copy of the model to keep. What is drawn may be the very item
-  that was hidden. Nothing is learned through the draws.
+  The model is that of the masked-items objective with the given parameters; in
+  training these are the current ones, so that replacements become more
+  plausible as it learns. A draw may return the masked item itself. No gradient
+  flows through the draws.
 
   Args:
-    params: `table`, `encoder`, and `head` of `masked_items.init_masked_items`.
-      They can guess if masked items are learned too, or were before.
-    keys: of each user at this step, [users].
-    ratio: the share of the behaviours that is hidden, see `augment.mask`.
-    most: the largest `ratio` that there is, if that is an array.
-    sampled: ids to draw from, [m], where a step has not the whole table; see
-      `table.softmax.draw_items`.
+    params: `table`, `encoder`, and the `head` of
+      `masked_items.init_masked_items`, which must have been trained on masked
+      items, or be trained on them at the same time.
+    items: sequences, padded with 0, [users, length].
+    keys: a key per user for this step, [users].
+    ratio: share of the behaviours that is replaced, see `augment.mask`.
+    most: an upper bound of `ratio`, needed if that is an array.
+    sampled: ids to draw from, [m], needed where a step does not have the whole
+      table; see `table.softmax.draw_items`.
 
   Returns:
-    The filled sequences, [users, length], and what was hidden.
+    The sequences with replacements, [users, length], and the masked items.
 
   Raises:
     ValueError: If not every row of the table is there and no ids are sampled.

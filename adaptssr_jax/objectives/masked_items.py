@@ -1,4 +1,4 @@
-"""Masked items: guess hidden behaviours from those around them (BERT4Rec)."""
+"""Masked items: predict masked behaviours from the others (BERT4Rec)."""
 
 import functools
 import math
@@ -29,15 +29,19 @@ def hide_items(
   mask_id: int,
   most: float | None = None,
 ) -> tuple[Int[Array, 'length'], Int[Array, 'hidden'], Int[Array, 'hidden']]:
-  """Hides a share of one user's behaviours.
+  """Masks a share of one user's behaviours.
 
   Args:
-    ratio: the share that is hidden; see `augment.mask`.
-    most: the largest `ratio` that there is, if that is an array.
+    key: a random key.
+    items: `[length]`, real ids first, 0 is padding.
+    ratio: the share that is masked; see `augment.mask`.
+    mask_id: the id that replaces a masked item.
+    most: an upper bound of `ratio`, needed if that is an array.
 
   Returns:
-    What is left; `ceil(most * length)` positions, first those that are hidden,
-    then `length` for each that is not; and the items that were there, or 0.
+    The masked sequence `[length]`; the masked positions `[hidden]`, filled up
+    with `length`; and the items at them `[hidden]`, filled up with 0. `hidden`
+    is `ceil(most * length)`, or `ceil(ratio * length)` without `most`.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
   # As many for all users, and far fewer than the length.
@@ -50,12 +54,12 @@ def hide_items(
 
 
 class HiddenItems(NamedTuple):
-  """The hidden behaviours of users, and what the encoder makes of the others.
+  """Masked behaviours of users, and the encoder's states at them.
 
   Args:
-    positions: `[users, hidden]`, where they are; `length` where there is none.
-    labels: `[users, hidden]`, the items that were there, or 0.
-    states: `[users, hidden, dim]`, the hidden states of those positions.
+    positions: `[users, hidden]`, the masked positions, filled up with `length`.
+    labels: `[users, hidden]`, the items at these positions, filled up with 0.
+    states: `[users, hidden, dim]`, the hidden states at these positions.
   """
 
   positions: Int[Array, 'users hidden']

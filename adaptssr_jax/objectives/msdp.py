@@ -96,17 +96,17 @@ def msdp_objective(
   lengths, see `window_bucket`; and u' is the vector of the prefix of which a
   share is masked.
 
-  The paper has windows of time, several of each user. Its text was not at hand;
-  assumed are windows of W behaviours, one of each user and step, which begin at
-  the cut; a prompt that is added to the user vector; a predictor P that is
-  linear and starts as the identity; how strong the regularizer is, and how much
-  is masked.
+  The paper uses several time windows per user. We did not have its text and
+  assume: one window of W behaviours per user and step, starting at the cut; a
+  prompt that is added to the user vector; a linear predictor P that starts as
+  the identity; and the defaults of `regularizer` and `ratio`.
 
   Args:
-    params: as of `predict_views`, and in `head` what `init_msdp` makes.
-    max_window: the most behaviours of a window.
-    regularizer: what the masked prefix counts; 0: it is not encoded.
-    ratio: the share of the prefix that is masked for it.
+    params: as of `predict_views`; `head` also has the output of `init_msdp`.
+    max_window: largest window length, in behaviours.
+    regularizer: weight of the SimSiam term; with 0 the masked prefix is not
+      encoded.
+    ratio: share of the prefix that is masked for that term.
 
   Returns:
     The loss, and `loss` and, with the regularizer, `distribution_loss` and

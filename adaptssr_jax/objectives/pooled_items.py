@@ -98,9 +98,10 @@ def predict_items(
 
 
 def init_projection(encoder: UserEncoder) -> dict[str, Array]:
-  """What brings a wide user vector to the width of an item, if it is wider.
+  """Initialises the projection from user vectors to the width of an item.
 
-  It starts as the mean of the parts, each of which is as wide as an item.
+  It starts as the mean of the parts of `embed_dim` features that make up a
+  user vector. A user vector that is as wide as an item needs none.
 
   Args:
     encoder: gives vectors [vector_dim], a multiple of its `embed_dim`.

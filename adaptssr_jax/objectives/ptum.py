@@ -27,11 +27,11 @@ NUM_NEXT, NUM_NEGATIVES = 2, 4
 def hide_one(
   key: Key[Array, ''], items: Int[Array, 'length'], *, mask_id: int
 ) -> tuple[Int[Array, 'length'], Int[Array, '']]:
-  """Hides one behaviour, each being equally likely.
+  """Masks one behaviour, drawn uniformly.
 
   Returns:
-    What is left, and what was hidden; all that there is, and 0, of a user of
-    fewer than two behaviours, of whom nothing would be left.
+    The masked sequence `[length]`, and the masked item. For a user with fewer
+    than two behaviours, the sequence as it is, and 0.
 
   Example:
     >>> masked, hidden = hide_one(
@@ -78,15 +78,15 @@ def draw_negatives(
   *,
   ends: Int[np.ndarray, ' ids'],
 ) -> dict[str, Array]:
-  """The batch with the `negatives` of each user, drawn by the items' shares.
+  """Adds `negatives` to a batch: items drawn in proportion to their counts.
 
-  That is, evenly from all behaviours. The paper draws a user first, then one of
-  the user's behaviours.
+  The paper draws a user first, and then one of the user's behaviours.
 
   Args:
-    batch: of a device, of which `example_id` is needed, int32 [users].
-    ends: how many behaviours are of each id or of one before it, int32 [ids];
-      the first, of padding, is 0.
+    batch: the batch of a device; needs `example_id` int32 [users].
+    key: the random key of this step.
+    ends: cumulative counts of behaviours by item id, int32 [ids]; the first
+      one, of padding, is 0.
 
   Returns:
     The batch and `negatives`, int32 [users, 1 + NUM_NEXT, NUM_NEGATIVES].
@@ -125,14 +125,14 @@ def ptum_objective(
 
   -log softmax(E_c u)[x] over the candidates c = x and its negatives
 
-  Once with u the vector of a user of whom one behaviour x is hidden, once for
-  each x of the last K behaviours, with u the vector of those before them. The
-  loss is the mean over users of the one, and the mean over behaviours of the
-  other. A negative that is x itself is no candidate.
+  In the first task one behaviour x of the user is masked, and u is the vector
+  of the masked sequence. In the second the last K behaviours are cut off; each
+  is an x, and u is the vector of the sequence before them. The loss is the mean
+  of the first over users plus the mean of the second over behaviours. A
+  negative that equals x is left out.
 
-  In the paper a candidate is E_c + p, with p an embedding of the position that
-  is predicted. All candidates of a position share it, so that u p is added to
-  each of their scores, and the softmax does not depend on it: there is none
+  The paper scores E_c + p, with p an embedding of the predicted position. All
+  candidates of a position share p, so it cancels in the softmax; it is left out
   here.
 
   Args:

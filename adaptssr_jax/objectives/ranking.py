@@ -1,9 +1,10 @@
-"""Ranking of targets for users: by pairs or over all targets in training.
+"""Ranking of targets for users: BPR or softmax losses, and ranks.
 
-A target is one of the outputs of the head; evaluation ranks among all of them.
-A row of `positives` are the targets that are learned, or ranked, for a user,
-and a row of `targets` all that no negative may be, these among them; -1 follows
-in both.
+A target is an output of the head. In a batch, `positives` int32 [users, most]
+has the targets that a user's split asks for, and `targets` int32 [users, width]
+all that are never negatives of the user, the positives included. Both are
+filled up with -1. Evaluation ranks each positive among all targets that are not
+in `targets`.
 """
 
 import functools
@@ -197,7 +198,11 @@ def ranks_of_positives(
   buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
-  """The ranks of the positives of all devices' users, without dropout."""
+  """The ranks of the positives of the users of all devices, without dropout.
+
+  Returns:
+    `[users, most]`, ranks from 1; without meaning where `positives` is -1.
+  """
   users = encode_users(params, batch, encoder=encoder, buckets=buckets)
   ranks = target_ranks(
     target_scores(params, users, head), batch['positives'], batch['targets']

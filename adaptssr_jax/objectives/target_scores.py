@@ -15,7 +15,7 @@ from adaptssr_jax.table.lookup import look_up
 
 
 class TargetScores(NamedTuple):
-  """The scores z = h K + b of all targets, before they are multiplied out.
+  """The factors of the scores z = h K + b of all targets.
 
   Args:
     hidden: of users, h, [users, hidden].
@@ -117,18 +117,18 @@ def target_ranks(
   *,
   chunk_size: int = 4096,
 ) -> Float[Array, 'users most']:
-  """The rank of each positive among all targets that are none of its user.
+  """The rank of each positive among all targets that are not the user's own.
 
-  Goes through the targets in chunks, twice: memory is users x chunk_size.
+  Scores the targets in chunks, twice; memory is `users * chunk_size` scores.
 
   Args:
-    positives: whose ranks are wanted, and -1, [users, most].
-    targets: all positives of the user, and -1, [users, width].
-    chunk_size: targets scored at once.
+    positives: targets to rank, filled up with -1, [users, most].
+    targets: all positives of each user, filled up with -1, [users, width].
+    chunk_size: number of targets scored at a time.
 
   Returns:
-    Ranks from 1, see `metrics.rank`, of no meaning for -1, [users, most]; nan
-    where the positive's own score is.
+    Ranks from 1, [users, most], see `metrics.rank`; without meaning where
+    `positives` is -1, and nan where the score of the positive is nan.
   """
   chunk_size = min(chunk_size, len(scores.bias))
   score = functools.partial(_scores_of_chunk, scores, chunk_size=chunk_size)

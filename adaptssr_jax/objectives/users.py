@@ -1,4 +1,4 @@
-"""What all objectives share: each user on its own, whoever else is there."""
+"""What all objectives share: keys per user, encoding, and metrics as sums."""
 
 import functools
 from collections.abc import Mapping
@@ -66,8 +66,8 @@ def encode_sequences(
     take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
     return jax.vmap(take)(states, positions)
 
-  # Here for all rows, not in the program of each width, and again for its
-  # gradient: what hashes keys takes longer to compile than to run.
+  # Hashed once for all rows: hashing takes longer to compile than to run, and
+  # would else be compiled for each bucket width and again for its gradient.
   seeds = None
   if keys is not None and encoder.dropout_rate:
     seeds = row_seeds(keys, draws=encoder.num_dropouts)

@@ -50,7 +50,7 @@ def user_views(
   augmentations: Augmentations,
   passes: int = 2,
 ) -> tuple[Int[Array, 'views length'], Key[Array, 'views passes']]:
-  """Augmented views of one user, and what each is to be dropped out by.
+  """Augmented views of one user, and the dropout keys of each.
 
   Args:
     augmentations: of each view, (key, items) -> items; or one function of

@@ -1,1 +1,1 @@
-"""Operations on arrays that losses and objectives are made of."""
+"""Array operations that losses and objectives share."""

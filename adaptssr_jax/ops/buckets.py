@@ -1,4 +1,4 @@
-"""Encodes a batch of mixed lengths without paying for its padding."""
+"""Encodes a batch of sequences of mixed lengths with little padding."""
 
 import functools
 import operator
@@ -16,12 +16,12 @@ from adaptssr_jax.ops.microbatches import in_microbatches, map_chunks
 
 
 class Buckets(NamedTuple):
-  """In which parts a batch is encoded.
+  """How the sequences of a batch are grouped and padded for encoding.
 
   Args:
-    widths: to which sequences may be cut, in order. Each is a program of its
-      own, which takes its time to compile.
-    size: sequences encoded at once, see `in_microbatches`.
+    widths: the lengths that groups may be padded to, ascending. Each is
+      compiled separately.
+    size: number of sequences in a group, see `in_microbatches`; None: all.
   """
 
   widths: tuple[int, ...] = ()
@@ -55,9 +55,10 @@ def in_buckets(
     items: `[rows, length]`, ids, 0 at the end for padding.
     *args: arrays [rows, ...] that go with the sequences, such as keys.
     buckets: the widths and the size of a group.
-    look_up: items -> array [rows, length, ...], for what is better done for all
-      rows at once, as reading a large table, whose gradient would be added up
-      group by group. `encode` takes it, cut like the items, before the args.
+    look_up: items [rows, length] -> array [rows, length, ...], called on many
+      groups at once, as for rows of a large table, whose gradient would
+      otherwise be a dense array per group. `encode` gets the result, cut like
+      the items, as its second argument.
 
   Returns:
     What `encode(items, *args)` returns.

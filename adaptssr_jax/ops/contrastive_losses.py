@@ -53,16 +53,19 @@ def nt_xent_loss(
     users: `[views, batch, dim]`, of any scale; two views or more.
     temperature: t.
     similarity: 'cosine' or 'dot', the product of the vectors as they are.
-    block_size: None compares anchors with all users at once, which takes
-      `[views * batch, views * all]` numbers. Otherwise with so many at a time,
-      also for the gradient: the same to rounding.
-    axis_name: As of `adaptssr_loss`: the other users are those of all devices.
-    where: Bool `[batch]`. False marks padding: neither anchor nor negative.
-    reduce_fn: How users become a number, or None for a loss per (local) user.
+    block_size: Number of users that anchors are compared with at a time. None
+      compares with all at once and needs `[views * batch, views * all]` floats.
+      The result is the same up to rounding.
+    axis_name: The axis over whose devices users are split, see `adaptssr_loss`;
+      the negatives are then the users of all devices.
+    where: Bool `[batch]`. False marks padding users, which are neither anchors
+      nor negatives.
+    reduce_fn: Reduces the losses of users; None returns one per local user.
 
   Returns:
-    The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts. A
-    user without any other user has loss 0.
+    The reduced loss, a scalar, 0 if `where` masks every user; or with
+    `reduce_fn=None` the losses `[batch]`, 0 for masked users. A user without
+    any negative has loss 0.
 
   Raises:
     ValueError: If `users` is not `[views, batch, dim]`, `similarity` is

@@ -48,7 +48,7 @@ def negatives_of(
   where: Bool[ArrayLike, ' batch'] | None,
   axis_name: AxisName | None,
 ) -> tuple[Negatives, Ids]:
-  """All vectors of each user of all devices; the ids of the local users.
+  """Gathers the vectors of all users of all devices as negatives.
 
   Args:
     users: `[views, passes, batch, dim]`, of length 1 for cosines.

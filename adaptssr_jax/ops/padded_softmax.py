@@ -20,7 +20,7 @@ from adaptssr_jax.ops.item_softmax import (
 from adaptssr_jax.ops.microbatches import in_chunks
 from adaptssr_jax.ops.reductions import as_float
 
-# So many scores, 4 MiB of them, are still near when they are read again.
+# Scores of a group; 4 MiB of float32 stay in the cache until they are reread.
 _SCORES_AT_ONCE = 2**20
 # Fewer rows than these would read the table too often.
 _LEAST_ROWS = 128
@@ -49,7 +49,7 @@ def real_softmax_losses_and_best(
   size: int,
   chunk_size: int | None = None,
 ) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
-  """`softmax_losses_and_best` of the rows that count, in their time alone.
+  """`softmax_losses_and_best`, computed only for rows where `where` is True.
 
   -log softmax(E h + b)[label]  and  argmax(E h + b)
 

@@ -46,21 +46,23 @@ def mpr_loss(
     explicit: `[..., S]`, to its explicit views.
     negative: `[..., N]`, to other users. -inf means "not there": it is left out
       in both modes. An anchor without any negative keeps `w * (p - e)` alone.
-    weight: `w`, the lambda of the paper, a scalar or `[...]`.
-    where: Bool `[...]`, the anchors that count.
-    hard_negatives: Compare the hardest pairs only.
-    temperature: `t`; 1 is the paper.
-    smooth: Of hard pairs, `s`, a Python number: the maximum is
-      `s log sum exp(x / s)`, and the minimum likewise, so that all of them
-      share the gradient; 0, the limit, is the paper.
-    reduce_fn: How anchors become a number, or None for a loss per anchor.
+    weight: `w`, the paper's lambda, a scalar or `[...]`.
+    where: Bool `[...]`. False masks an anchor.
+    hard_negatives: Use only the hardest pair of each anchor.
+    temperature: `t`; 1 in the paper.
+    smooth: `s`, a Python number, for hard pairs only. It replaces the maximum
+      by `s log sum exp(x / s)`, and the minimum likewise, so that every
+      similarity gets a gradient. 0, the limit, is the plain maximum, as in the
+      paper.
+    reduce_fn: Reduces the losses of anchors; None returns one per anchor.
 
   Returns:
-    The reduced loss, 0 if no anchor counts, or `[...]`, 0 where none counts.
+    The reduced loss, a scalar, 0 if `where` masks every anchor; or with
+    `reduce_fn=None` the losses `[...]`, 0 for masked anchors.
 
   Raises:
-    ValueError: If `temperature` is not positive, or `smooth` is negative or
-      not of hard pairs.
+    ValueError: If `temperature` is not positive, `smooth` is negative, or
+      `smooth` is set without `hard_negatives`.
 
   Example:
     >>> loss = mpr_loss(

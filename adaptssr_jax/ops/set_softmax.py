@@ -209,7 +209,16 @@ def sampled_set_softmax_losses(
 def likelihood(
   log_sums: Losses, own: Losses, where: Bool[Array, 'n k']
 ) -> Losses:
-  """The loss of rows by their log sums and the sums of their labels' scores."""
+  """The negative mean log-likelihood of the labels of each row.
+
+  Args:
+    log_sums: `[n]`, log sum exp of the scores of all ids.
+    own: `[n]`, sum of the scores of the labels.
+    where: Bool `[n, k]`, the labels that count.
+
+  Returns:
+    `[n]`, 0 for a row without labels.
+  """
   count = jnp.sum(where, axis=1)
   losses = log_sums - own / jnp.maximum(count, 1)
   return jnp.where(count > 0, losses, 0)

@@ -1,4 +1,4 @@
-"""Cosines that stay right where numbers break."""
+"""Cosine similarities that are safe for zero, tiny and huge vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from adaptssr_jax.ops.reductions import AxisName, as_float, gather, zero_unless
 def unit_length(
   vectors: Float[Array, '*batch dim'],
 ) -> Float[Array, '*batch dim']:
-  """Gives each vector length 1, and a zero vector and its gradient zeros."""
+  """Scales each vector to length 1; a zero vector stays 0, with gradient 0."""
   # Squares overflow unless the largest entry is brought to 1 first. The cosine
   # does not depend on this scale, so neither does its gradient.
   scale = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))

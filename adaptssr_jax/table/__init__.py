@@ -1,1 +1,1 @@
-"""The item table: rows of a batch, rows over devices, and their Adam."""
+"""The item table: look-up, sharding over devices, softmax, row-wise Adam."""

@@ -1,11 +1,11 @@
-"""Rows of a table that is split over the devices, to and from who needs them.
+"""Exchange of rows, and of their gradients, of a table sharded over devices.
 
-Each device holds `num_rows` consecutive rows. A device asks each of the others
-for the rows that it needs of them, and sends back the gradients of these: an
-all-to-all, of which a device sends no more the more devices there are. For
-that, each device can be asked for a number of rows, its capacity, which is
-twice its even share. Where one is asked for more, all devices ask all, and each
-answers for its own rows.
+Each device holds `num_rows` consecutive rows. By an all-to-all it requests the
+rows that it needs from the devices that hold them, and returns the gradients of
+these rows. Shapes are fixed: a device can request at most `capacity` rows from
+each other device, twice the even share, so that what it sends does not grow
+with the number of devices. If a request exceeds the capacity, all devices use
+an all-gather of all requested ids instead.
 """
 
 import functools
@@ -22,20 +22,20 @@ Ids = Int[Array, ' ids']
 Rows = Float[Array, 'ids dim']
 # Rows that a device can be asked for, over its even share of them.
 _CAPACITY_FACTOR = 2
-# Names what is computed only where a device is asked for more.
+# Name scope of the fallback, which planning leaves out of its counts.
 OVERFLOW = 'over_capacity'
 
 
 class Requests(NamedTuple):
-  """Which rows a device needs of which.
+  """The rows that this device requests from each device.
 
   Args:
-    ids: `[devices, capacity]`, of each device that is asked; the number of rows
-      of the whole table where nothing is.
-    positions: `[devices, capacity]`, where in the list of all ids each is; its
-      length where nothing is.
-    fits_capacity: whether the capacity is enough, on all devices.
-    always_fits: whether it cannot be too small.
+    ids: `[devices, capacity]`, the requested ids by the device that holds them,
+      filled up with the number of rows of the whole table.
+    positions: `[devices, capacity]`, the index of each in the list of all ids,
+      filled up with the length of that list.
+    fits_capacity: whether no request of any device exceeds the capacity.
+    always_fits: whether the capacity is so large that this holds for any ids.
   """
 
   ids: Int[Array, 'devices capacity']
@@ -133,7 +133,7 @@ def _if_fits(
   exchange: Callable[[], jax.Array | tuple[jax.Array, ...]],
   otherwise: Callable[[], jax.Array | tuple[jax.Array, ...]],
 ) -> jax.Array | tuple[jax.Array, ...]:
-  """Takes the same of two ways on every device."""
+  """Runs `exchange` if the requests of all devices fit, else `otherwise`."""
   if requests.always_fits:
     return exchange()
   otherwise = jax.named_scope(OVERFLOW)(otherwise)

@@ -1,10 +1,11 @@
-"""The item table, wherever its rows are, as a function of item ids.
+"""Look-up of item embeddings, for every layout of the item table.
 
-The parameters of a model are `table`, `encoder`, and what an objective or a
-task learns beside them. Objectives ask for rows by `look_up`, and for a softmax
-over all items by the functions of `table.softmax`. Whether every device has the
-whole table, each device a part of it, or a step the rows of its batch alone, is
-known here and to the steps.
+The parameters of a model are `table`, `encoder`, and `head` for what an
+objective or a task adds. Objectives read rows by `look_up`, and compute
+softmaxes over all items by `table.softmax`. Inside a step `params['table']` is
+an array (every device has all rows), a `SplitTable` (each device holds a shard)
+or `BatchRows` (the step has only the rows of its batch). Only this package and
+the training steps distinguish them.
 """
 
 from collections.abc import Callable
@@ -128,17 +129,19 @@ def needed_items(batch: dict[str, Array]) -> Int[Array, ' n']:
 def with_batch_rows(
   function: Callable[..., Any], *, mask_id: int, size: int, axis_name: str
 ) -> Callable[..., Any]:
-  """Lets a function of parameters and a batch work on any table.
+  """Makes a function accept parameters whose table is sharded.
 
   Args:
-    function: (params, batch, *args) -> result, which reads `params['table']` by
-      `look_up` and by the functions of `table.softmax`.
+    function: (params, batch, *args) -> result; reads `params['table']` by
+      `look_up` and `table.softmax` only.
     mask_id: the last row of the table.
-    size: rows that the batch of a device needs at most, see `distinct_ids`.
+    size: upper bound of the distinct rows in a device's batch, see
+      `distinct_ids`.
+    axis_name: the device axis.
 
   Returns:
-    The function of parameters whose table may also be of `Shards`: the rows of
-    the batch are fetched first, each once.
+    The same function. If `params['table']` is `Shards`, it first fetches the
+    distinct rows of the batch from the other devices.
   """
 
   def on_any_table(

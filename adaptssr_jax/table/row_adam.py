@@ -1,9 +1,9 @@
 """Adam over the embedding rows that a batch touches.
 
-A step of Adam moves every row of a table, though a batch has gradients for few:
-the moments of the others decay and carry them on. How far has a closed form, so
-a row can wait until it is needed, and a step takes the time of its batch,
-whatever the size of the table, whose rows are written in place if donated:
+Dense Adam moves every row at every step, even rows without a gradient, since
+their moments decay. The sum of such moves has a closed form. So a row is only
+updated when a batch needs it, and a step takes time in proportion to the batch,
+not to the table. Rows are written in place if the table is donated:
 
     ids = distinct_ids(items, mask_id=mask_id, size=size)
     gradients = jax.grad(loss)(optimizer.gather(table, state, ids))
@@ -39,14 +39,14 @@ class AdamSettings(NamedTuple):
 
 
 class RowAdamState(NamedTuple):
-  """Where Adam stands, and where each row does."""
+  """State of Adam; each row is up to date as of its own step `last`."""
 
-  count: Int[Array, '']  # steps done
-  mu: Table  # the first moment of a row, as of its step `last`
-  nu: Table  # the second
-  last: Int[Array, ' rows']  # the step to which it was brought, at first 0
-  to_come: Float[Array, 'rows 3']  # sums of `row_adam` from there to infinity
-  to_come_now: Float[Array, '3']  # the same from this step
+  count: Int[Array, '']  # number of steps done
+  mu: Table  # first moment of each row, at its step `last`
+  nu: Table  # second moment, likewise
+  last: Int[Array, ' rows']  # step up to which each row is updated, at first 0
+  to_come: Float[Array, 'rows 3']  # sums A_n of `row_adam`, from `last` on
+  to_come_now: Float[Array, '3']  # the same sums, from `count` on
   settings: AdamSettings
 
 
@@ -133,16 +133,16 @@ def row_adam(
 
 
 def caught_up(table: Table, state: RowAdamState) -> tuple[Table, RowAdamState]:
-  """Brings every row to this step, as for a checkpoint.
+  """Applies the pending updates of all rows.
 
-  It passes over the whole table, in place if donated under jit.
+  Passes over the whole table, in place if donated under jit.
 
   Args:
-    table: `[rows, dim]`, some rows of which are behind.
-    state: of `row_adam`, which has how far.
+    table: `[rows, dim]`, some rows of which have pending updates.
+    state: the state of `row_adam`.
 
   Returns:
-    The table of `optax.adam`, and the state from which to go on.
+    The table as `optax.adam` would have it, and the state to continue from.
 
   Example:
     >>> optimizer = row_adam(0.1)

@@ -1,4 +1,4 @@
-"""Arrays whose rows are split over the devices, among others that are whole."""
+"""Arrays whose rows are sharded over devices, in trees of replicated arrays."""
 
 from typing import Any, NamedTuple, no_type_check
 
@@ -25,7 +25,7 @@ def is_shards(node: Any) -> bool:
 
 
 def partition(tree: Any) -> tuple[Any, Any]:
-  """A tree of the `Shards` alone, and one of all that is whole."""
+  """Splits a tree into its `Shards` and its replicated arrays."""
   shards = jax.tree.map(
     lambda x: x if is_shards(x) else None, tree, is_leaf=is_shards
   )

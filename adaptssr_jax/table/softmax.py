@@ -74,7 +74,7 @@ def item_losses(
   sampled: Int[Array, ' m'] | None = None,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ' n'], dict[str, Array]]:
-  """The loss of the item at each position, and what else is measured there.
+  """Cross entropy and accuracy of the item at each position.
 
   -log softmax(E h + b)[label]
 
@@ -82,9 +82,10 @@ def item_losses(
     bias: b, [ids].
     hidden: the states, h, [n, dim].
     labels: the items, [n].
-    where: the positions that count; given, the others are spared where that
-      takes less time, and their losses have no meaning.
-    sampled: ids by which the sum over all is estimated, [m].
+    where: Bool [n]. False masks a position; its loss has no meaning, and may
+      not be computed, to save time.
+    sampled: ids from which the sum over all items is estimated, [m].
+    axis_name: the axis over which the table is sharded, if it is.
 
   Returns:
     The losses, [n], and, of the exact softmax, `accuracy`, [n].

@@ -1,7 +1,7 @@
-"""Where arrays are: whole on every device, or split over all of them.
+"""Placement of arrays: replicated on every device, or sharded over devices.
 
-With several processes each holds and sees the arrays of its own devices, and
-the collectives of a step reach those of all.
+With several processes, each process holds the arrays of its own devices; the
+collectives of a step span all processes.
 """
 
 from collections.abc import Callable
@@ -81,15 +81,15 @@ def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:
 def init_in_parts(
   init: Callable[..., dict[str, Any]], *args: Any
 ) -> dict[str, Any]:
-  """The parameters of a model, of whose table each device makes its own rows.
+  """Initialises a model whose item table is sharded from the start.
 
   Args:
-    init: makes the parameters, with a `table` [rows, dim].
-    *args: of `init`, the same in every process.
+    init: returns the parameters, with a `table` [rows, dim].
+    *args: arguments of `init`, the same in every process.
 
   Returns:
-    The same parameters as `init(*args)`, with `Shards` in place of the table,
-    which is nowhere whole.
+    The parameters of `init(*args)`, with `Shards` as the table. Each device
+    computes its own rows, so that no device ever holds the whole table.
   """
   shapes = jax.eval_shape(init, *args)
   num_rows, dim = shapes['table'].shape
@@ -109,11 +109,11 @@ def init_in_parts(
 
 
 def replicate(tree: Any) -> Any:
-  """Puts arrays whole on every local device, where `pmap_step` leaves them.
+  """Replicates arrays on the local devices, with the sharding of `pmap_step`.
 
-  `Shards` stay split. A step that starts from anywhere else is compiled a
-  second time, for its own results. The memory may be shared with the originals:
-  what donates these takes those too.
+  `Shards` stay sharded. A first step on arrays of another sharding would be
+  compiled twice, since its results have this one. Buffers may be shared with
+  the originals; donating one invalidates the other.
   """
   return jax.tree.map(
     lambda x: shard_batch(x) if is_shards(x) else jax.device_put(x, _local()),
@@ -152,7 +152,7 @@ def to_global(tree: Any) -> Any:
 
 
 def to_local(tree: Any, like: Any) -> Any:
-  """What `to_global` was given.
+  """The inverse of `to_global`.
 
   Args:
     tree: of global arrays.

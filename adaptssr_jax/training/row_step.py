@@ -78,11 +78,11 @@ def row_train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
   """As `train_step`, in time that does not depend on the number of items.
 
-  The rows that the batch needs are brought up to date and differentiated, and
-  one step of Adam is written back to where they are. Of a table that is whole,
-  every device updates the rows of the whole batch, and all do the same. Of a
-  split one, each device fetches the rows of its part of the batch, and sends
-  their gradients back to the devices that hold them.
+  Pending updates of the rows of the batch are applied, the loss is
+  differentiated with respect to these rows, and one Adam step is written back.
+  If the table is replicated, every device makes the same updates, of the rows
+  of the whole batch. If it is sharded, each device fetches the rows of its part
+  of the batch and returns their gradients to the devices that hold them.
 
   Args:
     state: of `init_row_state`, the same on every device but for `Shards`.
@@ -142,10 +142,11 @@ def row_train_step(
 
 
 def apply_pending_updates(state: TrainState) -> Any:
-  """The parameters to use after this step: no row of the table is behind.
+  """The parameters of a state, with the pending updates of all rows applied.
 
-  Go on training with the state itself, not with `caught_up_state`: that is the
-  same by rounding only, and what a run learns would depend on who looked when.
+  Use them to evaluate. Continue training from `state` itself: applying updates
+  early changes their rounding, so the result of a run would depend on when it
+  is evaluated.
   """
   if not isinstance(state.opt_state, RowOptState):
     return state.params
@@ -158,7 +159,7 @@ def apply_pending_updates(state: TrainState) -> Any:
 
 
 def caught_up_state(state: TrainState) -> TrainState:
-  """The state of which no row is behind, nor of the optimizer."""
+  """A state with all pending row updates applied, optimizer included."""
   if not isinstance(state.opt_state, RowOptState):
     return state
   table, others = _take_table(state.params)

@@ -36,9 +36,10 @@ class TrainState(NamedTuple):
 def init_state(
   params: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """The state before the first step, made by one program.
+  """The state before the first step.
 
-  But for `Shards`, whose moments are to be where they are.
+  Compiled as one program, unless there are `Shards`: their moments have to stay
+  on the devices of the shards.
   """
 
   def init(params: Any) -> tuple[Array, Any]:
@@ -97,9 +98,18 @@ def gradients(
   key: Key[Array, ''],
   axis_name: str | None,
 ) -> tuple[Any, dict[str, Array], Bool[Array, '']]:
-  """The gradients and the metrics of the batch of all devices.
+  """Gradients, metrics, and whether the step may be taken.
 
-  And whether the loss and all gradients are finite.
+  Args:
+    loss_fn: as of `train_step`.
+    params: the parameters.
+    batch: this device's part of the batch.
+    key: the key of this step.
+    axis_name: the axis of the devices; None: one device.
+
+  Returns:
+    Gradients averaged over devices; the metrics of the whole batch; and a bool
+    [], True if the loss and all gradients are finite on all devices.
   """
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
   (loss, metrics), grads = value_and_grad(params, batch, key)
@@ -153,13 +163,15 @@ class PmapStep(NamedTuple):
 
   mapped: Callable[..., Any]
 
-  def __call__(self, state: Any, batch: Any, *whole: Any) -> Any:
-    """Runs the step."""
-    return combine(*self.mapped(partition(state), batch, *whole))
+  def __call__(self, state: Any, batch: Any, *replicated: Any) -> Any:
+    """Runs the step on `batch` arrays [local_devices, ...]."""
+    return combine(*self.mapped(partition(state), batch, *replicated))
 
-  def lower(self, state: Any, batch: Any, *whole: Any) -> jax.stages.Lowered:
-    """The program for arguments of these shapes, to be compiled."""
-    return self.mapped.lower(partition(state), batch, *whole)
+  def lower(
+    self, state: Any, batch: Any, *replicated: Any
+  ) -> jax.stages.Lowered:
+    """Lowers the step for arguments of these shapes, as `jax.jit` does."""
+    return self.mapped.lower(partition(state), batch, *replicated)
 
 
 def pmap_step(
@@ -173,14 +185,13 @@ def pmap_step(
   With several processes each calls it, with the batch of its own devices.
 
   Args:
-    step: (state, batch, ...) -> result. The state goes whole to every device,
-      but for `Shards`, of which each gets its own; the batch is split along its
-      first axis; and the result must be the same on every device, as
-      collectives over the axis `devices.AXIS` make it, but for `Shards` again.
-    num_replicated_args: how many more arguments there are, which every device
-      gets whole. What is no argument but bound is compiled into the step.
-    donate: let the step take the memory of its state, which cannot be used
-      afterwards. For steps that return the next state.
+    step: (state, batch, ...) -> result. The state is replicated, except for
+      `Shards`, which are mapped over devices; the batch is mapped along its
+      first axis. The result must be the same on every device, which collectives
+      over `devices.AXIS` ensure, again except for `Shards`.
+    num_replicated_args: number of further arguments, all replicated. Values
+      bound by `functools.partial` are constants of the compiled step.
+    donate: donate the buffers of the state, for steps that return the next one.
 
   Returns:
     The compiled step.

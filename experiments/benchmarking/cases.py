@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 
 def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
-  """For each catalogue those that take turns: this project and the peers."""
+  """For each catalogue size the cases to run in turn: ours and PyTorch's."""
   peers = [PADDED, TRIMMED][: 1 + settings.trim] if settings.reference else []
   return [
     [

@@ -175,7 +175,7 @@ def _time_steps(
   *,
   clock: Callable[[], float],
 ) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
-  """When each step was done, and how long had been waited for batches then."""
+  """Runs steps; records when each ended and the time waited for batches."""
   done, waited, metrics = [], [], None
   for batch in batches:
     before = metrics
@@ -228,7 +228,7 @@ def _rate(settings: BenchmarkSettings, seconds: Iterable[float]) -> float:
 def _input_rate(
   users: UserArrays, pretraining: PretrainSettings, length: int
 ) -> float:
-  """Users a second that are made ready where nobody takes them."""
+  """Users per second of the input pipeline alone, without training."""
   training_batch(users, 0, settings=pretraining, length=length)
   began, batches = time.perf_counter(), 0
   while time.perf_counter() - began < 0.5:

@@ -45,7 +45,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   max_length: int | None = flag(150, 'Behaviours seen of a user.', low=1)
   longest: int = flag(
     100,
-    'Behaviours of the longest made user; the mean is near 0.55 of it.',
+    'Behaviours of the longest synthetic user; the mean is 0.55 times that.',
     low=10,
   )
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
@@ -86,8 +86,8 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   )
   cpu_time: bool = flag(
     False,
-    'Count seconds of CPU time, and not of the clock, where other programs use '
-    'the machine; with --cpu_devices=1, and not for --reference.',
+    'Measure CPU time instead of wall-clock time, on a machine that is in use; '
+    'needs --cpu_devices=1 and no --reference.',
   )
   timeout: int = flag(
     900,

@@ -122,14 +122,13 @@ def rows_of(
     rates: of `best_rates`.
 
   Returns:
-    For each part that takes time, the slowest first, its `name`; the time of
-    the `forward` pass, of what is computed `again` for the gradient, of the
-    `gradient`, of all `other` things, such as the optimizer, and all together
-    as `ms`; and `of_products` and `of_memory`, the share of `ms` that its
-    products and its bytes would take at `best_rates`, of which what is in the
-    cache is a multiple. An operation counts with its median time. What is fused
-    of several parts is a row of its own, and so is what has no part by its
-    name, or no name.
+    One row for each part that takes time, the slowest first: its `name`; the
+    time in ms of the `forward` pass, of its recomputation for the gradient
+    (`again`), of the `gradient`, and of all else (`other`), such as the
+    optimizer; their sum `ms`; and `of_products` and `of_memory`, the shares of
+    `ms` that its products and its bytes would take at `best_rates`. `of_memory`
+    can exceed 1 for data in the cache. The time of an operation is its median.
+    Operations fused from several parts, or of no known part, have own rows.
   """
   products, memory = rates
   spent = collections.defaultdict(collections.Counter)

@@ -1,7 +1,7 @@
-"""The runs of a comparison: made once each, by what command, and found again.
+"""The commands that make the runs of a comparison, and their records.
 
-Every run has a folder, and beside it `FOLDER.json`, written when it is done:
-the flags that it was made with, and how long it took, where, by which commit.
+Every run has a folder. When it is done, `FOLDER.json` next to it records its
+flags, its time, the machine and the commit.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from experiments.flags.binder import Settings, SettingsError
 from experiments.run.process import inner_run
 from experiments.run.workdir import atomic_write, commit, differing_flags
 
-# On few labels an epoch is few updates: there are more epochs, up to so many
-# times as many.
+# On a share of the labels an epoch has fewer updates, so the number of epochs
+# is multiplied, by at most this factor.
 LONGEST = 10
 
 

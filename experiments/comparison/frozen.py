@@ -1,7 +1,7 @@
-"""Cells without training: vectors of all users once, and what is read in them.
+"""The frozen columns of a comparison: encoding all users once, then probes.
 
 The vectors of a pre-training run are encoded once for all tasks with the same
-users. A cell then is a regression on the CPU, without any JAX program.
+users. A cell is then a regression on the CPU, without any JAX program.
 """
 
 import dataclasses

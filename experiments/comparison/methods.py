@@ -48,15 +48,15 @@ class Method:
   # its encoder is random.
   flags: str = ''
   after: str = ''  # the method whose pre-trained encoder it starts from
-  # What its pre-training, or its baseline, has otherwise than the flags say.
+  # Flags of its pre-training, or of its baseline, that differ from the file's.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # Without pre-training: the methods whose vectors it has, concatenated.
   concatenated: Sequence[str] = ()
-  steps_of: str = ''  # the method as many of whose pre-training steps it takes
-  rate_of: str = ''  # the flag whose file, not its own, says its learning rate
-  baseline: str = ''  # the one of `baselines` that it is, not a user model
-  kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can do
-  modes: Sequence[str] = MODES  # the columns that it has a number in
+  steps_of: str = ''  # the method whose number of steps its pre-training has
+  rate_of: str = ''  # the flag whose file has its learning rate, if not its own
+  baseline: str = ''  # the `--method` of `experiments.baselines`, for baselines
+  kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can solve
+  modes: Sequence[str] = MODES  # the columns in which it is measured
 
 
 def _after(start: str, title: str, **changes: Any) -> Method:
@@ -75,7 +75,7 @@ def _one_augmentation(name: str) -> Method:
 
 
 def _rival(title: str, name: str, **changes: Any) -> Method:
-  """A method of others, after the warm start, as it was published."""
+  """Another published method, trained after the warm start."""
   return _after('masked_items', title, objective=(name,), **changes)
 
 

@@ -103,7 +103,7 @@ def _outcomes(
 
 
 def _outcome(grid: Grid, cell: Cell, metric: str, rows: np.ndarray) -> Outcome:
-  """What a cell came to, on just these test rows."""
+  """The result of a cell; refuses one that was tested on other rows."""
   path = grid.folder / cell.name / PREDICTIONS
   with np.load(path) as found:
     if not np.array_equal(found['example_id'], rows):

@@ -1,8 +1,8 @@
 """Is a difference between two methods more than chance?
 
-Everything is paired: the methods meet the same users. What is drawn again is
-the user, with all that is known of it: its rows, in all splits and seeds. Or,
-where there are many splits, it is the split.
+All tests are paired, since all methods are tested on the same users. The unit
+of resampling is the user, with its rows in all splits and seeds; or, in columns
+with many splits, the split.
 """
 
 import math
@@ -214,8 +214,9 @@ def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
   """Holm's correction of p values for their number, in the same order.
 
-  The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j). All
-  that stay below a level are false with a chance below it, taken together.
+  The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j).
+  Rejecting all that are below a level keeps the family-wise error rate below
+  that level.
 
   Reference:
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian

@@ -1,8 +1,8 @@
-"""What the runs of a column say together: means, intervals, tests.
+"""Summary statistics of a column of a comparison: means, intervals, tests.
 
-The test split of every split seed is the same for all methods. Of a method,
-each test row first gets its mean over the seeds; then users are drawn again,
-each with all of its rows in all splits, for all methods at once.
+For each split seed all methods have the same test rows. The values of a method
+are first averaged over seeds, per test row. Then users are resampled, each with
+its rows in all splits, with the same resamples for all methods.
 """
 
 import functools

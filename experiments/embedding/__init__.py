@@ -1,1 +1,1 @@
-"""What encodes users: of tables, in parts, nearest ones, and of an export."""
+"""Parts of `experiments.embed`, and the loader of exported encoders."""

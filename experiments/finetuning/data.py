@@ -117,7 +117,7 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
 def _refuse_known_targets(
   settings: FinetuneSettings, flag: str, run: str
 ) -> None:
-  """The last ten films are no test of who has seen eight of them."""
+  """Refuses a source run that was trained on what this task holds out."""
   flags = restore_description(run).flags
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
@@ -168,9 +168,9 @@ def examples_of(
 ) -> dict[str, UserArrays]:
   """The examples of each split that are trained on, validated and tested.
 
-  Of the training split, only the rows that `--train_users` asks for. There, the
-  positives of a user in the other splits may be negatives like any target: to
-  spare them would show training which targets are to be found in the test.
+  The training split has only the rows that `--train_users` asks for. In it, a
+  user's validation and test positives may be drawn as negatives; excluding them
+  would leak which targets are held out.
   """
   train = data.splits['train'].first(settings.train_users)
   # With leave-one-out, its targets are what the user has seen before.

@@ -77,9 +77,9 @@ def validate(
   kind: Kind,
   metric: str,
 ) -> tuple[dict[str, float], float | None]:
-  """The metrics on the validation users, and the score that selects.
+  """The metrics on the validation users, and the score that selects an epoch.
 
-  None of either where the model puts out what is no number.
+  Returns ({}, None) with a warning if an output is nan or infinite.
   """
   outputs = predict(state.params, users=users)
   if not np.isfinite(outputs).all():

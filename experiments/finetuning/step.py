@@ -130,8 +130,9 @@ def layer_rates(
 ) -> dict[str, float]:
   """The learning rate of each part of the encoder.
 
-  Of the pooling it is r = --encoder_learning_rate, of block b of L counted from
-  0 it is r d^(L - b), and of the embeddings r d^(L + 1): d is --layer_decay.
+  With r = --encoder_learning_rate and d = --layer_decay: r for the pooling,
+  r d^(L - b) for block b of L, counted from 0, and r d^(L + 1) for the
+  embeddings.
   """
   rate = settings.encoder_learning_rate or settings.learning_rate
   layers = encoder.num_layers

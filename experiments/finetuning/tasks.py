@@ -52,7 +52,7 @@ class Kind:
 
 
 def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """Accuracy, macro-F1, and for two classes AUC."""
+  """Accuracy and macro-F1 of logits [rows, classes]; AUC for two classes."""
   num_classes = logits.shape[1]
   values = {
     'accuracy': metrics.accuracy(logits, labels).mean(),
@@ -147,7 +147,7 @@ def measured(
 
 
 def goodness(values: dict[str, float], metric: str) -> float:
-  """What the metric says, as a number that is better if it is higher."""
+  """The metric with its sign chosen such that larger is better."""
   return -values[metric] if metric == 'log_loss' else values[metric]
 
 

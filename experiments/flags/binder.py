@@ -59,9 +59,9 @@ class Settings:
   Args of a class:
     group: the title under which `--help` has its flags, if several commands
       have them.
-    takes_words: the flag that the words without a flag are added to, if any.
-    goes_on: whether the same command goes on where it was stopped; else, as
-      where it writes at its end alone, it has failed.
+    takes_words: the flag that collects arguments without `--NAME=`, if any.
+    goes_on: whether a stopped command resumes when it is given again. False
+      for commands that write only at the end and have to start anew.
   """
 
   group: ClassVar[str] = ''

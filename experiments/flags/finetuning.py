@@ -79,17 +79,18 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   head: str = flag(
     'mlp',
-    'What is put on the vectors: two layers, one, or one that begins as the '
-    'logistic regression of --mode=probe, which the best epoch has to beat.',
+    'The head on the user vectors: mlp, with a hidden layer; linear; or probe, '
+    'a linear layer that starts as the logistic regression of --mode=probe, so '
+    'that the best epoch is at least as good as the probe on validation rows.',
     choices=('mlp', 'linear', 'probe'),
   )
   encoder_learning_rate: float | None = flag(
-    None, 'Of the encoder [that of the head, --learning_rate].', above=0.0
+    None, 'Learning rate of the encoder [--learning_rate].', above=0.0
   )
   layer_decay: float = flag(
     1.0,
-    'Each layer of the encoder below the pooling is trained with this times '
-    'the rate of the one above it, the embeddings last.',
+    'The learning rate of each encoder layer is this factor times that of the '
+    'layer above it, from the pooling down to the embeddings.',
     above=0.0,
     high=1.0,
   )
@@ -105,7 +106,8 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   learning_rate: float | None = flag(
     None,
-    'Of Adam, constant [click and thumb_up 5e-4, life_status 1e-4, else 2e-4].',
+    'Learning rate of Adam [click and thumb_up 5e-4, life_status 1e-4, else '
+    '2e-4].',
     above=0.0,
   )
   dropout_rate: float | None = flag(
@@ -116,13 +118,14 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   positive_weight: float = flag(
     1.0,
-    'conversion: what a user with the event counts in the loss; other than 1, '
-    'scores are no longer log-odds.',
+    'conversion: weight in the loss of users with the event; unless it is 1, '
+    'scores are not log-odds.',
     above=0.0,
   )
   split_seed: int = flag(
     0,
-    'Deals the labelled rows out anew by this seed, 60/20/20; 0: as stored.',
+    'Seed of a new random split of the labelled rows, 60/20/20; 0: the stored '
+    'split.',
     low=0,
     high=2**32 - 1,
   )

@@ -1,4 +1,4 @@
-"""The flags that say what is learned in pre-training."""
+"""The flags of the pre-training objectives."""
 
 import dataclasses
 
@@ -34,20 +34,18 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
 
   objective: tuple[str, ...] = flag(
     ('adaptssr',),
-    'What is learned, or several, which are added up: to rank augmented views '
-    '(adaptssr), to guess masked items (masked_items) or each next item '
-    '(causal_items), to predict from the '
-    'vector of a slice of a user the items of another slice (pooled_items), '
-    'or from that of a prefix the items that follow it (next_items) or how '
-    'they are distributed (msdp), to tell behaviours from random ones (ptum), '
-    'or which behaviours have been replaced (ecl). Those '
-    'that contrast users are clue, cl4srec, idicl, ccl, ccl_filled, coles, '
-    'coserec and duorec. Or '
-    'MODULE:FUNCTION, an objective of your own. Those here are '
-    f'{", ".join(TRAITS)}.',
+    'The pre-training objective, or several, whose losses are added. '
+    'adaptssr: rank augmented views. masked_items: predict masked items. '
+    'causal_items: predict each next item. pooled_items: predict the items of '
+    'a slice from the vector of another slice of the user. next_items, msdp: '
+    'predict, from the vector of a prefix, the items that follow, or their '
+    'distribution. ptum: distinguish behaviours from random items. ecl: detect '
+    'replaced behaviours. clue, cl4srec, idicl, ccl, ccl_filled, coles, '
+    'coserec, duorec: contrast users. MODULE:FUNCTION: your own objective. '
+    f'Available: {", ".join(TRAITS)}.',
   )
   objective_weights: tuple[str, ...] = flag(
-    (), 'What each --objective counts in the sum, in their order [1 each].'
+    (), 'The weights of the --objective losses, in their order [1 each].'
   )
   augmentations: tuple[str, ...] | None = flag(
     None,
@@ -108,8 +106,8 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   )
   temperature: float | None = flag(
     None,
-    'By which the similarities of users are divided [1, as in the papers; '
-    'clue and idicl 0.1; ecl 0.05].',
+    'Temperature: divides the similarities of users [1, as in the papers; clue '
+    'and idicl 0.1; ecl 0.05].',
     above=0.0,
   )
   curriculum_steps: int = flag(
@@ -145,17 +143,17 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   )
   msdp_regularizer: float = flag(
     0.1,
-    'msdp: what it counts that a masked prefix has the vector of the whole.',
+    'msdp: weight of the SimSiam term between the masked and the whole prefix.',
     low=0.0,
   )
   ecl_contrast: float = flag(
     0.005,
-    'ecl: what the contrast of dropout passes counts, if masked items count 1.',
+    'ecl: weight of the contrast of dropout passes; that of masked items is 1.',
     low=0.0,
   )
   ecl_discriminator: float = flag(
     0.25,
-    'ecl: what it counts to tell replaced behaviours, if masked items count 1.',
+    'ecl: weight of the loss of the discriminator; that of masked items is 1.',
     low=0.0,
   )
 

@@ -35,16 +35,16 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   )
   select_by: str = flag(
     'loss',
-    'What chooses the best epoch: the validation loss, or a regression on the '
-    'vectors of the users of --probe_task, by its accuracy, the AUC of a '
-    'conversion or the NDCG@10 of a ranking; of several tasks by the mean.',
+    'How the best epoch is chosen. loss: by the validation loss. probe: by a '
+    'regression on the user vectors for --probe_task, by its accuracy, its AUC '
+    '(conversion) or NDCG@10 (ranking); the mean of several tasks.',
     choices=('loss', 'probe'),
   )
   probe_task: tuple[str, ...] = flag(
     ('gender',),
-    '--select_by=probe: the tasks whose training and validation rows judge the '
-    'vectors. Their test rows are not looked at, which is so for the stored '
-    'split alone, not for another --split_seed of fine-tuning.',
+    '--select_by=probe: the tasks of the probe, fitted on their training rows '
+    'and scored on their validation rows of the stored split. With another '
+    '--split_seed in fine-tuning, these rows may be test rows there.',
   )
 
   def names_free_to_change(self) -> set[str]:

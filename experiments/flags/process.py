@@ -29,10 +29,10 @@ class ProcessSettings(QuietSettings, group='devices'):
   )
   cpu_devices: int = flag(
     0,
-    'Parts of a batch that are computed at the same time on a CPU; 0: one a '
-    'core, if each gets 16 users of a batch or more, no variable of JAX '
-    'sets it, and no other process works with this one. Each holds all '
-    'parameters.',
+    'Number of JAX devices on a CPU, which split each batch; each holds all '
+    'parameters. 0: one per core, as long as each gets 16 users of a batch; or '
+    "JAX's own setting, if a variable of JAX sets it or there are several "
+    'processes.',
     low=0,
     mutable_on_resume=True,
   )
@@ -107,12 +107,12 @@ class DistributedSettings(ProcessSettings, group='several processes'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodingSettings(Settings, group='speed'):
-  """In which parts sequences are encoded."""
+  """How sequences are grouped by length and encoded in parts."""
 
   buckets: int = flag(
     4,
-    'Lengths to which sequences may be cut, which the data choose; each is '
-    'compiled. 1: all are encoded at full length.',
+    'Number of lengths to which sequences are padded, chosen from the data; '
+    'each is compiled. 1: all sequences have the full length.',
     low=1,
     mutable_on_resume=True,
   )

@@ -147,18 +147,18 @@ class RunSettings(
     choices=('last', 'random'),
   )
   learning_rate: float = flag(
-    2e-4, 'Of Adam, after --warmup_steps and before --schedule.', above=0.0
+    2e-4, 'Peak learning rate of Adam, see --schedule.', above=0.0
   )
   schedule: str = flag(
     'constant',
-    'How the learning rate falls, to reach 0 after the last step of the run, '
-    'or that it stays. Any other than constant updates the whole item table.',
+    'Learning rate schedule: constant, or a linear or cosine decay to 0 after '
+    'the last step. With a decay, each step updates the whole item table.',
     choices=('constant', 'linear', 'cosine'),
   )
   warmup_steps: int = flag(
     0,
-    'Updates in which the learning rate rises to its value, linearly. Any but '
-    '0 updates the whole item table.',
+    'Steps of linear warm-up of the learning rate. Other than 0, each step '
+    'updates the whole item table.',
     low=0,
   )
   weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
@@ -205,8 +205,8 @@ class PlanSettings(RunSettings, group='plan'):
 
   plan: bool = flag(
     False,
-    'Train nothing, and write nothing but the prepared data: print what the '
-    'run needs of memory, of operations and of the wire.',
+    'Print the memory, operations and network traffic that the run would need; '
+    'train nothing, and write nothing but the prepared data.',
     mutable_on_resume=True,
   )
   plan_devices: int = flag(
@@ -232,7 +232,7 @@ class PlanSettings(RunSettings, group='plan'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings(Settings, group='encoder'):
-  """The encoder. What is not given is the checkpoint's, or the default."""
+  """The encoder; defaults are those of the checkpoint to start from, if any."""
 
   max_length: int | None = flag(
     None, 'Behaviours seen of a user, the last ones [100].', low=1
@@ -268,8 +268,8 @@ class EncoderSettings(Settings, group='encoder'):
   )
   dtype: str | None = flag(
     None,
-    'In which the encoder computes; parameters and losses stay float32 '
-    '[float32].',
+    'Dtype of the computation in the encoder; parameters and losses stay '
+    'float32 [float32].',
     choices=('float32', 'bfloat16'),
   )
 

@@ -66,8 +66,8 @@ class EmbedSettings(
   )
   part: str = flag(
     '',
-    'I/N: of N equal parts of the users the I-th alone, from 1/N to N/N, each '
-    'by a command of its own with a file of its own.',
+    'I/N: encode only the I-th of N equal parts of the users, from 1/N to N/N. '
+    'Give each part its own --output.',
   )
   batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
   dtype: str | None = flag(

@@ -1,4 +1,4 @@
-"""What flags have to know of each objective of pre-training."""
+"""Properties of the pre-training objectives that decide about flags."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ class Traits(NamedTuple):
   over_all_items: bool = False  # whether its softmax needs the whole table
   has_bias: bool = False  # whether it learns a bias of each item
   from_the_vector: bool = False  # whether the user vector predicts items
-  sees_target: bool = False  # whether it sees one more than the encoder reads
-  sees_partners: bool = False  # whether it sees, for each user, another one
-  sees_similar: bool = False  # whether it puts in items like those of a user
+  sees_target: bool = False  # whether it takes max_length + 1 behaviours
+  sees_partners: bool = False  # whether its batches have `partner_items`
+  sees_similar: bool = False  # whether its batches have `similar_items`
   has_curriculum: bool = False  # whether augmentations grow stronger in a run
   mask_ratio: float = 0.6  # where --mask_ratio is not given
   temperature: float = 1.0  # where --temperature is not given
-  draws: int = 0  # items drawn for each user, to be told from the user's
-  fills: bool = False  # whether it fills hidden items by draws from all of them
+  draws: int = 0  # negative items that are drawn for each user
+  fills: bool = False  # whether it replaces masked items by draws of the model
 
 
 _SLICED = Traits(views=0, is_sliced=True, sees_histories=True)

@@ -36,8 +36,9 @@ def flops_of(
   `cost_analysis` takes each body, and each branch of a switch, once.
 
   Args:
-    shares: how often each branch of a switch of so many is taken. Without it,
-      or of another number, the branch with the most operations counts.
+    shares: the probability of each branch of a switch with as many branches.
+      Without it, and for other switches, the branch with the most operations
+      counts.
 
   Returns:
     Operations; a multiplication and an addition are 2.

@@ -1,9 +1,10 @@
-"""Whether pre-training has run into one of its dead ends.
+"""Detects the two ways in which pre-training by AdaptSSR fails.
 
-The derivative of what AdaptSSR ranks by the similarity of the explicit view is
-1 - 2 lambda: views that are more alike than 0.5 are pulled together, others are
-pushed apart. So users can all be pulled into one point, or the views of a user
-can be pushed as far apart as those of strangers. A loss shows neither.
+In the argument of the loss the similarity of the explicit view has the
+coefficient 1 - 2 lambda. So explicit views with a cosine above 0.5 are pulled
+together, and others are pushed apart. Therefore all users can collapse to one
+point, or the views of a user can become as dissimilar as different users. The
+value of the loss shows neither.
 """
 
 import jax

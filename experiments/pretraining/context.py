@@ -1,4 +1,4 @@
-"""What objectives are made of: what is counted, seen and augmented."""
+"""Shared parts of the objectives: context, windows, augmentations, counts."""
 
 import functools
 from collections.abc import Callable
@@ -133,9 +133,9 @@ def check_dropout(context: Context, objective: str) -> None:
 
 
 def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
-  """Shows an objective as many behaviours as it encodes, of batches of more.
+  """Cuts the histories of a batch to the length that an objective encodes.
 
-  What draws slices, prefixes or partners is shown all of them.
+  Objectives that draw slices, prefixes or partners get whole histories.
   """
   settings, traits = context.settings, traits_of(name)
   is_sliced = traits.is_augmented and 'slice' in augmentations_of(

@@ -1,9 +1,9 @@
 """Chooses the epoch of a pre-training run by a probe of its vectors.
 
-The loss of a ranking of views is no judge of epochs: it falls while the vectors
-get worse. A regression on the vectors of the users of a task, fitted on its
-training rows and measured on its validation rows, is one. The test rows are not
-looked at.
+The loss of a view ranking cannot be used to choose an epoch: it falls while the
+vectors get worse. The probe is a regression on the user vectors, fitted on the
+training rows of a task and measured on its validation rows. Its test rows are
+not used.
 """
 
 import functools

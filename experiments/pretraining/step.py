@@ -53,9 +53,12 @@ from experiments.run.speed import (
 def lengths_of(
   settings: PretrainSettings, data: UserData, encoder: UserEncoder
 ) -> tuple[int, np.ndarray, Buckets]:
-  """How long batches are, and the sequences made of them, and in which parts.
+  """The lengths that a step works with.
 
-  The sequences are those of a sample.
+  Returns:
+    The length of the sequences in a batch; the lengths of the sequences that
+    are encoded, int [sequences], for a sample of users; and the buckets chosen
+    for these.
   """
   longest = longest_sequence(settings, encoder.max_length)
   if uses_histories(settings):
@@ -154,11 +157,11 @@ def validate(
   key: jax.Array,
   probes: Mapping[str, Callable[[dict[str, Any]], float]],
 ) -> tuple[dict[str, float], float | None]:
-  """The metrics on the validation users, who are ranked within their batch.
+  """The metrics on the validation users, and the score that selects an epoch.
 
-  And the score of the state, minus the loss or the mean score of the probes.
-  A state that has collapsed has none, since its loss may be the lowest of all;
-  it is warned of.
+  Negatives of a user are the others of its validation batch. The score is the
+  negative loss, or the mean score of the probes; None, with a warning, for a
+  collapsed state, whose loss may be the lowest of all.
   """
   totals, vectors = None, []
   for batch, rows in batches_in_order(users, settings, length):

@@ -1,1 +1,1 @@
-"""Frozen vectors, read by a classifier."""
+"""Probes: simple models on the vectors of a frozen encoder."""

@@ -26,12 +26,12 @@ def ranking_candidates(
 
   W = (S + penalty I)^-1 C,  score_t(u) = (u - m) / s W_t + b_t
 
-  is the least of the mean over the training users, each with a vector u and a
-  row y of 1 where a target is among its positives and else 0, of
-  |(u - m) / s W + b - y|^2 + penalty |W|^2. m and s are the mean and the
-  deviation of the vectors, S is the correlation of their features, C the
-  covariance of (u - m) / s and y, and b the mean of y. One solution takes
-  milliseconds, however many targets there are.
+  This W minimises, over the training users, the mean of
+  |(u - m) / s W + b - y|^2 + penalty |W|^2. Here u is the vector of a user, and
+  y has 1 for each target among the user's positives and 0 for the others; m and
+  s are the mean and the standard deviation of the vectors, S the correlation
+  matrix of their features, C the covariance of (u - m) / s and y, and b the
+  mean of y. A solution takes milliseconds for any number of targets.
 
   Args:
     vectors: of the users of each split, [users, features].

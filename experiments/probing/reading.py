@@ -1,4 +1,4 @@
-"""Reading vectors: what a simple model makes of the features of users.
+"""Probes for labels: logistic regression and boosted trees on user features.
 
 Features are an array [rows, dim], of which each column is brought to mean 0 and
 variance 1 over the training rows; or a sparse matrix [rows, columns], such as a

@@ -14,7 +14,7 @@ from experiments.reporting.elements import color, tag
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 36
-# A finer curve or cloud could not be told apart.
+# More points than these would not be visible.
 _MOST_POINTS = 400
 MOST_USERS = 3000
 

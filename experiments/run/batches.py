@@ -19,19 +19,21 @@ from experiments.flags.shared import RunSettings
 
 
 class Prefetch(Iterator):
-  """Makes the next batches in a thread while the devices are at work.
+  """An iterator that makes the next batches in a background thread.
 
-  A batch is a function of its step alone, so the thread changes neither what
-  comes nor in which order. To be closed, which ends the thread.
+  A batch is a function of its step, so the thread changes neither the batches
+  nor their order. Call `close` to end the thread.
 
   Args:
-    make: step -> batch. What it raises is raised where its batch is asked for.
-    to_devices: puts a batch there, which the thread then waits for.
-    ahead: how many batches are made, or being made, before they are asked for.
+    make: step -> batch. Its exceptions are raised by the `next` that would
+      return the batch.
+    steps: the steps whose batches are made, in order.
+    to_devices: moves a batch to the devices; the thread waits for the transfer.
+    ahead: number of batches that are made in advance.
 
   Attributes:
-    waited: seconds that whoever asked has waited for batches to be made; not
-      for `to_devices`, which may have to wait for the step that is running.
+    waited: seconds that `next` has waited for `make`, without the time in
+      `to_devices`, which may wait for a running step.
   """
 
   def __init__(

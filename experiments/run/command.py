@@ -6,6 +6,8 @@ So errors in the flags are printed at once, and so is `--help`.
 import functools
 import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -60,6 +62,7 @@ def _start(
   # --verbosity=0 lets it.
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.FATAL)
+  sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
   try:
     settings = from_flags(settings_type, flags.FLAGS)
   except SettingsError as error:
@@ -68,3 +71,14 @@ def _start(
   from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)
+
+
+def _report(report_any: Callable[[Any], object], event: Any) -> None:
+  """A `sys.unraisablehook` that omits what follows from a failed save.
+
+  The first array that cannot be written ends the event loop of Orbax.
+  TensorStore then reports each later one as an error of its own, whose
+  traceback would hide the message of the first.
+  """
+  if str(event.exc_value) != 'Event loop is closed':
+    report_any(event)

@@ -101,9 +101,9 @@ def with_items(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """The encoder of a run for the items of a data set, matched by raw id.
 
-  An item that it does not know counts as a masked one, about which it has
-  learned to know nothing. At random, the vector of a user would depend on the
-  data set, and of an unknown item it would say what is not so.
+  Items that the encoder does not know get the embedding of the mask, which it
+  has learned to treat as an unknown item. With random embeddings a user vector
+  would depend on the data set, and unknown items would add noise.
   """
   table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(BaseException):
-  """Somebody asked the process to end: by what, or where, says the message."""
+  """Raised when a signal asks the process to end; the message names it."""
 
 
 # The name of the signal that was received, and whether somebody asks for it.
@@ -24,11 +24,12 @@ _SIGNAL = types.SimpleNamespace(name=None, is_polled=False)
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """Lets SIGTERM and SIGINT raise `Interrupted`, or wait where that is safer.
+  """Handles SIGTERM and SIGINT: they raise `Interrupted`, or are deferred.
 
-  Call it before `jax.distributed.initialize`, with which JAX takes SIGTERM: to
-  notify all processes. Of several processes none may stop alone, so that
-  there only training heeds SIGTERM, and Ctrl-C elsewhere ends them all.
+  Enter it before `jax.distributed.initialize`, by which JAX installs its own
+  SIGTERM handler, to notify all processes. With several processes none may stop
+  alone: SIGTERM is then only handled during training, and Ctrl-C at other times
+  ends all of them.
   """
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = [signal.signal(number, _on_signal) for number in numbers]

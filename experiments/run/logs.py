@@ -154,13 +154,16 @@ def _mended(
 class Progress(tqdm.tqdm):
   """Users per second, loss and time left: a bar, or lines without a terminal.
 
-  The rate is that of the median of the last steps, without what comes between
-  them; the time left is that of such steps alone.
+  The rate is computed from the median time of the last steps, without the time
+  between steps, such as validation; so is the time left.
 
   Args:
-    start: steps done already.
-    every: seconds between two lines where there is no terminal.
-    waited: for how many seconds the steps have waited for their input so far.
+    title: text in front of the bar or line.
+    total: number of steps of the run.
+    start: number of steps that are done already.
+    users: users per step.
+    every: seconds between two lines if there is no terminal.
+    waited: returns the seconds that steps have waited for input so far.
   """
 
   # All is shown by `update`, so that no thread is needed.

@@ -142,7 +142,7 @@ def tell(text: str) -> None:
 
 @contextlib.contextmanager
 def inner_run() -> Iterator[None]:
-  """The result of what runs here is none of the command: it may be muted."""
+  """Marks a run inside another command: --quiet also mutes its results."""
   global _is_inner
   before, _is_inner = _is_inner, True
   try:
@@ -165,9 +165,10 @@ def num_cores() -> int:
 
 
 def parts_of(batch_size: int | None, cores: int) -> int:
-  """The most equal parts of a batch, one a core, of 16 users or more.
+  """The largest number of equal parts of a batch, with limits.
 
-  Of a batch that is not known yet, as of one of 128.
+  There are at most as many parts as cores, and each has 16 users or more. None
+  as the batch size counts as 128.
 
   Example:
     >>> parts_of(128, 6), parts_of(90, 6), parts_of(90, 64), parts_of(None, 64)

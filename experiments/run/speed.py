@@ -36,8 +36,8 @@ from experiments.flags.process import (
 )
 from experiments.flags.traits import traits_of
 
-# What sequences are encoded at once. On a CPU few, since what is written for 16
-# of them is still near when it is read.
+# Sequences encoded at once, by platform. On a CPU few, since the activations of
+# 16 sequences fit the cache.
 _MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
 _SAMPLE = 1_000_000
 # With fewer items than so many times the rows of a batch, all of the table is
@@ -75,10 +75,16 @@ def lengths_of(
   splits: Collection[UserArrays],
   encoder: UserEncoder,
 ) -> tuple[int, np.ndarray, Buckets]:
-  """How long batches are, and users of a sample, and how they are encoded.
+  """The lengths that encoding works with.
 
   Args:
-    splits: that are encoded, of the first of which the sample is.
+    settings: the flags of encoding.
+    splits: the splits to encode; the sample is taken from the first.
+    encoder: the encoder.
+
+  Returns:
+    The length of the sequences in a batch; the lengths of a sample of users,
+    int [users]; and the buckets chosen for these.
   """
   length = effective_length(splits, encoder.max_length)
   seen = sample_lengths(next(iter(splits)), length)
@@ -100,9 +106,12 @@ def make_training(
   """The step of a run, before `pmap_step`, and the state it begins with.
 
   Args:
-    length: of the sequences of a batch, and items drawn for each beside it.
-    sampled_items: items of a step by which a softmax is estimated; 0: none.
-    draw: (batch, key of a step) -> the batch with items drawn for each user.
+    length: items per user whose rows a step needs: the sequence length plus
+      the number of items drawn for each user.
+    table_rate: learning rate of the item table [--learning_rate].
+    sampled_items: number of items from which a step estimates softmaxes; 0:
+      softmaxes are exact.
+    draw: (batch, key of the step) -> batch with items drawn for each user.
   """
   params = with_split_table(settings, params)
   size = _rows_of_a_batch(settings, encoder, length, sampled_items)
@@ -167,7 +176,7 @@ def on_table(
   *,
   length: int,
 ) -> Callable:
-  """A function, which asks for rows by `look_up`, of any kind of table."""
+  """Makes a function that reads rows by `look_up` accept a sharded table."""
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,

@@ -1,4 +1,4 @@
-"""The log of the steps of a run, which ends where too many are skipped."""
+"""Logs the steps of a run, and stops a run that skips too many in a row."""
 
 import contextlib
 import pathlib

@@ -34,7 +34,7 @@ RESULT = 'result.json'
 
 @contextlib.contextmanager
 def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
-  """As `open_workdir`, and until it is left no other run may enter."""
+  """Opens the folder as `open_workdir` does, and locks it until exit."""
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
     yield folder
@@ -222,7 +222,10 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
 
 
 def _has_trained(folder: pathlib.Path) -> bool:
-  """A run that failed before it left anything binds nobody to anything."""
+  """Whether the folder has metrics, a checkpoint or a result of a run.
+
+  If not, the run failed early, and its settings and data may still change.
+  """
   if (folder / RESULT).exists():
     return True
   metrics, checkpoints = folder / METRICS, folder / 'checkpoints'

@@ -39,12 +39,12 @@ class UserArrays(NamedTuple):
   one of its positives. A column that the kind of task does not have is None.
 
   Args:
-    number: of each labelled row among those of all splits, int64 [rows],
-      whatever split it is in; None if the splits were never numbered.
-    by_last_item: of `batches.by_last_item`; None unless batches are to have
-      partners. The first rows of a split have none.
-    similar_items: those of each id, of `similar_items`, int32 [ids, k]; None
-      unless batches are to name them.
+    number: an id of each labelled row, int64 [rows], that is the same in every
+      split of every seed; None unless `resplit` was called.
+    by_last_item: the result of `batches.by_last_item`; None unless batches need
+      `partner_items`. `first` drops it.
+    similar_items: the similar items of each id, int32 [ids, k], as from
+      `data.similar_items`; None unless batches need them.
   """
 
   user_id: Ragged | RaggedView
@@ -98,7 +98,7 @@ class UserArrays(NamedTuple):
     return self.in_row_order(np.repeat(users, self.places.lengths))
 
   def in_row_order(self, values: np.ndarray) -> np.ndarray:
-    """What is given for `positives.values`, [rows, ...], in order of rows."""
+    """Reorders [rows, ...], given in `positives.values` order, to row order."""
     ordered = np.empty_like(values)
     ordered[self.places.values] = values
     return ordered

@@ -127,19 +127,19 @@ def batch_at(
   window: str = 'last',
   part: tuple[int, int] = (0, 1),
 ) -> dict[str, np.ndarray]:
-  """The batch of one step: resuming needs nothing but the step.
+  """The batch of one step, a function of the seed and the step alone.
 
   Args:
-    arrays: the split it is drawn from.
-    step: counted from 0 over all epochs.
-    batch_size: users of all devices together.
-    length: behaviours kept of a user.
-    num_devices: how many equal parts the batch is split into.
-    seed: of the order, a new one every epoch; None keeps the stored order.
-    window: which behaviours of a longer user: the 'last', or a 'random' run of
-      them, drawn anew at every step.
-    part: (i, n): of n equal parts of the devices that of number i alone, as one
-      of several processes reads it.
+    arrays: the split that batches are drawn from.
+    step: index of the step, from 0, over all epochs.
+    batch_size: number of users on all devices together.
+    length: number of behaviours kept of a user.
+    num_devices: number of equal parts that the batch is split into.
+    seed: seed of the shuffling, anew each epoch; None keeps the stored order.
+    window: for users with more than `length` behaviours: 'last' takes the last
+      ones, 'random' a random run that is drawn anew at every step.
+    part: (i, n): return only the i-th of n equal parts of the devices, as each
+      of n processes does.
 
   Returns:
     Each [devices, users, ...], for the devices of the part:

@@ -24,11 +24,11 @@ class Span(NamedTuple):
   """A file, or a run of its lines.
 
   Args:
-    path: of the file.
-    start: a byte, from which the first line that begins is the first one. Of a
-      Parquet file, a row group.
-    end: where the next span begins; None for the end of the file.
-    line: the number of the first line of text.
+    path: the file.
+    start: byte offset: the span has the lines that begin at it or after it. For
+      Parquet the index of the first row group.
+    end: the `start` of the next span; None at the end of the file.
+    line: the line number of the first line, from 1.
   """
 
   path: pathlib.Path

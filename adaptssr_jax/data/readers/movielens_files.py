@@ -1,10 +1,11 @@
 """The ratings and the users of MovieLens, from either copy of a data set.
 
-GroupLens' own zip and a pinned wheel hold the same rows in the same order: in
-GroupLens' format, the wheels' ratings are ratings.dat and u.data to the byte.
-The wheel of MovieLens-1M names films by title, GroupLens by number, with the
-titles in another file; rated titles are unique, so both are read as titles. In
-MovieLens-100k both have the same numbers and titles repeat: numbers are names.
+GroupLens' zip and a pinned wheel have the same rows in the same order; written
+in GroupLens' format, the wheel's ratings equal ratings.dat and u.data byte for
+byte. For MovieLens-1M the wheel names films by title and GroupLens by number,
+with the titles in another file; rated titles are unique, so titles are the raw
+ids. For MovieLens-100k titles are not unique, and both use the same numbers, so
+numbers are the raw ids.
 """
 
 from __future__ import annotations

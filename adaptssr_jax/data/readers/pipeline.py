@@ -202,7 +202,7 @@ def split_examples(
 def _places(
   total: int, *, split: Callable[[int], dict[str, np.ndarray]], source: str
 ) -> Iterator[dict[str, tuple[int, np.ndarray]]]:
-  """Of all splits together the place of each row; and where each split ends."""
+  """The index of each row in the joined splits, and the size of each split."""
   parts = split(total)
   for name, part in parts.items():
     check_count(len(part), where=f'{name} split of {source}')

@@ -62,12 +62,12 @@ class Users(NamedTuple):
 def first_times(
   database: duckdb.DuckDBPyConnection, name: str
 ) -> tuple[int | None, int | None, int | None, list[int] | None]:
-  """The first rows whose times are of each kind, of a table or of a part of it.
+  """Finds the first row with each kind of time, to detect mixed kinds.
 
   Returns:
-    The first row whose time is a moment, that whose time is none, and that
-    whose time is a floating-point number; and the first row whose time is an
-    integer that a float does not hold, with that time.
+    Row numbers, None where there is no such row: of the first timestamp, the
+    first time that is no timestamp, and the first float; and [row, time] of the
+    first integer that float64 cannot represent exactly.
   """
   (found,) = database.execute(
     'select min(row) filter (moment is not null), '

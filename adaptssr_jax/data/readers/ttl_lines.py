@@ -1,4 +1,4 @@
-"""The lines of the TTL files, and the rows that they become."""
+"""Parses the lines of the TTL files into rows."""
 
 from __future__ import annotations
 
