@@ -18,7 +18,6 @@ from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
-  caught_up_state,
   init_row_state,
   row_train_step,
 )
@@ -132,21 +131,11 @@ def test_looking_does_not_change_the_run(by_rows):
   assert jnp.abs(late - whole['table']).max() > 1e-3
 
 
-def test_a_state_caught_up_has_no_row_behind(params, by_rows):
-  state = caught_up_state(by_rows[0])
-  assert (state.opt_state.table.last == STEPS).all()
-  assert (by_rows[0].opt_state.table.last < STEPS).any()
-  assert_same_training(state.params, apply_pending_updates(by_rows[0]), params)
-  # What looks at it finds nothing to do.
-  chex.assert_trees_all_equal(apply_pending_updates(state), state.params)
-
-
-def test_a_dense_state_is_its_own(dense):
-  assert caught_up_state(dense[0]) is dense[0]
+def test_a_dense_state_has_no_pending_updates(dense):
   assert apply_pending_updates(dense[0]) is dense[0].params
 
 
-def test_a_checkpoint_resumes_to_the_bit_and_gives_caught_up_vectors(
+def test_a_checkpoint_resumes_to_the_bit_and_applies_pending_updates(
   params, by_rows, tmp_path
 ):
   state = row_start(params)

@@ -40,7 +40,6 @@ from adaptssr_jax.training.devices import (
 )
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
-  caught_up_state,
   init_row_state,
   row_train_step,
 )
@@ -246,14 +245,6 @@ def test_a_checkpoint_restores_with_and_without_splitting(
   assert encoder == ENCODER
   expected = encoder_params(joined(apply_pending_updates(state)))
   assert_same_training(restored, expected, encoder_params(params))
-
-
-def test_no_row_of_a_split_table_is_behind(params, split_rows):
-  state = caught_up_state(split_rows[0])
-  assert (split_rows[0].opt_state.table.last.rows < STEPS).any()
-  assert (state.opt_state.table.last.rows == STEPS).all()
-  expected = joined(apply_pending_updates(split_rows[0]))
-  assert_same_training(joined(state.params), expected, params)
 
 
 # Few of any device; all of one device, which has places for as many; all of one

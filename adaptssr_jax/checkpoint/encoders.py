@@ -27,7 +27,7 @@ from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import (
   AdamSettings,
   RowAdamState,
-  caught_up_table,
+  apply_pending_rows,
 )
 from adaptssr_jax.training.row_step import RowOptState
 from adaptssr_jax.training.step import init_state
@@ -146,7 +146,7 @@ def restore_model(
     'params': saved_shapes(found, 'params', where),
     'opt_state': saved_shapes(found, 'opt_state', where),
   }
-  # Of the optimizer, what rows of the table that are behind are caught up by.
+  # The state of the row optimizer is needed to apply pending updates of rows.
   saved = wanted['opt_state']
   if not (isinstance(saved, dict) and saved.keys() == _ROW_OPT_STATE):
     del wanted['opt_state']
@@ -163,7 +163,7 @@ def restore_model(
     saved = restored['opt_state']['table']
     settings = AdamSettings(**saved['settings'])
     state = RowAdamState(**saved | {'settings': settings})
-    table = caught_up_table(table, state)
+    table = apply_pending_rows(table, state)
   with files.reading(found):
     encoder = UserEncoder(**description.encoder)
   # A table that was split may have been filled up.

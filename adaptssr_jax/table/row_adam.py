@@ -92,7 +92,8 @@ def row_adam(
   Ids are distinct. One out of range, such as the number of rows, marks an empty
   slot: zeros are gathered for it, and nothing is written. An element that never
   had a gradient other than 0 does not move, even with eps = 0. The settings are
-  kept in the state: bring all rows up to date (`caught_up`) before a change.
+  kept in the state: to change them, apply all pending updates by
+  `apply_pending_rows` and begin again from `init`.
 
   Args:
     learning_rate: lr.
@@ -132,17 +133,18 @@ def row_adam(
   )
 
 
-def caught_up(table: Table, state: RowAdamState) -> tuple[Table, RowAdamState]:
-  """Applies the pending updates of all rows.
+@jax.jit
+def apply_pending_rows(table: Table, state: RowAdamState) -> Table:
+  """Applies the pending updates of all rows, to use the table outside training.
 
-  Passes over the whole table, in place if donated under jit.
+  Training continues from the table and the state that were passed in.
 
   Args:
     table: `[rows, dim]`, some rows of which have pending updates.
     state: the state of `row_adam`.
 
   Returns:
-    The table as `optax.adam` would have it, and the state to continue from.
+    `[rows, dim]`, the table as `optax.adam` would have it.
 
   Example:
     >>> optimizer = row_adam(0.1)
@@ -151,35 +153,11 @@ def caught_up(table: Table, state: RowAdamState) -> tuple[Table, RowAdamState]:
     >>> one = jnp.array([1])
     >>> table, state = optimizer.update(jnp.ones((1, 1)), state, table, one)
     >>> table, state = optimizer.update(none, state, table, one[:0])
-    >>> late, (table, state) = table, caught_up(table, state)
-    >>> print(f'late: {late[1, 0]:.4f}, caught up: {table[1, 0]:.4f}')
-    late: 0.9000, caught up: 0.8330
+    >>> applied = apply_pending_rows(table, state)
+    >>> print(f'pending: {table[1, 0]:.4f}, applied: {applied[1, 0]:.4f}')
+    pending: 0.9000, applied: 0.8330
   """
-  # In blocks, as XLA would copy what is both read and overwritten as a whole.
-  size = min(len(table), 16_384)
-  blocks = math.ceil(len(table) / size)
-
-  def catch_up(
-    block: Int[Array, ''], carry: tuple[Table, RowAdamState]
-  ) -> tuple[Table, RowAdamState]:
-    ids = block * size + jnp.arange(size)
-    return _write(*carry, ids, _caught_up_rows(*carry, ids))
-
-  return lax.fori_loop(0, blocks, catch_up, (table, state))
-
-
-@jax.jit
-def caught_up_table(table: Table, state: RowAdamState) -> Table:
-  """The table of `optax.adam`, without a change to the one that is trained.
-
-  Args:
-    table: `[rows, dim]`, some rows of which are behind.
-    state: of `row_adam`, which has how far.
-
-  Returns:
-    `[rows, dim]`.
-  """
-  # In blocks, to hold what it takes of some rows at a time.
+  # In blocks, so that temporary arrays are as large as a block, not the table.
   size = min(len(table), 16_384)
   ids = jnp.arange(math.ceil(len(table) / size) * size).reshape(-1, size)
   blocks = lax.map(functools.partial(_gather, table, state), ids)
@@ -204,7 +182,7 @@ def _init(
 
 
 def _gather(table: Table, state: RowAdamState, ids: Ids) -> Rows:
-  return _caught_up_rows(table, state, ids).table
+  return _up_to_date(table, state, ids).table
 
 
 def _update(
@@ -219,7 +197,7 @@ def _update(
   """One step of Adam, rounded as `optax.adam` does it."""
   settings = state.settings
   ids = jnp.where(where, ids, len(table))
-  rows = _caught_up_rows(table, state, ids)
+  rows = _up_to_date(table, state, ids)
   count = state.count + jnp.asarray(where, jnp.int32)
   state = state._replace(
     count=count, to_come_now=_to_come(settings, terms, count)
@@ -233,7 +211,7 @@ def _update(
   return _write(table, state, ids, rows._replace(table=new, mu=mu, nu=nu))
 
 
-def _caught_up_rows(table: Table, state: RowAdamState, ids: Ids) -> _Rows:
+def _up_to_date(table: Table, state: RowAdamState, ids: Ids) -> _Rows:
   """Takes the steps that the rows have missed, all at once."""
   rows = jax.tree.map(
     lambda array: array.at[ids].get(mode='fill', fill_value=0),

@@ -13,8 +13,7 @@ from adaptssr_jax.table.lookup import BatchRows, distinct_ids, needed_items
 from adaptssr_jax.table.row_adam import (
   RowAdamState,
   RowTransformation,
-  caught_up,
-  caught_up_table,
+  apply_pending_rows,
 )
 from adaptssr_jax.table.shards import Shards, is_shards
 from adaptssr_jax.training.step import (
@@ -152,26 +151,10 @@ def apply_pending_updates(state: TrainState) -> Any:
     return state.params
   table, others = _take_table(state.params)
   if is_shards(table):
-    table = _mapped(_catch_up_shard_table)((table, state.opt_state.table), None)
+    table = _mapped(_apply_pending)((table, state.opt_state.table), None)
   else:
-    table = caught_up_table(table, state.opt_state.table)
+    table = apply_pending_rows(table, state.opt_state.table)
   return others | {'table': table}
-
-
-def caught_up_state(state: TrainState) -> TrainState:
-  """A state with all pending row updates applied, optimizer included."""
-  if not isinstance(state.opt_state, RowOptState):
-    return state
-  table, others = _take_table(state.params)
-  parts = table, state.opt_state.table
-  if is_shards(table):
-    table, table_state = _mapped(_catch_up_shard)(parts, None)
-  else:
-    table, table_state = jax.jit(caught_up)(*parts)
-  return state._replace(
-    params=others | {'table': table},
-    opt_state=state.opt_state._replace(table=table_state),
-  )
 
 
 def _take_table(params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -202,17 +185,8 @@ def _init_shard(
   return _split_state(optimizer.init(table.rows))
 
 
-def _catch_up_shard_table(
-  parts: tuple[Shards, RowAdamState], _: None
-) -> Shards:
-  return Shards(caught_up_table(*_local(*parts)))
-
-
-def _catch_up_shard(
-  parts: tuple[Shards, RowAdamState], _: None
-) -> tuple[Shards, RowAdamState]:
-  table, state = caught_up(*_local(*parts))
-  return Shards(table), _split_state(state)
+def _apply_pending(parts: tuple[Shards, RowAdamState], _: None) -> Shards:
+  return Shards(apply_pending_rows(*_local(*parts)))
 
 
 _OF_ROWS = ('mu', 'nu', 'last', 'to_come')

@@ -15,7 +15,6 @@ from adaptssr_jax.data.prepared.batches import steps_per_epoch, users_per_device
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import (
   apply_pending_updates,
-  caught_up_state,
 )
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
@@ -112,7 +111,9 @@ def train(run: Run, state: TrainState) -> TrainState:
   """Trains from the newest checkpoint of the run, or from this state.
 
   Returns:
-    The state after the last step, or the best one if epochs have scores.
+    The state after the last step, or the best one if epochs have scores. Its
+    parameters are for use outside training: pending updates of rows are applied
+    to them, but not to `opt_state`, so training cannot continue from it.
   """
   settings = run.settings
   with deferred():
@@ -128,7 +129,7 @@ def train(run: Run, state: TrainState) -> TrainState:
         f'{run.folder}: stopped after step {int(state.step):,} of '
         f'{run.num_steps:,}, which is saved'
       )
-  return caught_up_state(state)
+  return state._replace(params=apply_pending_updates(state))
 
 
 def _train_on(
