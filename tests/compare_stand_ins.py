@@ -47,16 +47,16 @@ class StandIns:
   def baseline(self, settings):
     self._cell(settings, None)
 
-  def encode(self, settings, *, data, histories):
-    assert len(histories.order) == sum(
-      len(part.items) for part in data.splits.values()
-    )
+  def encode(self, settings, *, data):
+    del data
     self._start(settings)
 
-  def read(self, settings, *, data, histories):
-    assert settings.vectors.endswith(histories.name)
-    # Of the pre-training: vectors/METHOD/seed_N/USERS.
-    self._cell(settings, settings.vectors.split('/')[-2])
+  def read(self, settings, *, data):
+    # Vectors are in vectors/METHOD/seed_N/TASK: the seed is of pre-training.
+    *_, seed, task = settings.vectors.split('/')
+    assert task == settings.task
+    assert task in data.name
+    self._cell(settings, seed)
 
   def _cell(self, settings, seed):
     folder = self._start(settings)

@@ -1,4 +1,4 @@
-"""Columns in which vectors are read: encoded once, and read by the split."""
+"""The frozen columns: users are encoded once, and probed split by split."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from adaptssr_jax.data import resplit
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import compare, finetune
 from experiments.comparison import frozen
-from experiments.comparison.frozen import histories_of, users_in_order
+from experiments.comparison.frozen import rows_of, stored_users
 from experiments.comparison.grid import Cell, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import page_of
@@ -78,25 +78,28 @@ def whole(tmp_path_factory, data_dir):
     return Whole(settings, compare.main(settings), made)
 
 
-def test_vectors_are_encoded_once_for_tasks_with_the_same_users(whole):
+def test_vectors_are_encoded_once_for_all_splits_and_shares(whole):
   grid = compare.read_grid(whole.settings)
   runs = plan(grid)
   names = [one.name for one in runs]
   vectors = [one for one in runs if isinstance(one, Vectors)]
-  # All tasks have the same users.
-  assert [one.method for one in vectors] == ['random_encoder', 'pooled_items']
+  assert [(one.method, one.task) for one in vectors] == [
+    (method, task)
+    for method in ('random_encoder', 'pooled_items')
+    for task in ('gender', 'age', 'click')
+  ]
   for one in vectors:
-    first = f'cells/{one.method}/gender/frozen/share_1/split_0/seed_7'
+    first = f'cells/{one.method}/{one.task}/frozen/share_1/split_0/seed_7'
     assert names.index(one.name) < names.index(first)
   pretrained = names.index('pretrain/pooled_items/seed_7')
-  assert pretrained < names.index(vectors[1].name)
+  assert pretrained < names.index(vectors[3].name)
   cells = [one for one in runs if isinstance(one, Cell)]
   # Of 2 models x 2 shares x 3 splits x 5 columns, of click but one.
   assert sum(one.is_frozen for one in cells) == 60
   # Fine-tuned: 2 models x 2 shares x 3 tasks x 2 splits. Of a bag, 2 x 2 x 4
   # splits, since both kinds of columns have the first.
   assert len(cells) == 60 + 24 + 2 * 16
-  assert len(whole.made.calls) == len(runs) == len(cells) + 3
+  assert len(whole.made.calls) == len(runs) == len(cells) + 6 + 1
   assert len(whole.results['cells']) == len(cells)
   assert whole.results['cells'][0]['mode'] == 'fine_tuned'
 
@@ -108,16 +111,16 @@ def test_cells_have_the_flags_of_their_mode(whole):
   cell = made[f'{place}/frozen/share_0.05/split_2/seed_7']
   # 5 % of the 120 labels.
   assert (cell.split_seed, cell.train_users, cell.with_bag) == (2, 6, False)
-  folder = f'{settings.workdir}/vectors/pooled_items/seed_7/'
-  assert cell.vectors.startswith(folder)
+  folder = f'{settings.workdir}/vectors/pooled_items/seed_7/gender'
+  assert cell.vectors == folder
   cell = made[f'{place}/frozen_with_bag/share_1/split_0/seed_7']
   assert (cell.train_users, cell.with_bag, cell.max_length) == (0, True, 0)
   encoding = made[cell.vectors.split('/compare/')[1]]
   pretrained = f'{settings.workdir}/pretrain/pooled_items/seed_7'
   assert (encoding.pretrained, encoding.seed) == (pretrained, 7)
-  (name,) = (name for name in made if name.startswith('vectors/random'))
-  assert made[name].pretrained == ''
-  assert made[name].encoder_fields() == SHAPE
+  random = made['vectors/random_encoder/seed_7/age']
+  assert random.pretrained == ''
+  assert random.encoder_fields() == SHAPE
 
 
 def test_columns_are_those_of_all_modes(whole):
@@ -191,7 +194,7 @@ def test_a_killed_comparison_reads_the_rest(
   stand_ins.calls, stand_ins.die_at = [], None
   results = compare.main(settings)
   # 2 models and 2 bags x 2 tasks x 2 shares x 3 splits, after the vectors.
-  assert len(stand_ins.calls) == 48 + 3 - 2 - 9
+  assert len(stand_ins.calls) == 48 + 4 + 1 - 2 - 9
   # As without interruption, and without the other columns.
   frozen_columns = [
     one
@@ -272,37 +275,18 @@ def test_no_bag_is_joined_in_a_ranking(settings):
     compare.main(alone)
 
 
-def test_histories_agree_whatever_the_labels(settings):
-  gender, age = (open_data(settings, task) for task in ('gender', 'age'))
-  of_gender, of_age = histories_of(gender), histories_of(age)
-  assert of_gender.name == of_age.name
-  assert of_gender.name.startswith('200_users_')
-  for data, histories in ((gender, of_gender), (age, of_age)):
-    users = users_in_order(data, histories)
-    stored = resplit(data, 0).splits
-    for part in stored.values():
-      for row, number in enumerate(part.number):
-        place = histories.places_of(part)[row]
-        assert place == np.argsort(histories.order)[number]
-        assert users.user_id[place].tolist() == part.user_id[row].tolist()
-        assert users.items[place].tolist() == part.items[row].tolist()
-  items = age.vocabulary.items
-  other = age._replace(vocabulary=age.vocabulary._replace(items=items[::-1]))
-  assert histories_of(other).name != of_age.name
-
-
-def test_a_user_of_a_ranking_has_one_history(settings):
-  click = open_data(settings, 'click')
-  histories = histories_of(click)
-  # Of 60 % of the rows and of the others.
-  assert sum(len(part.items) for part in click.splits.values()) > 200
-  assert histories.name == histories_of(open_data(settings, 'age')).name
-  users = users_in_order(click, histories)
-  assert len(users.items) == 200
-  for part in resplit(click, 3).splits.values():
-    for user, place in enumerate(histories.places_of(part)):
-      assert users.user_id[place].tolist() == part.user_id[user].tolist()
-      assert users.items[place].tolist() == part.items[user].tolist()
+def test_every_split_finds_its_users(settings):
+  for task in ('gender', 'click'):
+    data = open_data(settings, task)
+    users = stored_users(data)
+    # In a ranking, a user who is in several splits is encoded once.
+    assert len(users.items) == 200
+    for seed in (0, 3):
+      for part in resplit(data, seed).splits.values():
+        for user, row in enumerate(rows_of(part, data)):
+          assert users.user_id[row].tolist() == part.user_id[user].tolist()
+          assert users.items[row].tolist() == part.items[user].tolist()
+  assert sum(len(part.items) for part in data.splits.values()) > 200
 
 
 def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
@@ -311,10 +295,9 @@ def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
   source = {'pretrained': save_run(tmp_path / 'run', ITEMS, seed=3)}
   task = {'task': 'click', 'split_seed': 3, 'train_users': 300}
   data = open_data(frozen.VectorSettings(**place), 'click')
-  found = {'data': data, 'histories': histories_of(data)}
   frozen.encode(
     frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source, **place),
-    **found,
+    data=data,
   )
   cell = frozen.ReadingSettings(
     workdir=str(tmp_path / 'cell'),
@@ -323,7 +306,7 @@ def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
     data_dir=data_dir,
     **task,
   )
-  read = frozen.read_vectors(cell, **found)
+  read = frozen.read_vectors(cell, data=data)
   probe = finetune.FinetuneSettings(
     workdir=str(tmp_path / 'probe'), mode='probe', **source, **task, **place
   )
@@ -349,12 +332,11 @@ def test_vectors_are_read_by_the_row(
     **place,
   )
   data = open_data(settings, task)
-  histories = histories_of(data)
-  # Vectors that say the label, in the order of the histories.
+  # Vectors that are the label of the row, in the order of `stored_users`.
   label = np.concatenate([part.label for part in data.splits.values()])
   ones = np.eye(len(data.vocabulary.labels), dtype=np.float32)
-  np.savez(tmp_path / 'vectors.npz', vector=ones[label[histories.order]])
-  found = frozen.read_vectors(settings, data=data, histories=histories)
+  np.savez(tmp_path / 'vectors.npz', vector=ones[label])
+  found = frozen.read_vectors(settings, data=data)
   assert found['test'][metric] == found['validation'][metric] == 1
   assert ('bag_weight' in found) == with_bag
   folder = tmp_path / 'cell'
@@ -376,16 +358,15 @@ def test_few_labels_are_the_first_of_the_training_rows(tmp_path, data_dir):
     data_dir=data_dir,
   )
   data = open_data(settings, 'gender')
-  histories = histories_of(data)
   train = resplit(data, 4).splits['train']
   label = np.concatenate([part.label for part in data.splits.values()])
   # The other training rows say the opposite of their label.
   says = label.copy()
   says[train.number[5:]] = 1 - label[train.number[5:]]
   assert len(set(label[train.number[:5]])) == 2
-  vector = says[histories.order, None].astype(np.float32)
+  vector = says[:, None].astype(np.float32)
   np.savez(tmp_path / 'vectors.npz', vector=vector)
-  found = frozen.read_vectors(settings, data=data, histories=histories)
+  found = frozen.read_vectors(settings, data=data)
   assert found['test']['accuracy'] == found['validation']['accuracy'] == 1
 
 
@@ -410,12 +391,11 @@ def test_vectors_are_those_of_the_encoder(tmp_path, data_dir, is_pretrained):
   else:
     encoder, params = make_encoder(settings, items, jax.random.key(0))
     known = items
-  histories = histories_of(data)
-  vectors = frozen.encode(settings, data=data, histories=histories)
+  vectors = frozen.encode(settings, data=data)
   with np.load(tmp_path / 'vectors' / 'vectors.npz') as found:
     assert np.array_equal(found['vector'], vectors)
   assert vectors.shape == (200, SHAPE['embed_dim'])
-  users = users_in_order(data, histories)
+  users = stored_users(data)
   rows = users.items.padded(np.array([3, 150]), SHAPE['max_length'])
   number = {item: place for place, item in enumerate(known, 1)}
   numbers = np.array([0, *(number[item] for item in items)])

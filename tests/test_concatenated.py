@@ -14,7 +14,6 @@ from experiments.comparison.frozen import (
   ReadingSettings,
   VectorSettings,
   encode,
-  histories_of,
   read_vectors,
 )
 from experiments.comparison.grid import Pretraining, Vectors, plan
@@ -108,7 +107,6 @@ def test_a_probe_reads_them_as_a_comparison_does(data_dir, tmp_path):
   result = finetune.main(probing)
   assert result['concatenate'] == [runs[1]]
   data = open_data(probing, 'gender')
-  compared = {'data': data, 'histories': histories_of(data)}
   named = {'dataset': DATA, 'data_dir': data_dir}
   encoding = VectorSettings(
     workdir=str(tmp_path / 'vectors'),
@@ -116,11 +114,11 @@ def test_a_probe_reads_them_as_a_comparison_does(data_dir, tmp_path):
     concatenate=runs[1:],
     **named,
   )
-  assert encode(encoding, **compared).shape == (200, 12)
+  assert encode(encoding, data=data).shape == (200, 12)
   reading = ReadingSettings(
     workdir=str(tmp_path / 'read'), vectors=encoding.workdir, **named
   )
-  found = read_vectors(reading, **compared)
+  found = read_vectors(reading, data=data)
   for split in ('validation', 'test'):
     for name, value in found[split].items():
       assert result[split][name] == pytest.approx(value, abs=0.03)
@@ -166,18 +164,20 @@ def test_a_comparison_makes_both_runs_first(
   made = plan(compare.read_grid(settings))
   stages = [one.method for one in made if isinstance(one, Pretraining)]
   assert stages == ['joint', 'sasrec']
-  (vectors,) = [one for one in made if isinstance(one, Vectors)]
-  # Of two tasks and two splits each.
-  assert len(made) == 2 + 1 + 4
+  vectors = [one for one in made if isinstance(one, Vectors)]
+  assert [one.task for one in vectors] == ['gender', 'click']
+  # Each task has two splits.
+  assert len(made) == 2 + 2 + 4
   compare.main(settings)
-  (encoding,) = [
+  encodings = [
     one for one in stand_ins.settings if isinstance(one, VectorSettings)
   ]
   joint, sasrec = (f'{settings.workdir}/{one.name}' for one in made[:2])
-  assert (encoding.pretrained, encoding.concatenate) == (joint, (sasrec,))
+  for encoding in encodings:
+    assert (encoding.pretrained, encoding.concatenate) == (joint, (sasrec,))
   # What it was made with has the flags of both.
   folder = pathlib.Path(settings.workdir)
-  record = json.loads((folder / f'{vectors.name}.json').read_text())
+  record = json.loads((folder / f'{vectors[0].name}.json').read_text())
   for name in stages:
     assert f'pretrain/{name}/seed_7:objective' in record['flags']
   assert drawn == [['joint_and_sasrec']]

@@ -44,9 +44,11 @@ def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
   if isinstance(run, Pretraining):
     return pretrain.main, _pretrain_settings(grid, run)
   if isinstance(run, Vectors):
-    return _encoding(grid, run)
+    main = functools.partial(frozen.encode, data=grid.tasks[run.task])
+    return main, _vector_settings(grid, run)
   if run.is_frozen:
-    return _reading(grid, run)
+    main = functools.partial(frozen.read_vectors, data=grid.tasks[run.task])
+    return main, _reading_settings(grid, run)
   if grid.method(run.method).baseline:
     return baselines.main, _baseline_settings(grid, run)
   return finetune.main, _finetune_settings(grid, run)
@@ -61,7 +63,7 @@ def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
   if isinstance(run, Pretraining):
     return [Pretraining(method.after, run.seed)] if method.after else []
   if isinstance(run, Cell) and run.is_frozen:
-    return [vectors_of(grid, run)]
+    return [vectors_of(run)]
   if isinstance(run, Vectors) and method.concatenated:
     return [Pretraining(name, run.seed) for name in method.concatenated]
   if not method.flags:
@@ -157,41 +159,23 @@ def _finetune_settings(grid: Grid, cell: Cell) -> finetune.FinetuneSettings:
   return dataclasses.replace(settings, seed=cell.seed, **fields)
 
 
-def _encoding(
-  grid: Grid, run: Vectors
-) -> tuple[Callable[[Any], Any], frozen.VectorSettings]:
-  # Any of the tasks with these users: they have the same.
-  task = next(
-    task for task, found in grid.histories.items() if found.name == run.users
-  )
+def _vector_settings(grid: Grid, run: Vectors) -> frozen.VectorSettings:
   source, *more = _source_paths(grid, run) or ['']
-  settings = frozen.VectorSettings(
+  return frozen.VectorSettings(
     workdir=str(grid.folder / run.name),
     pretrained=source,
     concatenate=tuple(more),
     seed=run.seed,
     **grid.data | ({} if source else grid.shape()),
   )
-  main = functools.partial(
-    frozen.encode, data=grid.tasks[task], histories=grid.histories[task]
-  )
-  return main, settings
 
 
-def _reading(
-  grid: Grid, cell: Cell
-) -> tuple[Callable[[Any], Any], frozen.ReadingSettings]:
-  settings = frozen.ReadingSettings(
+def _reading_settings(grid: Grid, cell: Cell) -> frozen.ReadingSettings:
+  return frozen.ReadingSettings(
     vectors=_source_path(grid, cell),
     with_bag=cell.mode == FROZEN_WITH_BAG,
     **_cell_fields(grid, cell),
   )
-  main = functools.partial(
-    frozen.read_vectors,
-    data=grid.tasks[cell.task],
-    histories=grid.histories[cell.task],
-  )
-  return main, settings
 
 
 # Free to change in a run that goes on, but not in one that is compared.
@@ -262,8 +246,6 @@ def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
   flags['dataset'] = (
     grid.pretrain_data
     if isinstance(run, Pretraining)
-    else run.users
-    if isinstance(run, Vectors)
     else grid.tasks[run.task].name
   )
   for source in sources_of(grid, run):

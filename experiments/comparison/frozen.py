@@ -1,14 +1,12 @@
 """The frozen columns of a comparison: encoding all users once, then probes.
 
-The vectors of a pre-training run are encoded once for all tasks with the same
-users. A cell is then a regression on the CPU, without any JAX program.
+The users of a task are encoded once for all splits and shares of its labels. A
+cell is then a regression on the CPU, without any JAX program.
 """
 
 import dataclasses
-import hashlib
-import itertools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,57 +36,23 @@ from experiments.run.workdir import atomic_savez, opened_workdir
 VECTORS = 'vectors.npz'
 
 
-class Histories(NamedTuple):
-  """The histories of a task in an order that does not depend on its labels."""
+def stored_users(data: UserData) -> UserArrays:
+  """The users of a task, each history once, without labels and targets.
 
-  name: str  # the same for all tasks with the same users, histories and items
-  order: np.ndarray  # the number of the stored history at each place
-  # Of each row by its number, or in a ranking of each user, the place.
-  places: np.ndarray
-
-  def places_of(self, users: UserArrays) -> np.ndarray:
-    """Where the histories of these users are, of any split of any seed."""
-    is_ranking = users.user_number is not None
-    return self.places[users.user_number if is_ranking else users.number]
-
-
-def histories_of(data: UserData) -> Histories:
-  """The histories of a task with the stored splits.
-
-  They are ordered by a digest of the user id and the items, so that tasks which
-  only label the same users otherwise agree in the order and in the name. In a
-  ranking a user who is in several splits has the same history in all of them,
-  and one place.
+  In a ranking a user who is in several splits has the same history in all of
+  them. The users are in the order of `history_numbers`.
   """
-  digests = [
-    hashlib.blake2b(
-      user_id.tobytes() + b'\0' + items.astype('<i4').tobytes(), digest_size=16
-    ).digest()
-    for part in data.splits.values()
-    for user_id, items in zip(part.user_id, part.items, strict=True)
-  ]
-  owners = history_numbers(data)
-  first = np.unique(owners, return_index=True)[1]
-  order = np.array(sorted(first.tolist(), key=digests.__getitem__))
-  places = np.zeros(owners.max() + 1, int)
-  places[owners[order]] = np.arange(len(order))
-  whole = hashlib.blake2b(digest_size=6)
-  for text in itertools.chain(
-    (digests[row] for row in order),
-    (f'{item}\0'.encode() for item in data.vocabulary.items),
-  ):
-    whole.update(text)
-  name = f'{len(order)}_users_{whole.hexdigest()}'
-  return Histories(name, order, places)
-
-
-def users_in_order(data: UserData, histories: Histories) -> UserArrays:
-  """The users at each place, without labels and targets."""
+  first = np.unique(history_numbers(data), return_index=True)[1]
   parts = data.splits.values()
   columns = [part.user_id for part in parts], [part.items for part in parts]
-  return UserArrays(
-    *(RaggedView(tuple(column), histories.order) for column in columns)
-  )
+  return UserArrays(*(RaggedView(tuple(column), first) for column in columns))
+
+
+def rows_of(users: UserArrays, data: UserData) -> np.ndarray:
+  """The row of `stored_users` for each user of any split of any seed."""
+  is_ranking = users.user_number is not None
+  number = users.user_number if is_ranking else users.number
+  return np.searchsorted(np.unique(history_numbers(data)), number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,10 +91,8 @@ class ReadingSettings(DataSettings):
   train_users: int = train_users_flag()
 
 
-def encode(
-  settings: VectorSettings, *, data: UserData, histories: Histories
-) -> np.ndarray:
-  """Writes and returns the vectors of all users, in the order of `histories`.
+def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
+  """Writes and returns the vectors of the `stored_users` of a task.
 
   They are float32 [users, features].
   """
@@ -146,37 +108,34 @@ def encode(
       models = [with_items(open_source(settings, run), items) for run in runs]
     else:
       models = [make_encoder(settings, items, jax.random.key(settings.seed))]
-    users = users_in_order(data, histories)
-    vectors = encode_concatenated(settings, [users], models)
+    vectors = encode_concatenated(settings, [stored_users(data)], models)
     atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 
 
 def read_vectors(
-  settings: ReadingSettings, *, data: UserData, histories: Histories
+  settings: ReadingSettings, *, data: UserData
 ) -> dict[str, Any]:
   """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
     splits = resplit(data, settings.split_seed).splits
     train = splits['train'].first(settings.train_users)
     known = data._replace(splits=splits | {'train': train})
+    rows = {name: rows_of(part, data) for name, part in known.splits.items()}
     with np.load(pathlib.Path(settings.vectors) / VECTORS) as found:
-      vectors = {
-        name: found['vector'][histories.places_of(part)]
-        for name, part in known.splits.items()
-      }
+      vector = found['vector']
+    vectors = {name: vector[some] for name, some in rows.items()}
     bag = None
     if settings.with_bag:
       # Of all users: labelled ones alone would not show which items are rare.
       bag = features.tf_idf(
         features.bags(
-          users_in_order(data, histories).items,
+          stored_users(data).items,
           len(data.vocabulary.items),
           max_length=settings.max_length,
         )
       )
-      places = [histories.places_of(part) for part in known.splits.values()]
-      bag = bag[np.concatenate(places)]
+      bag = bag[np.concatenate(list(rows.values()))]
     best = reading.best_of(readings_of(vectors, known, bag=bag))
     about = {'task': settings.task} | best.chosen
     return write_result(folder, about, outputs_of(best, known), known)

@@ -11,7 +11,6 @@ from typing import Any
 
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
-from experiments.comparison.frozen import Histories
 from experiments.comparison.methods import (
   FINE_TUNED,
   FROZEN_WITH_BAG,
@@ -46,21 +45,21 @@ class Pretraining:
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-  """What an encoder, pre-trained or random, says of all users of some tasks."""
+  """The vectors that an encoder, trained or random, gives users of a task."""
 
   method: str
   seed: int
-  users: str
+  task: str
 
   @property
   def name(self) -> str:
     """Its folder in that of the comparison."""
-    return f'vectors/{self.method}/seed_{self.seed}/{self.users}'
+    return f'vectors/{self.method}/seed_{self.seed}/{self.task}'
 
   @property
   def timing_group(self) -> str:
     """What runs that take about as long have in common."""
-    return f'vectors/{self.users}'
+    return f'vectors/{self.task}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,6 @@ class Grid:
   reference: str  # the row that the others are compared with
   tasks: Mapping[str, UserData]  # the columns, with the stored splits
   modes: tuple[str, ...]  # how vectors are used
-  histories: Mapping[str, Histories]  # of the tasks that are read frozen
   shares: tuple[float, ...]  # of the training rows
   splits: tuple[int, ...]  # seeds of the splits
   probe_splits: tuple[int, ...]  # the same where vectors are read
@@ -219,9 +217,7 @@ def plan(grid: Grid) -> list[Run]:
       for mode in grid.modes_of(task):
         for share in grid.shares:
           cells = cells_of(grid, name, task, share, mode)
-          runs += [
-            vectors_of(grid, cell) for cell in cells if cell.is_frozen
-          ] + cells
+          runs += [vectors_of(cell) for cell in cells if cell.is_frozen] + cells
   return list(dict.fromkeys(runs))
 
 
@@ -241,9 +237,9 @@ def cells_of(
   return [Cell(name, task, share, split, seed, mode) for split, seed in runs]
 
 
-def vectors_of(grid: Grid, cell: Cell) -> Vectors:
+def vectors_of(cell: Cell) -> Vectors:
   """The vectors that a cell reads."""
-  return Vectors(cell.method, cell.seed, grid.histories[cell.task].name)
+  return Vectors(cell.method, cell.seed, cell.task)
 
 
 def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:

@@ -10,7 +10,6 @@ from absl import flags
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
-from experiments.comparison.frozen import histories_of
 from experiments.comparison.grid import Grid, check_columns, check_shapes
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
@@ -67,11 +66,6 @@ def read_grid(settings: CompareSettings) -> Grid:
     reference=settings.reference,
     tasks=tasks,
     modes=settings.modes,
-    histories={
-      task: histories_of(users)
-      for task, users in tasks.items()
-      if reads_vectors
-    },
     shares=shares,
     splits=splits,
     probe_splits=probe_splits,

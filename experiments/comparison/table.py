@@ -183,7 +183,7 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
   ]
   if any(FINE_TUNED in grid.modes_of(task) for task in grid.tasks):
     lines += _of_fine_tuning(grid, results, title)
-  if grid.histories:
+  if grid.modes != (FINE_TUNED,):
     lines += _of_frozen(grid)
   lines += [
     f'Pre-trained with {len(grid.pretrain_seeds)} of the {len(grid.seeds)} '
