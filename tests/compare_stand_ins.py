@@ -11,7 +11,7 @@ from experiments import compare
 from experiments.comparison import commands, report
 from experiments.comparison.options import CompareSettings
 from experiments.run.data import open_data
-from experiments.run.workdir import open_workdir
+from experiments.run.workdir import opened_workdir
 from tests.tiny_runs import Interruption
 
 SHAPE = {'max_length': 6, 'embed_dim': 8, 'num_layers': 1}
@@ -85,9 +85,9 @@ class StandIns:
   def _start(self, settings):
     self.settings.append(settings)
     self.calls.append('/'.join(settings.workdir.split('/')[-6:]))
-    folder = open_workdir(settings)
-    if len(self.calls) == self.die_at:
-      raise Interruption
+    with opened_workdir(settings) as folder:
+      if len(self.calls) == self.die_at:
+        raise Interruption
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -18,7 +19,7 @@ from experiments import pretrain
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.pretraining import objectives
 from experiments.run import batches as run_batches
-from experiments.run.workdir import open_workdir
+from experiments.run.workdir import opened_workdir
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
@@ -75,7 +76,7 @@ def test_metrics_are_a_line_every_so_many_steps_and_every_epoch(pretrained):
 
 
 def test_events_say_what_the_lines_say(pretrained):
-  folder = open_workdir(pretrained)
+  folder = pathlib.Path(pretrained.workdir)
   assert events(folder) == in_lines(folder)
 
 
@@ -265,7 +266,8 @@ def test_bad_input_is_refused(tmp_path, data_dir, changes, words):
       pretrain_settings(tmp_path / 'run', **{'data_dir': data_dir} | changes)
     )
   # The folder is still good for a run with the mistake mended.
-  open_workdir(pretrain_settings(tmp_path / 'run', data_dir))
+  with opened_workdir(pretrain_settings(tmp_path / 'run', data_dir)):
+    pass
 
 
 def test_other_settings_are_refused_before_anything_is_done(

@@ -10,7 +10,7 @@ from adaptssr_jax.checkpoint.encoders import restore_encoder
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.run.data import open_data
-from experiments.run.workdir import open_workdir
+from experiments.run.workdir import opened_workdir
 from tests.tiny_runs import (
   ENCODER,
   FINETUNE,
@@ -130,10 +130,13 @@ def test_a_run_on_another_vocabulary_trains_and_is_tested(
 @pytest.mark.parametrize('field', ['events', 'labels'])
 def test_other_tables_are_another_run(tables, tmp_path, field):
   settings = finetune_settings(tables, workdir=str(tmp_path))
-  open_workdir(settings)
-  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+  with opened_workdir(settings) as folder:
+    (folder / 'metrics.jsonl').write_text('{"step": 1}\n')
   other = dataclasses.replace(
     settings, **{field: ('x.csv',) if field == 'events' else 'x.csv'}
   )
-  with pytest.raises(SettingsError, match=f'--{field} was .*, is x.csv'):
-    open_workdir(other)
+  with (
+    pytest.raises(SettingsError, match=f'--{field} was .*, is x.csv'),
+    opened_workdir(other),
+  ):
+    pass

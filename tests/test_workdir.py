@@ -17,7 +17,6 @@ from experiments.run import workdir
 from experiments.run.workdir import (
   METRICS,
   atomic_write,
-  open_workdir,
   opened_workdir,
   write_dataset,
 )
@@ -28,35 +27,41 @@ def settings(folder, **changes):
   return PretrainSettings(workdir=str(folder), **changes)
 
 
+def opened(wanted):
+  """The folder of a run that was opened and closed again."""
+  with opened_workdir(wanted) as folder:
+    return folder
+
+
 @pytest.fixture
 def begun(tmp_path):
   """The folder of a run that has begun to train."""
-  folder = open_workdir(settings(tmp_path / 'run', seed=3))
+  folder = opened(settings(tmp_path / 'run', seed=3))
   (folder / METRICS).write_text('{"step": 1}\n')
   return folder
 
 
 def test_a_folder_is_made_with_the_flags_of_its_run(tmp_path):
   wanted = settings(tmp_path / 'a' / 'b', seed=3, augmentations=('crop',))
-  folder = open_workdir(wanted)
+  folder = opened(wanted)
   assert [path.name for path in folder.iterdir()] == ['flags.txt']
   assert from_flagfile(PretrainSettings, folder / 'flags.txt') == wanted
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-  assert open_workdir(settings(tmp_path)) == tmp_path
+  assert opened(settings(tmp_path)) == tmp_path
 
 
 def test_the_same_settings_open_it_again(begun):
   before = files(begun)
-  open_workdir(settings(begun, seed=3))
+  opened(settings(begun, seed=3))
   assert files(begun) == before
 
 
 def test_other_settings_are_refused_and_named(begun):
   before = files(begun)
   with pytest.raises(SettingsError) as error:
-    open_workdir(settings(begun, seed=4, embed_dim=8))
+    opened(settings(begun, seed=4, embed_dim=8))
   message = str(error.value)
   assert '--embed_dim was not given, is 8; --seed was 3, is 4.' in message
   assert str(begun) in message
@@ -65,37 +70,37 @@ def test_other_settings_are_refused_and_named(begun):
 
 
 def test_a_setting_no_longer_given_is_named(tmp_path):
-  folder = open_workdir(settings(tmp_path / 'run', embed_dim=8))
+  folder = opened(settings(tmp_path / 'run', embed_dim=8))
   (folder / METRICS).write_text('{"step": 1}\n')
   with pytest.raises(SettingsError, match='--embed_dim was 8, is not given'):
-    open_workdir(settings(folder))
+    opened(settings(folder))
 
 
 def test_some_settings_may_change_and_the_file_follows(begun):
   longer = settings(
     begun, seed=3, num_steps=9, checkpoint_every=2, data_dir='other'
   )
-  open_workdir(longer)
+  opened(longer)
   assert from_flagfile(PretrainSettings, begun / 'flags.txt') == longer
 
 
 def test_a_folder_that_moved_goes_on(begun):
   moved = begun.rename(begun.with_name('moved'))
-  assert open_workdir(settings(moved, seed=3)) == moved
+  assert opened(settings(moved, seed=3)) == moved
 
 
 def test_a_run_that_never_began_may_be_given_other_settings(tmp_path):
   """A mistyped data set must not take the folder for ever."""
-  open_workdir(settings(tmp_path / 'run', dataset='typo'))
+  opened(settings(tmp_path / 'run', dataset='typo'))
   right = settings(tmp_path / 'run', dataset='ttl')
-  folder = open_workdir(right)
+  folder = opened(right)
   assert from_flagfile(PretrainSettings, folder / 'flags.txt') == right
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
   (tmp_path / 'thesis.tex').write_text('x')
   with pytest.raises(SettingsError, match=r'holds files but no flags\.txt'):
-    open_workdir(settings(tmp_path))
+    opened(settings(tmp_path))
   assert files(tmp_path) == {'thesis.tex': b'x'}
 
 
@@ -104,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
   (tmp_path / 'file').write_text('x')
   folder = tmp_path / 'file' / below
   with pytest.raises(SettingsError, match=f'^--workdir={folder} cannot be'):
-    open_workdir(settings(folder))
+    opened(settings(folder))
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
@@ -115,7 +120,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_full_disk_is_told_of(tmp_path, monkeypatch):
-  folder = open_workdir(settings(tmp_path / 'run'))
+  folder = opened(settings(tmp_path / 'run'))
 
   def full(path, content):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
@@ -214,15 +219,15 @@ def test_a_checkpoint_binds_to_settings_as_a_metric_does(begun):
   (begun / METRICS).unlink()
   (begun / 'checkpoints' / '4').mkdir(parents=True)
   with pytest.raises(SettingsError, match='--seed was 3, is 4'):
-    open_workdir(settings(begun, seed=4))
+    opened(settings(begun, seed=4))
 
 
 def test_a_result_binds_to_settings_too(tmp_path):
   """A baseline trains nothing, and leaves its result alone."""
-  folder = open_workdir(settings(tmp_path / 'run', seed=3))
+  folder = opened(settings(tmp_path / 'run', seed=3))
   (folder / 'result.json').write_text('{}')
   with pytest.raises(SettingsError, match='--seed was 3, is 4'):
-    open_workdir(settings(folder, seed=4))
+    opened(settings(folder, seed=4))
 
 
 def test_the_commit_is_none_of_a_repository_around_an_installation(

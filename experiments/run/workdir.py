@@ -34,7 +34,11 @@ RESULT = 'result.json'
 
 @contextlib.contextmanager
 def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
-  """Opens the folder as `open_workdir` does, and locks it until exit."""
+  """Makes the folder of a run with its `flags.txt`, or opens it to resume.
+
+  The folder is locked until exit. It is refused if it holds other files, or a
+  run with other settings.
+  """
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
     yield folder
@@ -44,29 +48,26 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
     with writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(folder))
-    yield open_workdir(settings)
+      _refuse_other_settings(settings, folder)
+    atomic_write(folder / _FLAGS, settings.to_flagfile())
+    yield folder
 
 
-def open_workdir(settings: RunSettings) -> pathlib.Path:
-  """Makes the folder of a run with its `flags.txt`, or opens it to resume."""
-  folder = pathlib.Path(settings.workdir)
-  _refuse_other_things(folder)
-  with writing(folder):
-    saved = folder / _FLAGS
-    if saved.exists() and _has_trained(folder):
-      now, free = settings.flag_values(), settings.names_free_to_change()
-      differing = differing_flags(
-        saved_flags(folder), now, free, defaults=settings.default_values()
-      )
-      if differing:
-        raise SettingsError(
-          f'--workdir={settings.workdir} holds a run with other settings: '
-          f'{differing}. Choose another folder, or give it the settings '
-          f'of {saved}'
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(saved, settings.to_flagfile())
-  return folder
+def _refuse_other_settings(settings: RunSettings, folder: pathlib.Path) -> None:
+  saved = folder / _FLAGS
+  if not (saved.exists() and _has_trained(folder)):
+    return
+  differing = differing_flags(
+    saved_flags(folder),
+    settings.flag_values(),
+    settings.names_free_to_change(),
+    defaults=settings.default_values(),
+  )
+  if differing:
+    raise SettingsError(
+      f'--workdir={settings.workdir} holds a run with other settings: '
+      f'{differing}. Choose another folder, or give it the settings of {saved}'
+    )
 
 
 @contextlib.contextmanager
