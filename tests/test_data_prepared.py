@@ -102,32 +102,13 @@ def test_without_locks_the_first_to_end_wins(tmp_path, reads, monkeypatch):
   )
 
 
-def test_leftovers_of_this_machine_and_old_ones_are_removed(tmp_path):
+def test_leftovers_of_this_machine_are_removed(tmp_path):
   parent = place(tmp_path).parent
-  week = time.time() - 8 * 24 * 3600
-  for name, then in (
-    (f'{prepare._prefix()}.dead', None),
-    ('preparing.elsewhere.dead', week),
-    ('preparing.elsewhere.alive', None),
-  ):
+  for name in (f'{prepare._prefix()}.dead', 'preparing.elsewhere.alive'):
     (parent / name / 'synthetic_users').mkdir(parents=True)
-    if then:
-      os.utime(parent / name / 'synthetic_users', (then, then))
-      os.utime(parent / name, (then, then))
   load(make(tmp_path))
   beside = {path.name for path in parent.iterdir()}
   assert beside == {'2.0.0', '.lock', 'preparing.elsewhere.alive'}
-
-
-def test_a_folder_in_which_files_are_young_is_no_leftover(tmp_path):
-  parent = place(tmp_path).parent
-  folder = parent / 'preparing.elsewhere.alive'
-  (folder / 'synthetic_users').mkdir(parents=True)
-  (folder / 'synthetic_users' / 'young').touch()
-  os.utime(folder, (0, 0))
-  load(make(tmp_path))
-  assert folder.exists()
-  assert prepare._last_written(parent / 'removed meanwhile') == 0.0
 
 
 def test_who_waits_for_another_process_is_told_so(tmp_path):
@@ -158,21 +139,13 @@ def test_what_is_prepared_is_opened_without_a_lock(tmp_path, monkeypatch):
   load(make(tmp_path))
 
 
-def test_what_tfds_prepared_alone_gets_its_arrays(tmp_path):
-  make(tmp_path).download_and_prepare(file_format='array_record')
-  assert not is_prepared(make(tmp_path))
-  load(make(tmp_path))
-  assert_alone(tmp_path)
-  load(make(tmp_path / 'other'))
-  assert files(place(tmp_path) / 'arrays') == files(
-    place(tmp_path / 'other') / 'arrays'
-  )
-
-
-def test_a_folder_without_a_data_set_is_named(tmp_path):
-  place(tmp_path).mkdir(parents=True)
-  with pytest.raises(DataError, match=f'{place(tmp_path)} is no data set'):
-    load(make(tmp_path))
+def test_what_load_did_not_prepare_is_named(tmp_path):
+  place(tmp_path / 'empty').mkdir(parents=True)
+  make(tmp_path / 'tfds').download_and_prepare(file_format='array_record')
+  for folder in (tmp_path / 'empty', tmp_path / 'tfds'):
+    assert not is_prepared(make(folder))
+    with pytest.raises(DataError, match=f'{place(folder)} is no data set that'):
+      load(make(folder))
 
 
 @pytest.mark.parametrize(

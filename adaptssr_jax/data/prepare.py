@@ -4,21 +4,18 @@ A data set is written into a temporary folder next to its final path, which is
 renamed at the end. So a killed process leaves nothing that could be mistaken
 for a data set. If two processes prepare the same data set, the first to finish
 wins, and the other uses its result. Where the file system has locks, they take
-turns, and the holder of the lock removes temporary folders of its machine,
-since their processes must have died.
+turns, and the holder of the lock removes the temporary folders of this machine,
+since their processes must have died. Folders that other machines left stay.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import pathlib
 import platform
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 
 import tensorflow_datasets as tfds
@@ -32,12 +29,10 @@ from adaptssr_jax.files import locked
 ARRAYS = 'arrays'
 _LOCK = '.lock'
 _SCRATCH = 'preparing'
-# After which a folder that another machine left is not written any more.
-_ABANDONED = 7 * 24 * 3600.0
 
 
 def is_prepared(builder: UserBuilder) -> bool:
-  """Whether the data set is there, whole."""
+  """Whether the data set has been prepared, by `prepare`."""
   return (pathlib.Path(builder.data_dir) / ARRAYS).exists()
 
 
@@ -69,39 +64,34 @@ def prepare(
   with locked(
     parent / _LOCK, on_wait=functools.partial(tell, waiting)
   ) as is_alone:
+    exists = folder.exists()
     if is_prepared(builder):
       return
+    if exists:
+      raise DataError(
+        f'{builder.data_dir} is no data set that `adaptssr_jax.data.load` '
+        'prepared: delete it, and it will be prepared'
+      )
     tell(f'Downloading and preparing {builder.data_dir}...')
     if is_alone:
-      _remove_leftovers(parent)
+      for leftover in parent.glob(f'{_prefix()}.*'):
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(
       prefix=f'{_prefix()}.', dir=parent, ignore_cleanup_errors=True
     ) as scratch:
-      made = pathlib.Path(scratch)
-      if folder.exists():
-        # What lacks where TFDS alone prepared the data set.
-        made, folder = made / ARRAYS, folder / ARRAYS
-        stored = _builder_in(builder, builder.data_dir_root)
-        if not stored.info.initialized:
-          raise DataError(
-            f'{builder.data_dir} is no data set: delete it, and it will be '
-            'prepared'
-          )
-        write_columns(stored, made)
-      else:
-        made = _make(builder, made, manual_dir, beam_options, tell)
+      made = _make(builder, scratch, manual_dir, beam_options, tell)
       _publish(made, folder)
 
 
 def _make(
   builder: UserBuilder,
-  scratch: pathlib.Path,
+  scratch: str,
   manual_dir: str | None,
   beam_options: Sequence[str] | None,
   tell: Callable[[str], None],
 ) -> pathlib.Path:
-  """Makes the whole data set somewhere else; returns its folder."""
-  staged = _builder_in(builder, scratch)
+  """Prepares the data set below `scratch` and returns its folder."""
+  staged = type(builder)(config=builder.builder_config, data_dir=scratch)
   staged.beam_options = beam_options
   staged.download_and_prepare(
     file_format='array_record',
@@ -119,10 +109,6 @@ def _make(
   return made
 
 
-def _builder_in(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
-  return type(builder)(config=builder.builder_config, data_dir=data_dir)
-
-
 def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
   try:
     made.rename(folder)
@@ -132,26 +118,8 @@ def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
       raise
 
 
-def _remove_leftovers(parent: pathlib.Path) -> None:
-  """Removes what dead processes left; the lock has to be held."""
-  for path in parent.glob(f'{_SCRATCH}.*'):
-    # Some locks do not reach other machines, where it may still be written.
-    is_ours = path.name.startswith(f'{_prefix()}.')
-    if is_ours or time.time() - _last_written(path) > _ABANDONED:
-      shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_written(folder: pathlib.Path) -> float:
-  """When anything in a folder was, in seconds; 0 if it is gone meanwhile."""
-  last = 0.0
-  # Unlike `Path.rglob`, it goes on where a folder is removed meanwhile.
-  for parent, _, names in os.walk(folder):
-    for path in (parent, *(os.path.join(parent, name) for name in names)):
-      with contextlib.suppress(FileNotFoundError):
-        last = max(last, os.path.getmtime(path))
-  return last
-
-
 def _prefix() -> str:
+  """Begins the names of the temporary folders of this machine."""
+  # Some locks do not reach other machines, which may still be writing theirs.
   machine = re.sub('[^0-9A-Za-z-]', '-', platform.node())
   return f'{_SCRATCH}.{machine}'
