@@ -1,4 +1,4 @@
-"""The tables of the docs are those of the committed numbers."""
+"""The tables of the docs equal the committed numbers."""
 
 import shutil
 import subprocess
@@ -34,4 +34,4 @@ def test_a_number_that_was_typed_in_is_found(tmp_path, name):
   page.write_text(text[:start] + text[start:].replace(' ± 0.4', ' ± 0.3', 1))
   done = checked(tmp_path)
   assert done.returncode != 0
-  assert f'{page.name}: a table is not that of' in done.stderr
+  assert f'{page.name}: a table differs from its numbers' in done.stderr

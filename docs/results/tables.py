@@ -1,13 +1,13 @@
-"""Writes the tables of accuracies into the docs, from the numbers beside it.
+"""Writes the tables of accuracies into the docs, from these numbers.
 
   python docs/results/tables.py            # rewrites docs/results.md, README.md
-  python docs/results/tables.py --check    # fails if they say something else
+  python docs/results/tables.py --check    # fails if a table is out of date
   python docs/results/tables.py --collect=runs/ml1m/rivals --name=ml1m_rivals
 
-The last takes the numbers of the cells of a comparison into `NAME.json`, of
-some `--methods` and `--splits` if they are given. A table stands between
-`<!-- table NAME SHARE,... TASK,... MODE,... -->`, with shares of the training
-labels, and `<!-- end -->`.
+The last command collects the numbers of the cells of a comparison in
+`NAME.json`, only those of some `--methods` and `--splits` if they are given. A
+table stands between `<!-- table NAME SHARE,... TASK,... MODE,... -->`, where a
+share is that of the training labels, and `<!-- end -->`.
 """
 
 import argparse
@@ -22,11 +22,11 @@ PAGES = (HERE.parent / 'results.md', HERE.parent.parent / 'README.md')
 TITLES = {
   'most_popular': 'Most popular',
   'last_item': 'Last item, a Markov chain',
-  'none': 'None: trained end to end',
+  'none': 'No pre-training: trained end to end',
   'random_encoder': 'Random encoder',
-  'bag_of_items': 'Bag of items, as far as the encoder reads',
+  'bag_of_items': 'Bag of items, only what the encoder reads',
   'bag_of_items_whole': 'Bag of items, whole history',
-  'bag_svd': 'SVD of the bag, as far as the encoder reads',
+  'bag_svd': 'SVD of the bag, only what the encoder reads',
   'masked_items': 'Masked items',
   'masked_items,two_layers': 'Masked items, 2 layers',
   'pooled_items+objective=masked_items': 'Masked items',
@@ -34,7 +34,7 @@ TITLES = {
   'pooled_items': 'Pooled items',
   'pooled_items_longer': 'Pooled items, continued',
   'adaptssr_after_pooled': 'Pooled items, then AdaptSSR as in the paper',
-  'last_stage': 'Pooled items, then AdaptSSR beside them',
+  'last_stage': 'Pooled items, continued with AdaptSSR',
   'joint': 'Pooled items and AdaptSSR from the start',
   'pooled_items_48': 'Pooled items, 48 epochs',
   'pooled_items+num_epochs=24': 'Pooled items, 24 epochs',
@@ -107,7 +107,7 @@ TITLES |= {
 # See `ml1m_weights`.
 TITLES |= {
   f'{method}+objective=masked_items-{method}+objective_weights=1-{weight}': (
-    f'Masked items, then {title} of weight {weight} beside them'
+    f'Masked items, continued with {title} of weight {weight}'
   )
   for method, title, weight in (
     *((method, title, '0.1') for method, title in RIVALS.items()),
@@ -115,7 +115,7 @@ TITLES |= {
     ('adaptssr', 'AdaptSSR', '1'),
   )
 }
-# Of both together, one layer, 12 epochs, see `ml1m_tuning`.
+# Both objectives together, one layer, 12 epochs: see `ml1m_tuning`.
 TITLES |= {
   f'joint{flags}': title
   for flags, title in (
@@ -152,7 +152,7 @@ _TABLE = re.compile(
 
 
 def mean_and_error(values: list[float]) -> str:
-  """The mean of the splits and its standard error, in percent."""
+  """Formats the mean over splits and its standard error, in percent."""
   mean, error = statistics.fmean(values), statistics.stdev(values)
   digits = 1 if mean >= 0.1 else 2
   error /= len(values) ** 0.5
@@ -162,7 +162,7 @@ def mean_and_error(values: list[float]) -> str:
 def table(
   names: list[str], shares: list[str], tasks: list[str], modes: list[str]
 ) -> str:
-  """A table of Markdown, a row a method; - where there is no number."""
+  """A table in Markdown with one row per method; - where there is no number."""
   found = collections.defaultdict(list)
   (name,) = names
   for cell in json.loads((HERE / f'{name}.json').read_text()):
@@ -192,7 +192,7 @@ def table(
 
 
 def with_tables(text: str) -> str:
-  """A page with its tables made anew."""
+  """The page with its tables written again from the numbers."""
   return _TABLE.sub(
     lambda found: (
       found[1]
@@ -257,7 +257,7 @@ def main() -> None:
     wanted = with_tables(text)
     if check and text != wanted:
       raise SystemExit(
-        f'{page.name}: a table is not that of its numbers: run '
+        f'{page.name}: a table differs from its numbers: run '
         'python docs/results/tables.py'
       )
     page.write_text(wanted)
