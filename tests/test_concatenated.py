@@ -130,7 +130,7 @@ def test_what_does_not_go_with_several_encoders(runs, settings, tmp_path):
   with pytest.raises(SettingsError, match='--concatenate is for --mode=probe'):
     with_defaults(full)
   one = dataclasses.replace(full, mode='probe', pretrained='')
-  with pytest.raises(SettingsError, match='more runs than that of --pretr'):
+  with pytest.raises(SettingsError, match='give --pretrained=DIR too'):
     with_defaults(one)
   items = dataclasses.replace(
     settings,

@@ -252,11 +252,11 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
   [
     (
       {'task': 'click', 'mode': 'probe', 'with_bag': True},
-      '--with_bag needs classes, and click is a ranking',
+      '--with_bag is for classification or conversion tasks; click is a ran',
     ),
     (
       {'task': 'click', 'mode': 'probe', 'probe_model': 'lightgbm'},
-      '--probe_model=lightgbm needs classes',
+      '--probe_model is for classification or conversion tasks',
     ),
     (
       {'task': 'click', 'mode': 'probe', 'tied_targets': True},
@@ -270,7 +270,7 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
     ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
     ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),
     ({'task': 'click', 'select_by': 'auc'}, 'not measured in a ranking task'),
-    ({'positive_weight': 2.0}, '--positive_weight is for conversion'),
+    ({'positive_weight': 2.0}, '--positive_weight is for conversion tasks'),
     ({'task': 'click_by_user', 'split_seed': 1}, 'would part the users'),
     ({'mode': 'probe', 'train_users': 1}, 'take more than --train_users=1'),
   ],

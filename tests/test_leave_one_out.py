@@ -262,7 +262,7 @@ def test_what_has_no_such_split_is_refused(made, task, changes, words):
     ),
     (
       {'task': 'gender', 'split': 'last_ten'},
-      '--mode=zero_shot is for rankings; gender is a classification task',
+      '--mode=zero_shot is for ranking tasks; gender is a classification t',
     ),
     (
       {'mode': 'full', 'tied_targets': True, 'table_update': 'rows'},
@@ -287,8 +287,8 @@ def test_a_run_that_scores_no_items_ranks_none(made, pretrained, tmp_path):
 @pytest.mark.parametrize(
   ('task', 'flags', 'words'),
   [
-    ('gender', {'tied_targets': True}, '--tied_targets is for rankings'),
-    ('age', {'ranking_loss': 'softmax'}, '--ranking_loss=softmax is for rank'),
+    ('gender', {'tied_targets': True}, '--tied_targets is for ranking tasks'),
+    ('age', {'ranking_loss': 'softmax'}, '--ranking_loss is for ranking tasks'),
   ],
 )
 def test_flags_of_rankings_are_of_rankings(

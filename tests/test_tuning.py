@@ -236,7 +236,7 @@ def test_flags_of_another_mode_are_refused(changes, words):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'task': 'click', 'head': 'linear'}, '--head=linear needs classes'),
+    ({'task': 'click', 'head': 'linear'}, '--head is for classification or'),
     ({'head': 'probe', 'train_users': 1}, '--head=probe needs training rows'),
     (
       {'head_epochs': 1, 'table_update': 'rows'},

@@ -6,7 +6,11 @@ from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays, UserData, resplit
 from experiments.finetuning.tasks import select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
+from experiments.flags.finetuning import (
+  SELECT_BY,
+  FinetuneSettings,
+  check_flags,
+)
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell
@@ -60,38 +64,19 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
     raise SettingsError(
       f'--kind=conversion needs 2 classes; {task} has {len(labels)}'
     )
-  if data.kind != 'conversion' and settings.positive_weight != 1:
-    raise SettingsError(
-      f'--positive_weight is for conversion; {task} is a {data.kind} task'
-    )
-  for_classes = {
-    f'--head={settings.head}': settings.head != 'mlp',
-    '--with_bag': settings.with_bag,
-    f'--probe_model={settings.probe_model}': settings.probe_model != 'logistic',
-  }
-  for flag, is_given in for_classes.items():
-    if data.kind == 'ranking' and is_given:
-      raise SettingsError(
-        f'{flag} needs classes, and {task} is a ranking task: leave it out'
-      )
   check_ranking(settings, data)
+  check_flags(settings, data.kind)
   _check_select_by(settings, data)
 
 
 def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
-  """Raises `SettingsError` where flags of rankings do not fit."""
+  """Refuses flags and source runs that do not fit a ranking task."""
   zero_shot = settings.mode == 'zero_shot'
-  flags = {
-    '--mode=zero_shot': zero_shot,
-    '--tied_targets': settings.tied_targets,
-    '--ranking_loss=softmax': settings.ranking_loss == 'softmax',
-  }
-  given = [name for name, is_given in flags.items() if is_given]
   if data.kind != 'ranking':
-    if given:
+    if zero_shot:
       raise SettingsError(
-        f'{given[0]} is for rankings; {settings.task} is a {data.kind} task: '
-        'leave it out'
+        f'--mode=zero_shot is for ranking tasks; {settings.task} is a '
+        f'{data.kind} task: take another mode'
       )
     return
   if zero_shot and settings.tied_targets is False:
@@ -100,8 +85,9 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
     )
   if settings.tied_targets and settings.shard_table:
     raise SettingsError(
-      f'--shard_table does not go with {given[0]}, which scores targets by the '
-      'whole item table: leave out either'
+      '--shard_table does not go with '
+      f'{"--mode=zero_shot" if zero_shot else "--tied_targets"}, which scores '
+      'targets by the whole item table: leave out either'
     )
   if zero_shot and not settings.pretrained:
     raise SettingsError(

@@ -26,6 +26,22 @@ SELECT_BY = {
 }
 # What may read frozen vectors.
 MODELS = ('logistic', 'lightgbm')
+_ALL_MODES = ('full', 'frozen', 'probe', 'zero_shot')
+_TRAINED = ('full', 'frozen')
+_LABELLED = ('classification', 'conversion')
+# Flags that have an effect only in some modes, or for some kinds of task.
+_ONLY_FOR = {
+  'concatenate': (('probe',), SELECT_BY),
+  'with_bag': (('probe',), _LABELLED),
+  'probe_model': (('probe',), _LABELLED),
+  'head': (_TRAINED, _LABELLED),
+  'ranking_loss': (_TRAINED, ('ranking',)),
+  'tied_targets': ((*_TRAINED, 'zero_shot'), ('ranking',)),
+  'encoder_learning_rate': (('full',), SELECT_BY),
+  'layer_decay': (('full',), SELECT_BY),
+  'head_epochs': (('full',), SELECT_BY),
+  'positive_weight': (_ALL_MODES, ('conversion',)),
+}
 _LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
 _BATCH_SIZES = {'click': 512}
 
@@ -42,7 +58,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     None,
     'What the labels are, if not what the data set says: conversion takes the '
     'second of two classes for a rare event.',
-    choices=('classification', 'conversion'),
+    choices=_LABELLED,
   )
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to start from; else at random.'
@@ -53,7 +69,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'What is trained: encoder and head, the head on a frozen encoder, a '
     'regression on its vectors (probe: logistic, or ridge for rankings), or '
     'nothing: zero_shot ranks items as they were learned in pre-training.',
-    choices=('full', 'frozen', 'probe', 'zero_shot'),
+    choices=_ALL_MODES,
   )
   ranking_loss: str = flag(
     'bpr',
@@ -144,7 +160,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
   """The settings with the flags that the task decides, unless given."""
-  _check_mode(settings)
+  check_flags(settings)
   # A column of somebody's own table may have the name of another task.
   is_own = settings.dataset == 'user_tables'
   task = '' if is_own else settings.task.removesuffix('_by_user')
@@ -164,27 +180,30 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
   return dataclasses.replace(settings, **missing)
 
 
-def _check_mode(settings: FinetuneSettings) -> None:
-  """Raises `SettingsError` where flags contradict the mode, or the epochs."""
-  for name, (is_given, modes) in {
-    'concatenate': (settings.concatenate, ('probe',)),
-    'with_bag': (settings.with_bag, ('probe',)),
-    'probe_model': (settings.probe_model != 'logistic', ('probe',)),
-    'head': (settings.head != 'mlp', ('full', 'frozen')),
-    'ranking_loss': (settings.ranking_loss != 'bpr', ('full', 'frozen')),
-    'tied_targets': (settings.tied_targets, ('full', 'frozen', 'zero_shot')),
-    'encoder_learning_rate': (settings.encoder_learning_rate, ('full',)),
-    'layer_decay': (settings.layer_decay != 1, ('full',)),
-    'head_epochs': (settings.head_epochs, ('full',)),
-  }.items():
-    if is_given and settings.mode not in modes:
+def check_flags(settings: FinetuneSettings, kind: str | None = None) -> None:
+  """Refuses flags that have no effect in the mode, or for the kind of task.
+
+  Args:
+    kind: of the task; None while it is not known.
+  """
+  for name, (modes, kinds) in _ONLY_FOR.items():
+    value = getattr(settings, name)
+    if not value or value == getattr(FinetuneSettings, name):
+      continue
+    if settings.mode not in modes:
       raise SettingsError(
         f'--{name} is for --mode={" or ".join(modes)}, not {settings.mode}: '
         'leave out either'
       )
+    if kind and kind not in kinds:
+      raise SettingsError(
+        f'--{name} is for {" or ".join(kinds)} tasks; {settings.task} is a '
+        f'{kind} task: leave it out'
+      )
   if settings.concatenate and not settings.pretrained:
     raise SettingsError(
-      '--concatenate is of more runs than that of --pretrained: give it first'
+      '--concatenate adds the vectors of more runs to those of --pretrained: '
+      'give --pretrained=DIR too'
     )
   if not settings.num_steps and settings.head_epochs >= settings.num_epochs:
     raise SettingsError(
