@@ -51,21 +51,17 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.ops.buckets import Buckets
 from experiments.embedding.neighbours import check_neighbours, write_neighbours
 from experiments.embedding.users import progress, read_new_users, users_of_part
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run import loop
-from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import (
   Model,
@@ -74,12 +70,7 @@ from experiments.run.encoder import (
   with_items,
 )
 from experiments.run.process import is_main_process, tell, tell_result
-from experiments.run.speed import (
-  effective_length,
-  make_buckets,
-  make_encoding,
-  sample_lengths,
-)
+from experiments.run.speed import encoded
 from experiments.run.vector_files import Piece, check_file, write_vectors
 
 
@@ -184,7 +175,7 @@ def write_users(
   models: Sequence[Model],
 ) -> None:
   """Encodes all users, and writes their vectors and their neighbours."""
-  pieces = embedded_concatenated(settings, splits, models)
+  pieces = embedded(settings, splits, models)
   total = sum(len(users.items) for users in splits)
   shape = total, sum(encoder.vector_dim for encoder, _ in models)
   if not is_main_process():
@@ -215,71 +206,24 @@ def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
   return [UserArrays(users.user_id, users.items) for users in splits]
 
 
-def embedded_concatenated(
+def embedded(
   settings: EmbedSettings,
   splits: Sequence[UserArrays],
   models: Sequence[Model],
 ) -> Iterator[Piece]:
   """The users with their vectors by all models, concatenated."""
-  by_model = []
-  for encoder, params in models:
-    length = effective_length(splits, encoder.max_length)
-    lengths = [sample_lengths(users, length) for users in splits]
-    buckets = make_buckets(settings, np.concatenate(lengths))
-    by_model.append(
-      embedded(
-        settings, splits, encoder, params, buckets=buckets, length=length
-      )
-    )
-  for pieces in zip(*by_model, strict=True):
-    users = pieces[0][0]
-    yield users, np.concatenate([vectors for _, vectors in pieces], axis=1)
-
-
-def embedded(
-  settings: EmbedSettings,
-  splits: Iterable[UserArrays],
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  *,
-  buckets: Buckets,
-  length: int,
-) -> Iterator[Piece]:
-  """The users of all splits with their vectors, batch by batch, in order."""
-  encode, params = make_encoding(
-    settings, encoder, params, buckets=buckets, length=length
-  )
-  for users in splits:
-    before = None
-    for batch, rows in batches_in_order(users, settings, length):
-      vectors = encode(params, {'items': batch['items']})
-      # The devices have this batch to do while the one before is read.
-      if before is not None:
-        yield _piece(users, *before)
-      before = rows, vectors
-    yield _piece(users, *before)
-
-
-def _piece(users: UserArrays, rows: np.ndarray, vectors: Any) -> Piece:
-  return users.user_ids(rows), np.asarray(vectors)[: len(rows)]
+  by_model = [encoded(settings, splits, *model) for model in models]
+  for batches in zip(*by_model, strict=True):
+    users, rows, _ = batches[0]
+    vectors = np.concatenate([some for *_, some in batches], axis=1)
+    yield users.user_ids(rows), vectors
 
 
 def with_progress(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
-  """Passes the pieces on, and prints the progress and the rate."""
-  begin, first = time.monotonic(), None
+  """Passes the pieces on, with a progress bar, and prints the time taken."""
+  began = time.monotonic()
   with progress(total) as bar:
     for piece in pieces:
-      if first is None:
-        first = time.monotonic(), len(piece[0])
       bar.update(len(piece[0]))
       yield piece
-  end = time.monotonic()
-  text = f'encoded {total:,} users in {end - begin:.1f} s'
-  if first and first[1] < total:
-    # A coarse clock may not have moved.
-    rate = (total - first[1]) / max(end - first[0], 1e-9)
-    text += (
-      f', {first[0] - begin:.1f} s until the first batch, then {rate:,.0f} '
-      'users/s'
-    )
-  tell(text)
+  tell(f'encoded {total:,} users in {time.monotonic() - began:.1f} s')

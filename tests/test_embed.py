@@ -12,7 +12,6 @@ from test_similarity_command import save_run
 from adaptssr_jax.checkpoint.encoders import restore_encoder, restore_model
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.data import Ragged, UserArrays
-from adaptssr_jax.ops.buckets import AT_ONCE
 from experiments import embed
 from experiments.flags.binder import SettingsError
 from experiments.run import vector_files
@@ -134,7 +133,6 @@ def test_one_device_gives_what_eight_do(settings, table, tmp_path, monkeypatch):
   assert process.returncode == 0, told
   assert 'knows 7 of 9 items' in told
   assert f'encoded {len(USERS)} users' in told
-  assert 'users/s' in told
   ids, vectors = read(tmp_path / 'users.parquet')
   assert ids == table[0]
   np.testing.assert_allclose(vectors, table[1], atol=1e-5)
@@ -166,14 +164,7 @@ def test_users_without_behaviours_are_zeros(settings):
     Ragged.from_rows([list(b'none'), list(b'some'), list(b'no')], np.uint8),
     Ragged.from_rows([[], [3, 1], []]),
   )
-  ((ids, vectors),) = embed.embedded(
-    settings,
-    [users],
-    encoder,
-    params,
-    buckets=AT_ONCE,
-    length=encoder.max_length,
-  )
+  ((ids, vectors),) = embed.embedded(settings, [users], [(encoder, params)])
   assert ids == ['none', 'some', 'no']
   np.testing.assert_array_equal(vectors[[0, 2]], 0)
   assert np.abs(vectors[1]).max() > 0.1

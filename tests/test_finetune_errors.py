@@ -142,10 +142,8 @@ def test_a_probe_of_one_class_is_refused_before_it_encodes(
 
 
 def test_vectors_that_are_no_numbers_are_not_read(tmp_path, monkeypatch):
-  monkeypatch.setattr(
-    probe, 'predict_users', lambda *_, users, **__: np.full((3, 2), np.inf)
-  )
-  monkeypatch.setattr(probe, 'make_encoding', lambda *_, **__: (None, None))
+  vectors = np.full((3, 2), np.inf)
+  monkeypatch.setattr(probe, 'encoded', lambda *_: [(None, None, vectors)])
   settings = finetune.FinetuneSettings(mode='probe')
   data = data_of(**{name: [0, 1, 1] for name in SPLITS})
   with pytest.raises(SettingsError, match='nan or infinity'):

@@ -12,7 +12,7 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.finetuning.tasks import KINDS, Kind, goodness, measured
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.run.batches import batches_in_order
+from experiments.run.batches import outputs_in_order
 from experiments.run.process import tell
 from experiments.run.speed import on_table
 from experiments.run.workdir import RESULT, atomic_savez, atomic_write
@@ -59,10 +59,9 @@ def predict_users(
   Returns:
     [rows, ...], without those of padding.
   """
-  outputs = []
-  for batch, rows in batches_in_order(users, settings, length):
-    outputs.append(np.asarray(predict(params, batch))[: len(rows)])
-  outputs = np.concatenate(outputs)
+  step = functools.partial(predict, params)
+  found = outputs_in_order(step, users, settings, length)
+  outputs = np.concatenate([some for _, some in found])
   if users.places is None:
     return outputs
   exists = np.arange(outputs.shape[1]) < users.places.lengths[:, None]

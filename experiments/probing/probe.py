@@ -1,7 +1,6 @@
 """A simple model on the vectors of a frozen encoder."""
 
 import contextlib
-import functools
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.finetuning.data import examples_of
-from experiments.finetuning.predictions import predict_users
 from experiments.finetuning.tasks import KINDS, goodness, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
@@ -31,7 +29,7 @@ from experiments.probing.reading import (
 )
 from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
-from experiments.run.speed import lengths_of, make_encoding
+from experiments.run.speed import encoded
 
 
 def probe(
@@ -196,14 +194,8 @@ def encode_splits(
       of which nothing can be read.
   """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
-  length, _, buckets = lengths_of(settings, splits, encoder)
-  encode, params = make_encoding(
-    settings, encoder, params, buckets=buckets, length=length
-  )
-  predict = functools.partial(
-    predict_users, params, predict=encode, settings=settings, length=length
-  )
-  vectors = np.concatenate([predict(users=users) for users in splits])
+  found = encoded(settings, splits, encoder, params)
+  vectors = np.concatenate([some for *_, some in found])
   if not np.isfinite(vectors).all():
     raise SettingsError(
       'the encoder gives users vectors with nan or infinity, of which nothing '

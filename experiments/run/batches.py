@@ -130,3 +130,33 @@ def batches_in_order(
   with contextlib.closing(Prefetch(make, steps)) as batches:
     for step, batch in enumerate(batches):
       yield batch, np.arange(step * size, min((step + 1) * size, total))
+
+
+def outputs_in_order(
+  step: Callable[[dict[str, Any]], Any],
+  users: UserArrays,
+  settings: RunSettings,
+  length: int,
+) -> Iterator[tuple[np.ndarray, Any]]:
+  """Runs a step on every batch of one pass over a split, in the stored order.
+
+  Args:
+    step: batch -> arrays [users, ...], for the users of all devices.
+
+  Yields:
+    The rows of the split that are the users of a batch, and the outputs for
+    them as NumPy arrays, without those for padding.
+  """
+  before = None
+  for batch, rows in batches_in_order(users, settings, length):
+    after = rows, step(batch)
+    # The devices compute this batch while the one before is read.
+    if before is not None:
+      yield _on_host(*before)
+    before = after
+  if before is not None:
+    yield _on_host(*before)
+
+
+def _on_host(rows: np.ndarray, outputs: Any) -> tuple[np.ndarray, Any]:
+  return rows, jax.tree.map(lambda x: np.asarray(x)[: len(rows)], outputs)

@@ -1,7 +1,7 @@
 """How the work of a run is done: the parts of a batch, and its step."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from experiments.flags.process import (
   TableSettings,
 )
 from experiments.flags.traits import traits_of
+from experiments.run.batches import outputs_in_order
 
 # Sequences encoded at once, by platform. On a CPU few, since the activations of
 # 16 sequences fit the cache.
@@ -79,7 +80,7 @@ def lengths_of(
 
   Args:
     settings: the flags of encoding.
-    splits: the splits to encode; the sample is taken from the first.
+    splits: the splits to encode.
     encoder: the encoder.
 
   Returns:
@@ -87,7 +88,7 @@ def lengths_of(
     int [users]; and the buckets chosen for these.
   """
   length = effective_length(splits, encoder.max_length)
-  seen = sample_lengths(next(iter(splits)), length)
+  seen = np.concatenate([sample_lengths(users, length) for users in splits])
   return length, seen, make_buckets(settings, seen)
 
 
@@ -197,6 +198,28 @@ def make_encoding(
   step = encoding_step(settings, encoder, buckets=buckets, length=length)
   needed = {name: params[name] for name in ('table', 'encoder')}
   return pmap_step(step), replicate(with_split_table(settings, needed))
+
+
+def encoded(
+  settings: TableSettings,
+  splits: Collection[UserArrays],
+  encoder: UserEncoder,
+  params: dict[str, Any],
+) -> Iterator[tuple[UserArrays, np.ndarray, np.ndarray]]:
+  """Encodes the users of all splits, batch by batch, in the stored order.
+
+  Yields:
+    The split; the rows of it that are in the batch; and their vectors, float32
+    [rows, features].
+  """
+  length, _, buckets = lengths_of(settings, splits, encoder)
+  encode, params = make_encoding(
+    settings, encoder, params, buckets=buckets, length=length
+  )
+  step = functools.partial(encode, params)
+  for users in splits:
+    for rows, vectors in outputs_in_order(step, users, settings, length):
+      yield users, rows, vectors
 
 
 def encoding_step(
