@@ -1,7 +1,6 @@
 """The benchmark: what it counts, what it refuses, what it runs and shows."""
 
 import dataclasses
-import functools
 import json
 import math
 import types
@@ -13,7 +12,6 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from experiments import benchmark
 from experiments.benchmarking import cases, reference
 from experiments.benchmarking.measure import measure
@@ -21,7 +19,6 @@ from experiments.benchmarking.options import BenchmarkSettings, check
 from experiments.benchmarking.report import report
 from experiments.benchmarking.work import (
   encoding_flops,
-  padding_share,
   step_flops,
   synthetic_users,
 )
@@ -81,17 +78,6 @@ def test_operations_of_a_step_by_hand():
   # 2 users, each 4 sequences, and 2 * 2 anchors by 8 vectors of 2 features.
   expected = 3 * 8 * mean + 2 * (4 * 8 * 2)
   assert step_flops(np.array([1, 3]), users=2, encoder=encoder) == expected
-
-
-def test_padding_share():
-  share = functools.partial(padding_share, rows=4, max_length=8)
-  assert share(np.array([2]), buckets=AT_ONCE) == 0.75
-  assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
-  assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
-  # Groups of 1 are cut to 2 or to 8, groups of all to 8 nearly always.
-  mixed = functools.partial(share, np.array([2, 8]), batches=200)
-  assert mixed(buckets=Buckets((2,), 1)) == 0
-  assert mixed(buckets=Buckets((2,), 4)) > 0.3
 
 
 def test_made_users():

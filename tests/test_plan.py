@@ -16,13 +16,18 @@ import pytest
 from jax import lax
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.ops.buckets import Buckets, in_buckets
+from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import pmap_step
 from experiments import finetune, pretrain
 from experiments.benchmarking.work import encoding_flops, step_flops
 from experiments.flags.binder import SettingsError
-from experiments.planning.counting import flops_of, program_shares, sent_of
+from experiments.planning.counting import (
+  flops_of,
+  padding_share,
+  program_shares,
+  sent_of,
+)
 from experiments.planning.plan import shapes_of
 from experiments.planning.report import size_text
 from tests.tiny_runs import (
@@ -312,10 +317,8 @@ def widths(items):
 def test_shares_are_those_of_the_widths_taken():
   lengths = np.array([1, 2, 2, 3, 5, 9])
   buckets = Buckets(widths=(2, 4), size=3)
-  shares = program_shares(
-    lengths, rows=8, buckets=buckets, length=9, batches=10
-  )
-  drawn = np.random.default_rng(0).choice(lengths, (10, 8))
+  shares = program_shares(lengths, rows=8, buckets=buckets, length=9)
+  drawn = np.random.default_rng(0).choice(lengths, (100, 8))
   encode = jax.jit(functools.partial(in_buckets, widths, buckets=buckets))
   taken = []
   for batch in drawn:
@@ -325,6 +328,17 @@ def test_shares_are_those_of_the_widths_taken():
   expected = [taken.count(width) / len(taken) for width in (2, 4, 9)]
   np.testing.assert_allclose(shares, expected)
   assert math.isclose(shares.sum(), 1)
+
+
+def test_padding_share():
+  share = functools.partial(padding_share, rows=4, length=8)
+  assert share(np.array([2]), buckets=AT_ONCE) == 0.75
+  assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
+  assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
+  # Groups of 1 are cut to 2 or to 8, groups of all to 8 nearly always.
+  mixed = functools.partial(share, np.array([2, 8]))
+  assert mixed(buckets=Buckets((2,), 1)) == pytest.approx(0)
+  assert mixed(buckets=Buckets((2,), 4)) > 0.25
 
 
 def test_shapes_take_no_memory_and_what_is_beside_them_is_as_it_is():

@@ -18,11 +18,11 @@ from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import product_rate, profiled
 from experiments.benchmarking.work import (
   made_data,
-  padding_share,
   scored_of_a_user,
   step_flops,
 )
 from experiments.flags.pretraining import PretrainSettings
+from experiments.planning.counting import padding_share
 from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.step import (
@@ -98,7 +98,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   )
   rows = sequences * settings.batch_size // jax.local_device_count()
   found['padding_share'] = padding_share(
-    lengths, rows=rows, buckets=buckets, max_length=length
+    lengths, rows=rows, buckets=buckets, length=length
   )
   if settings.inference:
     params = apply_pending_updates(state)

@@ -1,16 +1,13 @@
-"""The work of a step, the padding in it, and users to time it on."""
+"""The work of a step, and users to time it on."""
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from adaptssr_jax.data import UserArrays, UserData, Vocabulary
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
 from experiments.pretraining.context import with_relations
@@ -97,43 +94,6 @@ def scored_of_a_user(
   if objective in _SCORED:
     return float(_SCORED[objective](lengths).mean())
   return None if traits_of(objective).over_all_items else 0.0
-
-
-def padding_share(
-  lengths: Int[np.ndarray, 'sequences'],
-  *,
-  rows: int,
-  buckets: Buckets,
-  max_length: int,
-  batches: int = 20,
-) -> float:
-  """The share of padding in what is encoded.
-
-  Args:
-    lengths: of sequences as they are encoded, of which batches are drawn.
-    rows: sequences of a batch on one device.
-    max_length: to which they are padded before.
-    batches: how many are drawn.
-
-  Example:
-    >>> buckets = Buckets(widths=(4,), size=1)
-    >>> padding_share(np.array([3]), rows=2, buckets=buckets, max_length=9)
-    0.25
-  """
-
-  @jax.jit
-  def encoded_widths(lengths: jax.Array) -> jax.Array:
-    """The width at which `in_buckets` encodes each sequence."""
-    items = jnp.arange(max_length)[None] < lengths[:, None]
-    return in_buckets(
-      lambda items: jnp.full(items.shape[0], items.shape[1], jnp.int32),
-      items.astype(jnp.int32),
-      buckets=buckets,
-    )
-
-  drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
-  encoded = sum(int(encoded_widths(batch).sum()) for batch in drawn)
-  return 1 - float(drawn.sum()) / encoded
 
 
 def synthetic_users(

@@ -12,7 +12,8 @@ from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.exchange import OVERFLOW
 from experiments.planning.hlo import Program
 
-# Sequences drawn to see how long those of a batch are.
+# Batches, and sequences in all, drawn at most to sample the lengths in a batch.
+_BATCHES = 100
 _MOST_DRAWN = 10_000_000
 # What one of n devices sends in a ring, for each byte of its result.
 _SENT = {
@@ -116,18 +117,17 @@ def program_shares(
   rows: int,
   buckets: Buckets,
   length: int,
-  batches: int = 100,
 ) -> Float[np.ndarray, 'programs']:
-  """How often `in_buckets` encodes a group of sequences at each width.
+  """Estimates how often `in_buckets` encodes a group at each of its widths.
 
   Args:
-    lengths: of sequences as they are encoded, of which batches are drawn.
-    rows: sequences of a batch on one device.
-    length: to which they are padded before.
-    batches: how many are drawn at most; fewer of large ones.
+    lengths: lengths of sequences as they are encoded; batches are drawn from
+      them at random, always the same ones.
+    rows: number of sequences of a batch on one device.
+    length: the length to which a batch is padded before it is grouped.
 
   Returns:
-    A share for each width, the last one that of the full length.
+    The share of groups for each width; the last width is the full length.
 
   Example:
     >>> buckets = Buckets(widths=(4,), size=1)
@@ -135,11 +135,43 @@ def program_shares(
     >>> program_shares(lengths, rows=4, buckets=buckets, length=9).round(1)
     array([0.7, 0.3])
   """
-  widths = [*(width for width in buckets.widths if width < length), length]
+  widths = _widths(buckets, length)
   size = min(buckets.size or rows, rows)
-  batches = max(min(batches, _MOST_DRAWN // rows), 1)
-  drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
   last = np.minimum(np.arange(0, rows, size) + size, rows) - 1
-  longest = np.sort(drawn, axis=1)[:, last]
+  longest = np.sort(_draw(lengths, rows), axis=1)[:, last]
   which = np.searchsorted(widths, longest.reshape(-1))
   return np.bincount(which, minlength=len(widths)) / len(which)
+
+
+def padding_share(
+  lengths: Int[np.ndarray, 'sequences'],
+  *,
+  rows: int,
+  buckets: Buckets,
+  length: int,
+) -> float:
+  """Estimates the share of padding among the positions that are encoded.
+
+  Args: as of `program_shares`.
+
+  Example:
+    >>> buckets = Buckets(widths=(4,), size=1)
+    >>> padding_share(np.array([3]), rows=2, buckets=buckets, length=9)
+    0.25
+  """
+  shares = program_shares(lengths, rows=rows, buckets=buckets, length=length)
+  encoded = shares @ np.array(_widths(buckets, length))
+  return 1 - float(_draw(lengths, rows).mean() / encoded)
+
+
+def _draw(
+  lengths: Int[np.ndarray, 'sequences'], rows: int
+) -> Int[np.ndarray, 'batches rows']:
+  """The lengths in random batches, the same ones at each call."""
+  batches = max(min(_BATCHES, _MOST_DRAWN // rows), 1)
+  return np.random.default_rng(0).choice(lengths, (batches, rows))
+
+
+def _widths(buckets: Buckets, length: int) -> list[int]:
+  """The widths to which `in_buckets` may cut a batch of this length."""
+  return [*(width for width in buckets.widths if width < length), length]
