@@ -31,10 +31,10 @@ from adaptssr_jax.encoder.convert import (
   model_to_reference,
 )
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.files import atomic_path
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import host_device
 from experiments.flags.binder import SettingsError
+from experiments.run.outputs import check_absent, check_new, new_file
 from experiments.run.process import tell, tell_result
 
 
@@ -44,14 +44,15 @@ def main(settings: ConvertSettings) -> pathlib.Path:
   Raises:
     CheckpointError: the run cannot be read, or the disk is full.
   """
-  written = [settings.workdir or settings.output]
-  written += [settings.vocabulary] if settings.output else []
-  for path in map(pathlib.Path, filter(None, written)):
-    if path.exists():
-      raise SettingsError(f'{path} exists: move it away, or choose another')
-  if len(set(written)) < len(written):
+  if settings.workdir:
+    check_absent(pathlib.Path(settings.workdir), flag='workdir')
+    return _from_torch(settings)
+  check_new(pathlib.Path(settings.output), flag='output')
+  if settings.vocabulary:
+    check_new(pathlib.Path(settings.vocabulary), flag='vocabulary')
+  if settings.vocabulary == settings.output:
     raise SettingsError('--vocabulary and --output must be two files')
-  return _from_torch(settings) if settings.workdir else _to_torch(settings)
+  return _to_torch(settings)
 
 
 def _from_torch(settings: ConvertSettings) -> pathlib.Path:
@@ -95,13 +96,11 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
   path = pathlib.Path(settings.output)
   write_weights(path, weights)
   if settings.vocabulary:
-    try:
-      with atomic_path(pathlib.Path(settings.vocabulary)) as aside:
-        aside.write_text(''.join(f'{item}\n' for item in vocabulary), 'utf-8')
-    except OSError as error:
-      raise SettingsError(
-        f'--vocabulary={settings.vocabulary} was not written: {error}'
-      ) from error
+    text = ''.join(f'{item}\n' for item in vocabulary)
+    with new_file(
+      pathlib.Path(settings.vocabulary), flag='vocabulary'
+    ) as aside:
+      aside.write_text(text, 'utf-8')
   tell_result(
     f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
     f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
@@ -153,16 +152,14 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
 def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
   """Writes a state dict."""
   torch = _library(path)
-  try:
-    with atomic_path(path) as aside:
-      if path.suffix == '.safetensors':
-        aside.write_bytes(torch.save(weights))
-      else:
-        tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
-        torch.save(tensors, aside)
-  # PyTorch raises a RuntimeError for a folder that is not there.
-  except (OSError, RuntimeError) as error:
-    raise SettingsError(f'--output={path} was not written: {error}') from error
+  # PyTorch raises a RuntimeError if the disk is full.
+  errors = (OSError, RuntimeError)
+  with new_file(path, flag='output', errors=errors) as aside:
+    if path.suffix == '.safetensors':
+      aside.write_bytes(torch.save(weights))
+    else:
+      tensors = {k: torch.from_numpy(v) for k, v in weights.items()}
+      torch.save(tensors, aside)
 
 
 def _library(path: pathlib.Path) -> Any:

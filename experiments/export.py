@@ -47,6 +47,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params
 from adaptssr_jax.training.devices import host_device
 from experiments.flags.binder import SettingsError
+from experiments.run.outputs import check_absent
 from experiments.run.process import tell_result
 from experiments.run.workdir import commit
 
@@ -65,10 +66,7 @@ def main(settings: ExportSettings) -> pathlib.Path:
       raise SettingsError(f'--{name}=DIR is needed')
   check_packages()
   path = pathlib.Path(settings.output).absolute()
-  if path.exists():
-    raise SettingsError(
-      f'--output={path} exists: move it away, or choose another name'
-    )
+  check_absent(path, flag='output')
   encoder, params, vocabulary = restore_model(
     settings.pretrained, device=host_device()
   )

@@ -52,6 +52,7 @@ from experiments.reporting.minutes import draw_minutes
 from experiments.reporting.runs import names_of, read_run, run_sections
 from experiments.reporting.users import classes_of_users, users_section
 from experiments.run.interruption import Interrupted
+from experiments.run.outputs import check_new
 from experiments.run.process import tell, tell_result
 from experiments.run.vector_files import has_vectors
 from experiments.run.workdir import METRICS, is_in_use, saved_flags
@@ -70,7 +71,8 @@ def main(settings: ReportSettings) -> pathlib.Path:
   """Writes the page, and returns it."""
   found = find(settings)
   path = output_of(settings)
-  check_picture(settings)
+  if settings.picture:
+    check_new(pathlib.Path(settings.picture), flag='picture')
   others = other_sections(settings, found)
   if settings.follow:
     follow(settings, found, path, others)
@@ -142,17 +144,6 @@ def output_of(settings: ReportSettings) -> pathlib.Path:
       'another name'
     )
   return path
-
-
-def check_picture(settings: ReportSettings) -> None:
-  """Raises `SettingsError` where the picture cannot be a new file."""
-  path = pathlib.Path(settings.picture)
-  if settings.picture and not path.parent.is_dir():
-    raise SettingsError(f'--picture={path}: there is no such folder; make it')
-  if settings.picture and path.exists():
-    raise SettingsError(
-      f'--picture={path} exists: remove it, or choose another name'
-    )
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:

@@ -114,7 +114,7 @@ def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
     'gender, quick: best 0.8000; bag (0.7500) reached after 2 s',
     'gender, slow: best 0.7000; bag (0.7500) not reached',
   ]
-  with pytest.raises(SettingsError, match=r'minutes.svg exists: remove it'):
+  with pytest.raises(SettingsError, match=r'minutes.svg exists: move it'):
     report.main(settings)
 
 
@@ -132,7 +132,7 @@ def test_data_sets_are_not_compared(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('name', 'some', 'message'),
   [
-    ('no/a.svg', slice(None), 'there is no such folder'),
+    ('no/a.svg', slice(None), '--picture=.*: there is no folder .*no; make it'),
     ('a.svg', slice(2, None), 'pre-train with --select_by=probe --log_seconds'),
     ('a.txt', slice(None), r'a.txt was not written: .*not supported'),
   ],

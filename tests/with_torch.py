@@ -128,7 +128,9 @@ def test_a_folder_that_is_not_there(torch, tmp_path):
     convert.ConvertSettings(input=str(tmp_path / 'model.pt'), workdir=run)
   )
   settings = convert.ConvertSettings(input=run, output=f'{tmp_path}/no/m.pt')
-  with pytest.raises(SettingsError, match=r'--output=.*m\.pt was not written'):
+  with pytest.raises(
+    SettingsError, match=r'--output=.*m\.pt: there is no folder'
+  ):
     convert.main(settings)
 
 

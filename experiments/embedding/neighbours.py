@@ -16,7 +16,8 @@ from adaptssr_jax.ops.negatives import Negatives, most_similar
 from adaptssr_jax.ops.similarity import unit_length
 from experiments.embedding.users import progress
 from experiments.flags.binder import SettingsError
-from experiments.run.vector_files import Piece, new_file
+from experiments.run.outputs import new_file
+from experiments.run.vector_files import Piece
 
 # Users whose neighbours are searched at once, and among how many.
 _QUERIES = 1024

@@ -3,9 +3,9 @@
 import pathlib
 from collections.abc import Sequence
 
-from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
 from experiments.reporting.runs import Run
+from experiments.run.outputs import new_file
 from experiments.run.pictures import Lines, draw_lines
 
 _PROBE = 'validation_probe_'
@@ -29,11 +29,10 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
       'pre-train with --select_by=probe --log_seconds'
     )
   figure = draw_lines(panels, label='seconds of training')
-  try:
-    with atomic_path(path) as aside:
-      figure.savefig(aside, format=path.suffix[1:] or None)
-  except (OSError, ValueError) as error:
-    raise SettingsError(f'--picture={path} was not written: {error}') from error
+  # Matplotlib raises a ValueError for a format that it does not know.
+  errors = (OSError, ValueError)
+  with new_file(path, flag='picture', errors=errors) as aside:
+    figure.savefig(aside, format=path.suffix[1:] or None)
   lines = []
   for panel in panels:
     for name, points in panel.lines.items():

@@ -1,7 +1,6 @@
 """Files of vectors by raw id, written piece by piece."""
 
 import contextlib
-import os
 import pathlib
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -10,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
+from experiments.run.outputs import check_new, new_file
 
 # The raw ids of some users or items, and their vectors [ids, dim].
 Piece = tuple[list[str], np.ndarray]
@@ -26,31 +25,7 @@ def check_file(path: pathlib.Path, *, flag: str = 'output') -> None:
     raise SettingsError(
       f'--{flag}={path}: give a file that ends in {" or ".join(_WRITERS)}'
     )
-  if not path.parent.is_dir():
-    raise SettingsError(
-      f'--{flag}={path}: there is no folder {path.parent}; make it first'
-    )
-  if path.exists():
-    raise SettingsError(
-      f'--{flag}={path} exists: move it away, or choose another name'
-    )
-
-
-@contextlib.contextmanager
-def new_file(path: pathlib.Path, *, flag: str) -> Iterator[pathlib.Path]:
-  """A path to write a file at, such that a reader never finds half of it."""
-  own = f'.{os.getpid()}'
-  try:
-    with atomic_path(path, suffix=f'{own}.part') as aside:
-      yield aside
-      if path.exists():
-        other = aside.rename(path.with_suffix(own + path.suffix))
-        raise SettingsError(
-          f'--{flag}={path} was written by another process meanwhile: what '
-          f'this one wrote is in {other}'
-        )
-  except OSError as error:
-    raise SettingsError(f'--{flag}={path} was not written: {error}') from error
+  check_new(path, flag=flag)
 
 
 def write_vectors(

@@ -1,0 +1,54 @@
+"""New files that flags name: none is overwritten, and none is left half."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from adaptssr_jax.files import atomic_path
+from experiments.flags.binder import SettingsError
+
+
+def check_absent(path: pathlib.Path, *, flag: str) -> None:
+  """Raises `SettingsError` if a file or folder to write exists already."""
+  if path.exists():
+    raise SettingsError(
+      f'--{flag}={path} exists: move it away, or choose another name'
+    )
+
+
+def check_new(path: pathlib.Path, *, flag: str) -> None:
+  """Raises `SettingsError` if a file cannot be written as a new one."""
+  if not path.parent.is_dir():
+    raise SettingsError(
+      f'--{flag}={path}: there is no folder {path.parent}; make it first'
+    )
+  check_absent(path, flag=flag)
+
+
+@contextlib.contextmanager
+def new_file(
+  path: pathlib.Path,
+  *,
+  flag: str,
+  errors: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[pathlib.Path]:
+  """A path to write a file at, which is renamed to its place at the end.
+
+  Args:
+    errors: what writing raises if it fails; becomes a `SettingsError`.
+  """
+  own = f'.{os.getpid()}'
+  try:
+    with atomic_path(path, suffix=f'{own}.part') as aside:
+      yield aside
+      if path.exists():
+        other = aside.rename(path.with_suffix(own + path.suffix))
+        raise SettingsError(
+          f'--{flag}={path} was written by another process meanwhile: what '
+          f'this one wrote is in {other}'
+        )
+  except SettingsError:
+    raise
+  except errors as error:
+    raise SettingsError(f'--{flag}={path} was not written: {error}') from error
