@@ -36,7 +36,7 @@ from experiments.run.workdir import atomic_write, commit, differing_flags
 
 # On a share of the labels an epoch has fewer updates, so the number of epochs
 # is multiplied, by at most this factor.
-LONGEST = 10
+_MAX_FACTOR = 10
 
 
 def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
@@ -147,7 +147,7 @@ def _finetune_settings(grid: Grid, cell: Cell) -> finetune.FinetuneSettings:
   settings = grid.finetuning[grid.tasks[cell.task].kind]
   fields = _cell_fields(grid, cell)
   # As many updates as on all labels, and as many of them without progress.
-  longer = min(1 / cell.share, LONGEST)
+  longer = min(1 / cell.share, _MAX_FACTOR)
   fields |= {
     name: math.ceil(getattr(settings, name) * longer)
     for name in ('num_epochs', 'patience')

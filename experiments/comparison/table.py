@@ -1,10 +1,9 @@
-"""The tables of a comparison, in the paper's form, and how to read them."""
+"""The tables of a comparison, in the form of the paper, and notes on them."""
 
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.comparison.commands import LONGEST
 from experiments.comparison.grid import Grid, collapse_of
 from experiments.comparison.methods import (
   FINE_TUNED,
@@ -170,21 +169,21 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:
-  """What the numbers are, and what they came from, as a list in Markdown."""
+  """What is known of this comparison alone, as a list in Markdown."""
   title = results['titles'].get(grid.reference, grid.reference)
   lines = [
-    'Metrics in percent on test rows, mean ± standard error: the standard '
-    'deviation over runs or splits by the root of their number, which is too '
-    'small, since splits overlap. Best in bold; '
-    f'{DASH} where a method cannot do the task, or is no model to train.',
-    f'{MARK}: p < {LEVEL} in a two-sided paired test against {title}, after '
-    "Holm's correction for the other rows of the column. A column in which "
-    'that row has no number is not tested.',
+    f'{MARK}: p < {LEVEL} in a paired test against {title}. How the numbers, '
+    'intervals and tests are computed: docs/comparing.md, "How to read the '
+    'tables".'
   ]
   if any(FINE_TUNED in grid.modes_of(task) for task in grid.tasks):
-    lines += _of_fine_tuning(grid, results, title)
+    lines.append(
+      f'Fine-tuned: {len(grid.runs())} runs with {len(grid.seeds)} seeds and '
+      f'{len(grid.splits)} splits. Updates up to the epoch that validated '
+      f'best: {_ranges(grid, results["cells"], "best_step")}.'
+    )
   if grid.modes != (FINE_TUNED,):
-    lines += _of_frozen(grid)
+    lines.append(f'Frozen: {len(grid.probe_splits)} splits.')
   lines += [
     f'Pre-trained with {len(grid.pretrain_seeds)} of the {len(grid.seeds)} '
     f'seeds. Steps of each stage: {_ranges(grid, results["pretraining"])}.',
@@ -197,47 +196,6 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
   ]
   lines += _collapsed(grid, results['pretraining'])
   return ''.join(f'- {line}\n' for line in lines)
-
-
-def _of_fine_tuning(
-  grid: Grid, results: Mapping[str, Any], title: str
-) -> list[str]:
-  return [
-    f'Fine-tuned: {len(grid.runs())} of {len(grid.seeds)} seeds and '
-    f'{len(grid.splits)} splits; a baseline has no seed. Impr: percent over '
-    f'{title}. The test is a bootstrap over test users, each with all of its '
-    'rows and the mean over its seeds; for accuracy in a single run '
-    "McNemar's exact test. Intervals are of the same bootstrap: they tell of "
-    'the choice of users, not of that of the seeds.',
-    'Updates of fine-tuning up to the epoch that validated best: '
-    f'{_ranges(grid, results["cells"], "best_step")}. On a share of the labels '
-    f'there are as many times more epochs, at most {LONGEST} times.',
-  ]
-
-
-def _of_frozen(grid: Grid) -> list[str]:
-  """Of the columns in which vectors are read."""
-  number = len(grid.probe_splits)
-  lines = [
-    'Frozen: logistic regression, for rankings ridge regression onto the '
-    'targets, on standardised vectors of the encoder as pre-training left it, '
-    'the penalty by validation; + bag: on them and the TF-IDF bag of the whole '
-    'history, whose weight validation chooses too. Labels are split anew '
-    f'in each of {number} splits. A share of the labels is one of those to '
-    'train on; the validation rows are all there. Document frequencies and the '
-    'SVD, which need no label, are of all rows.',
-    'Frozen: the tests compare the encoders at hand, pre-trained with '
-    f'{len(grid.pretrain_seeds)} seed'
-    f'{"s" if len(grid.pretrain_seeds) > 1 else ""}: they tell of the choice '
-    'of labelled and tested users, not of that of the seed.',
-  ]
-  if number > 1:
-    lines.append(
-      'Frozen: intervals and tests are over splits, by the corrected resampled '
-      't test (Nadeau and Bengio, 2003): the variance over n splits counts '
-      '1/n + test rows / training rows of a whole split.'
-    )
-  return lines
 
 
 def _ranges(
