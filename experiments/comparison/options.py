@@ -84,11 +84,11 @@ class CompareSettings(DataSettings, ProcessSettings):
   pretrain: str = flag('', 'Flag file of pre-training by AdaptSSR.' + _REPLACED)
   first_stage: str = flag(
     '',
-    'Flag file of pre-training on pooled items, or on them and more.'
+    'Flag file of pre-training on pooled items, alone or with others.'
     + _REPLACED,
   )
   last_stage: str = flag(
-    '', 'Flag file of AdaptSSR, alone or among others, after it.' + _REPLACED
+    '', 'Flag file of AdaptSSR, alone or with others, after it.' + _REPLACED
   )
   joint: str = flag(
     '', 'Flag file of both together from a random start.' + _REPLACED
