@@ -11,14 +11,14 @@ from experiments.comparison import significance
 def test_weights_are_resamples_of_all_users(monkeypatch):
   # Blocks of 3 resamples, the last one smaller.
   monkeypatch.setattr(significance, '_BLOCK', 15)
-  blocks = list(significance.user_weights(5, resamples=200, seed=3))
+  blocks = list(significance.user_weights(5, resamples=200))
   assert [len(block) for block in blocks] == [3] * 66 + [2]
   weights = np.concatenate(blocks)
   assert (weights.sum(axis=1) == 5).all()
   # Binomial(5, 1/5): mean 1, variance 0.8.
   assert weights.mean() == 1
   assert weights.var() == pytest.approx(0.8, abs=0.1)
-  again = significance.user_weights(5, resamples=200, seed=3)
+  again = significance.user_weights(5, resamples=200)
   assert (np.concatenate(list(again)) == weights).all()
 
 
@@ -146,13 +146,15 @@ def test_splits_that_overlap_count_less():
 
 def test_an_interval_and_its_test_agree():
   rng = np.random.default_rng(4)
-  values = rng.normal(0.5, 1, 10)
-  p = significance.split_test(values, test_per_train=0.4)
-  low, high = significance.split_interval(
-    values, test_per_train=0.4, level=1 - p
-  )
-  assert 0 in (pytest.approx(low), pytest.approx(high))
-  assert (low + high) / 2 == pytest.approx(values.mean())
+  noise, significant = rng.normal(size=10), []
+  for mean in np.linspace(-2, 2, 41):
+    values = mean + noise
+    p = significance.split_test(values, test_per_train=0.4)
+    low, high = significance.split_interval(values, test_per_train=0.4)
+    assert (low <= 0 <= high) == (p >= 0.05)
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    significant.append(p < 0.05)
+  assert 0 < sum(significant) < 41
 
 
 def test_methods_that_never_differ_are_not_told_apart():

@@ -78,7 +78,8 @@ def read_grid(settings: CompareSettings) -> Grid:
   )
   check_columns(grid)
   for name in grid.trained_methods():
-    with naming(name):
+    stage = grid.method(name).flags
+    with naming(f'--{stage}={getattr(settings, stage)}, {name}'):
       check_training(grid.settings_of(name))
   check_shapes(grid)
   return grid
@@ -192,8 +193,6 @@ def read_pretraining(
         'pre-trained'
       )
     found[name] = read_flagfile(PretrainSettings, settings, name)
-    with naming(f'--{name}={path}'):
-      check_training(found[name])
     if found[name].select_by == 'probe':
       raise SettingsError(
         f'--{name}={path}: leave out --select_by=probe, which looks at labels '

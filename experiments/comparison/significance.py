@@ -15,15 +15,13 @@ import scipy.stats
 _BLOCK = 4_000_000
 
 
-def user_weights(
-  num_users: int, *, resamples: int, seed: int
-) -> Iterator[np.ndarray]:
-  """How often each user is drawn in resamples of the users.
+def user_weights(num_users: int, *, resamples: int) -> Iterator[np.ndarray]:
+  """How often each user is drawn in resamples, the same ones in every call.
 
   Yields:
     int [some of the resamples, num_users], rows that add up to `num_users`.
   """
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   rows_at_once = max(1, _BLOCK // num_users)
   for start in range(0, resamples, rows_at_once):
     rows = min(rows_at_once, resamples - start)
@@ -39,7 +37,6 @@ def bootstrap(
   num_users: int,
   *,
   resamples: int,
-  seed: int = 0,
 ) -> np.ndarray:
   """A statistic of the methods, on resamples of the users.
 
@@ -52,7 +49,7 @@ def bootstrap(
   Reference:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
   """
-  blocks = user_weights(num_users, resamples=resamples, seed=seed)
+  blocks = user_weights(num_users, resamples=resamples)
   return np.concatenate([statistic(weights) for weights in blocks])
 
 
@@ -107,12 +104,9 @@ def weighted_auc(
     return (ups * below).sum(axis=1) / pairs
 
 
-def interval(
-  samples: np.ndarray, *, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-  """Lower and upper end of the percentile interval, over axis 0."""
-  tail = (1 - level) / 2
-  low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
+def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Lower and upper end of the 95 % percentile interval, over axis 0."""
+  low, high = np.nanquantile(samples, [0.025, 0.975], axis=0)
   return low, high
 
 
@@ -182,14 +176,14 @@ def split_error(values: np.ndarray, *, test_per_train: float) -> float:
 
 
 def split_interval(
-  values: np.ndarray, *, test_per_train: float, level: float = 0.95
+  values: np.ndarray, *, test_per_train: float
 ) -> tuple[float, float]:
-  """Lower and upper end of the interval of the mean over random splits.
+  """Lower and upper end of the 95 % interval of the mean over random splits.
 
-  mean -+ t_(n - 1) split_error
+  mean -+ t_(n - 1)(0.975) split_error
   """
   error = split_error(values, test_per_train=test_per_train)
-  reach = error * float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1))
+  reach = error * float(scipy.stats.t.ppf(0.975, len(values) - 1))
   mean = float(np.mean(values))
   return mean - reach, mean + reach
 
