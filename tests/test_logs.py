@@ -176,7 +176,7 @@ def test_a_full_disk_is_told_of(tmp_path, monkeypatch, part):
     if part == '_file':
       log._file = full
     else:
-      events = log._trackers._logs['tensorboard']._events
+      events = log._trackers['tensorboard']._events
       events._py_recordio_writer._writer = full
     with pytest.raises(SettingsError, match=r'No space left.*: make room, and'):
       log.write(1, values)

@@ -57,7 +57,7 @@ def test_a_run_goes_on_where_a_tracker_fails(tmp_path, capsys):
   names = (f'{__name__}:Failing', f'{__name__}:Own')
   log_to(tmp_path, *names, 'tensorboard')
   assert capsys.readouterr().out == (
-    f'--log_to={names[0]} fails and is left alone: no server\n'
+    f'--log_to={names[0]} fails and is not used any more: no server\n'
   )
   assert Own.told[1:] == [*LINES, 'closed']
   assert [line['step'] for line in lines(tmp_path)] == [2, 3]
@@ -149,6 +149,6 @@ def test_what_is_not_there_is_told_before_anything(
   assert not list(tmp_path.iterdir())
 
 
-def test_one_that_does_not_begin_is_named(tmp_path):
-  with pytest.raises(SettingsError, match='--log_to=math:sin does not begin: '):
+def test_one_that_cannot_be_started_is_named(tmp_path):
+  with pytest.raises(SettingsError, match='--log_to=math:sin cannot be start'):
     log_to(tmp_path, 'math:sin')

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.process import is_main_process, is_quiet
-from experiments.run.trackers import Trackers
+from experiments.run.process import is_main_process, is_quiet, tell
+from experiments.run.trackers import find_trackers
 from experiments.run.workdir import METRICS, atomic_write, writing
 
 # The last steps, of which the rate is taken.
@@ -32,7 +32,8 @@ class MetricsLog:
 
   The file holds nothing that depends on the clock, so that two equal runs
   write equal files, but where --log_seconds asks for it. A number that is not
-  finite is left out. Of several processes all but the first write nothing.
+  finite is left out. A tracker that fails is not used again, and the run
+  continues. With several processes, only the main one writes.
 
   Args:
     resume_at: the last step whose lines are kept; later ones are written again.
@@ -55,7 +56,18 @@ class MetricsLog:
     self._after, self._recent = resume_at, []
     with writing(folder):
       self._file = path.open('a')
-    self._trackers = Trackers(folder, settings, resume_at=resume_at)
+    self._trackers: dict[str, Any] = {}
+    for name, tracker in find_trackers(settings).items():
+      try:
+        log = tracker(folder, settings.flag_values(), resume_at)
+      except Exception as error:  # Each library raises errors of its own.
+        self.close()
+        if isinstance(error, SettingsError):
+          raise
+        raise SettingsError(
+          f'--log_to={name} cannot be started: {error}'
+        ) from error
+      self._trackers[name] = log
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes one line of numbers at a step."""
@@ -66,7 +78,7 @@ class MetricsLog:
     with writing(self._folder):
       self._file.write(line)
       self._file.flush()
-    self._trackers.write(step, values)
+    self._in_trackers(lambda log: log.write(step, values))
     self._recent.append(line)
 
   def since_save(self, step: int) -> dict[str, Any]:
@@ -78,12 +90,22 @@ class MetricsLog:
     return lines
 
   def close(self) -> None:
-    """Writes all that is left."""
+    """Closes the file and all trackers."""
     if self._is_muted:
       return
     with writing(self._folder):
       self._file.close()
-    self._trackers.close()
+    self._in_trackers(lambda log: log.close())
+
+  def _in_trackers(self, call: Callable[[Any], None]) -> None:
+    for name, log in list(self._trackers.items()):
+      try:
+        call(log)
+      except SettingsError:
+        raise
+      except Exception as error:
+        del self._trackers[name]
+        tell(f'--log_to={name} fails and is not used any more: {error}')
 
 
 def mend_metrics(

@@ -19,8 +19,8 @@ from experiments.run.process import tell
 _NAMED = 5
 
 
-class StepLog:
-  """Writes the numbers of the steps, and counts those that were skipped.
+class StepLog(MetricsLog):
+  """A `MetricsLog` that also counts the steps that were skipped.
 
   A step whose loss or gradient is not finite is skipped: it changes nothing.
 
@@ -39,14 +39,13 @@ class StepLog:
     num_steps: int,
     saved: Sequence[dict[str, Any]],
   ):
-    self._folder, self._settings, self._users = folder, settings, users
+    super().__init__(folder, settings, resume_at=start, saved=saved)
+    self._settings, self._users = settings, users
     self._last, self._in_a_row = num_steps, 0
     seconds = 0.0
     if saved and saved[-1]['until'] == start:
       self._in_a_row = saved[-1]['skipped_in_a_row']
       seconds = saved[-1].get('seconds', 0.0)
-    self._log = MetricsLog(folder, settings, resume_at=start, saved=saved)
-    self.write, self.close = self._log.write, self._log.close
     self._began = time.perf_counter() - seconds
 
   @contextlib.contextmanager
@@ -90,7 +89,7 @@ class StepLog:
   def since_save(self, step: int) -> dict[str, Any]:
     """What a checkpoint of this step says of the log."""
     since = {'skipped_in_a_row': self._in_a_row} | self._seconds()
-    return self._log.since_save(step) | since
+    return super().since_save(step) | since
 
   def _users_of(self, step: int) -> str:
     batch = batch_at(

@@ -19,7 +19,6 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.flags.binder import SettingsError, function_of
 from experiments.flags.shared import RunSettings
-from experiments.run.process import tell
 from experiments.run.workdir import atomic_write, writing
 
 Tracker = Callable[[pathlib.Path, Mapping[str, str], int], Any]
@@ -43,45 +42,6 @@ def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
         advice = f"pip install '.[{name}]'"
         raise SettingsError(f'--log_to={name}: {error}; {advice}') from error
   return {name: known[name] for name in settings.log_to}
-
-
-class Trackers:
-  """The logs of a run, which goes on where one of them fails."""
-
-  def __init__(
-    self, folder: pathlib.Path, settings: RunSettings, *, resume_at: int
-  ):
-    self._logs = {}
-    for name, tracker in find_trackers(settings).items():
-      try:
-        log = tracker(folder, settings.flag_values(), resume_at)
-      # Each library raises what it likes.
-      except Exception as error:
-        self.close()
-        if isinstance(error, SettingsError):
-          raise
-        raise SettingsError(
-          f'--log_to={name} does not begin: {error}'
-        ) from error
-      self._logs[name] = log
-
-  def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Logs the numbers of a step in all of them."""
-    self._each(lambda log: log.write(step, values))
-
-  def close(self) -> None:
-    """Closes them all."""
-    self._each(lambda log: log.close())
-
-  def _each(self, call: Callable[[Any], None]) -> None:
-    for name, log in list(self._logs.items()):
-      try:
-        call(log)
-      except SettingsError:
-        raise
-      except Exception as error:
-        del self._logs[name]
-        tell(f'--log_to={name} fails and is left alone: {error}')
 
 
 class TensorBoard:
