@@ -87,12 +87,11 @@ def measure_in(
 ) -> dict[str, Any]:
   """Measures the checkpoints of these names, and writes into the folder."""
   data = open_data(settings, task='pretrain')
-  users = data.splits[settings.split].first(settings.num_users)
+  users = data.splits[settings.split]
   if len(users.items) < 2:
     raise SettingsError(
-      f'--num_users={settings.num_users}: {data.name} has {len(users.items)} '
-      f'such {settings.split} users, but a user is compared with another: take '
-      'two or more'
+      f'--split={settings.split}: {data.name} has {len(users.items)} such '
+      'users, but a user is compared with another: take another split'
     )
 
   found = {

@@ -227,11 +227,9 @@ def test_without_dropout_two_passes_are_the_same(settings, tmp_path):
       dropout_rate=0.0,
       checkpoints=settings.checkpoints[:1],
       names=('None',),
-      num_users=5,
     )
   )
   kinds = found['methods']['None']
-  assert kinds['dropout']['count'] == 5
   for value in kinds['dropout']['quantiles'].values():
     assert value == pytest.approx(1, abs=1e-6)
   assert kinds['mask']['mean'] < 0.99
@@ -276,7 +274,6 @@ def test_the_same_numbers_are_written_without_matplotlib(
     ({'checkpoints': (), 'names': ()}, '--checkpoints=DIR'),
     ({'names': ('one',)}, '--names has 1, --checkpoints has 2'),
     ({'names': ('same', 'same')}, 'the same name'),
-    ({'num_users': 1}, 'two or more'),
     ({'batch_size': 12}, '--batch_size.*8 or 16'),
   ],
 )

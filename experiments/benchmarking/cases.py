@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
   """For each catalogue size the cases to run in turn: ours and PyTorch's."""
-  peers = [PADDED, TRIMMED][: 1 + settings.trim] if settings.reference else []
+  peers = [PADDED, TRIMMED] if settings.reference else []
   return [
     [
       Case('Pre-training', items(size), who, catalogue(size))

@@ -105,9 +105,6 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   reference_python: str = flag(
     sys.executable, 'The Python that runs it, which has torch and numpy.'
   )
-  trim: bool = flag(
-    True, 'Time the reference also with batches cut at their longest sequence.'
-  )
   workdir: str = flag('runs/benchmark', 'Folder of the results.')
   json: str = flag(
     '',

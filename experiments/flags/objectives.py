@@ -64,12 +64,6 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
     'The least and the most behaviours of a slice [15 and --max_length].',
   )
   num_slices: int = flag(2, 'Explicit views of each user.', low=2)
-  max_history: int = flag(
-    0,
-    'Behaviours of a user that slices and prefixes are drawn from, the last '
-    'ones; 0: all.',
-    low=0,
-  )
   substitute_ratio: float = flag(
     0.1,
     'coserec: share of the behaviours that are replaced by similar items.',

@@ -22,9 +22,9 @@ class ProcessSettings(QuietSettings, group='devices'):
 
   compilation_cache: str = flag(
     'auto',
-    "Folder of JAX's compiled programs, which spare the next run most of its "
-    'start: auto, jax_compilation_cache beside --workdir; off; or a folder. '
-    'JAX_COMPILATION_CACHE_DIR comes first.',
+    'Folder where JAX keeps compiled programs, so that the next start takes '
+    'less time: auto, jax_compilation_cache next to the folder of the run; '
+    'off; or a folder. JAX_COMPILATION_CACHE_DIR takes precedence.',
     mutable_on_resume=True,
   )
   cpu_devices: int = flag(

@@ -191,12 +191,6 @@ class RunSettings(
     'MODULE:FUNCTION of your own, or several of them.',
     mutable_on_resume=True,
   )
-  progress_every: float = flag(
-    10.0,
-    'Seconds between two lines of progress where there is no terminal.',
-    above=0.0,
-    mutable_on_resume=True,
-  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

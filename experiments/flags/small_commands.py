@@ -75,12 +75,6 @@ class EmbedSettings(
     'In which the encoder computes; vectors are float32 [as it was trained].',
     choices=('float32', 'bfloat16'),
   )
-  compilation_cache: str = flag(
-    'auto',
-    "Folder of JAX's compiled programs, which spare the next run most of its "
-    'start: auto, jax_compilation_cache beside the workdir of --pretrained; '
-    'off; or a folder. JAX_COMPILATION_CACHE_DIR comes first.',
-  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -176,7 +170,6 @@ class SimilaritySettings(
   split: str = flag(
     'validation', 'Whose users.', choices=('train', 'validation')
   )
-  num_users: int = flag(0, 'How many, the first of the split; 0: all.', low=0)
   seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
   dropout_rate: float | None = flag(

@@ -62,7 +62,7 @@ def lengths_of(
   """
   longest = longest_sequence(settings, encoder.max_length)
   if uses_histories(settings):
-    longest = settings.max_history or sys.maxsize
+    longest = sys.maxsize
   length = effective_length(data.splits.values(), longest)
   seen = sample_lengths(data.splits['train'], length)
   encoded = encoded_lengths(settings, seen, max_length=encoder.max_length)
@@ -192,8 +192,7 @@ def validate(
 def batch_settings(settings: PretrainSettings) -> PretrainSettings:
   """The settings by which batches are made.
 
-  A random run of a history is drawn by the objective where batches hold
-  histories, of which --max_history keeps the last behaviours.
+  Where batches hold whole histories, the objective draws the runs of them.
   """
   if uses_histories(settings):
     return dataclasses.replace(settings, window='last')

@@ -198,7 +198,7 @@ class Progress(tqdm.tqdm):
     total: int,
     start: int,
     users: int,
-    every: float,
+    every: float = 10.0,
     waited: Callable[[], float] | None = None,
   ):
     self._users, self._waited, self._loss = users, waited, None

@@ -158,7 +158,6 @@ def _train_on(
       total=total,
       start=start,
       users=settings.batch_size,
-      every=settings.progress_every,
       waited=lambda: batches.waited,
     )
     stack.enter_context(contextlib.closing(progress))
