@@ -30,17 +30,21 @@ from experiments.finetuning.predictions import write_result
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY
+from experiments.probing.classifiers import (
+  BAG_STRENGTHS,
+  best_of,
+  best_regression,
+)
 from experiments.probing.features import bag_svd, tf_idf
 from experiments.probing.probe import (
   bags_of_rows,
   history_numbers,
   labelled_rows,
   outputs_of,
-  readings_of,
+  probe_candidates,
   vectors_by_split,
 )
 from experiments.probing.rankings import blocks, ranks_of
-from experiments.probing.reading import BAG_STRENGTHS, best_of, read
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import tell_result
 from experiments.run.workdir import opened_workdir
@@ -81,7 +85,7 @@ def baseline_in(
       f'a {data.kind} task: take --method={" or ".join(methods)}'
     )
   if settings.method == 'bag_svd':
-    chosen, outputs = read_svd(
+    chosen, outputs = probe_svd(
       all_rows,
       settings.max_length,
       num_components=settings.num_components or 64,
@@ -112,19 +116,19 @@ def classify_bags(
     What was chosen, and its `outputs_of` validation and test.
   """
   labelled = labelled_rows(data)
-  bag, readings = bags_of_rows(data, length), []
+  bag, results = bags_of_rows(data, length), []
   for weighting, strengths in _STRENGTHS.items():
     features = bag
     if weighting == 'tf_idf':
       features = tf_idf(bag, rows=labelled.rows['train'])
-    reading = read(features, labelled, strengths=strengths)
-    chosen = {'weighting': weighting} | reading.chosen
-    readings.append(reading._replace(chosen=chosen))
-  best = best_of(readings)
+    found = best_regression(features, labelled, strengths=strengths)
+    chosen = {'weighting': weighting} | found.chosen
+    results.append(found._replace(chosen=chosen))
+  best = best_of(results)
   return best.chosen, outputs_of(best, data)
 
 
-def read_svd(
+def probe_svd(
   data: UserData, length: int, *, num_components: int, train_users: int = 0
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """As `classify_bags`, of a truncated SVD of the bags of all users.
@@ -146,7 +150,7 @@ def read_svd(
   train = data.splits['train'].first(train_users)
   by_split['train'] = by_split['train'][: len(train.items)]
   data = data._replace(splits=data.splits | {'train': train})
-  best = best_of(readings_of(by_split, data))
+  best = best_of(probe_candidates(by_split, data))
   return chosen | best.chosen, outputs_of(best, data)
 
 

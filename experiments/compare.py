@@ -36,7 +36,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
   """
   grid = read_grid(settings)
   if settings.dry_run:
-    return {'missing': tell_missing(grid, plan(grid))}
+    return {'missing': print_missing(grid, plan(grid))}
   with opened_workdir(settings):
     make_all(grid, plan(grid))
     return write_report(settings, grid)
@@ -64,7 +64,7 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
       forget_compiled()
 
 
-def tell_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
+def print_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
   """Prints the missing runs, and how long they take; returns their names."""
   seconds, missing = collections.defaultdict(list), []
   for one in runs:

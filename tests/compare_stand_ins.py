@@ -28,7 +28,7 @@ class StandIns:
     monkeypatch.setattr(commands.finetune, 'main', self.finetune)
     monkeypatch.setattr(commands.baselines, 'main', self.baseline)
     monkeypatch.setattr(commands.frozen, 'encode', self.encode)
-    monkeypatch.setattr(commands.frozen, 'read_vectors', self.read)
+    monkeypatch.setattr(commands.frozen, 'probe_vectors', self.probe)
     # Nothing of theirs is compiled, and to look for it takes seconds; so do
     # pictures.
     monkeypatch.setattr(compare, 'forget_compiled', lambda: None)
@@ -51,7 +51,7 @@ class StandIns:
     del data
     self._start(settings)
 
-  def read(self, settings, *, data):
+  def probe(self, settings, *, data):
     # Vectors are in vectors/METHOD/seed_N/TASK: the seed is of pre-training.
     *_, seed, task = settings.vectors.split('/')
     assert task == settings.task

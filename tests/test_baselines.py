@@ -138,7 +138,7 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
   data = labelled(2)
   rows = [items for users in data.splits.values() for items in users.items]
   vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
-  chosen, outputs = baselines.read_svd(
+  chosen, outputs = baselines.probe_svd(
     data, 0, num_components=4, train_users=20
   )
   inputs = (vectors - vectors[:20].mean(axis=0)) / vectors[:20].std(axis=0)
@@ -159,17 +159,17 @@ def test_a_ridge_reads_vectors_in_a_ranking():
     # It tells nothing.
     users[:, 0] = 7
   found = list(rankings.ranking_candidates(vectors, data, 'ndcg@10'))
-  assert [reading.chosen['ridge'] for reading in found] == [1, 0.1, 0.01, 0.001]
+  assert [result.chosen['ridge'] for result in found] == [1, 0.1, 0.01, 0.001]
   train = data.splits['train']
   chosen = np.zeros((len(train.items), 12))
   for user, row in zip(train.user_of_rows(), rows_of(train), strict=True):
     chosen[user, row[2]] = 1
   mean = vectors['train'].mean(axis=0)
   scale = np.maximum(vectors['train'].std(axis=0), 1e-9)
-  for reading in found:
-    model = Ridge(alpha=reading.chosen['ridge'] * len(chosen))
+  for result in found:
+    model = Ridge(alpha=result.chosen['ridge'] * len(chosen))
     model.fit((vectors['train'] - mean) / scale, chosen)
-    for name, ranks in reading.outputs.items():
+    for name, ranks in result.outputs.items():
       users = data.splits[name]
       scores = model.predict((vectors[name] - mean) / scale)
       expected = []
@@ -178,8 +178,8 @@ def test_a_ridge_reads_vectors_in_a_ranking():
         rivals = np.delete(scores[user], [own, *others])
         expected.append(1 + (rivals > scores[user, own]).sum())
       assert ranks.tolist() == expected
-    ndcg = ndcg_by_hand(reading.outputs['validation']) / 30
-    assert reading.score == pytest.approx(ndcg)
+    ndcg = ndcg_by_hand(result.outputs['validation']) / 30
+    assert result.score == pytest.approx(ndcg)
 
 
 def counts_by_hand(data, histories):

@@ -129,7 +129,8 @@ def test_runs_have_the_flags_of_their_method(stand_ins, settings):
   shares = rho.crop_ratio, rho.mask_ratio, rho.reorder_ratio
   assert shares == (0.9, 0.1, 0.1)
   # Crop, mask and reorder with themselves are the ablations.
-  assert len(stages) == 1 + 1 + 1 + 1 + 2 + 3 + 3 + 1 + 5 + len(methods.RIVALS)
+  published = len(methods.PUBLISHED_METHODS)
+  assert len(stages) == 1 + 1 + 1 + 1 + 2 + 3 + 3 + 1 + 5 + published
   assert stages['coles'].objective == ('coles',)
   assert stages['coles'].num_slices == 5
   assert stages['coles'].init_from == f'{folder}/masked_items/seed_7'

@@ -299,14 +299,14 @@ def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
     frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source, **place),
     data=data,
   )
-  cell = frozen.ReadingSettings(
+  cell = frozen.ProbeSettings(
     workdir=str(tmp_path / 'cell'),
     vectors=str(tmp_path / 'vectors'),
     dataset='synthetic_users/tiny',
     data_dir=data_dir,
     **task,
   )
-  read = frozen.read_vectors(cell, data=data)
+  read = frozen.probe_vectors(cell, data=data)
   probe = finetune.FinetuneSettings(
     workdir=str(tmp_path / 'probe'), mode='probe', **source, **task, **place
   )
@@ -323,7 +323,7 @@ def test_vectors_are_read_by_the_row(
   tmp_path, data_dir, task, metric, with_bag
 ):
   place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
-  settings = frozen.ReadingSettings(
+  settings = frozen.ProbeSettings(
     workdir=str(tmp_path / 'cell'),
     vectors=str(tmp_path),
     task=task,
@@ -336,7 +336,7 @@ def test_vectors_are_read_by_the_row(
   label = np.concatenate([part.label for part in data.splits.values()])
   ones = np.eye(len(data.vocabulary.labels), dtype=np.float32)
   np.savez(tmp_path / 'vectors.npz', vector=ones[label])
-  found = frozen.read_vectors(settings, data=data)
+  found = frozen.probe_vectors(settings, data=data)
   assert found['test'][metric] == found['validation'][metric] == 1
   assert ('bag_weight' in found) == with_bag
   folder = tmp_path / 'cell'
@@ -348,7 +348,7 @@ def test_vectors_are_read_by_the_row(
 
 
 def test_few_labels_are_the_first_of_the_training_rows(tmp_path, data_dir):
-  settings = frozen.ReadingSettings(
+  settings = frozen.ProbeSettings(
     workdir=str(tmp_path / 'cell'),
     vectors=str(tmp_path),
     task='gender',
@@ -366,7 +366,7 @@ def test_few_labels_are_the_first_of_the_training_rows(tmp_path, data_dir):
   assert len(set(label[train.number[:5]])) == 2
   vector = says[:, None].astype(np.float32)
   np.savez(tmp_path / 'vectors.npz', vector=vector)
-  found = frozen.read_vectors(settings, data=data)
+  found = frozen.probe_vectors(settings, data=data)
   assert found['test']['accuracy'] == found['validation']['accuracy'] == 1
 
 

@@ -11,10 +11,10 @@ from test_similarity_command import ITEMS, save_run
 from experiments import compare, embed, finetune
 from experiments.comparison import report
 from experiments.comparison.frozen import (
-  ReadingSettings,
+  ProbeSettings,
   VectorSettings,
   encode,
-  read_vectors,
+  probe_vectors,
 )
 from experiments.comparison.grid import Pretraining, Vectors, plan
 from experiments.flags.binder import SettingsError
@@ -115,10 +115,10 @@ def test_a_probe_reads_them_as_a_comparison_does(data_dir, tmp_path):
     **named,
   )
   assert encode(encoding, data=data).shape == (200, 12)
-  reading = ReadingSettings(
+  probing = ProbeSettings(
     workdir=str(tmp_path / 'read'), vectors=encoding.workdir, **named
   )
-  found = read_vectors(reading, data=data)
+  found = probe_vectors(probing, data=data)
   for split in ('validation', 'test'):
     for name, value in found[split].items():
       assert result[split][name] == pytest.approx(value, abs=0.03)

@@ -16,7 +16,7 @@ from adaptssr_jax.table.lookup import encoder_params
 from experiments import finetune
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
-from experiments.probing import reading
+from experiments.probing import classifiers
 from tests.labelled_rows import rows_of, synthetic_clicks
 from tests.tiny_runs import (
   Interruption,
@@ -152,7 +152,7 @@ def test_a_probe_is_a_regression_on_frozen_vectors(tmp_path, data_dir, task):
     vectors[name], labels[name] = np.asarray(encoded), users.label[rows]
   mean, scale = vectors['train'].mean(axis=0), vectors['train'].std(axis=0)
   scores = {}
-  for strength in reading.STRENGTHS:
+  for strength in classifiers.STRENGTHS:
     fitted = LogisticRegression(C=strength, max_iter=1000)
     fitted.fit((vectors['train'] - mean) / scale, labels['train'])
     found = {}

@@ -47,8 +47,8 @@ def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
     main = functools.partial(frozen.encode, data=grid.tasks[run.task])
     return main, _vector_settings(grid, run)
   if run.is_frozen:
-    main = functools.partial(frozen.read_vectors, data=grid.tasks[run.task])
-    return main, _reading_settings(grid, run)
+    main = functools.partial(frozen.probe_vectors, data=grid.tasks[run.task])
+    return main, _probe_settings(grid, run)
   if grid.method(run.method).baseline:
     return baselines.main, _baseline_settings(grid, run)
   return finetune.main, _finetune_settings(grid, run)
@@ -170,8 +170,8 @@ def _vector_settings(grid: Grid, run: Vectors) -> frozen.VectorSettings:
   )
 
 
-def _reading_settings(grid: Grid, cell: Cell) -> frozen.ReadingSettings:
-  return frozen.ReadingSettings(
+def _probe_settings(grid: Grid, cell: Cell) -> frozen.ProbeSettings:
+  return frozen.ProbeSettings(
     vectors=_source_path(grid, cell),
     with_bag=cell.mode == FROZEN_WITH_BAG,
     **_cell_fields(grid, cell),

@@ -22,12 +22,12 @@ from experiments.flags.shared import (
   split_seed_flag,
   train_users_flag,
 )
-from experiments.probing import features, reading
+from experiments.probing import classifiers, features
 from experiments.probing.probe import (
   encode_concatenated,
   history_numbers,
   outputs_of,
-  readings_of,
+  probe_candidates,
 )
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source, with_items
@@ -75,11 +75,11 @@ class VectorSettings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadingSettings(DataSettings):
+class ProbeSettings(DataSettings):
   """How vectors are read."""
 
   workdir: str = flag(
-    'runs/reading', 'Folder of the result.', mutable_on_resume=True
+    'runs/probe', 'Folder of the result.', mutable_on_resume=True
   )
   vectors: str = flag('', 'Folder of the vectors.')
   task: str = flag('gender', 'The task.')
@@ -113,9 +113,7 @@ def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
     return vectors
 
 
-def read_vectors(
-  settings: ReadingSettings, *, data: UserData
-) -> dict[str, Any]:
+def probe_vectors(settings: ProbeSettings, *, data: UserData) -> dict[str, Any]:
   """Fits a regression on vectors, and leaves the same files as fine-tuning."""
   with opened_workdir(settings) as folder:
     splits = resplit(data, settings.split_seed).splits
@@ -136,6 +134,6 @@ def read_vectors(
         )
       )
       bag = bag[np.concatenate(list(rows.values()))]
-    best = reading.best_of(readings_of(vectors, known, bag=bag))
+    best = classifiers.best_of(probe_candidates(vectors, known, bag=bag))
     about = {'task': settings.task} | best.chosen
     return write_result(folder, about, outputs_of(best, known), known)

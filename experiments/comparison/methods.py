@@ -74,7 +74,7 @@ def _one_augmentation(name: str) -> Method:
   return _adaptssr(f', {name} only', **changes)
 
 
-def _rival(title: str, name: str, **changes: Any) -> Method:
+def _published_method(title: str, name: str, **changes: Any) -> Method:
   """Another published method, trained after the warm start."""
   return _after('masked_items', title, objective=(name,), **changes)
 
@@ -136,10 +136,10 @@ METHODS |= {
   f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS
 }
 # Those whose encoder has another shape come with a start of their own.
-RIVALS = {
-  'ptum': _rival('PTUM', 'ptum'),
-  'clue': _rival('CLUE', 'clue'),
-  'ccl': _rival(
+PUBLISHED_METHODS = {
+  'ptum': _published_method('PTUM', 'ptum'),
+  'clue': _published_method('CLUE', 'clue'),
+  'ccl': _published_method(
     'CCL',
     'ccl',
     augmentations=('mask',),
@@ -153,24 +153,24 @@ RIVALS = {
     changes={'num_queries': 4, 'cosine_pooling': True},
   ),
   'idicl': _after('masked_items_of_interests', 'IDICL', objective=('idicl',)),
-  'cl4srec': _rival(
+  'cl4srec': _published_method(
     'CL4SRec', 'cl4srec', crop_ratio=0.6, mask_ratio=0.3, reorder_ratio=0.6
   ),
-  'coserec': _rival(
+  'coserec': _published_method(
     'CoSeRec', 'coserec', crop_ratio=0.2, mask_ratio=0.7, reorder_ratio=0.2
   ),
-  'duorec': _rival('DuoRec', 'duorec', window='last'),
-  'coles': _rival('CoLES', 'coles', num_slices=5),
-  'ecl': _rival('ECL', 'ecl', mask_ratio=0.2),
-  'msdp': _rival('MSDP', 'msdp'),
-  'next_items': _rival('Next items', 'next_items'),
+  'duorec': _published_method('DuoRec', 'duorec', window='last'),
+  'coles': _published_method('CoLES', 'coles', num_slices=5),
+  'ecl': _published_method('ECL', 'ecl', mask_ratio=0.2),
+  'msdp': _published_method('MSDP', 'msdp'),
+  'next_items': _published_method('Next items', 'next_items'),
   'sasrec': Method(
     title='SASRec (causal items, full softmax)',
     flags='warm_start',
     changes={'objective': ('causal_items',)},
   ),
 }
-METHODS |= RIVALS
+METHODS |= PUBLISHED_METHODS
 
 # Those of the table by default; the others are ablations.
 MAIN_ROWS = (

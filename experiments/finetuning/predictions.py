@@ -10,7 +10,7 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.training.step import TrainState, pmap_step
-from experiments.finetuning.tasks import KINDS, Kind, goodness, measured
+from experiments.finetuning.tasks import KINDS, Kind, as_score, measured
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import outputs_in_order
 from experiments.run.process import tell
@@ -89,7 +89,7 @@ def validate(
     return {}, None
   values = kind.measure(outputs, users.label)
   named = {f'validation_{name}': value for name, value in values.items()}
-  return named, goodness(values, metric)
+  return named, as_score(values, metric)
 
 
 def write_result(

@@ -146,7 +146,7 @@ def measured(
   }
 
 
-def goodness(values: dict[str, float], metric: str) -> float:
+def as_score(values: dict[str, float], metric: str) -> float:
   """The metric with its sign chosen such that larger is better."""
   return -values[metric] if metric == 'log_loss' else values[metric]
 

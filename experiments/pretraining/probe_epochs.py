@@ -18,8 +18,8 @@ from adaptssr_jax.training.step import pmap_step
 from experiments.finetuning.predictions import predict_users
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.probing.probe import readings_of
-from experiments.probing.reading import best_of
+from experiments.probing.classifiers import best_of
+from experiments.probing.probe import probe_candidates
 from experiments.run.data import open_data, renumbered
 from experiments.run.speed import encoding_step, lengths_of
 
@@ -82,4 +82,4 @@ def score(
     encode: (params, *, users) -> their vectors, [users, features].
   """
   vectors = {name: encode(params, users=some) for name, some in users.items()}
-  return best_of(readings_of(vectors, data)).score
+  return best_of(probe_candidates(vectors, data)).score

@@ -11,22 +11,22 @@ import numpy as np
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.finetuning.data import examples_of
-from experiments.finetuning.tasks import KINDS, goodness, select_by
+from experiments.finetuning.tasks import KINDS, as_score, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
 from experiments.flags.process import EncodingSettings
-from experiments.probing.features import Features, bags, tf_idf
-from experiments.probing.rankings import ranking_candidates
-from experiments.probing.reading import (
+from experiments.probing.classifiers import (
   Labelled,
-  Reading,
+  ProbeResult,
   best_of,
+  best_regression,
   candidates,
   joined_candidates,
   on_vectors,
-  read,
   task_outputs,
 )
+from experiments.probing.features import Features, bags, tf_idf
+from experiments.probing.rankings import ranking_candidates
 from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
 from experiments.run.speed import encoded
@@ -46,7 +46,7 @@ def probe(
   Returns:
     The settings that validation chose, and the outputs of validation and test.
   """
-  known = to_read(settings, data)
+  known = probe_rows(settings, data)
   vectors = encode_concatenated(settings, known.splits.values(), models)
   bag = None
   if settings.with_bag:
@@ -56,7 +56,7 @@ def probe(
       rows[name][: len(users.items)] for name, users in known.splits.items()
     ]
     bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
-  found = readings_of(
+  found = probe_candidates(
     vectors_by_split(vectors, known),
     known,
     select_by(settings, data),
@@ -64,23 +64,23 @@ def probe(
     model=settings.probe_model,
     positive_weight=settings.positive_weight,
   )
-  readings = []
+  results = []
   with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
-    for number, reading in enumerate(found, 1):
-      outputs = outputs_of(reading, known)['validation']
+    for number, result in enumerate(found, 1):
+      outputs = outputs_of(result, known)['validation']
       values = KINDS[data.kind].measure(
         outputs, known.splits['validation'].label
       )
       validation = {
         f'validation_{name}': value for name, value in values.items()
       }
-      log.write(number, reading.chosen | validation)
-      readings.append(reading)
-  best = best_of(readings)
+      log.write(number, result.chosen | validation)
+      results.append(result)
+  best = best_of(results)
   return {'best_step': 0} | best.chosen, outputs_of(best, data)
 
 
-def to_read(settings: FinetuneSettings, data: UserData) -> UserData:
+def probe_rows(settings: FinetuneSettings, data: UserData) -> UserData:
   """The rows that the flags leave, of which something can be fitted."""
   known = data._replace(splits=examples_of(settings, data))
   if data.kind != 'ranking':
@@ -88,7 +88,7 @@ def to_read(settings: FinetuneSettings, data: UserData) -> UserData:
   return known
 
 
-def readings_of(
+def probe_candidates(
   vectors: Mapping[str, np.ndarray],
   data: UserData,
   metric: str | None = None,
@@ -96,7 +96,7 @@ def readings_of(
   bag: Features | None = None,
   model: str = 'logistic',
   positive_weight: float = 1.0,
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """What simple models make of vectors: a regression of each strength.
 
   Args:
@@ -142,14 +142,14 @@ def probe_head(
   params: dict[str, Any],
 ) -> dict[str, Any]:
   """The parameters of a linear head that does what the best probe does."""
-  known = to_read(settings, data)
+  known = probe_rows(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   labelled = labelled_rows(
     known,
     select_by(settings, data),
     positive_weight=settings.positive_weight,
   )
-  best = read(vectors, labelled)
+  best = best_regression(vectors, labelled)
   kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
   if data.kind == 'conversion':
     # A network has one output: the log-odds.
@@ -241,7 +241,7 @@ def labelled_rows(
   def score(outputs: np.ndarray, label: np.ndarray) -> float:
     values = KINDS[data.kind].measure(task_outputs(data.kind, outputs), label)
     # There is no AUC where validation is all of one class.
-    return goodness(values, metric) if metric in values else 0.0
+    return as_score(values, metric) if metric in values else 0.0
 
   ends = np.cumsum([len(label) for label in parts.values()])
   rows = {
@@ -257,11 +257,11 @@ def labelled_rows(
   )
 
 
-def outputs_of(reading: Reading, data: UserData) -> dict[str, np.ndarray]:
+def outputs_of(result: ProbeResult, data: UserData) -> dict[str, np.ndarray]:
   """The outputs of validation and test, as those of a network."""
   return {
     name: task_outputs(data.kind, outputs)
-    for name, outputs in reading.outputs.items()
+    for name, outputs in result.outputs.items()
   }
 
 

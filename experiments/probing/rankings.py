@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from experiments.finetuning.tasks import goodness, measure_ranks
+from experiments.finetuning.tasks import as_score, measure_ranks
+from experiments.probing.classifiers import ProbeResult
 from experiments.probing.features import moments
-from experiments.probing.reading import Reading
 
 # Beside the variance of a feature, which is 1; the strongest first.
 PENALTIES = (1.0, 0.1, 0.01, 0.001)
@@ -21,7 +21,7 @@ _ROWS = 256
 
 def ranking_candidates(
   vectors: Mapping[str, np.ndarray], data: UserData, metric: str
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """Ridge regression from vectors to targets, with each of the penalties.
 
   W = (S + penalty I)^-1 C,  score_t(u) = (u - m) / s W_t + b_t
@@ -75,7 +75,7 @@ def ranking_candidates(
         for name in ('validation', 'test')
       }
     values = measure_ranks(outputs['validation'])
-    yield Reading({'ridge': penalty}, outputs, goodness(values, metric))
+    yield ProbeResult({'ridge': penalty}, outputs, as_score(values, metric))
 
 
 def _score(

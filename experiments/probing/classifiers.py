@@ -26,9 +26,9 @@ TREES = (10, 30, 100, 300)
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 # What a bag counts beside a vector.
 BAG_WEIGHTS = (0.5, 2.0, 8.0)
-_READ = ('validation', 'test')
+_SPLITS = ('validation', 'test')
 # The logit of a class without training rows, where it has to be finite.
-_NEVER = -30.0
+_ABSENT = -30.0
 
 
 class Labelled(NamedTuple):
@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
   score: Callable[[np.ndarray, np.ndarray], float] | None = None
 
 
-class Reading(NamedTuple):
+class ProbeResult(NamedTuple):
   """What a fitted model says."""
 
   chosen: dict[str, Any]  # in what it differs from the others: {'C': 0.1}
@@ -57,12 +57,12 @@ class Reading(NamedTuple):
   linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def read(
+def best_regression(
   features: Features,
   labelled: Labelled,
   *,
   strengths: Sequence[float] = STRENGTHS,
-) -> Reading:
+) -> ProbeResult:
   """The best logistic regression of the `candidates`.
 
   Example:
@@ -70,18 +70,18 @@ def read(
     >>> rows = {'train': np.arange(0, 12, 2), 'validation': np.array([1, 11])}
     >>> rows['test'] = np.array([3, 9])
     >>> labelled = Labelled(np.arange(12) // 6, rows, num_classes=2)
-    >>> reading = read(vectors, labelled)
-    >>> reading.chosen, reading.score
+    >>> result = best_regression(vectors, labelled)
+    >>> result.chosen, result.score
     ({'C': 0.001}, 1.0)
-    >>> reading.outputs['test'].argmax(axis=1)
+    >>> result.outputs['test'].argmax(axis=1)
     array([0, 1])
   """
   return best_of(candidates(features, labelled, strengths=strengths))
 
 
-def best_of(readings: Iterable[Reading]) -> Reading:
+def best_of(results: Iterable[ProbeResult]) -> ProbeResult:
   """The one with the highest score; among equals the first, the simplest."""
-  return max(readings, key=operator.attrgetter('score'))
+  return max(results, key=operator.attrgetter('score'))
 
 
 def joined_candidates(
@@ -89,7 +89,7 @@ def joined_candidates(
   bag: Features,
   labelled: Labelled,
   model: str = 'logistic',
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """As `candidates`, of vectors and bags of items at once, see `joined`.
 
   Yields:
@@ -98,9 +98,9 @@ def joined_candidates(
   # Trees see the order of the values of a feature alone.
   for weight in BAG_WEIGHTS if model == 'logistic' else (1.0,):
     features = joined(vectors, bag, labelled.rows['train'], weight=weight)
-    for reading in candidates(features, labelled, model):
-      chosen = {'bag_weight': weight} | reading.chosen
-      yield reading._replace(chosen=chosen)
+    for result in candidates(features, labelled, model):
+      chosen = {'bag_weight': weight} | result.chosen
+      yield result._replace(chosen=chosen)
 
 
 def candidates(
@@ -109,7 +109,7 @@ def candidates(
   model: str = 'logistic',
   *,
   strengths: Sequence[float] = STRENGTHS,
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """Fits a classifier with each of its settings, the simplest first.
 
   Args:
@@ -126,8 +126,8 @@ def candidates(
   inputs = {name: features[rows] for name, rows in labelled.rows.items()}
   if len(np.unique(label)) == 1:
     # A few labels may be all of one class, from which nothing is learned.
-    sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _READ}
-    yield _reading(labelled, {}, sure, label[:1])
+    sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _SPLITS}
+    yield _result(labelled, {}, sure, label[:1])
     return
   weight = labelled.positive_weight
   weight = None if weight == 1 else {1: weight}
@@ -143,7 +143,7 @@ def _regressions(
   labelled: Labelled,
   weight: dict[int, float] | None,
   strengths: Sequence[float],
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """A logistic regression of each strength, from where the last one ended."""
   import sklearn.exceptions
   import sklearn.linear_model
@@ -159,7 +159,7 @@ def _regressions(
       # A weak penalty may be cut short; validation then judges the model.
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], label)
-      scores = {name: model.decision_function(inputs[name]) for name in _READ}
+      scores = {name: model.decision_function(inputs[name]) for name in _SPLITS}
     if len(model.classes_) == 2:
       # The model has the logit of the second one alone.
       scores = {
@@ -173,10 +173,10 @@ def _regressions(
       kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
       bias = np.concatenate([np.zeros_like(bias), bias])
     all_kernel = np.zeros((len(kernel), labelled.num_classes))
-    all_bias = np.full(labelled.num_classes, _NEVER)
+    all_bias = np.full(labelled.num_classes, _ABSENT)
     all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
-    reading = _reading(labelled, {'C': strength}, outputs, model.classes_)
-    yield reading._replace(linear=(all_kernel, all_bias))
+    result = _result(labelled, {'C': strength}, outputs, model.classes_)
+    yield result._replace(linear=(all_kernel, all_bias))
 
 
 def _boosted_trees(
@@ -184,7 +184,7 @@ def _boosted_trees(
   label: np.ndarray,
   labelled: Labelled,
   weight: dict[int, float] | None,
-) -> Iterator[Reading]:
+) -> Iterator[ProbeResult]:
   """Gradient boosting, after each of some numbers of trees."""
   import lightgbm
 
@@ -206,20 +206,20 @@ def _boosted_trees(
     found = [
       {
         name: np.log(model.predict_proba(inputs[name], num_iteration=trees))
-        for name in _READ
+        for name in _SPLITS
       }
       for trees in TREES
     ]
   for trees, outputs in zip(TREES, found, strict=True):
-    yield _reading(labelled, {'trees': trees}, outputs, model.classes_)
+    yield _result(labelled, {'trees': trees}, outputs, model.classes_)
 
 
-def _reading(
+def _result(
   labelled: Labelled,
   chosen: dict[str, float],
   known: Mapping[str, np.ndarray],
   classes: np.ndarray,
-) -> Reading:
+) -> ProbeResult:
   """Brings log-probabilities of known classes to all classes; scores them."""
   outputs = {}
   for name, values in known.items():
@@ -229,7 +229,7 @@ def _reading(
     outputs[name][:, classes] = values
   label = labelled.label[labelled.rows['validation']]
   score = (labelled.score or _accuracy)(outputs['validation'], label)
-  return Reading(chosen, outputs, score)
+  return ProbeResult(chosen, outputs, score)
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -255,7 +255,7 @@ def on_vectors(
   (u - m) / s W + c = u (W / s) + (c - m (W / s))
 
   Args:
-    linear: of a `Reading`.
+    linear: of a `ProbeResult`.
     vectors: of all rows, [rows, dim].
     train: the rows over which they were standardised.
 

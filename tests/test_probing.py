@@ -1,4 +1,4 @@
-"""Reading vectors: against scikit-learn and NumPy by hand."""
+"""Probes: against scikit-learn and NumPy by hand."""
 
 import sys
 import warnings
@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from adaptssr_jax.data import Ragged
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.probing import features, probe, reading
+from experiments.probing import classifiers, features, probe
 
 SIZES = {'train': 60, 'validation': 40, 'test': 30}
 
@@ -27,7 +27,7 @@ def made(classes=3, dim=5, *, seed=0):
   for name, size in SIZES.items():
     rows[name] = order[start : start + size]
     start += size
-  return vectors, reading.Labelled(label, rows, classes)
+  return vectors, classifiers.Labelled(label, rows, classes)
 
 
 def by_hand(vectors, labelled, strength, **settings):
@@ -44,8 +44,8 @@ def by_hand(vectors, labelled, strength, **settings):
 def test_every_regression_is_that_of_scikit_learn(classes, weight):
   vectors, labelled = made(classes)
   labelled = labelled._replace(positive_weight=weight)
-  found = list(reading.candidates(vectors, labelled))
-  assert [one.chosen['C'] for one in found] == list(reading.STRENGTHS)
+  found = list(classifiers.candidates(vectors, labelled))
+  assert [one.chosen['C'] for one in found] == list(classifiers.STRENGTHS)
   settings = {} if weight == 1 else {'class_weight': {1: weight}}
   for one in found:
     expected = by_hand(vectors, labelled, one.chosen['C'], **settings)
@@ -61,7 +61,9 @@ def test_every_regression_is_that_of_scikit_learn(classes, weight):
 def test_the_best_is_taken_and_among_equals_the_first():
   vectors, labelled = made()
   scores = iter([0.2, 0.7, 0.1, 0.7, 0.3])
-  best = reading.read(vectors, labelled._replace(score=lambda *_: next(scores)))
+  best = classifiers.best_regression(
+    vectors, labelled._replace(score=lambda *_: next(scores))
+  )
   assert (best.chosen, best.score) == ({'C': 0.01}, 0.7)
 
 
@@ -88,7 +90,7 @@ def test_a_class_without_training_rows_has_no_chance():
   rows = labelled.rows
   train = rows['train'][labelled.label[rows['train']] != 1]
   labelled = labelled._replace(rows=rows | {'train': train})
-  best = reading.read(vectors, labelled)
+  best = classifiers.best_regression(vectors, labelled)
   assert (best.outputs['test'][:, 1] == -np.inf).all()
   assert np.isfinite(best.outputs['test'][:, [0, 2]]).all()
   total = np.exp(best.outputs['test']).sum(axis=1)
@@ -98,13 +100,13 @@ def test_a_class_without_training_rows_has_no_chance():
 def test_labels_of_one_class_give_that_class_to_all():
   vectors, labelled = made()
   labelled = labelled._replace(label=np.full(len(vectors), 2))
-  best = reading.read(vectors, labelled)
+  best = classifiers.best_regression(vectors, labelled)
   assert best.outputs['test'].tolist() == [[-np.inf, -np.inf, 0]] * 30
 
 
 def test_log_odds_stay_finite():
   outputs = np.array([[-np.inf, 0.0], [np.log(0.25), np.log(0.75)]])
-  assert reading.task_outputs('conversion', outputs) == pytest.approx(
+  assert classifiers.task_outputs('conversion', outputs) == pytest.approx(
     [30, np.log(3)]
   )
 
@@ -112,8 +114,8 @@ def test_log_odds_stay_finite():
 @pytest.mark.parametrize('classes', [2, 3])
 def test_a_linear_head_says_what_the_regression_says(classes):
   vectors, labelled = made(classes)
-  best = reading.read(vectors, labelled)
-  kernel, bias = reading.on_vectors(
+  best = classifiers.best_regression(vectors, labelled)
+  kernel, bias = classifiers.on_vectors(
     best.linear, vectors, labelled.rows['train']
   )
   logits = vectors @ kernel + bias
@@ -128,15 +130,17 @@ def test_trees_see_what_no_line_divides():
   vectors = rng.normal(size=(600, 2))
   label = (vectors[:, 0] * vectors[:, 1] > 0).astype(int)
   rows = dict(zip(SIZES, np.split(np.arange(600), [400, 500]), strict=True))
-  labelled = reading.Labelled(label, rows, 2)
-  best = reading.best_of(reading.candidates(vectors, labelled, 'lightgbm'))
-  assert best.score > 0.9 > 0.7 > reading.read(vectors, labelled).score
+  labelled = classifiers.Labelled(label, rows, 2)
+  found = classifiers.candidates(vectors, labelled, 'lightgbm')
+  best = classifiers.best_of(found)
+  regression = classifiers.best_regression(vectors, labelled)
+  assert best.score > 0.9 > 0.7 > regression.score
   filters = list(warnings.filters)
-  found = reading.candidates(vectors, labelled, 'lightgbm')
+  found = classifiers.candidates(vectors, labelled, 'lightgbm')
   first = next(found)
   # Not those of whoever asks for the next.
   assert warnings.filters == filters
-  again = reading.best_of([first, *found])
+  again = classifiers.best_of([first, *found])
   assert again.outputs['test'].tobytes() == best.outputs['test'].tobytes()
   assert list(best.chosen) == ['trees']
 
@@ -162,12 +166,14 @@ def test_validation_chooses_what_the_bag_counts():
   vectors = np.random.default_rng(1).normal(size=(130, 5))
   histories = Ragged.from_rows([[1 + int(label)] for label in labelled.label])
   bag = features.tf_idf(features.bags(histories, 2))
-  best = reading.best_of(reading.joined_candidates(vectors, bag, labelled))
-  assert best.score == 1 > reading.read(vectors, labelled).score
+  best = classifiers.best_of(
+    classifiers.joined_candidates(vectors, bag, labelled)
+  )
+  assert best.score == 1 > classifiers.best_regression(vectors, labelled).score
   assert set(best.chosen) == {'bag_weight', 'C'}
-  found = list(reading.joined_candidates(vectors, bag, labelled))
+  found = list(classifiers.joined_candidates(vectors, bag, labelled))
   weights = [one.chosen['bag_weight'] for one in found]
-  assert weights == [w for w in reading.BAG_WEIGHTS for _ in range(5)]
+  assert weights == [w for w in classifiers.BAG_WEIGHTS for _ in range(5)]
 
 
 def test_bags_of_many_users_are_those_of_each(monkeypatch):
