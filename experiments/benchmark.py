@@ -48,7 +48,12 @@ from experiments.benchmarking.processes import run_case
 from experiments.benchmarking.report import draw_growth, report
 from experiments.flags.binder import SettingsError
 from experiments.run.process import tell, tell_result
-from experiments.run.workdir import atomic_write, commit, differing_flags
+from experiments.run.workdir import (
+  atomic_write,
+  commit,
+  differing_flags,
+  reading_json,
+)
 
 # They may change before --growth or --objectives goes on.
 _FREE = (
@@ -113,15 +118,9 @@ def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   path = settings.json_file
   if not path.exists():
     return []
-  try:
-    whole = json.loads(path.read_bytes())
+  with reading_json(path, writer=f'--{settings.mode}') as whole:
     runs, code, before = whole['runs'], whole['commit'], whole['flags']
     differing = differing_flags(before, settings.flag_values(), _FREE)
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise SettingsError(
-      f'{path} is not what --{settings.mode} writes: remove it, or choose '
-      'another --workdir'
-    ) from error
   if code != commit():
     differing = f'the commit was {code}, is {commit()}'
   if differing:

@@ -1,6 +1,5 @@
 """What other commands measured: comparisons, and similarities."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from xml.etree.ElementTree import Element, fromstring
 
 from markdown_it import MarkdownIt
 
-from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import stairs
 from experiments.reporting.elements import (
   allowed,
@@ -18,6 +16,7 @@ from experiments.reporting.elements import (
   table,
   tag,
 )
+from experiments.run.workdir import reading_json
 
 COMPARISON, SIMILARITIES = 'results.md', 'similarity.json'
 _QUANTILES = ('5', '50', '95')
@@ -45,8 +44,7 @@ def comparison_section(name: str, folder: pathlib.Path) -> Element:
 def similarity_section(name: str, folder: pathlib.Path) -> Element:
   """The similarities that `experiments.similarity` measured."""
   path = folder / SIMILARITIES
-  try:
-    result = json.loads(path.read_text())
+  with reading_json(path, writer='experiments.similarity') as result:
     methods = result['methods']
     kinds = next(iter(methods.values()))
     return tag(
@@ -68,17 +66,6 @@ def similarity_section(name: str, folder: pathlib.Path) -> Element:
       ),
       _table(methods),
     )
-  except (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    StopIteration,
-  ) as error:
-    raise SettingsError(
-      f'{path} is not what experiments.similarity writes: write it anew'
-    ) from error
 
 
 def _chart(

@@ -1,17 +1,15 @@
 """Runs side by side: what they are, their curves, results and settings."""
 
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from experiments.flags.binder import SettingsError
 from experiments.reporting.charts import Line, curves
 from experiments.reporting.elements import figure, legend, table, tag
 from experiments.run.logs import read_metrics
-from experiments.run.workdir import RESULT, saved_flags
+from experiments.run.workdir import RESULT, reading_json, saved_flags
 
 _DASH = '-'
 _VALIDATION = 'validation_'
@@ -53,14 +51,10 @@ class Run(NamedTuple):
 
 def read_run(name: str, folder: pathlib.Path) -> Run:
   """Reads the folder of a run, which may still be at work."""
-  path = folder / RESULT
-  try:
-    result = json.loads(path.read_bytes()) if path.exists() else {}
-    result |= {n: _numbers(result[n]) for n in _SPLITS if n in result}
-  except (ValueError, TypeError, AttributeError) as error:
-    raise SettingsError(
-      f'{path} is not what a run writes: remove it, or run it anew'
-    ) from error
+  path, result = folder / RESULT, {}
+  if path.exists():
+    with reading_json(path, writer='a run') as result:
+      result |= {n: _numbers(result[n]) for n in _SPLITS if n in result}
   lines = [_numbers(line) for line in read_metrics(folder)]
   return Run(name, saved_flags(folder), lines, result)
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import types
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import filelock
 import numpy as np
@@ -30,6 +31,9 @@ _HOLDER = '.lock_holder'
 _PART = '.part'
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
+# What a program raises that reads JSON of another form than it expects.
+_OTHER_CONTENT = (ValueError, LookupError, TypeError, AttributeError)
+_OTHER_CONTENT += (ArithmeticError, StopIteration)
 
 
 @contextlib.contextmanager
@@ -81,6 +85,22 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
       advice = 'make room, and give the same command again'
     raise SettingsError(
       f'--workdir={folder} cannot be written ({error.strerror}): {advice}'
+    ) from error
+
+
+@contextlib.contextmanager
+def reading_json(path: pathlib.Path, *, writer: str) -> Iterator[Any]:
+  """Yields what a JSON file of `writer`, a command, holds.
+
+  Errors in its use become a `SettingsError` that names the file.
+  """
+  try:
+    yield json.loads(path.read_bytes())
+  except SettingsError:
+    raise
+  except _OTHER_CONTENT as error:
+    raise SettingsError(
+      f'{path} is not what {writer} writes: remove it, and run that again'
     ) from error
 
 
