@@ -25,7 +25,6 @@ from experiments.flags.flag_files import (
   with_flagfiles,
   with_place,
 )
-from experiments.flags.help import group_of, help_of
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.small_commands import (
   BaselineSettings,
@@ -34,6 +33,7 @@ from experiments.flags.small_commands import (
   SimilaritySettings,
 )
 from experiments.run import process
+from experiments.run.command import group_of, help_of
 from experiments.run.data import open_data
 from experiments.run.logs import Progress
 from experiments.run.process import be_quiet, call, inner_run, tell_result
