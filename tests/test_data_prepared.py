@@ -116,7 +116,7 @@ def test_who_waits_for_another_process_is_told_so(tmp_path):
   parent.mkdir(parents=True)
   told, expected = [], f'Waiting for a process that prepares {parent}...'
   waiting = threading.Thread(
-    target=load, args=[make(tmp_path)], kwargs={'tell': told.append}
+    target=load, args=[make(tmp_path)], kwargs={'on_progress': told.append}
   )
   with filelock.FileLock(parent / '.lock'):
     waiting.start()

@@ -30,9 +30,9 @@ def write(folder, **files):
   return folder
 
 
-def load(folder, config, tell=None):
+def load(folder, config, **options):
   builder = tfds.builder(f'ttl/{config}', data_dir=folder.parent / 'prepared')
-  return data.load(builder, manual_dir=str(folder), tell=tell)
+  return data.load(builder, manual_dir=str(folder), **options)
 
 
 def rows(split, column='items'):
@@ -210,7 +210,7 @@ def test_lines_without_behaviours_are_dropped_counted_and_told(tmp_path):
   age = ['0,,5', *[f'{line},,5' for line in LINES], ',,7', '00,0,,5']
   folder = write(tmp_path / 'manual', pretrain=pretrain, age=age)
   told = []
-  users = load(folder, 'age', told.append)
+  users = load(folder, 'age', on_progress=told.append)
   assert sum(len(split.label) for split in users.splits.values()) == 20
   assert users.vocabulary.labels == ['5']
   assert told[1:] == [

@@ -71,14 +71,12 @@ def test_behaviours_are_in_order_of_time_then_of_rows(tmp_path, suffix):
   ]
 
 
-@pytest.mark.parametrize('task', ['pretrain', 'age'])
-def test_all_formats_give_the_same_data_set(tmp_path, task):
+@pytest.mark.parametrize('label', [None, 'age'])
+def test_all_formats_give_the_same_data_set(tmp_path, label):
   found = []
   for suffix in ('csv', 'parquet', 'jsonl', 'ndjson'):
     path = write(tmp_path / f'e.{suffix}', EVENTS)
-    found.append(
-      columns_of(load(tmp_path, path, label_column='age', task=task))
-    )
+    found.append(columns_of(load(tmp_path, path, label_column=label)))
   assert found[0] == found[1] == found[2] == found[3]
 
 
@@ -215,8 +213,6 @@ def test_the_name_follows_the_contents_the_columns_and_the_task(tmp_path):
 
   moved = shutil.copy(path, tmp_path / 'moved.csv')
   assert name() == name(moved)
-  assert name() == name(label_column='age', task='pretrain')
-  assert name(task='age') == name(label_column='age')
   others = [
     name(),
     name(item_column='age'),
@@ -283,7 +279,9 @@ def read(tmp_path, paths, **settings):
   events = Tables(paths, Columns(texts, 'time'))
   said = []
   with open_database(tmp_path / 'database', **settings) as database:
-    users, vocabulary = read_users(database, events, None, tell=said.append)
+    users, vocabulary = read_users(
+      database, events, None, on_progress=said.append
+    )
   assert not list((tmp_path / 'database').iterdir())
   return users, vocabulary, said
 
@@ -442,7 +440,7 @@ def test_the_name_follows_the_format_and_the_condition(tmp_path):
       {'where': "age = 'old'"},
       {'where': "age = 'new'"},
       {'time_format': '%Y'},
-      {'memory_limit': '1GB'},
+      {},
     )
   ]
   assert len(set(names)) == 4

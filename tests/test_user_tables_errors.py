@@ -235,7 +235,6 @@ def test_a_column_name_that_is_not_utf8_is_an_error(tmp_path):
 def test_contradicting_settings_are_errors(tmp_path):
   path = csv_file(tmp_path, {})
   for settings, reason in (
-    ({'label_column': 'age', 'task': 'job'}, "'job' is neither"),
     ({'item_column': 'user_id'}, 'must be different'),
     ({'label_column': 'time'}, 'must be different'),
   ):

@@ -46,6 +46,7 @@ from adaptssr_jax.data.rows import (
   Vocabulary,
   check_rows,
   examples_of,
+  ignore_progress,
 )
 
 # Rows of a file: TFDS holds those of one in memory.
@@ -83,8 +84,10 @@ class UserBuilder(
   """A data set of users; a subclass says how its source is read."""
 
   VERSION = tfds.core.Version('1.0.0')
-  # Of the pipeline that makes the examples; None: made in this process.
+  # `prepare` sets these three, which change no example.
   beam_options: Sequence[str] | None = None
+  memory_limit: str = ''
+  on_progress: Callable[[str], None] = staticmethod(ignore_progress)
 
   @abc.abstractmethod
   def _read(

@@ -11,6 +11,7 @@ since their processes must have died. Folders that other machines left stay.
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import platform
 import re
@@ -23,7 +24,7 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.beam import pipeline_options
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.prepared.columns import write_columns
-from adaptssr_jax.data.rows import DataError, tell_nobody
+from adaptssr_jax.data.rows import DataError, ignore_progress
 from adaptssr_jax.files import locked
 
 ARRAYS = 'arrays'
@@ -41,7 +42,8 @@ def prepare(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
-  tell: Callable[[str], None] | None = None,
+  memory_limit: str = '',
+  on_progress: Callable[[str], None] = ignore_progress,
 ) -> None:
   """Prepares a data set, unless another process does it meanwhile.
 
@@ -49,8 +51,10 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of the Apache Beam pipeline that makes the examples,
       such as '--runner=FlinkRunner'; None makes them in this process.
-    tell: called with each line of progress: what is waited for, the start, and
-      which parts of the source are left out.
+    memory_limit: of the DuckDB that reads `user_tables`, such as '4GB'; by
+      default 80% of the machine's memory. The rest goes to the disk.
+    on_progress: called with each line of progress, such as a wait for another
+      process, or which parts of the source are left out.
 
   Raises:
     DataError: the source cannot be had or read; nothing is left behind.
@@ -59,10 +63,9 @@ def prepare(
   folder = pathlib.Path(builder.data_dir).absolute()
   parent = folder.parent
   parent.mkdir(parents=True, exist_ok=True)
-  tell = tell or tell_nobody
   waiting = f'Waiting for a process that prepares {parent}...'
   with locked(
-    parent / _LOCK, on_wait=functools.partial(tell, waiting)
+    parent / _LOCK, on_wait=functools.partial(on_progress, waiting)
   ) as is_alone:
     exists = folder.exists()
     if is_prepared(builder):
@@ -72,40 +75,38 @@ def prepare(
         f'{builder.data_dir} is no data set that `adaptssr_jax.data.load` '
         'prepared: delete it, and it will be prepared'
       )
-    tell(f'Downloading and preparing {builder.data_dir}...')
+    on_progress(f'Downloading and preparing {builder.data_dir}...')
     if is_alone:
       for leftover in parent.glob(f'{_prefix()}.*'):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(
       prefix=f'{_prefix()}.', dir=parent, ignore_cleanup_errors=True
     ) as scratch:
-      made = _make(builder, scratch, manual_dir, beam_options, tell)
+      staged = type(builder)(config=builder.builder_config, data_dir=scratch)
+      staged.beam_options = beam_options
+      staged.memory_limit = memory_limit
+      staged.on_progress = on_progress
+      made = _make(staged, builder.data_dir_root / 'downloads', manual_dir)
       _publish(made, folder)
 
 
 def _make(
-  builder: UserBuilder,
-  scratch: str,
-  manual_dir: str | None,
-  beam_options: Sequence[str] | None,
-  tell: Callable[[str], None],
+  builder: UserBuilder, downloads: os.PathLike, manual_dir: str | None
 ) -> pathlib.Path:
-  """Prepares the data set below `scratch` and returns its folder."""
-  staged = type(builder)(config=builder.builder_config, data_dir=scratch)
-  staged.beam_options = beam_options
-  staged.download_and_prepare(
+  """Prepares the data set of a builder and returns its folder."""
+  builder.download_and_prepare(
     file_format='array_record',
-    download_dir=builder.data_dir_root / 'downloads',
+    download_dir=downloads,
     download_config=tfds.download.DownloadConfig(
       manual_dir=manual_dir,
       try_download_gcs=False,
-      beam_options=pipeline_options(beam_options),
+      beam_options=pipeline_options(builder.beam_options),
     ),
   )
-  for note in staged.info.metadata['notes']:
-    tell(note)
-  made = pathlib.Path(staged.data_dir)
-  write_columns(staged, made / ARRAYS)
+  for note in builder.info.metadata['notes']:
+    builder.on_progress(note)
+  made = pathlib.Path(builder.data_dir)
+  write_columns(builder, made / ARRAYS)
   return made
 
 

@@ -38,7 +38,7 @@ def shown(cell: Any, most: int = 80) -> str:
   return f'{text[:most]!r}{"..." * (len(text) > most)}'
 
 
-def tell_nobody(text: str) -> None:
+def ignore_progress(text: str) -> None:
   """Drops a line of progress."""
 
 

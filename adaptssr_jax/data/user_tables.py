@@ -34,9 +34,9 @@ from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
+  ignore_progress,
   split_for,
   split_rows,
-  tell_nobody,
 )
 
 _LONGEST_NAME = 50
@@ -50,14 +50,10 @@ class UserTablesConfig(TaskConfig):
     events: files of behaviours, and which of their columns are read.
     labels: those of labels, the same if they stand in the events; None for
       pre-training.
-    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
-    tell: is called with the progress of preparing.
   """
 
   events: Tables | None = None
   labels: Tables | None = None
-  memory_limit: str = ''
-  tell: Callable[[str], None] = tell_nobody
 
   @property
   def source(self) -> str:
@@ -74,11 +70,8 @@ def user_tables_config(
   item_column: str = 'item_id',
   time_column: str = 'time',
   label_column: str | None = None,
-  task: str | None = None,
   time_format: str = '',
   where: str = '',
-  memory_limit: str = '',
-  tell: Callable[[str], None] = tell_nobody,
 ) -> UserTablesConfig:
   """Describes a data set of your own tables: files, columns and formats.
 
@@ -94,15 +87,11 @@ def user_tables_config(
     user_column: name of the column of user ids, in either table.
     item_column: name of that of item ids.
     time_column: name of that of times.
-    label_column: name of that of labels.
-    task: 'pretrain' or the label column; by default the latter, if given.
+    label_column: name of that of labels; None for pre-training.
     time_format: of the times, as `strptime` has it, such as '%m/%d/%Y'; by
       default they are numbers or ISO-8601 timestamps.
     where: a condition in SQL on the columns of the events; other rows are left
       out. Those of CSV and of JSON lines are text.
-    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
-      What is larger goes to the disk.
-    tell: is called with the progress of preparing.
 
   Returns:
     The config for `tfds.builder('user_tables', config=..., data_dir=...)`.
@@ -111,7 +100,7 @@ def user_tables_config(
     DataError: a file is not there, the columns contradict each other, or the
       format or the condition cannot be used.
   """
-  label = _label_of(task, label_column)
+  label = {'label': label_column} if label_column else {}
   users = {'user_id': user_column}
   own_labels = pathlib.Path(labels) if label and labels else None
   columns = Columns(
@@ -137,26 +126,14 @@ def user_tables_config(
   of_labels = tables if label else None
   if own_labels:
     of_labels = Tables([own_labels], Columns(users | label))
-  task = label.get('label', 'pretrain')
+  task = label_column or 'pretrain'
   return UserTablesConfig(
     name=_name(task, key),
     task=task,
     kind='classification' if label else 'pretrain',
     events=tables,
     labels=of_labels,
-    memory_limit=memory_limit,
-    tell=tell,
   )
-
-
-def _label_of(task: str | None, label_column: str | None) -> dict[str, str]:
-  task = task or label_column or 'pretrain'
-  if task not in ('pretrain', label_column or task):
-    raise DataError(
-      f"task {task!r} is neither 'pretrain' nor the label column "
-      f'{label_column!r}'
-    )
-  return {} if task == 'pretrain' else {'label': task}
 
 
 def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
@@ -192,12 +169,18 @@ def _fingerprint(path: pathlib.Path) -> list[str]:
 
 
 def read_tables(
-  config: UserTablesConfig, folder: pathlib.Path
+  config: UserTablesConfig,
+  folder: pathlib.Path,
+  *,
+  on_progress: Callable[[str], None] = ignore_progress,
+  memory_limit: str = '',
 ) -> tuple[Rows, Vocabulary]:
-  """The users of the tables, without preparing a data set.
+  """Reads the users of the tables without preparing a data set.
 
   Args:
-    folder: for what does not fit the memory, which is removed again.
+    folder: for data that does not fit in memory; it is left empty again.
+    on_progress: called with each line of progress.
+    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
 
   Returns:
     The users and the items, each in the order they first appear.
@@ -206,8 +189,10 @@ def read_tables(
     DataError: a row is wrong, or the memory does not suffice.
     OSError: the folder is full, or may not be written to.
   """
-  with open_database(folder, memory_limit=config.memory_limit) as database:
-    return read_users(database, config.events, config.labels, tell=config.tell)
+  with open_database(folder, memory_limit=memory_limit) as database:
+    return read_users(
+      database, config.events, config.labels, on_progress=on_progress
+    )
 
 
 class UserTables(UserBuilder):
@@ -227,7 +212,12 @@ class UserTables(UserBuilder):
     del dl_manager
     config = self.builder_config
     self.info.metadata['source'] = config.source
-    rows, vocabulary = read_tables(config, pathlib.Path(self.data_dir_root))
+    rows, vocabulary = read_tables(
+      config,
+      pathlib.Path(self.data_dir_root),
+      on_progress=self.on_progress,
+      memory_limit=self.memory_limit,
+    )
     return split_rows(rows, config.task), vocabulary
 
   def _examples(

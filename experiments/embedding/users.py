@@ -49,7 +49,9 @@ def read_new_users(
   """
   config = tables_config(settings, 'pretrain')
   try:
-    rows, found = read_tables(config, folder)
+    rows, found = read_tables(
+      config, folder, on_progress=tell, memory_limit=settings.memory_limit
+    )
   except OSError as error:
     raise SettingsError(
       f'the folder {folder}, for what does not fit the memory, cannot be used '

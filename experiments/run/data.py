@@ -55,7 +55,8 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     builder,
     manual_dir=settings.manual_dir or None,
     beam_options=settings.beam_options if settings.beam else None,
-    tell=tell,
+    memory_limit=settings.memory_limit,
+    on_progress=tell,
   )
   try:
     try:
@@ -184,8 +185,6 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
     label_column=None if task == 'pretrain' else task,
     time_format=settings.time_format,
     where=settings.where,
-    memory_limit=settings.memory_limit,
-    tell=tell,
   )
 
 

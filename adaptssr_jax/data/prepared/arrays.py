@@ -23,6 +23,7 @@ from adaptssr_jax.data.rows import (
   Kind,
   Vocabulary,
   by_user,
+  ignore_progress,
   split_numbers,
   split_users,
 )
@@ -125,7 +126,8 @@ def load(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
-  tell: Callable[[str], None] | None = None,
+  memory_limit: str = '',
+  on_progress: Callable[[str], None] = ignore_progress,
 ) -> UserData:
   """Prepares a data set, unless it already is, and opens it.
 
@@ -140,7 +142,11 @@ def load(
   """
   if not is_prepared(builder):
     prepare(
-      builder, manual_dir=manual_dir, beam_options=beam_options, tell=tell
+      builder,
+      manual_dir=manual_dir,
+      beam_options=beam_options,
+      memory_limit=memory_limit,
+      on_progress=on_progress,
     )
   if not builder.info.initialized:
     builder.info.read_from_directory(builder.data_dir)

@@ -23,7 +23,7 @@ from adaptssr_jax.data.readers import pipeline, table_groups, table_users
 from adaptssr_jax.data.readers.lines import Span
 from adaptssr_jax.data.readers.table_groups import Users
 from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
-from adaptssr_jax.data.rows import Rows, tell_nobody
+from adaptssr_jax.data.rows import Rows
 
 
 def user_examples(
@@ -127,9 +127,7 @@ def _group(
     for name, parts in tables.items():
       for part in parts:
         table_users.insert(database, name, part)
-    users = table_groups.group_users(
-      database, events, labels, time_order, tell=tell_nobody
-    )
+    users = table_groups.group_users(database, events, labels, time_order)
   if len(users.first):
     yield users
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.tables import Tables
-from adaptssr_jax.data.rows import DataError, Rows, shown
+from adaptssr_jax.data.rows import DataError, Rows, ignore_progress, shown
 
 # Of a database of `read_columns`; a row has one number for its file and line.
 DATABASE = """
@@ -126,7 +126,7 @@ def group_users(
   labels: Tables | None,
   time_order: str,
   *,
-  tell: Callable[[str], None],
+  on_progress: Callable[[str], None] = ignore_progress,
 ) -> Users:
   """Groups the behaviours in a database by user.
 
@@ -156,7 +156,7 @@ def group_users(
   database.execute(f'create table users as {users}')
   found = database.sql('from users order by first').to_arrow_table()
   sizes = found['size'].to_numpy()
-  tell(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
+  on_progress(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
   items = _sorted_items(database, int(sizes.sum()), time_order)
   item_ids = database.sql('select item_id from items order by place')
   return Users(

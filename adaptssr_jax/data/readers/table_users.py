@@ -70,7 +70,7 @@ def read_users(
   events: Tables,
   labels: Tables | None,
   *,
-  tell: Callable[[str], None],
+  on_progress: Callable[[str], None],
 ) -> tuple[Rows, Vocabulary]:
   """Reads behaviours and labels, and groups them by user.
 
@@ -85,11 +85,13 @@ def read_users(
     DataError: a row is wrong, or the labels of a user contradict each other.
   """
   database.execute(DATABASE)
-  _load(database, 'events', events, tell)
+  _load(database, 'events', events, on_progress)
   time_order = sort_key(events, [first_times(database, 'events')])
   if labels not in (None, events):
-    _load(database, 'labels', labels, tell)
-  users = group_users(database, events, labels, time_order, tell=tell)
+    _load(database, 'labels', labels, on_progress)
+  users = group_users(
+    database, events, labels, time_order, on_progress=on_progress
+  )
   check_any_user(events, len(users.first))
   classes = class_names(users.label_names)
   rows = users.rows(users.items.values, classes)
@@ -100,7 +102,7 @@ def _load(
   database: duckdb.DuckDBPyConnection,
   name: str,
   tables: Tables,
-  tell: Callable[[str], None],
+  on_progress: Callable[[str], None],
 ) -> None:
   """Puts all rows into one table of the database."""
   said, total = time.monotonic(), 0
@@ -110,7 +112,7 @@ def _load(
       insert(database, name, block, file)
       count += len(block)
       if time.monotonic() - said > _SECONDS:
-        tell(f'Read {count:,} rows of {path}...')
+        on_progress(f'Read {count:,} rows of {path}...')
         said = time.monotonic()
     total += count
   check_any_row(tables, total)
