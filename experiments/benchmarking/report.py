@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.benchmarking.cases import OURS, PYTORCH, Run
+from experiments.benchmarking.cases import OURS, Run
 from experiments.benchmarking.parts import table_of
 from experiments.run.pictures import Lines, MissingPlotsError, draw_lines, save
 from experiments.run.process import tell
 
 _DASH = '-'
-# By what was measured: the rate, and the seconds of the batches.
 _RATES = {
-  'users/s': ('users_per_second', 'step_seconds'),
-  'encoding, users/s': ('encoded_users_per_second', 'encoding_seconds'),
+  'users/s': 'users_per_second',
+  'encoding, users/s': 'encoded_users_per_second',
 }
 
 
@@ -30,8 +29,7 @@ def report(runs: Sequence[Run]) -> str:
   parts = []
   for section in dict.fromkeys(run['section'] for run in runs):
     found = [run for run in runs if run['section'] == section]
-    table = _TABLES.get(section.split(',')[0], _configurations)
-    parts += [f'## {section}', table(found)]
+    parts += [f'## {section}', _table(section, found)]
   for name, run in {run['name']: run for run in runs if 'parts' in run}.items():
     parts += [f'## Parts of a step, {name}', markdown(table_of(run['parts']))]
   failed = [
@@ -83,65 +81,41 @@ def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
   return Lines(title, {'': points})
 
 
-def _catalogues(runs: Sequence[Run]) -> str:
-  """A column for each catalogue, a row for each number."""
+def _table(section: str, runs: Sequence[Run]) -> str:
+  """The table of a section, without the numbers that nobody measured.
+
+  A catalogue is a column, since few of them have many numbers; any other
+  configuration is a row, and is compared to the first one if to no peer.
+  """
+  kind = section.split(',')[0]
   names = list(dict.fromkeys(run['name'] for run in runs))
-  peers = dict.fromkeys(run['who'] for run in runs if run['who'] != OURS)
-  ours = [_of(runs, name, OURS) for name in names]
-  rows = [['', *names]]
-  rows += [[title, *map(show, ours)] for title, show in _SHOW.items()]
-  for title, (rate, seconds) in _RATES.items():
-    for who in peers:
-      theirs = [_of(runs, name, who) for name in names]
-      shown = [_quartiles(found, seconds=seconds) for found in theirs]
-      ratios = [
-        _ratio(*pair, rate=rate) for pair in zip(ours, theirs, strict=True)
-      ]
-      rows.append([f'{who}: {title}', *shown])
-      rows.append([f'ours / {who}: {title}', *ratios])
-  # What nobody measured needs no row.
-  return markdown([row for row in rows if set(row[1:]) != {_DASH}])
+  cells = [_cells(runs, name, _TITLES.get(kind, _OTHERS)) for name in names]
+  if kind not in _TITLES:
+    first = _of(runs, names[0], OURS)
+    for name, found in zip(names, cells, strict=True):
+      ratio = _ratio(_of(runs, name, OURS), first, rate='users_per_second')
+      found[f'speed / that of {names[0]}'] = ratio
+  lines = [[title, *(found[title] for found in cells)] for title in cells[0]]
+  lines = [line for line in lines if set(line[1:]) != {_DASH}]
+  lines.insert(0, ['', *names])
+  if kind != _CATALOGUES:
+    lines = [list(row) for row in zip(*lines, strict=True)]
+  return markdown(lines)
 
 
-def _configurations(runs: Sequence[Run]) -> str:
-  """A row for each configuration, compared to the first."""
-  names = list(dict.fromkeys(run['name'] for run in runs))
-  columns = [
-    'users/s',
-    'tokens/s',
-    'of a large product',
-    'peak memory, MiB',
-  ]
-  rows = [['', 'ms a step', *columns, f'speed / that of {names[0]}']]
-  first = _of(runs, names[0], OURS)
-  for name in names:
-    found = _of(runs, name, OURS)
-    step = [1000 * second for run in found for second in run['step_seconds']]
-    rows.append(
-      [
-        name,
-        f'{statistics.median(step):,.0f}' if step else _DASH,
-        *(_SHOW[column](found) for column in columns),
-        _ratio(found, first, rate='users_per_second'),
-      ]
-    )
-  return markdown(rows)
-
-
-def _objectives(runs: Sequence[Run]) -> str:
-  """A row for each objective, beside plain PyTorch."""
-  columns = [
-    *('users/s', 'GFLOP/s of real tokens', 'peak memory, MiB'),
-    *(f'{PYTORCH}: users/s', f'{PYTORCH}: peak memory, MiB'),
-  ]
-  rows = [['', *columns, f'ours / {PYTORCH}: users/s']]
-  for name in dict.fromkeys(run['name'] for run in runs):
-    ours, theirs = (_of(runs, name, who) for who in (OURS, PYTORCH))
-    shown = [_SHOW[column](ours) for column in columns[:3]]
-    shown += [_SHOW[column](theirs) for column in ('users/s', columns[2])]
-    ratio = _ratio(ours, theirs, rate='users_per_second')
-    rows.append([name, *shown, ratio])
-  return markdown(rows)
+def _cells(
+  runs: Sequence[Run], name: str, titles: Sequence[str]
+) -> dict[str, str]:
+  """The numbers of a configuration by title: ours, and those of each peer."""
+  ours = _of(runs, name, OURS)
+  cells = {title: _SHOW[title](ours) for title in titles}
+  for who in dict.fromkeys(run['who'] for run in runs if run['who'] != OURS):
+    theirs = _of(runs, name, who)
+    for title in (*_RATES, 'peak memory, MiB'):
+      cells[f'{who}: {title}'] = _SHOW[title](theirs)
+    for title, rate in _RATES.items():
+      cells[f'ours / {who}: {title}'] = _ratio(ours, theirs, rate=rate)
+  return cells
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -205,6 +179,12 @@ def _ratio(runs: Sequence[Run], others: Sequence[Run], *, rate: str) -> str:
   return f'{middle:.2f} ({min(ratios):.2f}..{max(ratios):.2f})'
 
 
+def _step(runs: Sequence[Run]) -> str:
+  """The median of the steps of all rounds, in milliseconds."""
+  seconds = [second for run in runs for second in run['step_seconds']]
+  return f'{1000 * statistics.median(seconds):,.0f}' if seconds else _DASH
+
+
 def _product(runs: Sequence[Run]) -> str:
   of = _median(runs, name='product_gflops')
   share = _median(runs, name='product_share', form='.0%')
@@ -218,6 +198,7 @@ def _compiling(runs: Sequence[Run], *, name: str, again: bool = False) -> str:
 
 
 _SHOW = {
+  'ms a step': _step,
   'users/s': functools.partial(_quartiles, seconds='step_seconds'),
   'tokens/s': functools.partial(_median, name='tokens_per_second'),
   'padding in what is encoded': functools.partial(
@@ -243,5 +224,13 @@ _SHOW = {
     _quartiles, seconds='encoding_seconds'
   ),
 }
-# By the first words of the title of a section.
-_TABLES = {'Pre-training': _catalogues, 'Objectives': _objectives}
+_CATALOGUES = 'Pre-training'
+# Our numbers in a table, by the first words of the title of its section.
+_TITLES = {
+  _CATALOGUES: tuple(_SHOW),
+  'Objectives': ('users/s', 'GFLOP/s of real tokens', 'peak memory, MiB'),
+}
+_OTHERS = (
+  *('ms a step', 'users/s', 'tokens/s', 'of a large product'),
+  'peak memory, MiB',
+)
