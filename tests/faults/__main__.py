@@ -45,7 +45,7 @@ def main():
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     ward = with_half(open_ward(folder, str(pathlib.Path(folder) / 'data')))
-    print('| fault | times | steps done twice: mean, most |\n|---|---|---|')
+    print('| fault | times | repeated steps: mean, maximum |\n|---|---|---|')
     for injury in INJURIES:
       if not any(word in injury.__name__ for word in options.only):
         continue
