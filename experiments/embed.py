@@ -93,7 +93,7 @@ def main(settings: EmbedSettings) -> pathlib.Path:
     check_neighbours(splits, settings.neighbours)
     write_users(settings, paths, splits, models)
   if settings.item_vectors:
-    table, known = sources[0].params['table'], sources[0].known
+    table, known = sources[0].params['table'], sources[0].vocabulary
     write_items(paths['item_vectors'], table, known)
   return next(iter(paths.values()))
 
@@ -153,10 +153,12 @@ def with_users(
     folder = pathlib.Path(settings.output or settings.neighbours_output).parent
     if len(sources) == 1:
       (source,) = sources
-      users = read_new_users(settings, source.known, folder=folder)
+      users = read_new_users(settings, source.vocabulary, folder=folder)
       return [users], [(source.encoder, source.params)]
     # What one of them knows is not lost for it where the others do not.
-    known = list(dict.fromkeys(item for one in sources for item in one.known))
+    known = list(
+      dict.fromkeys(item for one in sources for item in one.vocabulary)
+    )
     users = read_new_users(settings, known, folder=folder)
     return [users], [with_items(one, known) for one in sources]
   named = settings.dataset or DataSettings.dataset

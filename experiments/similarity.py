@@ -154,7 +154,7 @@ def default_names(sources: Sequence[str]) -> tuple[str, ...]:
 
 def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
   """The flags that the numbers depend on."""
-  return settings.flag_values(without=settings.names_free_to_change())
+  return settings.flag_values(without=settings.mutable_names())
 
 
 def measure(

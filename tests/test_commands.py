@@ -285,7 +285,7 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
 
 
 @pytest.mark.parametrize(
-  ('settings', 'goes_on'),
+  ('settings', 'is_resumable'),
   [
     (PretrainSettings(), True),
     (BaselineSettings(), False),
@@ -298,16 +298,18 @@ def test_a_quiet_command_tells_its_result_alone(tmp_path, data_dir, capfd):
   ],
 )
 def test_a_stopped_command_fails_unless_it_goes_on(
-  settings, goes_on, monkeypatch, capsys
+  settings, is_resumable, monkeypatch, capsys
 ):
   monkeypatch.setattr(process, 'prepare_process', lambda settings: None)
   stopped = 'stopped by SIGTERM: give the same command to'
   end = contextlib.nullcontext()
-  if not goes_on:
-    end = pytest.raises(SystemExit, match=f'^error: {stopped} begin again$')
+  if not is_resumable:
+    end = pytest.raises(SystemExit, match=f'^error: {stopped} start again$')
   with end:
     call(lambda settings: signal.raise_signal(signal.SIGTERM), settings)
-  assert capsys.readouterr().out == (f'{stopped} go on\n' if goes_on else '')
+  assert capsys.readouterr().out == (
+    f'{stopped} resume\n' if is_resumable else ''
+  )
 
 
 @pytest.mark.usefixtures('loud_again')

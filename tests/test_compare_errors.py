@@ -161,7 +161,7 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ({'variant': ('adaptssr --fusion=foo',)}, r'--fusion must be adaptive'),
     ({'variant': ('pooled_items --plan',)}, r'leave out --plan, which is'),
     ({'variant': ('pooled_items --quiet',)}, r'leave out --quiet, which is'),
-    ({'variant': ('pooled_items embed_dim',)}, r"'embed_dim' is no flag"),
+    ({'variant': ('pooled_items embed_dim',)}, r"'embed_dim' is not a flag"),
     ({'variant': ('pooled_items --embed=8',)}, r'Unknown .* flag .embed'),
     ({'variant': ('pooled_items --embed_dim=0',)}, r'--embed_dim must be at'),
     ({'rhos': ('1',)}, r"--rhos must be numbers above 0 to 0.99, not '1'"),

@@ -14,7 +14,7 @@ from adaptssr_jax.training.step import init_state
 from experiments.flags.shared import RunSettings
 from experiments.run import process as run_process
 from experiments.run.encoder import make_encoder
-from experiments.run.process import keep_compiled, prepare_process
+from experiments.run.process import enable_compilation_cache, prepare_process
 from tests.tiny_runs import last_line_of, pretrain_settings, start
 
 FOLDER = 'jax_compilation_cache'
@@ -25,9 +25,9 @@ import jax
 import numpy as np
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import pmap_step
-from experiments.run.process import keep_compiled
+from experiments.run.process import enable_compilation_cache
 
-keep_compiled({cache!r}, workdir={workdir!r})
+enable_compilation_cache({cache!r}, workdir={workdir!r})
 events = collections.Counter()
 listener = lambda event, **_: events.update([event])
 jax.monitoring.register_event_listener(listener)
@@ -98,8 +98,8 @@ def test_the_cache_can_be_off_or_elsewhere(tmp_path, no_cache, cache):
 def test_a_cache_that_jax_has_already_is_left_alone(tmp_path):
   before = jax.config.jax_compilation_cache_dir
   assert before
-  keep_compiled('auto', workdir=tmp_path / 'run')
-  keep_compiled(str(tmp_path), workdir=tmp_path / 'run')
+  enable_compilation_cache('auto', workdir=tmp_path / 'run')
+  enable_compilation_cache(str(tmp_path), workdir=tmp_path / 'run')
   assert jax.config.jax_compilation_cache_dir == before
 
 
@@ -133,7 +133,7 @@ def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
 
 
 def test_a_run_may_be_resumed_with_another_cache():
-  assert 'compilation_cache' in RunSettings().names_free_to_change()
+  assert 'compilation_cache' in RunSettings().mutable_names()
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from experiments import finetune, pretrain
 from experiments.run.interruption import (
   Interrupted,
   asked_to_stop,
-  deferred,
-  listening,
+  defer_signals,
+  handle_signals,
 )
 from experiments.run.logs import Progress
 from tests.tiny_runs import (
@@ -27,7 +27,7 @@ def test_a_signal_ends_what_does_not_ask(number):
   before = signal.getsignal(number)
   with (
     pytest.raises(Interrupted, match=f'stopped by {number.name}$'),
-    listening(),
+    handle_signals(),
   ):
     signal.raise_signal(number)
   assert signal.getsignal(number) is before
@@ -46,12 +46,12 @@ def test_a_signal_waits_where_somebody_asks(capfd):
   answers = []
   with (
     pytest.raises(Interrupted, match='stopped by SIGTERM'),
-    listening(),
-    deferred(),
+    handle_signals(),
+    defer_signals(),
   ):
     answers += asks()
   assert answers == [False, True]
-  assert 'SIGTERM: saves and stops after this step' in capfd.readouterr().err
+  assert 'SIGTERM: saving and stopping after' in capfd.readouterr().err
 
 
 def press_twice():
@@ -60,12 +60,12 @@ def press_twice():
 
 
 def test_who_presses_twice_does_not_want_to_wait():
-  with pytest.raises(KeyboardInterrupt), listening(), deferred():
+  with pytest.raises(KeyboardInterrupt), handle_signals(), defer_signals():
     press_twice()
 
 
 def test_an_old_notice_does_not_stop_the_next_run():
-  with pytest.raises(Interrupted), listening():
+  with pytest.raises(Interrupted), handle_signals():
     signal.raise_signal(signal.SIGTERM)
   assert not asked_to_stop(1)
 
@@ -102,7 +102,7 @@ def test_pre_training_saves_where_it_is_told_to_stop(
         Interrupted,
         match=r'b: stopped after step 7 of 9, which is saved$',
       ),
-      listening(),
+      handle_signals(),
     ):
       pretrain.main(stopped)
   # Neither a multiple of --checkpoint_every, nor of an epoch.
@@ -118,7 +118,7 @@ def test_fine_tuning_that_is_told_late_is_tested_later(
   with monkeypatch.context() as patch:
     # In the last step.
     tell_after(patch, 4)
-    with pytest.raises(Interrupted), listening():
+    with pytest.raises(Interrupted), handle_signals():
       finetune.main(settings)
   assert not (tmp_path / 'run' / 'result.json').exists()
   assert saved_steps(settings.workdir)[-1] == 4

@@ -123,7 +123,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
       with pytest.raises(Interruption):
         pretrain.main(settings)
   pretrain.main(settings)
-  assert 'goes on at step 6 of 9' in capsys.readouterr().out
+  assert 'resumes at step 6 of 9' in capsys.readouterr().out
   assert_same_run(tmp_path, pretrained.workdir)
 
 
@@ -166,7 +166,7 @@ def test_a_longer_run_goes_on_where_a_shorter_one_ended(
   # Six steps end an epoch, and the sixth is logged anyway.
   longer = shutil.copytree(watched[0], tmp_path / 'run')
   pretrain.main(pretrain_settings(longer, data_dir, num_steps=9))
-  assert 'goes on at step 6 of 9' in capsys.readouterr().out
+  assert 'resumes at step 6 of 9' in capsys.readouterr().out
   assert_same_run(longer, pretrained.workdir)
 
 

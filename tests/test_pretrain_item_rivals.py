@@ -118,9 +118,9 @@ def test_hidden_items_are_filled_by_a_model_that_guesses(
 
 def test_a_curriculum_keeps_its_length():
   settings = pretrain_settings('', '', objective=('ccl',))
-  assert not {'num_epochs', 'num_steps'} & settings.names_free_to_change()
+  assert not {'num_epochs', 'num_steps'} & settings.mutable_names()
   given = dataclasses.replace(settings, curriculum_steps=9)
-  assert {'num_epochs', 'num_steps'} <= given.names_free_to_change()
+  assert {'num_epochs', 'num_steps'} <= given.mutable_names()
 
 
 def test_as_many_negatives_are_drawn_as_room_is_made_for():

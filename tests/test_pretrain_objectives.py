@@ -224,8 +224,8 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ({'objective_weights': ('1', '-1')}, '--objective_weights=1,-1 must be'),
     ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
     ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
-    ({'slice_lengths': '1,2'}, '--slice_lengths holds several words'),
-    ({'augmentations': 'crop'}, '--augmentations holds several words'),
+    ({'slice_lengths': '1,2'}, '--slice_lengths takes several words'),
+    ({'augmentations': 'crop'}, '--augmentations takes several words'),
     ({'smooth': 0.1}, '--smooth=0.1 is for hard pairs'),
     ({'hard_negatives': False}, 'a list has all negatives'),
     (

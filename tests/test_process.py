@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments.run.process import parts_of
+from experiments.run.process import num_cpu_devices
 from tests.tiny_runs import ROOT
 
 DEVICES = """
@@ -38,8 +38,8 @@ def devices_of(settings, **variables):
 
 def test_each_core_is_a_device():
   cores = len(os.sched_getaffinity(0))
-  assert devices_of('PretrainSettings()') == parts_of(128, cores)
-  assert devices_of('CompareSettings()') == parts_of(None, cores)
+  assert devices_of('PretrainSettings()') == num_cpu_devices(128, cores)
+  assert devices_of('CompareSettings()') == num_cpu_devices(None, cores)
 
 
 def test_the_flag_comes_first_and_then_what_jax_was_told():
@@ -53,7 +53,7 @@ def test_the_flag_comes_first_and_then_what_jax_was_told():
 @pytest.mark.parametrize('batch_size', [1, 15, 16, 31, 96, 127, 128, 2048])
 @pytest.mark.parametrize('cores', [1, 2, 7, 224])
 def test_parts_are_equal_and_not_too_small(batch_size, cores):
-  parts = parts_of(batch_size, cores)
+  parts = num_cpu_devices(batch_size, cores)
   assert 1 <= parts <= cores
   assert batch_size % parts == 0
   if parts > 1:

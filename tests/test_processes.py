@@ -139,6 +139,6 @@ def test_a_process_that_is_told_of_no_others(monkeypatch):
     raise ValueError('coordinator_address should be defined.')
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
-  with pytest.raises(SettingsError, match='nothing says which processes'):
+  with pytest.raises(SettingsError, match='the processes are not known'):
     join_processes(DistributedSettings(distributed='on'))
   join_processes(DistributedSettings())

@@ -104,7 +104,7 @@ def test_tuples_are_words_between_commas():
 
 
 def test_a_tuple_of_numbers_is_refused():
-  words = r"--slice_lengths holds texts: \('5', '20'\), not \(5, 20\)"
+  words = r"--slice_lengths takes strings: \('5', '20'\), not \(5, 20\)"
   with pytest.raises(SettingsError, match=words):
     PretrainSettings(slice_lengths=(5, 20))
 
@@ -221,7 +221,7 @@ def test_a_class_of_settings_needs_no_more_than_its_fields():
     names: tuple[str, ...] = flag(('a',), 'Names.', mutable_on_resume=True)
 
   assert parse(Some, '--size=3').flag_values() == {'size': '3', 'names': 'a'}
-  assert Some().names_free_to_change() == {'names'}
+  assert Some().mutable_names() == {'names'}
   assert Some(size=4, names=('b', 'c')).to_flagfile() == (
     '--size=4\n--names=b,c\n'
   )

@@ -143,7 +143,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     return self.objectives or ('adaptssr',)
 
   @property
-  def goes_on(self) -> bool:
+  def is_resumable(self) -> bool:
     """Whether the same command measures only what is not measured yet."""
     return self.mode in ('growth', 'objectives')
 

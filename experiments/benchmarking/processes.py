@@ -25,7 +25,7 @@ from experiments.benchmarking.cases import (
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.work import made_data, synthetic_users
 from experiments.pretraining.step import lengths_of
-from experiments.run.process import num_cores, parts_of
+from experiments.run.process import num_cores, num_cpu_devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
 # By its path, since what it imports may not be here.
@@ -151,7 +151,7 @@ def _run_pytorch(
       for field in dataclasses.fields(encoder)
       if field.name not in ('parent', 'name')
     },
-    'threads': settings.cpu_devices or parts_of(size, num_cores()),
+    'threads': settings.cpu_devices or num_cpu_devices(size, num_cores()),
     'learning_rate': pretraining.learning_rate,
     'warm_up': _WARM_UP,
     'cpu_time': settings.cpu_time,

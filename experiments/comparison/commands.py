@@ -241,7 +241,7 @@ def _record_path(grid: Grid, run: Run) -> pathlib.Path:
 
 def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
   """The flags that the outcome of a run depends on, and the data's version."""
-  free = settings.names_free_to_change() - _LENGTH_OF_A_RUN
+  free = settings.mutable_names() - _LENGTH_OF_A_RUN
   flags = settings.flag_values(without=free | _SOURCES)
   flags['dataset'] = (
     grid.pretrain_data

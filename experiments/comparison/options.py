@@ -115,8 +115,8 @@ class CompareSettings(DataSettings, ProcessSettings):
     mutable_on_resume=True,
   )
 
-  def names_free_to_change(self) -> set[str]:
+  def mutable_names(self) -> set[str]:
     """All but the data: each run of the grid keeps watch over its own flags."""
     names = {field.name for field in dataclasses.fields(self)}
     data = {field.name for field in dataclasses.fields(DataSettings)}
-    return super().names_free_to_change() | (names - data)
+    return super().mutable_names() | (names - data)

@@ -132,7 +132,7 @@ def _results(
     json.loads((grid.folder / f'{run.name}.json').read_text()) for run in runs
   ]
   # All that was asked for, though the next comparison here may ask for more.
-  paths = Settings.names_free_to_change(settings)
+  paths = Settings.mutable_names(settings)
   return {
     'flags': settings.flag_values(without=paths),
     'commits': sorted({record['commit'] for record in records}),

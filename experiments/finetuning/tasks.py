@@ -226,6 +226,6 @@ def _pretrained_head(
       'pooled_items, or fine-tune it with --tied_targets'
     )
   if np.shape(learned.get('bias')) == (source.encoder.mask_id,):
-    bias = biases_of_targets(learned['bias'], targets, source.known)
+    bias = biases_of_targets(learned['bias'], targets, source.vocabulary)
     return learned | {'bias': bias}
   return {}

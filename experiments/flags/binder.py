@@ -28,14 +28,16 @@ def flag(
   repeated: bool = False,
   mutable_on_resume: bool = False,
 ) -> Any:
-  """A field that is a flag.
+  """A dataclass field that is a flag.
 
   Args:
-    help: what it sets, with its unit.
-    above: a value that must be exceeded; `low` and `high` are allowed.
-    choices: the words allowed, of which a tuple may hold several.
-    repeated: of a tuple, whether the flag is given once for each value, which
-      may then hold commas, instead of once for all.
+    help: the text of `--help`, with the unit of the value.
+    low: the smallest allowed value.
+    above: a value that must be exceeded.
+    high: the largest allowed value.
+    choices: the allowed words; a tuple may hold several of them.
+    repeated: whether a tuple is given by one flag per value, which may then
+      contain commas, instead of by one flag for all values.
     mutable_on_resume: whether a run may be resumed with another value.
   """
   return dataclasses.field(
@@ -54,19 +56,19 @@ def flag(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Base of the settings of all commands: every value is checked.
+  """Base class of the settings of all commands; checks every value.
 
-  Args of a class:
-    group: the title under which `--help` has its flags, if several commands
-      have them.
+  Attributes of a class:
+    group: the title under which `--help` lists the flags of the class, if
+      several commands share it.
     takes_words: the flag that collects arguments without `--NAME=`, if any.
-    goes_on: whether a stopped command resumes when it is given again. False
-      for commands that write only at the end and have to start anew.
+    is_resumable: whether a stopped command resumes when it is given again. A
+      command that writes only at its end starts again.
   """
 
   group: ClassVar[str] = ''
   takes_words: ClassVar[str] = ''
-  goes_on: ClassVar[bool] = True
+  is_resumable: ClassVar[bool] = True
 
   def __init_subclass__(cls, *, group: str = '') -> None:
     cls.group = group
@@ -76,17 +78,21 @@ class Settings:
       _check(field, getattr(self, field.name))
 
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
-    """Flag name to text, of every (other) setting that has a value."""
+    """The values of flags as text, by name; without flags that are None.
+
+    Args:
+      without: the names of flags to leave out.
+    """
     fields = [f for f in dataclasses.fields(self) if f.name not in without]
     return _texts({field: getattr(self, field.name) for field in fields})
 
   @classmethod
   def default_values(cls) -> dict[str, str]:
-    """Flag name to text, of every setting that has a default."""
+    """The defaults of flags as text, by name; without those that are None."""
     return _texts({field: field.default for field in dataclasses.fields(cls)})
 
-  def names_free_to_change(self) -> set[str]:
-    """The settings that a resumed run may have otherwise."""
+  def mutable_names(self) -> set[str]:
+    """The flags whose values may differ when a run is resumed."""
     return {
       field.name
       for field in dataclasses.fields(self)
@@ -109,15 +115,15 @@ def _check(field: dataclasses.Field, value: Any) -> None:
   rule = field.metadata
   if _plain_type(field.type) is tuple and isinstance(value, str):
     raise SettingsError(
-      f'--{field.name} holds several words: give a tuple of them, not {value!r}'
+      f'--{field.name} takes several words: give a tuple of them, not {value!r}'
     )
   words = value if isinstance(value, tuple) else (value,)
   if isinstance(value, tuple) and not all(isinstance(w, str) for w in value):
     raise SettingsError(
-      f'--{field.name} holds texts: {tuple(map(str, value))}, not {value}'
+      f'--{field.name} takes strings: {tuple(map(str, value))}, not {value}'
     )
   for word in words:
-    # A file of flags has a line for each.
+    # A flag file has one line per flag.
     if isinstance(word, str) and len(f'{word}.'.splitlines()) > 1:
       raise SettingsError(f'--{field.name} must be one line, not {word!r}')
   if rule['choices'] and not words:
@@ -130,7 +136,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         f'--{field.name} must be {" or ".join(rule["choices"])}, not {word!r}'
       )
   for bound, words, holds in _BOUNDS:
-    # nan is within no bounds.
+    # Written so that nan fails every bound.
     if rule[bound] is not None and not holds(value, rule[bound]):
       raise SettingsError(
         f'--{field.name} must be {words} {rule[bound]}, not {value}'
@@ -167,7 +173,7 @@ def define_flags(
 
 
 def help_text(field: dataclasses.Field) -> str:
-  """What a flag sets, and the words that it may have."""
+  """The help of a flag, with its choices."""
   text = field.metadata['help']
   if field.metadata['choices']:
     text += f' One of: {", ".join(field.metadata["choices"])}.'
@@ -179,7 +185,7 @@ def _text(field: dataclasses.Field, value: Any) -> str | None:
     return None if value is None else str(value)
   if field.metadata['repeated']:
     return '\n'.join(value)
-  # As absl reads it: a word with a comma is quoted.
+  # absl reads such flags as CSV: a word with a comma is quoted.
   text = io.StringIO()
   csv.writer(text, lineterminator='').writerow(value)
   return text.getvalue()
@@ -209,7 +215,7 @@ def _plain_type(hint: Any) -> type:
 def from_flags(
   settings_type: type[Settings], values: flags.FlagValues
 ) -> Settings:
-  """The settings that the parsed flags say."""
+  """The settings of parsed flags."""
   named = {
     field.name: values[field.name].value
     for field in dataclasses.fields(settings_type)
@@ -225,7 +231,7 @@ def from_flags(
 def from_flagfile(
   settings_type: type[Settings], path: str | os.PathLike, **changes: Any
 ) -> Settings:
-  """The settings of a flag file, with some of them changed."""
+  """The settings of a flag file, with `changes` made to them."""
   values = _parsed(settings_type, with_flagfiles([f'--flagfile={path}']))
   return dataclasses.replace(from_flags(settings_type, values), **changes)
 
@@ -233,7 +239,7 @@ def from_flagfile(
 def given_values(
   settings_type: type[Settings], words: Sequence[str]
 ) -> dict[str, Any]:
-  """The values of the flags that are given, and of no others."""
+  """The values of the flags that the words of a command line set."""
   try:
     values = _parsed(settings_type, words)
     settings = from_flags(settings_type, values)
@@ -253,24 +259,24 @@ def _parsed(
   define_flags(settings_type, values)
   left = values(['', *words])[1:]
   if left:
-    raise SettingsError(f'{left[0]!r} is no flag: write --NAME=VALUE')
+    raise SettingsError(f'{left[0]!r} is not a flag: write --NAME=VALUE')
   return values
 
 
 def function_of(flag: str, name: str) -> Callable:
-  """The function MODULE:FUNCTION that the user of a flag has written."""
+  """Imports the function that a flag names as MODULE:FUNCTION."""
   module, _, function = name.partition(':')
   try:
     return getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError, ValueError) as error:
     raise SettingsError(
-      f'--{flag}={name}: {error}; give MODULE:FUNCTION of what Python can '
-      'import from here'
+      f'--{flag}={name}: {error}; give MODULE:FUNCTION, a module that Python '
+      'can import from this folder and a function in it'
     ) from error
 
 
 def unknown(word: str, known: Collection[str]) -> str:
-  """Says that there is no such word, which is near, and which there are."""
+  """A message that a word is unknown, with the nearest and all known words."""
   near = difflib.get_close_matches(word, known, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else '.'
   return f'no {word!r}{hint} There are: {", ".join(known)}'

@@ -152,10 +152,10 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'accuracy, conversion auc, ranking ndcg@10].',
   )
 
-  def names_free_to_change(self) -> set[str]:
+  def mutable_names(self) -> set[str]:
     """Not the length: a run that was tested is not trained any further."""
     length = {'num_epochs', 'num_steps', 'patience'}
-    return super().names_free_to_change() - length
+    return super().mutable_names() - length
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:

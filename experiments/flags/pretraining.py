@@ -47,9 +47,9 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
     '--split_seed in fine-tuning, these rows may be test rows there.',
   )
 
-  def names_free_to_change(self) -> set[str]:
+  def mutable_names(self) -> set[str]:
     """Not the length of a run over which augmentations grow stronger."""
-    free = super().names_free_to_change()
+    free = super().mutable_names()
     grows = any(traits_of(name).has_curriculum for name in self.objective)
     if grows and not self.curriculum_steps:
       free -= {'num_epochs', 'num_steps'}

@@ -34,7 +34,7 @@ class EmbedSettings(
 ):
   """The flags of writing vectors."""
 
-  goes_on = False
+  is_resumable = False
 
   dataset: str = flag(
     '',
@@ -98,7 +98,7 @@ class EmbedSettings(
 class BaselineSettings(SplitSettings, QuietSettings):
   """The flags of a baseline."""
 
-  goes_on = False
+  is_resumable = False
 
   workdir: str = flag(
     'runs/baseline', 'Folder of the result.', mutable_on_resume=True
@@ -123,7 +123,7 @@ class BaselineSettings(SplitSettings, QuietSettings):
 class ExportSettings(QuietSettings):
   """The flags of an export."""
 
-  goes_on = False
+  is_resumable = False
 
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
@@ -152,7 +152,7 @@ class SimilaritySettings(
 ):
   """The flags of the similarities."""
 
-  goes_on = False
+  is_resumable = False
 
   checkpoints: tuple[str, ...] = flag(
     (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
@@ -184,7 +184,7 @@ class SimilaritySettings(
 class ConvertSettings(QuietSettings):
   """The flags of a conversion."""
 
-  goes_on = False
+  is_resumable = False
 
   input: str = flag(
     '',
@@ -224,7 +224,7 @@ class ReportSettings(DataSettings, QuietSettings):
   """The flags of a report."""
 
   takes_words = 'runs'
-  goes_on = False
+  is_resumable = False
 
   runs: tuple[str, ...] = flag(
     (),

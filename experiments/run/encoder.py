@@ -30,7 +30,7 @@ class Source(NamedTuple):
   path: str  # the workdir of the run
   encoder: UserEncoder  # its encoder
   params: dict[str, Any]  # of the whole model
-  known: Sequence[str]  # the raw ids of its items
+  vocabulary: Sequence[str]  # the raw ids of its items
 
 
 def open_source(settings: Settings, path: str) -> Source | None:
@@ -87,7 +87,7 @@ def make_encoder(
   with jax.default_device(_source_device(settings)):
     fresh = _init(encoder, settings.item_stddev, key)['table']
   table, found = map_item_rows(
-    source.params['table'], fresh, source.known, items
+    source.params['table'], fresh, source.vocabulary, items
   )
   tell(
     f'{source.path}: knows {found:,} of {len(items):,} items; the others start '
@@ -107,7 +107,7 @@ def with_items(
   """
   table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
-  table, found = map_item_rows(table, masked, source.known, items)
+  table, found = map_item_rows(table, masked, source.vocabulary, items)
   tell(
     f'{source.path}: knows {found:,} of {len(items):,} items; the others count '
     'as masked'
@@ -125,7 +125,7 @@ def restored_head(
     head: the fresh parameters: maybe `bias`, a number per id, and others.
     items: raw item ids of the data set, by which biases are matched.
   """
-  saved, known = source.params.get('head', {}), source.known
+  saved, known = source.params.get('head', {}), source.vocabulary
   found = {}
   for name in head.keys() - {'bias'}:
     shapes, own = (jax.tree.map(np.shape, x.get(name)) for x in (saved, head))

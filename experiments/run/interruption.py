@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: training ends between two steps, and saves.
+"""SIGTERM and Ctrl-C: training stops between two steps, and saves.
 
-A machine that may be taken away gives notice by SIGTERM.
+A preemptible machine sends SIGTERM before it is taken away.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ class Interrupted(BaseException):
   """Raised when a signal asks the process to end; the message names it."""
 
 
-# The name of the signal that was received, and whether somebody asks for it.
+# The name of the signal that was received, and whether training polls it.
 _SIGNAL = types.SimpleNamespace(name=None, is_polled=False)
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
   """Handles SIGTERM and SIGINT: they raise `Interrupted`, or are deferred.
 
-  Enter it before `jax.distributed.initialize`, by which JAX installs its own
-  SIGTERM handler, to notify all processes. With several processes none may stop
-  alone: SIGTERM is then only handled during training, and Ctrl-C at other times
-  ends all of them.
+  Enter it before `jax.distributed.initialize`, which installs JAX's own SIGTERM
+  handler, to notify all processes. With several processes, none may stop alone:
+  SIGTERM is then handled during training only, and Ctrl-C at other times ends
+  all of them.
   """
   numbers = (signal.SIGTERM, signal.SIGINT)
   before = [signal.signal(number, _on_signal) for number in numbers]
@@ -42,20 +42,23 @@ def listening() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-  """Lets a signal wait until `asked_to_stop` is asked, or until the end."""
+def defer_signals() -> Iterator[None]:
+  """Defers signals until `asked_to_stop` is called, or until exit."""
   _SIGNAL.is_polled = True
   try:
     yield
   finally:
     _SIGNAL.is_polled = False
-  # Others may have come to the end without a notice.
+  # With several processes, the others may have finished without a signal.
   if _SIGNAL.name and not jax.distributed.is_initialized():
     raise _interrupted()
 
 
 def asked_to_stop(step: int) -> bool:
-  """Whether to stop after this step, in all processes alike; ask at each."""
+  """Whether to stop after this step, the same in all processes.
+
+  Call it at every step.
+  """
   if jax.distributed.is_initialized():
     return multihost_utils.reached_preemption_sync_point(step)
   return _SIGNAL.name is not None
@@ -70,14 +73,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   name, together = signal.Signals(number).name, jax.distributed.is_initialized()
   is_unpolled = together and not _SIGNAL.is_polled
   if name == 'SIGINT' and (_SIGNAL.name == name or is_unpolled):
-    # Who presses Ctrl-C again does not want to wait.
+    # A second Ctrl-C stops at once.
     raise KeyboardInterrupt
-  # Kept, since what is raised now and then meets code that swallows it.
+  # Stored, because code that is running now may swallow the exception.
   _SIGNAL.name = name
   if not _SIGNAL.is_polled:
     raise _interrupted()
   if together:
-    # No process may stop alone: this is how JAX notifies the others.
+    # No process may stop alone; SIGTERM makes JAX notify the others.
     os.kill(os.getpid(), signal.SIGTERM)
-  # Not printed: what prints may be what was interrupted.
-  os.write(2, f'\n{name}: saves and stops after this step\n'.encode())
+  # By os.write, since the signal may have interrupted a print.
+  os.write(2, f'\n{name}: saving and stopping after this step\n'.encode())

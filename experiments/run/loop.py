@@ -20,7 +20,11 @@ from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch, steps_of_run, training_batches
-from experiments.run.interruption import Interrupted, asked_to_stop, deferred
+from experiments.run.interruption import (
+  Interrupted,
+  asked_to_stop,
+  defer_signals,
+)
 from experiments.run.logs import Progress, mend_metrics
 from experiments.run.process import tell
 from experiments.run.step_log import StepLog
@@ -116,7 +120,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     to them, but not to `opt_state`, so training cannot continue from it.
   """
   settings = run.settings
-  with deferred():
+  with defer_signals():
     # Closed even if interrupted, so that the checkpoint being written is whole.
     with Checkpoints(
       run.folder, keep=settings.keep_checkpoints, tell=tell
@@ -143,7 +147,7 @@ def _train_on(
     tell(f'{run.folder}: finished at step {start:,}; nothing to train')
     return state, False
   if start:
-    tell(f'{run.folder}: goes on at step {start:,} of {total:,}')
+    tell(f'{run.folder}: resumes at step {start:,} of {total:,}')
   settings, users = run.settings, run.users
   batches = training_batches(users, settings, run.length, range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.

@@ -64,7 +64,7 @@ def _refuse_other_settings(settings: RunSettings, folder: pathlib.Path) -> None:
   differing = differing_flags(
     saved_flags(folder),
     settings.flag_values(),
-    settings.names_free_to_change(),
+    settings.mutable_names(),
     defaults=settings.default_values(),
   )
   if differing:

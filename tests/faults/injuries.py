@@ -103,7 +103,7 @@ def last_step(settings):
 
 def steps_redone(before, output):
   """How many steps a run does twice that had come so far and now goes on."""
-  found = re.search(r'(?:goes on|finished) at step ([\d,]+)', output)
+  found = re.search(r'(?:resumes|finished) at step ([\d,]+)', output)
   return before - (int(found[1].replace(',', '')) if found else 0)
 
 
@@ -247,7 +247,7 @@ def told_to_stop_early(victim, *, then=go_on_alone):
   assert wait_until(process, (victim.folder / moment).exists)
   process.terminate()
   output = end(process)
-  assert 'give the same command to go on' in output, output
+  assert 'give the same command to resume' in output, output
   return then(victim)
 
 
