@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
-from adaptssr_jax.ops.set_softmax import sampled_set_softmax_losses
+from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
 
 IDS = 11
 # One by one, not dividing the ids, and more than there are.
@@ -43,14 +43,24 @@ def loop(hidden, table, bias, labels):
   return losses, best, gradients
 
 
-def weighted(hidden, table, bias, labels, chunk_size=None):
-  losses, best = softmax_losses_and_best(
-    hidden, table, bias, labels, chunk_size=chunk_size
+def compute(hidden, table, bias, labels, chunk_size=None):
+  """The losses of one label for each row."""
+  return softmax_losses_and_best(
+    hidden,
+    table,
+    bias,
+    labels[:, None],
+    where=jnp.ones((len(labels), 1), bool),
+    chunk_size=chunk_size,
   )
+
+
+def weighted(hidden, table, bias, labels, chunk_size=None):
+  losses, best = compute(hidden, table, bias, labels, chunk_size)
   return losses @ jnp.arange(1.0, len(losses) + 1), (losses, best)
 
 
-in_chunks = functools.partial(softmax_losses_and_best, chunk_size=4)
+in_chunks = functools.partial(compute, chunk_size=4)
 
 
 def losses_of(*inputs):
@@ -104,9 +114,8 @@ def test_extreme_scores(chunk_size):
 @pytest.mark.parametrize('chunk_size', [None, 1, 4])
 def test_of_equal_scores_the_first_is_best(chunk_size):
   bias = jnp.array([0.0, 2.0, 2.0, 1.0, 0.0, 2.0])
-  compute = functools.partial(softmax_losses_and_best, chunk_size=chunk_size)
-  _, best = jax.jit(compute)(
-    jnp.zeros((2, 1)), jnp.ones((6, 1)), bias, jnp.array([0, 5])
+  _, best = jax.jit(compute, static_argnums=4)(
+    jnp.zeros((2, 1)), jnp.ones((6, 1)), bias, jnp.array([0, 5]), chunk_size
   )
   np.testing.assert_array_equal(best, [1, 1])
 
@@ -165,9 +174,7 @@ def test_devices_share_the_table_and_split_the_rows(check_vma):
 @pytest.mark.parametrize('chunk_size', [0, -4])
 def test_refuses_chunks_of_nothing(chunk_size):
   with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
-    softmax_losses_and_best(
-      *map(jnp.asarray, random_inputs()), chunk_size=chunk_size
-    )
+    compute(*map(jnp.asarray, random_inputs()), chunk_size=chunk_size)
 
 
 # Sampled.
@@ -175,7 +182,7 @@ def test_refuses_chunks_of_nothing(chunk_size):
 
 def sampled_losses(sampled, hidden, table, bias, labels):
   where = jnp.ones((len(labels), 1), bool)
-  return sampled_set_softmax_losses(
+  return sampled_softmax_losses(
     sampled, hidden, table, bias, labels[:, None], where=where
   )
 
@@ -195,8 +202,8 @@ def test_a_large_sample_has_the_loss_and_gradients_of_all():
     losses = sampled(*inputs, labels)
     return losses @ jnp.arange(1.0, 7), losses
 
-  compute = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
-  found_gradients, losses = compute(*inputs)
+  gradient = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))
+  found_gradients, losses = gradient(*inputs)
   expected, _, gradients = loop(*map(np.float64, inputs), labels)
   np.testing.assert_allclose(losses, expected, atol=0.02)
   for found, other in zip(found_gradients, gradients, strict=True):

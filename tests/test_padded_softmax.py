@@ -23,12 +23,12 @@ def arrays():
   return [jnp.asarray(rng.normal(size=x), jnp.float32) for x in shapes]
 
 
-LABELS = jnp.arange(ROWS) % IDS
+LABELS = jnp.arange(ROWS)[:, None] % IDS
 WHERE = jnp.arange(ROWS) % 3 == 1
 
 
 def total(arrays, losses_of):
-  losses, best = losses_of(*arrays, LABELS)
+  losses, best = losses_of(*arrays, LABELS, where=WHERE[:, None])
   weight = jnp.where(WHERE, 1 + jnp.arange(ROWS), 0)
   return jnp.sum(jnp.where(WHERE, losses, 0) * weight), best
 
@@ -44,7 +44,7 @@ whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
 )
 def test_rows_that_count_are_as_without_the_others(arrays, size, chunk_size):
   real = functools.partial(
-    real_softmax_losses_and_best, where=WHERE, size=size, chunk_size=chunk_size
+    real_softmax_losses_and_best, size=size, chunk_size=chunk_size
   )
   (value, best), grads = whole(arrays, real)
   (expected, expected_best), expected_grads = whole(
@@ -60,15 +60,16 @@ def test_groups_without_a_row_that_counts_are_not_scored(arrays):
   hidden, table, bias = arrays
   # nan, were it multiplied.
   hidden = jnp.where(WHERE[:, None], hidden, jnp.inf)
-  compute = functools.partial(real_softmax_losses_and_best, where=WHERE, size=1)
-  losses, _ = jax.jit(compute)(hidden, table, bias, LABELS)
-  expected, _ = jax.jit(softmax_losses_and_best)(*arrays, LABELS)
-  np.testing.assert_allclose(losses[WHERE], expected[WHERE], rtol=1e-6)
+  where = WHERE[:, None]
+  compute = jax.jit(functools.partial(real_softmax_losses_and_best, size=1))
+  losses, _ = compute(hidden, table, bias, LABELS, where=where)
+  expected, _ = jax.jit(softmax_losses_and_best)(*arrays, LABELS, where=where)
+  np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_a_size_below_one_is_refused(arrays):
   with pytest.raises(ValueError, match='size must be at least 1, not 0'):
-    real_softmax_losses_and_best(*arrays, LABELS, where=WHERE, size=0)
+    real_softmax_losses_and_best(*arrays, LABELS, where=WHERE[:, None], size=0)
 
 
 @pytest.mark.parametrize(

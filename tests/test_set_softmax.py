@@ -1,7 +1,6 @@
 """The likelihood of sets of items against loops, wherever the table is."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,11 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from adaptssr_jax.ops.set_softmax import (
-  distinct,
-  sampled_set_softmax_losses,
-  set_softmax_losses,
-  shard_set_softmax_losses,
+from adaptssr_jax.ops.item_softmax import (
+  shard_softmax_losses_and_best,
+  softmax_losses_and_best,
 )
+from adaptssr_jax.ops.sampled_softmax import distinct, sampled_softmax_losses
 
 # 21 ids on 8 devices: 3 a device, and 3 that fill up.
 ROWS, IDS, DIM, LABELS = 16, 21, 3, 4
@@ -49,9 +47,10 @@ def by_loops(hidden, table, bias, labels, where):
 
 
 def losses_of(hidden, table, bias, labels, where, **settings):
-  return set_softmax_losses(
+  losses, _ = softmax_losses_and_best(
     hidden, table, bias, labels, where=where, **settings
   )
+  return losses
 
 
 @pytest.mark.parametrize('chunk_size', [None, 1, 4, 7, 100])
@@ -92,7 +91,7 @@ def test_a_split_table_gives_the_same(scores):
   ]
 
   def on_device(shard, hidden, labels, where, chunk_size):
-    return shard_set_softmax_losses(
+    losses, _ = shard_softmax_losses_and_best(
       hidden,
       shard,
       bias,
@@ -101,6 +100,7 @@ def test_a_split_table_gives_the_same(scores):
       chunk_size=chunk_size,
       axis_name='devices',
     )
+    return losses
 
   for chunk_size in (None, 2):
     step = functools.partial(on_device, chunk_size=chunk_size)
@@ -113,7 +113,7 @@ def test_many_samples_come_near_the_whole_softmax(scores):
   bias = bias.at[0].set(0)
   expected = jax.jit(losses_of)(hidden, table, bias, labels, where)
   sampled = functools.partial(
-    sampled_set_softmax_losses,
+    sampled_softmax_losses,
     hidden=hidden,
     bias=bias,
     labels=labels,
@@ -130,7 +130,7 @@ def test_many_samples_come_near_the_whole_softmax(scores):
 
 def test_samples_that_are_labels_count_once():
   # Two ids, both labels: whatever is sampled, the sum is that of the two.
-  found = jax.jit(sampled_set_softmax_losses)(
+  found = jax.jit(sampled_softmax_losses)(
     np.array([0, 1, 1, 0, 1]),
     np.array([[1.0]], np.float32),
     np.array([[0.0], [2.0]], np.float32),
@@ -150,23 +150,15 @@ def test_an_item_that_stands_twice_is_one():
   ]
 
 
-def test_refuses_chunks_of_nothing(scores):
-  *arrays, where = scores
-  with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
-    inspect.unwrap(losses_of)(*arrays, where=where, chunk_size=0)
-
-
 @pytest.mark.parametrize('is_sampled', [False, True])
 def test_a_label_that_counts_twice_is_one_class_of_twice_the_share(is_sampled):
   # Two ids of scores 0 and 2, of which the second is two of three labels.
   arrays = jnp.array([[1.0]]), jnp.array([[0.0], [2.0]]), jnp.zeros(2)
   labels = jnp.array([[1, 0, 1, 0]])
   where = jnp.array([[True, True, True, False]])
-  function = set_softmax_losses
+  function = losses_of
   if is_sampled:
-    function = functools.partial(
-      sampled_set_softmax_losses, jnp.array([0, 1, 1])
-    )
+    function = functools.partial(sampled_softmax_losses, jnp.array([0, 1, 1]))
   found = jax.jit(function)(*arrays, labels, where=where)
   expected = np.log(1 + np.exp(2)) - (2 * 2 + 0) / 3
   np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -322,8 +322,9 @@ def test_the_softmax_over_a_split_table(chunk_size):
   losses, best, grads = pmap_step(step, num_replicated_args=1)(
     shard(table), batch, bias
   )
-  flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1)
-  expected, expected_best = jax.jit(softmax_losses_and_best)(*flat)
+  flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1, 1)
+  where = jnp.ones((16, 1), bool)
+  expected, expected_best = jax.jit(softmax_losses_and_best)(*flat, where=where)
   np.testing.assert_allclose(losses.rows.reshape(-1), expected, rtol=1e-5)
   np.testing.assert_array_equal(best.rows.reshape(-1), expected_best)
   expected = jax.jit(jax.grad(mean_loss, argnums=(0, 1, 2)))(*flat)
@@ -340,7 +341,8 @@ def test_the_softmax_over_a_split_table(chunk_size):
 
 
 def mean_loss(*args):
-  return softmax_losses_and_best(*args)[0].mean()
+  where = jnp.ones((16, 1), bool)
+  return softmax_losses_and_best(*args, where=where)[0].mean()
 
 
 def split_softmax(shards, batch, bias, *, chunk_size):
@@ -359,6 +361,12 @@ def split_softmax(shards, batch, bias, *, chunk_size):
 
 def split_loss(hidden, table, bias, *, labels, chunk_size):
   losses, best = shard_softmax_losses_and_best(
-    hidden, table, bias, labels, chunk_size=chunk_size, axis_name=AXIS
+    hidden,
+    table,
+    bias,
+    labels[:, None],
+    where=jnp.ones((len(labels), 1), bool),
+    chunk_size=chunk_size,
+    axis_name=AXIS,
   )
   return jax.lax.pmean(losses.mean(), AXIS), (losses, best)

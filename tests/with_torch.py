@@ -23,7 +23,7 @@ from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ptum import candidate_losses
 from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
-from adaptssr_jax.ops.set_softmax import distinct, set_softmax_losses
+from adaptssr_jax.ops.sampled_softmax import distinct
 from experiments import convert
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import TRAITS
@@ -170,7 +170,7 @@ def test_losses_of_items_are_ours(torch):
   where = jnp.asarray(items) != 0
   without_padding = jnp.asarray(bias).at[0].set(-1e30)
   for repeats in (False, True):
-    ours = set_softmax_losses(
+    ours, _ = softmax_losses_and_best(
       hidden,
       table,
       without_padding,
@@ -179,7 +179,9 @@ def test_losses_of_items_are_ours(torch):
     )
     found = plain.set_loss(scores[:, 1:], torch.from_numpy(items), repeats)
     same(found, ours.mean())
-  ours, _ = softmax_losses_and_best(hidden, table, bias, items[:, 0])
+  ours, _ = softmax_losses_and_best(
+    hidden, table, bias, items[:, :1], where=jnp.ones((4, 1), bool)
+  )
   label = torch.from_numpy(items[:, 0])
   same(torch.nn.functional.cross_entropy(scores, label), ours.mean())
 

@@ -18,7 +18,7 @@ from adaptssr_jax.objectives.users import (
 )
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.ops.reductions import reduce_losses
-from adaptssr_jax.table.softmax import item_losses
+from adaptssr_jax.table.softmax import label_losses
 
 
 def hide_items(
@@ -110,15 +110,18 @@ def predict_hidden(
   """`masked_items_objective`, given what `encode_hidden` returns."""
   labels, states = hidden.labels, hidden.states
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
-  losses, metrics = item_losses(
+  labels = labels.reshape(-1)
+  losses, best = label_losses(
     params['table'],
     params['head']['bias'],
     states.reshape(-1, states.shape[-1]),
-    labels.reshape(-1),
-    where=where,
+    labels[:, None],
+    where=where[:, None],
     sampled=batch.get('sampled'),
     axis_name=axis_name,
+    skip_masked=True,
   )
+  metrics = {} if best is None else {'accuracy': best == labels}
   loss = reduce_losses(losses, where, axis_name=axis_name)
   return loss, as_sums(loss, where, metrics)
 

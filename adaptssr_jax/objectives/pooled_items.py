@@ -10,8 +10,8 @@ from adaptssr_jax.encoder.tied_targets import mean_projection
 from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
 from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.reductions import reduce_losses
-from adaptssr_jax.ops.set_softmax import distinct
-from adaptssr_jax.table.softmax import set_losses
+from adaptssr_jax.ops.sampled_softmax import distinct
+from adaptssr_jax.table.softmax import label_losses, without_padding
 
 
 def predict_views(
@@ -82,9 +82,9 @@ def predict_items(
   vectors = users.reshape(-1, users.shape[-1])
   if 'projection' in head:
     vectors = vectors @ head['projection']
-  losses = set_losses(
+  losses, _ = label_losses(
     params['table'],
-    head['bias'],
+    without_padding(head['bias']),
     vectors,
     items,
     where=where,

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.ops.item_softmax import pick, scores_of_chunk
+from adaptssr_jax.ops.item_softmax import chunk_of, pick
 from adaptssr_jax.ops.reductions import as_float, check_size
 
 # Ids whose running sum is made at once: a block of a row, then one of its ids.
@@ -62,7 +62,8 @@ def draw_ids(
 
   def draw_in_chunk(first: Int[Array, '']) -> tuple[Array, Array]:
     """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
-    start, scores = scores_of_chunk(size, hidden, table, bias, first)
+    start, rows, chunk_bias = chunk_of(size, table, bias, first)
+    scores = hidden @ rows.T + chunk_bias[None]
     top = jnp.max(scores, axis=1)
     weights = jnp.exp(scores - top[:, None])
     weights = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK)))

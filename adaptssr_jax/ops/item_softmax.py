@@ -1,11 +1,13 @@
-"""Softmax losses over a catalogue, however large, on one device or split.
+"""Softmax losses over a catalogue, on one device or with a sharded table.
 
-Of `n` rows and a catalogue of `ids`, here and in the files beside this one,
+The arrays of `n` rows and a catalogue of `ids`, here and in the files that
+refer to this one, are
 
-  hidden  h, a vector of each row, [n, dim]
-  table   E, a vector of each id, [ids, dim]
-  bias    b, a number of each id, [ids]
-  labels  an id in 0..ids-1 of each row, [n]
+  hidden  h, the vector of each row, [n, dim]
+  table   E, the vector of each id, [ids, dim]
+  bias    b, the bias of each id, [ids]; -inf or the least number excludes an id
+  labels  k ids in 0..ids-1 for each row, [n, k]
+  where   bool [n, k], False masks a label
 """
 
 from collections.abc import Callable
@@ -14,37 +16,47 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
-from adaptssr_jax.ops.reductions import (
-  as_float,
-  check_size,
-  max_and_first,
-)
+from adaptssr_jax.ops.reductions import as_float, check_size, max_and_first
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
+# (function, arrays [n, ...]) -> the results of the function for all rows
+MapRows = Callable[..., tuple[Array, ...]]
 
 
 def softmax_losses_and_best(
   hidden: Float[ArrayLike, 'n dim'],
   table: Float[ArrayLike, 'ids dim'],
   bias: Float[ArrayLike, ' ids'],
-  labels: Int[ArrayLike, ' n'],
+  labels: Int[ArrayLike, 'n k'],
   *,
+  where: Bool[ArrayLike, 'n k'],
   chunk_size: int | None = None,
+  map_rows: MapRows | None = None,
 ) -> tuple[Losses, Ids]:
-  """Cross entropy of the label of each row, and the id that scores best.
+  """Cross entropy of the labels of each row, and the id with the best score.
 
-  -log softmax(E h + b)[label]  and  argmax(E h + b)
+  - mean over x in labels of log softmax(E h + b)[x]  and  argmax(E h + b)
+
+  With several labels, the loss is the multinomial likelihood of a set.
 
   Args:
-    chunk_size: None scores all ids at once, `[n, ids]` numbers. Otherwise so
-      many at a time, `[n, chunk_size]` numbers, and once more for the gradient:
-      as exact, a third more products, and the memory of one chunk.
+    hidden: `[n, dim]`.
+    table: `[ids, dim]`.
+    bias: `[ids]`.
+    labels: `[n, k]`. A label that occurs twice has twice the weight.
+    where: Bool `[n, k]`. False masks a label.
+    chunk_size: number of ids that are scored at a time. None scores all at
+      once, in `[n, ids]` floats. Chunks take `[n, chunk_size]` floats and give
+      the same result; the gradient scores each chunk again, which adds a third
+      to the products.
+    map_rows: see `softmax_of_chunks`.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, an id per row; of equal ones the first.
+    The losses `[n]`, 0 for a row without labels, and the best ids `[n]`, the
+    first among equals.
 
   Raises:
     ValueError: If `chunk_size` is below 1.
@@ -52,117 +64,142 @@ def softmax_losses_and_best(
   Example:
     >>> hidden, table = jnp.array([[0.0, 2.0, 1.0]]), jnp.eye(3)
     >>> losses, best = softmax_losses_and_best(
-    ...   hidden, table, jnp.zeros(3), jnp.array([2]), chunk_size=2
+    ...   hidden, table, jnp.zeros(3), jnp.array([[0, 1]]),
+    ...   where=jnp.array([[True, True]]), chunk_size=2,
     ... )
-    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - 1; best {best[0]}')
-    1.4076 = log(1 + e^2 + e) - 1; best 1
+    >>> print(f'{losses[0]:.4f} = log(1 + e^2 + e) - (0 + 2) / 2; {best[0]}')
+    1.4076 = log(1 + e^2 + e) - (0 + 2) / 2; 1
+
+  Reference:
+    Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW
+    2018: the multinomial likelihood of a user's items.
   """
-  hidden, table, bias = as_float(hidden), as_float(table), as_float(bias)
-  labels = jnp.asarray(labels)
-  if chunk_size is None:
-    logits = hidden @ table.T + bias[None]
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    losses = jax.nn.logsumexp(logits, axis=1) - own
-    return losses, max_and_first(logits)[1].astype(labels.dtype)
   check_size('chunk_size', chunk_size)
+  labels, where = jnp.asarray(labels), jnp.asarray(where)
   log_sums, own, _, best = softmax_of_chunks(
-    hidden, table, bias, labels, chunk_size=chunk_size
+    as_float(hidden),
+    as_float(table),
+    as_float(bias),
+    labels,
+    where,
+    chunk_size=chunk_size,
+    map_rows=map_rows,
   )
-  return log_sums - own, best
+  return negative_log_likelihood(log_sums, own, where), best
+
+
+def negative_log_likelihood(
+  log_sums: Losses, own: Losses, where: Bool[Array, 'n k']
+) -> Losses:
+  """The negative mean log-likelihood of the labels of each row.
+
+  Args:
+    log_sums: `[n]`, log sum exp of the scores of all ids.
+    own: `[n]`, sum of the scores of the labels.
+    where: Bool `[n, k]`. False masks a label.
+
+  Returns:
+    `[n]`, 0 for a row without labels.
+  """
+  count = jnp.sum(where, axis=1)
+  losses = log_sums - own / jnp.maximum(count, 1)
+  return jnp.where(count > 0, losses, 0)
 
 
 def softmax_of_chunks(
   hidden: Float[Array, 'n dim'],
   table: Float[Array, 'ids dim'],
   bias: Float[Array, ' ids'],
-  labels: Ids,
+  labels: Int[Array, 'n k'],
+  where: Bool[Array, 'n k'],
   *,
-  chunk_size: int,
-  map_rows: Callable[..., tuple[Array, ...]] | None = None,
+  chunk_size: int | None = None,
+  map_rows: MapRows | None = None,
 ) -> tuple[Losses, Losses, Losses, Ids]:
-  """What a softmax needs of the scores z = E h + b of each row.
+  """Reduces the scores z = E h + b of each row.
 
   Args:
-    labels: `[n]`; one that is not in 0..ids-1 has a score without meaning.
-    chunk_size: ids scored at a time.
-    map_rows: calls a function of some rows and their labels on all of them, and
-      keeps no scores for the gradient; None: on all at once.
+    labels: `[n, k]`; labels outside of 0..ids-1 are ignored.
+    where: Bool `[n, k]`. False masks a label.
+    chunk_size: number of ids that are scored at a time; None: all.
+    map_rows: applies a function of rows to arrays [n, ...] in groups, and
+      recomputes the scores for the gradient; None: to all rows at once.
 
   Returns:
-    `[n]` each: log sum exp z, the label's score, the highest score, its id.
+    `[n]` each: log sum exp z, the sum of the scores of the labels, the highest
+    score, and its id.
   """
-  size = min(chunk_size, len(table))
+  size = min(chunk_size or len(table), len(table))
 
   def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
-    """Log sum exp, the label's score if it is here, the highest, its id."""
-    start, rows, chunk_bias = _chunk(size, table, bias, first)
+    """The same four arrays, of the ids `first`, `first + 1`, ... alone."""
+    start, rows, chunk_bias = chunk_of(size, table, bias, first)
 
     def of_rows(
-      hidden: Float[Array, 'm dim'], labels: Int[Array, ' m']
+      hidden: Float[Array, 'm dim'],
+      labels: Int[Array, 'm k'],
+      where: Bool[Array, 'm k'],
     ) -> tuple[Array, Array, Array, Array]:
       scores = hidden @ rows.T + chunk_bias[None]
-      # Not a product of its own, which a GPU or TPU might round otherwise.
-      own = jnp.take_along_axis(scores, (labels - start)[:, None], axis=1)
-      top, first = max_and_first(scores)
-      best = (start + first).astype(labels.dtype)
-      return jax.nn.logsumexp(scores, axis=1), own[:, 0], top, best
+      index = labels - start
+      inside = where & (labels >= first) & (index < size)
+      # A separate product could be rounded differently on a GPU or TPU.
+      own = jnp.take_along_axis(scores, jnp.where(inside, index, 0), axis=1)
+      own = jnp.sum(own, axis=1, where=inside)
+      top, best = max_and_first(scores)
+      best = (start + best).astype(labels.dtype)
+      return jax.nn.logsumexp(scores, axis=1), own, top, best
 
     if map_rows:
-      return map_rows(of_rows, hidden, labels)
-    return of_rows(hidden, labels)
+      return map_rows(of_rows, hidden, labels, where)
+    return of_rows(hidden, labels, where)
 
-  starts = jnp.arange(0, len(table), size)
+  if size == len(table):
+    return of_chunk(jnp.zeros((), labels.dtype))
+  starts = jnp.arange(0, len(table), size, labels.dtype)
   # The gradient recomputes the scores of a chunk, so that none are kept.
   recomputed = of_chunk if map_rows else jax.checkpoint(of_chunk)
   log_sums, own, top, best = lax.map(recomputed, starts)
-  # The label is in one chunk; the best id is in the first of the highest.
-  own = pick(own, jnp.clip(labels // size, 0, len(own) - 1))
-  best = pick(best, jnp.argmax(top, axis=0))
-  return jax.nn.logsumexp(log_sums, axis=0), own, jnp.max(top, axis=0), best
+  log_sums, own = jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
+  # Among equal scores, the first chunk has the first id.
+  return (
+    log_sums,
+    own,
+    jnp.max(top, axis=0),
+    pick(best, jnp.argmax(top, axis=0)),
+  )
 
 
-def scores_of_chunk(
-  size: int,
-  hidden: Float[Array, 'n dim'],
-  table: Float[Array, 'ids dim'],
-  bias: Float[Array, ' ids'],
-  first: Int[Array, ''],
-) -> tuple[Int[Array, ''], Float[Array, 'n size']]:
-  """Scores E h + b of the ids `first`, `first + 1`, ..., in arrays of one size.
-
-  Args:
-    size: ids of a chunk, at most those of the table.
-    bias: b; -inf is taken for the least number.
-    first: of the chunk.
-
-  Returns:
-    The id of the first column, and `[n, size]` scores. The last chunk starts
-    earlier than `first`, so that it has its size; what the chunk before has
-    counted scores the least number.
-  """
-  start, rows, chunk_bias = _chunk(size, table, bias, first)
-  return start, hidden @ rows.T + chunk_bias[None]
-
-
-def _chunk(
+def chunk_of(
   size: int,
   table: Float[Array, 'ids dim'],
   bias: Float[Array, ' ids'],
   first: Int[Array, ''],
 ) -> tuple[Int[Array, ''], Float[Array, 'size dim'], Float[Array, ' size']]:
-  """The first id of `scores_of_chunk`, its rows of E, and its biases."""
+  """Slices the ids `first`, `first + 1`, ..., into arrays of one size.
+
+  Args:
+    size: number of ids in a chunk, at most those of the table.
+    bias: b; -inf is replaced by the least number.
+    first: the first id of the chunk.
+
+  Returns:
+    The id of the first row, the rows of E, and their biases. The last chunk
+    starts earlier than `first`, so that it has its size; the ids that the chunk
+    before has scored get the least number as bias.
+  """
   start = jnp.minimum(first, len(table) - size)
   rows = lax.dynamic_slice_in_dim(table, start, size)
   chunk_bias = lax.dynamic_slice_in_dim(bias, start, size)
-  counted = start + jnp.arange(size) < first
-  # Not -inf: a whole chunk of it has a gradient of nan.
+  is_scored = start + jnp.arange(size) < first
+  # Not -inf: the gradient of a chunk that has nothing else is nan.
   least = jnp.finfo(bias.dtype).min
-  chunk_bias = jnp.where(counted, least, jnp.maximum(chunk_bias, least))
+  chunk_bias = jnp.where(is_scored, least, jnp.maximum(chunk_bias, least))
   return start, rows, chunk_bias
 
 
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
-  """The number of each row that belongs to one of the chunks."""
+  """The value of each row in its chunk."""
   return jnp.take_along_axis(values, chunk[None], axis=0)[0]
 
 
@@ -170,65 +207,60 @@ def shard_softmax_losses_and_best(
   hidden: Float[Array, 'n dim'],
   shard: Float[Array, 'rows dim'],
   bias: Float[Array, ' ids'],
-  labels: Ids,
+  labels: Int[Array, 'n k'],
   *,
+  where: Bool[Array, 'n k'],
   chunk_size: int | None = None,
   axis_name: str,
 ) -> tuple[Losses, Ids]:
-  """`softmax_losses_and_best` where each device holds a part of the table.
+  """`softmax_losses_and_best` for a table whose rows are sharded over devices.
 
   log sum_i e^z_i = log sum_d e^(log sum_{i of d} e^z_i)
 
-  Every device scores the rows of `hidden` of all devices against its part of
-  the ids, and gives each device back what it needs of its own rows.
+  Every device scores the rows of `hidden` of all devices against its shard, and
+  returns the reduced scores to the devices that the rows come from.
 
   Args:
-    hidden: of this device; as many on every device.
-    shard: `[rows, dim]`, this device's rows of E; of the last devices some may
-      be beyond the ids.
-    bias: of all ids.
-    labels: of this device.
-    chunk_size: ids scored at a time, see `softmax_losses_and_best`.
-    axis_name: the axis of the devices.
+    hidden: `[n, dim]`, of this device; `n` is the same on every device.
+    shard: `[rows, dim]`, this device's rows of E; those of the last devices may
+      exceed the ids.
+    bias: `[ids]`, of all ids.
+    labels: `[n, k]`, of this device.
+    where: Bool `[n, k]`, of this device. False masks a label.
+    chunk_size: number of ids that are scored at a time, see
+      `softmax_losses_and_best`.
+    axis_name: the device axis.
 
   Returns:
-    `[n]`, a loss per row of this device, and `[n]`, the id that scores best, of
-    equal ones the first.
+    The losses `[n]` and the best ids `[n]` of the rows of this device.
 
   Reference:
     Shoeybi et al., "Megatron-LM", 2019 (https://arxiv.org/abs/1909.08053):
-    cross entropy over a vocabulary that is split.
+    cross entropy over a sharded vocabulary.
   """
   rows, devices = len(shard), lax.axis_size(axis_name)
-  first, bias = bias_of_shard(bias, rows, axis_name)
-  log_sums, own, top, best = softmax_of_chunks(
-    lax.all_gather(hidden, axis_name, tiled=True),
-    shard,
+  first = lax.axis_index(axis_name) * rows
+  # Rows of the shard beyond the ids have no share in the softmax.
+  bias = jnp.pad(
     bias,
-    lax.all_gather(labels, axis_name, tiled=True) - first,
-    chunk_size=chunk_size or rows,
+    (0, devices * rows - len(bias)),
+    constant_values=jnp.finfo(bias.dtype).min,
   )
-  log_sums, own, top, best = [
+  hidden, labels, everywhere = (
+    lax.all_gather(x, axis_name, tiled=True) for x in (hidden, labels, where)
+  )
+  log_sums, own, top, best = softmax_of_chunks(
+    hidden,
+    shard,
+    lax.dynamic_slice_in_dim(bias, first, rows),
+    labels - first,
+    everywhere,
+    chunk_size=chunk_size,
+  )
+  log_sums, own, top, best = (
     lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
     for x in (log_sums, own, top, best + first)
-  ]
-  losses = jax.nn.logsumexp(log_sums, axis=0) - pick(own, labels // rows)
+  )
+  log_sums, own = jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
+  losses = negative_log_likelihood(log_sums, own, where)
   return losses, pick(best, jnp.argmax(top, axis=0))
-
-
-def bias_of_shard(
-  bias: Float[Array, ' ids'], rows: int, axis_name: str
-) -> tuple[Int[Array, ''], Float[Array, ' rows']]:
-  """The first id that this device holds, and the biases of its ids.
-
-  Args:
-    bias: `[ids]`, of all ids.
-    rows: how many ids each device holds; of the last devices, some may be
-      beyond the ids, and have no share in a softmax.
-    axis_name: the axis of the devices.
-  """
-  first = lax.axis_index(axis_name) * rows
-  beyond = lax.axis_size(axis_name) * rows - len(bias)
-  least = jnp.finfo(bias.dtype).min
-  bias = jnp.pad(bias, (0, beyond), constant_values=least)
-  return first, lax.dynamic_slice_in_dim(bias, first, rows)

@@ -13,10 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from adaptssr_jax.ops.item_softmax import (
-  softmax_losses_and_best,
-  softmax_of_chunks,
-)
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.microbatches import in_chunks
 from adaptssr_jax.ops.reductions import as_float
 
@@ -43,27 +40,30 @@ def real_softmax_losses_and_best(
   hidden: Float[ArrayLike, 'n dim'],
   table: Float[ArrayLike, 'ids dim'],
   bias: Float[ArrayLike, ' ids'],
-  labels: Int[ArrayLike, ' n'],
+  labels: Int[ArrayLike, 'n k'],
   *,
-  where: Bool[ArrayLike, ' n'],
+  where: Bool[ArrayLike, 'n k'],
   size: int,
   chunk_size: int | None = None,
 ) -> tuple[Float[Array, ' n'], Int[Array, ' n']]:
-  """`softmax_losses_and_best`, computed only for rows where `where` is True.
+  """`softmax_losses_and_best`, computed only for the rows that have labels.
 
-  -log softmax(E h + b)[label]  and  argmax(E h + b)
-
-  The rows that count are put first and taken `size` at a time, once more for
-  the gradient; groups in which none counts are not scored.
+  Rows with labels are sorted to the front and processed `size` at a time, and
+  once more for the gradient; groups without any are not scored.
 
   Args:
-    where: `[n]`, False where a row does not count.
-    size: rows of a group.
-    chunk_size: ids scored at a time, see `softmax_losses_and_best`.
+    hidden: `[n, dim]`.
+    table: `[ids, dim]`.
+    bias: `[ids]`.
+    labels: `[n, k]`.
+    where: Bool `[n, k]`. False masks a label.
+    size: number of rows in a group.
+    chunk_size: number of ids that are scored at a time, see
+      `softmax_losses_and_best`.
 
   Returns:
-    `[n]`, a loss per row, and `[n]`, the id that scores best; of no meaning,
-    though finite, where a row does not count.
+    The losses `[n]`, 0 for a row without labels, and the best ids `[n]`,
+    arbitrary for such a row.
 
   Raises:
     ValueError: If `size` is below 1.
@@ -71,8 +71,8 @@ def real_softmax_losses_and_best(
   Example:
     >>> hidden, table = jnp.array([[9.0, 9.0], [1.0, 0.0]]), jnp.eye(2)
     >>> losses, best = real_softmax_losses_and_best(
-    ...   hidden, table, jnp.zeros(2), jnp.array([0, 0]),
-    ...   where=jnp.array([False, True]), size=1,
+    ...   hidden, table, jnp.zeros(2), jnp.array([[0], [0]]),
+    ...   where=jnp.array([[False], [True]]), size=1,
     ... )
     >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best {best[1]}')
     0.3133 = -log(e / (e + 1)); best 0
@@ -80,23 +80,18 @@ def real_softmax_losses_and_best(
   if size < 1:
     raise ValueError(f'size must be at least 1, not {size}.')
   rows = as_float(hidden), jnp.asarray(labels), jnp.asarray(where)
-  order = jnp.argsort(~rows[2], stable=True)
+  has_labels = jnp.any(rows[2], axis=1)
+  order = jnp.argsort(~has_labels, stable=True)
   hidden, labels, where = jax.tree.map(operator.itemgetter(order), rows)
-  table, bias = as_float(table), as_float(bias)
-  map_rows = functools.partial(_map_groups, where=where, size=size)
-  if chunk_size:
-    log_sums, own, _, best = softmax_of_chunks(
-      hidden, table, bias, labels, chunk_size=chunk_size, map_rows=map_rows
-    )
-    losses = log_sums - own
-  else:
-    losses, best = map_rows(
-      lambda hidden, labels: softmax_losses_and_best(
-        hidden, table, bias, labels
-      ),
-      hidden,
-      labels,
-    )
+  losses, best = softmax_losses_and_best(
+    hidden,
+    table,
+    bias,
+    labels,
+    where=where,
+    chunk_size=chunk_size,
+    map_rows=functools.partial(_map_groups, where=has_labels[order], size=size),
+  )
   back = jnp.argsort(order)
   return losses[back], best[back]
 

@@ -21,11 +21,7 @@ from adaptssr_jax.ops.padded_softmax import (
   parts_at_once,
   real_softmax_losses_and_best,
 )
-from adaptssr_jax.ops.set_softmax import (
-  sampled_set_softmax_losses,
-  set_softmax_losses,
-  shard_set_softmax_losses,
-)
+from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
 from adaptssr_jax.table.lookup import BatchRows, SplitTable, Table, look_up
 
 # Above this many scores, 512 MiB of them, the softmax is computed in chunks.
@@ -64,96 +60,54 @@ def sample_items(
   return batch | {'sampled': sampled}
 
 
-def item_losses(
+def without_padding(bias: Float[Array, ' ids']) -> Float[Array, ' ids']:
+  """The biases of a softmax in which padding, the id 0, is not a class."""
+  return bias.at[0].set(jnp.finfo(bias.dtype).min)
+
+
+def label_losses(
   table: Table,
   bias: Float[Array, ' ids'],
   hidden: Float[Array, 'n dim'],
-  labels: Int[Array, ' n'],
-  *,
-  where: Bool[Array, ' n'] | None = None,
-  sampled: Int[Array, ' m'] | None = None,
-  axis_name: str | None = None,
-) -> tuple[Float[Array, ' n'], dict[str, Array]]:
-  """Cross entropy and accuracy of the item at each position.
-
-  -log softmax(E h + b)[label]
-
-  Args:
-    bias: b, [ids].
-    hidden: the states, h, [n, dim].
-    labels: the items, [n].
-    where: Bool [n]. False masks a position; its loss has no meaning, and may
-      not be computed, to save time.
-    sampled: ids from which the sum over all items is estimated, [m].
-    axis_name: the axis over which the table is sharded, if it is.
-
-  Returns:
-    The losses, [n], and, of the exact softmax, `accuracy`, [n].
-  """
-  if sampled is not None:
-    losses = sampled_set_softmax_losses(
-      sampled,
-      hidden,
-      functools.partial(look_up, table),
-      bias,
-      labels[:, None],
-      where=jnp.ones((len(labels), 1), bool),
-    )
-    return losses, {}
-  if isinstance(table, SplitTable):
-    size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
-    losses, best = shard_softmax_losses_and_best(
-      hidden, table.shard, bias, labels, chunk_size=size, axis_name=axis_name
-    )
-    return losses, {'accuracy': best == labels}
-  rows, (size, chunk) = _all_rows(table, bias), parts_at_once(len(bias))
-  if where is None or len(labels) <= size:
-    losses, best = softmax_losses_and_best(
-      hidden, rows, bias, labels, chunk_size=chunk_size(len(labels), len(bias))
-    )
-  else:
-    losses, best = real_softmax_losses_and_best(
-      hidden, rows, bias, labels, where=where, size=size, chunk_size=chunk
-    )
-  return losses, {'accuracy': best == labels}
-
-
-def set_losses(
-  table: Table,
-  bias: Float[Array, ' ids'],
-  users: Float[Array, 'n dim'],
   labels: Int[Array, 'n k'],
   *,
   where: Bool[Array, 'n k'],
   sampled: Int[Array, ' m'] | None = None,
   axis_name: str | None = None,
-) -> Float[Array, ' n']:
-  """The multinomial likelihood of a set of items for each vector.
+  skip_masked: bool = False,
+) -> tuple[Float[Array, ' n'], Int[Array, ' n'] | None]:
+  """Cross entropy of the labels of each row, and the item with the best score.
 
-  - mean over x in labels of log softmax(E u + b)[x], without padding as a class
+  - mean over x in labels of log softmax(E h + b)[x]
 
   Args:
     bias: b, [ids].
-    users: the vectors, u, [n, dim].
-    labels: the items, [n, k].
-    where: the labels that count, [n, k]. One that counts twice has twice the
-      weight of another.
-    sampled: ids by which the sum over all is estimated, [m].
+    hidden: h, vectors of positions or users, [n, dim].
+    labels: the items, [n, k]. An item that occurs twice has twice the weight.
+    where: Bool [n, k]. False masks a label.
+    sampled: ids from which the sum over all items is estimated, [m].
+    axis_name: the axis over which the table is sharded, if it is.
+    skip_masked: do not score rows without labels, which saves time if many rows
+      have none. The best items of these rows are then arbitrary.
 
   Returns:
-    The losses, [n], 0 where no label counts.
+    The losses, [n], 0 for a row without labels, and the best items, [n]; None
+    if the softmax is estimated.
+
+  Raises:
+    ValueError: If the table has only the rows of a batch and no ids are
+      sampled.
   """
-  # Padding is no item.
-  bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
   if sampled is not None:
     rows_of = functools.partial(look_up, table)
-    return sampled_set_softmax_losses(
-      sampled, users, rows_of, bias, labels, where=where
+    losses = sampled_softmax_losses(
+      sampled, hidden, rows_of, bias, labels, where=where
     )
+    return losses, None
   if isinstance(table, SplitTable):
     size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
-    return shard_set_softmax_losses(
-      users,
+    return shard_softmax_losses_and_best(
+      hidden,
       table.shard,
       bias,
       labels,
@@ -161,11 +115,15 @@ def set_losses(
       chunk_size=size,
       axis_name=axis_name,
     )
-  size = chunk_size(len(labels), len(bias))
-  rows = _all_rows(table, bias)
-  return set_softmax_losses(
-    users, rows, bias, labels, where=where, chunk_size=size
+  rows, (size, chunk) = _all_rows(table, bias), parts_at_once(len(bias))
+  compute = functools.partial(
+    softmax_losses_and_best, chunk_size=chunk_size(len(labels), len(bias))
   )
+  if skip_masked and len(labels) > size:
+    compute = functools.partial(
+      real_softmax_losses_and_best, size=size, chunk_size=chunk
+    )
+  return compute(hidden, rows, bias, labels, where=where)
 
 
 def _all_rows(
@@ -203,8 +161,7 @@ def draw_items(
   Raises:
     ValueError: If not every row of the table is there and no ids are sampled.
   """
-  # Padding is no item.
-  bias = bias.at[0].set(jnp.finfo(bias.dtype).min)
+  bias = without_padding(bias)
   if sampled is not None:
     rows = look_up(table, sampled)
     drawn = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
