@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.ops.item_softmax import chunk_of, pick
-from adaptssr_jax.ops.reductions import as_float, check_size
+from adaptssr_jax.ops.reductions import as_float
 
 # Ids whose running sum is made at once: a block of a row, then one of its ids.
 _BLOCK = 64
@@ -41,16 +41,12 @@ def draw_ids(
   Returns:
     `[n]`, in 0..ids-1.
 
-  Raises:
-    ValueError: If `chunk_size` is below 1.
-
   Example:
     >>> keys = jax.random.split(jax.random.key(0), 4)
     >>> bias = jnp.array([-jnp.inf, 0.0, -jnp.inf])
     >>> draw_ids(keys, jnp.ones((4, 2)), jnp.ones((3, 2)), bias).tolist()
     [1, 1, 1, 1]
   """
-  check_size('chunk_size', chunk_size)
   hidden, table, bias = (
     lax.stop_gradient(as_float(x)) for x in (hidden, table, bias)
   )
