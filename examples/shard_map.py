@@ -51,7 +51,7 @@ if __name__ == '__main__':
     'items': jax.random.normal(key, (ITEMS + 1, DIM)),
     'weights': jnp.eye(DIM),
   }
-  # Where each step leaves them, so that the first is no program of its own.
+  # Replicated, as each step returns them, so that the step is compiled once.
   params = jax.device_put(params, NamedSharding(mesh, P()))
   for step in range(20):
     keys = jax.random.split(jax.random.fold_in(key, step), USERS)

@@ -1,4 +1,4 @@
-"""AdaptSSR beside the softmax of a two-tower model, by Optax."""
+"""AdaptSSR in addition to the softmax of a two-tower model, with Optax."""
 
 import functools
 
@@ -23,7 +23,7 @@ def user_tower(params, key, items):
 
 
 def loss(params, key, items, next_items):
-  """The next item among those of the batch, and the ranking of user views."""
+  """The in-batch softmax loss of the next item, plus the AdaptSSR loss."""
   view_key, pass_key = jax.random.split(key)
   users = user_tower(params, pass_key, items)
   scores = users @ params['items'][next_items].T

@@ -14,7 +14,7 @@ from typing import Annotated
 import fastapi
 from pydantic import BaseModel, Field
 
-MAX_USERS, MAX_BEHAVIOURS = 1024, 10_000  # Of a request; of a user.
+MAX_USERS, MAX_BEHAVIOURS = 1024, 10_000  # Per request; per user.
 History = Annotated[list[str], Field(max_length=MAX_BEHAVIOURS)]
 
 
@@ -25,7 +25,7 @@ class Users(BaseModel):
 
 
 class Batcher:
-  """Encodes together the users of all requests that wait at one time."""
+  """Encodes the users of all waiting requests together."""
 
   def __init__(self, encode):
     self.encode, self.waiting, self.turn = encode, [], asyncio.Lock()
@@ -40,7 +40,7 @@ class Batcher:
     return await vectors
 
   async def encode_next(self):
-    """Encodes the requests that came first, as many as fit one batch."""
+    """Encodes the oldest waiting requests, as many as fit one batch."""
     batch = [self.waiting.pop(0)]
     size = len(batch[0][0])
     while self.waiting and size + len(self.waiting[0][0]) <= MAX_USERS:
@@ -48,10 +48,10 @@ class Batcher:
       size += len(batch[-1][0])
     users = [user for histories, _ in batch for user in histories]
     try:
-      # In a thread, so that requests are taken while JAX works.
+      # In a thread, so that new requests are accepted while JAX computes.
       rows = iter((await asyncio.to_thread(self.encode, users)).tolist())
     except asyncio.CancelledError:
-      # This request alone is cancelled: the others take their turn again.
+      # Only this request is cancelled: the others stay in the queue.
       self.waiting[:0] = batch
       raise
     except Exception as error:
@@ -81,7 +81,7 @@ app = fastapi.FastAPI(title='User vectors', lifespan=started)
 
 @app.post('/vectors')
 async def vectors(users: Users):
-  """A vector a user, and how many of the items it read are unknown."""
+  """Returns a vector for each user, and the number of unknown items."""
   known, length = app.state.encoder.numbers, app.state.encoder.max_length
   read = (item for user in users.histories for item in user[-length:])
   unknown = sum(item not in known for item in read)

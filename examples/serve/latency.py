@@ -13,7 +13,7 @@ LENGTH, REQUESTS = 100, 200
 
 
 def milliseconds(client, users):
-  """The time of each request, of so many users."""
+  """The time of each of several requests with the given number of users."""
   histories = [[f'{i} {user}' for i in range(LENGTH)] for user in range(users)]
   times = []
   for _ in range(REQUESTS):
