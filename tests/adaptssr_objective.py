@@ -1,4 +1,4 @@
-"""The AdaptSSR loss of a batch of sequences, which tests of steps train."""
+"""The AdaptSSR loss of a batch of sequences, trained by tests of steps."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Bounds of floats that hold on any CPU, in any order of summation."""
+"""Bounds on float errors that hold on any CPU, in any order of summation."""
 
 import chex
 import jax

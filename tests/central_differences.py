@@ -1,4 +1,4 @@
-"""Gradients against what the values themselves do."""
+"""Compares gradients with central differences of the loss values."""
 
 import jax
 import numpy as np

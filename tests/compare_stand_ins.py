@@ -1,4 +1,4 @@
-"""A comparison whose runs only pretend to train."""
+"""A comparison whose runs return numbers without any training."""
 
 import json
 import zlib

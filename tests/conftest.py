@@ -1,4 +1,4 @@
-"""Eight simulated devices, strict shapes, and checked annotations."""
+"""Eight simulated devices, strict rank promotion, checked shape annotations."""
 
 import atexit
 import gc

@@ -1,4 +1,4 @@
-"""Encoders that nothing has trained or compiled."""
+"""Untrained encoders with random parameters, which need no compilation."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def drawn_params(encoder, seed):
-  """As `encoder.init`, which compiles slowly; large, to tell users apart."""
+  """Random parameters, not compiled; so large that users clearly differ."""
   example = jax.ShapeDtypeStruct((1, 1), np.int32)
   shapes = jax.eval_shape(encoder.init, jax.random.key(0), example)['params']
   rng = np.random.default_rng(seed)

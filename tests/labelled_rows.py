@@ -1,4 +1,4 @@
-"""The labelled rows of a ranking task, one by one, as they are defined."""
+"""A plain implementation that lists the rows of a ranking task one by one."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""An objective of somebody else, as a test trains it."""
+"""An objective of a user of the library, trained by a test."""
 
 import jax.numpy as jnp
 

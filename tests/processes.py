@@ -1,4 +1,4 @@
-"""Commands in processes that work together on this machine."""
+"""Runs commands in several processes that train together on this machine."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A loss with little to compile, which tests of steps train."""
+"""A loss that compiles quickly, trained by tests of steps."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Parameters as after training: the initial ones hardly attend."""
+"""Random parameters as large as after training; initial ones hardly attend."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ def random_params(module, x, seed=0):
 
 
 def widened(params):
-  """As trained: at first the views of all users are hardly told apart.
+  """Larger parameters, as after training: initially all users are similar.
 
-  The scales of layer norms stay as they are: with them, what rounding does to a
-  step is a hundred times as much in the next ones.
+  The scales of layer norms are not changed: otherwise rounding errors of a step
+  would grow a hundredfold in the next steps.
   """
   return jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x, params)

@@ -1,4 +1,4 @@
-"""What a step of all devices gives, as tests of objectives compare it."""
+"""Loss and gradient over all devices, as tests of objectives compare them."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""Made ratings in the formats of both copies of MovieLens."""
+"""Synthetic ratings in the formats of both copies of MovieLens."""
 
 import pathlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Made purchases in the formats of Ta-Feng and the Complete Journey."""
+"""Synthetic purchases in the formats of Ta-Feng and the Complete Journey."""
 
 import datetime
 import io

@@ -1,4 +1,4 @@
-"""How the code is laid out: who imports whom, and what is never imported."""
+"""The layout of the code: import order, and packages never imported."""
 
 import ast
 import builtins

@@ -1,3 +1,5 @@
+"""Augmentations: each length, exact counts, padding at the end, keys."""
+
 import functools
 import math
 

@@ -1,4 +1,4 @@
-"""Baselines: bags against scikit-learn by hand, counts against brute force."""
+"""Baselines: bags against scikit-learn, counts against brute force."""
 
 import collections
 import json

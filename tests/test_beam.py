@@ -1,4 +1,4 @@
-"""With Beam, here on its local runner, a data set is what it is without."""
+"""A data set prepared with Beam, on its local runner, equals one without."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, what it refuses, what it runs and shows."""
+"""The benchmark: its counts, refusals, runs and tables."""
 
 import dataclasses
 import json

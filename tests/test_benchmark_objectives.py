@@ -1,4 +1,4 @@
-"""The benchmark of all objectives beside the same ones in plain PyTorch."""
+"""The benchmark of all objectives against the same in plain PyTorch."""
 
 import ast
 import dataclasses

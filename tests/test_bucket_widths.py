@@ -1,4 +1,4 @@
-"""The widths that leave the least padding are those of all that could be."""
+"""The chosen bucket widths leave the least padding of all choices."""
 
 import itertools
 

@@ -1,3 +1,5 @@
+"""Encoding in buckets equals encoding the padded batch."""
+
 import functools
 
 import jax

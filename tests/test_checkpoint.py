@@ -1,4 +1,4 @@
-"""Checkpoints come back as they went, or say what is wrong with them."""
+"""Checkpoints are restored exactly, or an error names the damage."""
 
 import asyncio
 import json

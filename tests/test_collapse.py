@@ -1,4 +1,4 @@
-"""Both dead ends of pre-training are seen, and a healthy run is left alone."""
+"""Both kinds of collapse are reported, and a healthy run is not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a user sees of the commands before a run: lists, help, files, quiet."""
+"""The commands before a run: lists, help, flag files, quiet."""
 
 import configparser
 import contextlib

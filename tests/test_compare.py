@@ -1,4 +1,4 @@
-"""The comparison as a command, with runs that only pretend to train."""
+"""The comparison as a command, with runs that do not train."""
 
 import json
 import shutil

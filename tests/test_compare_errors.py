@@ -1,4 +1,4 @@
-"""A comparison refuses what it cannot do, and names the run and the flag."""
+"""Errors of a comparison name the run and the flag."""
 
 import numpy as np
 import pytest

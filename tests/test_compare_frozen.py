@@ -1,4 +1,4 @@
-"""The frozen columns: users are encoded once, and probed split by split."""
+"""Frozen columns: users are encoded once, and probed for each split."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The table, the statistics behind it, and the pictures of both."""
+"""The tables of a comparison, their statistics, and the pictures."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is compiled once is found again: by other processes, at any time."""
+"""Compiled programs are found again by later runs and other processes."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""The protocol of the Complete Journey, on made households and on its own."""
+"""The protocol of the Complete Journey, on synthetic and real households."""
 
 import collections
 import io

@@ -1,3 +1,5 @@
+"""Encoders from state dicts of the public PyTorch code."""
+
 import pathlib
 
 import jax

@@ -1,7 +1,7 @@
-"""Models of the public PyTorch code as runs of this one, and back.
+"""Models of the public PyTorch code are converted into runs, and back.
 
-The golden files hold state dicts that code has made. PyTorch itself is not
-needed: see with_torch.py for tests of it.
+The golden files contain state dicts of that code, so PyTorch is not needed; the
+tests in with_torch.py use it.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""What preparing and reading data costs, each in a fresh interpreter."""
+"""Time and memory of preparing and reading data, in fresh interpreters."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What comes from outside is never run, and never believed unseen."""
+"""Files from outside are never executed, and are checked before use."""
 
 import ast
 import stat

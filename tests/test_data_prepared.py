@@ -1,4 +1,4 @@
-"""Who prepares a data set, and when: it is there whole, or it is not there."""
+"""Who prepares a data set, and when; it is complete or not there."""
 
 import errno
 import os

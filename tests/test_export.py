@@ -1,4 +1,4 @@
-"""An exported encoder: what is in its folder, and that it encodes alone."""
+"""An exported encoder: the files of its folder, and that it encodes alone."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Files that appear whole, and locks of files."""
+"""Files are written completely or not at all; locks of files."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Fine-tuning on a conversion: one event, which is rare as a rule."""
+"""Fine-tuning on a conversion, a task with one rare class."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Fine-tuning that cannot be: no numbers come out, or nothing is to learn."""
+"""Fine-tuning that is impossible: no finite loss, or nothing to learn."""
 
 import json
 import types

@@ -1,4 +1,4 @@
-"""Fine-tuning on every kind of task, with more or less of it trained."""
+"""Fine-tuning on every kind of task, in all modes."""
 
 import json
 

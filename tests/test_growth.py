@@ -1,4 +1,4 @@
-"""The benchmark of growth, and that of a GPU: what is run, kept and chosen."""
+"""The benchmarks of growth and of a GPU: runs, results and chosen flags."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run that is told to stop saves, and goes on as if it had not."""
+"""A run that is asked to stop saves, and resumes with equal results."""
 
 import functools
 import signal

@@ -1,4 +1,4 @@
-"""Items drawn from a softmax, and sequences whose hidden items are filled."""
+"""Items drawn from a softmax, and sequences with filled masked items."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Memory: of one microbatch and of one block, however large the batch."""
+"""A large batch needs the memory of one microbatch and one block."""
 
 import functools
 

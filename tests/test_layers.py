@@ -1,3 +1,5 @@
+"""The layers of the encoder against plain formulas."""
+
 import math
 
 import chex

@@ -1,4 +1,4 @@
-"""Leave-one-out on made MovieLens ratings, and the runs that are made on it."""
+"""Leave-one-out on synthetic MovieLens ratings, and runs on that split."""
 
 import json
 

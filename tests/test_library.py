@@ -1,4 +1,4 @@
-"""Functions borrowed: the examples, and what the losses do without."""
+"""The examples, and packages that the losses do not need."""
 
 import importlib.util
 import re

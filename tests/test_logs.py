@@ -1,4 +1,4 @@
-"""Metrics reach the files, and progress the eye."""
+"""Metrics reach the files, and progress reaches the terminal."""
 
 import contextlib
 import json

@@ -1,3 +1,5 @@
+"""The AdaptSSR, MPR and BPR losses: values, masks, gradients, invariances."""
+
 import functools
 
 import jax

@@ -1,4 +1,4 @@
-"""The loss in blocks of negatives is the loss, in less memory."""
+"""The loss with negatives in blocks is equal, and needs less memory."""
 
 import functools
 import inspect

@@ -1,3 +1,5 @@
+"""Metrics against scikit-learn and plain loops."""
+
 import functools
 
 import chex

@@ -1,3 +1,5 @@
+"""Computing in microbatches equals computing at once."""
+
 import functools
 
 import jax

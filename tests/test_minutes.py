@@ -1,4 +1,4 @@
-"""Minutes to quality: seconds are logged, and curves of them are drawn."""
+"""Minutes to quality: seconds are logged, and their curves are drawn."""
 
 import contextlib
 import json

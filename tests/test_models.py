@@ -1,3 +1,5 @@
+"""The user encoder: shapes, padding, pooling and dropout."""
+
 import functools
 
 import chex

@@ -1,4 +1,4 @@
-"""The protocol of MovieLens, on made ratings and on the real ones."""
+"""The protocol of MovieLens, on synthetic and real ratings."""
 
 import collections
 import io

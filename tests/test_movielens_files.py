@@ -1,4 +1,4 @@
-"""Both copies of MovieLens read the same, and damage is named."""
+"""Both copies of MovieLens give equal data, and damage is an error."""
 
 import numpy as np
 import pytest

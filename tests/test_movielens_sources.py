@@ -1,4 +1,4 @@
-"""The places where a copy of MovieLens is looked for."""
+"""The places where a copy of MovieLens is searched."""
 
 import pathlib
 import socket

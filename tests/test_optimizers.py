@@ -1,3 +1,5 @@
+"""Adam on the rows of a batch equals Optax on the full table."""
+
 import functools
 import re
 

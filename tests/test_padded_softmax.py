@@ -1,4 +1,4 @@
-"""The softmax at real positions is that of all positions, and costs less."""
+"""The softmax skips padding: equal at real positions, and cheaper."""
 
 import functools
 

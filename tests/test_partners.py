@@ -1,4 +1,4 @@
-"""Users with the same last item: who they are, and how they are drawn."""
+"""Users with the same last item: finding them and drawing one."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""`--plan`: equal to what a run takes, and no trace of it."""
+"""`--plan` equals the cost of the run, and leaves no files."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Batches made ahead: the same ones, and no thread is left behind."""
+"""Prefetched batches are the same, and no thread is left running."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""Pre-training as a command: its folder, its interruptions, its refusals."""
+"""Pre-training as a command: its folder, interruptions and errors."""
 
 import dataclasses
 import json

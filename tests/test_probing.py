@@ -1,4 +1,4 @@
-"""Probes: against scikit-learn and NumPy by hand."""
+"""Probes of frozen vectors against scikit-learn and NumPy."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""What a command sets for its process, seen from processes of their own."""
+"""Settings of a command for its process, seen in separate processes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Processes that train one model together do what one process does."""
+"""Several processes that train together give the results of one process."""
 
 import dataclasses
 

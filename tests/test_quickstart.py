@@ -1,4 +1,4 @@
-"""What the quickstart prints of a comparison."""
+"""The lines that the quickstart prints from a comparison."""
 
 import itertools
 

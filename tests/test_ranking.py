@@ -1,4 +1,4 @@
-"""Ranking: which negatives are drawn, what is scored, where positives rank."""
+"""Rankings: drawn negatives, scored targets, ranks of positives."""
 
 import functools
 

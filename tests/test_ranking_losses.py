@@ -1,4 +1,4 @@
-"""The order as a list, temperatures, smooth extremes, more than two views."""
+"""The list form, temperatures, smooth extremes, more than two views."""
 
 import functools
 import inspect

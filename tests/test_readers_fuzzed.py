@@ -1,4 +1,4 @@
-"""Files that are damaged at random: a right data set, or a line that says why.
+"""Randomly damaged files: a correct data set, or an error that names the line.
 
 `FUZZ_EXAMPLES=5000 pytest tests/test_readers_fuzzed.py` looks harder.
 """

@@ -1,4 +1,4 @@
-"""A page of what runs left: what is on it, what it loads, what is refused."""
+"""The page of a report: its content, no external resources, its errors."""
 
 import dataclasses
 import html.parser

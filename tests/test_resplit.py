@@ -1,4 +1,4 @@
-"""Other splits of the same rows."""
+"""Other random splits of the same rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training with the rows of a batch is training with the whole table."""
+"""Updating the rows of the batch equals updating the full table."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""From one's own tables to a result, and from one vocabulary to another."""
+"""From a user's own tables to a result; from one vocabulary to another."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The serving example: the vectors of an exported encoder, over HTTP."""
+"""The serving example: vectors of an exported encoder over HTTP."""
 
 import asyncio
 import concurrent.futures

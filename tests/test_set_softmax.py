@@ -1,4 +1,4 @@
-"""The likelihood of sets of items against loops, wherever the table is."""
+"""The likelihood of sets of items against loops, for each kind of table."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Settings are flags, and flags are settings."""
+"""Settings are read from flags and written as flags."""
 
 import dataclasses
 import subprocess

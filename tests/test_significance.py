@@ -1,4 +1,4 @@
-"""Bootstrap and McNemar: calibrated, and equal to the slow way."""
+"""Bootstrap and McNemar: calibrated, and equal to slow versions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Edits that bring in similar items: every length, counts and draws."""
+"""Insert and substitute: every length, their counts and draws."""
 
 import functools
 import math

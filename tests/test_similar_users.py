@@ -1,4 +1,4 @@
-"""CoSeRec and DuoRec: objectives that need more than the user's sequence."""
+"""CoSeRec and DuoRec, which need more than the sequence of a user."""
 
 import dataclasses
 import functools

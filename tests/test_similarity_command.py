@@ -1,4 +1,4 @@
-"""The similarity figure as a command: its numbers, its files, its refusals."""
+"""The similarity figure as a command: its numbers, files and errors."""
 
 import dataclasses
 import errno

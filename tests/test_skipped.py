@@ -1,4 +1,4 @@
-"""Steps that would spoil the parameters change nothing, and stop the run."""
+"""Steps that are not finite change nothing, and then stop the run."""
 
 import dataclasses
 import json

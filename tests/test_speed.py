@@ -1,4 +1,4 @@
-"""The flags of speed: what they choose, refuse, and leave as it is."""
+"""The speed flags: their defaults and errors, and that results stay equal."""
 
 import functools
 

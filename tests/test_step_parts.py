@@ -1,4 +1,4 @@
-"""The parts of a step, as they are read from a compiled program."""
+"""The parts of a step, as found in a compiled program."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The made users are reproducible, and partly predictable."""
+"""Synthetic users are reproducible, and partly predictable."""
 
 import zlib
 

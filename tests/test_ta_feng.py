@@ -1,4 +1,4 @@
-"""The protocol of Ta-Feng, on made purchases and on the real ones."""
+"""The protocol of Ta-Feng, on synthetic and real purchases."""
 
 import collections
 import csv

@@ -1,4 +1,4 @@
-"""A table that is split over the devices trains as a whole one does."""
+"""A table sharded over devices trains as a replicated one."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What becomes of a column of times."""
+"""Reading columns of times in user tables."""
 
 import duckdb
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Where --log_to sends the numbers of a run.
+"""Trackers that receive the metrics of a run by --log_to.
 
 MLflow and W&B are stand-ins here: see with_trackers.py for the real ones.
 """

@@ -1,4 +1,4 @@
-"""The training step: one device or eight, the same update."""
+"""The training step: one device and eight give the same update."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The TTL archive: its numbers, its splits, and what is wrong with a line."""
+"""The TTL archive: its numbers, its splits, and errors of a line."""
 
 import collections
 import random

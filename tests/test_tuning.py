@@ -1,4 +1,4 @@
-"""Fine-tuning: the rates of layers, and the head that starts as the probe."""
+"""Fine-tuning: learning rates of layers, and heads that start as the probe."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""One's own tables: three formats, one data set."""
+"""User tables: three formats give one data set."""
 
 import csv
 import os

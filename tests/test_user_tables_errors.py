@@ -1,4 +1,4 @@
-"""Tables with something wrong: the file, the line, the reason, no data set."""
+"""Errors of user tables name file, line and reason; no data set is left."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The folder of a run is made, resumed, or refused."""
+"""The folder of a run is created, resumed, or refused."""
 
 import contextlib
 import errno

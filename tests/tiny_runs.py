@@ -1,4 +1,4 @@
-"""Runs so small that a test can afford several, and what they leave behind."""
+"""Runs so small that a test can afford several, and the files they leave."""
 
 import json
 import os

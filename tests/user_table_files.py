@@ -1,4 +1,4 @@
-"""Tables on the disk for the tests of user_tables, and what becomes of them."""
+"""Writes tables for the tests of user_tables, and reads the data sets."""
 
 import json
 

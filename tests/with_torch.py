@@ -1,9 +1,9 @@
-"""Files and losses of PyTorch, by hand, since CI does not install it.
+"""Tests with PyTorch, which CI does not install; run them by hand.
 
   pip install '.[torch]' && pytest tests/with_torch.py
 
 With ADAPTSSR_CHECKOUT, a checkout of github.com/yflyl613/AdaptSSR, its own
-modules load what is written, too.
+modules load the written files, too.
 """
 
 import os

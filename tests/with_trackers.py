@@ -1,4 +1,4 @@
-"""The stores of MLflow and W&B, by hand, since CI does not install them.
+"""Tests with MLflow and W&B, which CI does not install; run them by hand.
 
 pip install '.[mlflow,wandb]' && pytest tests/with_trackers.py
 """

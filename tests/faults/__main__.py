@@ -1,4 +1,4 @@
-"""Hurts training runs, and prints the table of docs/reliability.md.
+"""Injects faults into training runs; prints the table of docs/reliability.md.
 
 python -m tests.faults --times=20
 """

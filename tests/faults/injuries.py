@@ -1,8 +1,8 @@
-"""What can happen to a training run, done to real processes.
+"""Faults that are injected into real training processes.
 
-Each injury takes a run that goes half its way, hurts it, lets it go on by the
-same command, and returns how many steps were done twice. That the run ends as
-if nothing had happened is for `assert_same_run` to say.
+Each function takes a run that is halfway done, injects a fault, resumes the run
+by the same command, and returns the number of repeated steps. `assert_same_run`
+checks that the run ends as an undisturbed one.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""A damaged checkpoint is reported, set aside, and never taken for a whole one.
+"""A damaged checkpoint is reported, quarantined, and never used as a sound one.
 
-Nor is one of another model taken for a damaged one.
+A checkpoint of another model is not reported as damaged.
 """
 
 import itertools

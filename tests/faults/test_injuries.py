@@ -1,7 +1,6 @@
-"""Whatever happens to a run, it ends as if it had not: to the bit.
+"""After any fault a resumed run ends bit for bit as an undisturbed one.
 
-Each injury alone, and those that tests in this process do, are done many times
-by `python -m tests.faults`.
+`python -m tests.faults` injects each of these faults many times.
 """
 
 import pytest
