@@ -39,10 +39,7 @@ def report(runs: Sequence[Run]) -> str:
   ]
   if failed:
     parts += ['Not measured:', '\n'.join(dict.fromkeys(failed))]
-  parts.append(
-    'Medians, in brackets quartiles of the steps; of ratios, the range of the '
-    'rounds.'
-  )
+  parts.append('How to read these tables: docs/speed.md')
   return '\n\n'.join(parts) + '\n'
 
 

@@ -42,13 +42,14 @@ class Plan:
 
 
 def report(plan: Plan) -> str:
-  """The table of a plan, and what it leaves out."""
-  devices = f'{plan.devices} {plan.backend} device{"s"[: plan.devices > 1]}'
+  """The table of a plan, and where its numbers are explained."""
+  kind = f'simulated {plan.backend}' if plan.simulated else plan.backend
+  devices = f'{plan.devices} {kind} device{"s"[: plan.devices > 1]}'
   lines = [f'plan: {plan.dataset}, {devices}, nothing is trained']
   for name, count, size in _rows(plan):
     # A name alone is a heading.
     lines.append(f'{name:<38}{count:>18}{size:>14}'.rstrip())
-  return '\n'.join([*lines, '', *_notes(plan)])
+  return '\n'.join([*lines, '', 'How to read it: docs/scaling.md'])
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -83,30 +84,6 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 def _both(name: str, count: int, size: int) -> tuple[str, str, str]:
   return name, f'{count:,}', size_text(size)
-
-
-def _notes(plan: Plan) -> Iterator[str]:
-  yield (
-    'The peak is that of the compiled step. Validation, and a checkpoint on '
-    'its way\nto disk, come on top: leave room for parameters once more.'
-  )
-  yield (
-    'Products are counted with padding, and again where the gradient computes '
-    'them\nagain; what is done element by element is not.'
-  )
-  if plan.sent:
-    yield (
-      'Sent, in a ring: gradients by all-reduce; user vectors by all-gather '
-      'and\nreduce-scatter; item ids, rows and gradients of a split table by '
-      'all-to-all,\nwithout what is sent where one device is asked for more '
-      'than twice its share.'
-    )
-  if plan.simulated:
-    yield (
-      f'A CPU simulated the {plan.devices} devices: a GPU or TPU has the same '
-      'model, other\nactivations, and encodes more at once unless --microbatch '
-      'is given.'
-    )
 
 
 def size_text(size: float) -> str:
