@@ -1,8 +1,8 @@
-"""What MkDocs does beside what `mkdocs.yml` says.
+"""Hooks of MkDocs for the site, in addition to `mkdocs.yml`.
 
-Files outside docs/ become pages of the site, and links to them lead there, so
-that a link holds on a code host and in the site. Formulas in LaTeX become
-MathML, which browsers draw without a script from the net.
+Files outside docs/ become pages of the site, and links to them lead to these
+pages, so that a link works on a code host and in the site. Formulas in LaTeX
+become MathML, which browsers draw without an external script.
 """
 
 import functools
@@ -47,7 +47,7 @@ def _drawn(formula: re.Match) -> str:
 
 
 def _moved(source: str, uri: str, link: re.Match) -> str:
-  """A link of a file, as one of its page; what is no file stays as it is."""
+  """Replaces a link between files by one between pages; keeps other links."""
   path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[2]))
   if not (ROOT / path).is_file():
     return link[0]
@@ -56,7 +56,7 @@ def _moved(source: str, uri: str, link: re.Match) -> str:
 
 
 def page_of(path: str) -> str:
-  """Where a file of the repository is in the site, README.md being its start.
+  """The page of a file of the repository; README.md is the start page.
 
   docs/speed.md -> speed.md, examples/plain_jax.py -> examples/plain_jax.py.md
   """
@@ -66,7 +66,7 @@ def page_of(path: str) -> str:
 
 
 def as_markdown(path: pathlib.Path) -> str:
-  """The text of a page: a program in a block, a notebook cell by cell."""
+  """The text of a page: programs as a code block, notebooks cell by cell."""
   text = path.read_text()
   if path.suffix == '.md':
     return text
@@ -83,10 +83,10 @@ def as_markdown(path: pathlib.Path) -> str:
 
 
 class Sections(griffe.Extension):
-  """Reads sections of docstrings by the names that we give them."""
+  """Maps our names for sections of docstrings to those of griffe."""
 
   def on_object(self, *, obj: griffe.Object, **_: object) -> None:
-    """An example is shown as code, and the fields of a class are no Args."""
+    """Shows examples as code, and the Args of a class as its attributes."""
     if obj.docstring:
       text = obj.docstring.value
       text = re.sub('^Example:$', 'Examples:', text, flags=re.M)
