@@ -33,57 +33,49 @@ _ERRORS = {'.data': DataError, '.os': OSError}
 
 
 def pipeline_options(options: Sequence[str] | None) -> Any:
-  """The options as Beam wants them; None if there are none.
+  """Converts flags of --beam_options to Beam's `PipelineOptions`.
+
+  Returns:
+    The options; None for None. Options that Beam does not know are left out,
+    with a warning by Beam.
 
   Raises:
-    DataError: Apache Beam is not installed, or has no such options.
+    DataError: Apache Beam is not installed or refuses the options.
   """
   if options is None:
     return None
   try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.portability.portable_runner import PortableRunner
   except ImportError as error:
     raise DataError(
       f"--beam needs Apache Beam ({error}): pip install -e '.[beam]'"
     ) from None
-  for option in options:
-    # Beam would leave it out, and with it what somebody wanted.
-    if not option.startswith('--'):
-      reason = f'{option!r} is none; write --NAME=VALUE, with commas between'
-      raise _refused(options, reason)
   given = list(options)
   if not any(option.startswith('--runner=') for option in given):
     given.append(_LOCAL_RUNNER)
-  reason, said = '', io.StringIO()
+  printed = io.StringIO()
   try:
-    # Outside, because it may set up logging to what is then sys.stderr.
+    for option in options:
+      # Beam would ignore it.
+      if not option.startswith('--'):
+        raise ValueError(f'{option!r} is not of the form --NAME=VALUE')
+    # Not inside: Beam may set up logging, to the `sys.stderr` of that moment.
     parsed = PipelineOptions(given)
-    with contextlib.redirect_stderr(said):
-      known = parsed.get_all_options()
-      wanted = parsed.get_all_options(retain_unknown_options=True)
+    with contextlib.redirect_stderr(printed):
+      parsed.get_all_options(display_warnings=True)
       pipeline = beam.Pipeline(options=parsed)
     shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
-    unknown = sorted(wanted.keys() - known.keys())
-    # The server of such a runner has options of its own.
-    if unknown and not isinstance(pipeline.runner, PortableRunner):
-      reason = f'there is no option --{unknown[0].partition("=")[0]}'
-  except SystemExit:
-    reason = said.getvalue().strip().rpartition('error: ')[2] or 'it only helps'
-  # A runner may be any class of any module.
-  except Exception as error:
+  # A runner may be any class of any module; a wrong value ends the parser.
+  except (Exception, SystemExit) as error:
     reason = str(error)
-  if reason:
-    raise _refused(options, reason)
+    if isinstance(error, SystemExit):
+      _, _, reason = printed.getvalue().strip().rpartition('error: ')
+    raise DataError(
+      f'--beam_options={",".join(options)} cannot be used: '
+      f'{reason[:_MOST_REASON] or "it only prints help"}'
+    ) from None
   return PipelineOptions(given)
-
-
-def _refused(options: Sequence[str], reason: str) -> DataError:
-  return DataError(
-    f'--beam_options={",".join(options)} cannot be used: '
-    f'{reason[:_MOST_REASON]}'
-  )
 
 
 def leave_error(error: DataError | OSError, folder: str) -> None:
