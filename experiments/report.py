@@ -46,9 +46,9 @@ from experiments.reporting.measured import (
   COMPARISON,
   SIMILARITIES,
   comparison_section,
+  draw_minutes,
   similarity_section,
 )
-from experiments.reporting.minutes import draw_minutes
 from experiments.reporting.runs import names_of, read_run, run_sections
 from experiments.reporting.users import classes_of_users, users_section
 from experiments.run.interruption import Interrupted
