@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Ids = Int[Array, ' ids']
 Rows = Float[Array, 'ids dim']
-# Rows that a device can be asked for, over its even share of them.
+# Capacity of a request, as a multiple of the even share of the ids.
 _CAPACITY_FACTOR = 2
 # Name scope of the fallback, which planning leaves out of its counts.
 OVERFLOW = 'over_capacity'
@@ -31,9 +31,9 @@ class Requests(NamedTuple):
 
   Args:
     ids: `[devices, capacity]`, the requested ids by the device that holds them,
-      filled up with the number of rows of the whole table.
-    positions: `[devices, capacity]`, the index of each in the list of all ids,
-      filled up with the length of that list.
+      padded with the number of rows on all devices.
+    positions: `[devices, capacity]`, the index of each in the array of all ids,
+      padded with the length of that array.
     fits_capacity: whether no request of any device exceeds the capacity.
     always_fits: whether the capacity is so large that this holds for any ids.
   """
@@ -47,14 +47,15 @@ class Requests(NamedTuple):
 def fetch_rows(
   read: Callable[[Ids], Rows], ids: Ids, *, num_rows: int, axis_name: str
 ) -> Rows:
-  """Rows of the table, from the devices that hold them.
+  """Fetches rows of the table from the devices that hold them.
 
   Args:
-    read: gives the rows of this device by their numbers, 0..num_rows-1, and
+    read: returns the rows of this device by their numbers, 0..num_rows-1, and
       zeros for the number `num_rows`.
-    ids: `[ids]`, rows of the whole table, each once in ascending order, and
-      then any that are beyond it; as many on every device.
-    num_rows: how many rows each device holds.
+    ids: `[ids]`, distinct rows of the whole table in ascending order, followed
+      by ids beyond the table; the same number on every device.
+    num_rows: number of rows on each device.
+    axis_name: the device axis.
 
   Returns:
     `[ids, dim]`, zeros for ids beyond the table.
@@ -80,16 +81,17 @@ def fetch_rows(
 def gather_gradients(
   gradients: Rows, ids: Ids, *, num_rows: int, axis_name: str
 ) -> tuple[Float[Array, 'rows dim'], Int[Array, ' rows']]:
-  """The gradients of the rows that this device holds, from all devices.
+  """Sums the gradients of this device's rows over all devices.
 
   Args:
-    gradients: `[ids, dim]`, of the rows that this device has fetched.
-    ids: `[ids]`, which rows these are, as `fetch_rows` was given them.
-    num_rows: how many rows each device holds.
+    gradients: `[ids, dim]`, gradients of the rows that this device fetched.
+    ids: `[ids]`, the ids of these rows, as passed to `fetch_rows`.
+    num_rows: number of rows on each device.
+    axis_name: the device axis.
 
   Returns:
-    The sum over the devices of the gradient of each row, and the numbers of
-    these rows, each once; `num_rows` where nothing is.
+    The sums `[rows, dim]`, and the numbers of their rows on this device
+    `[rows]`, which are distinct; `num_rows` marks an unused entry.
   """
   requests = _requests(ids, num_rows, axis_name)
   most = len(ids) * lax.axis_size(axis_name)
@@ -116,7 +118,7 @@ def gather_gradients(
 
 
 def _requests(ids: Ids, num_rows: int, axis_name: str) -> Requests:
-  """Sorts ascending ids by the device that holds them."""
+  """Groups ascending ids by the device that holds them."""
   devices = lax.axis_size(axis_name)
   most = min(len(ids), num_rows)
   capacity = min(most, math.ceil(_CAPACITY_FACTOR * len(ids) / devices))
@@ -160,7 +162,7 @@ def _add_up(
 
 
 def _local_rows(ids: Ids, num_rows: int, axis_name: str) -> Ids:
-  """The numbers of rows on this device; `num_rows` for those of others."""
+  """Row numbers on this device; `num_rows` for rows of other devices."""
   rows = ids - lax.axis_index(axis_name) * num_rows
   is_here = (rows >= 0) & (rows < num_rows)
   return jnp.where(is_here, rows, num_rows)

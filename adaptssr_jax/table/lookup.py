@@ -3,7 +3,7 @@
 The parameters of a model are `table`, `encoder`, and `head` for what an
 objective or a task adds. Objectives read rows by `look_up`, and compute
 softmaxes over all items by `table.softmax`. Inside a step `params['table']` is
-an array (every device has all rows), a `SplitTable` (each device holds a shard)
+an array (every device has all rows), a `ShardedTable` (each has a shard)
 or `BatchRows` (the step has only the rows of its batch). Only this package and
 the training steps distinguish them.
 """
@@ -24,31 +24,32 @@ class BatchRows(NamedTuple):
   """The rows of a table that one batch needs.
 
   Args:
-    ids: `[size]`, which rows these are, in ascending order; after them ids
-      beyond the table, of empty rows.
-    rows: `[size, dim]`.
+    ids: `[size]`, the ids of the rows in ascending order, followed by ids
+      beyond the table for empty rows.
+    rows: `[size, dim]`, the rows.
   """
 
   ids: Int[Array, ' size']
   rows: Float[Array, 'size dim']
 
 
-class SplitTable(NamedTuple):
-  """A table that is split over the devices, as a device sees it in a step.
+class ShardedTable(NamedTuple):
+  """A table that is sharded over devices, as one device sees it in a step.
 
   Args:
     shard: `[rows, dim]`, the rows that this device holds.
-    batch: the rows that its part of the batch needs, from all devices.
+    batch: the rows that this device's part of the batch needs, fetched from all
+      devices.
   """
 
   shard: Float[Array, 'rows dim']
   batch: BatchRows
 
 
-# What of a batch holds item ids whose rows are looked up: behaviours, those of
-# other users, what edits may put in, negatives, and what a softmax is estimated
-# by.
-_OF_ITEMS = (
+# Arrays of a batch that hold item ids whose rows are looked up: behaviours of
+# the users and of their partners, items that augmentations may insert,
+# negatives, and the sample from which a softmax is estimated.
+_ITEM_ARRAYS = (
   'items',
   'partner_items',
   'similar_items',
@@ -56,17 +57,21 @@ _OF_ITEMS = (
   'sampled',
 )
 # What `params['table']` may be inside a step.
-Table = Float[Array, 'rows dim'] | BatchRows | SplitTable
+Table = Float[Array, 'rows dim'] | BatchRows | ShardedTable
 
 
 @jax.named_scope('look_up')
 def look_up(
   table: Table, ids: Int[ArrayLike, '...']
 ) -> Float[Array, '... dim']:
-  """The rows of some items.
+  """Looks up the rows of items.
+
+  Args:
+    table: the item table, in any layout.
+    ids: item ids, of any shape.
 
   Returns:
-    The rows, nan for an id that the table does not have.
+    `[..., dim]`, nan for an id that the table does not have.
 
   Example:
     >>> rows = jnp.array([[0.0], [5.0], [7.0], [9.0]])
@@ -75,13 +80,13 @@ def look_up(
     [[7.0, 5.0], [nan, 0.0]]
   """
   ids = jnp.asarray(ids)
-  if isinstance(table, SplitTable):
+  if isinstance(table, ShardedTable):
     table = table.batch
   if not isinstance(table, BatchRows):
     return jnp.take(table, ids, axis=0)
   rows = jnp.searchsorted(table.ids, ids)
   found = table.ids.at[rows].get(mode='clip') == ids
-  # Out of range, `take` gives nan, where indexing would give another item.
+  # `take` returns nan out of range; indexing would return another item's row.
   rows = jnp.where(found, rows, len(table.ids))
   return jnp.take(table.rows, rows, axis=0)
 
@@ -93,14 +98,14 @@ def distinct_ids(
 
   Args:
     items: ids in 0..mask_id, 0 for padding.
-    mask_id: the last row of the table, which augmentations may put in.
+    mask_id: the last row of the table, which augmentations may insert.
     size: at least the number of distinct items other than padding and mask,
       plus 2. `items.size + 2` is always enough.
 
   Returns:
-    `[size]`, each id once, in ascending order; then the largest integer, far
-    beyond any table. With a size that is too small, the highest ids are
-    missing.
+    `[size]`, the distinct ids in ascending order, padded with the largest
+    integer, which is beyond any table. If `size` is too small, the highest ids
+    are missing.
 
   Example:
     >>> items = jnp.array([[30, 10, 30], [50, 0, 0]])
@@ -116,8 +121,8 @@ def distinct_ids(
 
 
 def needed_items(batch: dict[str, Array]) -> Int[Array, ' n']:
-  """The items of a batch, and those drawn for its users or its softmax."""
-  names = [name for name in _OF_ITEMS if name in batch]
+  """All item ids of a batch whose rows are looked up, in one flat array."""
+  names = [name for name in _ITEM_ARRAYS if name in batch]
   return jnp.concatenate([batch[name].reshape(-1) for name in names])
 
 
@@ -152,18 +157,18 @@ def with_batch_rows(
         num_rows=len(shard),
         axis_name=axis_name,
       )
-      table = SplitTable(shard, BatchRows(ids, rows))
+      table = ShardedTable(shard, BatchRows(ids, rows))
     return function(params | {'table': table}, batch, *args)
 
   return on_any_table
 
 
 def model_params(encoder_params: dict[str, Any]) -> dict[str, Any]:
-  """The parameters of a model, from those of an encoder with its table."""
+  """Converts the parameters of a `UserEncoder` to those of a model."""
   encoder = dict(encoder_params)
   return {'table': encoder.pop('item_embedding'), 'encoder': encoder}
 
 
 def encoder_params(params: dict[str, Any]) -> dict[str, Any]:
-  """Undoes `model_params`: the parameters that `UserEncoder.apply` takes."""
+  """The inverse of `model_params`: what `UserEncoder.apply` takes."""
   return {'item_embedding': params['table'], **params['encoder']}

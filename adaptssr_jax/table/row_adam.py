@@ -2,8 +2,9 @@
 
 Dense Adam moves every row at every step, even rows without a gradient, since
 their moments decay. The sum of such moves has a closed form. So a row is only
-updated when a batch needs it, and a step takes time in proportion to the batch,
-not to the table. Rows are written in place if the table is donated:
+updated when a batch needs it, and the time of a step is proportional to the
+size of the batch, not of the table. If the table is donated, rows are written
+in place:
 
     ids = distinct_ids(items, mask_id=mask_id, size=size)
     gradients = jax.grad(loss)(optimizer.gather(table, state, ids))
@@ -33,18 +34,18 @@ class AdamSettings(NamedTuple):
   b1: Float[Array, '']
   b2: Float[Array, '']
   eps: Float[Array, '']
-  # Not left to be computed: 1 less the float32 of 0.999 is 1e-5 off.
+  # Stored, since 1 minus the float32 of 0.999 has a relative error of 1e-5.
   new1: Float[Array, '']
   new2: Float[Array, '']
 
 
 class RowAdamState(NamedTuple):
-  """State of Adam; each row is up to date as of its own step `last`."""
+  """State of Adam; each row has all updates up to its own step `last`."""
 
   count: Int[Array, '']  # number of steps done
   mu: Table  # first moment of each row, at its step `last`
-  nu: Table  # second moment, likewise
-  last: Int[Array, ' rows']  # step up to which each row is updated, at first 0
+  nu: Table  # second moment of each row, at its step `last`
+  last: Int[Array, ' rows']  # step up to which each row is updated, initially 0
   to_come: Float[Array, 'rows 3']  # sums A_n of `row_adam`, from `last` on
   to_come_now: Float[Array, '3']  # the same sums, from `count` on
   settings: AdamSettings
@@ -54,10 +55,10 @@ class RowTransformation(NamedTuple):
   """The pure functions of an optimizer of rows."""
 
   init: Callable[[Table], RowAdamState]
-  # (table, state, ids) -> these rows as of this step
+  # (table, state, ids) -> these rows with their pending updates applied
   gather: Callable[[Table, RowAdamState, Ids], Rows]
   # (gradients of these rows, state, table, ids, *, where=True) -> (table,
-  # state): one step, or none where that is False
+  # state): one step, or no change if `where` is False
   update: Callable[..., tuple[Table, RowAdamState]]
 
 
@@ -76,36 +77,38 @@ def row_adam(
 ) -> RowTransformation:
   """Adam over the rows of a batch, equal to `optax.adam` on the whole table.
 
-  A row of moments m and v, brought to step t, is after k steps without a
-  gradient at the moments b1^k m and b2^k v, and has gone
+  A row that has the moments m and v at step t has the moments b1^k m and b2^k v
+  after k steps without a gradient, and has moved by
 
       -lr sum_{j=1..k} a_j m / (r / c_j + eps)  =  -lr A_1 m / (r + E),
       a_j = b1^j / (1 - b1^(t+j)),  c_j = sqrt((1 - b2^(t+j)) / b2^j),
       r = sqrt(v),  A_n = sum_{j=1..k} a_j c_j^n
 
-  where E is between eps A_2 / A_1, exact for small eps, and eps A_1 / A_0,
-  exact for large. Their mean, weighted by r and eps A_1 / A_0, misses the sum
-  by up to 1e-2 at t = 1 and 1e-4 from t = 100 on, by nothing if k = 1. A sum to
-  k is the one from t to infinity, kept from when the row was written, less that
-  from t + k, the same for all rows, times b1^k / b2^(nk/2).
+  where E lies between eps A_2 / A_1, which is exact for small eps, and
+  eps A_1 / A_0, which is exact for large eps. E is computed as their mean,
+  weighted by r and eps A_1 / A_0. The relative error of the move is then up to
+  1e-2 at t = 1, up to 1e-4 from t = 100 on, and 0 for k = 1. The sum over k
+  steps is the sum from t to infinity, which is stored when the row is written,
+  minus the sum from t + k to infinity, which is the same for all rows, times
+  b1^k / b2^(nk/2).
 
-  Ids are distinct. One out of range, such as the number of rows, marks an empty
-  slot: zeros are gathered for it, and nothing is written. An element that never
-  had a gradient other than 0 does not move, even with eps = 0. The settings are
+  Ids must be distinct. An id out of range, such as the number of rows, marks an
+  empty slot: zeros are gathered for it, and nothing is written. An element
+  whose gradients were all 0 does not move, even with eps = 0. The settings are
   kept in the state: to change them, apply all pending updates by
   `apply_pending_rows` and begin again from `init`.
 
   Args:
     learning_rate: lr.
-    b1: the decay of the first moment.
-    b2: the decay of the second.
-    eps: added to the root of the second.
+    b1: decay rate of the first moment.
+    b2: decay rate of the second moment.
+    eps: added to the square root of the second moment.
 
   Returns:
     `init`, `gather` and `update`.
 
   Raises:
-    ValueError: Unless 0 <= b1 < b2 < 1: the sums above do not end otherwise.
+    ValueError: Unless 0 <= b1 < b2 < 1, for which the sums above converge.
 
   Example:
     >>> optimizer = row_adam(0.1)
@@ -124,7 +127,8 @@ def row_adam(
   if not 0 <= b1 < b2 < 1:
     raise ValueError(f'0 <= b1 < b2 < 1 must hold, not b1={b1}, b2={b2}.')
   settings = learning_rate, b1, b2, eps, 1 - b1, 1 - b2
-  # The terms fall by b1 / b2: those left out are below float32's precision.
+  # Terms decrease by the factor b1 / b2; those that are left out are below the
+  # precision of float32.
   terms = math.ceil(math.log(1e-9) / math.log(b1 / b2)) if b1 else 1
   return RowTransformation(
     init=functools.partial(_init, settings, terms),
@@ -194,7 +198,7 @@ def _update(
   *,
   where: Bool[ArrayLike, ''] = True,
 ) -> tuple[Table, RowAdamState]:
-  """One step of Adam, rounded as `optax.adam` does it."""
+  """One step of Adam, with the order of operations of `optax.adam`."""
   settings = state.settings
   ids = jnp.where(where, ids, len(table))
   rows = _up_to_date(table, state, ids)
@@ -212,14 +216,14 @@ def _update(
 
 
 def _up_to_date(table: Table, state: RowAdamState, ids: Ids) -> _Rows:
-  """Takes the steps that the rows have missed, all at once."""
+  """Gathers rows and applies all their pending updates at once."""
   rows = jax.tree.map(
     lambda array: array.at[ids].get(mode='fill', fill_value=0),
     _Rows(table, state.mu, state.nu, state.last, state.to_come),
   )
   learning_rate, b1, b2, eps, *_ = state.settings
   missed = (state.count - rows.last)[:, None]
-  rest = _falls(state.settings)[None] ** missed * state.to_come_now[None]
+  rest = _decays(state.settings)[None] ** missed * state.to_come_now[None]
   sum_0, sum_1, sum_2 = jnp.split(rows.to_come - rest, 3, axis=1)
   low, high = eps * _ratio(sum_1, sum_0), eps * _ratio(sum_2, sum_1)
   root = jnp.sqrt(rows.nu)
@@ -235,9 +239,9 @@ def _up_to_date(table: Table, state: RowAdamState, ids: Ids) -> _Rows:
 def _write(
   table: Table, state: RowAdamState, ids: Ids, rows: _Rows
 ) -> tuple[Table, RowAdamState]:
-  """Puts rows that are as of the state's step in their places."""
-  # All that is written depends on what was read, if only in form: XLA then
-  # knows that the reading is over, and does not copy the array first.
+  """Writes rows that have all updates up to the state's step."""
+  # All written values depend formally on values that were read. So XLA knows
+  # that reading precedes writing, and does not copy the arrays.
   last = jnp.maximum(rows.last, state.count)
   is_now = (last == state.count)[:, None]
   to_come = jnp.where(is_now, state.to_come_now[None], rows.to_come)
@@ -255,17 +259,17 @@ def _write(
 def _to_come(
   settings: AdamSettings, terms: int, count: Int[Array, '']
 ) -> Float[Array, '3']:
-  """The sums A_0, A_1 and A_2 of `row_adam`, to infinity."""
+  """The sums A_0, A_1 and A_2 of `row_adam`, from step `count` to infinity."""
   missed = jnp.arange(1, terms + 1)
   then = count + missed
   c2 = 1 - settings.b2**then
   c = jnp.stack([jnp.ones_like(c2), jnp.sqrt(c2), c2])
   c = c / (1 - settings.b1**then)[None]
-  return jnp.sum(_falls(settings)[:, None] ** missed[None] * c, axis=1)
+  return jnp.sum(_decays(settings)[:, None] ** missed[None] * c, axis=1)
 
 
-def _falls(settings: AdamSettings) -> Float[Array, '3']:
-  """What a step without a gradient multiplies the terms of these sums by."""
+def _decays(settings: AdamSettings) -> Float[Array, '3']:
+  """The decay of A_0, A_1 and A_2 in a step without a gradient."""
   b1, b2 = settings.b1, settings.b2
   return jnp.stack([b1, b1 / jnp.sqrt(b2), b1 / b2])
 
@@ -273,5 +277,5 @@ def _falls(settings: AdamSettings) -> Float[Array, '3']:
 def _ratio(
   above: Float[Array, '...'], below: Float[Array, '...']
 ) -> Float[Array, '...']:
-  """Above / below, and above alone where below is 0: then so is above."""
+  """`above / below`; 0 where `below` is 0, since `above` is then 0 too."""
   return above / jnp.where(below > 0, below, 1)

@@ -7,20 +7,20 @@ from jaxtyping import Array, Shaped
 
 
 class Shards(NamedTuple):
-  """An array whose rows are split over the devices of all processes.
+  """An array whose rows are sharded over the devices of all processes.
 
   Args:
-    rows: on the outside the parts of this process, [local_devices, rows, ...];
-      inside a step those of one device, [rows, ...].
+    rows: outside of a step the shards of this process, [local_devices, rows,
+      ...]; inside a step the shard of one device, [rows, ...].
   """
 
   rows: Shaped[Array, '...']
 
 
-# Not checked: asked of every node of a tree, several times a step.
+# Types are not checked, since it is called for each node of a tree.
 @no_type_check
 def is_shards(node: Any) -> bool:
-  """Whether a node of a tree is split, for `is_leaf`."""
+  """Whether a node of a tree is `Shards`; for `is_leaf`."""
   return isinstance(node, Shards)
 
 
@@ -29,22 +29,22 @@ def partition(tree: Any) -> tuple[Any, Any]:
   shards = jax.tree.map(
     lambda x: x if is_shards(x) else None, tree, is_leaf=is_shards
   )
-  whole = jax.tree.map(
+  replicated = jax.tree.map(
     lambda x: None if is_shards(x) else x, tree, is_leaf=is_shards
   )
-  return shards, whole
+  return shards, replicated
 
 
-def combine(shards: Any, whole: Any) -> Any:
-  """Undoes `partition`."""
+def combine(shards: Any, replicated: Any) -> Any:
+  """The inverse of `partition`."""
   return jax.tree.map(
     lambda x, y: y if x is None else x,
     shards,
-    whole,
+    replicated,
     is_leaf=lambda node: node is None or is_shards(node),
   )
 
 
 def rows_per_device(num_rows: int, num_devices: int) -> int:
-  """The rows that each device holds of an array; the last ones may be void."""
+  """Rows on each device; those of the last devices may be padding."""
   return -(-num_rows // num_devices)

@@ -1,7 +1,8 @@
-"""Softmax losses over all items, and draws from it, wherever the table is.
+"""Softmax over all items, for any layout of the table: losses and draws.
 
-E is the item table without the row of the mask, and b a bias for each of its
-rows. With `sampled` items the sum over all of them is estimated.
+E is the item table without the row of the mask, and b has a bias for each of
+its rows. If `sampled` ids are given, the sum over all items is estimated from
+them.
 """
 
 import functools
@@ -22,17 +23,17 @@ from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
 )
 from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
-from adaptssr_jax.table.lookup import BatchRows, SplitTable, Table, look_up
+from adaptssr_jax.table.lookup import BatchRows, ShardedTable, Table, look_up
 
-# Above this many scores, 512 MiB of them, the softmax is computed in chunks.
+# A softmax of more scores than this (512 MiB) is computed in chunks.
 _MOST_SCORES = 2**27
-# Scores that are computed at once of each state. What is drawn depends on it,
-# so that it may not depend on how many states a device has.
+# Number of ids in a chunk. Draws depend on it, so it must not depend on the
+# number of states of a device.
 _CHUNK = 8192
 
 
 def chunk_size(positions: int, ids: int) -> int | None:
-  """How many ids a softmax takes at once; None: all, where that fits."""
+  """Number of ids that a softmax scores at a time; None: all of them."""
   return _CHUNK if positions * ids > _MOST_SCORES else None
 
 
@@ -43,18 +44,19 @@ def sample_items(
   num_sampled: int,
   num_ids: int,
 ) -> dict[str, Array]:
-  """The batch with the `sampled` ids by which its softmax is estimated.
+  """Adds `sampled`, ids from which the softmax of a batch is estimated.
 
   Args:
-    batch: of a device.
-    key: of the step, the same on every device: all rows share the draw.
-    num_sampled: how many ids are drawn, evenly and with replacement.
-    num_ids: padding and all items.
+    batch: the batch of a device.
+    key: the key of the step, the same on every device, so that all rows share
+      the sample.
+    num_sampled: number of ids, which are drawn uniformly with replacement.
+    num_ids: number of ids to draw from: padding and all items.
 
   Returns:
     The batch and `sampled`, int32 [num_sampled].
   """
-  # The keys of users are folded in from 0 to 2^31 - 1.
+  # Differs from the keys of users, which are folded in from 0 to 2^31 - 1.
   key = jax.random.fold_in(key, np.uint32(2**32 - 1))
   sampled = jax.random.randint(key, (num_sampled,), 0, num_ids)
   return batch | {'sampled': sampled}
@@ -81,6 +83,7 @@ def label_losses(
   - mean over x in labels of log softmax(E h + b)[x]
 
   Args:
+    table: the item table, in any layout.
     bias: b, [ids].
     hidden: h, vectors of positions or users, [n, dim].
     labels: the items, [n, k]. An item that occurs twice has twice the weight.
@@ -104,7 +107,7 @@ def label_losses(
       sampled, hidden, rows_of, bias, labels, where=where
     )
     return losses, None
-  if isinstance(table, SplitTable):
+  if isinstance(table, ShardedTable):
     size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
     return shard_softmax_losses_and_best(
       hidden,
@@ -132,7 +135,7 @@ def _all_rows(
   """The rows of padding and all items, without that of the mask."""
   if isinstance(table, BatchRows):
     raise ValueError(
-      'a softmax over all items needs the whole table, and the step has but '
+      'a softmax over all items needs the whole table, but the step has only '
       'the rows of its batch: estimate it from sampled items'
     )
   return table[: len(bias)]
@@ -146,29 +149,31 @@ def draw_items(
   *,
   sampled: Int[Array, ' m'] | None = None,
 ) -> Int[Array, ' n']:
-  """An item for each state, drawn from softmax(E h + b) without padding.
+  """Draws an item for each state from softmax(E h + b), without padding.
 
   Args:
+    table: the item table, in any layout.
     bias: b, [ids].
     hidden: the states, h, [n, dim].
-    keys: of each state, [n].
-    sampled: ids, drawn evenly, [m]; given, the softmax is that over them alone,
-      so that the rows of what is drawn are among those of the batch.
+    keys: a key for each state, [n].
+    sampled: ids that were drawn uniformly, [m]. If given, the softmax is over
+      these ids only, so that the rows of all drawn items are in the batch.
 
   Returns:
-    The items, [n]; 0 only if nothing but padding was sampled.
+    The items, [n]; 0 only if all sampled ids are padding.
 
   Raises:
-    ValueError: If not every row of the table is there and no ids are sampled.
+    ValueError: If this device does not have all rows of the table and no ids
+      are sampled.
   """
   bias = without_padding(bias)
   if sampled is not None:
     rows = look_up(table, sampled)
     drawn = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
     return sampled[drawn]
-  if isinstance(table, BatchRows | SplitTable):
+  if isinstance(table, BatchRows | ShardedTable):
     raise ValueError(
-      'an item drawn from all of them may be one whose row is not there: draw '
-      'it from sampled items, or let every device have the whole table'
+      'this device does not have the rows of all items, and may draw one that '
+      'is missing: draw it from sampled items, or replicate the table'
     )
   return draw_ids(keys, hidden, table[: len(bias)], bias, chunk_size=_CHUNK)

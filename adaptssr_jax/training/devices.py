@@ -21,7 +21,7 @@ from jaxtyping import Array, Shaped
 from adaptssr_jax.table.shards import Shards, is_shards, rows_per_device
 
 AXIS = 'devices'
-# Words in the errors of who waits for a process that has gone.
+# Parts of error messages of a process that waits for one that has ended.
 _LOST = (
   'Gloo',
   'NCCL',
@@ -35,7 +35,7 @@ _LOST = (
 def is_of_lost_process(error: BaseException) -> bool:
   """Whether an error means that another process cannot be reached.
 
-  JAX and Orbax raise several types for it.
+  JAX and Orbax raise errors of several types for it.
 
   Example:
     >>> is_of_lost_process(ValueError('UNKNOWN: Gloo AllGather failed: reset'))
@@ -46,7 +46,7 @@ def is_of_lost_process(error: BaseException) -> bool:
 
 
 def host_device() -> jax.Device:
-  """A device in the memory of the host; the first one if JAX has none there."""
+  """A CPU device; the first local device if JAX has no CPU backend."""
   try:
     return jax.local_devices(backend='cpu')[0]
   except RuntimeError:
@@ -54,14 +54,14 @@ def host_device() -> jax.Device:
 
 
 def shard(array: Shaped[ArrayLike, 'rows ...']) -> Shards:
-  """Splits an array over the devices of all processes, filled up with zeros.
+  """Shards an array over the devices of all processes, padded with zeros.
 
   Args:
-    array: `[rows, ...]`, the same in every process. Each device is sent its
-      part alone, from where the array is.
+    array: `[rows, ...]`, the same in every process. Each device is sent only
+      its own shard, from the device of the array.
 
   Returns:
-    The parts of this process, on its devices.
+    The shards of this process, on its devices.
 
   Example:
     >>> shard(jnp.ones((3, 2))).rows[:, :, 0].sum()
@@ -96,12 +96,13 @@ def init_in_parts(
   rows = rows_per_device(num_rows, jax.device_count())
   extra = rows * jax.device_count() - num_rows
 
-  def filled_up(*args: Any) -> dict[str, Any]:
+  def padded_init(*args: Any) -> dict[str, Any]:
     params = init(*args)
     return params | {'table': jnp.pad(params['table'], ((0, extra), (0, 0)))}
 
-  where = dict.fromkeys(shapes, _everywhere()) | {'table': _everywhere(AXIS)}
-  params = jax.jit(filled_up, out_shardings=where)(*args)
+  shardings = dict.fromkeys(shapes, _global_sharding())
+  shardings['table'] = _global_sharding(AXIS)
+  params = jax.jit(padded_init, out_shardings=shardings)(*args)
   part = jax.ShapeDtypeStruct(
     (jax.local_device_count(), rows, dim), shapes['table'].dtype
   )
@@ -116,37 +117,39 @@ def replicate(tree: Any) -> Any:
   the originals; donating one invalidates the other.
   """
   return jax.tree.map(
-    lambda x: shard_batch(x) if is_shards(x) else jax.device_put(x, _local()),
+    lambda x: (
+      shard_batch(x) if is_shards(x) else jax.device_put(x, _local_sharding())
+    ),
     tree,
     is_leaf=is_shards,
   )
 
 
 def shard_batch(tree: Any) -> Any:
-  """Puts each part of a batch on its local device, where `pmap_step` takes it.
+  """Places each part of a batch on its local device, as `pmap_step` expects.
 
-  A step that is also given batches of NumPy is compiled a second time for them.
+  A step that is also called with NumPy batches is compiled a second time.
 
   Args:
-    tree: arrays [local_devices, ...], of NumPy as a rule.
+    tree: arrays [local_devices, ...], usually of NumPy.
 
   Returns:
-    The same arrays, each split along its first axis.
+    The same arrays, each sharded along its first axis.
   """
-  return jax.device_put(tree, _local(AXIS))
+  return jax.device_put(tree, _local_sharding(AXIS))
 
 
 def to_global(tree: Any) -> Any:
-  """The arrays of all processes, as Orbax takes them, from those of this one.
+  """Converts the arrays of this process to global arrays, as Orbax needs them.
 
   Args:
-    tree: of arrays that are on the local devices. With several processes they
-      are where `replicate` puts them.
+    tree: arrays on the local devices; with several processes, replicated as by
+      `replicate`.
 
   Returns:
     The tree with an array [all rows, ...] in place of each `Shards`. With one
-    process, an array that is whole on several devices is given as the copy on
-    one of them. Nothing is copied but the parts of `Shards`.
+    process, an array that is replicated on several devices becomes its copy on
+    one of them. No data is copied, except for the parts of `Shards`.
   """
   return jax.tree.map(_to_global, tree, is_leaf=is_shards)
 
@@ -155,15 +158,15 @@ def to_local(tree: Any, like: Any) -> Any:
   """The inverse of `to_global`.
 
   Args:
-    tree: of global arrays.
-    like: has `Shards` where they are to be, and else arrays, or shapes, with
-      the sharding that each is to have.
+    tree: global arrays.
+    like: a tree with `Shards` where the result has them, and elsewhere arrays,
+      or shapes, with the sharding of the result.
   """
   return jax.tree.map(_to_local, like, tree, is_leaf=is_shards)
 
 
 def global_shapes(tree: Any) -> Any:
-  """The shapes of `to_global(tree)`, and where its arrays are."""
+  """The shapes and shardings of the arrays of `to_global(tree)`."""
   return jax.tree.map(_global_shape, tree, is_leaf=is_shards)
 
 
@@ -190,32 +193,36 @@ def _to_local(like: Any, array: Array) -> Any:
     parts = [part[None] for part in parts]
     return Shards(
       jax.make_array_from_single_device_arrays(
-        like.rows.shape, _local(AXIS), parts
+        like.rows.shape, _local_sharding(AXIS), parts
       )
     )
   if array.is_fully_addressable:
     return jax.device_put(array, like.sharding)
-  return jax.make_array_from_single_device_arrays(like.shape, _local(), parts)
+  return jax.make_array_from_single_device_arrays(
+    like.shape, _local_sharding(), parts
+  )
 
 
 def _global_shape(node: Any) -> jax.ShapeDtypeStruct:
   if is_shards(node):
     _, rows, *shape = node.rows.shape
     shape, dtype = (jax.device_count() * rows, *shape), node.rows.dtype
-    where = _everywhere(AXIS)
+    sharding = _global_sharding(AXIS)
   else:
-    shape, dtype, where = node.shape, node.dtype, _everywhere()
+    shape, dtype, sharding = node.shape, node.dtype, _global_sharding()
     if jax.process_count() == 1:
-      # Arrays may be on any of its devices. Of one that is whole on several,
-      # Orbax would save and read a part for each.
-      where = node.sharding
-      if where.is_fully_replicated:
-        where = SingleDeviceSharding(min(where.device_set, key=lambda x: x.id))
-  return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+      # Arrays may be on any of its devices. Orbax would save and read a
+      # replicated array in one part per device.
+      sharding = node.sharding
+      if sharding.is_fully_replicated:
+        sharding = SingleDeviceSharding(
+          min(sharding.device_set, key=lambda x: x.id)
+        )
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def _everywhere(*axes: str) -> NamedSharding:
-  # In the order of `jax.pmap`: those of a process are next to each other.
+def _global_sharding(*axes: str) -> NamedSharding:
+  # In the order of `jax.pmap`: the devices of a process are consecutive.
   devices = [
     device
     for process in range(jax.process_count())
@@ -224,5 +231,5 @@ def _everywhere(*axes: str) -> NamedSharding:
   return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec(*axes))
 
 
-def _local(*axes: str) -> NamedSharding:
+def _local_sharding(*axes: str) -> NamedSharding:
   return NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(*axes))

@@ -28,11 +28,11 @@ from adaptssr_jax.training.step import (
 
 
 class RowOptState(NamedTuple):
-  """State of the optimizers where the item table has one of its own.
+  """State of the optimizers if the item table has an optimizer of its own.
 
   Args:
-    table: of the rows of the table, some of which are behind.
-    others: of all other parameters.
+    table: state for the rows of the table; some have pending updates.
+    others: state for all other parameters.
   """
 
   table: RowAdamState
@@ -47,9 +47,9 @@ def init_row_state(
   """The state before the first `row_train_step`.
 
   Args:
-    params: of a model, whose item table may be of `Shards`.
-    optimizer: of all parameters but the item table.
-    table_optimizer: of the rows of the table.
+    params: the parameters of a model; the item table may be `Shards`.
+    optimizer: for all parameters except the item table.
+    table_optimizer: for the rows of the table.
   """
   table, others = _take_table(params)
   if is_shards(table):
@@ -84,28 +84,28 @@ def row_train_step(
   of the batch and returns their gradients to the devices that hold them.
 
   Args:
-    state: of `init_row_state`, the same on every device but for `Shards`.
-    batch: this device's part.
-    key: as of `train_step`.
-    loss_fn: as of `train_step`, of parameters whose table is `BatchRows`.
-    optimizer: of all parameters but the item table.
-    table_optimizer: of the rows of the table.
+    state: see `init_row_state`; the same on every device, except for `Shards`.
+    batch: this device's part of the batch.
+    key: see `train_step`.
+    loss_fn: see `train_step`; the table of its parameters is `BatchRows`.
+    optimizer: for all parameters except the item table.
+    table_optimizer: for the rows of the table.
     mask_id: the last row of the table.
-    size: rows that a device needs at most, see `distinct_ids`: of its part of
-      the batch if the table is split, else of the whole batch.
-    axis_name: the axis of the devices; None where there is but one.
-    prepare: as of `train_step`.
+    size: upper bound of the distinct rows, see `distinct_ids`, in this device's
+      part of the batch if the table is sharded, else in the whole batch.
+    axis_name: the device axis; None: one device.
+    prepare: see `train_step`.
 
   Returns:
-    As `train_step`; the table of the state is to be read by
+    As `train_step`. To use the table of the state outside training, call
     `apply_pending_updates`.
   """
   step_key = jax.random.fold_in(key, state.step)
   batch = prepare(batch, step_key) if prepare else batch
-  # For a loss that changes from step to step, as a curriculum does.
+  # For losses that change during training, such as a curriculum.
   batch = batch | {'step': state.step}
   table, others = _take_table(state.params)
-  rows_here, table_state = _local(table, state.opt_state.table)
+  rows_here, table_state = _rows_here(table, state.opt_state.table)
   read = functools.partial(table_optimizer.gather, rows_here, table_state)
   needed = needed_items(batch)
   exchange = {'num_rows': len(rows_here), 'axis_name': axis_name}
@@ -134,7 +134,7 @@ def row_train_step(
     optimizer, grads, state.opt_state.others, others, finite
   )
   if is_shards(table):
-    rows_here, table_state = Shards(rows_here), _split_state(table_state)
+    rows_here, table_state = Shards(rows_here), _shard_state(table_state)
   params = others | {'table': rows_here}
   opt_state = RowOptState(table_state, opt_state)
   return TrainState(state.step + 1, params, opt_state), metrics
@@ -158,7 +158,7 @@ def apply_pending_updates(state: TrainState) -> Any:
 
 
 def _take_table(params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-  """The item table of parameters or gradients, and all that is left."""
+  """Separates the item table from the other parameters, or gradients."""
   others = dict(params)
   return others.pop('table'), others
 
@@ -175,34 +175,34 @@ def _loss_of_rows(
   return loss_fn(params | {'table': BatchRows(ids, rows)}, *args)
 
 
-# One program of each function, however often it is asked for.
+# Cached, so that each function is compiled once.
 _mapped = functools.cache(pmap_step)
 
 
 def _init_shard(
   optimizer: RowTransformation, table: Shards, _: None
 ) -> RowAdamState:
-  return _split_state(optimizer.init(table.rows))
+  return _shard_state(optimizer.init(table.rows))
 
 
 def _apply_pending(parts: tuple[Shards, RowAdamState], _: None) -> Shards:
-  return Shards(apply_pending_rows(*_local(*parts)))
+  return Shards(apply_pending_rows(*_rows_here(*parts)))
 
 
-_OF_ROWS = ('mu', 'nu', 'last', 'to_come')
+_ROW_FIELDS = ('mu', 'nu', 'last', 'to_come')
 
 
-def _split_state(state: RowAdamState) -> RowAdamState:
-  """Marks what the state has for the rows of this device alone."""
-  rows = {name: Shards(getattr(state, name)) for name in _OF_ROWS}
+def _shard_state(state: RowAdamState) -> RowAdamState:
+  """Marks the per-row arrays of the state as `Shards`."""
+  rows = {name: Shards(getattr(state, name)) for name in _ROW_FIELDS}
   return state._replace(**rows)
 
 
-def _local(
+def _rows_here(
   table: Array | Shards, state: RowAdamState
 ) -> tuple[Array, RowAdamState]:
-  """The rows of the table and of the state that this device holds."""
+  """The rows of the table and of the state on this device."""
   if not is_shards(table):
     return table, state
-  rows = {name: getattr(state, name).rows for name in _OF_ROWS}
+  rows = {name: getattr(state, name).rows for name in _ROW_FIELDS}
   return table.rows, state._replace(**rows)

@@ -15,15 +15,15 @@ from adaptssr_jax.training.devices import AXIS
 
 # (params, batch, key) -> (loss, {name: (sum, count)})
 LossFn = Callable[[Any, dict[str, Array], Array], tuple[Array, dict]]
-# (batch, key) -> the batch, with what is drawn for it in this step
+# (batch, key) -> the batch with the random draws of this step added
 PrepareFn = Callable[[dict[str, Array], Array], dict[str, Array]]
 
 
 class TrainState(NamedTuple):
-  """All that training changes, and all that resuming needs.
+  """Everything that training changes, and all that resuming needs.
 
   Args:
-    step: updates done so far, int32 [].
+    step: number of updates done, int32 [].
     params: parameters of the model.
     opt_state: state of the optimizer.
   """
@@ -64,23 +64,24 @@ def train_step(
   """One update on the batch of all devices.
 
   Args:
-    state: the same on every device.
-    batch: this device's part.
-    key: of the whole run, from which that of the step follows.
-    loss_fn: (params, batch, key) -> the loss over all devices, and metrics as
-      (sum, count) of this device. Its batch has `step` too, int32 [].
+    state: the same on every device, except for `Shards`.
+    batch: this device's part of the batch.
+    key: the key of the run, from which the key of the step is derived.
+    loss_fn: (params, batch, key) -> (loss, metrics): the loss over all devices,
+      and metrics as (sum, count) over this device. The batch that it gets also
+      has `step`, int32 [].
     optimizer: an Optax transformation.
-    axis_name: the axis of the devices; None where there is but one.
-    prepare: (batch, key of this step) -> the batch that the loss is given.
+    axis_name: the device axis; None: one device.
+    prepare: (batch, key of the step) -> the batch that the loss gets.
 
   Returns:
-    The next state and the metrics of the batch, the same on every device. Where
-    the loss or a gradient is not finite, the next state is this one but for its
-    step, and the metric `skipped` is 1, else 0.
+    The next state and the metrics of the batch, the same on every device. If
+    the loss or a gradient is not finite, only `step` changes in the next state,
+    and the metric `skipped` is 1; otherwise it is 0.
   """
   step_key = jax.random.fold_in(key, state.step)
   batch = prepare(batch, step_key) if prepare else batch
-  # For a loss that changes from step to step, as a curriculum does.
+  # For losses that change during training, such as a curriculum.
   batch = batch | {'step': state.step}
   grads, metrics, finite = gradients(
     loss_fn, state.params, batch, step_key, axis_name
@@ -101,7 +102,7 @@ def gradients(
   """Gradients, metrics, and whether the step may be taken.
 
   Args:
-    loss_fn: as of `train_step`.
+    loss_fn: see `train_step`.
     params: the parameters.
     batch: this device's part of the batch.
     key: the key of this step.
@@ -116,7 +117,7 @@ def gradients(
   if axis_name is not None:
     grads = _average(grads, axis_name)
   checks = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, grads))]
-  # All-reduce: with a split table each device sees only its own gradients.
+  # All-reduce: with a sharded table each device sees only its own gradients.
   bad = 1.0 - jnp.array(checks).all()
   metrics = mean_metrics(metrics | {'skipped': (bad, 0)}, axis_name=axis_name)
   skipped = jnp.minimum(metrics['skipped'], 1)
@@ -124,11 +125,11 @@ def gradients(
 
 
 def _average(grads: Any, axis_name: str) -> Any:
-  """The mean over the devices; of `Shards`, each has the sum of all already."""
-  shards, whole = partition(grads)
+  """Averages gradients over devices; those of `Shards` are sums already."""
+  shards, replicated = partition(grads)
   size = lax.axis_size(axis_name)
   shards = jax.tree.map(lambda grad: grad / size, shards)
-  return combine(shards, lax.pmean(whole, axis_name))
+  return combine(shards, lax.pmean(replicated, axis_name))
 
 
 @jax.named_scope('optimizer')
@@ -139,7 +140,7 @@ def apply_gradients(
   params: Any,
   finite: Bool[Array, ''],
 ) -> tuple[Any, Any]:
-  """The next parameters and state of the optimizer, if the step is taken."""
+  """Updates parameters and optimizer state, or returns them if not `finite`."""
   updates, next_state = optimizer.update(grads, opt_state, params)
   new = optax.apply_updates(params, updates), next_state
   return jax.tree.map(
@@ -159,7 +160,7 @@ def mean_metrics(
 
 
 class PmapStep(NamedTuple):
-  """A compiled step, as `pmap_step` makes it."""
+  """A compiled step, the result of `pmap_step`."""
 
   mapped: Callable[..., Any]
 
@@ -180,9 +181,9 @@ def pmap_step(
   num_replicated_args: int = 0,
   donate: bool = False,
 ) -> PmapStep:
-  """Runs a step on all devices: the only `jax.pmap` of the code base.
+  """Compiles a step for all devices: the only `jax.pmap` of the code base.
 
-  With several processes each calls it, with the batch of its own devices.
+  With several processes, each calls the step with the batch of its own devices.
 
   Args:
     step: (state, batch, ...) -> result. The state is replicated, except for
@@ -197,7 +198,7 @@ def pmap_step(
     The compiled step.
   """
   mapped = jax.pmap(
-    functools.partial(_joined, step),
+    functools.partial(_run_partitioned, step),
     axis_name=AXIS,
     in_axes=((0, None), 0) + (None,) * num_replicated_args,
     out_axes=(0, None),
@@ -206,7 +207,7 @@ def pmap_step(
   return PmapStep(mapped)
 
 
-def _joined(
+def _run_partitioned(
   step: Callable[..., Any], state: tuple[Any, Any], *args: Any
 ) -> tuple[Any, Any]:
   return partition(step(combine(*state), *args))
