@@ -17,13 +17,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.contrastive_losses import coles_loss, nt_xent_loss
+from adaptssr_jax.ops.microbatches import in_microbatches
 from adaptssr_jax.ops.negatives import (
   Negatives,
-  hardest_similarity,
-  mean_over_blocks,
+  most_similar,
   negative_similarities,
   negatives_of,
-  smooth_hardest_similarity,
 )
 from adaptssr_jax.ops.ranking_losses import listwise_ranking_loss, mpr_loss
 from adaptssr_jax.ops.reductions import (
@@ -81,10 +80,11 @@ def adaptssr_loss(
     hard_negatives: For 'pairs': use only the hardest pair of each anchor.
     temperature: Divides the similarities; 1 in the paper.
     smooth: For hard pairs, the smoothness of `mpr_loss`; 0 in the paper.
-    block_size: Number of users that anchors are compared with at a time. None
-      compares with all at once and needs `[batch, 2 * views * all]` floats.
-      Blocks give the same loss and gradient up to rounding in the memory of one
-      block. Among equally hard negatives, the first gets the gradient.
+    block_size: Number of users whose anchors are compared with all negatives at
+      a time. None compares all users at once. Holds `[block_size, 2 * views *
+      all]` similarities; loss and gradient are the same up to rounding. Among
+      equally hard negatives, the first gets the gradient; with None, all share
+      it.
     axis_name: The `jax.pmap` or `jax.shard_map` axis over which users are
       split. Negatives and 'batch_mean' then cover all devices of the axis. The
       loss is the same on each device; the gradient of a parameter, averaged by
@@ -121,10 +121,8 @@ def adaptssr_loss(
   weight = functools.partial(
     augmentation_weight, fusion=fusion, where=where, axis_name=axis_name
   )
-  # With blocks, one log-sum-exp of this scale replaces the negatives.
-  loss, scale = listwise_ranking_loss, temperature
+  loss = listwise_ranking_loss
   if form == 'pairs':
-    scale = smooth
     loss = functools.partial(
       mpr_loss, hard_negatives=hard_negatives, smooth=smooth
     )
@@ -133,8 +131,7 @@ def adaptssr_loss(
     loss=functools.partial(loss, temperature=temperature, reduce_fn=None),
     own=own,
     negatives=negatives,
-    is_mean=form == 'pairs' and not hard_negatives,
-    smooth=scale,
+    only_hardest=form == 'pairs' and hard_negatives and not smooth,
     block_size=block_size,
   )
   # The first pass of each view is the anchor once.
@@ -184,31 +181,36 @@ def _anchors_loss(
   loss: Callable[..., Float[Array, ' batch']],
   own: Int[Array, ' batch'],
   negatives: Negatives,
-  is_mean: bool,
-  smooth: ArrayLike,
+  only_hardest: bool,
   block_size: int | None,
 ) -> Float[Array, ' batch']:
   """Ranks the views of `views[0, 0]`; all vectors have length 1."""
   anchors = views[0, 0]
-  others = views[1:].reshape(-1, *anchors.shape)
-  loss = functools.partial(
-    loss,
-    cosines(anchors, views[0, 1:]),
-    cosines(anchors, others),
-    weight=weight,
+  implicit = cosines(anchors, views[0, 1:])
+  explicit = cosines(anchors, views[1:].reshape(-1, *anchors.shape))
+  if only_hardest and block_size is not None:
+    # One product per anchor is differentiated, so nothing is recomputed.
+    best, index = most_similar(
+      anchors, own, negatives, count=1, size=block_size
+    )
+    hardest = exact_dot('bd,bnd->bn', anchors, negatives.vectors[index])
+    hardest = jnp.where(best == -jnp.inf, -jnp.inf, hardest)
+    return loss(implicit, explicit, hardest, weight=weight)
+
+  def loss_of(
+    anchors: Float[Array, 'some dim'],
+    own: Int[Array, ' some'],
+    implicit: Float[Array, 'some p'],
+    explicit: Float[Array, 'some s'],
+    weight: Float[Array, ' some'],
+  ) -> Float[Array, ' some']:
+    negative = negative_similarities(anchors, own, negatives)
+    return loss(implicit, explicit, negative, weight=weight)
+
+  weight = jnp.broadcast_to(weight, own.shape)
+  return in_microbatches(
+    loss_of, anchors, own, implicit, explicit, weight, size=block_size
   )
-  if block_size is None:
-    return loss(negative_similarities(anchors, own, negatives))
-  # `block_size` counts users; a block has all vectors of each of them.
-  size = min(views.shape[0] * 2 * block_size, len(negatives.ids))
-  if is_mean:
-    return mean_over_blocks(loss, anchors, own, negatives, block_size=size)
-  # One negative that stands for all of them.
-  if isinstance(smooth, jax.core.Tracer) or smooth:
-    hardest = functools.partial(smooth_hardest_similarity, smooth=smooth)
-  else:
-    hardest = hardest_similarity
-  return loss(hardest(anchors, own, negatives, block_size=size))
 
 
 def augmentation_weight(

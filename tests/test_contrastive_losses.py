@@ -20,7 +20,7 @@ DEVICES, BATCH, DIM = 8, 16, 4
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)
 LOSSES = [
   functools.partial(nt_xent_loss, temperature=0.2),
-  functools.partial(nt_xent_loss, temperature=0.2, block_size=3),
+  functools.partial(nt_xent_loss, temperature=0.2, block_size=1),
   functools.partial(nt_xent_loss, similarity='dot'),
   functools.partial(coles_loss, margin=1.0, num_negatives=3),
 ]

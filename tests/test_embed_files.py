@@ -129,7 +129,6 @@ def test_neighbours_are_the_same_in_blocks_of_any_size(monkeypatch):
   vectors[20] = 0
   at_once = neighbours.nearest_users(vectors, count=5)
   monkeypatch.setattr(neighbours, '_QUERIES', 16)
-  monkeypatch.setattr(neighbours, '_BLOCK', 7)
   in_blocks = neighbours.nearest_users(vectors, count=5)
   np.testing.assert_array_equal(in_blocks[1], at_once[1])
   np.testing.assert_allclose(in_blocks[0], at_once[0], atol=1e-6)

@@ -1,4 +1,4 @@
-"""The loss with negatives in blocks is equal, and needs less memory."""
+"""The loss in blocks of anchors equals the loss of all at once."""
 
 import functools
 import inspect
@@ -11,8 +11,8 @@ from test_losses import random_users
 
 from adaptssr_jax import losses
 
-# Blocks that divide the users, and one larger than all. `test_losses` has some
-# of which the last is not full: their values, gradients and vmap.
+# Blocks that divide the users, and one larger than the batch. `test_losses`
+# tests blocks that do not divide them: values, gradients and vmap.
 BLOCKS = (1, 100)
 
 

@@ -14,9 +14,9 @@ DEVICES, BATCH, DIM = 8, 16, 4
 SETTINGS = [
   {'fusion': 'adaptive'},
   {'fusion': 'batch_mean', 'hard_negatives': False},
-  {'fusion': 'adaptive', 'block_size': 3},
-  {'fusion': 'batch_mean', 'hard_negatives': False, 'block_size': 3},
-  {'form': 'list', 'temperature': 0.2, 'block_size': 3},
+  {'fusion': 'adaptive', 'block_size': 1},
+  {'fusion': 'batch_mean', 'hard_negatives': False, 'block_size': 1},
+  {'form': 'list', 'temperature': 0.2, 'block_size': 1},
 ]
 # Devices hold 0, 1 or 2 users that count.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)

@@ -1,18 +1,15 @@
 """Losses that pull the views of a user together, and other users away."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from adaptssr_jax.ops.microbatches import map_chunks
+from adaptssr_jax.ops.microbatches import in_microbatches
 from adaptssr_jax.ops.negatives import (
+  most_similar,
   negative_similarities,
   negatives_of,
-  smooth_hardest_similarity,
 )
 from adaptssr_jax.ops.reductions import (
   AxisName,
@@ -53,9 +50,9 @@ def nt_xent_loss(
     users: `[views, batch, dim]`, of any scale; two views or more.
     temperature: t.
     similarity: 'cosine' or 'dot', the product of the vectors as they are.
-    block_size: Number of users that anchors are compared with at a time. None
-      compares with all at once and needs `[views * batch, views * all]` floats.
-      The result is the same up to rounding.
+    block_size: Number of users whose views are compared with all others at a
+      time. None compares all users at once. Holds `[views * block_size, views *
+      all]` similarities; loss and gradient are the same up to rounding.
     axis_name: The axis over whose devices users are split, see `adaptssr_loss`;
       the negatives are then the users of all devices.
     where: Bool `[batch]`. False marks padding users, which are neither anchors
@@ -90,15 +87,19 @@ def nt_xent_loss(
   negatives, own = negatives_of(users[:, None], where, axis_name)
   # Divided here, where nothing is infinite: the temperature may be learned.
   scaled = users / temperature
-  find = negative_similarities
-  size = len(users) * (block_size or negatives.ids.size)
-  if size < negatives.ids.size:
-    find = functools.partial(
-      smooth_hardest_similarity, smooth=1.0, block_size=size
-    )
-  anchors = scaled.reshape(-1, users.shape[-1])
-  others = find(anchors, jnp.tile(own, len(users)), negatives)
-  others = smooth_max(others, smooth=1.0).reshape(len(users), 1, -1)
+
+  def log_sum(
+    anchors: Float[Array, 'some dim'], own: Int[Array, ' some']
+  ) -> Float[Array, 'some 1']:
+    others = negative_similarities(anchors, own, negatives)
+    return smooth_max(others, smooth=1.0)
+
+  others = in_microbatches(
+    log_sum,
+    scaled.reshape(-1, users.shape[-1]),
+    jnp.tile(own, len(users)),
+    size=None if block_size is None else len(users) * block_size,
+  ).reshape(len(users), 1, -1)
   # log(1 + exp(a - b)) is -log of the share of b among a and b.
   pairs = jax.nn.softplus(others - exact_dot('vbd,wbd->vwb', scaled, users))
   is_pair = ~jnp.eye(len(users), dtype=bool)[..., None]
@@ -160,26 +161,18 @@ def coles_loss(
   users = unit_length(_views_of_users(users, where))
   negatives, own = negatives_of(users[:, None], where, axis_name)
   anchors = users.reshape(-1, users.shape[-1])
-  fixed = lax.stop_gradient(negatives)
-  count = min(num_negatives, len(negatives.ids))
-
-  def find_nearest(
-    anchors: Float[Array, 'batch dim'], own: Int[Array, ' batch']
-  ) -> tuple[Int[Array, 'batch count'], Bool[Array, 'batch count']]:
-    """Which negatives are nearest to each anchor, and whether there are any."""
-    found = negative_similarities(anchors, own, fixed)
-    found, indices = lax.top_k(found, count)
-    return indices, found > -jnp.inf
-
-  nearest, exists = map_chunks(
-    find_nearest,
-    lax.stop_gradient(anchors),
+  similarities, nearest = most_similar(
+    anchors,
     jnp.tile(own, len(users)),
+    negatives,
+    count=min(num_negatives, len(negatives.ids)),
     size=_BLOCK,
   )
   distances = _length(anchors[:, None] - negatives.vectors[nearest])
   pushed = jnp.square(jax.nn.relu(margin - distances))
-  pushed = jnp.sum(pushed, axis=1, where=exists).reshape(len(users), -1)
+  pushed = jnp.sum(pushed, axis=1, where=similarities > -jnp.inf).reshape(
+    len(users), -1
+  )
   apart = jnp.sum(jnp.square(users[:, None] - users[None]), axis=-1)
   # Each pair stands there twice.
   losses = jnp.sum(apart, axis=(0, 1)) / 2 + jnp.sum(pushed, axis=0)

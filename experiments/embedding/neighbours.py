@@ -19,9 +19,9 @@ from experiments.flags.binder import SettingsError
 from experiments.run.outputs import new_file
 from experiments.run.vector_files import Piece
 
-# Users whose neighbours are searched at once, and among how many.
+# Users whose neighbours are searched at once, and similarities held at once.
 _QUERIES = 1024
-_BLOCK = 16_384
+_SIMILARITIES = 2**23
 # Users whose neighbours are written at once.
 _GROUP = 8192
 
@@ -74,14 +74,12 @@ def nearest_users(
   """
   unit = unit_length(jnp.asarray(vectors))
   everyone = Negatives(unit, jnp.arange(len(unit)) + 1)
-  block_size = max(min(_BLOCK, len(unit)), count)
-  search = jax.jit(
-    functools.partial(most_similar, count=count, block_size=block_size)
-  )
+  search = jax.jit(functools.partial(most_similar, count=count, size=None))
+  queries = min(_QUERIES, max(1, _SIMILARITIES // len(unit)))
   rows, found = np.arange(len(unit)) if rows is None else np.array(rows), []
   with progress(len(rows)) as bar:
-    for begin in range(0, len(rows), _QUERIES):
-      part = rows[begin : begin + _QUERIES]
+    for begin in range(0, len(rows), queries):
+      part = rows[begin : begin + queries]
       batch = search(unit[part], everyone.ids[part], everyone)
       found.append(jax.tree.map(np.asarray, batch))
       bar.update(len(batch[0]))

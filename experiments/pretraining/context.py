@@ -27,7 +27,7 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.traits import traits_of
 
-# Users to whom anchors are compared at a time.
+# Users whose anchors are compared at a time.
 BLOCK = 1024
 _COUNTED_AT_ONCE = 2**24
 

@@ -55,7 +55,7 @@ from experiments.pretraining.context import (
   view_augmentations,
 )
 
-# Users whose negatives a ranking compares at a time.
+# Users whose anchors a ranking compares at a time.
 _RANKED = 256
 _predict_views = functools.partial(predict_views, axis_name=AXIS)
 
