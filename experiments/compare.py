@@ -4,8 +4,8 @@
 
 with a FILE like experiments/configs/quickstart_compare.flags.
 
-Every run is made once and then reused. So a comparison that was stopped resumes
-with the same command, and more methods can be added to a finished one.
+Every run is carried out once and then reused. So a stopped comparison resumes
+with the same command, and methods can be added to a finished comparison.
 --dry_run lists the missing runs, and estimates how long they will take.
 """
 
@@ -21,7 +21,12 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.comparison.commands import found, is_made, make, needs_of
+from experiments.comparison.commands import (
+  is_finished,
+  make,
+  needs_of,
+  record_of,
+)
 from experiments.comparison.grid import Cell, Grid, Run, plan
 from experiments.comparison.report import write_report
 from experiments.comparison.setup import read_grid
@@ -30,9 +35,11 @@ from experiments.run.workdir import opened_workdir
 
 
 def main(settings: CompareSettings) -> dict[str, Any]:
-  """Makes all runs that are missing, and returns what `results.json` says.
+  """Carries out all missing runs.
 
-  With --dry_run it only lists them, and returns their names as 'missing'.
+  Returns:
+    The content of `results.json`. With --dry_run the missing runs are only
+    listed, and their names are returned as 'missing'.
   """
   grid = read_grid(settings)
   if settings.dry_run:
@@ -43,20 +50,20 @@ def main(settings: CompareSettings) -> dict[str, Any]:
 
 
 def make_all(grid: Grid, runs: Sequence[Run]) -> None:
-  """Makes the runs in order, and prints after each how long the rest takes."""
+  """Carries out the runs in order, and prints the estimated time left."""
   seconds = collections.defaultdict(list)
-  for place, one in enumerate(runs):
+  for number, one in enumerate(runs, 1):
     record, is_new = make(grid, one)
     if not record['resumed']:
       seconds[one.timing_group].append(record['seconds'])
-    # A probe takes less time than its line: one for all of its splits.
+    # Probes are so fast that all splits of one share a line.
     is_probe = isinstance(one, Cell) and one.is_frozen
-    following = runs[place + 1].timing_group if place + 1 < len(runs) else ''
+    following = runs[number].timing_group if number < len(runs) else ''
     is_printed = not is_probe or one.timing_group != following
     if is_new and is_printed:
-      missing = [run for run in runs[place + 1 :] if not is_made(grid, run)]
+      missing = [run for run in runs[number:] if not is_finished(grid, run)]
       tell(
-        f'[{place + 1}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
+        f'[{number}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '
         f'{_in_words(*time_left(seconds, missing), " left")}'
       )
@@ -65,14 +72,14 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
 
 
 def print_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
-  """Prints the missing runs, and how long they take; returns their names."""
+  """Prints the missing runs and their estimated time; returns their names."""
   seconds, missing = collections.defaultdict(list), []
   for one in runs:
-    if not is_made(grid, one):
+    if not is_finished(grid, one):
       missing.append(one)
-    # Of what one that is missing comes before, not all flags are known.
+    # The flags of a run are known only if all runs that it needs are finished.
     elif needs_of(grid, one).isdisjoint(missing):
-      record = found(grid, one)
+      record = record_of(grid, one)
       if not record['resumed']:
         seconds[one.timing_group].append(record['seconds'])
   for one in missing:
@@ -82,23 +89,23 @@ def print_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
   about = _about(seconds, missing)
   if about:
     text += (
-      f'{about}, if they take as long as those made: there are some just like '
+      f'{about}, by the time of finished runs, which are of the same kind for '
       f'{known:,} of them'
     )
   elif missing:
-    text += '; how long they take is known when some are made'
+    text += '; their time can be estimated when some runs are finished'
   tell_result(text)
   return [one.name for one in missing]
 
 
 def _about(seconds: Mapping[str, Sequence[float]], runs: Sequence[Run]) -> str:
-  """How long runs take, if anything is known of it."""
+  """The estimated time of runs, if it can be estimated."""
   left, unknown = time_left(seconds, runs)
   return f': {_in_words(left, unknown)}' if unknown < len(runs) else ''
 
 
 def _in_words(seconds: float, unknown: int, left: str = '') -> str:
-  more = f', and {unknown:,} of a kind not made before' if unknown else ''
+  more = f', and {unknown:,} without an estimate' if unknown else ''
   return f'about {datetime.timedelta(seconds=round(seconds))}{left}{more}'
 
 

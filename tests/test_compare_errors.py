@@ -79,7 +79,9 @@ def test_predictions_of_other_rows_are_refused(stand_ins, settings):
     columns = dict(found)
   columns['example_id'] = columns['example_id'][::-1]
   np.savez(f'{path}/predictions.npz', **columns)
-  words = r'^cells/none/gender/share_1/split_2/seed_5 was tested on other rows'
+  words = (
+    r'^cells/none/gender/share_1/split_2/seed_5 was not tested on the test'
+  )
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)
 
@@ -108,7 +110,7 @@ def test_predictions_of_other_rows_are_refused(stand_ins, settings):
     (
       'classification',
       '--mode=frozen',
-      'leave out --mode=frozen; frozen vectors are columns',
+      'leave out --mode=frozen; frozen encoders have columns',
     ),
     ('first_stage', '--objective=pooled_items\n--select_by=probe', 'leave out'),
     (
@@ -153,14 +155,14 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ),
     ({'variant': ('none --embed_dim=8',)}, r'none is not pre-trained'),
     ({'variant': ('pooled_items',)}, r'give the flags that it changes'),
-    ({'variant': ('pooled_items --seed=1',)}, r'leave out --seed, which is'),
+    ({'variant': ('pooled_items --seed=1',)}, r'leave out --seed, which the'),
     (
       {'variant': ('adaptssr --embed_dim=16',)},
       r'--embed_dim=16 contradicts the encoder that .* masked_items, which has',
     ),
     ({'variant': ('adaptssr --fusion=foo',)}, r'--fusion must be adaptive'),
-    ({'variant': ('pooled_items --plan',)}, r'leave out --plan, which is'),
-    ({'variant': ('pooled_items --quiet',)}, r'leave out --quiet, which is'),
+    ({'variant': ('pooled_items --plan',)}, r'leave out --plan, which the'),
+    ({'variant': ('pooled_items --quiet',)}, r'leave out --quiet, which the'),
     ({'variant': ('pooled_items embed_dim',)}, r"'embed_dim' is not a flag"),
     ({'variant': ('pooled_items --embed=8',)}, r'Unknown .* flag .embed'),
     ({'variant': ('pooled_items --embed_dim=0',)}, r'--embed_dim must be at'),
@@ -185,14 +187,14 @@ def test_an_error_names_its_run(settings, monkeypatch):
     ),
     (
       {'methods': ('last_stage',), 'first_stage': ''},
-      r'--first_stage=FLAGFILE is needed',
+      r'--methods needs --first_stage=FLAGFILE',
     ),
     (
       {'methods': ('pooled_items_longer',), 'last_stage': ''},
-      r'--last_stage=FLAGFILE is needed',
+      r'--methods needs --last_stage=FLAGFILE',
     ),
-    ({'pretrain': ''}, r'--pretrain=FLAGFILE is needed'),
-    ({'warm_start': ''}, r'--warm_start=FLAGFILE is needed'),
+    ({'pretrain': ''}, r'--methods needs --pretrain=FLAGFILE'),
+    ({'warm_start': ''}, r'--methods needs --warm_start=FLAGFILE'),
     ({'ranking': 'no/such.flags'}, r'--ranking=no/such.flags: '),
   ],
 )
@@ -239,7 +241,7 @@ def test_a_stage_has_the_encoder_that_it_starts_from(
   path.write_text('--embed_dim=16\n--dropout_rate=0.3\n')
   words = (
     '^--pretrain: --embed_dim=16 contradicts the encoder that '
-    '--methods=adaptssr starts from, masked_items, which has 8: leave it out'
+    '--methods=adaptssr starts from, masked_items, which has 8: leave --embed'
   )
   with pytest.raises(SettingsError, match=words):
     compare.main(settings)

@@ -234,7 +234,7 @@ def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
   assert missing == [one.name for one in plan(grid)]
   printed = capsys.readouterr().out
   assert '15 of 15 runs are missing' in printed
-  assert 'how long they take is known when some are made' in printed
+  assert 'their time can be estimated when some runs are finished' in printed
   assert not (tmp_path / 'compare').exists()
   few = changed(whole, methods=rows[:1], reference='none')
   compare.main(few)
@@ -251,7 +251,7 @@ def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
   line = 'pooled_items/gender/frozen/share_1/split_0/seed_7: about 0:00:02'
   assert line in printed
   assert '8 of 15 runs are missing: about 0:00:1' in printed
-  assert 'some just like 7 of them' in printed
+  assert 'which are of the same kind for 7 of them' in printed
   assert not stand_ins.calls
   # It refuses what the comparison would.
   flag_files(tmp_path)

@@ -1,7 +1,7 @@
-"""The commands that make the runs of a comparison, and their records.
+"""The commands that carry out the runs of a comparison, and their records.
 
-Every run has a folder. When it is done, `FOLDER.json` next to it records its
-flags, its time, the machine and the commit.
+Every run has a folder. When the run is finished, `FOLDER.json` next to it
+records its flags, duration, device and commit.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ _MAX_FACTOR = 10
 
 
 def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
-  """The command that makes a run, and its settings."""
+  """The `main` of the command that carries out a run, and its settings."""
   if isinstance(run, Pretraining):
     return pretrain.main, _pretrain_settings(grid, run)
   if isinstance(run, Vectors):
@@ -55,9 +55,9 @@ def command_of(grid: Grid, run: Run) -> tuple[Callable[[Any], Any], Settings]:
 
 
 def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
-  """The runs whose encoders, or whose vectors, this one starts from.
+  """The runs whose encoder or vectors this run uses.
 
-  Only concatenated vectors have several.
+  Only concatenated vectors have more than one source.
   """
   method = grid.method(run.method)
   if isinstance(run, Pretraining):
@@ -75,7 +75,7 @@ def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
 
 
 def needs_of(grid: Grid, run: Run) -> set[Run]:
-  """The runs without which this one cannot be made."""
+  """The runs that have to be finished before this one starts."""
   needed = set(sources_of(grid, run))
   method = grid.method(run.method)
   if isinstance(run, Pretraining) and method.steps_of:
@@ -88,7 +88,7 @@ def _source_paths(grid: Grid, run: Run) -> list[str]:
 
 
 def _source_path(grid: Grid, run: Run) -> str:
-  """The first of the sources; nothing if there is none."""
+  """The folder of the first source; '' without any."""
   return next(iter(_source_paths(grid, run)), '')
 
 
@@ -99,7 +99,7 @@ def _pretrain_settings(
   settings = grid.pretraining[method.flags]
   fields = {'init_from': _source_path(grid, run)}
   if not fields['init_from']:
-    # The same encoder as all other rows have, unless its file says another.
+    # All rows have the same encoder, unless the file of one sets another.
     fields |= grid.shape() | settings.encoder_fields()
   if method.steps_of:
     other = Pretraining(method.steps_of, run.seed)
@@ -116,14 +116,14 @@ def _pretrain_settings(
 
 
 def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
-  """The flags that the commands of all cells have."""
+  """The flags that all commands of cells share."""
   rows = grid.tasks[cell.task].splits['train'].num_rows
   few = max(1, round(cell.share * rows))
   return {
     'workdir': str(grid.folder / cell.name),
     'task': cell.task,
     'split_seed': cell.split,
-    # 0 stands for all.
+    # 0 means all rows.
     'train_users': 0 if cell.share == 1 else few,
   } | grid.data
 
@@ -131,11 +131,11 @@ def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
 def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
   method = grid.method(cell.method)
   fields = _cell_fields(grid, cell)
-  # As much of a user as the encoders see.
+  # The baseline sees as many behaviours of a user as the encoders.
   default = UserEncoder.max_length
   fields['max_length'] = grid.shape().get('max_length', default)
   if method.baseline == 'bag_svd':
-    # As wide as the vectors.
+    # The SVD has as many features as the vectors.
     width = grid.shape().get('embed_dim', UserEncoder.embed_dim)
     fields['num_components'] = width
   return baselines.BaselineSettings(
@@ -146,13 +146,14 @@ def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
 def _finetune_settings(grid: Grid, cell: Cell) -> finetune.FinetuneSettings:
   settings = grid.finetuning[grid.tasks[cell.task].kind]
   fields = _cell_fields(grid, cell)
-  # As many updates as on all labels, and as many of them without progress.
-  longer = min(1 / cell.share, _MAX_FACTOR)
+  # The run has as many updates as one on all labels, and stops after as many
+  # updates without progress.
+  factor = min(1 / cell.share, _MAX_FACTOR)
   fields |= {
-    name: math.ceil(getattr(settings, name) * longer)
+    name: math.ceil(getattr(settings, name) * factor)
     for name in ('num_epochs', 'patience')
   }
-  # The files may name runs of their own.
+  # This overrides a --pretrained in the flag file.
   fields['pretrained'] = _source_path(grid, cell)
   if not fields['pretrained']:
     fields |= grid.shape() | settings.encoder_fields()
@@ -178,15 +179,19 @@ def _probe_settings(grid: Grid, cell: Cell) -> frozen.ProbeSettings:
   )
 
 
-# Free to change in a run that goes on, but not in one that is compared.
+# A resumed run may change these flags; a compared run may not.
 _LENGTH_OF_A_RUN = {'num_epochs', 'num_steps', 'patience'}
-# Where a run starts: the flags of that run count, and not its place.
+# These name folders of other runs, whose flags are recorded instead.
 _SOURCES = {'init_from', 'pretrained', 'concatenate', 'vectors'}
 
 
 def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
-  """Makes a run, unless it is done; its record, and whether it was made now."""
-  record = found(grid, run)
+  """Carries out a run, unless it is finished.
+
+  Returns:
+    The record of the run, and whether it was carried out now.
+  """
+  record = record_of(grid, run)
   if record is not None:
     return record, False
   command, settings = command_of(grid, run)
@@ -202,7 +207,7 @@ def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
     raise
   record = {
     'flags': _flags_of(grid, run, settings),
-    # Of a resumed run only those since it was.
+    # For a resumed run, the time since it was resumed.
     'seconds': round(time.monotonic() - start, 1),
     'resumed': resumed,
     'device': jax.devices()[0].device_kind,
@@ -212,9 +217,13 @@ def make(grid: Grid, run: Run) -> tuple[dict[str, Any], bool]:
   return record, True
 
 
-def found(grid: Grid, run: Run) -> dict[str, Any] | None:
-  """The record of a run that is done; None if it is not."""
-  if not is_made(grid, run):
+def record_of(grid: Grid, run: Run) -> dict[str, Any] | None:
+  """The record of a finished run; None if it is not finished.
+
+  Raises:
+    SettingsError: the run was carried out with other flags.
+  """
+  if not is_finished(grid, run):
     return None
   record = json.loads(_record_path(grid, run).read_text())
   _, settings = command_of(grid, run)
@@ -230,8 +239,8 @@ def found(grid: Grid, run: Run) -> dict[str, Any] | None:
   return record
 
 
-def is_made(grid: Grid, run: Run) -> bool:
-  """Whether a run is done, by whatever flags."""
+def is_finished(grid: Grid, run: Run) -> bool:
+  """Whether a run is finished, with these flags or with others."""
   return _record_path(grid, run).exists() and (grid.folder / run.name).is_dir()
 
 
@@ -240,7 +249,7 @@ def _record_path(grid: Grid, run: Run) -> pathlib.Path:
 
 
 def _flags_of(grid: Grid, run: Run, settings: Settings) -> dict[str, str]:
-  """The flags that the outcome of a run depends on, and the data's version."""
+  """The flags that determine the result of a run, and the name of its data."""
   free = settings.mutable_names() - _LENGTH_OF_A_RUN
   flags = settings.flag_values(without=free | _SOURCES)
   flags['dataset'] = (

@@ -1,7 +1,7 @@
-"""The frozen columns of a comparison: encoding all users once, then probes.
+"""The frozen columns of a comparison: probes on the vectors of encoders.
 
 The users of a task are encoded once for all splits and shares of its labels. A
-cell is then a regression on the CPU, without any JAX program.
+cell is then a regression on the CPU, which runs no JAX program.
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ VECTORS = 'vectors.npz'
 
 
 def stored_users(data: UserData) -> UserArrays:
-  """The users of a task, each history once, without labels and targets.
+  """The histories of a task, each once, without labels and targets.
 
-  In a ranking a user who is in several splits has the same history in all of
-  them. The users are in the order of `history_numbers`.
+  They are in the order of `history_numbers`. A user of a ranking may be in
+  several splits, with the same history, which is taken once.
   """
   first = np.unique(history_numbers(data), return_index=True)[1]
   parts = data.splits.values()
@@ -49,7 +49,7 @@ def stored_users(data: UserData) -> UserArrays:
 
 
 def rows_of(users: UserArrays, data: UserData) -> np.ndarray:
-  """The row of `stored_users` for each user of any split of any seed."""
+  """The row of `stored_users` of each of these users, who may be resplit."""
   is_ranking = users.user_number is not None
   number = users.user_number if is_ranking else users.number
   return np.searchsorted(np.unique(history_numbers(data)), number)
@@ -65,10 +65,10 @@ class VectorSettings(
     'runs/vectors', 'Folder of the vectors.', mutable_on_resume=True
   )
   pretrained: str = flag(
-    '', 'Workdir of the run whose encoder it is; else it is random.'
+    '', 'Workdir of the run whose encoder is used; by default it is random.'
   )
   concatenate: tuple[str, ...] = concatenate_flag()
-  seed: int = flag(0, 'Of a random encoder.', low=0, high=2**32 - 1)
+  seed: int = flag(0, 'Seed of a random encoder.', low=0, high=2**32 - 1)
   batch_size: int = flag(
     512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
   )
@@ -76,7 +76,7 @@ class VectorSettings(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeSettings(DataSettings):
-  """How vectors are read."""
+  """The probe of a frozen cell."""
 
   workdir: str = flag(
     'runs/probe', 'Folder of the result.', mutable_on_resume=True
@@ -85,19 +85,21 @@ class ProbeSettings(DataSettings):
   task: str = flag('gender', 'The task.')
   with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')
   max_length: int = flag(
-    0, 'Behaviours of the bag, the last ones; 0: all.', low=0
+    0, 'The number of last behaviours in the bag; 0: all.', low=0
   )
   split_seed: int = split_seed_flag()
   train_users: int = train_users_flag()
 
 
 def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
-  """Writes and returns the vectors of the `stored_users` of a task.
+  """Writes the vectors of the `stored_users` of a task.
 
-  They are float32 [users, features].
+  Returns:
+    float32 [users, features].
   """
   with opened_workdir(settings) as folder:
-    # No flag of a comparison sets it, so that it follows the devices.
+    # A comparison has no flag for the batch size: it is rounded up to a
+    # multiple of the number of devices.
     devices = jax.device_count()
     batch_size = -(-settings.batch_size // devices) * devices
     settings = dataclasses.replace(settings, batch_size=batch_size)
@@ -114,7 +116,11 @@ def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
 
 
 def probe_vectors(settings: ProbeSettings, *, data: UserData) -> dict[str, Any]:
-  """Fits a regression on vectors, and leaves the same files as fine-tuning."""
+  """Fits a regression on vectors, and writes the files that fine-tuning does.
+
+  Returns:
+    The content of `result.json`.
+  """
   with opened_workdir(settings) as folder:
     splits = resplit(data, settings.split_seed).splits
     train = splits['train'].first(settings.train_users)
@@ -125,7 +131,7 @@ def probe_vectors(settings: ProbeSettings, *, data: UserData) -> dict[str, Any]:
     vectors = {name: vector[some] for name, some in rows.items()}
     bag = None
     if settings.with_bag:
-      # Of all users: labelled ones alone would not show which items are rare.
+      # Document frequencies are those of all users, labelled or not.
       bag = features.tf_idf(
         features.bags(
           stored_users(data).items,

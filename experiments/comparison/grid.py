@@ -1,6 +1,6 @@
-"""What a comparison consists of: its runs, and what pre-training logged.
+"""The runs of a comparison, in an order in which each follows those it needs.
 
-Each run comes after those that it needs.
+Also reads what the pre-training runs logged.
 """
 
 import dataclasses
@@ -34,18 +34,18 @@ class Pretraining:
 
   @property
   def name(self) -> str:
-    """Its folder in that of the comparison."""
+    """The folder of the run, relative to that of the comparison."""
     return f'pretrain/{self.method}/seed_{self.seed}'
 
   @property
   def timing_group(self) -> str:
-    """What runs that take about as long have in common."""
+    """A key that is the same for runs that take about the same time."""
     return f'pretrain/{self.method}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-  """The vectors that an encoder, trained or random, gives users of a task."""
+  """The vectors of the users of a task, from a trained or random encoder."""
 
   method: str
   seed: int
@@ -53,21 +53,22 @@ class Vectors:
 
   @property
   def name(self) -> str:
-    """Its folder in that of the comparison."""
+    """The folder of the run, relative to that of the comparison."""
     return f'vectors/{self.method}/seed_{self.seed}/{self.task}'
 
   @property
   def timing_group(self) -> str:
-    """What runs that take about as long have in common."""
+    """A key that is the same for runs that take about the same time."""
     return f'vectors/{self.task}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A method on a task: a model or vectors, or a baseline if without a seed.
+  """The result of a method on a task.
 
-  The seed is that of fine-tuning, or of the pre-training behind the vectors. A
-  baseline has no mode either: it is the same in all columns.
+  The method is a fine-tuned model, a probe of vectors, or a baseline. The seed
+  is that of fine-tuning, or of the pre-training that gave the vectors. A
+  baseline has neither seed nor mode: its result is the same in all columns.
   """
 
   method: str
@@ -79,21 +80,21 @@ class Cell:
 
   @property
   def is_frozen(self) -> bool:
-    """Whether it reads vectors, and trains no encoder."""
+    """Whether it is a probe of vectors, which trains no encoder."""
     return self.mode not in ('', FINE_TUNED)
 
   @property
   def name(self) -> str:
-    """Its folder in that of the comparison."""
-    place = f'cells/{self.method}/{self.task}'
+    """The folder of the run, relative to that of the comparison."""
+    folder = f'cells/{self.method}/{self.task}'
     if self.is_frozen:
-      place += f'/{self.mode}'
+      folder += f'/{self.mode}'
     seed = '' if self.seed is None else f'/seed_{self.seed}'
-    return f'{place}/share_{self.share:g}/split_{self.split}{seed}'
+    return f'{folder}/share_{self.share:g}/split_{self.split}{seed}'
 
   @property
   def timing_group(self) -> str:
-    """What runs that take about as long have in common."""
+    """A key that is the same for runs that take about the same time."""
     model = self.method if self.seed is None else self.mode
     return f'cell/{model}/{self.task}/{self.share:g}'
 
@@ -103,42 +104,42 @@ Run = Pretraining | Vectors | Cell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """What is compared."""
+  """All that a comparison needs to know: its data, rows, columns and flags."""
 
   folder: pathlib.Path  # of the comparison
   data: Mapping[str, Any]  # the flags of the data set
   methods: Mapping[str, Method]  # the rows, by name
   reference: str  # the row that the others are compared with
   tasks: Mapping[str, UserData]  # the columns, with the stored splits
-  modes: tuple[str, ...]  # how vectors are used
+  modes: tuple[str, ...]  # how encoders are used, of `methods.MODES`
   shares: tuple[float, ...]  # of the training rows
-  splits: tuple[int, ...]  # seeds of the splits
-  probe_splits: tuple[int, ...]  # the same where vectors are read
+  splits: tuple[int, ...]  # seeds of the splits of fine-tuned columns
+  probe_splits: tuple[int, ...]  # seeds of the splits of frozen columns
   seeds: tuple[int, ...]  # of fine-tuning
-  # Every seed in every split; else the first seed in the first split, the
-  # second in the second, and so on, round the shorter of the two.
+  # True: every seed in every split. False: the first seed in the first split,
+  # the second in the second, and so on; the shorter list is repeated.
   crossed: bool
-  pretrain_seeds: tuple[int, ...]  # fine-tuning goes round them
+  pretrain_seeds: tuple[int, ...]  # fine-tuning cycles through them
   pretraining: Mapping[str, PretrainSettings]  # by the flag of its file
-  pretrain_data: str  # name of the data of pre-training, if there is any
+  pretrain_data: str  # the name of the data of pre-training; '' without any
   finetuning: Mapping[str, FinetuneSettings]  # by kind of task
 
   def method(self, name: str) -> Method:
-    """The method of this name, a row of the table or what a row starts from."""
+    """The method of this name, which need not be a row of the table."""
     return (METHODS | self.methods)[name]
 
   def modes_of(self, task: str) -> tuple[str, ...]:
-    """How the vectors are used for a task; no bag is joined in a ranking."""
+    """The modes of a task: rankings have no column with a bag."""
     if self.tasks[task].kind != 'ranking':
       return self.modes
     return tuple(mode for mode in self.modes if mode != FROZEN_WITH_BAG)
 
   def splits_of(self, mode: str) -> tuple[int, ...]:
-    """The seeds of the splits of a column."""
+    """The seeds of the splits in the columns of a mode."""
     return self.splits if mode == FINE_TUNED else self.probe_splits
 
   def runs(self) -> list[tuple[int, int]]:
-    """The (split, seed) of all fine-tuned models of a number of the table."""
+    """The (split, seed) of each run behind one fine-tuned value."""
     if self.crossed:
       return list(itertools.product(self.splits, self.seeds))
     pairs = zip(itertools.cycle(self.splits), itertools.cycle(self.seeds))
@@ -146,12 +147,12 @@ class Grid:
     return list(itertools.islice(pairs, longer))
 
   def trained_methods(self) -> list[str]:
-    """The methods that are pre-trained, rows and what rows start from."""
+    """The pre-trained methods: rows, and methods that rows start from."""
     stages = (run for run in plan(self) if isinstance(run, Pretraining))
     return list(dict.fromkeys(run.method for run in stages))
 
   def shape(self) -> dict[str, Any]:
-    """The encoder that all methods have, as far as pre-training says it."""
+    """The encoder fields that the flag files of pre-training set."""
     fields = {}
     for settings in self.pretraining.values():
       fields |= settings.encoder_fields()
@@ -159,39 +160,39 @@ class Grid:
     return fields
 
   def shape_of(self, name: str) -> dict[str, Any]:
-    """The encoder of a method: what its file says, or what it starts from."""
+    """The encoder fields of a method, or of the method that it starts from."""
     method = self.method(name)
     if method.after:
       return self.shape_of(method.after)
     return self.shape() | self.settings_of(name).encoder_fields()
 
   def settings_of(self, name: str) -> PretrainSettings:
-    """The flags of a method's file, with what the method changes in them."""
+    """The settings of a method's flag file, with the changes of the method."""
     method = self.method(name)
     return dataclasses.replace(self.pretraining[method.flags], **method.changes)
 
 
 def check_columns(grid: Grid) -> None:
-  """Refuses a task that has no number, or none in one of the modes."""
+  """Refuses a task for which no row has a value in some column."""
   for task in grid.tasks:
     if not grid.modes_of(task):
       raise SettingsError(
         f'--modes={",".join(grid.modes)} has no column for the ranking {task}: '
-        'add frozen or fine_tuned, or leave it out of --tasks'
+        f'add frozen or fine_tuned, or leave {task} out of --tasks'
       )
     for mode in grid.modes_of(task):
       rows = (cells_of(grid, name, task, 1.0, mode) for name in grid.methods)
       if not any(rows):
         raise SettingsError(
-          f'no row ({", ".join(grid.methods)}) has a number for {task} in '
-          f'--modes={mode}: leave out either, or add one to --methods'
+          f'no row ({", ".join(grid.methods)}) has a value for {task} in '
+          f'--modes={mode}: leave out either, or add a row to --methods'
         )
 
 
 def check_shapes(grid: Grid) -> None:
-  """Refuses what would be refused after hours of pre-training.
+  """Refuses a run whose file sets another encoder than that it starts from.
 
-  That is a run whose file says another encoder than the one it starts from.
+  Pre-training would refuse it too, but after hours of other runs.
   """
   for trained in grid.trained_methods():
     method = grid.method(trained)
@@ -203,12 +204,12 @@ def check_shapes(grid: Grid) -> None:
         raise SettingsError(
           f'--{method.flags}: --{name}={given[name]} contradicts the encoder '
           f'that --methods={trained} starts from, {method.after}, which has '
-          f'{known}: leave it out of the file, or leave out the method'
+          f'{known}: leave --{name} out of the file, or leave out the method'
         )
 
 
 def plan(grid: Grid) -> list[Run]:
-  """All runs, each after those that it needs, method by method."""
+  """All runs, method by method, each after those that it needs."""
   runs: list[Run] = []
   for name in grid.methods:
     for seed in grid.pretrain_seeds:
@@ -224,13 +225,13 @@ def plan(grid: Grid) -> list[Run]:
 def cells_of(
   grid: Grid, name: str, task: str, share: float, mode: str
 ) -> list[Cell]:
-  """The cells behind one number of the table; none where it is a dash."""
+  """The cells behind one value of the table; none where it is a dash."""
   method = grid.methods[name]
   if grid.tasks[task].kind not in method.kinds or mode not in method.modes:
     return []
   runs = grid.runs()
   if method.baseline:
-    # It has nothing random, and no encoder.
+    # A baseline has no encoder and draws nothing at random.
     runs, mode = [(split, None) for split in grid.splits_of(mode)], ''
   elif mode != FINE_TUNED:
     runs = itertools.product(grid.probe_splits, grid.pretrain_seeds)
@@ -238,7 +239,7 @@ def cells_of(
 
 
 def vectors_of(cell: Cell) -> Vectors:
-  """The vectors that a cell reads."""
+  """The vectors that a frozen cell is fitted on."""
   return Vectors(cell.method, cell.seed, cell.task)
 
 
@@ -252,26 +253,26 @@ def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
 
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:
-  """The updates that a finished pre-training run made."""
+  """The number of updates of a finished pre-training run."""
   return read_metrics(grid.folder / run.name)[-1]['step']
 
 
 def best_validation(grid: Grid, run: Pretraining) -> dict[str, float]:
-  """The line of metrics of the state that the rest starts from.
+  """The logged metrics of the state from which later runs start.
 
-  Of the states that have not collapsed the one with the least validation loss;
-  the last state if all of them have.
+  This is the state with the least validation loss among those that have not
+  collapsed, or the last state if all of them have.
   """
   logged = read_metrics(grid.folder / run.name)
   lines = [line for line in logged if 'validation_loss' in line]
-  sound = [line for line in lines if not collapse_of(grid, run.method, line)]
+  usable = [line for line in lines if not collapse_of(grid, run.method, line)]
   return min(
-    sound or lines[-1:], key=lambda line: line['validation_loss'], default={}
+    usable or lines[-1:], key=lambda line: line['validation_loss'], default={}
   )
 
 
 def collapse_of(grid: Grid, method: str, line: Mapping[str, float]) -> str:
-  """What is wrong with the user vectors by a line of `metrics.jsonl`, if so."""
+  """A warning if a line of `metrics.jsonl` shows a collapse; else ''."""
   values = {
     name.removeprefix('validation_'): value for name, value in line.items()
   }

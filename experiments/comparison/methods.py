@@ -1,8 +1,8 @@
-"""The rows of a comparison: what each method's user vectors come from.
+"""The rows of a comparison.
 
-A method is a pre-training run, given by the flag file it has and by what it
-changes there; or it is counted or fitted without any user model. A new row is
-a new entry of METHODS, and a new flag file one of `setup.STAGES`.
+A method is a pre-training run, given by a flag file and by the flags that it
+changes, or a baseline without a user model. A new row is a new entry of
+METHODS; a new flag file is a new entry of `setup.STAGES`.
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.process import DistributedSettings
 from experiments.flags.shared import DataSettings, PlanSettings
 
-# The kinds of task, each with the metric by which methods are compared.
+# The metric by which methods are compared, by the kind of task.
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
-# Flags of pre-training that a comparison sets itself.
+# Flags of pre-training that a comparison sets.
 _OF_THE_COMPARISON = {
   *('workdir', 'seed', 'init_from', 'split', 'select_by'),
   *(field.name for field in dataclasses.fields(DataSettings)),
   *(field.name for field in dataclasses.fields(DistributedSettings)),
   *PlanSettings.__annotations__,
 }
-# What the methods are compared with by default.
+# The row that the others are compared with by default.
 REFERENCE = 'none'
-# How the vectors of a method are used: the encoder is trained on the task, or
-# a regression reads what it says as it is, alone or beside the bag of items.
+# How an encoder is used: it is trained on the task; or it is frozen, and a
+# regression is fitted on its vectors, alone or joined with the bag of items.
 FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
   'fine_tuned',
   'frozen',
@@ -43,29 +43,31 @@ FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
 class Method:
   """A row of the table."""
 
-  title: str  # its name in the table
-  # The flag of `compare` that names the flag file of its pre-training; without,
-  # its encoder is random.
+  title: str  # the name in the table
+  # The flag of `compare` that names the flag file of pre-training; without one
+  # the encoder is random.
   flags: str = ''
-  after: str = ''  # the method whose pre-trained encoder it starts from
-  # Flags of its pre-training, or of its baseline, that differ from the file's.
+  after: str = (
+    ''  # the method whose pre-trained encoder pre-training starts from
+  )
+  # Flags of pre-training, or of the baseline, that replace those of the file.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  # Without pre-training: the methods whose vectors it has, concatenated.
+  # The methods whose vectors are concatenated, for a method without training.
   concatenated: Sequence[str] = ()
-  steps_of: str = ''  # the method whose number of steps its pre-training has
-  rate_of: str = ''  # the flag whose file has its learning rate, if not its own
-  baseline: str = ''  # the `--method` of `experiments.baselines`, for baselines
+  steps_of: str = ''  # the method that sets the number of pre-training steps
+  rate_of: str = ''  # the flag whose file sets the learning rate, if another
+  baseline: str = ''  # for baselines: the `--method` of `experiments.baselines`
   kinds: Sequence[str] = tuple(METRICS)  # the kinds of task that it can solve
   modes: Sequence[str] = MODES  # the columns in which it is measured
 
 
 def _after(start: str, title: str, **changes: Any) -> Method:
-  """Pre-trained by the flags of AdaptSSR, some changed, from another method."""
+  """A method that starts from another, with changed flags of AdaptSSR."""
   return Method(title=title, flags='pretrain', after=start, changes=changes)
 
 
 def _adaptssr(title: str, **changes: Any) -> Method:
-  """AdaptSSR after the warm start, with one thing changed."""
+  """A variant of AdaptSSR after the warm start."""
   return _after('masked_items', f'AdaptSSR{title}', **changes)
 
 
@@ -79,7 +81,7 @@ def _published_method(title: str, name: str, **changes: Any) -> Method:
   return _after('masked_items', title, objective=(name,), **changes)
 
 
-# In place of a vector: no bag is joined to another.
+# The modes of baselines that are bags: no bag is joined to another one.
 _ALONE = (FINE_TUNED, FROZEN)
 
 METHODS = {
@@ -90,7 +92,7 @@ METHODS = {
   'bag_of_items': Method(
     title='Bag of items', baseline='bag_of_items', kinds=LABELS, modes=_ALONE
   ),
-  # The bag that is joined to the vectors.
+  # The same bag as is joined to the vectors.
   'bag_of_items_whole': Method(
     title='Bag of items, whole history',
     baseline='bag_of_items',
@@ -119,7 +121,7 @@ METHODS = {
     flags='first_stage',
     after='pooled_items',
     steps_of='last_stage',
-    # Rates often are lower at the end, which helps by itself.
+    # The last stage often has a lower learning rate, which helps by itself.
     rate_of='last_stage',
   ),
   'adaptssr_after_pooled': _after(
@@ -135,7 +137,7 @@ METHODS = {
 METHODS |= {
   f'adaptssr_{name}': _one_augmentation(name) for name in AUGMENTATIONS
 }
-# Those whose encoder has another shape come with a start of their own.
+# A method whose encoder has another shape comes with its own warm start.
 PUBLISHED_METHODS = {
   'ptum': _published_method('PTUM', 'ptum'),
   'clue': _published_method('CLUE', 'clue'),
@@ -172,7 +174,7 @@ PUBLISHED_METHODS = {
 }
 METHODS |= PUBLISHED_METHODS
 
-# Those of the table by default; the others are ablations.
+# The rows by default; the other methods are ablations.
 MAIN_ROWS = (
   'none',
   'bag_of_items',
@@ -197,7 +199,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
   """Methods with some flags of their pre-training changed.
 
   Args:
-    variants: of each the name of a method and the flags, one after another.
+    variants: each is the name of a method and flags, separated by blanks.
 
   Example:
     >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
@@ -214,7 +216,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
         raise SettingsError(
           f'{name} is not pre-trained'
           if not method.flags
-          else f'leave out --{min(refused)}, which is that of the comparison'
+          else f'leave out --{min(refused)}, which the comparison sets'
           if refused
           else 'give the flags that it changes'
         )
@@ -223,9 +225,9 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
     texts = PretrainSettings(**changes).flag_values()
     named = [f'{flag}={texts[flag]}' for flag in sorted(changes)]
     if 'num_epochs' in changes:
-      # Else the steps of its file, or of another method, would count.
+      # A number of steps, of the file or another method, would prevail.
       changes.setdefault('num_steps', 0)
-    # It names a folder, and stands in lists between commas.
+    # The key is the name of a folder, and an item of comma-separated lists.
     key = '+'.join([name, *named]).replace('/', '_').replace(',', '-')
     found[key] = dataclasses.replace(
       method,
@@ -250,8 +252,7 @@ def concatenated_methods(
     if len(set(names)) < max(len(names), 2):
       raise SettingsError(f'--concatenated={row}: give two different methods')
     key = '_and_'.join(names)
-    # A folder has this name.
-    if len(key) > 200:
+    if len(key) > 200:  # The key is the name of a folder.
       key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
     found[key] = Method(
       title=', concatenated with '.join(known[name].title for name in names),
@@ -262,11 +263,11 @@ def concatenated_methods(
 
 
 def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:
-  """AdaptSSR with this share of a sequence changed by every augmentation."""
+  """AdaptSSR with augmentations that change these shares of a sequence."""
   return {
     f'adaptssr_rho_{rho:g}': _adaptssr(
       f', rho {rho:g}',
-      # What crop keeps; rounded, since 1 - 0.9 is not quite 0.1.
+      # Crop keeps this share; it is rounded, since 1 - 0.9 is not quite 0.1.
       crop_ratio=round(1 - rho, 6),
       mask_ratio=rho,
       reorder_ratio=rho,
@@ -290,10 +291,10 @@ def pair_methods() -> dict[str, Method]:
 
 
 def pair_name(first: str, second: str) -> str:
-  """The method of a pair; twice the same is the ablation of that name."""
+  """The name of a pair; the ablation's if both augmentations are the same."""
   return f'adaptssr_{first}' + (f'_{second}' if first != second else '')
 
 
 def pairs() -> list[tuple[str, str]]:
-  """All pairs of augmentations, each once, twice the same included."""
+  """All unordered pairs of augmentations, pairs of one with itself included."""
   return list(itertools.combinations_with_replacement(AUGMENTATIONS, 2))

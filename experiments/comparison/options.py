@@ -8,11 +8,11 @@ from experiments.flags.binder import flag
 from experiments.flags.process import ProcessSettings
 from experiments.flags.shared import DataSettings
 
-# The files are those of the commands that make a single run.
+# The flag files are those of the commands that carry out a single run.
 _REPLACED = (
-  ' Its --workdir, data, --seed, --task, --split_seed, --train_users, '
-  '--compilation_cache, --cpu_devices and where it starts from are those of '
-  'the comparison.'
+  ' The comparison replaces its --workdir, data, --seed, --task, --split_seed, '
+  '--train_users, --compilation_cache, --cpu_devices, --init_from and '
+  '--pretrained.'
 )
 
 
@@ -22,7 +22,7 @@ class CompareSettings(DataSettings, ProcessSettings):
 
   workdir: str = flag(
     'runs/compare',
-    'Folder of all runs and of the results; runs in it are used again.',
+    'Folder of all runs and of the results; finished runs in it are reused.',
     mutable_on_resume=True,
   )
   tasks: tuple[str, ...] = flag(('gender',), 'The tasks, columns of the table.')
@@ -32,15 +32,17 @@ class CompareSettings(DataSettings, ProcessSettings):
   )
   variant: tuple[str, ...] = flag(
     (),
-    'Also a row of --methods with some flags of its pre-training changed; may '
-    'be given again: --variant="pooled_items --embed_dim=256 --num_epochs=6".',
+    'One more row: a method with some flags of its pre-training changed, such '
+    'as --variant="pooled_items --embed_dim=256 --num_epochs=6". May be given '
+    'several times.',
     repeated=True,
   )
   concatenated: tuple[str, ...] = flag(
     (),
-    'Also a row, of the frozen columns, whose vectors are those of several '
-    'methods, concatenated; may be given again: --concatenated="joint sasrec". '
-    'A variant goes by its name in results.json: pooled_items+embed_dim=256.',
+    'One more row, in the frozen columns: the vectors of several methods, '
+    'concatenated, such as --concatenated="joint sasrec". May be given several '
+    'times. The name of a variant is that in results.json: '
+    'pooled_items+embed_dim=256.',
     repeated=True,
   )
   reference: str = flag(
@@ -48,10 +50,10 @@ class CompareSettings(DataSettings, ProcessSettings):
   )
   modes: tuple[str, ...] = flag(
     (FINE_TUNED,),
-    'Columns of a task: encoder and head trained on it; a regression on the '
-    'vectors of the frozen encoder, logistic for labels, ridge for rankings; '
-    'and, for labels, that on the vectors joined with the TF-IDF bag of the '
-    'whole history.',
+    'The columns of each task. fine_tuned: encoder and head are trained on it; '
+    'frozen: a regression on the vectors of the frozen encoder, logistic for '
+    'labels, ridge for rankings; frozen_with_bag, for labels: the same on the '
+    'vectors joined with the TF-IDF bag of the whole history.',
     choices=MODES,
   )
   seeds: tuple[str, ...] = flag(('0',), 'Seeds of fine-tuning.')
@@ -60,22 +62,23 @@ class CompareSettings(DataSettings, ProcessSettings):
   )
   probe_splits: int = flag(
     10,
-    'How many splits there are in the frozen columns, where a number takes '
-    'seconds: those of the seeds 0, 1, 2, ...',
+    'The number of splits in the frozen columns, where one takes seconds; '
+    'their seeds are 0, 1, 2, ...',
     low=1,
   )
   crossed: bool = flag(
     True,
-    'Every seed in every split; else the first seed in the first split, the '
-    'second in the second, and so on.',
+    'Run every seed in every split; if false, the first seed in the first '
+    'split, the second in the second, and so on.',
   )
   train_shares: tuple[str, ...] = flag(
-    ('1',), 'Shares of the training labels to learn from, a table each.'
+    ('1',),
+    'Shares of the training labels to learn from; each has a table.',
   )
   pretrain_seeds: int = flag(
     0,
-    'How many of --seeds are also pre-trained with; fine-tuning goes round '
-    'them. 0: all.',
+    'The number of --seeds that are used for pre-training, too; fine-tuning '
+    'cycles through these runs. 0: all.',
     low=0,
   )
   warm_start: str = flag(
@@ -88,10 +91,14 @@ class CompareSettings(DataSettings, ProcessSettings):
     + _REPLACED,
   )
   last_stage: str = flag(
-    '', 'Flag file of AdaptSSR, alone or with others, after it.' + _REPLACED
+    '',
+    'Flag file of AdaptSSR, alone or with others, after --first_stage.'
+    + _REPLACED,
   )
   joint: str = flag(
-    '', 'Flag file of both together from a random start.' + _REPLACED
+    '',
+    'Flag file of pooled items and AdaptSSR together, from a random start.'
+    + _REPLACED,
   )
   classification: str = flag(
     '', 'Flag file of fine-tuning on classes.' + _REPLACED
@@ -102,21 +109,23 @@ class CompareSettings(DataSettings, ProcessSettings):
   ranking: str = flag('', 'Flag file of fine-tuning on rankings.' + _REPLACED)
   rhos: tuple[str, ...] = flag(
     (),
-    'Also AdaptSSR with these shares of a sequence changed by augmentation.',
+    'More rows: AdaptSSR with augmentations that change these shares of a '
+    'sequence.',
   )
   augmentation_pairs: bool = flag(
-    False, 'Also AdaptSSR with one augmentation a view, all pairs.'
+    False,
+    'More rows: AdaptSSR with one augmentation for each view, all pairs.',
   )
 
   dry_run: bool = flag(
     False,
-    'Make and write nothing but the prepared data: list the runs that are '
-    'missing, and how long they take if it is as long as those like them took.',
+    'Only list the missing runs, and estimate their time from finished runs '
+    'of the same kind; nothing but the prepared data is written.',
     mutable_on_resume=True,
   )
 
   def mutable_names(self) -> set[str]:
-    """All but the data: each run of the grid keeps watch over its own flags."""
+    """All but the flags of the data: each run checks its own flags."""
     names = {field.name for field in dataclasses.fields(self)}
     data = {field.name for field in dataclasses.fields(DataSettings)}
     return super().mutable_names() | (names - data)

@@ -1,4 +1,4 @@
-"""The sweeps of a comparison, a row for each point, and its pictures."""
+"""The sweeps of a comparison as points, and the pictures of a comparison."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from experiments.run.process import tell
 def sweep_points(
   summary: Summary, rhos: Sequence[str], *, pairs: bool
 ) -> dict[str, list[dict[str, Any]]]:
-  """The points of the sweeps that there are: `rho` and `augmentation_pairs`."""
+  """The points of the requested sweeps: `rho`, `augmentation_pairs`."""
   sweeps = {}
   if rhos:
     sweeps['rho'] = [
@@ -43,7 +43,7 @@ def sweep_points(
 
 
 def _points(summary: Summary, name: str) -> list[dict[str, Any]]:
-  """The numbers of a method in every column."""
+  """The results of a method in every column."""
   points = []
   for column, found in summary.items():
     low, high = found[name]['interval']
@@ -55,7 +55,7 @@ def _points(summary: Summary, name: str) -> list[dict[str, Any]]:
 
 
 def as_csv(points: Sequence[Mapping[str, Any]]) -> str:
-  r"""The points as a table with a header."""
+  r"""The points as CSV with a header."""
   text = io.StringIO()
   writer = csv.DictWriter(text, list(points[0]), lineterminator='\n')
   writer.writeheader()
@@ -71,7 +71,7 @@ def draw_all(
 ) -> None:
   """Writes the picture of the table, and one of each sweep, as PNG and SVG.
 
-  Without Matplotlib it only says so.
+  Without Matplotlib it only prints that there are no pictures.
   """
   try:
     panels = [
@@ -95,7 +95,7 @@ def methods_panel(
   found: Mapping[str, Mapping[str, Any]],
   titles: Mapping[str, str],
 ) -> Panel:
-  """A column of the table in percent; nan where it has a dash."""
+  """A column of the table in percent; nan where the table has a dash."""
   numbers = [
     (found[name]['mean'], *found[name]['interval'])
     if name in found
@@ -112,7 +112,7 @@ def sweep_panels(
   """A panel for each task, share and mode, in percent, in the order of points.
 
   Args:
-    keys: of what says where a point is; of two, `first+second`.
+    keys: the coordinates of a point, one or two, which `+` joins in labels.
   """
   columns = [
     Column(*(point[field] for field in Column._fields)) for point in points

@@ -1,4 +1,4 @@
-"""What a comparison leaves: results.json, results.md, and pictures of both."""
+"""The results of a comparison: results.json, results.md, and pictures."""
 
 import contextlib
 import json
@@ -37,11 +37,11 @@ _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 
 
 def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
-  """Writes all results of a comparison whose runs are done.
+  """Writes all results of a comparison whose runs are finished.
 
   Returns:
-    What `results.json` says. It holds nothing that depends on the clock: how
-    long a run took stands in the file beside its folder.
+    The content of `results.json`. It holds no times, so that a repeated
+    comparison gives the same file; the file beside a run's folder has its time.
   """
   summary = _summary(grid)
   sweeps = sweep_points(
@@ -60,7 +60,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
 
 
 def _summary(grid: Grid) -> Summary:
-  """The columns, by share of the labels, task and mode."""
+  """The summaries of all columns: of each task, mode and share of labels."""
   summary = {}
   for task, data in grid.tasks.items():
     everybody = np.concatenate(
@@ -91,7 +91,7 @@ def _summary(grid: Grid) -> Summary:
 def _outcomes(
   grid: Grid, column: Column, rows: Mapping[int, np.ndarray]
 ) -> dict[str, list[Outcome]]:
-  """What the cells of a column came to, by method."""
+  """The outcomes of the cells of a column, by method."""
   outcomes = {}
   for name in grid.methods:
     cells = cells_of(grid, name, column.task, column.share, column.mode)
@@ -103,19 +103,19 @@ def _outcomes(
 
 
 def _outcome(grid: Grid, cell: Cell, metric: str, rows: np.ndarray) -> Outcome:
-  """The result of a cell; refuses one that was tested on other rows."""
+  """The outcome of a cell; refuses one that was tested on other rows."""
   path = grid.folder / cell.name / PREDICTIONS
   with np.load(path) as found:
     if not np.array_equal(found['example_id'], rows):
       raise SettingsError(
-        f'{cell.name} was tested on other rows than split {cell.split} has: '
+        f'{cell.name} was not tested on the test rows of split {cell.split}: '
         f'delete {cell.name} and {cell.name}.json in --workdir'
       )
   value = _result(grid, cell)['test'][metric]
   if value is None:
     raise SettingsError(
-      f'{cell.name} diverged and has no {metric}: give its flag file a smaller '
-      '--learning_rate, and delete the folder'
+      f'{cell.name} diverged and has no {metric}: set a smaller '
+      '--learning_rate in its flag file, and delete the folder'
     )
   return Outcome(value, cell.split, path)
 
@@ -131,7 +131,7 @@ def _results(
   records = [
     json.loads((grid.folder / f'{run.name}.json').read_text()) for run in runs
   ]
-  # All that was asked for, though the next comparison here may ask for more.
+  # All flags, though a later comparison in this folder may change most.
   paths = Settings.mutable_names(settings)
   return {
     'flags': settings.flag_values(without=paths),
@@ -156,10 +156,10 @@ def _results(
         'share': run.share,
         'split': run.split,
         'seed': run.seed,
-        # None of a baseline, which is the same in all columns.
+        # None for a baseline, whose result is the same in all columns.
         'mode': run.mode or None,
       }
-      # The cell and its folder say the rest already.
+      # These would repeat the fields above, or name a folder.
       | {
         name: value
         for name, value in _result(grid, run).items()
@@ -177,7 +177,7 @@ def _results(
 
 
 def main_rows(results: Mapping[str, Any]) -> dict[str, str]:
-  """The titles of all rows but those of a sweep alone."""
+  """The titles of the rows, without those that are only in a sweep."""
   flags = results['flags']
   rhos = [float(rho) for rho in flags['rhos'].split(',') if rho]
   swept = set(rho_methods(rhos))
@@ -192,7 +192,7 @@ def main_rows(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def page_of(results: Mapping[str, Any]) -> str:
-  """The tables, from nothing but what `results.json` says."""
+  """The tables in Markdown, from the content of `results.json`."""
   titles = results['titles']
   reference = results['flags']['reference']
   reference = titles.get(reference, reference)
@@ -214,7 +214,7 @@ def page_of(results: Mapping[str, Any]) -> str:
 def _versions() -> dict[str, str]:
   found = {'python': platform.python_version()}
   for name in _PACKAGES:
-    # Some are extras.
+    # Some packages are optional.
     with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
   return found

@@ -1,4 +1,4 @@
-"""From the flags of a comparison to what is compared."""
+"""Reads the flags of a comparison, and refuses what would fail later."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,11 @@ STAGES = {
 
 
 def read_grid(settings: CompareSettings) -> Grid:
-  """What the flags say is compared."""
+  """The comparison that the flags define.
+
+  Raises:
+    SettingsError: a flag, or a flag of a file, is refused before any run.
+  """
   seeds = numbers_of('seeds', settings.seeds, int, high=2**32 - 1)
   splits = numbers_of('splits', settings.splits, int)
   shares = numbers_of(
@@ -86,29 +90,30 @@ def read_grid(settings: CompareSettings) -> Grid:
 
 
 def _check_probe_splits(settings: CompareSettings) -> None:
-  """Refuses splits that would part the users which a task keeps together."""
+  """Refuses random splits of a task that keeps the rows of a user together."""
   for task in settings.tasks:
     if task.endswith('_by_user') and settings.probe_splits > 1:
       raise SettingsError(
-        f'--tasks={task} keeps the rows of a user together, which other splits '
-        'would part: take --probe_splits=1'
+        f'--tasks={task} keeps the rows of a user in one split, which random '
+        'splits would not: take --probe_splits=1'
       )
 
 
 def _check_crossing(
   settings: CompareSettings, splits: Sequence[int], seeds: Sequence[int]
 ) -> None:
-  """Refuses a mean over runs in which some splits count more than others."""
+  """Refuses runs that use some splits or seeds more often than others."""
   few, many = sorted((len(splits), len(seeds)))
   if not settings.crossed and many % few:
     raise SettingsError(
       f'--crossed=false with {len(seeds)} --seeds and {len(splits)} --splits '
-      'uses some more often than others: give as many of both, or a multiple'
+      'uses some more often than others: give the same number of both, or a '
+      'multiple'
     )
 
 
 def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
-  """The rows of all tables, those of the main one first."""
+  """The rows of all tables; those of --methods come first."""
   chosen = methods.choose_methods(settings.methods)
   chosen |= methods.variant_methods(settings.variant)
   rhos = numbers_of('rhos', settings.rhos, float, high=0.99, above=0.0)
@@ -118,7 +123,7 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
   known = methods.METHODS | chosen
   chosen |= methods.concatenated_methods(settings.concatenated, known)
   reference = settings.reference
-  # By default there may be none.
+  # The default reference need not be a row.
   if reference not in chosen and reference != REFERENCE:
     raise SettingsError(
       f'--reference={reference} is not among the rows: add it to --methods, or '
@@ -134,16 +139,17 @@ def _read_finetuning(
   splits: Sequence[int],
   probe_splits: Sequence[int],
 ) -> dict[str, FinetuneSettings]:
-  """The flags of fine-tuning by kind, of tasks that can be measured.
+  """The settings of fine-tuning, by the kind of task.
 
-  What could not be measured is refused before hours of training.
+  Tasks and splits that cannot be measured are refused, before hours of
+  training.
   """
   finetuning = {}
   for task, users in tasks.items():
-    # A pre-training "task" has no such flag; what follows refuses it.
+    # `open_task` refuses a pre-training "task", which has no flag file.
     kind = users.kind if users.kind in methods.METRICS else 'classification'
     finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
-    # Where it starts from, the methods say.
+    # The methods decide what fine-tuning starts from.
     tuned = dataclasses.replace(
       finetuning[kind], task=task, pretrained='', **data_flags
     )
@@ -158,16 +164,16 @@ def _read_finetuning(
 def _check_tuning(
   settings: CompareSettings, tuned: FinetuneSettings, kind: str
 ) -> None:
-  """Refuses now what fine-tuning would refuse after hours of pre-training."""
+  """Refuses what fine-tuning would refuse after hours of pre-training."""
   path = f'--{kind}={getattr(settings, kind)}'
   if tuned.kind not in (None, kind):
     raise SettingsError(
-      f'{path}: leave out --kind={tuned.kind}; methods are compared by the '
-      f'kind that the data set says, which is {kind} for {tuned.task}'
+      f'{path}: leave out --kind={tuned.kind}; the data set decides the kind '
+      f'of a task, which is {kind} for {tuned.task}'
     )
   if tuned.mode != 'full':
     raise SettingsError(
-      f'{path}: leave out --mode={tuned.mode}; frozen vectors are columns of '
+      f'{path}: leave out --mode={tuned.mode}; frozen encoders have columns of '
       'their own (--modes=frozen)'
     )
   with naming(path):
@@ -180,7 +186,7 @@ def read_pretraining(
   known: Mapping[str, methods.Method],
   chosen: Sequence[str],
 ) -> dict[str, PretrainSettings]:
-  """The flags of pre-training, as far as the methods need any."""
+  """The settings of pre-training, by the flag that names their file."""
   needed = set().union(*(_stages_of(known, name) for name in chosen))
   found = {}
   for name in STAGES:
@@ -189,14 +195,13 @@ def read_pretraining(
       continue
     if not path:
       raise SettingsError(
-        f'--{name}=FLAGFILE is needed by the --methods: it says how they are '
-        'pre-trained'
+        f'--methods needs --{name}=FLAGFILE: the flags of their pre-training'
       )
     found[name] = read_flagfile(PretrainSettings, settings, name)
     if found[name].select_by == 'probe':
       raise SettingsError(
-        f'--{name}={path}: leave out --select_by=probe, which looks at labels '
-        'that are test labels in other splits'
+        f'--{name}={path}: leave out --select_by=probe, which uses labels that '
+        'are test labels in other splits'
       )
     if found[name].split != 'last_ten':
       raise SettingsError(
@@ -217,14 +222,14 @@ def check_objectives(name: str, path: str, objectives: tuple[str, ...]) -> None:
 
 
 def check_training(settings: PretrainSettings) -> None:
-  """Refuses now what pre-training would refuse after hours of other runs."""
+  """Refuses what pre-training would refuse after hours of other runs."""
   loop.check_devices(settings)
   check_table_update(settings)
   check_objective(settings)
 
 
 def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
-  """The stages whose files a method needs, and those that it starts from."""
+  """The stages whose files are needed, for a method and what it depends on."""
   method = known[name]
   needed = {method.flags, method.rate_of} - {''}
   for other in (method.after, method.steps_of, *method.concatenated):
@@ -236,7 +241,7 @@ def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
 def read_flagfile(
   settings_type: type[Settings], settings: CompareSettings, name: str
 ) -> Any:
-  """The settings of the file that a flag names; the defaults if it is empty."""
+  """The settings in the file that a flag names; the defaults without one."""
   path = getattr(settings, name)
   if not path:
     return settings_type()
@@ -246,7 +251,7 @@ def read_flagfile(
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-  """An error of a flag file names the file."""
+  """Prepends the name of a flag file to errors about it."""
   try:
     yield
   except (flags.Error, SettingsError) as error:
@@ -261,7 +266,7 @@ def numbers_of(
   above: float = -1.0,
   high: float | None = None,
 ) -> tuple[Any, ...]:
-  """The numbers that a list flag holds, each once."""
+  """The numbers in a list flag, without duplicates."""
   numbers = []
   for word in words:
     try:

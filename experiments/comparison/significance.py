@@ -1,8 +1,8 @@
-"""Is a difference between two methods more than chance?
+"""Statistical tests of the difference between two methods.
 
 All tests are paired, since all methods are tested on the same users. The unit
-of resampling is the user, with its rows in all splits and seeds; or, in columns
-with many splits, the split.
+of resampling is the user, with its rows in all splits and seeds, or in columns
+with many splits the split.
 """
 
 import math
@@ -11,22 +11,23 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import scipy.stats
 
-# Numbers of a block of resamples, so that memory stays small: 32 MB.
+# How many weights are drawn at a time: 32 MB.
 _BLOCK = 4_000_000
 
 
 def user_weights(num_users: int, *, resamples: int) -> Iterator[np.ndarray]:
-  """How often each user is drawn in resamples, the same ones in every call.
+  """How often each user is drawn; the resamples are the same in every call.
 
   Yields:
-    int [some of the resamples, num_users], rows that add up to `num_users`.
+    int [block, num_users], with a row for each of some resamples. Each row adds
+    up to `num_users`.
   """
   rng = np.random.default_rng(0)
   rows_at_once = max(1, _BLOCK // num_users)
   for start in range(0, resamples, rows_at_once):
     rows = min(rows_at_once, resamples - start)
     drawn = rng.integers(num_users, size=(rows, num_users))
-    # One count for all rows, each with numbers of its own.
+    # A single bincount serves all rows, whose users get different numbers.
     drawn += num_users * np.arange(rows)[:, None]
     weights = np.bincount(drawn.reshape(-1), minlength=rows * num_users)
     yield weights.reshape(rows, num_users)
@@ -38,10 +39,10 @@ def bootstrap(
   *,
   resamples: int,
 ) -> np.ndarray:
-  """A statistic of the methods, on resamples of the users.
+  """A statistic of each method, on resamples of the users.
 
   Args:
-    statistic: weights [some, num_users] -> a number a method [some, methods].
+    statistic: (weights [block, num_users]) -> its values [block, methods].
 
   Returns:
     [resamples, methods].
@@ -61,11 +62,11 @@ def weighted_means(
   sum_u w_u sums_u / sum_u w_u counts_u
 
   Args:
-    weights: how often each user counts, [resamples, users].
-    sums: of the values of a user's examples, [users, methods].
-    counts: how many examples a user has, [users].
+    weights: how often each user was drawn, [resamples, users].
+    sums: sums over the examples of each user, [users, methods].
+    counts: the number of examples of each user, [users].
   """
-  # As floats, since a product of integers is not made by BLAS.
+  # BLAS multiplies floats, not integers.
   weights = weights.astype(float)
   return weights @ sums / (weights @ counts)[:, None]
 
@@ -73,14 +74,14 @@ def weighted_means(
 def weighted_auc(
   weights: np.ndarray, scores: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-  """The area under the ROC curve where examples count several times.
+  """The area under the ROC curve of weighted examples.
 
   sum over pairs of w+ w- (1[s+ > s-] + 1[s+ = s-] / 2) / (sum w+ sum w-)
 
   Args:
-    weights: how often each example counts, [resamples, examples].
-    scores: [examples], higher for the positive.
-    labels: [examples], not 0 for the positive.
+    weights: how often each example was drawn, [resamples, examples].
+    scores: [examples], higher where the positive class is more likely.
+    labels: [examples], 0 for the negative class.
 
   Returns:
     [resamples], nan where only one class was drawn.
@@ -115,8 +116,8 @@ def p_value(differences: np.ndarray) -> float:
 
   min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + #d))
 
-  The 1 stands for the observed users themselves: no finite number of resamples
-  can show a p of 0.
+  The 1 stands for the observed sample: no finite number of resamples can show
+  that p is 0.
 
   Args:
     differences: of two methods, on resamples of the users, [resamples].
@@ -130,15 +131,15 @@ def p_value(differences: np.ndarray) -> float:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-  """McNemar's exact test, two-sided: do two classifiers err equally often?
+  """McNemar's exact test, two-sided, that two classifiers err equally often.
 
-  If they do, then of the n examples that just one of them gets right, the
-  number that the first gets right is Binomial(n, 1/2). p is 1 where they never
-  differ.
+  Under this hypothesis, if n examples are classified correctly by exactly one
+  of them, the number of those classified correctly by the first is
+  Binomial(n, 1/2). p is 1 if n is 0.
 
   Args:
     first: 1 where the first classifier is right, else 0, [examples].
-    second: the same of the second one.
+    second: the same for the second classifier.
 
   Reference:
     McNemar, Note on the sampling error of the difference between correlated
@@ -156,12 +157,13 @@ def split_error(values: np.ndarray, *, test_per_train: float) -> float:
 
   sqrt((1 / n + n_test / n_train) var)
 
-  The second term stands for what the splits have in common, and does not get
-  smaller with more of them. Without, it is the plain std / sqrt(n).
+  The second term accounts for the overlap of the splits, and does not shrink
+  with their number. Without it, this is the usual std / sqrt(n).
 
   Args:
-    values: of each split, [n], 2 or more.
-    test_per_train: test rows of a split for each of its training rows.
+    values: one for each split, [n], with n >= 2.
+    test_per_train: the number of test rows over that of training rows, of a
+      split.
 
   Example:
     >>> round(split_error(np.array([1.0, 2.0, 3.0]), test_per_train=1 / 3), 4)
@@ -191,12 +193,12 @@ def split_interval(
 def split_test(differences: np.ndarray, *, test_per_train: float) -> float:
   """The corrected resampled t test that the mean difference is 0.
 
-  t = mean / split_error, two-sided, with n - 1 degrees of freedom; p is 1 where
+  t = mean / split_error, two-sided, with n - 1 degrees of freedom; p is 1 if
   the methods never differ.
 
   Args:
-    differences: of two methods, on each of the same splits, [n], 2 or more.
-    test_per_train: of `split_error`.
+    differences: of two methods on the same splits, [n], with n >= 2.
+    test_per_train: as in `split_error`.
   """
   mean = float(np.mean(differences))
   error = split_error(differences, test_per_train=test_per_train)
@@ -209,8 +211,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
   """Holm's correction of p values for their number, in the same order.
 
   The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) p_j).
-  Rejecting all that are below a level keeps the family-wise error rate below
-  that level.
+  Rejecting every hypothesis whose corrected p is below a level keeps the
+  family-wise error rate below that level.
 
   Reference:
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian

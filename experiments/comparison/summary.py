@@ -1,8 +1,8 @@
 """Summary statistics of a column of a comparison: means, intervals, tests.
 
-For each split seed all methods have the same test rows. The values of a method
-are first averaged over seeds, per test row. Then users are resampled, each with
-its rows in all splits, with the same resamples for all methods.
+All methods have the same test rows in each split. The values of a method are
+first averaged over seeds, for each test row. Then users are resampled, each
+with its rows in all splits, with the same resamples for all methods.
 """
 
 import functools
@@ -17,16 +17,16 @@ from adaptssr_jax import metrics
 from experiments.comparison import significance
 from experiments.comparison.methods import REFERENCE
 
-# The AUC of a resample costs a pass over the rows of every run.
+# Fewer for the AUC, of which a resample costs a pass over the rows of each run.
 _RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
 
 
 class Outcome(NamedTuple):
-  """What one cell of a comparison came to."""
+  """The outcome of one cell of a comparison."""
 
-  score: float  # the metric on the test split
-  split: int  # seed of the split
-  path: pathlib.Path  # of its `predictions.npz`
+  score: float  # the metric on the test rows
+  split: int  # the seed of the split
+  path: pathlib.Path  # the `predictions.npz` of the cell
 
 
 def summarise(
@@ -44,11 +44,11 @@ def summarise(
     users: the user of each test row, for each split.
 
   Returns:
-    For each method its `mean`, `std` over runs and standard `error` (None if
-    there is but one), the number of `runs`, the 95 % `interval` of the mean
-    over users, and, compared with the reference, the `improvement` in percent,
-    the `difference`, its 95 % interval, `p`, `p_holm` corrected for the number
-    of rows, and the name of the `test`; None for the reference.
+    For each method: `mean`; `std` over runs and standard `error`, None for a
+    single run; the number of `runs`; and the 95 % `interval` of the mean over
+    users. Compared with the reference: `improvement` in percent, `difference`,
+    the 95 % `difference_interval`, `p`, `p_holm`, which is corrected for the
+    number of rows, and the name of the `test`; None for the reference.
   """
   samples = dict(
     zip(outcomes, _resampled(outcomes, metric, users), strict=True)
@@ -73,7 +73,7 @@ def summarise(
 
 
 def _spread(scores: np.ndarray) -> dict[str, Any]:
-  """The numbers of a method by itself; None stands for those that follow."""
+  """The statistics of one method; those of a comparison are None."""
   several = len(scores) > 1
   std = float(scores.std(ddof=1)) if several else None
   return {
@@ -90,7 +90,7 @@ def _tested(
   summary: Mapping[str, dict[str, Any]],
   compared: Mapping[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-  """The summary, with the comparisons, and p corrected for their number."""
+  """The summary with the comparisons, and p corrected for their number."""
   names = [name for name in summary if name in compared]
   corrected = significance.holm([compared[name]['p'] for name in names])
   p_holm = dict(zip(names, corrected, strict=True))
@@ -103,7 +103,7 @@ def _tested(
 def _mcnemar(
   outcomes: Sequence[Outcome], reference: Sequence[Outcome], metric: str
 ) -> dict[str, Any]:
-  """The exact test, where there is but one run of each to compare."""
+  """The exact test of accuracies, if there is a single run of each method."""
   if metric != 'accuracy' or len(outcomes) > 1 or len(reference) > 1:
     return {}
   first, second = (
@@ -151,7 +151,7 @@ def _sum_by_user(
   rows: Mapping[int, np.ndarray],
   num_users: int,
 ) -> np.ndarray:
-  """A method's values of each user, mean over seeds, sum over rows."""
+  """The values of each user: their mean over seeds, and sum over rows."""
   sums = np.zeros(num_users)
   for split, who in rows.items():
     values = []
@@ -203,17 +203,16 @@ def summarise_splits(
 
   Args:
     outcomes: of every method that can do the task, on 2 splits or more.
-    test_per_train: test rows of a split for each of its training rows, all of
-      them, though a column may learn from a share: fewer training rows overlap
-      less, not more.
+    test_per_train: as in `significance.split_error`. All training rows are
+      counted even if a column uses a share of them, which overlap less.
 
   Returns:
-    As `summarise`, over splits in place of runs, and `by_split`: the
-    number of each split.
+    As `summarise`, with splits in place of runs, and `by_split`: the metric in
+    each split.
   """
   by_split, summary, compared = {}, {}, {}
   for name, runs in outcomes.items():
-    # The mean of each split over its seeds.
+    # The mean over the seeds of each split.
     by_split[name] = {
       split: float(np.mean([run.score for run in runs if run.split == split]))
       for split in dict.fromkeys(run.split for run in runs)

@@ -12,7 +12,7 @@ from experiments.comparison.methods import (
   REFERENCE,
 )
 
-# Below this p, the table says so.
+# The table marks values of p below this level.
 LEVEL = 0.05
 MARK = '†'
 DASH = '-'
@@ -21,14 +21,14 @@ DASH = '-'
 class Column(NamedTuple):
   """A task, at a share of its training labels, in one mode."""
 
-  task: str  # its name
-  share: float  # of the training rows
-  metric: str  # by which methods are compared, a number in 0..1
-  mode: str = FINE_TUNED  # how the vectors are used
+  task: str  # the name of the task
+  share: float  # the share of the training rows
+  metric: str  # the metric by which methods are compared, within 0..1
+  mode: str = FINE_TUNED  # how the encoder is used, of `methods.MODES`
 
   @property
   def title(self) -> str:
-    """`age, accuracy`, and the share and mode if they are not as usual."""
+    """`age, accuracy`, and the share and mode if they are not the default."""
     labels = '' if self.share == 1 else f', {_percent(self.share)} of labels'
     mode = '' if self.mode == FINE_TUNED else f', {_MODES[self.mode]}'
     return f'{self.task}, {self.metric}{labels}{mode}'
@@ -46,11 +46,11 @@ Summary = Mapping[Column, Mapping[str, Mapping[str, Any]]]
 def markdown(
   summary: Summary, titles: Mapping[str, str], *, reference: str = REFERENCE
 ) -> str:
-  """The tables of all shares of the labels, each followed by its intervals.
+  """The tables in Markdown, one for each share, each with its intervals.
 
   Args:
-    summary: for each column and method, as of `summary.summarise`; a method is
-      missing where it cannot do the task.
+    summary: for each column and method, the result of `summary.summarise`; a
+      method is missing where it cannot do the task.
   """
   shares = list(dict.fromkeys(column.share for column in summary))
   parts = []
@@ -68,7 +68,7 @@ def markdown(
 
 
 def _names(columns: Sequence[Column]) -> list[str]:
-  """Of the columns of a table, with the mode where there are several."""
+  """The headings of columns, with the mode if some are frozen."""
   several = any(column.mode != FINE_TUNED for column in columns)
   return [
     f'{column.task} {column.metric}'
@@ -80,11 +80,11 @@ def _names(columns: Sequence[Column]) -> list[str]:
 def _means(
   summary: Summary, columns: Sequence[Column], titles: Mapping[str, str]
 ) -> str:
-  """Mean and error; where it is fine-tuned the improvement, as in the paper."""
+  """The table of means and errors; fine-tuned columns have an improvement."""
   head = ['Pre-train']
   for column, name in zip(columns, _names(columns), strict=True):
     head += [name, 'Impr'] if column.mode == FINE_TUNED else [name]
-  # The best of these rows: a sweep has a table of its own.
+  # The best value is that of these rows: a sweep has a table of its own.
   shown = {
     column: {
       name: found for name, found in summary[column].items() if name in titles
@@ -155,7 +155,7 @@ def _percent(share: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Markdown, numbers to the right.
+  """A table in Markdown, whose numbers are aligned to the right.
 
   Example:
     >>> print(_table(['a', 'b'], [['x', '1']]), end='')
@@ -169,7 +169,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:
-  """What is known of this comparison alone, as a list in Markdown."""
+  """The facts of this comparison, as a list in Markdown."""
   title = results['titles'].get(grid.reference, grid.reference)
   lines = [
     f'{MARK}: p < {LEVEL} in a paired test against {title}. How the numbers, '
@@ -201,7 +201,7 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
 def _ranges(
   grid: Grid, runs: Sequence[Mapping[str, Any]], number: str = 'steps'
 ) -> str:
-  """The least and the largest number of the runs of each method."""
+  """The smallest and the largest value among the runs of each method."""
   found = collections.defaultdict(list)
   for one in runs:
     if number in one:
@@ -215,7 +215,7 @@ def _ranges(
 
 
 def _collapsed(grid: Grid, runs: Sequence[Mapping[str, Any]]) -> list[str]:
-  """A warning of each pre-training whose chosen state has collapsed."""
+  """Warnings of pre-training runs whose best state has collapsed."""
   warnings = [collapse_of(grid, one['method'], one['best']) for one in runs]
   return [
     f'WARNING: {grid.method(one["method"]).title}, seed {one["seed"]}: '
