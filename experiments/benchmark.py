@@ -10,15 +10,15 @@
   python -m experiments.benchmark --gpu \
     --reference=CHECKOUT --reference_python=PYTHON_WITH_TORCH
 
-Cases that are compared run in turn, each in its own process. Nothing else
-should run on the machine.
+Configurations that are compared take turns, each in a process of its own.
+Nothing else should run on the machine meanwhile.
 """
 
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.run.command import run
 
 if __name__ == '__main__':
-  # Bad flags, and --help, are answered before what follows is imported.
+  # Before the slow imports below, so that --help and bad flags answer at once.
   run('experiments.benchmark', BenchmarkSettings)
 
 import dataclasses
@@ -55,8 +55,8 @@ from experiments.run.workdir import (
   reading_json,
 )
 
-# They may change before --growth or --objectives goes on.
-_FREE = (
+# Flags that may change before --growth or --objectives is resumed.
+_MUTABLE = (
   'workdir',
   'json',
   'quiet',
@@ -75,7 +75,7 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
       settings.json_file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise SettingsError(
-        f'--workdir={settings.workdir} cannot be made ({error.strerror}): '
+        f'--workdir={settings.workdir} cannot be created ({error.strerror}): '
         'choose another folder'
       ) from error
   if settings.mode == 'quick':
@@ -91,15 +91,15 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
 
 
 def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
-  """Runs all cases; what was measured is on disk after each."""
-  # Or this process would take memory of a GPU from those that it starts.
+  """Runs all cases, and writes the results to disk after each of them."""
+  # Otherwise this process would take GPU memory from those that it starts.
   jax.config.update('jax_platforms', 'cpu')
   runs: list[dict[str, Any]] = []
-  # Its own, so that the first run of each case compiles.
+  # A new cache, so that the first run of each case compiles its programs.
   with tempfile.TemporaryDirectory() as cache:
     if settings.growth:
       runs += measured_before(settings)
-      # Each compiles, which takes memory, too.
+      # No cache: the peak memory of each case includes compilation.
       _run_interleaved(growth_cases(settings), settings, 'off', runs)
       draw_growth(runs, settings.json_file.parent)
     elif settings.objectives:
@@ -114,18 +114,23 @@ def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
 
 
 def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
-  """The runs of the file of the results that succeeded, if there is one."""
+  """Returns the successful runs in the file of results, if there is one.
+
+  Raises:
+    SettingsError: If the file is of another commit, of other flags, or not
+      written by this command.
+  """
   path = settings.json_file
   if not path.exists():
     return []
-  with reading_json(path, writer=f'--{settings.mode}') as whole:
-    runs, code, before = whole['runs'], whole['commit'], whole['flags']
-    differing = differing_flags(before, settings.flag_values(), _FREE)
+  with reading_json(path, writer=f'--{settings.mode}') as results:
+    runs, code, before = results['runs'], results['commit'], results['flags']
+    differing = differing_flags(before, settings.flag_values(), _MUTABLE)
   if code != commit():
     differing = f'the commit was {code}, is {commit()}'
   if differing:
     raise SettingsError(
-      f'{path} holds what was measured otherwise: {differing}. Choose another '
+      f'{path} holds results of other settings: {differing}. Choose another '
       '--workdir, or remove it'
     )
   return [run for run in runs if 'error' not in run]
@@ -134,7 +139,7 @@ def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
 def _compare(
   settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
 ) -> None:
-  """Takes turns with the reference, and with what is switched off."""
+  """Times ours against the reference and, with --ablation, against itself."""
   for group in main_cases(settings):
     _run_interleaved(group, settings, cache, runs)
   if settings.ablation:
@@ -147,7 +152,7 @@ def _compare(
 def _compare_on_gpu(
   settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
 ) -> None:
-  """Chooses flags for each catalogue, then takes turns with the reference."""
+  """Chooses flags for each catalogue, then times ours against the reference."""
   settings = dataclasses.replace(settings, dtype=settings.dtype or 'bfloat16')
   plain = dataclasses.replace(settings, profile=False)
   for size, group in zip(
@@ -171,9 +176,9 @@ def _run_interleaved(
   cache: str,
   runs: list[dict[str, Any]],
 ) -> None:
-  """Runs cases one after the other, again and again, and adds to the runs.
+  """Runs all cases once in each round, and appends their results to `runs`.
 
-  But for those that are among the runs already.
+  Cases that `runs` already holds are skipped.
   """
   cases, rounds = list(cases), settings.rounds or (1 if settings.growth else 3)
   names = ('section', 'name', 'who', 'round')
@@ -189,12 +194,12 @@ def _run_interleaved(
         f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error'])
       )
       runs.append(_named(case, round, found))
-      whole = {
+      results = {
         'flags': settings.flag_values(),
         'commit': commit(),
         'runs': runs,
       }
-      _write(settings.json_file, whole)
+      _write(settings.json_file, results)
 
 
 def _named(case: Case, round: int, found: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def _named(case: Case, round: int, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _title(runs: Sequence[dict[str, Any]]) -> str:
-  """On what it was measured."""
+  """The commit, the version of JAX and the device of the results."""
   names = ('jax', 'device', 'devices', 'cores')
   ours = [found for found in runs if found['who'] == OURS]
   used = {'commit': commit()} | {

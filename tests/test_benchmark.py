@@ -80,7 +80,7 @@ def test_operations_of_a_step_by_hand():
   assert step_flops(np.array([1, 3]), users=2, encoder=encoder) == expected
 
 
-def test_made_users():
+def test_synthetic_users():
   users = synthetic_users(2000, num_items=50, longest=100)
   lengths = users.items.lengths
   assert lengths.min() >= 10

@@ -114,7 +114,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     ({'objectives': ('clue',), 'profile': True}, 'leave out --profile'),
     (
       {'objectives': ('clue', 'ptum'), 'quick': True, 'rounds': None},
-      'leave out --objectives of several',
+      'leave out --objectives=NAME,NAME',
     ),
     (
       {'objectives': ('clue',), 'reference_python': without_torch},

@@ -1,1 +1,1 @@
-"""What `experiments.benchmark` is made of."""
+"""The parts of `experiments.benchmark`."""

@@ -1,4 +1,4 @@
-"""What the benchmark compares: one case is one process."""
+"""The cases that the benchmark compares; each runs in a process of its own."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from experiments.benchmarking.options import CATALOGUES, BenchmarkSettings
 from experiments.flags.binder import SettingsError
 from experiments.run.workdir import commit
 
-# What was measured of a case, by name.
+# The results of one case in one round, by name.
 Run = dict[str, Any]
 OURS = 'ours'
 PADDED = 'reference, padded'
@@ -24,7 +24,7 @@ _GROWTH = {
   'num_items': [CATALOGUES[0], 65_536, CATALOGUES[1], 5_000_000],
   'cpu_devices': [1, 2, 4, 8],
 }
-# Flags of speed that --gpu chooses, one after the other.
+# The values that --gpu tries for each flag, one flag after the other.
 CHOICES = {
   'microbatch': (0, 64, 256, 1024),
   'buckets': (1, 2, 4, 8),
@@ -33,16 +33,16 @@ CHOICES = {
 
 
 class Case(NamedTuple):
-  """What is timed."""
+  """A configuration that is timed."""
 
-  section: str  # of the report
-  name: str  # of the configuration
-  who: str  # OURS, PADDED, TRIMMED or PYTORCH
-  changes: dict[str, Any]  # of the settings
+  section: str  # title of its section in the report
+  name: str  # name of the configuration
+  who: str  # whose code is timed: OURS, PADDED, TRIMMED or PYTORCH
+  changes: dict[str, Any]  # settings that replace those of the command
 
 
 def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
-  """For each catalogue size the cases to run in turn: ours and PyTorch's."""
+  """For each catalogue size, ours and the reference, which take turns."""
   peers = [PADDED, TRIMMED] if settings.reference else []
   return [
     [
@@ -54,7 +54,7 @@ def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
 
 
 def objective_cases(settings: BenchmarkSettings) -> list[list[Case]]:
-  """For each objective of each catalogue ours, and that in plain PyTorch."""
+  """For each catalogue and objective, ours and the one in plain PyTorch."""
   return [
     [
       Case(
@@ -71,14 +71,14 @@ def objective_cases(settings: BenchmarkSettings) -> list[list[Case]]:
 
 
 def growth_cases(settings: BenchmarkSettings) -> Iterator[Case]:
-  """One flag changed at a time, from its least value on."""
+  """Cases that change one flag at a time, from its least value upwards."""
   for name, values in _GROWTH.items():
     for value in few(values, settings):
       change = catalogue(settings.catalogues[0]) | {name: value}
       if name == 'num_items':
         change = catalogue(value)
       if name == 'max_length':
-        # Users grow with the length, which would otherwise hardly matter.
+        # Users have more behaviours, or a longer maximum would hardly matter.
         change['longest'] = value
       yield Case(f'Growth with --{name}', str(value), OURS, change)
 
@@ -86,7 +86,7 @@ def growth_cases(settings: BenchmarkSettings) -> Iterator[Case]:
 def ablation_cases(
   settings: BenchmarkSettings, *, cpu: bool
 ) -> list[list[Case]]:
-  """For each catalogue the default, and each optimisation switched off."""
+  """For each catalogue, the defaults and each optimisation switched off."""
   off = {'buckets': 1, 'microbatch': 0, 'table_update': 'dense'}
   if cpu:
     off['cpu_devices'] = 1
@@ -108,7 +108,7 @@ def choosing_cases(
   name: str,
   chosen: Mapping[str, Any],
 ) -> list[Case]:
-  """One flag at each of its values, with those that were chosen before."""
+  """One case for each value of a flag, with the values chosen before it."""
   return [
     Case(
       f'Choosing --{name}, {items(size)}',
@@ -121,7 +121,7 @@ def choosing_cases(
 
 
 def fastest(cases: Sequence[Case], runs: Sequence[Run]) -> dict[str, Any]:
-  """The changes of the case that has the highest median rate."""
+  """The changes of the case with the highest median rate."""
   rates = {}
   for case in cases:
     found = [
@@ -140,13 +140,13 @@ def flagfile_of(
   chosen: Mapping[str, Any],
   runs: Sequence[Run],
 ) -> str:
-  """What was chosen, for --flagfile of `experiments.pretrain`."""
+  """The chosen flags as a file for --flagfile of `experiments.pretrain`."""
   run = next(run for run in reversed(runs) if 'error' not in run)
   lines = [
     f'# Measured by experiments.benchmark --gpu at {run["num_items"]:,} items, '
     f'{settings.batch_size}',
     f'# users a batch, on {run["device"]}, commit {commit()},',
-    f'# jax {run["jax"]}: what was fastest'
+    f'# jax {run["jax"]}: the fastest flags'
     + (' of two values each.' if settings.quick else '.'),
     f'--dtype={settings.dtype}',
     *(f'--{name}={chosen[name]}' for name in CHOICES),
@@ -155,23 +155,26 @@ def flagfile_of(
 
 
 def too_large(settings: BenchmarkSettings) -> str:
-  """Why not to try dense Adam on a table, if it would not fit."""
+  """The reason not to run a case whose dense Adam would not fit into memory.
+
+  It is empty if the case can be run.
+  """
   meminfo = pathlib.Path('/proc/meminfo')
   on_host = settings.table_update == 'dense' and not settings.gpu
   if not on_host or not meminfo.exists():
     return ''
   devices = settings.cpu_devices or os.cpu_count() or 1
   table = 4 * settings.catalogues[0] * (settings.embed_dim or 64)
-  # Parameters, gradients, moments and updates: measured, of each device.
+  # Parameters, gradients, moments and updates on each device, as measured.
   needed = 6 * table * devices / _GIB
   free = int(meminfo.read_text().split('MemAvailable:')[1].split()[0]) * 1024
   if needed < 0.8 * free / _GIB:
     return ''
-  return f'left out, since it needs some {needed:.0f} GiB'
+  return f'left out, since it needs about {needed:.0f} GiB'
 
 
 def few(values: Sequence, settings: BenchmarkSettings) -> Sequence:
-  """The values, or with --quick two of them."""
+  """All values, or the first two with --quick."""
   return values[: 2 if settings.quick else None]
 
 
@@ -181,5 +184,5 @@ def items(size: int) -> str:
 
 
 def catalogue(size: int) -> dict[str, Any]:
-  """The change of settings that takes a catalogue."""
+  """The change of settings for a catalogue of this size."""
   return {'num_items': (str(size),)}

@@ -17,9 +17,9 @@ from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import product_rate, profiled
 from experiments.benchmarking.work import (
-  made_data,
   scored_of_a_user,
   step_flops,
+  synthetic_data,
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.planning.counting import padding_share
@@ -39,30 +39,30 @@ from experiments.run.batches import (
 from experiments.run.encoder import make_encoder
 from experiments.run.process import num_cores
 
-# Enough for batches to be read from memory rather than from a cache.
+# Enough users that batches are read from memory rather than from a CPU cache.
 _USERS = 32_768
 _WARM_UP = 2
 _AT_LEAST = 3
-# Seconds after which no more steps are timed, if there are a few.
+# Seconds after which timing stops, once at least _AT_LEAST steps are timed.
 _ENOUGH = 20.0
 _PROFILED = 5
 _MIB = 2**20
 
 
 def measure(settings: BenchmarkSettings) -> dict[str, Any]:
-  """Times training steps as `experiments.pretrain` does them.
+  """Times training steps as `experiments.pretrain` runs them.
 
   Args:
-    settings: the flags, of which the first catalogue is taken.
+    settings: the flags; only the first of their catalogues is measured.
 
   Returns:
-    What was measured, by name; rates are of the median step. What this machine
-    does not tell is None.
+    The results by name; rates are those of the median step. A number that
+    cannot be measured on this machine is None.
   """
   num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
   loop.check_devices(pretraining)
-  data = made_data(settings, max(_USERS, 2 * settings.batch_size))
+  data = synthetic_data(settings, max(_USERS, 2 * settings.batch_size))
   users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   encoder, params = make_encoder(pretraining, range(num_items), init_key)
@@ -138,7 +138,7 @@ def _time_training(
     )
   seconds = np.diff(done)
   memory = compiled.memory_analysis()
-  # The machine now: what follows also takes memory.
+  # The peak memory is read now, before other work raises it.
   found = machine() | {
     'users_per_second': _rate(settings, seconds),
     'step_seconds': seconds.tolist(),
@@ -175,12 +175,12 @@ def _time_steps(
   *,
   clock: Callable[[], float],
 ) -> tuple[TrainState, dict[str, jax.Array], list[float], list[float]]:
-  """Runs steps; records when each ended and the time waited for batches."""
+  """Runs steps, and records their ends and the total wait for batches."""
   done, waited, metrics = [], [], None
   for batch in batches:
     before = metrics
     state, metrics = step_fn(state, batch, key)
-    # As in training: the devices have this step to do meanwhile.
+    # As in training, wait for the step before, while the devices run this one.
     if before is not None:
       jax.block_until_ready(before)
       done.append(clock())
@@ -200,7 +200,7 @@ def _share_of_machine(
   sequences: int,
   scored: float | None,
 ) -> dict[str, float]:
-  """What is computed in a second, and what could be."""
+  """Rates of tokens and operations, and the rate of one large product."""
   found = {'tokens_per_second': rate * sequences * float(lengths.mean())}
   if scored is None:
     return found
@@ -221,14 +221,14 @@ def _share_of_machine(
 
 
 def _rate(settings: BenchmarkSettings, seconds: Iterable[float]) -> float:
-  """Users a second, of the seconds of batches."""
+  """Users per second, by the median batch."""
   return float(settings.batch_size / np.median(seconds))
 
 
 def _input_rate(
   users: UserArrays, pretraining: PretrainSettings, length: int
 ) -> float:
-  """Users per second of the input pipeline alone, without training."""
+  """Users per second of the input pipeline without training."""
   training_batch(users, 0, settings=pretraining, length=length)
   began, batches = time.perf_counter(), 0
   while time.perf_counter() - began < 0.5:
@@ -245,7 +245,7 @@ def _time_encoding(
   params: dict[str, Any],
   users: UserArrays,
 ) -> list[float]:
-  """The seconds of batches that are encoded without dropout."""
+  """The seconds that it takes to encode each batch without dropout."""
   length, _, buckets = speed.lengths_of(pretraining, [users], encoder)
   step_fn, params = speed.make_encoding(
     pretraining, encoder, params, buckets=buckets, length=length
@@ -263,7 +263,7 @@ def _time_encoding(
 
 
 def machine() -> dict[str, Any]:
-  """What this process runs on, and the most memory it has held, in MiB."""
+  """The device, the versions, and the peak memory of this process in MiB."""
   device = jax.local_devices()[0]
   stats = device.memory_stats() or {}
   peak, held = stats.get('peak_bytes_in_use'), None

@@ -1,4 +1,4 @@
-"""The flags of the benchmark, and what is wrong with them."""
+"""The flags of the benchmark, and their checks."""
 
 import dataclasses
 import pathlib
@@ -17,10 +17,10 @@ from experiments.flags.process import ProcessSettings, SpeedSettings
 from experiments.flags.shared import EncoderSettings
 from experiments.flags.traits import TRAITS
 
-# The catalogues of MovieLens-100k and of TTL, about.
+# Numbers of items: about those of MovieLens-100k and of TTL.
 CATALOGUES = (4048, 645_973)
-# By what is measured instead of the rest: the flags that it has no use for.
-_ALONE = {
+# Flags that choose another measurement: the flags that it cannot use.
+_UNUSED = {
   'growth': (
     'gpu',
     'reference',
@@ -42,68 +42,70 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   num_items: tuple[str, ...] | None = flag(
     None, 'Catalogue sizes, N or N,N [4048,645973; --quick: 4048].'
   )
-  max_length: int | None = flag(150, 'Behaviours seen of a user.', low=1)
+  max_length: int | None = flag(
+    150, 'Maximum number of behaviours of a user that are encoded.', low=1
+  )
   longest: int = flag(
     100,
     'Behaviours of the longest synthetic user; the mean is 0.55 times that.',
     low=10,
   )
-  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
-  steps: int = flag(12, 'Steps that are timed, after some that are not.', low=3)
+  batch_size: int = flag(128, 'Users in a batch, over all devices.', low=1)
+  steps: int = flag(12, 'Steps that are timed, after some warm-up.', low=3)
   rounds: int | None = flag(
     None,
-    'How often configurations that are compared are run, in turn [3; --growth '
-    '1].',
+    'How often each of the compared configurations is run, in turn [3; '
+    '--growth: 1].',
     low=1,
   )
   quick: bool = flag(
     False,
-    'Measure one configuration only, in this process: less than a minute. With '
-    '--growth or --gpu: two values of each flag.',
+    'Measure one configuration only, in this process, which takes less than a '
+    'minute. With --growth or --gpu: try two values of each flag.',
   )
   inference: bool = flag(False, 'Also time the encoding of users.')
   profile: bool = flag(
-    False, 'Also print where the time of a step goes, by the profiler of JAX.'
+    False,
+    "Also print the time of each part of a step, measured by JAX's profiler.",
   )
   growth: bool = flag(
     False,
-    'Instead, measure speed and memory at other batches, lengths, widths, '
-    'catalogues and devices, one value a process, and draw them beside '
-    'growth.json. Given again, it goes on.',
+    'Instead, measure speed and memory for other batch sizes, lengths, widths, '
+    'catalogues and numbers of devices, each in a process of its own, and draw '
+    'them next to growth.json. Given again, the command resumes.',
   )
   gpu: bool = flag(
     False,
     'Instead, in bfloat16, choose --microbatch, --buckets and --table_update '
-    'by measuring, write them as chosen_N.flags for N items, and take turns '
-    'with the reference, which has torch.compile and bfloat16, too.',
+    'by measuring, write them as chosen_N.flags for N items, and compare with '
+    'the reference, which also uses torch.compile and bfloat16.',
   )
   objectives: tuple[str, ...] = flag(
     (),
-    'Instead, take turns with the same objectives in plain PyTorch, which '
+    'Instead, compare with the same objectives in plain PyTorch, which '
     '--reference_python runs: all, or some of '
-    f'{", ".join(TRAITS)}; at 4048 items unless --num_items says more. Given '
-    'again, it goes on. With --quick: time one of them.',
+    f'{", ".join(TRAITS)}; at 4048 items unless --num_items is given. Given '
+    'again, the command resumes. With --quick: time one of them.',
   )
   cpu_time: bool = flag(
     False,
-    'Measure CPU time instead of wall-clock time, on a machine that is in use; '
-    'needs --cpu_devices=1 and no --reference.',
+    'Measure CPU time instead of wall-clock time, for a machine that is in '
+    'use; needs --cpu_devices=1 and no --reference.',
   )
   timeout: int = flag(
     900,
-    'Seconds after which a configuration is given up, and the result says so.',
+    'Seconds after which a configuration is stopped and reported as failed.',
     low=1,
   )
   ablation: bool = flag(
-    False, 'Also time each optimisation switched off in turn.'
+    False, 'Also time the defaults with each optimisation switched off.'
   )
   reference: str = flag(
     '',
-    'A checkout of the public PyTorch implementation, to be timed in turn with '
-    'this one.',
+    'A checkout of the public PyTorch implementation, to compare with.',
   )
   reference_python: str = flag(
-    sys.executable, 'The Python that runs it, which has torch and numpy.'
+    sys.executable, 'The Python that runs PyTorch code; it has torch and numpy.'
   )
   workdir: str = flag('runs/benchmark', 'Folder of the results.')
   json: str = flag(
@@ -114,12 +116,16 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   compilation_cache: str = flag(
     'off',
     "--quick: folder of JAX's compiled programs, or auto, see "
-    'experiments.pretrain. Without --quick all is compiled once.',
+    'experiments.pretrain. Without --quick each program is compiled once.',
   )
 
   @property
   def catalogues(self) -> tuple[int, ...]:
-    """The numbers of items."""
+    """The numbers of items.
+
+    Raises:
+      SettingsError: If --num_items has anything but numbers of 2 or more.
+    """
     one = self.quick or self.objectives
     words = self.num_items or CATALOGUES[: 1 if one else None]
     try:
@@ -128,13 +134,17 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
       sizes = ()
     if not sizes or min(sizes) < 2:
       raise SettingsError(
-        f'--num_items must be numbers from 2 up, not {",".join(words)}'
+        f'--num_items must be numbers of 2 or more, not {",".join(words)}'
       )
     return sizes
 
   @property
   def objective_names(self) -> tuple[str, ...]:
-    """Which objectives are timed."""
+    """The objectives that are timed.
+
+    Raises:
+      SettingsError: If there is no objective of that name.
+    """
     if self.objectives == ('all',):
       return tuple(TRAITS)
     for name in self.objectives:
@@ -144,29 +154,29 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
   @property
   def is_resumable(self) -> bool:
-    """Whether the same command measures only what is not measured yet."""
+    """Whether the same command, given again, measures only what is missing."""
     return self.mode in ('growth', 'objectives')
 
   @property
   def clock(self) -> Callable[[], float]:
-    """What tells the seconds of steps."""
+    """The function that returns the time in seconds."""
     return time.process_time if self.cpu_time else time.perf_counter
 
   @property
   def mode(self) -> str:
-    """The flag that says what is measured instead, if one is given."""
-    return next((name for name in _ALONE if getattr(self, name)), '')
+    """The flag that chooses another measurement, or an empty string."""
+    return next((name for name in _UNUSED if getattr(self, name)), '')
 
   @property
   def json_file(self) -> pathlib.Path:
-    """Where the results go."""
+    """The file of the results."""
     name = self.mode or 'benchmark'
     return pathlib.Path(self.json or pathlib.Path(self.workdir, f'{name}.json'))
 
   def pretraining(self) -> PretrainSettings:
-    """The run of pre-training whose steps are timed.
+    """The settings of the pre-training run whose steps are timed.
 
-    It has the first of the objectives, and a curriculum is at its end.
+    They have the first of the objectives, at the end of its curriculum.
     """
     names = {field.name for field in dataclasses.fields(PretrainSettings)}
     shared = {
@@ -181,19 +191,19 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
 
 def check(settings: BenchmarkSettings) -> None:
-  """Refuses before anything is timed what would fail in the end."""
+  """Raises `SettingsError` for flags with which the benchmark would fail."""
   mode, several = settings.mode, len(settings.catalogues) > 1
   names = settings.objective_names
   wrong = [
     f'--{field.name}'
     for field in dataclasses.fields(settings)
-    if field.name in _ALONE.get(mode, ())
+    if field.name in _UNUSED.get(mode, ())
     and getattr(settings, field.name) != field.default
   ]
   if settings.num_items and several and mode in ('quick', 'growth'):
     wrong.append('--num_items=N,N')
   if mode == 'quick' and len(names) > 1:
-    wrong.append('--objectives of several')
+    wrong.append('--objectives=NAME,NAME')
   if wrong:
     raise SettingsError(
       f'--{mode} does not go with {wrong[0]}: leave out {wrong[0]}, or --{mode}'
@@ -206,8 +216,8 @@ def check(settings: BenchmarkSettings) -> None:
     raise SettingsError(f'--json={settings.json} is a folder, not a file')
   if settings.cpu_time and (settings.cpu_devices != 1 or settings.reference):
     raise SettingsError(
-      '--cpu_time counts the time of all cores together: give --cpu_devices=1 '
-      'and no --reference, or leave it out'
+      '--cpu_time sums the time of all cores: give --cpu_devices=1 and no '
+      '--reference, or leave it out'
     )
   if settings.gpu and not settings.quick:
     _check_gpu()
@@ -218,14 +228,14 @@ def check(settings: BenchmarkSettings) -> None:
 
 
 def _check_gpu() -> None:
-  # In a process of its own, since JAX takes most of the memory of a GPU.
+  # In a process of its own, since JAX reserves most of the memory of a GPU.
   code = 'import jax; print(jax.default_backend())'
   command = [sys.executable, '-c', code]
   seen = subprocess.run(command, capture_output=True, text=True)
   if seen.stdout.strip() != 'gpu':
     raise SettingsError(
-      '--gpu measures on a GPU, and JAX sees none: install what JAX needs for '
-      "it (pip install -e '.[gpu]'), or add --quick to try the command on a CPU"
+      '--gpu measures on a GPU, and JAX sees none: install JAX for GPUs '
+      "(pip install -e '.[gpu]'), or add --quick to try the command on a CPU"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, by the part of the model: from a profile."""
+"""Profiles a step: the time that each part of the model takes."""
 
 import collections
 import functools
@@ -18,8 +18,9 @@ from adaptssr_jax.training.step import PmapStep, TrainState
 from experiments.flags.binder import SettingsError
 from experiments.planning.hlo import Program
 
-# By the words of where an operation is from: scopes that the library names,
-# and modules of the encoder. The first that fits.
+# The parts by regular expressions of the name stack of an operation, which has
+# the named scopes of the library and the modules of the encoder. The first
+# expression that matches decides.
 _PARTS = {
   'optimizer': r'\boptimizer\b',
   'look-up of items': r'\blook_up\b',
@@ -39,9 +40,9 @@ _PARTS = {
 _COLLECTIVES = ('all-', 'reduce-scatter', 'collective-')
 _OTHERS = 'no part by name'
 _CLOCK = 'the step, by the clock'
-# They hold others, which are timed themselves.
+# They contain other operations, which are timed themselves.
 _CONTROL_FLOW = {'while', 'conditional', 'call'}
-# They say nothing of what a fusion is for.
+# Their part is no sign of the purpose of a fusion that contains them.
 _UNINFORMATIVE = {
   *('parameter', 'constant', 'iota', 'tuple', 'get-tuple-element', 'bitcast'),
   *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
@@ -58,18 +59,18 @@ def profiled(
   text: str,
   dtype: str,
 ) -> tuple[TrainState, list[dict[str, Any]]]:
-  """Runs a few steps under JAX's profiler, and tells of its parts.
+  """Runs a few steps under JAX's profiler, and times their parts.
 
   Args:
-    state: where it starts, which is donated.
-    batches: of the steps, each of which gets another.
-    text: of the compiled step, `jax.stages.Compiled.as_text()`.
-    dtype: of its products.
+    state: the state before the steps, which is donated.
+    batches: one batch for each step.
+    text: the text of the compiled step, `jax.stages.Compiled.as_text()`.
+    dtype: the dtype of its matrix products.
 
   Returns:
-    The state after the steps; and `rows_of` the parts, with the `share` of each
-    in the `ms` of all of them. The last row has only the `ms` of a step by the
-    clock: the rest is between the operations, or other programs'.
+    The state after the steps, and the rows of `rows_of`, each with its `share`
+    in the sum of all `ms`. The last row has only the `ms` of a step by the
+    clock, which includes pauses between operations and other programs.
   """
   seconds = []
   with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +92,15 @@ def profiled(
 
 
 def times_of(folder: pathlib.Path, module: str) -> dict[str, list[float]]:
-  """The seconds of each time that an operation of a module ran, by its name."""
+  """The seconds of all runs of each operation of a module, by its name.
+
+  Args:
+    folder: the folder into which the profiler has written.
+    module: the name of the compiled program, `hlo.Program.module`.
+
+  Raises:
+    SettingsError: If the profiler recorded no operation of the module.
+  """
   found = collections.defaultdict(list)
   for path in folder.rglob('*.xplane.pb'):
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -101,8 +110,8 @@ def times_of(folder: pathlib.Path, module: str) -> dict[str, list[float]]:
           found[stats['hlo_op']].append(event.duration_ns / 1e9)
   if not found:
     raise SettingsError(
-      f'the profiler of JAX has seen no operation of the step ({module}) on '
-      'this device: leave out --profile'
+      f'the profiler of JAX has recorded no operation of the step ({module}) '
+      'on this device: leave out --profile'
     )
   return found
 
@@ -114,21 +123,22 @@ def rows_of(
   steps: int,
   rates: tuple[float, float],
 ) -> list[dict[str, Any]]:
-  """The rows of the parts, in milliseconds of a device in a step.
+  """Sums the times of operations by part, in milliseconds per device and step.
 
   Args:
-    times: of `times_of`.
-    steps: how often the step ran.
-    rates: of `best_rates`.
+    times: the result of `times_of`.
+    steps: the number of steps that ran.
+    rates: the result of `best_rates`.
 
   Returns:
     One row for each part that takes time, the slowest first: its `name`; the
     time in ms of the `forward` pass, of its recomputation for the gradient
-    (`again`), of the `gradient`, and of all else (`other`), such as the
+    (`again`), of the `gradient`, and of everything else (`other`), such as the
     optimizer; their sum `ms`; and `of_products` and `of_memory`, the shares of
     `ms` that its products and its bytes would take at `best_rates`. `of_memory`
     can exceed 1 for data in the cache. The time of an operation is its median.
-    Operations fused from several parts, or of no known part, have own rows.
+    Operations that are fused from several parts, or that belong to no known
+    part, have rows of their own.
   """
   products, memory = rates
   spent = collections.defaultdict(collections.Counter)
@@ -138,7 +148,7 @@ def rows_of(
       continue
     row = spent[part_of(program, name)]
     runs = 1000 * len(seconds) / (steps * jax.local_device_count())
-    # The median, since what else the machine does may stop any of them.
+    # The median, since other programs may interrupt any single run.
     row[_pass_of(operation.op_name)] += runs * statistics.median(seconds)
     row['of_products'] += runs * program.flops(name) / products
     row['of_memory'] += runs * program.bytes(name) / memory
@@ -153,7 +163,7 @@ def rows_of(
 
 
 def part_of(program: Program, name: str) -> str:
-  """The part of the model that an operation is of, or several, with a plus."""
+  """The part of an operation; several parts of a fusion are joined by ' + '."""
   if program.operations[name].opcode.startswith(_COLLECTIVES):
     return 'collectives'
   inner = [program.operations[each] for each in program.inside(name)]
@@ -180,7 +190,7 @@ def _pass_of(op_name: str) -> str:
 
 
 def table_of(parts: Sequence[dict[str, Any]]) -> list:
-  """The rows of the table of a profile; small ones of several parts as one."""
+  """The table of a profile, in which small fusions of several parts are one."""
   small = {
     row['name']
     for row in parts[:-1]
@@ -213,7 +223,7 @@ def _shown(row: dict[str, Any]) -> list[str]:
 def product_rate(
   dtype: str, *, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-  """Operations a second of one large product, of all devices together."""
+  """Operations per second of one large product, summed over all devices."""
   size = 2048 if jax.default_backend() == 'cpu' else 8192
   matrix = jnp.ones((size, size), dtype)
   rate = _times_a_second(jnp.matmul, matrix, matrix, clock=clock)
@@ -221,10 +231,11 @@ def product_rate(
 
 
 def best_rates(dtype: str) -> tuple[float, float]:
-  """Operations of products, and bytes, a second of one device at best.
+  """The best operations and bytes per second that one device reaches.
 
-  The quickest of many short ones, between which other programs may come: of
-  products, and of passes that read and write an array in place.
+  They are those of the fastest of many short runs, since other programs may
+  interrupt some: of matrix products, and of passes that read and write an array
+  in place.
   """
   on_cpu = jax.default_backend() == 'cpu'
   matrix = jnp.ones([512 if on_cpu else 8192] * 2, dtype)
@@ -244,7 +255,7 @@ def _times_a_second(
   in_place: bool = False,
   clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-  """How often all devices do something, by the median time or another."""
+  """How often per second all devices together can run a function."""
   run = jax.jit(function, donate_argnums=(0,) if in_place else ())
   seconds = []
   for _ in range(repeats + 1):
@@ -252,6 +263,6 @@ def _times_a_second(
     done = jax.block_until_ready(run(*args))
     args = (done,) if in_place else args
     seconds.append(clock() - began)
-  # One device of a CPU works on all cores.
+  # On a CPU one device uses all cores.
   count = jax.local_device_count() if jax.default_backend() != 'cpu' else 1
   return count / choose(seconds[1:])

@@ -1,4 +1,4 @@
-"""Runs each case in a process of its own, so that each is alone."""
+"""Runs each case in a process of its own."""
 
 import dataclasses
 import json
@@ -23,24 +23,24 @@ from experiments.benchmarking.cases import (
   too_large,
 )
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.work import made_data, synthetic_users
+from experiments.benchmarking.work import synthetic_data, synthetic_users
 from experiments.pretraining.step import lengths_of
 from experiments.run.process import num_cores, num_cpu_devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
-# By its path, since what it imports may not be here.
+# It is run by its path, since this Python need not have torch.
 _PYTORCH = pathlib.Path(__file__).parent / 'pytorch' / 'objectives.py'
-# torch.compile works again at the first lengths that differ.
+# torch.compile compiles again when the first few lengths differ.
 _WARM_UP, _WARM_UP_COMPILED = 2, 6
 
 
 def run_case(
   case: Case, settings: BenchmarkSettings, *, cache: str
 ) -> dict[str, Any]:
-  """Runs a case: what was measured; or why nothing was, as `error`.
+  """Runs a case; returns its results, or the reason of a failure as `error`.
 
   Args:
-    cache: the folder of compiled programs of this benchmark.
+    cache: value of --compilation_cache for the case.
   """
   settings = dataclasses.replace(settings, **case.changes)
   with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +128,7 @@ def _run_pytorch(
     num_items=settings.catalogues[0], **pretraining.encoder_fields()
   )
   steps = _WARM_UP + settings.steps
-  data = made_data(settings, size * steps)
+  data = synthetic_data(settings, size * steps)
   length, _, _ = lengths_of(pretraining, data, encoder)
   users = data.splits['train']
   batches = [
@@ -164,7 +164,7 @@ def _run_peer(
   script: str | pathlib.Path,
   options: dict[str, Any],
 ) -> dict[str, Any]:
-  """What a script prints that another Python runs."""
+  """Runs a script by --reference_python; it prints its results as JSON."""
   command = [settings.reference_python, str(script), json.dumps(options)]
   error, output = _run(command, settings.timeout)
   if error:
@@ -173,9 +173,9 @@ def _run_peer(
 
 
 def _run(command: list[str], timeout: int) -> tuple[str, str]:
-  """What went wrong, if anything did, and what was printed."""
+  """Runs a command; returns its error, empty on success, and its output."""
   environment = dict(os.environ)
-  # Of this benchmark alone, so that it sees what compiling takes.
+  # A cache of other runs would hide the time that compilation takes.
   environment.pop('JAX_COMPILATION_CACHE_DIR', None)
   paths = [str(_ROOT), environment.get('PYTHONPATH')]
   environment['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
@@ -184,9 +184,9 @@ def _run(command: list[str], timeout: int) -> tuple[str, str]:
       command, capture_output=True, text=True, env=environment, timeout=timeout
     )
   except subprocess.TimeoutExpired:
-    return f'not done after {timeout} s', ''
+    return f'not finished after {timeout} s', ''
   if done.returncode == -signal.SIGKILL:
-    return 'killed, perhaps for want of memory', ''
+    return 'killed, perhaps because memory ran out', ''
   if done.returncode:
     lines = done.stderr.strip().splitlines() or ['it printed nothing']
     return f'exit status {done.returncode}: {lines[-1]}', ''

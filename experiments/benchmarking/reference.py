@@ -2,8 +2,8 @@
 
   python reference.py OPTIONS
 
-OPTIONS is JSON, see `processes._run_reference`. The result is JSON too, in the
-last line that is printed.
+OPTIONS is JSON, see `processes._run_reference`. The last line that it prints is
+the result, also as JSON.
 """
 
 import functools
@@ -24,17 +24,17 @@ _ENOUGH = 20.0
 
 
 def main(options: dict[str, Any]) -> dict[str, Any]:
-  """Times steps of pre-training, and the encoding of users if asked to.
+  """Times steps of pre-training and, if asked to, the encoding of users.
 
   Args:
-    options: `checkout`, the path; `settings`, the arguments of its model and
+    options: `checkout`, its path; `settings`, the arguments of its model and
       data set; `rows`, a file of behaviours, int32 [users, length], padded with
       0; `batch_size`, `learning_rate`, `trim`, `inference`, `compile`,
-      `bfloat16`, and how many steps are not timed, `warm_up`.
+      `bfloat16`; and `warm_up`, the number of first steps that are not timed.
   """
   peer = open_peer(options)
   starts = range(0, len(peer.rows) - peer.batch_size + 1, peer.batch_size)
-  # The names are those of `measure.measure`.
+  # The results have the names that `measure.measure` uses.
   time_it = functools.partial(timed, warm_up=options['warm_up'])
   seconds = time_it(functools.partial(train, peer), starts)
   rate = peer.batch_size / statistics.median(seconds)
@@ -53,8 +53,8 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
-  """The model, data set and optimizer, as its own script makes them."""
-  # By name, since this file is also imported where torch is not.
+  """Creates the model, data set and optimizer as its own script does."""
+  # Imported by name, since this file is also imported without torch.
   torch = importlib.import_module('torch')
   torch.manual_seed(0)
   sys.path.insert(0, str(pathlib.Path(options['checkout']) / 'Code'))
@@ -63,7 +63,7 @@ def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
   device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
   settings = types.SimpleNamespace(**options['settings'])
   rows = np.load(options['rows'])
-  # The form in which it takes the numbers of the users.
+  # Its data set reads the numbers of the users from a pickled array.
   numbers = pathlib.Path(options['rows']).with_suffix('.users')
   np.arange(len(rows)).dump(numbers)
   model = models.PretrainModel(settings, device).to(device)
@@ -89,15 +89,15 @@ def open_peer(options: dict[str, Any]) -> types.SimpleNamespace:
 
 
 def train(peer: types.SimpleNamespace, start: int) -> None:
-  """A step on the users from `start` on, whose batch is made first."""
+  """Makes the batch of the users from `start` on, and trains one step on it."""
   users = [peer.data[start + i] for i in range(peer.batch_size)]
-  first, second, *hidden = zip(*users, strict=True)
-  # Both are cut alike, as the model puts them together.
+  first, second, *masked = zip(*users, strict=True)
+  # Both views are cut to one length, since the model concatenates them.
   views = on_device(peer, np.stack([*first, *second]))
   with peer.autocast():
     loss, *_ = peer.loss_of(
       *views.chunk(2),
-      *(positions(peer, columns) for columns in hidden),
+      *(positions(peer, columns) for columns in masked),
     )
   peer.optimizer.zero_grad()
   loss.backward()
@@ -107,21 +107,21 @@ def train(peer: types.SimpleNamespace, start: int) -> None:
 
 
 def encode(peer: types.SimpleNamespace, start: int) -> None:
-  """The vectors of the users from `start` on, without dropout."""
+  """Encodes the users from `start` on, without dropout."""
   items = on_device(peer, peer.rows[start : start + peer.batch_size])
   with peer.torch.no_grad(), peer.autocast():
     peer.users_of(item_seq=items)[0].cpu()
 
 
 def on_device(peer: types.SimpleNamespace, items: np.ndarray) -> Any:
-  """Puts sequences on the device, cut at the longest of them if asked to."""
+  """Puts sequences on the device; `trim` cuts them to the longest of them."""
   if peer.trim:
     items = items[:, : int((items != 0).sum(axis=1).max())]
   return peer.torch.from_numpy(items).long().to(peer.device)
 
 
 def positions(peer: types.SimpleNamespace, columns: Any) -> tuple[Any, Any]:
-  """Rows and columns of what is masked, whose columns are listed by row."""
+  """The rows and columns of masked positions, given the columns of each row."""
   rows = np.repeat(np.arange(len(columns)), [len(row) for row in columns])
   flat = np.array([column for row in columns for column in row], np.int64)
   return peer.torch.from_numpy(rows), peer.torch.from_numpy(flat)
@@ -134,7 +134,7 @@ def timed(
   warm_up: int,
   clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-  """The seconds that work takes at each start, the first ones left out."""
+  """Times `work` at each start, and returns the seconds after the warm-up."""
   seconds = []
   for start in starts:
     began = clock()

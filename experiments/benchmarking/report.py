@@ -20,11 +20,11 @@ _RATES = {
 
 
 def report(runs: Sequence[Run]) -> str:
-  """The tables of all sections, and what failed, in Markdown.
+  """Formats the tables of all sections, and the failures, as Markdown.
 
   Args:
-    runs: `section`, `name`, `who` and `round` of each, and what was measured,
-      or the `error`.
+    runs: the `section`, `name`, `who` and `round` of each run, and its results
+      or its `error`.
   """
   parts = []
   for section in dict.fromkeys(run['section'] for run in runs):
@@ -44,9 +44,9 @@ def report(runs: Sequence[Run]) -> str:
 
 
 def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
-  """Draws `growth_NAME` for each flag, as PNG and SVG: users/s, and memory.
+  """Draws rate and memory over each flag as `growth_NAME`, in PNG and SVG.
 
-  What was not measured is a cross. Without Matplotlib it only says so.
+  A value that failed is a cross. Without Matplotlib a message is printed.
   """
   try:
     for section in dict.fromkeys(run['section'] for run in runs):
@@ -67,7 +67,7 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
 
 
 def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
-  """The median of the rounds at each size."""
+  """A curve of the medians over the rounds."""
   found = {int(run['name']): [] for run in runs}
   for run in runs:
     found[int(run['name'])] += [run[name]] if run.get(name) else []
@@ -79,10 +79,11 @@ def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:
 
 
 def _table(section: str, runs: Sequence[Run]) -> str:
-  """The table of a section, without the numbers that nobody measured.
+  """The table of a section, without numbers that no run measured.
 
-  A catalogue is a column, since few of them have many numbers; any other
-  configuration is a row, and is compared to the first one if to no peer.
+  The few catalogues of pre-training, with their many numbers, are columns. In
+  other sections each configuration is a row, and is compared to the first one
+  unless the section compares it to a peer.
   """
   kind = section.split(',')[0]
   names = list(dict.fromkeys(run['name'] for run in runs))
@@ -116,7 +117,7 @@ def _cells(
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table whose first row is its head, and its columns in line.
+  """A Markdown table with aligned columns; the first row is its head.
 
   Example:
     >>> print(markdown([['', 'users/s'], ['ours', '9']]))
@@ -135,7 +136,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _of(runs: Sequence[Run], name: str, who: str) -> list[Run]:
-  """The rounds of a case that did not fail."""
+  """The successful rounds of a case."""
   return [
     run
     for run in runs
@@ -150,7 +151,7 @@ def _median(runs: Sequence[Run], *, name: str, form: str = ',.0f') -> str:
 
 
 def _quartiles(runs: Sequence[Run], *, seconds: str) -> str:
-  """Users a second in the batches of all rounds: the median and quartiles."""
+  """Median and quartiles of the users per second over batches of all rounds."""
   rates = [
     run['batch_size'] / second
     for run in runs
@@ -163,7 +164,7 @@ def _quartiles(runs: Sequence[Run], *, seconds: str) -> str:
 
 
 def _ratio(runs: Sequence[Run], others: Sequence[Run], *, rate: str) -> str:
-  """How much faster than the others of the same round: median and range."""
+  """Median and range of the ratios of two rates of the same round."""
   by_round = {run['round']: run[rate] for run in others if rate in run}
   ratios = [
     run[rate] / by_round[run['round']]
@@ -189,7 +190,7 @@ def _product(runs: Sequence[Run]) -> str:
 
 
 def _compiling(runs: Sequence[Run], *, name: str, again: bool = False) -> str:
-  """The seconds of the first round, or of the others, which find programs."""
+  """Seconds of the first round, or of later ones, which find a filled cache."""
   some = [run for run in runs if (run['round'] > 0) == again]
   return _median(some, name=name, form='.1f')
 

@@ -1,4 +1,4 @@
-"""The work of a step, and users to time it on."""
+"""Counts the operations of a step, and generates users to time it on."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
 from experiments.pretraining.context import with_relations
 
-# Vectors of a user of n behaviours that an exact softmax scores.
+# Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'masked_items': lambda n: np.ceil(0.3 * n),
   'causal_items': lambda n: n - 1,
@@ -25,18 +25,19 @@ _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def encoding_flops(
   lengths: Int[np.ndarray, '*shape'], encoder: UserEncoder
 ) -> Float[np.ndarray, '*shape']:
-  """Operations of the matrix products that encode sequences.
+  """Counts the operations of the matrix products that encode sequences.
 
   f(n) = layers (24 n d^2 + 4 n^2 d) + 4 n d k
 
-  of n items, d features and k queries: 8 n d^2 for query, key, value and
-  output, 16 n d^2 for the feed-forward layers, 4 n^2 d for the attention.
+  for n items, d features and k pooling queries: in each layer 8 n d^2 for
+  query, key, value and output, 16 n d^2 for the feed-forward layers, and
+  4 n^2 d for the attention.
 
   Args:
     lengths: n of each sequence, without padding.
 
   Returns:
-    f of each; a multiplication and an addition are 2.
+    f(n) of each sequence; a multiplication and an addition are 2 operations.
 
   Example:
     >>> encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
@@ -56,20 +57,21 @@ def step_flops(
   sequences: int = 4,
   scored: float = 0.0,
 ) -> float:
-  """Operations of the matrix products that a training step cannot avoid.
+  """Counts the operations of the matrix products of a training step.
 
   3 S B mean(f(n)) + S^2 B^2 d k + 6 r B N d
 
-  The gradient takes twice what the encoding f takes; what is computed again is
-  not counted, and neither is padding. The second term are the similarities, in
-  AdaptSSR of 2 B anchors to 4 B vectors, of which only the largest have
-  gradients; of other objectives it is too small to matter.
+  The gradient takes twice the operations of the encoding, f. Neither padding
+  nor what is computed again for the gradient is included. The second term is
+  that of the similarities, in AdaptSSR of 2 B anchors to 4 B vectors; only the
+  largest similarities have gradients. For other objectives this term is too
+  small to matter.
 
   Args:
-    lengths: n of sequences as the step encodes them, a sample.
-    users: B, of the batch.
-    sequences: S, that are encoded of each user.
-    scored: r, vectors of a user that are scored against all N items.
+    lengths: n of a sample of sequences, as the step encodes them.
+    users: B, the users of a batch.
+    sequences: S, the number of sequences that are encoded for each user.
+    scored: r, the vectors of a user that are scored against all N items.
 
   Example:
     >>> encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
@@ -85,7 +87,9 @@ def step_flops(
 def scored_of_a_user(
   objective: str, lengths: Int[np.ndarray, 'users']
 ) -> float | None:
-  """Vectors of a user that an exact softmax scores, the mean; None: not known.
+  """Mean number of vectors that an exact softmax scores for a user.
+
+  It is None for an objective for which the number is not known.
 
   Example:
     >>> scored_of_a_user('masked_items', np.array([5, 10]))
@@ -99,12 +103,17 @@ def scored_of_a_user(
 def synthetic_users(
   num_users: int, *, num_items: int, longest: int
 ) -> UserArrays:
-  """Users whose lengths and items are spread like those of the TTL data.
+  """Draws users whose lengths and items are distributed like those of TTL.
 
-  Lengths are N(0.5484, 0.25) x longest, cut to [0.1, 1] x longest; an item is
-  z mod (num_items - 1) + 1, with z of Zipf's law of exponent 1.2.
+  Lengths are N(0.5484, 0.25) x longest, clipped to [0.1, 1] x longest; an item
+  is z mod (num_items - 1) + 1, where z follows Zipf's law with exponent 1.2.
 
-  They have no raw ids, and there are at least 2 items.
+  Args:
+    num_items: number of items, at least 2.
+    longest: number of behaviours of the longest user.
+
+  Returns:
+    The users, without raw ids; the same ones at each call.
 
   Example:
     >>> users = synthetic_users(1000, num_items=50, longest=100)
@@ -119,11 +128,11 @@ def synthetic_users(
   return UserArrays(None, items)
 
 
-def made_data(settings: BenchmarkSettings, num_users: int) -> UserData:
-  """`synthetic_users` as the data of a run, with what its objective needs."""
+def synthetic_data(settings: BenchmarkSettings, num_users: int) -> UserData:
+  """Puts synthetic users into the data set that the objective needs."""
   num_items = settings.catalogues[0]
   users = synthetic_users(
     num_users, num_items=num_items, longest=settings.longest
   )
-  data = UserData('made', {'train': users}, Vocabulary(range(num_items)))
+  data = UserData('synthetic', {'train': users}, Vocabulary(range(num_items)))
   return with_relations(settings.pretraining(), data, num_items=num_items)

@@ -35,7 +35,7 @@ def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
   axes = _Axes(xs, ys)
   parts = []
   for line in lines:
-    kept = evenly(len(line.x), _MOST_POINTS)
+    kept = evenly_spaced(len(line.x), _MOST_POINTS)
     xy = axes.at(np.asarray(line.x)[kept], np.asarray(line.y)[kept])
     points = [*zip(*xy, strict=True)]
     path = 'M' + 'L'.join(f'{x:.1f} {y:.1f}' for x, y in points)
@@ -48,7 +48,7 @@ def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
   return _chart(label, *axes.frame(x_label), *parts)
 
 
-def stairs(
+def histogram_chart(
   label: str,
   x_label: str,
   edges: Sequence[float],
@@ -69,7 +69,7 @@ def stairs(
   return curves(label, x_label, lines)
 
 
-def cloud(
+def scatter_chart(
   label: str, points: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Element:
   """Points of the plane, coloured by group.
@@ -142,11 +142,11 @@ def _share(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
   return (np.asarray(values) - ends[0]) / (ends[1] - ends[0])
 
 
-def evenly(count: int, most: int) -> np.ndarray:
+def evenly_spaced(count: int, most: int) -> np.ndarray:
   """Places among `count`, the first and the last among them, or all.
 
   Example:
-    >>> evenly(9, 3).tolist(), evenly(2, 3).tolist()
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist()
     ([0, 4, 8], [0, 1])
   """
   return np.linspace(0, count - 1, min(count, most)).astype(int)

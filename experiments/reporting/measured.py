@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, fromstring
 from markdown_it import MarkdownIt
 
 from experiments.flags.binder import SettingsError
-from experiments.reporting.charts import stairs
+from experiments.reporting.charts import histogram_chart
 from experiments.reporting.elements import (
   allowed,
   figure,
@@ -78,7 +78,7 @@ def _chart(
 ) -> Element:
   counts = {kind: found['histogram'] for kind, found in kinds.items()}
   label = f'Histograms of similarities of {name}'
-  return figure(stairs(label, 'cosine', edges, counts), name)
+  return figure(histogram_chart(label, 'cosine', edges, counts), name)
 
 
 def _table(methods: Mapping[str, Mapping[str, Any]]) -> Element:

@@ -12,7 +12,11 @@ from experiments.embedding.neighbours import nearest_users
 from experiments.flags.binder import SettingsError, given_values
 from experiments.flags.shared import DataSettings
 from experiments.flags.small_commands import ReportSettings
-from experiments.reporting.charts import MOST_USERS, cloud, evenly
+from experiments.reporting.charts import (
+  MOST_USERS,
+  evenly_spaced,
+  scatter_chart,
+)
 from experiments.reporting.elements import figure, legend, table, tag
 from experiments.run.data import open_data
 from experiments.run.vector_files import read_vectors
@@ -97,7 +101,7 @@ def _map(
   classes: Mapping[str, str],
   settings: ReportSettings,
 ) -> list[Element]:
-  shown = evenly(len(users), MOST_USERS)
+  shown = evenly_spaced(len(users), MOST_USERS)
   points, note = _MAPS[settings.map](vectors, shown)
   groups = _groups([users[row] for row in shown], classes, settings.task)
   caption = (
@@ -105,7 +109,7 @@ def _map(
     f'features. {note}'
   )
   label = f'Map of users by {settings.map}'
-  parts = [figure(cloud(label, points, groups), caption, class_='wide')]
+  parts = [figure(scatter_chart(label, points, groups), caption, class_='wide')]
   if classes:
     names = [f'{name} ({len(rows):,})' for name, rows in groups.items()]
     parts.insert(0, legend(names))
