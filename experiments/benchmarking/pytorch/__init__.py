@@ -1,1 +1,1 @@
-"""The objectives in plain PyTorch, for another Python, to be timed against."""
+"""The objectives in plain PyTorch, which the benchmark compares with ours."""

@@ -5,32 +5,32 @@ from torch import Tensor
 
 
 def lengths(items: Tensor) -> Tensor:
-  """The behaviours of each user."""
+  """The number of behaviours of each user."""
   return (items != 0).sum(1)
 
 
 def draw(below: Tensor) -> Tensor:
-  """For each user a whole number from 0 up and below another."""
+  """Draws an integer in [0, below) for each user."""
   return (torch.rand(len(below)) * below).long()
 
 
 def keep(items: Tensor, start: Tensor, size: Tensor) -> Tensor:
   """Moves a run of the behaviours to the front, and drops the others."""
-  place = torch.arange(items.shape[1])
-  index = place + start[:, None]
-  real = (place < size[:, None]) & (index < items.shape[1])
+  position = torch.arange(items.shape[1])
+  index = position + start[:, None]
+  real = (position < size[:, None]) & (index < items.shape[1])
   return items.gather(1, index.clamp(max=items.shape[1] - 1)) * real
 
 
 def random_run(items: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-  """The start and the size of a run of a share of the behaviours."""
+  """Draws a run with a share of the behaviours: its start and its size."""
   n = lengths(items)
   size = (ratio * n.double()).ceil().long()
   return draw(n - size + 1), size
 
 
 def choose(among: Tensor, size: Tensor) -> Tensor:
-  """Marks so many places of each user at random."""
+  """Marks `size` of the allowed positions of each user at random."""
   draws = torch.rand(among.shape).masked_fill(~among, 2.0)
   return among & (draws.argsort(1).argsort(1) < size[:, None])
 
@@ -41,7 +41,7 @@ def crop(items: Tensor, ratio: float = 0.4) -> Tensor:
 
 
 def mask(items: Tensor, mask_id: int, ratio: float = 0.6) -> Tensor:
-  """Hides a share of the behaviours, but never all."""
+  """Masks a share of the behaviours, but never all of them."""
   n = lengths(items)
   size = torch.minimum((ratio * n.double()).ceil(), n - 1)
   return items.masked_fill(choose(items != 0, size), mask_id)
@@ -50,9 +50,9 @@ def mask(items: Tensor, mask_id: int, ratio: float = 0.6) -> Tensor:
 def reorder(items: Tensor, ratio: float = 0.6) -> Tensor:
   """Shuffles a random run."""
   start, size = (x[:, None] for x in random_run(items, ratio))
-  place = torch.arange(items.shape[1]).expand_as(items)
-  inside = (place >= start) & (place < start + size)
-  order = torch.where(inside, start + size * torch.rand(items.shape), place)
+  position = torch.arange(items.shape[1]).expand_as(items)
+  inside = (position >= start) & (position < start + size)
+  order = torch.where(inside, start + size * torch.rand(items.shape), position)
   return items.gather(1, order.argsort(1))
 
 
@@ -65,14 +65,14 @@ def random_slice(items: Tensor, low: int, high: int) -> Tensor:
 
 
 def prefix_and_rest(items: Tensor, most: int) -> tuple[Tensor, Tensor]:
-  """Cuts at a random place; of what comes after it the first few."""
+  """Cuts at a random position: the prefix, and up to `most` items after it."""
   n = lengths(items)
   cut = 1 + draw(n - 1)
   return keep(items, 0 * n, cut), keep(items, cut, n - cut)[:, :most]
 
 
 def find_similar(items: Tensor, similar: Tensor) -> Tensor:
-  """One of the items that are similar to each, or 0."""
+  """Draws an item that is similar to each behaviour; 0 if there is none."""
   found = similar[items]
   choice = (torch.rand(items.shape) * (found != 0).sum(2)).long()
   return found.gather(2, choice[..., None])[..., 0]
@@ -85,7 +85,7 @@ def substitute(items: Tensor, similar: Tensor, ratio: float = 0.1) -> Tensor:
 
 
 def insert(items: Tensor, similar: Tensor, ratio: float = 0.4) -> Tensor:
-  """Puts similar items before a share of the behaviours, and keeps the last."""
+  """Inserts similar items before a share of the behaviours; keeps the last."""
   found, n, width = find_similar(items, similar), lengths(items), items.shape[1]
   fits = (torch.arange(width) > 0) | (n < width)[:, None]
   found = found * choose((found != 0) & fits, (ratio * n).ceil())
@@ -96,12 +96,12 @@ def insert(items: Tensor, similar: Tensor, ratio: float = 0.4) -> Tensor:
 
 
 def one_of(views: Tensor) -> Tensor:
-  """One of the views, [views, users, length], for each user."""
+  """Draws one of the views [views, users, length] for each user."""
   users = torch.arange(views.shape[1])
   return views[torch.randint(len(views), users.shape), users]
 
 
 def two_of(views: Tensor) -> Tensor:
-  """Two different ones of the views for each user."""
+  """Draws two different views for each user."""
   choice = torch.rand(len(views), views.shape[1]).argsort(0)[:2]
   return views[choice, torch.arange(views.shape[1])]

@@ -1,4 +1,4 @@
-"""Losses of the vectors of users, and of the scores of items."""
+"""Losses of user vectors and of item scores."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ _LEAST = float('-inf')
 
 
 def unit(vectors: Tensor) -> Tensor:
-  """Vectors of length 1."""
+  """Divides vectors by their length."""
   return functional.normalize(vectors, dim=-1)
 
 
 def adaptssr_loss(users: Tensor) -> Tensor:
-  """Of vectors [2 views, 2 passes, users, features]."""
+  """The AdaptSSR loss of vectors [2 views, 2 passes, users, features]."""
   first, second = unit(users)
   return (ranking_loss(first, second) + ranking_loss(second, first)) / 2
 
 
 def ranking_loss(own: Tensor, others: Tensor) -> Tensor:
-  """Ranks the passes of a view, those of another, and other users."""
+  """Ranks the other pass of a view above the other view above other users."""
   anchors, vectors = own[0], torch.cat([*own, *others])
   is_own = torch.eye(len(anchors), dtype=torch.bool).repeat(1, 4)
   negative = (anchors @ vectors.T).masked_fill(is_own, _LEAST).amax(1)
@@ -32,7 +32,7 @@ def ranking_loss(own: Tensor, others: Tensor) -> Tensor:
 
 
 def nt_xent_loss(users: Tensor, temperature: float = 1.0) -> Tensor:
-  """Of vectors [2 views, users, features], by their products."""
+  """NT-Xent of vectors [2 views, users, features], by their dot products."""
   vectors = users.flatten(0, 1)
   itself = torch.eye(len(vectors), dtype=torch.bool)
   scores = (vectors @ vectors.T / temperature).masked_fill(itself, _LEAST)
@@ -41,7 +41,7 @@ def nt_xent_loss(users: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def coles_loss(users: Tensor, margin: float = 0.5, count: int = 5) -> Tensor:
-  """Of vectors [2 slices, users, features]."""
+  """The CoLES loss of vectors [2 slices, users, features]."""
   users = unit(users)
   vectors = users.flatten(0, 1)
   is_own = torch.eye(users.shape[1], dtype=torch.bool).repeat(2, 2)
@@ -53,7 +53,7 @@ def coles_loss(users: Tensor, margin: float = 0.5, count: int = 5) -> Tensor:
 
 
 def set_loss(scores: Tensor, items: Tensor, repeats: bool = False) -> Tensor:
-  """Of the items of each row, [rows, k], by scores from that of item 1 on."""
+  """Cross entropy of the items [rows, k] by the scores of item 1 and above."""
   items = items.sort(1).values
   where = items != 0
   if not repeats:
@@ -65,7 +65,7 @@ def set_loss(scores: Tensor, items: Tensor, repeats: bool = False) -> Tensor:
 def candidates_loss(
   users: Tensor, candidates: Tensor, is_label: Tensor
 ) -> Tensor:
-  """Tells the first candidate of each place from others that are not it."""
+  """Cross entropy of the first candidate of each position among the others."""
   scores = torch.einsum('upd,upcd->upc', users, candidates)
   others = scores[..., 1:].masked_fill(is_label, _LEAST)
   losses = torch.cat([scores[..., :1], others], 2).logsumexp(2) - scores[..., 0]

@@ -1,4 +1,4 @@
-"""The encoder in plain PyTorch, and what is learned beside it."""
+"""The encoder and the heads of the objectives in plain PyTorch."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from experiments.benchmarking.pytorch.losses import set_loss, unit
 
 
 class Encoder(nn.Module):
-  """As `UserEncoder`, whose fields it is given: vectors, and hidden states."""
+  """The encoder with the fields of a `UserEncoder`."""
 
   def __init__(self, fields: dict[str, Any]):
     super().__init__()
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
       layer_norm_eps=1e-12,
       batch_first=True,
     )
-    # Ours has none between the two maps of the feed-forward layer.
+    # Ours has no dropout between the two maps of the feed-forward layer.
     layer.dropout = nn.Identity()
     self.blocks = nn.TransformerEncoder(
       layer, fields['num_layers'], enable_nested_tensor=False
@@ -47,18 +47,18 @@ class Encoder(nn.Module):
         nn.init.normal_(weight, std=0.02)
 
   def states(self, items: Tensor, embedded: Tensor | None = None) -> Tensor:
-    """The states of sequences, [rows, length, dim], maybe of other rows."""
+    """The hidden states [rows, length, dim]; `embedded` replaces item rows."""
     hidden = self.items(items) if embedded is None else embedded
     hidden = hidden + self.positions.weight[: items.shape[1]]
     hidden = self.dropout(self.norm(hidden))
     if not self.fields['causal']:
       return self.blocks(hidden, src_key_padding_mask=items == 0)
-    # Padding comes last, where no real item sees it.
+    # Padding comes last, where no real item attends to it.
     mask = nn.Transformer.generate_square_subsequent_mask(items.shape[1])
     return self.blocks(hidden, mask=mask, is_causal=True)
 
   def forward(self, items: Tensor) -> Tensor:
-    """The vectors, [rows, queries * dim], of the rows cut at the longest."""
+    """The user vectors [rows, queries * dim], after cutting to the longest."""
     items = items[:, : int(lengths(items).max())]
     keys = hidden = self.states(items)
     queries = self.queries
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
 
 
 class Model(nn.Module):
-  """The encoder, and what the objectives learn beside it."""
+  """The encoder, and the heads that the objectives train with it."""
 
   def __init__(self, fields: dict[str, Any], max_window: int = 32):
     super().__init__()
@@ -85,27 +85,27 @@ class Model(nn.Module):
     self.is_replaced = nn.Linear(dim, 1)
 
   def encode(self, *views: Tensor) -> Tensor:
-    """The vectors of views, [views, users, features]."""
+    """The user vectors of views, [views, users, features]."""
     return self.encoder(torch.cat(views)).unflatten(0, (len(views), -1))
 
   def scores(self, vectors: Tensor, first: int = 0) -> Tensor:
-    """The scores of all items from an id on, of which 0 is padding."""
+    """The scores of all items from id `first` on; id 0 is padding."""
     rows = self.encoder.items.weight[first:-1]
     return functional.linear(vectors, rows, self.bias[first:])
 
   def set_loss(self, vectors: Tensor, items: Tensor, **options: bool) -> Tensor:
-    """`set_loss` of the items that vectors predict."""
+    """`set_loss` of the items that user vectors predict."""
     return set_loss(self.scores(self.project(vectors), 1), items, **options)
 
   def fill(self, items: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """The items with some drawn from guesses, and the loss of these."""
+    """Replaces masked items by drawn predictions, and returns their loss."""
     masked = mask(items, self.encoder.mask_id, ratio)
-    hidden = masked == self.encoder.mask_id
-    scores = self.scores(self.encoder.states(masked)[hidden])
+    is_masked = masked == self.encoder.mask_id
+    scores = self.scores(self.encoder.states(masked)[is_masked])
     shares = scores.detach()[:, 1:].softmax(1)
     drawn = 1 + torch.multinomial(shares, 1)[:, 0]
-    loss = functional.cross_entropy(scores, items[hidden])
-    return items.masked_scatter(hidden, drawn), loss
+    loss = functional.cross_entropy(scores, items[is_masked])
+    return items.masked_scatter(is_masked, drawn), loss
 
   def edited(self, items: Tensor) -> Tensor:
     """The users cropped, masked and reordered, [3, users, length]."""
@@ -113,6 +113,6 @@ class Model(nn.Module):
     return torch.stack([crop(items), masked, reorder(items)])
 
   def slices(self, items: Tensor) -> list[Tensor]:
-    """Two slices of each user."""
+    """Draws two slices of each user."""
     high = self.encoder.fields['max_length']
     return [random_slice(items, min(15, high), high) for _ in range(2)]

@@ -1,12 +1,12 @@
-"""All objectives in plain PyTorch, and how their steps are timed.
+"""Times the steps of all objectives in plain PyTorch.
 
   python objectives.py OPTIONS
 
-OPTIONS is JSON, see `processes._run_pytorch`; the result is JSON too, in the
-last line that is printed. An objective is a function of a `Model` and a batch,
-tensors by name. The formulas and their sources are in the docstrings of
-`adaptssr_jax/objectives`; settings are the defaults of the flags, curricula are
-at their end, and users have more than four behaviours.
+OPTIONS is JSON, see `processes._run_pytorch`; the last line that it prints is
+the result, also as JSON. An objective is a function of a `Model` and a batch of
+tensors by name, and returns the loss. The formulas and their sources are in the
+docstrings of `adaptssr_jax/objectives`. Settings are the defaults of the flags,
+curricula are at their end, and every user has more than four behaviours.
 """
 
 import json
@@ -53,7 +53,7 @@ def adaptssr(model: Model, batch: Batch) -> Tensor:
 
 
 def masked_items(model: Model, batch: Batch) -> Tensor:
-  """Guesses hidden items."""
+  """Predicts masked items."""
   items, mask_id = batch['items'], model.encoder.mask_id
   masked = mask(items, mask_id, 0.3)
   states = model.encoder.states(masked)[masked == mask_id]
@@ -62,7 +62,7 @@ def masked_items(model: Model, batch: Batch) -> Tensor:
 
 
 def causal_items(model: Model, batch: Batch) -> Tensor:
-  """Guesses each next item."""
+  """Predicts each next item."""
   items, labels = batch['items'][:, :-1], batch['items'][:, 1:]
   states = model.encoder.states(items)[labels != 0]
   return functional.cross_entropy(model.scores(states), labels[labels != 0])
@@ -76,7 +76,7 @@ def pooled_items(model: Model, batch: Batch) -> Tensor:
 
 
 def next_items(model: Model, batch: Batch) -> Tensor:
-  """Predicts what comes after a prefix."""
+  """Predicts the items after a prefix."""
   prefix, after = prefix_and_rest(batch['items'], 10)
   return model.set_loss(model.encoder(prefix), after)
 
@@ -107,7 +107,7 @@ def ccl(model: Model, batch: Batch) -> Tensor:
 
 
 def ccl_filled(model: Model, batch: Batch) -> Tensor:
-  """Contrasts two views whose hidden items are filled."""
+  """Contrasts two views whose masked items are replaced by predictions."""
   model.eval()
   with torch.no_grad():
     filled, _ = model.fill(batch['items'].repeat(2, 1), 0.3)
@@ -121,31 +121,31 @@ def coles(model: Model, batch: Batch) -> Tensor:
 
 
 def coserec(model: Model, batch: Batch) -> Tensor:
-  """Contrasts edits that know similar items; users have more than four."""
+  """Contrasts edits, some of which use similar items."""
   items, similar = batch['items'], batch['similar']
   views = []
   for _ in range(2):
-    informed = [substitute(items, similar), insert(items, similar)]
-    views.append(one_of(torch.stack([*informed, *model.edited(items)])))
+    edits = [substitute(items, similar), insert(items, similar)]
+    views.append(one_of(torch.stack([*edits, *model.edited(items)])))
   return nt_xent_loss(model.encode(*views))
 
 
 def duorec(model: Model, batch: Batch) -> Tensor:
-  """Contrasts users who have the same last item."""
+  """Contrasts users with the same last item."""
   views = [batch['items'], batch['partner_items']]
   views = [keep(x, 0 * lengths(x), lengths(x) - 1) for x in views]
   return nt_xent_loss(model.encode(*views))
 
 
 def ptum(model: Model, batch: Batch) -> Tensor:
-  """Tells a hidden item, and the last two, from random ones."""
+  """Distinguishes a masked item, and the last two items, from random ones."""
   items, known = batch['items'], batch['behaviours']
   n, users = lengths(items), torch.arange(len(items))
-  place = draw(n)
+  position = draw(n)
   masked = items.clone()
-  masked[users, place] = model.encoder.mask_id
+  masked[users, position] = model.encoder.mask_id
   last = keep(items, n - 2, n)[:, :2]
-  labels = torch.cat([items[users, place][:, None], last], 1)[..., None]
+  labels = torch.cat([items[users, position][:, None], last], 1)[..., None]
   others = known[torch.randint(len(known), (len(items), 3, 4))]
   first, second = model.project(model.encode(masked, keep(items, 0 * n, n - 2)))
   return candidates_loss(
@@ -156,7 +156,7 @@ def ptum(model: Model, batch: Batch) -> Tensor:
 
 
 def msdp(model: Model, batch: Batch) -> Tensor:
-  """Predicts the shares of items in a window after a prefix."""
+  """Predicts the frequencies of items in a window after a prefix."""
   prefix, after = prefix_and_rest(batch['items'], 32)
   size = 1 + draw(lengths(after))
   masked = mask(prefix, model.encoder.mask_id, 0.3)
@@ -171,9 +171,9 @@ def msdp(model: Model, batch: Batch) -> Tensor:
 
 
 def ecl(model: Model, batch: Batch) -> Tensor:
-  """Tells which items have been replaced, and dropout passes of users."""
+  """Detects replaced items, and contrasts dropout passes of users."""
   items = batch['items']
-  filled, guesses = model.fill(items, 0.2)
+  filled, fill_loss = model.fill(items, 0.2)
   users = model.encode(items, items)
   embedded = model.encoder.items(filled) + model.condition(users[0])[:, None]
   states = model.discriminator.states(filled, embedded)
@@ -181,7 +181,7 @@ def ecl(model: Model, batch: Batch) -> Tensor:
   found = functional.binary_cross_entropy_with_logits(
     model.is_replaced(states)[..., 0][real], (filled != items)[real].float()
   )
-  return guesses + 0.005 * nt_xent_loss(unit(users), 0.05) + 0.25 * found
+  return fill_loss + 0.005 * nt_xent_loss(unit(users), 0.05) + 0.25 * found
 
 
 OBJECTIVES = {
@@ -199,10 +199,10 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     options: `objective`; `encoder`, the fields of `UserEncoder`; `arrays`, a
-      file of batches, int32 [steps, users, length], padded with 0, as `items`
-      and maybe `partner_items`, and maybe `similar`, int32 [ids, k]; `threads`,
-      `learning_rate`, how many steps are not timed, `warm_up`, and `cpu_time`,
-      whether seconds are of CPU time.
+      file with batches, int32 [steps, users, length], padded with 0, as `items`
+      and, if needed, `partner_items`, and with `similar`, int32 [ids, k], if
+      needed; `threads`; `learning_rate`; `warm_up`, the number of first steps
+      that are not timed; and `cpu_time`, whether to measure CPU time.
   """
   torch.manual_seed(0)
   torch.set_num_threads(options['threads'])
@@ -210,10 +210,10 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
     torch.set_default_device('cuda')
   with np.load(options['arrays']) as arrays:
     batches = {name: arrays[name].astype(np.int64) for name in arrays}
-  whole = {'behaviours': batches['items'][batches['items'] != 0]}
+  constants = {'behaviours': batches['items'][batches['items'] != 0]}
   if 'similar' in batches:
-    whole['similar'] = batches.pop('similar')
-  whole = {name: torch.tensor(array) for name, array in whole.items()}
+    constants['similar'] = batches.pop('similar')
+  constants = {name: torch.tensor(array) for name, array in constants.items()}
   model = Model(options['encoder'])
   rate = options['learning_rate']
   optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
@@ -221,22 +221,22 @@ def main(options: dict[str, Any]) -> dict[str, Any]:
   losses = []
 
   def step(number: int) -> None:
-    """A step on the users of one batch, cut at their longest."""
+    """Trains on one batch, cut to the length of its longest user."""
     batch = {name: array[number] for name, array in batches.items()}
     length = max((x != 0).sum(1).max() for x in batch.values())
     batch = {name: torch.tensor(x[:, :length]) for name, x in batch.items()}
-    loss = objective(model, batch | whole)
+    loss = objective(model, batch | constants)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    # It waits for a GPU.
+    # This waits until a GPU has finished the step.
     losses.append(loss.item())
 
   steps, users = batches['items'].shape[:2]
   clock = time.process_time if options['cpu_time'] else time.perf_counter
   seconds = timed(step, range(steps), warm_up=options['warm_up'], clock=clock)
   status = pathlib.Path('/proc/self/status').read_text()
-  # The names are those of `measure.measure`.
+  # The results have the names that `measure.measure` uses.
   return {
     'users_per_second': users / statistics.median(seconds),
     'step_seconds': seconds,
