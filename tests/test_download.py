@@ -64,7 +64,7 @@ def test_a_wheel_lies_where_it_is_looked_for(missing, monkeypatch):
     ({'contents': b'not the wheel'}, 'has the sha256'),
     ({'error': 'retry\nERROR: no such release'}, 'ERROR: no such release'),
     ({'error': 'timeout'}, 'no answer in 300 s'),
-    ({}, 'it brought no such file'),
+    ({}, 'it downloaded another file'),
   ],
 )
 def test_what_pip_cannot_bring_is_told_with_all_that_was_tried(

@@ -234,7 +234,9 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(tmp_path, suffix):
 
 def test_a_file_that_came_meanwhile_is_kept_and_so_are_the_vectors(tmp_path):
   path = tmp_path / 'users.npz'
-  with pytest.raises(SettingsError, match=r'meanwhile: .*users\.\d+\.npz'):
+  with pytest.raises(
+    SettingsError, match=r'process in the meantime: .*users\.\d+\.npz'
+  ):
     vector_files.write_vectors(path, broken_pieces(path, None), (1, 2))
   assert path.read_text() == 'of somebody else'
   (other,) = [file for file in tmp_path.iterdir() if file != path]

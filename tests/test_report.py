@@ -276,7 +276,7 @@ def test_vectors_that_are_all_the_same_are_told(settings, tmp_path):
     ({'runs': ('.',)}, '--runs=. holds no run, comparison, similarities or '),
     ({'vectors': ('gone.npz',)}, 'gone.npz cannot be read: '),
     ({'vectors': ('bad.parquet',)}, 'bad.parquet cannot be read: '),
-    ({'vectors': ('other.npz',)}, 'other.npz has no user_id and vector: '),
+    ({'vectors': ('other.npz',)}, 'other.npz has no columns user_id and '),
     ({'vectors': ('u.npz',), 'users': ('x',)}, "--users: there is no .* 'x'"),
     ({'vectors': ('u.npz',), 'task': 'click'}, '--task=click has no classes'),
     (

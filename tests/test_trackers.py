@@ -130,7 +130,10 @@ def test_wandb_goes_on_in_the_same_run(tmp_path, monkeypatch):
   [
     ('mlflow', r"--log_to=mlflow: .*pip install '\.\[mlflow\]'"),
     ('wandb', r"--log_to=wandb: .*pip install '\.\[wandb\]'"),
-    ('wanb', '--log_to=wanb: there are tensorboard, mlflow, wandb, and MODULE'),
+    (
+      'wanb',
+      '--log_to=wanb must be one of tensorboard, mlflow, wandb, or MODULE',
+    ),
     ('tests.test_trackers:no', '--log_to=.*:no: .*no.*; give MODULE:FUNCTION'),
     ('no_module:f', '--log_to=no_module:f: .*; give MODULE:FUNCTION'),
   ],

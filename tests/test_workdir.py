@@ -141,7 +141,7 @@ def test_one_run_at_a_time(tmp_path):
     with (
       pytest.raises(
         SettingsError,
-        match=f'run is in use by process {os.getpid()} on .*: wait for its end',
+        match=f'run is in use by process {os.getpid()} on .*: wait until it',
       ),
       opened_workdir(settings(tmp_path / 'run', seed=4)),
     ):

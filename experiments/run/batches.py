@@ -1,4 +1,4 @@
-"""The batches of a run, made ready ahead of the devices."""
+"""The batches of a run, made before the devices need them."""
 
 import collections
 import contextlib
@@ -74,7 +74,7 @@ class Prefetch(Iterator):
 
 
 def steps_of_run(settings: RunSettings, users: UserArrays) -> int:
-  """Updates of the whole run: --num_steps, or those of --num_epochs."""
+  """The number of updates of a run, by --num_steps or --num_epochs."""
   in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
   return settings.num_steps or settings.num_epochs * in_epoch
 
@@ -82,7 +82,7 @@ def steps_of_run(settings: RunSettings, users: UserArrays) -> int:
 def training_batches(
   users: UserArrays, settings: RunSettings, length: int, steps: range
 ) -> Prefetch:
-  """The batches of these steps, made ahead and put on the devices."""
+  """The batches of these steps, prefetched to the devices."""
   make = _maker(users, settings, length, seed=settings.seed)
   return Prefetch(make, steps, to_devices=_on_devices)
 
@@ -97,7 +97,7 @@ def training_batch(
 def _maker(
   users: UserArrays, settings: RunSettings, length: int, *, seed: int | None
 ) -> Callable[[int], dict[str, np.ndarray]]:
-  """Step -> this process's part of its batch, of NumPy; see `batch_at`."""
+  """Step -> this process's part of its batch in NumPy, see `batch_at`."""
   return functools.partial(
     batch_at,
     users,
@@ -111,7 +111,7 @@ def _maker(
 
 
 def _on_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-  # Moved before the step is dispatched, which would wait for it.
+  # Otherwise the dispatch of the step would wait for the transfer.
   return jax.block_until_ready(shard_batch(batch))
 
 
@@ -121,8 +121,8 @@ def batches_in_order(
   """The batches of one pass over a split, in the stored order.
 
   Yields:
-    This process's part of a batch, of NumPy, and the rows of the split that are
-    the users of the whole batch: what comes after them is padding.
+    This process's part of a batch in NumPy; and the rows of the split that are
+    the users of the whole batch, int [users]. Later rows of it are padding.
   """
   make = _maker(users, settings, length, seed=None)
   size, total = settings.batch_size, len(users.items)

@@ -1,6 +1,6 @@
-"""A command: its flags are read first, then what it needs is imported.
+"""Runs a command: reads its flags first, and only then imports JAX and data.
 
-So errors in the flags are printed at once, and so is `--help`.
+So `--help` and errors in the flags are printed at once.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from experiments.flags.binder import (
 )
 from experiments.flags.flag_files import CONFIGS, with_flagfiles, with_place
 
-# The flags that most runs need, in the order in which they come to mind.
+# The flags that most runs need, in the order in which a user thinks of them.
 _FIRST = (
   'dataset',
   'events',
@@ -46,11 +46,12 @@ _FIRST = (
   'quiet',
 )
 _FLAGFILE = (
-  'A file of flags, a line each, which may name others: a path, or the name of '
-  f'one in {CONFIGS}.'
+  'A file with one flag per line, which may include other such files: a path, '
+  f'or the name of a file in {CONFIGS}.'
 )
 _MOST, _OWN = 'most runs', 'this command'
-# The others follow by `Settings.group` of the class that has them first.
+# The other flags follow, by the `Settings.group` of the class that defines them
+# first.
 _ORDER = (
   _MOST,
   _OWN,
@@ -66,7 +67,7 @@ _ORDER = (
 
 
 def run(module: str, settings_type: type[Settings]) -> None:
-  """Calls `main(settings)` of a module, and ends the process."""
+  """Calls `main(settings)` of a module with the settings of the flags."""
   if asks_for_help(sys.argv[1:]):
     print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()
@@ -80,7 +81,7 @@ def run(module: str, settings_type: type[Settings]) -> None:
 
 
 def _parse(words: list[str], argv: list[str]) -> list[str]:
-  # Flags may follow words without a flag.
+  # Allows flags after arguments without a flag.
   flags.FLAGS.set_gnu_getopt()
   try:
     return flags.FLAGS([argv[0], *words])
@@ -102,8 +103,8 @@ def _start(
     )
   if argv[1:]:
     flags.FLAGS[name].value = [*flags.FLAGS[name].value, *argv[1:]]
-  # Orbax logs every step of every save, and each error that it raises;
-  # --verbosity=0 lets it.
+  # Orbax logs every step of every save, and each error that it raises.
+  # --verbosity=0 shows these logs.
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.FATAL)
   sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
@@ -111,7 +112,7 @@ def _start(
     settings = from_flags(settings_type, flags.FLAGS)
   except SettingsError as error:
     sys.exit(f'error: {with_place(str(error), words)}')
-  # It needs JAX, as most commands do.
+  # Imported here because it imports JAX.
   from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)
@@ -129,7 +130,7 @@ def _report(report_any: Callable[[Any], object], event: Any) -> None:
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
-  """Whether the words of a command ask what its flags are."""
+  """Whether the words of a command line ask for help."""
   return not {'--help', '-help', '-h', '-?', '--helpshort'}.isdisjoint(words)
 
 

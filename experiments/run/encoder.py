@@ -1,4 +1,4 @@
-"""The encoder of a run: fresh, or from the checkpoint of another run."""
+"""The encoder of a run: new, or from the checkpoint of another run."""
 
 import functools
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from experiments.flags.binder import Settings, SettingsError
 from experiments.flags.shared import EncoderSettings
 from experiments.run.process import tell
 
-# What a checkpoint's parameters do not depend on.
+# Fields on which the parameters in a checkpoint do not depend.
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
-# An encoder, and the parameters of the model that it is part of.
+# An encoder, and the parameters of its model.
 Model = tuple[UserEncoder, dict[str, Any]]
 
 
@@ -29,22 +29,22 @@ class Source(NamedTuple):
 
   path: str  # the workdir of the run
   encoder: UserEncoder  # its encoder
-  params: dict[str, Any]  # of the whole model
+  params: dict[str, Any]  # of its model
   vocabulary: Sequence[str]  # the raw ids of its items
 
 
 def open_source(settings: Settings, path: str) -> Source | None:
-  """Restores the model of a run; None where no path is given.
+  """Restores the model of a run; None without a path.
 
-  A table that is to be split is put on the host, so that no accelerator ever
-  has to hold it whole.
+  With --shard_table the parameters stay on the host, so that no accelerator
+  ever has to hold the whole table.
 
   Raises:
     CheckpointError: the run cannot be read.
   """
   if not path:
     return None
-  # Also where all else is traced, as for a plan.
+  # A plan traces its caller.
   with jax.ensure_compile_time_eval():
     return Source(path, *restore_model(path, device=_source_device(settings)))
 
@@ -58,10 +58,14 @@ def make_encoder(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Makes an encoder for the items of a data set, and its parameters.
 
+  Args:
+    items: the raw ids of the items.
+    source: the run to start from; None starts at random.
+
   Returns:
     The encoder, and the parameters `table` and `encoder` of the model. With
-    --shard_table no device holds the table whole: a new one is of `Shards`, one
-    of a source on the host.
+    --shard_table no device holds the whole table: a new table consists of
+    `Shards`, and that of a source is on the host.
   """
   given = settings.encoder_fields()
   if source is None:
@@ -70,7 +74,7 @@ def make_encoder(
     except ValueError as error:
       raise SettingsError(f'the encoder cannot be built: {error}') from error
     init = functools.partial(_init, encoder, settings.item_stddev)
-    # A plan is traced, and needs no more than the shapes.
+    # A plan traces this function, and needs the shapes only.
     if is_split(settings) and not isinstance(key, jax.core.Tracer):
       return encoder, init_in_parts(init, key)
     return encoder, init(key)
@@ -80,7 +84,7 @@ def make_encoder(
     if name not in OVERRIDABLE_FIELDS and has != value:
       raise SettingsError(
         f'--{name}={value} contradicts {source.path}, which has {has}: leave '
-        'the flag out, or what needs it, or start from another run'
+        'out the flag, or the one that implies it, or start from another run'
       )
   free = {name: given[name] for name in OVERRIDABLE_FIELDS if name in given}
   encoder = source.encoder.clone(num_items=len(items), **free)
@@ -90,8 +94,8 @@ def make_encoder(
     source.params['table'], fresh, source.vocabulary, items
   )
   tell(
-    f'{source.path}: knows {found:,} of {len(items):,} items; the others start '
-    'at random'
+    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
+    'initialised at random'
   )
   return encoder, {'table': table, 'encoder': source.params['encoder']}
 
@@ -101,16 +105,16 @@ def with_items(
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """The encoder of a run for the items of a data set, matched by raw id.
 
-  Items that the encoder does not know get the embedding of the mask, which it
-  has learned to treat as an unknown item. With random embeddings a user vector
-  would depend on the data set, and unknown items would add noise.
+  Unknown items get the embedding of the mask, which the encoder has learned to
+  treat as an unknown item. Random embeddings would add noise to user vectors,
+  which would then depend on the data set.
   """
   table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
   table, found = map_item_rows(table, masked, source.vocabulary, items)
   tell(
-    f'{source.path}: knows {found:,} of {len(items):,} items; the others count '
-    'as masked'
+    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
+    'treated as masked'
   )
   encoder = source.encoder.clone(num_items=len(items))
   return encoder, source.params | {'table': table}
@@ -119,10 +123,10 @@ def with_items(
 def restored_head(
   head: dict[str, Any], items: Sequence[str], source: Source
 ) -> dict[str, Any]:
-  """What a run has learned beside its encoder, else what fresh parameters are.
+  """The head of a run where it has parameters of the same shapes, else `head`.
 
   Args:
-    head: the fresh parameters: maybe `bias`, a number per id, and others.
+    head: the initial parameters by name; `bias`, if any, has a number per id.
     items: raw item ids of the data set, by which biases are matched.
   """
   saved, known = source.params.get('head', {}), source.vocabulary
@@ -132,7 +136,7 @@ def restored_head(
     if shapes == own:
       found[name] = saved[name]
   if 'bias' in head and np.shape(saved.get('bias')) == (len(known) + 1,):
-    # As tables of one feature; the mask has no bias.
+    # As tables with one feature, where the mask, which has no bias, gets 0.
     tables = [
       jnp.append(jnp.asarray(bias), 0.0)[:, None]
       for bias in (saved['bias'], head['bias'])
@@ -143,7 +147,7 @@ def restored_head(
 
 
 def is_split(settings: Settings) -> bool:
-  """Whether each device is to hold a part of the item table."""
+  """Whether --shard_table is set."""
   return getattr(settings, 'shard_table', False)
 
 
@@ -151,7 +155,7 @@ def _source_device(settings: Settings) -> jax.Device:
   return host_device() if is_split(settings) else jax.local_devices()[0]
 
 
-# Compiled, since op by op it takes seconds; once for all runs of a process.
+# Jitted, because it takes seconds op by op; compiled once per process.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _init(
   encoder: UserEncoder, item_stddev: float | None, key: jax.Array

@@ -1,4 +1,4 @@
-"""What a run logs while it trains: metrics in files, progress on the screen."""
+"""The logs of a run: metrics in files, and progress on the screen."""
 
 import collections
 import itertools
@@ -20,9 +20,9 @@ from experiments.run.process import is_main_process, is_quiet, tell
 from experiments.run.trackers import find_trackers
 from experiments.run.workdir import METRICS, atomic_write, writing
 
-# The last steps, of which the rate is taken.
+# The number of last steps from which the rate is computed.
 _WINDOW = 100
-# Seconds after which the bar of a terminal is drawn again.
+# Seconds between two updates of the bar of a terminal.
 _REDRAWN = 0.5
 _LINE = '{desc}: step {n:,}/{total:,}{postfix}, {remaining} left'
 
@@ -30,14 +30,15 @@ _LINE = '{desc}: step {n:,}/{total:,}{postfix}, {remaining} left'
 class MetricsLog:
   """Writes the same numbers to `metrics.jsonl` and to the trackers of a run.
 
-  The file holds nothing that depends on the clock, so that two equal runs
-  write equal files, but where --log_seconds asks for it. A number that is not
-  finite is left out. A tracker that fails is not used again, and the run
-  continues. With several processes, only the main one writes.
+  Unless --log_seconds is set, the file does not depend on the clock, so that
+  two equal runs write equal files. A number that is not finite is left out. A
+  tracker that fails is not used again, and the run continues. With several
+  processes, only the main process writes.
 
   Args:
     resume_at: the last step whose lines are kept; later ones are written again.
-    saved: of `since_save`, by checkpoints; replaces what the file has lost.
+    saved: results of `since_save` from checkpoints, which replace lines that
+      the file has lost.
   """
 
   def __init__(
@@ -70,7 +71,7 @@ class MetricsLog:
       self._trackers[name] = log
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes one line of numbers at a step."""
+    """Writes one line, the numbers of a step."""
     if self._is_muted:
       return
     values = {n: value for n, value in values.items() if math.isfinite(value)}
@@ -82,7 +83,7 @@ class MetricsLog:
     self._recent.append(line)
 
   def since_save(self, step: int) -> dict[str, Any]:
-    """The lines of the steps up to this one that no checkpoint holds yet."""
+    """The lines up to a step that are not in a checkpoint yet."""
     if self._is_muted:
       return {}
     lines = {'after': self._after, 'until': step, 'lines': self._recent}
@@ -114,19 +115,19 @@ def mend_metrics(
   resume_at: int,
   saved: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-  """Leaves in `metrics.jsonl` the lines up to a step, as of `MetricsLog`."""
+  """Cuts `metrics.jsonl` after a step; restores lines, see `MetricsLog`."""
   path = folder / METRICS
   lines = _mended(_lines_of(path), [*saved, {'after': resume_at}])
   atomic_write(path, ''.join(lines))
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The numbers that a run has logged so far, a dictionary a line."""
+  """The numbers that a run has logged so far, one dictionary per line."""
   return [json.loads(line) for _, line in _lines_of(folder / METRICS)]
 
 
 def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
-  """The step and the text of each whole line; what is broken ends the file."""
+  """The step and text of each complete line, up to the first broken one."""
   if not path.exists():
     return []
   *whole, _ = path.read_bytes().split(b'\n')
@@ -135,7 +136,7 @@ def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
   if any(step is not None for step in found[end:]):
     raise SettingsError(
       f'{path}, line {end + 1}: not the JSON of a step, but later lines are. '
-      'Mend the line, or remove it'
+      'Correct the line, or remove it'
     )
   return [
     (step, line.decode() + '\n')
@@ -146,7 +147,7 @@ def _lines_of(path: pathlib.Path) -> list[tuple[int, str]]:
 def _step_of(line: bytes) -> int | None:
   try:
     step = json.loads(line)['step']
-  # Also what is no text, or no object.
+  # Invalid UTF-8 is a ValueError, and JSON other than an object a TypeError.
   except (ValueError, TypeError, KeyError):
     return None
   return step if isinstance(step, int) else None
@@ -155,7 +156,7 @@ def _step_of(line: bytes) -> int | None:
 def _mended(
   lines: list[tuple[int, str]], saved: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-  """The lines, those of some steps replaced by what was saved of them.
+  """Replaces the lines of some steps by those saved in checkpoints.
 
   Example:
     >>> lines = [(1, 'a'), (2, 'broken'), (9, 'z')]
@@ -176,8 +177,8 @@ def _mended(
 class Progress(tqdm.tqdm):
   """Users per second, loss and time left: a bar, or lines without a terminal.
 
-  The rate is computed from the median time of the last steps, without the time
-  between steps, such as validation; so is the time left.
+  The rate and the time left are computed from the median time of the last
+  steps, which excludes the time between steps, such as validation.
 
   Args:
     title: text in front of the bar or line.
@@ -188,7 +189,7 @@ class Progress(tqdm.tqdm):
     waited: returns the seconds that steps have waited for input so far.
   """
 
-  # All is shown by `update`, so that no thread is needed.
+  # `update` refreshes the bar, so that no thread is needed.
   monitor_interval = 0
 
   def __init__(
@@ -202,7 +203,8 @@ class Progress(tqdm.tqdm):
     waited: Callable[[], float] | None = None,
   ):
     self._users, self._waited, self._loss = users, waited, None
-    # When steps were counted, and what had been waited by then, in seconds.
+    # The times at which steps were counted, and the waiting time until then, in
+    # seconds.
     self._times: collections.deque[tuple] = collections.deque(maxlen=_WINDOW)
     self._is_bar = sys.stderr.isatty()
     super().__init__(
@@ -218,10 +220,10 @@ class Progress(tqdm.tqdm):
     )
 
   def update(self, loss: ArrayLike) -> None:
-    """Counts one step; its loss is waited for only where it is shown."""
+    """Counts one step; waits for its loss only if the loss is displayed."""
     if self.disable:  # By --quiet, or by TQDM_DISABLE.
       return
-    # The first was given to the devices, which may be far from through with it.
+    # The first step has only been dispatched, and may run for a long time yet.
     if self.n > self.initial:
       waited = self._waited() if self._waited else 0.0
       self._times.append((time.monotonic(), waited))
@@ -231,16 +233,15 @@ class Progress(tqdm.tqdm):
 
   @property
   def format_dict(self) -> dict[str, Any]:
-    """What tqdm shows, with the rate and the loss of the last steps."""
+    """The values for tqdm, with the rate and the loss of the last steps."""
     if len(self._times) < 2:
       return super().format_dict
     now, waited = zip(*self._times, strict=True)
-    # The median leaves out what comes between steps, as validation does, and
-    # what it compiles. A coarse clock may not have moved.
+    # The median excludes validation and compilation, which come between steps.
     seconds = statistics.median(
       after - before for before, after in itertools.pairwise(now)
     )
-    rate = 1 / max(seconds, 1e-9)
+    rate = 1 / max(seconds, 1e-9)  # A coarse clock may show no difference.
     postfix = f'{rate * self._users:,.0f} users/s, loss {float(self._loss):.4f}'
     if self._waited:
       share = (waited[-1] - waited[0]) / max(now[-1] - now[0], 1e-9)

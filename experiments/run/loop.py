@@ -1,4 +1,4 @@
-"""The loop that all training shares: step, log, save, resume."""
+"""The training loop of all commands: step, log, save, resume."""
 
 import contextlib
 import dataclasses
@@ -32,37 +32,37 @@ from experiments.run.step_log import StepLog
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run trains, and what it does after each epoch."""
+  """Everything that `train` needs to know about a run."""
 
   settings: RunSettings
   folder: pathlib.Path
   users: UserArrays  # the split that is trained on
-  length: int  # behaviours seen of a user
-  # (state, batch, key) -> (state, metrics), before `pmap_step`.
+  length: int  # of the sequences in a batch
+  # (state, batch, key) -> (state, metrics), without `pmap_step`.
   step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
-  key: jax.Array  # from which all draws of the steps follow
-  description: Description  # what checkpoints say of themselves
+  key: jax.Array  # the random key from which those of all steps are derived
+  description: Description  # stored in checkpoints
   # State -> (numbers to log, score of the checkpoint or None).
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
-  score_start: bool = False  # whether the first state may be the best
+  score_start: bool = False  # whether to validate before the first step
 
   @property
   def steps_per_epoch(self) -> int:
-    """Updates that show every user once."""
+    """The number of updates of an epoch."""
     return steps_per_epoch(len(self.users.items), self.settings.batch_size)
 
   @property
   def num_steps(self) -> int:
-    """Updates of the whole run."""
+    """The number of updates of the whole run."""
     return steps_of_run(self.settings, self.users)
 
 
 def check_devices(settings: RunSettings) -> None:
-  """Raises `SettingsError` where the batch cannot be split over the devices."""
+  """Raises `SettingsError` if devices cannot split the batch evenly."""
   if jax.device_count() != jax.process_count() * jax.local_device_count():
     raise SettingsError(
       f'this process has {jax.local_device_count()} of {jax.device_count()} '
-      f'devices: give each of the {jax.process_count()} processes as many'
+      f'devices: give all {jax.process_count()} processes the same number'
     )
   try:
     users_per_device(settings.batch_size, jax.device_count())
@@ -78,8 +78,8 @@ def learning_rate(
   """The learning rate of each step: --warmup_steps, then --schedule.
 
   Args:
-    num_steps: of the run; after the last the schedule is at 0.
-    rate: instead of its --learning_rate.
+    num_steps: number of steps of the run, at the end of which a decay is at 0.
+    rate: the peak rate [--learning_rate].
   """
   rate, warmup = rate or settings.learning_rate, settings.warmup_steps
   if settings.schedule == 'constant' and not warmup:
@@ -87,8 +87,8 @@ def learning_rate(
   left = num_steps - warmup
   if left < 1:
     raise SettingsError(
-      f'--warmup_steps={warmup} leaves none of the {num_steps} steps: take '
-      'fewer'
+      f'--warmup_steps={warmup} must be less than the number of steps, '
+      f'{num_steps}'
     )
   schedule = {
     'constant': optax.constant_schedule(rate),
@@ -97,7 +97,7 @@ def learning_rate(
   }[settings.schedule]
   if not warmup:
     return schedule
-  # The first step of the rise has a rate above 0.
+  # The first step of the warm-up has a rate above 0.
   rises = optax.linear_schedule(rate / (warmup + 1), rate, warmup)
   return optax.join_schedules([rises, schedule], [warmup])
 
@@ -105,7 +105,7 @@ def learning_rate(
 def make_optimizer(
   settings: RunSettings, rate: float | optax.Schedule
 ) -> optax.GradientTransformation:
-  """Adam, with decoupled weight decay if there is any."""
+  """Adam, or AdamW if there is weight decay."""
   if settings.weight_decay:
     return optax.adamw(rate, weight_decay=settings.weight_decay)
   return optax.adam(rate)
@@ -121,7 +121,7 @@ def train(run: Run, state: TrainState) -> TrainState:
   """
   settings = run.settings
   with defer_signals():
-    # Closed even if interrupted, so that the checkpoint being written is whole.
+    # Closed even if interrupted, so that a checkpoint is written to its end.
     with Checkpoints(
       run.folder, keep=settings.keep_checkpoints, tell=tell
     ) as checkpoints:
@@ -139,7 +139,7 @@ def train(run: Run, state: TrainState) -> TrainState:
 def _train_on(
   run: Run, state: TrainState, checkpoints: Checkpoints
 ) -> tuple[TrainState, bool]:
-  """The last state, and whether a signal stopped the run before its end."""
+  """Trains to the end; the last state, and whether a signal stopped it."""
   state = checkpoints.restore(like=state) or state
   start, total, saved = int(state.step), run.num_steps, checkpoints.logs()
   if start >= total or _out_of_patience(run, start, checkpoints):
@@ -180,14 +180,14 @@ def _take_steps(
   log: StepLog,
   progress: Progress,
 ) -> tuple[TrainState, bool]:
-  """The state after the last of the batches, and whether to stop before."""
+  """Takes the steps of a run; returns as `_train_on`."""
   step_fn = pmap_step(run.step, num_replicated_args=1, donate=True)
   key, metrics, stop = replicate(run.key), None, False
   for step, batch in enumerate(batches, int(state.step) + 1):
     before = metrics
     state, metrics = step_fn(state, batch, key)
-    # The devices have this step to do while the one before is logged, and the
-    # loop is never further ahead of them.
+    # The devices compute this step while the one before is logged, so that the
+    # loop is at most one step ahead of them.
     if before is not None:
       log.write_step(step - 1, before)
     stop, is_last = asked_to_stop(step), step == run.num_steps
@@ -195,7 +195,7 @@ def _take_steps(
     due = step % run.settings.checkpoint_every == 0 or is_last or stop
     loss, score = metrics['loss'], None
     if epoch_ends or due:
-      # A checkpoint promises the lines of all its steps.
+      # A checkpoint contains the lines of all steps up to its own.
       log.write_step(step, metrics)
       metrics = None
     if epoch_ends:
@@ -216,10 +216,10 @@ def _take_steps(
 
 
 def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
-  """Validates; the score, if there is one."""
+  """Validates and logs; returns the score, if there is one."""
   with log.paused() as seconds:
-    whole = state._replace(params=apply_pending_updates(state))
-    values, score = run.on_epoch(whole)
+    evaluated = state._replace(params=apply_pending_updates(state))
+    values, score = run.on_epoch(evaluated)
     log.write(int(state.step), values | seconds)
   return score
 

@@ -1,4 +1,4 @@
-"""New files that flags name: none is overwritten, and none is left half."""
+"""Output files that flags name: written atomically, and never overwritten."""
 
 import contextlib
 import os
@@ -33,10 +33,10 @@ def new_file(
   flag: str,
   errors: tuple[type[Exception], ...] = (OSError,),
 ) -> Iterator[pathlib.Path]:
-  """A path to write a file at, which is renamed to its place at the end.
+  """Yields a path to write a new file at, which is renamed to `path` at exit.
 
   Args:
-    errors: what writing raises if it fails; becomes a `SettingsError`.
+    errors: exceptions of a failed write, which become a `SettingsError`.
   """
   own = f'.{os.getpid()}'
   try:
@@ -45,8 +45,8 @@ def new_file(
       if path.exists():
         other = aside.rename(path.with_suffix(own + path.suffix))
         raise SettingsError(
-          f'--{flag}={path} was written by another process meanwhile: what '
-          f'this one wrote is in {other}'
+          f'--{flag}={path} was written by another process in the meantime: '
+          f'the file of this process is {other}'
         )
   except SettingsError:
     raise

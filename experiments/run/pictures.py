@@ -1,6 +1,6 @@
 """Pictures: points with intervals, curves, lines, heat maps, and similarities.
 
-Matplotlib is the extra `plots`; nothing but these functions needs it.
+Only these functions need Matplotlib, which is the extra `plots`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Lines(NamedTuple):
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """An empty figure, in inches, which needs no display."""
+  """Makes an empty figure, sized in inches, that needs no display."""
   try:
     from matplotlib.figure import Figure
   except ImportError as error:
@@ -71,7 +71,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save(
   figure: Figure, stem: pathlib.Path, endings: Sequence[str] = ('png', 'svg')
 ) -> None:
-  """Writes `stem.png` and `stem.svg`, each whole or not at all."""
+  """Writes `stem.png` and `stem.svg` atomically."""
   for ending in endings:
     path = stem.with_name(f'{stem.name}.{ending}')
     with writing(path.parent), atomic_path(path) as aside:
@@ -79,7 +79,7 @@ def save(
 
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:
-  """A panel a task: methods from top to bottom, points with intervals."""
+  """Draws a panel per task: a point with an interval for each method."""
   figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].labels))
   for axis, panel in zip(axes, panels, strict=True):
     for row in np.flatnonzero(np.isfinite(panel.means)):
@@ -93,7 +93,7 @@ def draw_methods(panels: Sequence[Panel]) -> Figure:
 
 
 def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
-  """A panel a task: the mean as a line, the interval as a band."""
+  """Draws a panel per task: the mean as a line, the interval as a band."""
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
     axis.plot(panel.labels, panel.means, marker='o', color='C0')
@@ -108,13 +108,13 @@ def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
 def draw_lines(
   panels: Sequence[Lines], *, label: str, sizes: Sequence[int] = ()
 ) -> Figure:
-  """Lines over the same axis, in a panel or more.
+  """Draws lines in one or several panels, with one legend.
 
   Args:
-    panels: a line of a name has the same place in all of them.
-    label: of the horizontal axes.
-    sizes: marks of the horizontal axes, which are then logarithmic, and the
-      others begin at 0.
+    panels: all with the lines of the same names in the same order.
+    label: the label of the horizontal axes.
+    sizes: ticks of the horizontal axes, which are then logarithmic; vertical
+      axes then start at 0.
   """
   figure, axes = _grid(panels, height=3.4)
   for axis, panel in zip(axes, panels, strict=True):
@@ -144,10 +144,11 @@ def draw_lines(
 
 
 def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
-  """A panel a task: the mean of every pair of names, symmetric.
+  """Draws a panel per task: a symmetric heat map of the means of pairs.
 
   Args:
-    panels: whose labels are `first+second`, each pair once.
+    panels: have labels `first+second`, one for each pair of names.
+    names: the names of rows and columns.
   """
   figure, axes = _grid(panels, height=3)
   for axis, panel in zip(axes, panels, strict=True):
@@ -159,7 +160,7 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
     figure.colorbar(image, ax=axis, shrink=0.8)
     for (row, column), value in np.ndenumerate(table):
       text = axis.text(column, row, f'{value:.2f}', ha='center', va='center')
-      # To be read on the darkest and on the brightest field.
+      # Readable on the darkest and on the brightest cell.
       text.set_bbox({'facecolor': 'white', 'alpha': 0.7, 'edgecolor': 'none'})
     axis.set_xticks(range(len(names)), names)
     axis.set_yticks(range(len(names)), names)
@@ -169,7 +170,7 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
 def _grid(
   panels: Sequence[Panel] | Sequence[Lines], *, height: float
 ) -> tuple[Figure, list[Axes]]:
-  """A figure of titled panels, some in a row."""
+  """A figure with a grid of titled panels."""
   columns = min(len(panels), _PANELS_A_ROW)
   rows = -(-len(panels) // columns)
   figure = new_figure(1 + 3.2 * columns, height * rows)
@@ -187,7 +188,7 @@ def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
   columns = min(len(methods), _SIMILARITIES_A_ROW)
   rows = -(-len(methods) // columns)
   figure = new_figure(1 + 3.4 * columns, 0.6 + 2.6 * rows)
-  # Where the leftmost value of all panels lies: the rest is empty.
+  # The leftmost value of all panels; to the left of it they are empty.
   low = edges[
     min(
       np.flatnonzero(summary['histogram'])[0]
@@ -199,7 +200,7 @@ def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
     axis = figure.add_subplot(rows, columns, place)
     for color, (kind, summary) in enumerate(kinds.items()):
       counts = np.array(summary['histogram'])
-      # Each to its own height: a sharp peak would flatten all others.
+      # Each has a height of 1: a sharp peak would flatten all others.
       heights = counts / counts.max()
       axis.stairs(heights, edges, fill=True, alpha=0.1, color=f'C{color}')
       axis.stairs(heights, edges, color=f'C{color}', label=_LABELS[kind])

@@ -1,4 +1,4 @@
-"""How the work of a run is done: the parts of a batch, and its step."""
+"""How batches are encoded in buckets, and how a training step is made."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -37,30 +37,29 @@ from experiments.flags.process import (
 from experiments.flags.traits import traits_of
 from experiments.run.batches import outputs_in_order
 
-# Sequences encoded at once, by platform. On a CPU few, since the activations of
-# 16 sequences fit the cache.
+# Sequences encoded at once. On a CPU, the activations of 16 fit the cache.
 _MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
 _SAMPLE = 1_000_000
-# With fewer items than so many times the rows of a batch, all of the table is
-# updated in less time.
+# Updating the whole table is faster if it has at most this many items for each
+# row of a batch.
 _MIN_ITEMS_PER_ROW = 3
 
 
 def effective_length(splits: Iterable[UserArrays], max_length: int) -> int:
-  """The behaviours of a user that batches hold: no more than any user has."""
+  """The length of sequences in batches: at most that of the longest history."""
   longest = max(users.items.longest for users in splits)
   return max(min(longest, max_length), 1)
 
 
 def sample_lengths(users: UserArrays, length: int) -> np.ndarray:
-  """How many behaviours are seen of users, of a million of them at most."""
+  """The lengths of a sample of a million users, or of all, cut to `length`."""
   count = len(users.items)
   rows = np.arange(0, count, max(count // _SAMPLE, 1))
   return np.minimum(users.items.lengths_of(rows), length)
 
 
 def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
-  """In which parts the sequences of a batch are encoded."""
+  """The buckets in which the sequences of a batch are encoded."""
   size = settings.microbatch
   if size is None:
     on_cpu = jax.default_backend() == 'cpu'
@@ -76,12 +75,7 @@ def lengths_of(
   splits: Collection[UserArrays],
   encoder: UserEncoder,
 ) -> tuple[int, np.ndarray, Buckets]:
-  """The lengths that encoding works with.
-
-  Args:
-    settings: the flags of encoding.
-    splits: the splits to encode.
-    encoder: the encoder.
+  """Computes sequence lengths and buckets for the users of some splits.
 
   Returns:
     The length of the sequences in a batch; the lengths of a sample of users,
@@ -104,7 +98,7 @@ def make_training(
   sampled_items: int = 0,
   draw: PrepareFn | None = None,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with.
+  """Makes the step of a run, without `pmap_step`, and its initial state.
 
   Args:
     length: items per user whose rows a step needs: the sequence length plus
@@ -147,7 +141,7 @@ def make_training(
 def _preparing(
   encoder: UserEncoder, sampled_items: int, draw: PrepareFn | None
 ) -> PrepareFn | None:
-  """What draws the items of a step, for all users and for each."""
+  """The function that adds the drawn items of a step to its batch."""
   if not sampled_items:
     return draw
   sample = functools.partial(
@@ -163,7 +157,7 @@ def _preparing(
 def with_split_table(
   settings: TableSettings, params: dict[str, Any]
 ) -> dict[str, Any]:
-  """The parameters, the item table split over the devices if it is to be."""
+  """The parameters, with a sharded item table if --shard_table is set."""
   table = params['table']
   if not settings.shard_table or is_shards(table):
     return params
@@ -194,7 +188,7 @@ def make_encoding(
   buckets: Buckets,
   length: int,
 ) -> tuple[PmapStep, dict[str, Any]]:
-  """(params, batch) -> the vectors of all its users; the params, on devices."""
+  """Makes a step (params, batch) -> user vectors; replicates its params."""
   step = encoding_step(settings, encoder, buckets=buckets, length=length)
   needed = {name: params[name] for name in ('table', 'encoder')}
   return pmap_step(step), replicate(with_split_table(settings, needed))
@@ -229,7 +223,7 @@ def encoding_step(
   buckets: Buckets,
   length: int,
 ) -> Callable:
-  """The step of `make_encoding`, before `pmap_step`."""
+  """The step of `make_encoding`, without `pmap_step`."""
   encode = functools.partial(
     encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
   )
@@ -242,12 +236,12 @@ def _rows_of_a_batch(
   length: int,
   sampled_items: int = 0,
 ) -> int:
-  """How many rows a device needs at most: of a split table, for its users."""
+  """The most rows of the table that a step needs on a device."""
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
   traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
-  # A behaviour may come with that of a partner, and with items like it.
+  # A behaviour may come with one of a partner, and with similar items.
   ids = 1 + any(each.sees_partners for each in traits)
   if any(each.sees_similar for each in traits):
     ids += settings.num_similar
@@ -255,12 +249,12 @@ def _rows_of_a_batch(
 
 
 def check_table_update(settings: SpeedSettings) -> None:
-  """Raises `SettingsError` where the table cannot be split, or rows updated."""
+  """Raises `SettingsError` if flags exclude a sharded table or row updates."""
   for name in getattr(settings, 'objective', ()):
     if traits_of(name).fills and settings.shard_table:
       raise SettingsError(
         f'--shard_table does not go with --objective={name}, which draws items '
-        'whose rows another device would have: leave it out'
+        'whose rows may be on another device: leave it out'
       )
   needs = _whole_table(settings)
   if settings.table_update == 'rows' and needs:
@@ -271,7 +265,7 @@ def check_table_update(settings: SpeedSettings) -> None:
 
 
 def _whole_table(settings: SpeedSettings) -> str:
-  """The flag by which a step does not touch the rows of its batch alone."""
+  """The flag with which a step updates the whole table or nothing of it."""
   if settings.weight_decay:
     return f'--weight_decay={settings.weight_decay:g}'
   if settings.schedule != 'constant':

@@ -1,4 +1,4 @@
-"""Logs the steps of a run, and stops a run that skips too many in a row."""
+"""The log of training steps, which stops a run that skips too many."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ from experiments.flags.shared import RunSettings
 from experiments.run.logs import MetricsLog
 from experiments.run.process import tell
 
-# How many users of a batch are named.
+# The number of users of a batch that an error names.
 _NAMED = 5
 
 
@@ -25,8 +25,10 @@ class StepLog(MetricsLog):
   A step whose loss or gradient is not finite is skipped: it changes nothing.
 
   Args:
-    start: steps done already, of the `num_steps` of the run.
-    saved: what checkpoints say of the log, by `since_save`.
+    users: the split that is trained on.
+    start: number of steps that are done already.
+    num_steps: number of steps of the run.
+    saved: results of `since_save` from checkpoints.
   """
 
   def __init__(
@@ -50,7 +52,7 @@ class StepLog(MetricsLog):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[dict[str, float]]:
-    """Stops the clock, and gives the seconds so far if they are logged."""
+    """Stops the clock until exit; yields the seconds so far, if logged."""
     at = time.perf_counter()
     yield self._seconds()
     self._began += time.perf_counter() - at
@@ -61,7 +63,7 @@ class StepLog(MetricsLog):
     return {'seconds': time.perf_counter() - self._began}
 
   def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Waits for a step, and writes its numbers if it is one to be logged."""
+    """Waits for a step, and writes its numbers at every --log_every steps."""
     jax.block_until_ready(metrics)
     metrics = dict(metrics)
     if not float(metrics.pop('skipped')):
@@ -82,12 +84,12 @@ class StepLog(MetricsLog):
         f'{self._in_a_row} in a row whose loss or gradient is not finite '
         f'(--max_skipped={self._settings.max_skipped}). Users of its batch: '
         f'{self._users_of(step)}. The newest '
-        'checkpoint is good: look at these users, or take a smaller '
+        'checkpoint is good: look at these users, or use a smaller '
         '--learning_rate in another --workdir'
       )
 
   def since_save(self, step: int) -> dict[str, Any]:
-    """What a checkpoint of this step says of the log."""
+    """The state of the log for the checkpoint of a step."""
     since = {'skipped_in_a_row': self._in_a_row} | self._seconds()
     return super().since_save(step) | since
 

@@ -1,8 +1,8 @@
-"""Where a run sends the numbers of metrics.jsonl, too: --log_to.
+"""Trackers, which get the numbers of metrics.jsonl as well: --log_to.
 
 A tracker is a function (workdir, flags, resume_at) -> log. `workdir` is the
-path of the run's folder, `flags` its settings as text by name, `resume_at` the
-last step that counts: those after it are logged again. For each line,
+path of the run's folder, `flags` its settings as text by name, and `resume_at`
+the last step that is kept: later steps are logged again. For each line,
 `log.write(step, {name: number})` is called, and `log.close()` at the end.
 """
 
@@ -32,7 +32,7 @@ def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
       known[name] = function_of('log_to', name)
     elif name not in known:
       raise SettingsError(
-        f'--log_to={name}: there are {", ".join(_TRACKERS)}, and '
+        f'--log_to={name} must be one of {", ".join(_TRACKERS)}, or '
         'MODULE:FUNCTION of your own'
       )
     elif name != 'tensorboard':
@@ -45,7 +45,7 @@ def find_trackers(settings: RunSettings) -> dict[str, Tracker]:
 
 
 class TensorBoard:
-  """Events beside metrics.jsonl, which TensorBoard reads."""
+  """Event files next to metrics.jsonl, for TensorBoard."""
 
   def __init__(
     self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
@@ -53,7 +53,7 @@ class TensorBoard:
     del flags
     self._folder = folder
     with writing(folder):
-      # Not by tensorboardX's thread, which a full disk ends unseen.
+      # Without the thread of tensorboardX, which a full disk ends silently.
       self._events = EventsWriter(str(folder / 'events'))
       purge = SessionLog(status=SessionLog.START)
       self._add(step=resume_at + 1, session_log=purge)
@@ -70,13 +70,13 @@ class TensorBoard:
     self._events.write_event(Event(wall_time=time.time(), **fields))
 
   def close(self) -> None:
-    """Writes all that is left."""
+    """Flushes and closes the file."""
     with writing(self._folder):
       self._events.close()
 
 
 class MLflow:
-  """A run of MLflow, where its variables say, as MLFLOW_TRACKING_URI."""
+  """A run of MLflow, on the server of its variables (MLFLOW_TRACKING_URI)."""
 
   def __init__(
     self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
@@ -97,17 +97,17 @@ class MLflow:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Logs the numbers of a step."""
-    # Its names have no @.
+    # MLflow does not allow @ in names.
     values = {n.replace('@', '_at_'): value for n, value in values.items()}
     self._mlflow.log_metrics(values, step=step, run_id=self._run_id)
 
   def close(self) -> None:
-    """Ends the run, which may be resumed."""
+    """Ends the run, which can be resumed."""
     self._mlflow.end_run('KILLED' if sys.exception() else 'FINISHED')
 
 
 class WeightsAndBiases:
-  """A run of W&B, where its variables say, as WANDB_PROJECT."""
+  """A run of W&B, in the project of its variables (WANDB_PROJECT)."""
 
   def __init__(
     self, folder: pathlib.Path, flags: Mapping[str, str], resume_at: int
@@ -130,12 +130,12 @@ class WeightsAndBiases:
     self._run.log(dict(values), step=step)
 
   def close(self) -> None:
-    """Waits until all is sent."""
+    """Waits until everything is sent."""
     self._run.finish(exit_code=1 if sys.exception() else 0)
 
 
 def _run_id(folder: pathlib.Path, tracker: str) -> str | None:
-  """The id under which a tracker knows the run already."""
+  """The id that a tracker gave to this run earlier, if any."""
   path = folder / f'{tracker}_run'
   return path.read_text().strip() if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""Files of vectors by raw id, written piece by piece."""
+"""Files of vectors by raw id, written in parts."""
 
 import contextlib
 import pathlib
@@ -12,15 +12,16 @@ import pyarrow.parquet
 from experiments.flags.binder import SettingsError
 from experiments.run.outputs import check_new, new_file
 
-# The raw ids of some users or items, and their vectors [ids, dim].
+# The raw ids of some users or items, and their vectors [ids, dim]: a part of
+# a file.
 Piece = tuple[list[str], np.ndarray]
 
-# Users of a row group in Parquet: readers are slow if groups are small.
+# Users per row group in Parquet; small groups make readers slow.
 _GROUP = 65_536
 
 
 def check_file(path: pathlib.Path, *, flag: str = 'output') -> None:
-  """Raises `SettingsError` where vectors cannot be written, or are already."""
+  """Raises `SettingsError` if vectors cannot be written to a new file."""
   if path.suffix not in _WRITERS:
     raise SettingsError(
       f'--{flag}={path}: give a file that ends in {" or ".join(_WRITERS)}'
@@ -36,18 +37,20 @@ def write_vectors(
   name: str = 'user_id',
   flag: str = 'output',
 ) -> None:
-  """Writes a new file.
+  """Writes a new file of vectors.
 
   Args:
-    shape: of all their vectors together, [ids, dim].
-    name: of the column of ids.
+    pieces: the ids and vectors, which are written as they come.
+    shape: the shape of all vectors together, [ids, dim].
+    name: the name of the column of ids.
+    flag: the flag that names the file.
   """
   with new_file(path, flag=flag) as aside:
     _WRITERS[path.suffix](aside, pieces, shape, name)
 
 
 def has_vectors(path: pathlib.Path) -> bool:
-  """Whether a file has the columns that `write_vectors` writes of users."""
+  """Whether a file has the columns that `write_vectors` writes for users."""
   with _reading(path):
     if path.suffix == '.npz':
       with np.load(path, allow_pickle=False) as arrays:
@@ -61,8 +64,8 @@ def read_vectors(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
   """The raw ids of users, and their vectors, float32 [users, dim]."""
   if not has_vectors(path):
     raise SettingsError(
-      f'{path} has no user_id and vector: give a file that experiments.embed '
-      'wrote by --output'
+      f'{path} has no columns user_id and vector: give a file that '
+      'experiments.embed wrote by --output'
     )
   with _reading(path):
     if path.suffix == '.npz':
@@ -90,7 +93,7 @@ def _write_parquet(
 ) -> None:
   kind = pa.list_(pa.float32(), shape[1])
   schema = pa.schema({name: pa.string(), 'vector': kind})
-  # No two values are the same, which a dictionary would be made of.
+  # A dictionary would only help if values were repeated.
   with pa.parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
     for ids, vectors in _in_groups(pieces):
       lists = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), type=kind)

@@ -1,6 +1,6 @@
-"""The folder of a run: made, resumed, or refused.
+"""The folder of a run, which is created, opened again or refused.
 
-Of several processes the first alone writes.
+With several processes, only the main process writes.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _HOLDER = '.lock_holder'
 _PART = '.part'
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
-# What a program raises that reads JSON of another form than it expects.
+# Raised by a function that reads JSON of another form than it expects.
 _OTHER_CONTENT = (ValueError, LookupError, TypeError, AttributeError)
 _OTHER_CONTENT += (ArithmeticError, StopIteration)
 
@@ -76,7 +76,7 @@ def _refuse_other_settings(settings: RunSettings, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-  """An error of the disk becomes a line that says what to do."""
+  """Turns errors of the disk into a `SettingsError` with advice."""
   try:
     yield
   except OSError as error:
@@ -106,20 +106,20 @@ def reading_json(path: pathlib.Path, *, writer: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the folder, until the process ends at the latest."""
+  """Locks the folder until exit, or until the process ends."""
   path, holder = folder / _LOCK, folder / _HOLDER
   with contextlib.ExitStack() as stack:
     try:
-      # Who only asks whether it is in use has the lock for an instant.
+      # `is_in_use` of another process holds the lock for an instant.
       stack.enter_context(locked(path, timeout=0.3))
     except filelock.Timeout:
       raise _in_use(folder) from None
-    # Not in the locked file, which nobody else can read on Windows.
+    # In a file of its own: on Windows others cannot read the locked file.
     holder.write_text(f'process {os.getpid()} on {socket.gethostname()}')
     try:
       yield
     finally:
-      # Before the lock is given back, or it might be that of another run.
+      # Before the lock is released; later they might belong to another run.
       for used in (holder, path):
         with contextlib.suppress(OSError):
           used.unlink()
@@ -130,8 +130,8 @@ def _in_use(folder: pathlib.Path) -> SettingsError:
   with contextlib.suppress(OSError):
     other = (folder / _HOLDER).read_text(errors='replace')
   return SettingsError(
-    f'--workdir={folder} is in use by {other or "another run"}: wait for its '
-    'end, or choose another folder'
+    f'--workdir={folder} is in use by {other or "another run"}: wait until it '
+    'ends, or choose another folder'
   )
 
 
@@ -139,7 +139,7 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
   with writing(folder):
     if not folder.is_dir() or (folder / _FLAGS).exists():
       return
-  # What a run leaves that was killed before it wrote its flags.
+  # Left by a run that was killed before it wrote its flags.
   ours = {_LOCK, _HOLDER, f'{_FLAGS}{_PART}'}
   if any(path.name not in ours for path in folder.iterdir()):
     raise SettingsError(
@@ -149,9 +149,10 @@ def _refuse_other_things(folder: pathlib.Path) -> None:
 
 
 def saved_flags(folder: pathlib.Path) -> dict[str, str]:
-  """What `flags.txt` of a run says, by flag; nothing where there is none.
+  """The flags in `flags.txt` of a run, by name; empty if there is no file.
 
-  The values of a repeated flag are lines, as of `Settings.flag_values`.
+  The values of a repeated flag are separated by line breaks, as in
+  `Settings.flag_values`.
   """
   path, flags = folder / _FLAGS, {}
   text = path.read_text('utf-8', 'replace') if path.exists() else ''
@@ -163,12 +164,12 @@ def saved_flags(folder: pathlib.Path) -> dict[str, str]:
 
 
 def is_in_use(folder: pathlib.Path) -> bool:
-  """Whether a run is at work in a folder; False where that cannot be known."""
+  """Whether a run is using a folder; False if that cannot be found out."""
   path = folder / _LOCK
   if not path.exists():
     return False
   try:
-    # Of a run that was killed the file is left, and the lock is not.
+    # A run that was killed leaves the file, but not the lock.
     with locked(path):
       return False
   except filelock.Timeout:
@@ -184,10 +185,13 @@ def differing_flags(
   *,
   defaults: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
-  """The flags that changed, other than those that are free to.
+  """Describes the flags whose values differ, except for mutable ones.
 
   Args:
-    defaults: the values of flags that there may not have been before.
+    before: the flags of the existing run.
+    now: the flags of this command.
+    free: the names of flags that may differ.
+    defaults: the values in `before` of flags that it does not have.
 
   Example:
     >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
@@ -205,7 +209,7 @@ def differing_flags(
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file, whole or not at all."""
+  """Writes a file in the main process; a reader never finds a part of it."""
   if not is_main_process():
     return
   if isinstance(content, str):
@@ -215,7 +219,7 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
-  """`numpy.savez`, by `atomic_write`."""
+  """Writes arrays as `numpy.savez` does, by `atomic_write`."""
   file = io.BytesIO()
   np.savez(file, **arrays)
   atomic_write(path, file.getvalue())
@@ -224,8 +228,9 @@ def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
 def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   """Writes `dataset.txt`, and `vocabulary`: the raw id of item i in line i.
 
-  The ids are JSON strings, since an id may hold the end of a line. A run on
-  other data, which no flag need show, is refused.
+  The ids are JSON strings, since an id may contain a line break. If the folder
+  holds a run on other data, a `SettingsError` is raised; the flags may be the
+  same although the data have changed.
   """
   if not is_main_process():
     return
@@ -235,8 +240,8 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
     path = folder / name
     if _has_trained(folder) and path.exists() and path.read_text() != text:
       raise SettingsError(
-        f'--workdir={folder} holds a run on other data: its {name} is not that '
-        f'of {data.name} now. Choose another folder'
+        f'--workdir={folder} holds a run on other data: its {name} differs '
+        f'from that of {data.name}. Choose another folder'
       )
   for name, text in texts.items():
     atomic_write(folder / name, text)
@@ -245,7 +250,7 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
 def _has_trained(folder: pathlib.Path) -> bool:
   """Whether the folder has metrics, a checkpoint or a result of a run.
 
-  If not, the run failed early, and its settings and data may still change.
+  Otherwise the run failed early, and may be started with other flags or data.
   """
   if (folder / RESULT).exists():
     return True
@@ -256,8 +261,8 @@ def _has_trained(folder: pathlib.Path) -> bool:
 
 @functools.cache
 def commit() -> str:
-  """The commit of the code, as `git describe` says, if it is a checkout."""
-  # Not the repository of somebody else around it.
+  """The commit of the code by `git describe`; 'unknown' without a checkout."""
+  # With --git-dir, a repository around an installation is not taken for ours.
   command = ['git', '--git-dir=.git', 'describe', '--always', '--dirty']
   try:
     done = subprocess.run(
