@@ -13,7 +13,7 @@ _SCRIPT = 'adaptssr-'
 
 
 def commands() -> dict[str, str]:
-  """The first line about each command, which is read and not imported."""
+  """The first line of each command's docstring, read without an import."""
   return {
     path.stem: ast.get_docstring(
       ast.parse(path.read_text(encoding='utf-8'))
@@ -26,21 +26,21 @@ def main() -> None:
   """Prints a line for each command."""
   if sys.argv[1:] and sys.argv[1] not in ('--help', '-help', '-h'):
     sys.exit(
-      f'error: unexpected argument {sys.argv[1]!r}: a command is run by '
-      'python -m experiments.NAME, and python -m experiments lists them'
+      f'error: unexpected argument {sys.argv[1]!r}: run a command by '
+      'python -m experiments.NAME; python -m experiments lists them'
     )
   found = commands()
   width = max(map(len, found))
   for name, line in found.items():
     print(f'{name:{width}}  {line}')
   print(
-    f'\npython -m experiments.NAME, or {_SCRIPT}NAME where the package is '
-    'installed; --help lists the flags.'
+    f'\nRun python -m experiments.NAME, or {_SCRIPT}NAME if the package is '
+    'installed. --help lists the flags.'
   )
 
 
 def script() -> None:
-  """Runs the command after which the script is named, as `python -m` does."""
+  """Runs the command that the name of the script contains."""
   name = pathlib.Path(sys.argv[0]).stem.removeprefix(_SCRIPT)
   runpy.run_module(f'{__package__}.{name}', run_name='__main__', alter_sys=True)
 

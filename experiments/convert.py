@@ -1,10 +1,10 @@
-"""Turns a model of the public PyTorch code into a run of this one, and back.
+"""Converts a model of the public PyTorch code to a run of this one, and back.
 
   python -m experiments.convert --input=model.pt --workdir=runs/converted
   python -m experiments.convert --input=runs/latest --output=model.pt
 
-It converts models that were pre-trained by AdaptSSR or masked items, and
-fine-tuned ones with their heads, but no optimizer state. See
+Models that were pre-trained by AdaptSSR or masked items are converted, and
+fine-tuned models with their heads, but not the state of an optimizer. See
 docs/interoperability.md.
 """
 
@@ -39,7 +39,7 @@ from experiments.run.process import tell, tell_result
 
 
 def main(settings: ConvertSettings) -> pathlib.Path:
-  """Converts, and returns what was written.
+  """Converts a model, and returns the path of the new run or file.
 
   Raises:
     CheckpointError: the run cannot be read, or the disk is full.
@@ -92,7 +92,7 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
   except ValueError as error:
     raise SettingsError(f'--input={settings.input}: {error}') from error
   if settings.vocabulary and any(set('\r\n') & set(i) for i in vocabulary):
-    raise SettingsError('--vocabulary: an id holds the end of a line')
+    raise SettingsError('--vocabulary: an id contains a line break')
   path = pathlib.Path(settings.output)
   write_weights(path, weights)
   if settings.vocabulary:
@@ -113,7 +113,7 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
 def _head_of_both(
   settings: ConvertSettings, encoder: UserEncoder, head: dict[str, Any]
 ) -> dict[str, Any]:
-  """What the public code has too of a head; prints what it has not."""
+  """The parts of a head that the public code has as well; prints the others."""
   flags = restore_description(settings.input).flags
   kept = set()
   if 'masked_items' in str(flags.get('objective', '')).split(','):
@@ -122,12 +122,12 @@ def _head_of_both(
   if len(hidden) == encoder.embed_dim:
     kept |= {'hidden', 'output'}
   if left_out := ', '.join(sorted(head.keys() - kept)):
-    tell(f'{settings.input}: the public code has no head of {left_out}')
+    tell(f'{settings.input}: left out, the public code has no {left_out}')
   return {name: head[name] for name in head.keys() & kept}
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a state dict, {name: array}, and runs no code that it may hold."""
+  """Reads a state dict, {name: array}, without running code in it."""
   torch = _library(path)
   try:
     path.open('rb').close()
@@ -138,14 +138,14 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     if path.suffix == '.safetensors':
       return torch.load_file(path)
-    # Since 2.6 this is as safe as it says.
+    # weights_only is safe since PyTorch 2.6.
     saved = torch.load(path, map_location='cpu', weights_only=True)
     return {str(k): v.detach().float().numpy() for k, v in saved.items()}
-  # Each library raises what it likes.
+  # Each library raises errors of its own.
   except Exception as error:
     raise SettingsError(
       f'--input={path} is damaged, or holds more than a state dict, such as '
-      'code, which is not run: write torch.save(model.state_dict(), ...)'
+      'code, which is not run: write it by torch.save(model.state_dict(), ...)'
     ) from error
 
 
@@ -163,7 +163,7 @@ def write_weights(path: pathlib.Path, weights: dict[str, np.ndarray]) -> None:
 
 
 def _library(path: pathlib.Path) -> Any:
-  """What reads and writes a file of this name."""
+  """The module that reads and writes files of this name."""
   name = 'safetensors.numpy' if path.suffix == '.safetensors' else 'torch'
   try:
     return importlib.import_module(name)
@@ -174,7 +174,7 @@ def _library(path: pathlib.Path) -> Any:
 
 
 def read_items(path: str, count: int) -> list[str]:
-  """The raw item ids of a file, or the indices where there is none."""
+  """The raw item ids in a file; the indices as ids if there is none."""
   if not path:
     return [str(index) for index in range(1, count + 1)]
   try:
@@ -188,13 +188,13 @@ def read_items(path: str, count: int) -> list[str]:
   if len(items) != count:
     raise SettingsError(
       f'--vocabulary={path} has {len(items):,} lines, but the model {count:,} '
-      'items: one a line, without the padding of index 0'
+      'items: give one item per line, without the padding of index 0'
     )
   lines = {}
   for line, item in enumerate(items, 1):
     if lines.setdefault(item, line) != line:
       raise SettingsError(
-        f'--vocabulary={path}, line {line}: {item!r} is in line {lines[item]} '
-        'too'
+        f'--vocabulary={path}, line {line}: {item!r} is also in line '
+        f'{lines[item]}'
       )
   return items

@@ -1,43 +1,42 @@
-r"""Writes the vector of every user of a data set, by a trained encoder.
+r"""Writes the vectors of all users of a data set, by a trained encoder.
 
   python -m experiments.embed --pretrained=runs/latest --output=users.parquet
 
-The users need no labels. --output has a row for each, in two columns:
+The users need no labels. --output has one row per user and two columns:
 
   user_id  the raw id, text
   vector   float32 [dim]
 
-A name that ends in .parquet makes a Parquet table, in which a vector is a list
-of dim numbers; one that ends in .npz the NumPy arrays `user_id` [users] and
-`vector` [users, dim], for `numpy.load`. Either is written while the users are
-encoded, so that memory does not grow with the vectors; of an .npz, the ids wait
-for the end.
+FILE.parquet is a Parquet table, in which a vector is a list of dim numbers;
+FILE.npz has the NumPy arrays `user_id` [users] and `vector` [users, dim], for
+`numpy.load`. The file is written while the users are encoded, so that only the
+ids of an .npz are held in memory.
 
 The rows are in the order of the prepared data set: all training users, then
-those of validation, then of test. They are not in the order of your files: go
-by `user_id`. In a ranking task, a user has a row in each split that has
-positives of it. Of a user with more behaviours than the encoder sees, the last
-ones count.
+those of validation, then of test. That is not the order of your files: match
+rows by `user_id`. In a ranking task, a user has a row in each split that has
+positives of the user. If a user has more behaviours than the encoder reads, it
+reads the last ones.
 
   python -m experiments.embed --pretrained=runs/latest --events=new.csv \
     --output=users.parquet
 
-reads new tables without preparing a data set: the rows are in the order in
-which users first appear, and items that the encoder does not know are counted
-and named.
+reads new tables without preparing a data set. The rows are in the order in
+which users first appear. The number of items that the encoder does not know is
+printed, with the names of some.
 
 --part=2/8 encodes the second of eight equal parts of the users, so that eight
 commands, each with its own --output, can share the work on any machines. Files
 are written atomically; if a command is killed, only its part is repeated. The
 files in order have the same rows as a single file.
 
---concatenate=DIR makes each vector that of --pretrained and, after it, that of
-another run.
+--concatenate=DIR appends the vector of another run to that of --pretrained.
 
---item_vectors has the table of the encoder, by `item_id` in place of `user_id`.
---neighbours_output has, for each user, the --neighbours=K others whose vectors
-are nearest by the cosine, the nearest first: `user_id`, `neighbour_id` [K] and
-`similarity` [K]. They are searched exactly, all vectors being held in memory.
+--item_vectors has the item table of the encoder, with `item_id` in place of
+`user_id`. --neighbours_output has, for each user, the --neighbours=K other
+users whose vectors have the highest cosine, the nearest first: `user_id`,
+`neighbour_id` [K] and `similarity` [K]. The search is exact, and holds all
+vectors in memory.
 """
 
 from experiments.flags.small_commands import EmbedSettings
@@ -75,7 +74,7 @@ from experiments.run.vector_files import Piece, check_file, write_vectors
 
 
 def main(settings: EmbedSettings) -> pathlib.Path:
-  """Writes the files, and returns that of the vectors, or else another."""
+  """Writes the files, and returns the path of the first."""
   if not settings.pretrained:
     raise SettingsError('--pretrained=DIR is needed: the workdir of a run')
   paths = check_outputs(settings)
@@ -106,12 +105,12 @@ def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
     )
   if settings.neighbours and (settings.part or jax.process_count() > 1):
     raise SettingsError(
-      '--neighbours is for one process, which has the vectors of all users: '
-      'leave it out, or --part'
+      '--neighbours needs the vectors of all users in one process: leave it '
+      'out, or --part'
     )
   if settings.item_vectors and settings.concatenate:
     raise SettingsError(
-      '--item_vectors is of one run: leave it out, or --concatenate'
+      '--item_vectors is for a single run: leave it out, or --concatenate'
     )
   names = ('output', 'neighbours_output', 'item_vectors')
   given = [name for name in names if getattr(settings, name)] or ['output']
@@ -126,7 +125,7 @@ def check_outputs(settings: EmbedSettings) -> dict[str, pathlib.Path]:
 def write_items(
   path: pathlib.Path, table: ArrayLike, known: Sequence[str]
 ) -> None:
-  """Writes the rows of a table, those of padding and mask left out."""
+  """Writes the rows of an item table, without those of padding and mask."""
   vectors = np.asarray(table)[1:-1]
   if is_main_process():
     write_vectors(
@@ -155,7 +154,7 @@ def with_users(
       (source,) = sources
       users = read_new_users(settings, source.vocabulary, folder=folder)
       return [users], [(source.encoder, source.params)]
-    # What one of them knows is not lost for it where the others do not.
+    # With the items of all runs, each run keeps those that only it knows.
     known = list(
       dict.fromkeys(item for one in sources for item in one.vocabulary)
     )
@@ -181,12 +180,12 @@ def write_users(
   total = sum(len(users.items) for users in splits)
   shape = total, sum(encoder.vector_dim for encoder, _ in models)
   if not is_main_process():
-    # Their part of the work, of which the first process has the results.
+    # This process does its share of the work; the main process has the results.
     collections.deque(pieces, maxlen=0)
     return
   pieces = with_progress(pieces, total)
-  # First what takes longest: a command that is stopped before the files are
-  # there can be given again.
+  # What takes longest is done first: a command that is stopped before it has
+  # written a file can be given again.
   if settings.neighbours:
     pieces, path = list(pieces), paths['neighbours_output']
     write_neighbours(path, pieces, count=settings.neighbours)
@@ -197,11 +196,11 @@ def write_users(
 
 
 def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
-  """The users of each split that is asked for, without labels and targets."""
+  """The users of the splits of --split, without labels and targets."""
   names = list(data.splits) if settings.split == 'all' else [settings.split]
   if not set(names) <= set(data.splits):
     raise SettingsError(
-      f'--split={settings.split}: {data.name} has no such split; take one of '
+      f'--split={settings.split}: {data.name} has no such split; choose from '
       f'all, {", ".join(data.splits)}'
     )
   splits = [data.splits[name] for name in names]

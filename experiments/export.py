@@ -1,4 +1,4 @@
-"""Writes a trained encoder as one folder to deploy, without this code base.
+"""Writes a trained encoder as a folder that works without this code base.
 
   python -m experiments.export --pretrained=runs/latest --output=deployed
 
@@ -12,13 +12,13 @@ The folder holds
   settings.json        the encoder's fields, its data set, the commit, and the
                        versions that wrote it
 
-and load.py needs nothing but that, jax, numpy and flatbuffers. Of a fine-tuned
-run it is the encoder, without the head.
+load.py needs these files, jax, numpy and flatbuffers only. For a fine-tuned
+run, the encoder is exported without the head.
 
 JAX promises that the program "can be compiled and executed by a compiler and
 JAX runtime system that are up to 6 months newer than the version of JAX used
-for exporting", and up to 3 weeks older. The other files do not age: export
-anew from the run, or see docs/deployment.md.
+for exporting", and up to 3 weeks older. After that, export the run again, or
+use the other files, which do not expire: see docs/deployment.md.
 """
 
 from experiments.flags.small_commands import ExportSettings
@@ -74,7 +74,7 @@ def main(settings: ExportSettings) -> pathlib.Path:
     encoder = encoder.clone(dtype=settings.dtype)
   flags = restore_description(settings.pretrained).flags
   dataset = flags.get('dataset', 'unknown')
-  # A reader never finds half of the folder.
+  # Renamed at the end, so that a reader never finds a part of the folder.
   aside = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     aside.mkdir(parents=True)
@@ -88,13 +88,13 @@ def main(settings: ExportSettings) -> pathlib.Path:
     shutil.rmtree(aside, ignore_errors=True)
   tell_result(
     f'{settings.output}: an encoder of {len(vocabulary):,} items, vectors of '
-    f'{encoder.vector_dim}; load.py encodes users by it'
+    f'{encoder.vector_dim}; load.py encodes users with it'
   )
   return path
 
 
 def check_packages() -> None:
-  """Raises `SettingsError` where what writes the files is not installed."""
+  """Raises `SettingsError` if a package that an export needs is missing."""
   try:
     import flatbuffers  # noqa: F401
     import safetensors.numpy  # noqa: F401
@@ -112,11 +112,12 @@ def write_encoder(
   *,
   dataset: str,
 ) -> None:
-  """Writes all that encodes users, and the loader of it.
+  """Writes the files of an export into a folder.
 
   Args:
-    params: of the encoder, as `UserEncoder.apply` takes them.
+    params: the parameters for `UserEncoder.apply`.
     vocabulary: the raw item ids, that of item i at i - 1.
+    dataset: the name of the data set that the encoder was trained on.
   """
   import safetensors.numpy
 
@@ -127,7 +128,7 @@ def write_encoder(
   safetensors.numpy.save_file(weights, folder / 'weights.safetensors')
   program = folder / 'encoder.jaxexport'
   program.write_bytes(lowered(encoder, weights))
-  # Else only who has written the weights might read them.
+  # safetensors may leave them readable by their owner only.
   shutil.copymode(program, folder / 'weights.safetensors')
   lines = ''.join(f'{json.dumps(item)}\n' for item in vocabulary)
   (folder / 'vocabulary').write_text(lines)
@@ -146,14 +147,14 @@ def write_encoder(
 
 
 def lowered(encoder: UserEncoder, weights: dict[str, np.ndarray]) -> bytes:
-  """The encoder as a program of `jax.export`, without its weights.
+  """Exports the encoder as a program by `jax.export`, without its weights.
 
   Args:
-    weights: its parameters by name, `.` between the parts of a name.
+    weights: the parameters of the encoder by name, nested names joined by `.`.
 
   Returns:
-    A function of weights and items int32 [batch, length], for any batch and any
-    length in 1..max_length, on all `PLATFORMS`.
+    The serialized function of weights and items int32 [batch, length], for any
+    batch and any length in 1..max_length, on all `PLATFORMS`.
   """
   batch, length = export.symbolic_shape(
     'batch, length', constraints=[f'length <= {encoder.max_length}']

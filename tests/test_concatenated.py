@@ -138,7 +138,7 @@ def test_what_does_not_go_with_several_encoders(runs, settings, tmp_path):
     concatenate=runs[1:],
     item_vectors=str(tmp_path / 'items.npz'),
   )
-  with pytest.raises(SettingsError, match='--item_vectors is of one run'):
+  with pytest.raises(SettingsError, match='--item_vectors is for a single run'):
     embed.main(items)
 
 

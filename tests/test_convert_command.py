@@ -175,7 +175,7 @@ def test_a_head_that_the_public_code_has_not_is_told(tmp_path, capsys):
   weights = to_torch(run, tmp_path / 'm.safetensors', vocabulary=str(items))
   assert not any(name.startswith('classifier') for name in weights)
   told = capsys.readouterr().out
-  assert 'the public code has no head of hidden, output\n' in told
+  assert 'left out, the public code has no hidden, output\n' in told
   assert '--max_len=4 --n_layers=2 --n_heads=2 --num_pooling=1' in told
   # And the vocabulary comes back.
   other = to_run(tmp_path / 'm.safetensors', tmp_path / 'o', vocabulary=items)
@@ -213,7 +213,7 @@ def test_weights_of_another_model_are_named(tmp_path, changes, message):
   ('lines', 'message'),
   [
     ('a\n' * 28, 'has 28 lines, but the model 29 items'),
-    ('a\n' + 'b\n' * 28, "line 3: 'b' is in line 2 too"),
+    ('a\n' + 'b\n' * 28, "line 3: 'b' is also in line 2"),
     ('\ud800', 'cannot be read'),
   ],
 )
@@ -246,7 +246,7 @@ def test_other_bad_input_is_one_clear_error(tmp_path):
     to_run(tmp_path / 'gone.safetensors', tmp_path / 'new')
   with pytest.raises(SettingsError, match=r'^--output=.*: there is no folder'):
     to_torch(run, tmp_path / 'no' / 'm.safetensors')
-  with pytest.raises(SettingsError, match='holds the end of a line'):
+  with pytest.raises(SettingsError, match='contains a line break'):
     to_torch(run, tmp_path / 'm.safetensors', vocabulary=f'{tmp_path}/i.txt')
   with pytest.raises(SettingsError, match=r'give --input=model\.pt --workdir'):
     convert.ConvertSettings(input=run)

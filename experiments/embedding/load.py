@@ -1,13 +1,13 @@
 """Encodes users by the encoder of this folder: raw item ids in, vectors out.
 
-It needs jax, numpy and flatbuffers, by which `jax.export` reads, and nothing of
-the code that trained the encoder:
+It needs jax, numpy, and flatbuffers, which `jax.export` uses to read. It does
+not need the code that trained the encoder:
 
   encoder = Encoder()
   vectors = encoder([['item 3', 'item 7'], []])
 
-Each number of users and each length that is new is compiled, once; both are
-filled up to powers of two, of which there are few.
+The encoder is compiled once for each shape of its input. Both the number of
+users and the length are padded to powers of two, so that there are few shapes.
 """
 
 import json
@@ -23,10 +23,10 @@ class Encoder:
   """Encodes users, as `experiments.embed` does.
 
   Args:
-    folder: that `experiments.export` wrote; by default that of this file.
+    folder: written by `experiments.export`; by default the folder of this file.
 
   Raises:
-    ValueError: this JAX does not read the artefact any more, or not yet.
+    ValueError: this version of JAX is too new or too old to read the program.
   """
 
   def __init__(
@@ -45,14 +45,14 @@ class Encoder:
     """Encodes users.
 
     Args:
-      histories: the raw item ids of each user, oldest first, of which the last
-        `max_length` count. An unknown item counts as a masked one.
+      histories: the raw item ids of each user, oldest first. Only the last
+        `max_length` are used. An unknown item is treated as a masked item.
 
     Returns:
       float32 [users, dim]; zeros for a user without items.
 
     Raises:
-      TypeError: a history is no list of texts.
+      TypeError: a history is not a list of strings.
     """
     unknown = len(self.numbers) + 1
     rows = []

@@ -19,23 +19,24 @@ from experiments.flags.binder import SettingsError
 from experiments.run.outputs import new_file
 from experiments.run.vector_files import Piece
 
-# Users whose neighbours are searched at once, and similarities held at once.
+# Users whose neighbours are searched at a time, and similarities in memory at a
+# time.
 _QUERIES = 1024
 _SIMILARITIES = 2**23
-# Users whose neighbours are written at once.
+# Users whose neighbours are written at a time.
 _GROUP = 8192
 
 
 def check_neighbours(splits: Sequence[UserArrays], count: int) -> None:
-  """Raises `SettingsError` where users have fewer others than that."""
+  """Raises `SettingsError` if a user has fewer than `count` other users."""
   if not count:
     return
   ids = (users.user_ids(np.arange(len(users.items))) for users in splits)
   total = len(set().union(*ids))
   if count >= total:
     raise SettingsError(
-      f'--neighbours={count} is too many: there are {total:,} users, of whom '
-      f'each has {total - 1:,} others'
+      f'--neighbours={count} is too many: there are {total:,} users, so each '
+      f'has {total - 1:,} others'
     )
 
 
@@ -44,13 +45,14 @@ def write_neighbours(
 ) -> None:
   """Writes the nearest users of every user, by the cosine of their vectors.
 
-  Of a user with several rows the first counts.
+  If a user has several rows, only the first is used.
   """
   rows = itertools.chain.from_iterable(users for users, _ in pieces)
   first = {}
   for place, user in enumerate(rows):
     first.setdefault(user, place)
-  # As objects: one long id would make an array of text large.
+  # An array of objects, because in an array of strings all ids would take as
+  # much memory as the longest.
   ids = np.array(list(first), object)
   vectors = np.concatenate([vectors for _, vectors in pieces])
   vectors = vectors[list(first.values())]
@@ -65,12 +67,13 @@ def nearest_users(
   """The nearest other users of every user, exactly, the nearest first.
 
   Args:
-    vectors: float32 [users, dim]; a vector of zeros has the cosine 0 with all.
-    count: how many of each, fewer than there are users.
-    rows: the users whose they are [all].
+    vectors: float32 [users, dim]; a vector of zeros has cosine 0 with all.
+    count: the number of neighbours per user, less than the number of users.
+    rows: the users whose neighbours to search [all].
 
   Returns:
-    The cosines, float32, and the places of the users, int32: [rows, count].
+    The cosines, float32, and the rows of the neighbours, int32, both
+    [rows, count].
   """
   unit = unit_length(jnp.asarray(vectors))
   everyone = Negatives(unit, jnp.arange(len(unit)) + 1)
@@ -102,7 +105,7 @@ def _write_parquet(
     }
   )
   lists = functools.partial(pa.FixedSizeListArray.from_arrays, list_size=count)
-  # In groups: an array of Arrow has room for 2 GiB of text.
+  # In groups, because an array of strings in Arrow holds at most 2 GiB.
   with pa.parquet.ParquetWriter(path, schema) as writer:
     for begin in range(0, len(ids), _GROUP):
       part = slice(begin, begin + _GROUP)

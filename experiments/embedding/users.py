@@ -1,4 +1,4 @@
-"""Which users are encoded: of tables that are not prepared, and in parts."""
+"""The users to encode: read from tables that are not prepared, and in parts."""
 
 import pathlib
 import sys
@@ -14,7 +14,7 @@ from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
 from experiments.run.process import is_quiet, tell
 
-# Unknown items that are named.
+# The number of unknown items that are named.
 _SHOWN = 3
 
 
@@ -24,7 +24,7 @@ def progress(total: int) -> tqdm.tqdm:
     total=total,
     unit=' users',
     disable=is_quiet(),
-    # A log shall not be flooded.
+    # Less often without a terminal, to keep logs short.
     mininterval=0.5 if sys.stderr.isatty() else 10.0,
   )
 
@@ -32,20 +32,20 @@ def progress(total: int) -> tqdm.tqdm:
 def read_new_users(
   settings: DataSettings, known: Sequence[str], *, folder: pathlib.Path
 ) -> UserArrays:
-  """The users of --events, their items as numbers of the encoder.
+  """Reads the users of --events, with items numbered as in the encoder.
 
-  Prints which items the encoder does not know: they count as masked, see
-  `experiments.run.encoder.with_items`.
+  Prints the items that the encoder does not know. They are treated as masked,
+  see `experiments.run.encoder.with_items`.
 
   Args:
     known: the raw ids of the items of the encoder.
-    folder: for what does not fit the memory, which is removed again.
+    folder: for temporary files of data that do not fit in memory.
 
   Returns:
-    The users in the order they first appear, without labels.
+    The users in the order in which they first appear, without labels.
 
   Raises:
-    DataError: a file is not there, or a row of it is wrong.
+    DataError: a file does not exist, or a row of it is invalid.
   """
   config = tables_config(settings, 'pretrain')
   try:
@@ -54,8 +54,8 @@ def read_new_users(
     )
   except OSError as error:
     raise SettingsError(
-      f'the folder {folder}, for what does not fit the memory, cannot be used '
-      f'({error}): write to another'
+      f'the folder {folder}, for data that do not fit in memory, cannot be '
+      f'used ({error}): write to another'
     ) from error
   items = renumbered(rows.items, found.items, known)
   _print_unknown(items, found, known)
@@ -66,7 +66,7 @@ def read_new_users(
 def _print_unknown(
   items: Ragged, found: Vocabulary, known: Sequence[str]
 ) -> None:
-  """Prints how many users there are, and what the encoder does not know."""
+  """Prints the number of users, and the items that the encoder lacks."""
   names = set(known)
   unknown = [item for item in found.items if item not in names]
   text = f'the encoder knows all {len(found.items):,} items'
@@ -76,20 +76,20 @@ def _print_unknown(
     text = (
       f'the encoder does not know {len(unknown):,} of {len(found.items):,} '
       f'items ({some}): {np.sum(items.values > len(known)):,} of '
-      f'{len(items.values):,} '
-      'behaviours are of these, and count as masked'
+      f'{len(items.values):,} behaviours have such an item, and are treated as '
+      'masked'
     )
   tell(f'{len(items):,} users; {text}')
 
 
 def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
-  """One of several equal parts of the users of all splits together.
+  """Selects one of several equal parts of the users of all splits together.
 
   Args:
-    part: 'I/N', the I-th of N parts; nothing for all users.
+    part: 'I/N', the I-th of N parts; '' for all users.
 
   Returns:
-    The splits that have users of the part, cut to these; no array is copied.
+    The splits that have users in the part, cut to these users without a copy.
   """
   if not part:
     return list(splits)
@@ -97,7 +97,8 @@ def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:
   total = sum(len(users.items) for users in splits)
   if count > total:
     raise SettingsError(
-      f'--part={part}: there are {total:,} users, so take at most as many parts'
+      f'--part={part}: there are only {total:,} users: take at most that many '
+      'parts'
     )
   begin, end = total * (number - 1) // count, total * number // count
   found = []
