@@ -122,7 +122,9 @@ def _head_of_both(
   if len(hidden) == encoder.embed_dim:
     kept |= {'hidden', 'output'}
   if left_out := ', '.join(sorted(head.keys() - kept)):
-    tell(f'{settings.input}: left out, the public code has no {left_out}')
+    tell(
+      f'{settings.input}: left out, since the public code has none: {left_out}'
+    )
   return {name: head[name] for name in head.keys() & kept}
 
 

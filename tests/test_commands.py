@@ -23,12 +23,11 @@ from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.flag_files import (
   CONFIGS,
   with_flagfiles,
-  with_place,
+  with_location,
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.small_commands import (
   BaselineSettings,
-  EmbedSettings,
   ReportSettings,
   SimilaritySettings,
 )
@@ -103,8 +102,7 @@ def test_flags_that_most_runs_need_come_first():
   for name in ('flagfile', 'dataset', 'objective', 'workdir', 'num_epochs'):
     assert f'  --{name}: ' in first
   assert group_of(PretrainSettings, 'mask_ratio') == 'objective'
-  # Of another class first, though it has another default here.
-  assert group_of(EmbedSettings, 'compilation_cache') == 'devices'
+  # Defined first by another class, though it has another default here.
   assert group_of(FinetuneSettings, 'dropout_rate') == 'encoder'
 
 
@@ -178,7 +176,7 @@ def test_a_flag_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
   (tmp_path / 'bytes.flags').write_bytes(b'\xff\xfe')
   for words, message in {
     ('--flagfile=gone.flags',): '^--flagfile=gone.flags: no such file.*quickst',
-    ('--flagfile=a.flags',): '^--flagfile=a.flags: the file names itself',
+    ('--flagfile=a.flags',): '^--flagfile=a.flags: the file includes itself',
     ('--flagfile=bytes.flags',): '^--flagfile=bytes.flags cannot be read',
     ('--flagfile',): '^--flagfile needs a file',
   }.items():
@@ -214,10 +212,10 @@ def test_the_last_flag_is_the_one_that_is_told(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   pathlib.Path('a.flags').write_text('--seed=1\n--seeds=2\n--noquiet\n')
   words = with_flagfiles(['--quiet', '--flagfile=a.flags', '--seed=3'])
-  assert with_place('--seed must', words) == '--seed must'
-  assert with_place('--seeds must', words) == '--seeds must (a.flags, line 2)'
-  assert with_place('--quiet is', words) == '--quiet is (a.flags, line 3)'
-  assert with_place('no flag', words) == 'no flag'
+  assert with_location('--seed must', words) == '--seed must'
+  assert with_location('--seeds is', words) == '--seeds is (a.flags, line 2)'
+  assert with_location('--quiet is', words) == '--quiet is (a.flags, line 3)'
+  assert with_location('no flag', words) == 'no flag'
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_head_that_the_public_code_has_not_is_told(tmp_path, capsys):
   weights = to_torch(run, tmp_path / 'm.safetensors', vocabulary=str(items))
   assert not any(name.startswith('classifier') for name in weights)
   told = capsys.readouterr().out
-  assert 'left out, the public code has no hidden, output\n' in told
+  assert 'since the public code has none: hidden, output\n' in told
   assert '--max_len=4 --n_layers=2 --n_heads=2 --num_pooling=1' in told
   # And the vocabulary comes back.
   other = to_run(tmp_path / 'm.safetensors', tmp_path / 'o', vocabulary=items)

@@ -215,7 +215,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
   ('changes', 'words'),
   [
     ({'slice_lengths': ('5',)}, '--slice_lengths must be two numbers'),
-    ({'slice_lengths': ('4', '3')}, 'the least and the most behaviours'),
+    ({'slice_lengths': ('4', '3')}, 'the shortest and longest slice'),
     ({'slice_lengths': ('4', '90')}, 'the encoder reads 6 behaviours; shorten'),
     (
       {'objective_weights': ('1',)},
@@ -227,7 +227,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     ({'slice_lengths': '1,2'}, '--slice_lengths takes several words'),
     ({'augmentations': 'crop'}, '--augmentations takes several words'),
     ({'smooth': 0.1}, '--smooth=0.1 is for hard pairs'),
-    ({'hard_negatives': False}, 'a list has all negatives'),
+    ({'hard_negatives': False}, 'a list always has all negatives'),
     (
       {'second_augmentations': ('mask',)},
       'give slice to both views or to neither',

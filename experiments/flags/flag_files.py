@@ -1,4 +1,4 @@
-"""Files of flags: found by path, or by name among those of the package."""
+"""Flag files: found by path, or by name among those of the package."""
 
 import os
 import pathlib
@@ -10,45 +10,45 @@ _FLAG = '--flagfile'
 
 
 class SettingsError(ValueError):
-  """A flag has a value that it cannot have; the message names it."""
+  """A flag has an invalid value; the message names the flag."""
 
 
 class FlagFileWord(str):
-  """A word of a flag file, which knows where it stands."""
+  """A word of a flag file, with its location."""
 
-  place = ''
+  location = ''
 
 
 def find_flagfile(
   name: str | os.PathLike, *, beside: pathlib.Path | None = None
 ) -> pathlib.Path:
-  """The file of a path, or else the one of that name in `configs`.
+  """The flag file of a path, or of a name in `configs`.
 
   Args:
-    beside: the file that names it, in whose folder it is looked for first.
+    beside: the file that includes it, whose folder is searched first.
   """
   path = pathlib.Path(name)
-  places = [path, CONFIGS / path]
+  candidates = [path, CONFIGS / path]
   if beside is not None:
-    places.insert(0, beside.parent / path)
-  for found in places:
+    candidates.insert(0, beside.parent / path)
+  for found in candidates:
     try:
       found = found.expanduser()
-      # It may be a pipe.
+      # Not `is_file`, since it may be a pipe.
       if found.exists() and not found.is_dir():
         return found
     except (OSError, RuntimeError) as error:
       raise SettingsError(f'{_FLAG}={name} cannot be read: {error}') from error
   names = sorted(found.name for found in CONFIGS.glob('*.flags'))
   raise SettingsError(
-    f'{_FLAG}={name}: no such file. By name there are: {", ".join(names)}'
+    f'{_FLAG}={name}: no such file. The package has: {", ".join(names)}'
   )
 
 
 def with_flagfiles(words: Sequence[str]) -> list[str]:
-  """The words of a command, with those of a file in place of each --flagfile.
+  """The words of a command, with each --flagfile replaced by its words.
 
-  Files may name others. Lines that begin with # or // say nothing.
+  Files may include others. Lines that start with # or // are comments.
   """
   return _expanded(list(words), ())
 
@@ -71,11 +71,11 @@ def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
 
 
 def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
-  """The words of one file, and of those that it names."""
+  """The words of one file, and of the files that it includes."""
   path = find_flagfile(name, beside=within[-1] if within else None)
   if path in within:
     raise SettingsError(
-      f'{_FLAG}={name}: the file names itself; leave that out'
+      f'{_FLAG}={name}: the file includes itself; leave that out'
     )
   try:
     lines = path.read_text(encoding='utf-8').splitlines()
@@ -85,18 +85,18 @@ def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
   for number, line in enumerate(map(str.strip, lines), start=1):
     if line and not line.startswith(('#', '//')):
       word = FlagFileWord(line)
-      word.place = f'{path}, line {number}'
+      word.location = f'{path}, line {number}'
       words.append(word)
   return _expanded(words, (*within, path))
 
 
-def with_place(message: str, words: Sequence[str]) -> str:
-  """A message about a flag, with where it stands if that is a flag file.
+def with_location(message: str, words: Sequence[str]) -> str:
+  """Appends to a message about a flag its location, if in a flag file.
 
   Args:
-    message: names the flag, as `--seed`, or as absl does, `flag --seed=x` or
-      `flag 'seed'`.
-    words: of the command, by `with_flagfiles`.
+    message: contains the name of the flag as `--seed`, or as absl writes it,
+      `flag --seed=x` or `flag 'seed'`.
+    words: the words of the command, from `with_flagfiles`.
   """
   named = re.search(r"--(?:no)?(\w+)|flag '(\w+)'", message)
   if not named:
@@ -107,6 +107,6 @@ def with_place(message: str, words: Sequence[str]) -> str:
     for word in words
     if re.fullmatch(rf'--?(no)?{name}(=.*)?', word, re.DOTALL)
   ]
-  # The last one counts.
-  place = getattr(given[-1], 'place', '') if given else ''
-  return f'{message} ({place})' if place else message
+  # The last occurrence sets the value.
+  location = getattr(given[-1], 'location', '') if given else ''
+  return f'{message} ({location})' if location else message

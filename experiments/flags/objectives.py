@@ -7,21 +7,21 @@ from experiments.flags.traits import TRAITS, traits_of
 
 EDITS = ('crop', 'mask', 'reorder')
 AUGMENTATIONS = (*EDITS, 'slice')
-# Those that look at views, and can share them.
+# The objectives that can share their views.
 OF_VIEWS = ('pooled_items', 'adaptssr')
-# The least behaviours of a slice, if the encoder reads as many.
+# The shortest slice, unless the encoder reads fewer behaviours.
 _SLICE_FROM = 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentationSettings(Settings, group='objective'):
-  """How strong the augmentations are."""
+  """The strengths of the augmentations."""
 
   crop_ratio: float = flag(
     0.4, 'Share of the behaviours that crop keeps.', above=0.0, high=1.0
   )
   mask_ratio: float | None = flag(
-    0.6, 'Share of the behaviours that mask hides.', above=0.0, high=1.0
+    0.6, 'Share of the behaviours that are masked.', above=0.0, high=1.0
   )
   reorder_ratio: float = flag(
     0.6, 'Share of the behaviours that reorder shuffles.', above=0.0, high=1.0
@@ -30,7 +30,7 @@ class AugmentationSettings(Settings, group='objective'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings(AugmentationSettings, group='objective'):
-  """What is learned from behaviours alone."""
+  """The pre-training objectives and their settings."""
 
   objective: tuple[str, ...] = flag(
     ('adaptssr',),
@@ -51,17 +51,19 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
     None,
     'adaptssr, ccl: explicit augmentations. One of crop, mask and reorder is '
     'drawn per view; with slice, each view is first a random run of the whole '
-    'history [adaptssr beside pooled_items slice, else crop,mask,reorder].',
+    'history [adaptssr together with pooled_items: slice; else '
+    'crop,mask,reorder].',
     choices=AUGMENTATIONS,
   )
   second_augmentations: tuple[str, ...] | None = flag(
     None,
-    'adaptssr, ccl: those of the second view [the same as of the first].',
+    'adaptssr, ccl: explicit augmentations of the second view [those of the '
+    'first].',
     choices=AUGMENTATIONS,
   )
   slice_lengths: tuple[str, ...] = flag(
     (),
-    'The least and the most behaviours of a slice [15 and --max_length].',
+    'The shortest and longest slice, in behaviours [15 and --max_length].',
   )
   num_slices: int = flag(2, 'Explicit views of each user.', low=2)
   substitute_ratio: float = flag(
@@ -72,12 +74,12 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   )
   insert_ratio: float = flag(
     0.4,
-    'coserec: share of the behaviours before which a similar item is put.',
+    'coserec: share of the behaviours before which a similar item is inserted.',
     above=0.0,
     high=1.0,
   )
   num_similar: int = flag(
-    1, 'coserec: the most similar items of each, of which one is drawn.', low=1
+    1, 'coserec: number of most similar items from which one is drawn.', low=1
   )
   num_next: int = flag(
     10, 'next_items: behaviours after the prefix that are predicted.', low=1
@@ -95,29 +97,29 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   )
   loss_form: str = flag(
     'pairs',
-    'adaptssr: how views are ranked, as the pairs of the paper, or as a list.',
+    'adaptssr: rank views by pairs, as the paper does, or as a list.',
     choices=('pairs', 'list'),
   )
   temperature: float | None = flag(
     None,
-    'Temperature: divides the similarities of users [1, as in the papers; clue '
-    'and idicl 0.1; ecl 0.05].',
+    'Temperature, which divides the similarities of users [1, as in the '
+    'papers; clue and idicl 0.1; ecl 0.05].',
     above=0.0,
   )
   curriculum_steps: int = flag(
     0,
     'ccl, ccl_filled: updates until augmentations have their full strength; 0: '
-    'all of the run.',
+    'the whole run.',
     low=0,
   )
   smooth: float = flag(
     0.0,
     'adaptssr: smoothness of the minimum and maximum of hard pairs, in units '
-    'of similarity; 0: the paper.',
+    'of similarity; 0: none, as in the paper.',
     low=0.0,
   )
   hard_negatives: bool = flag(
-    True, 'adaptssr: rank the hardest pairs of a batch, rather than all.'
+    True, 'adaptssr: rank only the hardest pairs of a batch.'
   )
   sampled_items: int = flag(
     0,
@@ -127,33 +129,34 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   )
   output_bias: str = flag(
     'shares',
-    'Objectives that predict items: where the bias of each item starts, at the '
-    'log of its share of all behaviours, or at zero.',
+    'Objectives that predict items: the initial bias of each item, the log of '
+    'its share of all behaviours (shares), or zero.',
     choices=('shares', 'zeros'),
   )
 
   max_window: int = flag(
-    32, 'msdp: the most behaviours of the window that is predicted.', low=1
+    32, 'msdp: behaviours in the longest window that is predicted.', low=1
   )
   msdp_regularizer: float = flag(
     0.1,
-    'msdp: weight of the SimSiam term between the masked and the whole prefix.',
+    'msdp: weight of the SimSiam term of the masked and the unmasked prefix.',
     low=0.0,
   )
   ecl_contrast: float = flag(
     0.005,
-    'ecl: weight of the contrast of dropout passes; that of masked items is 1.',
+    'ecl: weight of the loss that contrasts dropout passes; masked items have '
+    'weight 1.',
     low=0.0,
   )
   ecl_discriminator: float = flag(
     0.25,
-    'ecl: weight of the loss of the discriminator; that of masked items is 1.',
+    'ecl: weight of the loss of the discriminator; masked items have weight 1.',
     low=0.0,
   )
 
   def __post_init__(self) -> None:
     if isinstance(self.objective, str):
-      # One word, as who calls `main(settings)` writes it.
+      # A caller of `main(settings)` may give a single string.
       object.__setattr__(self, 'objective', (self.objective,))
     super().__post_init__()
     unknown = [
@@ -167,7 +170,7 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
 
 
 def uses_histories(settings: ObjectiveSettings) -> bool:
-  """Whether batches hold whole histories, of which slices are drawn."""
+  """Whether batches contain whole histories, from which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
   traits = [traits_of(name) for name in settings.objective]
   return any(each.sees_histories for each in traits) or (
@@ -178,7 +181,7 @@ def uses_histories(settings: ObjectiveSettings) -> bool:
 def augmentations_of(
   settings: ObjectiveSettings, objective: str = 'adaptssr'
 ) -> tuple[str, ...]:
-  """The explicit augmentations, of the first view at least."""
+  """The explicit augmentations of the first view."""
   if settings.augmentations is not None:
     return settings.augmentations
   is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
@@ -186,7 +189,7 @@ def augmentations_of(
 
 
 def shares_views(settings: ObjectiveSettings) -> bool:
-  """Whether AdaptSSR and pooled items look at the same views: plain slices."""
+  """Whether AdaptSSR and pooled items use the same views: plain slices."""
   return set(OF_VIEWS) <= set(settings.objective) and (
     augmentations_of(settings) == ('slice',)
     and settings.second_augmentations in (None, ('slice',))
@@ -196,7 +199,7 @@ def shares_views(settings: ObjectiveSettings) -> bool:
 def slice_lengths_of(
   settings: ObjectiveSettings, max_length: int
 ) -> tuple[int, int]:
-  """The least and the most behaviours of a slice."""
+  """The lengths of the shortest and of the longest slice."""
   if not settings.slice_lengths:
     return min(_SLICE_FROM, max_length), max_length
   text = ','.join(settings.slice_lengths)
@@ -206,7 +209,7 @@ def slice_lengths_of(
     low = high = 0
   if not 1 <= low <= high:
     raise SettingsError(
-      '--slice_lengths must be two numbers, the least and the most behaviours, '
+      '--slice_lengths must be two numbers, the shortest and longest slice, '
       f'such as 15,100; not {text}'
     )
   if high > max_length:
@@ -218,17 +221,17 @@ def slice_lengths_of(
 
 
 def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--temperature`, or what an objective has without it."""
+  """`--temperature`, or the default of an objective."""
   return settings.temperature or traits_of(objective).temperature
 
 
 def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--mask_ratio`, or what an objective has without it."""
+  """`--mask_ratio`, or the default of an objective."""
   return settings.mask_ratio or traits_of(objective).mask_ratio
 
 
 def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
-  """`--objective_weights` by objective; nothing if none is given."""
+  """`--objective_weights` by objective; empty if the flag is not given."""
   words = settings.objective_weights
   if not words:
     return {}
@@ -247,7 +250,7 @@ def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
 
 
 def parse_fusion(text: str) -> str | float:
-  """The value of `--fusion`: a word, or a number in [0, 1]."""
+  """Parses `--fusion`: a word, or a number in [0, 1]."""
   if text in ('adaptive', 'batch_mean'):
     return text
   try:

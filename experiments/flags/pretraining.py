@@ -1,4 +1,4 @@
-"""The flags of pre-training, and what the objective decides and refuses."""
+"""The flags of pre-training, with defaults and checks by objective."""
 
 import dataclasses
 import sys
@@ -19,10 +19,10 @@ CAUSAL_ITEMS = 'causal_items'
 _Settings = TypeVar('_Settings', bound=EncoderSettings)
 
 
-# The item table starts wider where the user vector predicts items: at 0.02 its
-# scores are so close to each other that training stands still for epochs.
+# The initial item table is wider if the user vector predicts items: at 0.02 all
+# scores are so similar that training makes no progress for epochs.
 _ITEM_STDDEV = 0.06
-# Of IDICL, whose paper was not found: the interests of a user.
+# The interests of a user in IDICL. Its paper was not found.
 _INTERESTS = 4
 
 
@@ -48,7 +48,7 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   )
 
   def mutable_names(self) -> set[str]:
-    """Not the length of a run over which augmentations grow stronger."""
+    """Excludes the length of a run during which augmentations get stronger."""
     free = super().mutable_names()
     grows = any(traits_of(name).has_curriculum for name in self.objective)
     if grows and not self.curriculum_steps:
@@ -57,7 +57,7 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
-  """The settings with the flags that the objective decides, unless given."""
+  """Sets flags that were not given to the defaults of the objective."""
   if 'idicl' in settings.objective and not settings.init_from:
     pooling = settings.cosine_pooling
     settings = dataclasses.replace(
@@ -72,52 +72,52 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
 
 
 def with_causal_encoder(settings: _Settings) -> _Settings:
-  """The settings, with the encoder that causal items need unless given."""
+  """Sets the flags of the encoder that causal items need, unless given."""
   if CAUSAL_ITEMS not in settings.objective:
     return settings
   if settings.causal is False:
     raise SettingsError(
       '--objective=causal_items needs --causal=true, or each state would see '
-      'the item that it is to guess: leave --causal out'
+      'the item that it predicts: leave --causal out'
     )
   readout = settings.readout
   if settings.objective == (CAUSAL_ITEMS,):
-    # The last state is what learns to guess, and the pooling learns nothing.
+    # Only the last state learns to predict, and the pooling is not trained.
     readout = readout or 'last'
   return dataclasses.replace(settings, causal=True, readout=readout)
 
 
 def longest_sequence(settings: EncoderSettings, max_length: int) -> int:
-  """Behaviours of a user that a step needs: some objectives need a label."""
+  """The behaviours of a user in a batch; one more if an objective needs it."""
   return max_length + any(
     traits_of(name).sees_target for name in settings.objective
   )
 
 
 def check_objective(settings: ObjectiveSettings) -> None:
-  """Raises `SettingsError` where flags of the objective cannot be used."""
+  """Raises `SettingsError` if flags of the objective contradict each other."""
   parse_weights(settings)
   parse_fusion(settings.fusion)
-  # What the encoder reads, only the encoder knows.
+  # The length that the encoder reads is not known yet.
   slice_lengths_of(settings, sys.maxsize)
   if len(set(settings.objective)) < len(settings.objective):
     raise SettingsError(
       f'--objective={",".join(settings.objective)} names one twice: give each '
-      'once, and --objective_weights'
+      'once, and a weight by --objective_weights'
     )
   if settings.window == 'random' and any(
     traits_of(name).sees_partners for name in settings.objective
   ):
     raise SettingsError(
-      '--window=random does not go with --objective=duorec, whose users share '
-      'the last of all behaviours: leave --window out'
+      '--window=random does not go with --objective=duorec, whose partners '
+      'share their very last behaviour: leave --window out'
     )
   _check_second(settings)
   _check_ranking(settings)
 
 
 def _check_second(settings: ObjectiveSettings) -> None:
-  """Refuses --second_augmentations that are not of a second view."""
+  """Refuses --second_augmentations that contradict other flags."""
   second = settings.second_augmentations
   for name in settings.objective if second else ():
     first = augmentations_of(settings, name)
@@ -132,12 +132,12 @@ def _check_second(settings: ObjectiveSettings) -> None:
   if second and settings.num_slices != 2:
     raise SettingsError(
       f'--second_augmentations is for two views, not --num_slices='
-      f'{settings.num_slices}: leave out either'
+      f'{settings.num_slices}: leave out one of the two flags'
     )
 
 
 def _check_ranking(settings: ObjectiveSettings) -> None:
-  """Refuses settings of AdaptSSR that its --loss_form does not have."""
+  """Refuses settings of AdaptSSR that its --loss_form does not support."""
   if settings.smooth and (
     settings.loss_form == 'list' or not settings.hard_negatives
   ):
@@ -147,6 +147,6 @@ def _check_ranking(settings: ObjectiveSettings) -> None:
     )
   if settings.loss_form == 'list' and not settings.hard_negatives:
     raise SettingsError(
-      '--hard_negatives=false is for --loss_form=pairs; a list has all '
+      '--hard_negatives=false is for --loss_form=pairs; a list always has all '
       'negatives: leave it out'
     )

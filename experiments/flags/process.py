@@ -1,4 +1,4 @@
-"""The flags of what holds for a whole process, and of how fast it is."""
+"""The flags of a process: its output, devices, peers and speed."""
 
 import dataclasses
 
@@ -7,18 +7,18 @@ from experiments.flags.binder import Settings, SettingsError, flag
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuietSettings(Settings):
-  """How much is printed."""
+  """The flag that mutes progress."""
 
   quiet: bool = flag(
     False,
-    'Print errors and the lines of the result, and nothing else.',
+    'Print only errors and the lines of the result.',
     mutable_on_resume=True,
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessSettings(QuietSettings, group='devices'):
-  """Where compiled programs are kept, and what a device is; with --workdir."""
+  """The compilation cache and the devices; for commands with --workdir."""
 
   compilation_cache: str = flag(
     'auto',
@@ -40,38 +40,36 @@ class ProcessSettings(QuietSettings, group='devices'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedSettings(ProcessSettings, group='several processes'):
-  """Which processes there are; the same command is given to each."""
+  """The processes of a run; each is given the same command."""
 
   distributed: str = flag(
     'auto',
-    'Whether other processes work with this one. auto: on a TPU pod, in Slurm, '
-    'Kubernetes or MPI, which say so, and where --coordinator is given.',
+    'Whether this process is one of several. auto: if a TPU pod, '
+    'Slurm, Kubernetes or MPI reports several, or if --coordinator is given.',
     choices=('auto', 'on', 'off'),
     mutable_on_resume=True,
   )
   coordinator: str = flag(
     '',
     'HOST:PORT where process 0 listens, with --num_processes and --process_id: '
-    'for clusters that do not say so themselves.',
+    'for clusters that JAX does not detect.',
     mutable_on_resume=True,
   )
   num_processes: int | None = flag(
-    None, 'How many processes there are.', low=1, mutable_on_resume=True
+    None, 'Number of processes.', low=1, mutable_on_resume=True
   )
   process_id: int | None = flag(
-    None, 'The number of this process, from 0.', low=0, mutable_on_resume=True
+    None, 'Index of this process, from 0.', low=0, mutable_on_resume=True
   )
   join_timeout: int = flag(
     300,
-    'Seconds to wait at the start for all processes, after which JAX ends this '
-    'one.',
+    'Seconds to wait for all processes at the start, before JAX ends this one.',
     low=1,
     mutable_on_resume=True,
   )
   heartbeat_timeout: int = flag(
     100,
-    'Seconds without a sign of life after which a process counts as lost, and '
-    'the others stop.',
+    'Seconds without a heartbeat of a process after which the others stop.',
     low=1,
     mutable_on_resume=True,
   )
@@ -107,7 +105,7 @@ class DistributedSettings(ProcessSettings, group='several processes'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodingSettings(Settings, group='speed'):
-  """How sequences are grouped by length and encoded in parts."""
+  """How sequences are grouped by length and encoded in microbatches."""
 
   buckets: int = flag(
     4,
@@ -118,8 +116,8 @@ class EncodingSettings(Settings, group='speed'):
   )
   microbatch: int | None = flag(
     None,
-    'Sequences that a device encodes at once, keeping nothing for the gradient '
-    'but their vectors; 0: all of them [16 on a CPU, else 256].',
+    'Sequences that a device encodes at a time, keeping only their vectors for '
+    'the gradient; 0: all of them [16 on a CPU, else 256].',
     low=0,
     mutable_on_resume=True,
   )
@@ -127,23 +125,23 @@ class EncodingSettings(Settings, group='speed'):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableSettings(Settings, group='speed'):
-  """Where the item table is."""
+  """The layout of the item table."""
 
   shard_table: bool = flag(
     False,
-    'Each device holds a part of the rows of the item table, and of what Adam '
-    'keeps of them, and fetches those that its users need.',
+    'Shard the item table and its Adam state over the devices; each device '
+    'fetches the rows that its users need.',
     mutable_on_resume=True,
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedSettings(EncodingSettings, TableSettings, group='speed'):
-  """How the work of a training step is done."""
+  """How a training step is computed."""
 
   table_update: str = flag(
     'auto',
-    'What Adam updates of the item table in a step: all of it (dense), the '
-    'rows of the batch, to the same effect (rows), or what is faster (auto).',
+    'What Adam updates in the item table at a step: all rows (dense), the rows '
+    'of the batch, with the same result (rows), or whichever is faster (auto).',
     choices=('auto', 'dense', 'rows'),
   )

@@ -6,13 +6,13 @@ from experiments.flags.binder import Settings, SettingsError, flag
 from experiments.flags.process import DistributedSettings, SpeedSettings
 
 LEAVE_ONE_OUT = 'leave_one_out'
-# As of `UserEncoder`, which a command imports after its flags are read.
+# As in `UserEncoder`, which a command imports after its flags are read.
 READOUTS = ('pooled', 'last', 'pooled,last')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings, group='data'):
-  """Which users."""
+  """The data set."""
 
   dataset: str = flag(
     'synthetic_users/quickstart',
@@ -34,32 +34,32 @@ class DataSettings(Settings, group='data'):
   )
   labels: str = flag(
     '',
-    'user_tables: your table of labels, one row a user; by default the labels '
-    'stand in --events.',
+    'user_tables: your table of labels, one row per user; by default, labels '
+    'are in --events.',
   )
   user_column: str = flag('user_id', 'user_tables: column of the user ids.')
   item_column: str = flag('item_id', 'user_tables: column of the item ids.')
   time_column: str = flag('time', 'user_tables: column of the times.')
   time_format: str = flag(
     '',
-    'user_tables: how times are written, such as %m/%d/%Y (strptime); by '
-    'default as numbers or ISO-8601 timestamps.',
+    'user_tables: the format of times, such as %m/%d/%Y (strptime); by default '
+    'numbers or ISO-8601 timestamps.',
   )
   where: str = flag(
     '',
-    'user_tables: a condition in SQL; other rows of --events are left out. '
-    "Columns of CSV and JSON lines are text: event = 'view' and "
+    'user_tables: a condition in SQL; rows of --events that do not meet it are '
+    "left out. Columns of CSV and JSON lines are text: event = 'view' and "
     'rating::double >= 4.',
   )
   memory_limit: str = flag(
     '',
-    'user_tables: what preparing may take of the memory, such as 4GB, before '
-    'it goes on in --data_dir; by default 80% of the machine.',
+    'user_tables: the most memory that preparing may take, such as 4GB, before '
+    'it uses files in --data_dir; by default 80% of the machine.',
     mutable_on_resume=True,
   )
   beam: bool = flag(
     False,
-    'ttl, user_tables: prepare with Apache Beam, to the same examples, from '
+    'ttl, user_tables: prepare the same examples with Apache Beam, from '
     "sources larger than one machine. Needs pip install -e '.[beam]'.",
     mutable_on_resume=True,
   )
@@ -72,38 +72,39 @@ class DataSettings(Settings, group='data'):
 
 
 def train_users_flag() -> int:
-  """The flag of commands that learn from labelled rows."""
+  """The flag --train_users of commands that learn from labelled rows."""
   return flag(
     0,
-    'Labelled rows to train on, the first of the shuffled split; 0: all.',
+    'Number of labelled rows to train on, the first of the shuffled split; 0: '
+    'all.',
     low=0,
   )
 
 
 def concatenate_flag() -> tuple[str, ...]:
-  """The flag of commands that read the vectors of several encoders."""
+  """The flag --concatenate of commands that use vectors of several encoders."""
   return flag(
     (),
-    'Workdirs of more runs, DIR or DIR,DIR: a vector is that of --pretrained '
-    'and those of them, concatenated.',
+    'Workdirs of further runs, DIR or DIR,DIR, whose vectors are appended to '
+    'that of --pretrained.',
   )
 
 
 def split_seed_flag() -> int:
-  """The flag of commands that only read, and fit no network."""
+  """The flag --split_seed of commands that train no network."""
   return flag(
-    0, 'Seed by which the labelled rows are split; 0: as stored.', low=0
+    0, 'Seed of a new split of the labelled rows; 0: as stored.', low=0
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings(DataSettings, group='data'):
-  """What of each user is held out."""
+  """The behaviours of each user that are held out."""
 
   split: str = flag(
     'last_ten',
-    'movielens_users: what is held out of each user, the last ten films, or '
-    'one for the test and one for validation (--task=next_item).',
+    'movielens_users: the behaviours of each user that are held out: the last '
+    'ten films, or one for validation and one for the test (--task=next_item).',
     choices=('last_ten', LEAVE_ONE_OUT),
   )
 
@@ -124,26 +125,26 @@ class RunSettings(
     0, 'Seed of everything random in the run.', low=0, high=2**32 - 1
   )
   num_epochs: int = flag(
-    20, 'Passes over the users.', low=1, mutable_on_resume=True
+    20, 'Number of passes over the users.', low=1, mutable_on_resume=True
   )
   num_steps: int = flag(
     0,
-    'Updates, instead of --num_epochs; 0: use that.',
+    'Number of updates; 0: that of --num_epochs.',
     low=0,
     mutable_on_resume=True,
   )
   patience: int = flag(
     0,
-    'Epochs without a better validation score after which the run stops; 0: '
-    'it never does.',
+    'Number of epochs without a better validation score after which the run '
+    'stops; 0: it does not stop early.',
     low=0,
     mutable_on_resume=True,
   )
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
   window: str = flag(
     'last',
-    'The behaviours trained on of a user with more than --max_length: the last '
-    'ones, or a random run of them, drawn anew in every epoch.',
+    'The behaviours to train on, for a user with more than --max_length: the '
+    'last ones, or a random run of them, drawn again in every epoch.',
     choices=('last', 'random'),
   )
   learning_rate: float = flag(
@@ -151,30 +152,35 @@ class RunSettings(
   )
   schedule: str = flag(
     'constant',
-    'Learning rate schedule: constant, or a linear or cosine decay to 0 after '
-    'the last step. With a decay, each step updates the whole item table.',
+    'Learning rate schedule: constant, or a linear or cosine decay to 0 at the '
+    'end. With a decay, each step updates the whole item table.',
     choices=('constant', 'linear', 'cosine'),
   )
   warmup_steps: int = flag(
     0,
-    'Steps of linear warm-up of the learning rate. Other than 0, each step '
+    'Steps of linear warm-up of the learning rate. Unless it is 0, each step '
     'updates the whole item table.',
     low=0,
   )
-  weight_decay: float = flag(0.0, 'Decoupled, as in AdamW.', low=0.0)
+  weight_decay: float = flag(
+    0.0, 'Decoupled weight decay, as in AdamW.', low=0.0
+  )
   max_skipped: int = flag(
     10,
-    'Steps in a row that may be skipped, since their loss or gradient is not '
-    'finite, before the run stops; 0: any number.',
+    'Number of steps in a row without a finite loss and gradient, which are '
+    'skipped, after which the run stops; 0: it never stops.',
     low=0,
     mutable_on_resume=True,
   )
   checkpoint_every: int = flag(
-    1000, 'Steps between two checkpoints.', low=1, mutable_on_resume=True
+    1000,
+    'Number of steps between two checkpoints.',
+    low=1,
+    mutable_on_resume=True,
   )
   keep_checkpoints: int = flag(
     2,
-    'How many of the latest checkpoints to keep.',
+    'Number of latest checkpoints to keep.',
     low=1,
     mutable_on_resume=True,
   )
@@ -182,37 +188,37 @@ class RunSettings(
   log_seconds: bool = flag(
     False,
     'Also log, at the end of each epoch, the seconds that training has taken, '
-    'compiling included and validation not. Then two equal runs no longer '
-    'write equal files.',
+    'with compilation, without validation. Two equal runs then no longer write '
+    'equal files.',
   )
   log_to: tuple[str, ...] = flag(
     ('tensorboard',),
-    'Where else the numbers of metrics.jsonl go: tensorboard, mlflow, wandb, '
-    'MODULE:FUNCTION of your own, or several of them.',
+    'Where the numbers of metrics.jsonl are also logged: tensorboard, mlflow, '
+    'wandb, MODULE:FUNCTION of your own, or several of them.',
     mutable_on_resume=True,
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings(RunSettings, group='plan'):
-  """Printing what a run needs, in place of the run."""
+  """The plan of a run, printed instead of running it."""
 
   plan: bool = flag(
     False,
-    'Print the memory, operations and network traffic that the run would need; '
-    'train nothing, and write nothing but the prepared data.',
+    'Print the memory, operations and network traffic that the run would need, '
+    'without training; only the prepared data are written.',
     mutable_on_resume=True,
   )
   plan_devices: int = flag(
     0,
-    '--plan: for so many devices, which the CPU simulates; 0: for those at '
-    'hand.',
+    '--plan: number of devices, which the CPU simulates; 0: those of this '
+    'machine.',
     low=0,
     mutable_on_resume=True,
   )
   plan_items: int = flag(
     0,
-    '--plan: for a catalogue of so many items; 0: for that of the data.',
+    '--plan: number of items in the catalogue; 0: those of the data.',
     low=0,
     mutable_on_resume=True,
   )
@@ -221,7 +227,7 @@ class PlanSettings(RunSettings, group='plan'):
     super().__post_init__()
     for name in ('plan_devices', 'plan_items'):
       if getattr(self, name) and not self.plan:
-        raise SettingsError(f'--{name} is for --plan: give that too')
+        raise SettingsError(f'--{name} is for --plan: give that as well')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,35 +235,38 @@ class EncoderSettings(Settings, group='encoder'):
   """The encoder; defaults are those of the checkpoint to start from, if any."""
 
   max_length: int | None = flag(
-    None, 'Behaviours seen of a user, the last ones [100].', low=1
+    None, 'Number of last behaviours of a user that are read [100].', low=1
   )
   embed_dim: int | None = flag(
-    None, 'Features of an item and of a query [64].', low=1
+    None, 'Dimension of item embeddings and queries [64].', low=1
   )
   num_layers: int | None = flag(None, 'Transformer blocks [2].', low=1)
-  num_heads: int | None = flag(None, 'Attention heads of a block [2].', low=1)
+  num_heads: int | None = flag(None, 'Attention heads per block [2].', low=1)
   num_queries: int | None = flag(
-    None, 'Queries of the pooling; the vector has this x embed_dim [1].', low=1
+    None,
+    'Number of pooling queries; a user vector has num_queries x embed_dim '
+    'features [1].',
+    low=1,
   )
   cosine_pooling: bool | None = flag(None, 'Pool by cosine [false].')
   causal: bool | None = flag(
     None,
-    'The state of a behaviour sees those before it alone [false; '
-    'causal_items true].',
+    'Causal attention: a state depends on earlier behaviours and its own only '
+    '[false; causal_items true].',
   )
   readout: str | None = flag(
     None,
-    'The vector of a user: pooled states, the last state, or both [pooled; '
-    'causal_items last].',
+    'The vector of a user: pooled states, the last state, or both, '
+    'concatenated [pooled; causal_items last].',
     choices=READOUTS,
   )
   dropout_rate: float | None = flag(
-    None, 'Share dropped everywhere in the encoder [0.1].', low=0.0, high=0.99
+    None, 'Dropout rate in the encoder [0.1].', low=0.0, high=0.99
   )
   item_stddev: float | None = flag(
     None,
-    'Standard deviation of the item table at a random start [0.02; 0.06 where '
-    'the user vector is to predict items].',
+    'Standard deviation of a new item table [0.02; 0.06 for objectives that '
+    'predict items from the user vector].',
     above=0.0,
   )
   dtype: str | None = flag(

@@ -1,6 +1,6 @@
-"""The flags of the commands that train nothing.
+"""The flags of the commands that do not train an encoder themselves.
 
-That is baselines, convert, embed, export, quickstart, report and similarity.
+These are baselines, convert, embed, export, quickstart, report and similarity.
 """
 
 import dataclasses
@@ -32,47 +32,50 @@ class EmbedSettings(
   EncodingSettings,
   TableSettings,
 ):
-  """The flags of writing vectors."""
+  """The flags of `experiments.embed`."""
 
   is_resumable = False
 
   dataset: str = flag(
     '',
-    'The data set, NAME or NAME/SIZE, as of experiments.pretrain [the tables '
-    f'of --events without preparing them, else {DataSettings.dataset}].',
+    'The data set, NAME or NAME/SIZE, as for experiments.pretrain [the tables '
+    f'of --events, without preparing them; else {DataSettings.dataset}].',
   )
   pretrained: str = flag(
-    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+    '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
   )
   concatenate: tuple[str, ...] = concatenate_flag()
   output: str = flag(
     '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
   )
   item_vectors: str = flag(
-    '', 'A file to write the vectors of the items to, as --output.'
+    '', 'A file for the vectors of the items, in the format of --output.'
   )
   neighbours: int = flag(
-    0, 'How many nearest users of each to write to --neighbours_output.', low=0
+    0, 'Number of nearest users to write for each user.', low=0
   )
   neighbours_output: str = flag(
-    '', 'A file to write the nearest users to, FILE.parquet or FILE.npz.'
+    '', 'A file for the nearest users, FILE.parquet or FILE.npz.'
   )
   task: str = flag(
     'pretrain',
     'The task whose users to encode; pretrain: all users, with all behaviours.',
   )
   split: str = flag(
-    'all', 'Whose users.', choices=('all', 'train', 'validation', 'test')
+    'all',
+    'The split whose users to encode.',
+    choices=('all', 'train', 'validation', 'test'),
   )
   part: str = flag(
     '',
     'I/N: encode only the I-th of N equal parts of the users, from 1/N to N/N. '
     'Give each part its own --output.',
   )
-  batch_size: int = flag(512, 'Users of a batch, over all devices.', low=1)
+  batch_size: int = flag(512, 'Users per batch, over all devices.', low=1)
   dtype: str | None = flag(
     None,
-    'In which the encoder computes; vectors are float32 [as it was trained].',
+    'Dtype of the computation in the encoder; vectors are float32 [as it was '
+    'trained].',
     choices=('float32', 'bfloat16'),
   )
 
@@ -86,7 +89,7 @@ class EmbedSettings(
 
   @property
   def workdir(self) -> str:
-    """The folder of the run, though one of its checkpoints may be given."""
+    """The folder of the run, also if --pretrained is one of its checkpoints."""
     folder = pathlib.Path(self.pretrained).absolute()
     for above in (folder.parent, folder):
       if above.name == 'checkpoints':
@@ -96,7 +99,7 @@ class EmbedSettings(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineSettings(SplitSettings, QuietSettings):
-  """The flags of a baseline."""
+  """The flags of `experiments.baselines`."""
 
   is_resumable = False
 
@@ -105,15 +108,15 @@ class BaselineSettings(SplitSettings, QuietSettings):
   )
   method: str = flag(
     'bag_of_items',
-    'Which baseline.',
+    'The baseline.',
     choices=('bag_of_items', 'bag_svd', 'most_popular', 'last_item'),
   )
   task: str = flag('gender', 'The task: gender, age, click, ...')
   max_length: int = flag(
-    100, 'Behaviours seen of a user, the last ones; 0: all of them.', low=0
+    100, 'Number of last behaviours of a user that are read; 0: all.', low=0
   )
   num_components: int | None = flag(
-    None, 'bag_svd: features of a user [64].', low=1
+    None, 'bag_svd: number of features of a user [64].', low=1
   )
   split_seed: int = split_seed_flag()
   train_users: int = train_users_flag()
@@ -121,24 +124,25 @@ class BaselineSettings(SplitSettings, QuietSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportSettings(QuietSettings):
-  """The flags of an export."""
+  """The flags of `experiments.export`."""
 
   is_resumable = False
 
   pretrained: str = flag(
-    '', 'Workdir of the run whose encoder it is, or one of its checkpoints.'
+    '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
   )
   output: str = flag('', 'The folder to write; never overwritten.')
   dtype: str | None = flag(
     None,
-    'In which the encoder computes; vectors are float32 [as it was trained].',
+    'Dtype of the computation in the encoder; vectors are float32 [as it was '
+    'trained].',
     choices=('float32', 'bfloat16'),
   )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuickstartSettings(ProcessSettings):
-  """The flags of the quickstart."""
+  """The flags of `experiments.quickstart`."""
 
   workdir: str = flag(
     'runs/quickstart', 'Folder of all runs; finished ones are reused.'
@@ -150,31 +154,33 @@ class QuickstartSettings(ProcessSettings):
 class SimilaritySettings(
   DataSettings, AugmentationSettings, ProcessSettings, EncodingSettings
 ):
-  """The flags of the similarities."""
+  """The flags of `experiments.similarity`."""
 
   is_resumable = False
 
   checkpoints: tuple[str, ...] = flag(
-    (), 'Workdirs of the runs whose encoders are compared, or checkpoints.'
+    (), 'Workdirs of the runs whose encoders to compare, or checkpoints.'
   )
   names: tuple[str, ...] = flag(
     (),
-    'What to call each of --checkpoints [the name of its folder, and of that '
-    'above where two are the same].',
+    'Names for --checkpoints [the name of each folder; with that of its parent '
+    'if two are the same].',
   )
   workdir: str = flag(
     'runs/similarity',
-    'Folder of the numbers and the picture.',
+    'Folder for the numbers and the picture.',
     mutable_on_resume=True,
   )
   split: str = flag(
-    'validation', 'Whose users.', choices=('train', 'validation')
+    'validation',
+    'The split whose users to compare.',
+    choices=('train', 'validation'),
   )
-  seed: int = flag(0, 'Seed of all that is drawn.', low=0, high=2**32 - 1)
-  batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
+  seed: int = flag(0, 'Seed of all random draws.', low=0, high=2**32 - 1)
+  batch_size: int = flag(128, 'Users per batch, over all devices.', low=1)
   dropout_rate: float | None = flag(
     None,
-    'Share dropped in the encoders [that of each checkpoint].',
+    'Dropout rate of the encoders [that of each checkpoint].',
     low=0.0,
     high=0.99,
   )
@@ -182,33 +188,36 @@ class SimilaritySettings(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertSettings(QuietSettings):
-  """The flags of a conversion."""
+  """The flags of `experiments.convert`."""
 
   is_resumable = False
 
   input: str = flag(
     '',
-    'The state dict of a model of the public code, as torch.save or '
-    'safetensors (*.safetensors) wrote it; with --output the workdir of a run, '
-    'or one of its checkpoints.',
+    'With --workdir: the state dict of a model of the public code, written by '
+    'torch.save, or by safetensors if its name ends in .safetensors. With '
+    '--output: the workdir of a run, or one of its checkpoints.',
   )
   workdir: str = flag(
-    '', 'The folder of a run to write, for --pretrained and --init_from.'
+    '', 'The folder of the new run, for --pretrained and --init_from.'
   )
   output: str = flag(
-    '', 'The state dict to write: NAME.safetensors, or of torch.save.'
+    '', 'The state dict to write: NAME.safetensors, else by torch.save.'
   )
   vocabulary: str = flag(
     '',
-    'Text file of raw item ids, that of index i in line i, from 1: is read for '
-    '--workdir, written with --output [the indices are the ids].',
+    'Text file of raw item ids, that of index i in line i, from 1. It is read '
+    'for --workdir, and written with --output [the indices are the ids].',
   )
   num_heads: int = flag(
-    2, '--workdir: attention heads, which no weight shows.', low=1
+    2,
+    '--workdir: number of attention heads, which the weights do not show.',
+    low=1,
   )
   cosine_pooling: bool = flag(
     False,
-    '--workdir: whether the model had cos_pooling, which no weight shows.',
+    '--workdir: whether the model has cos_pooling, which the weights do not '
+    'show.',
   )
 
   def __post_init__(self) -> None:
@@ -221,52 +230,52 @@ class ConvertSettings(QuietSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportSettings(DataSettings, QuietSettings):
-  """The flags of a report."""
+  """The flags of `experiments.report`."""
 
   takes_words = 'runs'
   is_resumable = False
 
   runs: tuple[str, ...] = flag(
     (),
-    'Folders to show, which may also be given without this flag: the workdirs '
-    'of runs, of comparisons and of similarities.',
+    'Folders to show, also without --runs=: workdirs of runs, comparisons and '
+    'similarities.',
   )
   output: str = flag(
     '',
-    'The page to write, FILE.html [report.html in the first folder]. Only a '
-    'page of this command is overwritten.',
+    'The page to write, FILE.html [report.html in the first folder]. It may '
+    'replace an earlier page of this command, but no other file.',
   )
   picture: str = flag(
     '',
-    'A file to draw, FILE.svg or FILE.png, never overwritten: how good frozen '
-    'vectors are after so many seconds of pre-training, of runs with '
-    '--select_by=probe --log_seconds, and what baselines among --runs reach.',
+    'A file to draw, FILE.svg or FILE.png, never overwritten: the score of '
+    'frozen vectors against seconds of pre-training, for runs with '
+    '--select_by=probe --log_seconds, and the scores of baselines in --runs.',
   )
   vectors: tuple[str, ...] = flag(
-    (), 'Files of user vectors to show, as experiments.embed writes them.'
+    (), 'Files of user vectors to show, written by experiments.embed.'
   )
   map: str = flag(
     'pca',
-    'How vectors become points of the plane. umap needs pip install '
+    'How vectors are mapped to the plane. umap needs pip install '
     '"adaptssr_jax[umap]".',
     choices=('pca', 'umap'),
   )
   dataset: str = flag(
-    '', 'Of --task, NAME or NAME/SIZE [that of the first run].'
+    '', 'The data set of --task, NAME or NAME/SIZE [that of the first run].'
   )
   task: str = flag(
-    '', 'A task with classes, such as gender, which colour the users.'
+    '', 'A task with classes, such as gender, by which users are coloured.'
   )
   users: tuple[str, ...] = flag(
-    (), 'Raw ids of the users whose nearest users are shown [the first five].'
+    (), 'Raw ids of users whose nearest users to show [the first five].'
   )
   follow: bool = flag(
     False,
     'Write the page again whenever a run logs something, until all runs have '
-    'ended, or until Ctrl-C. A browser that shows it shows it anew.',
+    'ended, or until Ctrl-C. A browser reloads the page by itself.',
   )
   follow_every: float = flag(
-    5.0, '--follow: seconds between two looks at the runs.', above=0.0
+    5.0, '--follow: seconds between two checks of the runs.', above=0.0
   )
 
   def __post_init__(self) -> None:

@@ -1,26 +1,26 @@
-"""Properties of the pre-training objectives that decide about flags."""
+"""Properties of the pre-training objectives, on which flags depend."""
 
 from typing import NamedTuple
 
 
 class Traits(NamedTuple):
-  """What an objective needs of a run."""
+  """The properties of an objective."""
 
   views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
-  passes: int = 1  # dropout masks of each of them
+  passes: int = 1  # dropout passes of each of them
   is_augmented: bool = False  # whether --augmentations makes its views
   is_sliced: bool = False  # whether its views are slices of the whole history
   sees_histories: bool = False  # whether it needs the whole history of a user
-  over_all_items: bool = False  # whether its softmax needs the whole table
-  has_bias: bool = False  # whether it learns a bias of each item
+  over_all_items: bool = False  # whether it computes a softmax over all items
+  has_bias: bool = False  # whether it learns a bias per item
   from_the_vector: bool = False  # whether the user vector predicts items
-  sees_target: bool = False  # whether it takes max_length + 1 behaviours
+  sees_target: bool = False  # whether it needs max_length + 1 behaviours
   sees_partners: bool = False  # whether its batches have `partner_items`
   sees_similar: bool = False  # whether its batches have `similar_items`
-  has_curriculum: bool = False  # whether augmentations grow stronger in a run
-  mask_ratio: float = 0.6  # where --mask_ratio is not given
-  temperature: float = 1.0  # where --temperature is not given
-  draws: int = 0  # negative items that are drawn for each user
+  has_curriculum: bool = False  # whether augmentations get stronger in a run
+  mask_ratio: float = 0.6  # the default of --mask_ratio
+  temperature: float = 1.0  # the default of --temperature
+  draws: int = 0  # number of negative items drawn for each user
   fills: bool = False  # whether it replaces masked items by draws of the model
 
 
@@ -39,18 +39,18 @@ TRAITS = {
   'idicl': Traits(passes=2, temperature=0.1),
   'ccl': Traits(views=0, is_augmented=True, has_curriculum=True),
   'coles': _SLICED,
-  # Two views, each masked before it is filled.
+  # Two views, each encoded masked and filled.
   'ccl_filled': _ITEMS._replace(views=4, fills=True, has_curriculum=True),
-  # Four negatives of one hidden behaviour, and of each of the last two.
+  # Four negatives for the masked behaviour, and for each of the last two.
   'ptum': Traits(views=2, from_the_vector=True, draws=12),
   'msdp': _FROM_THE_VECTOR._replace(views=2),
-  # Two dropout passes, the masked sequence, and the filled one.
+  # Two dropout passes, the masked sequence, and the filled sequence.
   'ecl': _ITEMS._replace(views=4, mask_ratio=0.2, temperature=0.05, fills=True),
   'coserec': Traits(views=2, sees_similar=True),
   'duorec': Traits(views=2, sees_target=True, sees_partners=True),
 }
-# Nothing is known of an objective of somebody else, MODULE:FUNCTION: its step
-# is given the whole table.
+# The traits of the user's own objective, MODULE:FUNCTION, are not known: its
+# step gets the whole table.
 _UNKNOWN = Traits(over_all_items=True)
 
 

@@ -21,7 +21,7 @@ from experiments.flags.binder import (
   from_flags,
   help_text,
 )
-from experiments.flags.flag_files import CONFIGS, with_flagfiles, with_place
+from experiments.flags.flag_files import CONFIGS, with_flagfiles, with_location
 
 # The flags that most runs need, in the order in which a user thinks of them.
 _FIRST = (
@@ -86,7 +86,9 @@ def _parse(words: list[str], argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS([argv[0], *words])
   except flags.Error as error:
-    sys.exit(f'error: {with_place(str(error), words)}; --help lists the flags')
+    sys.exit(
+      f'error: {with_location(str(error), words)}; --help lists the flags'
+    )
 
 
 def _start(
@@ -111,7 +113,7 @@ def _start(
   try:
     settings = from_flags(settings_type, flags.FLAGS)
   except SettingsError as error:
-    sys.exit(f'error: {with_place(str(error), words)}')
+    sys.exit(f'error: {with_location(str(error), words)}')
   # Imported here because it imports JAX.
   from experiments.run.process import call
 

@@ -15,7 +15,7 @@ import jax
 from adaptssr_jax.errors import CheckpointError, DataError
 from adaptssr_jax.training.devices import is_of_lost_process
 from experiments.flags.binder import Settings, SettingsError
-from experiments.flags.flag_files import with_place
+from experiments.flags.flag_files import with_location
 from experiments.flags.process import (
   DistributedSettings,
   ProcessSettings,
@@ -52,7 +52,7 @@ def call(
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
       print(f'{notice}: {advice} resume', flush=True)
   except (SettingsError, DataError, CheckpointError) as error:
-    _fail(f'error: {with_place(str(error), words)}')
+    _fail(f'error: {with_location(str(error), words)}')
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
