@@ -46,7 +46,7 @@ from experiments.probing.probe import (
 )
 from experiments.probing.rankings import blocks, ranks_of
 from experiments.run.data import check_split_seed, open_data
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 from experiments.run.workdir import opened_workdir
 
 _METHODS = {
@@ -100,7 +100,7 @@ def baseline_in(
   about = {'task': settings.task, 'method': settings.method} | chosen
   result = write_result(folder, about, outputs, data)
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
-  tell_result(f'{settings.method}, {settings.task}: {", ".join(scores)}')
+  print_result_line(f'{settings.method}, {settings.task}: {", ".join(scores)}')
   return result
 
 

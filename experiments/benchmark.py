@@ -47,7 +47,7 @@ from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
 from experiments.benchmarking.report import draw_growth, report
 from experiments.flags.binder import SettingsError
-from experiments.run.process import tell, tell_result
+from experiments.run.process import print_line, print_result_line
 from experiments.run.workdir import (
   atomic_write,
   commit,
@@ -85,8 +85,8 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
     runs = [_named(case, 0, found)]
   else:
     runs = _run_all(settings)
-  tell(f'{_title(runs)}\n{report(runs)}')
-  tell_result(str(settings.json_file))
+  print_line(f'{_title(runs)}\n{report(runs)}')
+  print_result_line(str(settings.json_file))
   return runs
 
 
@@ -165,7 +165,7 @@ def _compare_on_gpu(
       chosen = fastest(cases, runs)
     path = settings.json_file.with_name(f'chosen_{size}.flags')
     atomic_write(path, flagfile_of(settings, chosen, runs))
-    tell_result(f'--flagfile={path}')
+    print_result_line(f'--flagfile={path}')
     group = [case._replace(changes=chosen) for case in group]
     _run_interleaved(group, settings, cache, runs)
 
@@ -189,7 +189,7 @@ def _run_interleaved(
         continue
       found = run_case(case, settings, cache=cache)
       rate = found.get('users_per_second')
-      tell(
+      print_line(
         f'{case.section}, {case.name}, {case.who}, round {round + 1} of '
         f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error'])
       )

@@ -30,7 +30,11 @@ from experiments.comparison.commands import (
 from experiments.comparison.grid import Cell, Grid, Run, plan
 from experiments.comparison.report import write_report
 from experiments.comparison.setup import read_grid
-from experiments.run.process import forget_compiled, tell, tell_result
+from experiments.run.process import (
+  forget_compiled,
+  print_line,
+  print_result_line,
+)
 from experiments.run.workdir import opened_workdir
 
 
@@ -62,7 +66,7 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
     is_printed = not is_probe or one.timing_group != following
     if is_new and is_printed:
       missing = [run for run in runs[number:] if not is_finished(grid, run)]
-      tell(
+      print_line(
         f'[{number}/{len(runs)}] {one.name}: {record["seconds"]:.0f} s'
         f'{" since it was resumed" if record["resumed"] else ""}; '
         f'{_in_words(*time_left(seconds, missing), " left")}'
@@ -83,7 +87,7 @@ def print_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
       if not record['resumed']:
         seconds[one.timing_group].append(record['seconds'])
   for one in missing:
-    tell_result(one.name + _about(seconds, [one]))
+    print_result_line(one.name + _about(seconds, [one]))
   known = sum(one.timing_group in seconds for one in missing)
   text = f'{len(missing):,} of {len(runs):,} runs are missing'
   about = _about(seconds, missing)
@@ -94,7 +98,7 @@ def print_missing(grid: Grid, runs: Sequence[Run]) -> list[str]:
     )
   elif missing:
     text += '; their time can be estimated when some runs are finished'
-  tell_result(text)
+  print_result_line(text)
   return [one.name for one in missing]
 
 

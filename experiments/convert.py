@@ -35,7 +35,7 @@ from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import host_device
 from experiments.flags.binder import SettingsError
 from experiments.run.outputs import check_absent, check_new, new_file
-from experiments.run.process import tell, tell_result
+from experiments.run.process import print_line, print_result_line
 
 
 def main(settings: ConvertSettings) -> pathlib.Path:
@@ -74,7 +74,7 @@ def _from_torch(settings: ConvertSettings) -> pathlib.Path:
     labels=[str(label) for label in range(outputs)],
   )
   save_model(settings.workdir, params, description)
-  tell_result(
+  print_result_line(
     f'{settings.workdir}: an encoder of {encoder.num_items:,} items, '
     f'{encoder.num_layers} layers and {encoder.num_heads} heads'
     + (f'; its head: {", ".join(sorted(head))}' if head else '')
@@ -101,7 +101,7 @@ def _to_torch(settings: ConvertSettings) -> pathlib.Path:
       pathlib.Path(settings.vocabulary), flag='vocabulary'
     ) as aside:
       aside.write_text(text, 'utf-8')
-  tell_result(
+  print_result_line(
     f'{path}: for --emb_dim={encoder.embed_dim} --max_len={encoder.max_length} '
     f'--n_layers={encoder.num_layers} --n_heads={encoder.num_heads} '
     f'--num_pooling={encoder.num_queries} '
@@ -122,7 +122,7 @@ def _head_of_both(
   if len(hidden) == encoder.embed_dim:
     kept |= {'hidden', 'output'}
   if left_out := ', '.join(sorted(head.keys() - kept)):
-    tell(
+    print_line(
       f'{settings.input}: left out, since the public code has none: {left_out}'
     )
   return {name: head[name] for name in head.keys() & kept}

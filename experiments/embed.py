@@ -68,7 +68,11 @@ from experiments.run.encoder import (
   open_source,
   with_items,
 )
-from experiments.run.process import is_main_process, tell, tell_result
+from experiments.run.process import (
+  is_main_process,
+  print_line,
+  print_result_line,
+)
 from experiments.run.speed import encoded
 from experiments.run.vector_files import Piece, check_file, write_vectors
 
@@ -135,7 +139,7 @@ def write_items(
       name='item_id',
       flag='item_vectors',
     )
-  tell_result(f'item vectors {list(vectors.shape)}: {path}')
+  print_result_line(f'item vectors {list(vectors.shape)}: {path}')
 
 
 def with_users(
@@ -189,10 +193,12 @@ def write_users(
   if settings.neighbours:
     pieces, path = list(pieces), paths['neighbours_output']
     write_neighbours(path, pieces, count=settings.neighbours)
-    tell_result(f'the {settings.neighbours} nearest users of each: {path}')
+    print_result_line(
+      f'the {settings.neighbours} nearest users of each: {path}'
+    )
   if settings.output:
     write_vectors(paths['output'], pieces, shape)
-    tell_result(f'vectors {list(shape)}: {paths["output"]}')
+    print_result_line(f'vectors {list(shape)}: {paths["output"]}')
 
 
 def users_of(settings: EmbedSettings, data: UserData) -> list[UserArrays]:
@@ -227,4 +233,4 @@ def with_progress(pieces: Iterable[Piece], total: int) -> Iterator[Piece]:
     for piece in pieces:
       bar.update(len(piece[0]))
       yield piece
-  tell(f'encoded {total:,} users in {time.monotonic() - began:.1f} s')
+  print_line(f'encoded {total:,} users in {time.monotonic() - began:.1f} s')

@@ -48,7 +48,7 @@ from adaptssr_jax.table.lookup import encoder_params
 from adaptssr_jax.training.devices import host_device
 from experiments.flags.binder import SettingsError
 from experiments.run.outputs import check_absent
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 from experiments.run.workdir import commit
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -86,7 +86,7 @@ def main(settings: ExportSettings) -> pathlib.Path:
     raise SettingsError(f'--output={path} was not written: {error}') from error
   finally:
     shutil.rmtree(aside, ignore_errors=True)
-  tell_result(
+  print_result_line(
     f'{settings.output}: an encoder of {len(vocabulary):,} items, vectors of '
     f'{encoder.vector_dim}; load.py encodes users with it'
   )

@@ -37,7 +37,7 @@ from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 from experiments.run.speed import check_table_update, lengths_of
 from experiments.run.trackers import find_trackers
 from experiments.run.workdir import RESULT, opened_workdir, write_dataset
@@ -60,7 +60,7 @@ def finetune_in(
 ) -> dict[str, Any]:
   """Fine-tunes in an open folder, unless that was done."""
   if (folder / RESULT).exists():
-    tell_result(f'{folder}: finished, see {RESULT}')
+    print_result_line(f'{folder}: finished, see {RESULT}')
     return json.loads((folder / RESULT).read_text())
   data = open_task(settings)
   write_dataset(folder, data)
@@ -198,10 +198,10 @@ def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   best = f'step {result["best_step"]:,}'
   if settings.mode == 'probe':
     best = probe_name(result)
-  tell_result(f'{result["task"]} from {start}, {best}:')
+  print_result_line(f'{result["task"]} from {start}, {best}:')
   for split in ('validation', 'test'):
     values = ', '.join(
       f'{name} {"none" if value is None else format(value, ".4f")}'
       for name, value in result[split].items()
     )
-    tell_result(f'  {split:<10}  {values}')
+    print_result_line(f'  {split:<10}  {values}')

@@ -48,7 +48,7 @@ from experiments.pretraining.step import (
 from experiments.run import loop
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source, restored_head
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 from experiments.run.speed import check_table_update
 from experiments.run.trackers import find_trackers
 from experiments.run.workdir import opened_workdir, write_dataset
@@ -112,7 +112,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
     ),
     state,
   )
-  tell_result(f'pre-trained: {folder}')
+  print_result_line(f'pre-trained: {folder}')
   return state
 
 

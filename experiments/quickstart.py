@@ -23,7 +23,7 @@ import numpy as np
 from experiments import compare
 from experiments.flags.binder import from_flagfile
 from experiments.flags.flag_files import CONFIGS
-from experiments.run.process import tell, tell_result
+from experiments.run.process import print_line, print_result_line
 
 # Names of the rows, which are methods of the comparison, best first.
 ROWS = {
@@ -53,12 +53,12 @@ def main(settings: QuickstartSettings) -> dict[str, Any]:
     )
   )
   task, labels = _SHOWN
-  tell(
+  print_line(
     f'\nAccuracy of a logistic regression on frozen vectors, trained on '
     f'{labels} labels\nof {task}: the mean of five splits. Standard errors, '
     f'other numbers of labels and\nage are in {folder / "results.md"}'
   )
-  tell_result(_last_lines(results['cells']))
+  print_result_line(_last_lines(results['cells']))
   return results
 
 

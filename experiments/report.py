@@ -53,7 +53,7 @@ from experiments.reporting.runs import names_of, read_run, run_sections
 from experiments.reporting.users import classes_of_users, users_section
 from experiments.run.interruption import Interrupted
 from experiments.run.outputs import check_new
-from experiments.run.process import tell, tell_result
+from experiments.run.process import print_line, print_result_line
 from experiments.run.vector_files import has_vectors
 from experiments.run.workdir import METRICS, is_in_use, saved_flags
 
@@ -80,11 +80,11 @@ def main(settings: ReportSettings) -> pathlib.Path:
     found = find(settings)
     others = other_sections(settings, found)
   write_page(path, found, others)
-  tell_result(f'report: {path}')
+  print_result_line(f'report: {path}')
   if settings.picture:
     runs = [read_run(*named) for named in found.runs.items()]
     for line in draw_minutes(runs, pathlib.Path(settings.picture)):
-      tell_result(line)
+      print_result_line(line)
   return path
 
 
@@ -201,7 +201,7 @@ def follow(
       now = [log.stat().st_size if log.exists() else 0 for log in logs]
       if now != before:
         write_page(path, found, others, refresh=settings.follow_every)
-        tell(f'{path}: written')
+        print_line(f'{path}: written')
       before = now
       if not is_going:
         return

@@ -41,7 +41,7 @@ from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
-from experiments.run.process import tell, tell_result
+from experiments.run.process import print_line, print_result_line
 from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
@@ -113,7 +113,7 @@ def measure_in(
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
   draw_similarities(folder, result)
-  tell_result(f'similarities: {folder}')
+  print_result_line(f'similarities: {folder}')
   return result
 
 
@@ -241,10 +241,12 @@ def save_values(
 def print_table(result: dict[str, Any]) -> None:
   """Prints a line per method and kind."""
   width = max(map(len, ('method', *result['methods'])))
-  tell(f'{"method":{width}}  cosine with    mean    std     5%    50%    95%')
+  print_line(
+    f'{"method":{width}}  cosine with    mean    std     5%    50%    95%'
+  )
   for name, kinds in result['methods'].items():
     for kind, summary in kinds.items():
       numbers = [summary['mean'], summary['std']]
       numbers += [summary['quantiles'][share] for share in ('5', '50', '95')]
       cells = ''.join(f'{number:7.3f}' for number in numbers)
-      tell(f'{name:{width}}  {kind:11}{cells}')
+      print_line(f'{name:{width}}  {kind:11}{cells}')

@@ -35,7 +35,7 @@ from experiments.run import process
 from experiments.run.command import group_of, help_of
 from experiments.run.data import open_data
 from experiments.run.logs import Progress
-from experiments.run.process import be_quiet, call, inner_run, tell_result
+from experiments.run.process import be_quiet, call, inner_run, print_result_line
 from tests.tiny_runs import ROOT
 
 # What is slow to import.
@@ -314,8 +314,8 @@ def test_a_stopped_command_fails_unless_it_goes_on(
 def test_results_of_inner_runs_are_no_results(capsys):
   be_quiet(True)
   with inner_run():
-    tell_result('of one of many runs')
-  tell_result('of the command')
+    print_result_line('of one of many runs')
+  print_result_line('of the command')
   assert capsys.readouterr().out == 'of the command\n'
 
 

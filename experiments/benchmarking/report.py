@@ -10,7 +10,7 @@ import numpy as np
 from experiments.benchmarking.cases import OURS, Run
 from experiments.benchmarking.parts import table_of
 from experiments.run.pictures import Lines, MissingPlotsError, draw_lines, save
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 _DASH = '-'
 _RATES = {
@@ -63,7 +63,7 @@ def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
       figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
       save(figure, folder / f'growth_{name}')
   except MissingPlotsError as error:
-    tell(f'no pictures: {error}')
+    print_line(f'no pictures: {error}')
 
 
 def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:

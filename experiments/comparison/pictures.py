@@ -19,7 +19,7 @@ from experiments.run.pictures import (
   draw_methods,
   save,
 )
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 
 def sweep_points(
@@ -87,7 +87,7 @@ def draw_all(
       figure = draw_heat_maps(panels, AUGMENTATIONS)
       save(figure, folder / 'augmentation_pairs')
   except MissingPlotsError as error:
-    tell(f'no pictures: {error}')
+    print_line(f'no pictures: {error}')
 
 
 def methods_panel(

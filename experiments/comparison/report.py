@@ -30,7 +30,7 @@ from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes
 from experiments.finetuning.predictions import PREDICTIONS
 from experiments.flags.binder import Settings, SettingsError
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 from experiments.run.workdir import RESULT, atomic_write
 
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
@@ -55,7 +55,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
   for name, rows in sweeps.items():
     atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
   draw_all(grid.folder, summary, main_rows(results), sweeps)
-  tell_result(f'{grid.folder}: wrote results.md, results.json')
+  print_result_line(f'{grid.folder}: wrote results.md, results.json')
   return results
 
 

@@ -12,7 +12,7 @@ from adaptssr_jax.data.user_tables import read_tables
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
-from experiments.run.process import is_quiet, tell
+from experiments.run.process import is_quiet, print_line
 
 # The number of unknown items that are named.
 _SHOWN = 3
@@ -50,7 +50,7 @@ def read_new_users(
   config = tables_config(settings, 'pretrain')
   try:
     rows, found = read_tables(
-      config, folder, on_progress=tell, memory_limit=settings.memory_limit
+      config, folder, on_progress=print_line, memory_limit=settings.memory_limit
     )
   except OSError as error:
     raise SettingsError(
@@ -79,7 +79,7 @@ def _print_unknown(
       f'{len(items.values):,} behaviours have such an item, and are treated as '
       'masked'
     )
-  tell(f'{len(items):,} users; {text}')
+  print_line(f'{len(items):,} users; {text}')
 
 
 def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:

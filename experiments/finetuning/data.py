@@ -13,7 +13,7 @@ from experiments.flags.finetuning import (
 )
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.run.data import check_split_seed, open_data
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 
 def open_task(settings: FinetuneSettings) -> UserData:
@@ -42,7 +42,7 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
   event = data.vocabulary.labels[1]
   label = data.splits['train'].first(settings.train_users).label
   share = 100 * label.mean()
-  tell(f'event: {event} ({share:.3g} % of the training rows)')
+  print_line(f'event: {event} ({share:.3g} % of the training rows)')
   return {'event': event}
 
 

@@ -13,7 +13,7 @@ from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.finetuning.tasks import KINDS, Kind, as_score, measured
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import outputs_in_order
-from experiments.run.process import tell
+from experiments.run.process import print_line
 from experiments.run.speed import on_table
 from experiments.run.workdir import RESULT, atomic_savez, atomic_write
 
@@ -82,7 +82,7 @@ def validate(
   """
   outputs = predict(state.params, users=users)
   if not np.isfinite(outputs).all():
-    tell(
+    print_line(
       f'WARNING: at step {int(state.step):,} the model puts out nan or '
       'infinity, and is not validated: take a smaller --learning_rate'
     )

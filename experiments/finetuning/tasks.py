@@ -32,7 +32,7 @@ from adaptssr_jax.training.devices import AXIS
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import CUTOFFS, SELECT_BY, FinetuneSettings
 from experiments.run.encoder import Source, make_encoder, open_source
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ def make_tied_targets(
   """The head and its parameters; prints how many targets are items."""
   items, targets = data.vocabulary
   head = TiedTargets(items_of_targets(targets, items))
-  tell(
+  print_line(
     f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
     'the others have rows of their own'
   )

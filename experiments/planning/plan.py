@@ -25,7 +25,7 @@ from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
 from experiments.run.batches import steps_of_run, training_batch
-from experiments.run.process import tell_result
+from experiments.run.process import print_result_line
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
@@ -93,7 +93,7 @@ def plan_run(
     **_sizes_of_data(settings, data, users),
     **_sizes_of_state(state),
   )
-  tell_result(report(plan))
+  print_result_line(report(plan))
   return plan
 
 

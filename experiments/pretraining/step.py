@@ -40,7 +40,7 @@ from experiments.pretraining.context import (
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.run import loop
 from experiments.run.batches import batches_in_order, steps_of_run
-from experiments.run.process import tell
+from experiments.run.process import print_line
 from experiments.run.speed import (
   effective_length,
   make_buckets,
@@ -184,7 +184,7 @@ def validate(
     values, objective=settings.objective, largest_rank=min(vectors.shape)
   )
   if warning:
-    tell(f'WARNING at step {int(state.step):,}: {warning}')
+    print_line(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}
   return named, None if warning else goodness
 

@@ -15,7 +15,7 @@ from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError, unknown
 from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
-from experiments.run.process import is_quiet, tell
+from experiments.run.process import is_quiet, print_line
 
 # The time limit of pip, in seconds.
 _PATIENCE = 300.0
@@ -56,7 +56,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     manual_dir=settings.manual_dir or None,
     beam_options=settings.beam_options if settings.beam else None,
     memory_limit=settings.memory_limit,
-    on_progress=tell,
+    on_progress=print_line,
   )
   try:
     try:
@@ -76,7 +76,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     f'{split.num_rows:,} {name}' for name, split in users.splits.items()
   )
   source = builder.info.metadata.get('source')
-  tell(
+  print_line(
     f'{users.name}: {sizes}; {len(users.vocabulary.items):,} items'
     + (f'; from {source}' if source else '')
   )

@@ -16,7 +16,7 @@ from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.devices import host_device, init_in_parts
 from experiments.flags.binder import Settings, SettingsError
 from experiments.flags.shared import EncoderSettings
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 # Fields on which the parameters in a checkpoint do not depend.
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
@@ -93,7 +93,7 @@ def make_encoder(
   table, found = map_item_rows(
     source.params['table'], fresh, source.vocabulary, items
   )
-  tell(
+  print_line(
     f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
     'initialised at random'
   )
@@ -112,7 +112,7 @@ def with_items(
   table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
   table, found = map_item_rows(table, masked, source.vocabulary, items)
-  tell(
+  print_line(
     f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
     'treated as masked'
   )

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.process import is_main_process, is_quiet, tell
+from experiments.run.process import is_main_process, is_quiet, print_line
 from experiments.run.trackers import find_trackers
 from experiments.run.workdir import METRICS, atomic_write, writing
 
@@ -106,7 +106,7 @@ class MetricsLog:
         raise
       except Exception as error:
         del self._trackers[name]
-        tell(f'--log_to={name} fails and is not used any more: {error}')
+        print_line(f'--log_to={name} fails and is not used any more: {error}')
 
 
 def mend_metrics(

@@ -26,7 +26,7 @@ from experiments.run.interruption import (
   defer_signals,
 )
 from experiments.run.logs import Progress, mend_metrics
-from experiments.run.process import tell
+from experiments.run.process import print_line
 from experiments.run.step_log import StepLog
 
 
@@ -123,7 +123,7 @@ def train(run: Run, state: TrainState) -> TrainState:
   with defer_signals():
     # Closed even if interrupted, so that a checkpoint is written to its end.
     with Checkpoints(
-      run.folder, keep=settings.keep_checkpoints, tell=tell
+      run.folder, keep=settings.keep_checkpoints, tell=print_line
     ) as checkpoints:
       state, is_stopped = _train_on(run, replicate(state), checkpoints)
       if not is_stopped:
@@ -144,10 +144,10 @@ def _train_on(
   start, total, saved = int(state.step), run.num_steps, checkpoints.logs()
   if start >= total or _out_of_patience(run, start, checkpoints):
     mend_metrics(run.folder, resume_at=start, saved=saved)
-    tell(f'{run.folder}: finished at step {start:,}; nothing to train')
+    print_line(f'{run.folder}: finished at step {start:,}; nothing to train')
     return state, False
   if start:
-    tell(f'{run.folder}: resumes at step {start:,} of {total:,}')
+    print_line(f'{run.folder}: resumes at step {start:,} of {total:,}')
   settings, users = run.settings, run.users
   batches = training_batches(users, settings, run.length, range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.
@@ -205,7 +205,7 @@ def _take_steps(
       checkpoints.save(state, run.description, score=score, log=since)
     progress.update(loss)
     if epoch_ends and _out_of_patience(run, step, checkpoints):
-      tell(
+      print_line(
         f'{run.folder}: stops at step {step:,}; validation was best at step '
         f'{checkpoints.best_step():,}'
       )

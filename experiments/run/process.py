@@ -136,10 +136,10 @@ def is_quiet() -> bool:
   return _is_quiet
 
 
-def tell(text: str) -> None:
+def print_line(text: str) -> None:
   """Prints a line in the main process, unless --quiet."""
   if not _is_quiet:
-    tell_result(text)
+    print_result_line(text)
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def inner_run() -> Iterator[None]:
     _is_inner = before
 
 
-def tell_result(text: str) -> None:
+def print_result_line(text: str) -> None:
   """Prints a line of the result in the main process, also with --quiet."""
   if is_main_process() and not (_is_quiet and _is_inner):
     print(text, flush=True)

@@ -13,7 +13,7 @@ from adaptssr_jax.data.prepared.batches import batch_at
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run.logs import MetricsLog
-from experiments.run.process import tell
+from experiments.run.process import print_line
 
 # The number of users of a batch that an error names.
 _NAMED = 5
@@ -75,7 +75,7 @@ class StepLog(MetricsLog):
     self.write(step, {'skipped': 1})
     self._in_a_row += 1
     if self._in_a_row == 1:
-      tell(
+      print_line(
         f'WARNING: step {step:,} is skipped: its loss or gradient is not finite'
       )
     if 0 < self._settings.max_skipped <= self._in_a_row:
