@@ -172,7 +172,7 @@ def test_neither_neighbours_nor_too_many_of_parts(settings, tmp_path):
   with pytest.raises(SettingsError, match='leave it out, or --part'):
     written(mine, tmp_path, neighbours=2, neighbours_output='near.npz')
   mine = dataclasses.replace(settings, part='7/41')
-  with pytest.raises(SettingsError, match='--part=7/41: there are 40 users'):
+  with pytest.raises(SettingsError, match='--part=7/41: there are only 40'):
     written(mine, tmp_path, output='users.npz')
   assert not list(tmp_path.iterdir())
 

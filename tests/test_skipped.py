@@ -92,7 +92,7 @@ def test_too_many_skipped_in_a_row_stop_the_run(six_steps, monkeypatch, capsys):
       f'{settings.workdir}: stops at step 10, the last of 4 in a row whose '
       'loss or gradient is not finite (--max_skipped=4). Users of its batch: '
       f'{named} and 59 more. The newest checkpoint is good: look at these '
-      'users, or take a smaller --learning_rate in another --workdir'
+      'users, or use a smaller --learning_rate in another --workdir'
     )
     assert saved_steps(settings.workdir)[-1] == 9
     found = lines(settings.workdir)
