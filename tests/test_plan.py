@@ -215,7 +215,7 @@ def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'plan_devices': 5}, '--plan_devices=5: JAX has begun with 8'),
+    ({'plan_devices': 5}, '--plan_devices=5: JAX has started with 8'),
     ({'plan_items': 9, 'init_from': 'runs/a'}, 'a start from runs/a'),
   ],
 )

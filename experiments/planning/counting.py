@@ -1,4 +1,4 @@
-"""What a step computes, as JAX traces it, and sends, as XLA compiles it."""
+"""Counts the operations of a traced step, and the bytes that it sends."""
 
 import collections
 import math
@@ -15,7 +15,7 @@ from experiments.planning.hlo import Program
 # Batches, and sequences in all, drawn at most to sample the lengths in a batch.
 _BATCHES = 100
 _MOST_DRAWN = 10_000_000
-# What one of n devices sends in a ring, for each byte of its result.
+# Bytes that one of n devices in a ring sends for each byte of its result.
 _SENT = {
   'all-gather': lambda n: (n - 1) / n,
   'all-to-all': lambda n: (n - 1) / n,
@@ -30,19 +30,20 @@ def flops_of(
   *,
   shares: Float[np.ndarray, 'programs'] | None = None,
 ) -> float:
-  """Counts the matrix products of a traced step, of one device.
+  """Counts the operations of the matrix products of a traced step.
 
-  A product [b, m, k] x [b, k, n] counts 2 b m n k, the body of a loop as often
-  as it runs, and what the gradient computes again once more. XLA's
-  `cost_analysis` takes each body, and each branch of a switch, once.
+  A product [b, m, k] x [b, k, n] takes 2 b m n k operations. The body of a loop
+  is counted as often as it runs, and what the gradient computes again is
+  counted again. In contrast, XLA's `cost_analysis` counts each body of a loop,
+  and each branch of a switch, once.
 
   Args:
-    shares: the probability of each branch of a switch with as many branches.
-      Without it, and for other switches, the branch with the most operations
-      counts.
+    shares: the probability of each branch, for switches with this number of
+      branches. Without it, and for other switches, the branch with the most
+      operations is counted.
 
   Returns:
-    Operations; a multiplication and an addition are 2.
+    The operations of one device; a multiplication and an addition are 2.
 
   Example:
     >>> import jax
@@ -63,13 +64,13 @@ def flops_of(
 
 
 def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
-  """The bytes that a device sends to the others, by the kind of collective.
+  """Counts the bytes that a device sends in a step, by kind of collective.
 
   Args:
-    program: the text of a compiled step. A collective in a loop counts once:
-      training has none there. What is sent only where one device is asked for
-      too many rows, see `table.exchange`, does not count.
-    devices: that work together, in a ring.
+    program: the text of a compiled step. A collective in a loop is counted
+      once, since training has none in loops. What is sent only if one device is
+      asked for too many rows, see `table.exchange`, is not counted.
+    devices: number of devices, which form a ring.
   """
   sent = collections.Counter()
   if devices > 1:
@@ -78,7 +79,7 @@ def sent_of(program: str, *, devices: int) -> Mapping[str, float]:
       kind, size = operation.opcode.removesuffix('-start'), operation.size
       if kind not in _SENT:
         continue
-      # The result of a start has its operand as well.
+      # The result of an asynchronous start also holds its operand.
       if operation.opcode == 'all-gather-start':
         size *= devices / (devices + 1)
       elif operation.opcode == 'collective-permute-start':
@@ -92,7 +93,7 @@ def _weights(
   inner: list[float],
   shares: Float[np.ndarray, 'programs'] | None,
 ) -> list[float]:
-  """How often each program inside of an equation runs."""
+  """How often each program inside an equation runs."""
   name = eqn.primitive.name
   if name == 'scan':
     return [float(eqn.params['length'])] * len(inner)

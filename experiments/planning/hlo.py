@@ -1,4 +1,4 @@
-"""What the operations of a compiled program are: read from its text."""
+"""Reads the operations of a compiled program from its text."""
 
 import math
 import re
@@ -13,12 +13,13 @@ _MODULE = re.compile(r'^HloModule ([\w.-]+)')
 _HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{$')
 _ARRAY = re.compile(r'\b(pred|[a-z]+?(\d+)\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r'\b(?:calls|to_apply)=%?([\w.-]+)')
-# Of a dot, and of the call of a library's product, which XLA makes of it.
+# In a dot, and in the call of a library's product that XLA replaces it by.
 _CONTRACTED = re.compile(r'lhs_contracting_dim\w+[":=]+[{[]([\d",]*)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-# What reads no more of its first operand than it returns.
+# Operations that read no more of their first operand than they return.
 _SLICING = {'slice', 'dynamic-slice', 'gather'}
-# What changes its first operand in place, and where what it puts in is.
+# Operations that update their first operand in place: the index of the operand
+# that holds the new values.
 _UPDATE = {'dynamic-update-slice': 1, 'scatter': 2}
 _CALLS = {'fusion', 'call'}
 
@@ -26,19 +27,19 @@ _CALLS = {'fusion', 'call'}
 class Operation(NamedTuple):
   """One line of a program."""
 
-  opcode: str  # what is done, such as 'dot'
-  # The shape and bytes of each array that it returns, but for the workspace of
+  opcode: str  # such as 'dot'
+  # The shape and bytes of each array that it returns, without the workspace of
   # a library's product.
   arrays: Sequence[tuple[tuple[int, ...], int]]
-  operands: Sequence[str]  # names of others, whose results it takes
-  op_name: str  # where in the Python code it is from
-  called: str  # the computation that it calls, or nothing
-  # Of a product, the axes of its left operand that are summed; else None.
+  operands: Sequence[str]  # names of the operations whose results it takes
+  op_name: str  # name stack of the Python code that it comes from
+  called: str  # the computation that it calls, or an empty string
+  # The axes of the left operand that a product sums over; None for others.
   contracted: Sequence[int] | None
 
   @property
   def size(self) -> int:
-    """The bytes of what it returns."""
+    """The bytes of all arrays that it returns."""
     return sum(size for _, size in self.arrays)
 
 
@@ -46,18 +47,18 @@ class Program:
   """The operations of a compiled program, by name.
 
   Args:
-    text: of `jax.stages.Compiled.as_text()`.
+    text: the result of `jax.stages.Compiled.as_text()`.
   """
 
   def __init__(self, text: str):
     module = _MODULE.match(text)
     self.module = module[1] if module else ''
     self.operations: dict[str, Operation] = {}
-    # Of each computation its operations in order, the last of which it returns.
+    # The operations of each computation in order; it returns the last one.
     self.computations: dict[str, list[str]] = {}
     names: list[str] = []
     for line in text.splitlines():
-      # Comments count the elements of long tuples.
+      # Long tuples have comments with the index of an element.
       line = re.sub(r'/\*.*?\*/', '', line)
       if head := _HEAD.match(line):
         names = self.computations.setdefault(head[1], [])
@@ -66,7 +67,7 @@ class Program:
         names.append(found['name'])
 
   def inside(self, name: str) -> Iterator[str]:
-    """The operation itself, or those that a fusion or call is made of."""
+    """Yields the operation itself, or those inside a fusion or call."""
     called = self.operations[name].called
     if self.operations[name].opcode not in _CALLS or not called:
       yield name
@@ -75,7 +76,10 @@ class Program:
       yield from self.inside(inner)
 
   def flops(self, name: str) -> int:
-    """Operations of the products; a multiplication and an addition are 2."""
+    """Counts the operations of matrix products.
+
+    A multiplication and an addition are 2 operations.
+    """
     total = 0
     for inner in self.inside(name):
       operation = self.operations[inner]
@@ -86,9 +90,10 @@ class Program:
     return total
 
   def bytes(self, name: str) -> int:
-    """What is read and written at least, if nothing is in the cache.
+    """Counts the bytes that are read and written if nothing is in the cache.
 
-    Of what is sliced, gathered from or updated in place, the part alone.
+    For arrays that are sliced, gathered from or updated in place, only the part
+    that is read or written is counted.
     """
     operation = self.operations[name]
     if operation.opcode not in _CALLS or not operation.called:

@@ -1,10 +1,10 @@
-"""What a run needs, estimated without a run: `--plan`.
+"""Estimates what a run needs without running it: `--plan`.
 
   python -m experiments.pretrain --flagfile=FLAGS --plan
   python -m experiments.pretrain --flagfile=FLAGS --plan --plan_devices=64
 
-The step is compiled as training compiles it, for shapes in place of arrays: a
-table need not fit into this machine's memory to be planned.
+The step is compiled as for training, but for shapes instead of arrays, so that
+the item table need not fit into the memory of this machine.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from experiments.run.process import print_result_line
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
-  """Raises `SettingsError` where the flags of `--plan` cannot be met."""
+  """Raises `SettingsError` if the flags of `--plan` cannot be met."""
   if settings.plan_items and source:
     raise SettingsError(
       f'--plan_items does not go with a start from {source}, which knows items '
@@ -38,8 +38,8 @@ def check_plan(settings: PlanSettings, *, source: str) -> None:
   devices = jax.device_count()
   if settings.plan_devices not in (0, devices):
     raise SettingsError(
-      f'--plan_devices={settings.plan_devices}: JAX has begun with {devices}, '
-      'and the number is set before it begins'
+      f'--plan_devices={settings.plan_devices}: JAX has started with {devices} '
+      'devices, and the number cannot be changed afterwards'
     )
 
 
@@ -56,12 +56,16 @@ def plan_run(
   sequences: int,
   longest: int | None = None,
 ) -> Plan:
-  """Compiles the step of a run, and prints what it needs.
+  """Compiles the step of a run, and prints the resources that it needs.
 
   Args:
-    encoded: how long these are, a sample.
-    sequences: that are encoded of a user.
-    longest: of the sequences that are encoded [length].
+    step: the step, before `pmap_step`.
+    state: the state of the run, as shapes.
+    length: the length to which users are padded in a batch.
+    buckets: how the step groups sequences for encoding.
+    encoded: lengths of a sample of sequences as the step encodes them.
+    sequences: number of sequences that are encoded for each user.
+    longest: the length to which these sequences are padded [`length`].
   """
   devices = jax.device_count()
   batch = training_batch(users, 0, settings=settings, length=length)
@@ -98,21 +102,28 @@ def plan_run(
 
 
 def shapes_of(make: Callable[..., tuple], *args: Any) -> tuple[Any, Any]:
-  """What is made beside arrays, and the shapes of these; none is computed.
+  """Calls a function without computing the arrays that it returns.
+
+  Args:
+    make: (*args) -> (anything, arrays).
+    *args: its arguments, arrays or shapes.
+
+  Returns:
+    The first result of `make`, and the shapes of its arrays.
 
   Example:
     >>> shapes_of(lambda x: ('a column', x[:, 0]), np.ones((9, 2)))
     ('a column', ShapeDtypeStruct(shape=(9,), dtype=float32))
   """
-  beside = []
+  others = []
 
   def make_arrays(*args: Any) -> Any:
-    made, arrays = make(*args)
-    beside.append(made)
+    other, arrays = make(*args)
+    others.append(other)
     return arrays
 
   shapes = jax.eval_shape(make_arrays, *args)
-  return beside[0], shapes
+  return others[0], shapes
 
 
 def _sizes_of_data(
@@ -120,15 +131,15 @@ def _sizes_of_data(
 ) -> dict[str, Any]:
   folder = pathlib.Path(settings.data_dir) / data.name
   files = (path for path in folder.rglob('*') if path.is_file())
-  # What is mapped stays on disk.
-  held = {
+  # Memory-mapped arrays stay on disk.
+  in_memory = {
     id(array): array.nbytes
     for array in _arrays((data.splits, users))
     if not isinstance(array, np.memmap)
   }
   names = data.vocabulary.items
   items = settings.plan_items or len(names)
-  # A reference, and a string.
+  # The bytes of a reference and a string.
   name = 8 + sum(map(sys.getsizeof, names)) / len(names)
   order = 2 * 8 * len(users.items)
   return {
@@ -137,12 +148,12 @@ def _sizes_of_data(
     'behaviours': int(users.items.lengths.sum()),
     'items': items,
     'data_on_disk': sum(path.stat().st_size for path in files),
-    'data_in_memory': sum(held.values()) + order + round(items * name),
+    'data_in_memory': sum(in_memory.values()) + order + round(items * name),
   }
 
 
 def _arrays(thing: Any) -> Iterator[np.ndarray]:
-  """All arrays that columns of users hold, however deep."""
+  """All arrays in the columns of users, at any depth."""
   if isinstance(thing, np.ndarray):
     yield thing
   elif isinstance(thing, dict):
@@ -168,7 +179,7 @@ def _sizes_of_state(state: TrainState) -> dict[str, int]:
 
 
 def _size(tree: Any) -> tuple[int, int]:
-  """How many numbers the arrays of a tree hold, and their bytes."""
+  """The number of elements in the arrays of a tree, and their bytes."""
   arrays = jax.tree.leaves(tree)
   return (
     sum(x.size for x in arrays),

@@ -1,4 +1,4 @@
-"""What a plan says, and its table."""
+"""The numbers of a plan, and their table."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -6,34 +6,35 @@ from collections.abc import Iterator, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run needs; sizes are in bytes."""
+  """The resources that a run needs; sizes are in bytes."""
 
   dataset: str
-  backend: str  # for which the step was compiled
-  simulated: bool  # whether the devices are not those at hand
-  devices: int  # that share the batch
-  users: int  # of the split that is trained on
-  behaviours: int  # of these users
-  items: int  # of the catalogue
-  data_on_disk: int  # of the prepared data set, with all of its splits
-  # Of what is not left on disk: where each user begins, the order of two
-  # epochs, and the names of the items.
+  backend: str  # the backend for which the step was compiled
+  simulated: bool  # whether a CPU simulates the number of devices
+  devices: int  # number of devices that share a batch
+  users: int  # users of the training split
+  behaviours: int  # behaviours of these users
+  items: int  # items of the catalogue
+  data_on_disk: int  # size of the prepared data set with all of its splits
+  # Size of the data that is not memory-mapped: where each user begins, the
+  # order of two epochs, and the names of the items.
   data_in_memory: int
-  steps_per_epoch: int  # updates that show every user once
-  num_steps: int  # updates of the whole run
+  steps_per_epoch: int  # steps in which every user is used once
+  num_steps: int  # steps of the run
   batch_size: int  # users of a step, on all devices
-  # Frozen parameters, and what fills up a split table, included.
+  # Number of parameters, including frozen ones and the padding of a sharded
+  # table.
   parameters: int
   parameters_size: int
-  table: int  # how many of the parameters are the item table's
+  table: int  # number of parameters in the item table
   table_size: int
-  optimizer_size: int  # of the optimizer's state
-  arguments: int  # state and batch of one device
-  results: int  # of one device that take no argument's place
-  temporaries: int  # of one device, the most there are of them at a time
-  flops: float  # of the matrix products of a step, on all devices
-  most_flops: float  # the same if every sequence had the full length
-  sent: Mapping[str, float]  # by one device in a step, by kind of collective
+  optimizer_size: int  # size of the optimizer's state
+  arguments: int  # state and batch on one device
+  results: int  # results on one device that do not reuse memory of arguments
+  temporaries: int  # peak size of temporary arrays on one device
+  flops: float  # operations of matrix products in a step, on all devices
+  most_flops: float  # the same, if every sequence had the full length
+  sent: Mapping[str, float]  # sent by a device in a step, by kind of collective
 
   @property
   def peak(self) -> int:
@@ -47,7 +48,7 @@ def report(plan: Plan) -> str:
   devices = f'{plan.devices} {kind} device{"s"[: plan.devices > 1]}'
   lines = [f'plan: {plan.dataset}, {devices}, nothing is trained']
   for name, count, size in _rows(plan):
-    # A name alone is a heading.
+    # A row with only a name is a heading.
     lines.append(f'{name:<38}{count:>18}{size:>14}'.rstrip())
   return '\n'.join([*lines, '', 'How to read it: docs/scaling.md'])
 
@@ -70,13 +71,13 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
   yield '  state of the optimizer', '', size_text(plan.optimizer_size)
   yield 'memory of a device', '', ''
   yield '  model, optimizer, batch', '', size_text(plan.arguments)
-  yield '  results beside them', '', size_text(plan.results)
+  yield '  other results', '', size_text(plan.results)
   yield '  activations, gradients', '', size_text(plan.temporaries)
   yield '  peak of a step', '', size_text(plan.peak)
   yield '    on all devices', '', size_text(plan.devices * plan.peak)
   yield 'work of a step', '', ''
   yield '  matrix products', _flops(plan.flops), ''
-  yield '    if all users were the longest', _flops(plan.most_flops), ''
+  yield '    if all users were of full length', _flops(plan.most_flops), ''
   yield '  sent by a device', '', size_text(sum(plan.sent.values()))
   for name, size in plan.sent.items():
     yield f'    {name}', '', size_text(size)
@@ -87,7 +88,7 @@ def _both(name: str, count: int, size: int) -> tuple[str, str, str]:
 
 
 def size_text(size: float) -> str:
-  """Bytes, in the unit in which they are easy to read.
+  """Formats a size in bytes with a binary unit.
 
   Example:
     >>> size_text(130), size_text(1536), size_text(25.6e9)
