@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.encoder.tied_targets import TiedTargets, biases_of_targets
+from adaptssr_jax.encoder.transfer import TiedTargets, biases_of_targets
 from adaptssr_jax.objectives.target_scores import (
   some_scores,
   target_ranks,

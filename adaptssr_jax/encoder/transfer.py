@@ -1,10 +1,32 @@
-"""Transfers a pre-trained item table to another vocabulary."""
+"""Uses a pre-trained item table: for other items, and to rank targets."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+
+def item_ids(
+  names: Sequence[str], vocabulary: Sequence[str], *, unknown: int = 0
+) -> Int[np.ndarray, ' names']:
+  """The ids of items in a vocabulary, by raw id.
+
+  Args:
+    names: raw item ids.
+    vocabulary: raw item ids, that of item i at i - 1.
+    unknown: the id of items that are not in the vocabulary.
+
+  Example:
+    >>> item_ids(['b', 'x'], ['a', 'b']).tolist()
+    [2, 0]
+  """
+  ids = {name: i for i, name in enumerate(vocabulary, 1)}
+  return np.array([ids.get(name, unknown) for name in names], np.int32)
 
 
 def map_item_rows(
@@ -48,10 +70,139 @@ def map_item_rows(
       f'the pre-trained table has {pretrained.shape[1]} features, the new one '
       f'{fresh.shape[1]}'
     )
-  row = {name: number for number, name in enumerate(pretrained_items, 1)}
-  rows = np.array(
-    [0, *(row.get(name, -1) for name in items), len(pretrained) - 1]
-  )
+  rows = item_ids(items, pretrained_items, unknown=-1)
+  rows = np.array([0, *rows, len(pretrained) - 1])
   known = rows >= 0
   table = jnp.where(known[:, None], pretrained[rows], fresh)
   return table, int(known.sum()) - 2
+
+
+def biases_of_targets(
+  bias: Float[np.ndarray, ' ids'],
+  targets: Sequence[str],
+  items: Sequence[str],
+) -> Float[np.ndarray, ' targets']:
+  """The bias of each target's item, or the least where it is none.
+
+  A new target would rank above all known ones, were its bias 0 and theirs the
+  logarithm of a share.
+
+  Args:
+    bias: of padding and items, by id.
+    targets: raw ids.
+    items: raw ids, that of item i at i - 1.
+
+  Example:
+    >>> bias = np.array([0.0, -2.0, -1.0])
+    >>> biases_of_targets(bias, ['b', 'x'], ['a', 'b']).tolist()
+    [-1.0, -2.0]
+  """
+  ids = item_ids(targets, items)
+  return np.where(ids > 0, bias[ids], bias[1:].min())
+
+
+def mean_projection(
+  features: int, embed_dim: int
+) -> Float[Array, 'features embed']:
+  """The map of a user vector to the mean of its parts.
+
+  (I ... I) / parts, the identity where there is one part
+
+  Args:
+    features: of a user vector, a multiple of `embed_dim`.
+    embed_dim: features of an item, and so of a part.
+
+  Returns:
+    `[features, embed_dim]`.
+
+  Example:
+    >>> mean_projection(4, 2).tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+  """
+  parts = features // embed_dim
+  return jnp.tile(jnp.eye(embed_dim) / parts, (parts, 1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TiedTargets:
+  """A head that ranks targets by the encoder's own table of items.
+
+  z_t = E[item of t] . (W u) + b_t
+
+  W starts as `mean_projection`, the mean of the parts of u. So an encoder that
+  was pre-trained to score items (pooled or causal items) can rank targets
+  before it is fine-tuned. A target that is not an item of the data set has its
+  own learned row.
+
+  Attributes:
+    items: the id of the item that each target is, 0 for none, [targets].
+
+  Example:
+    >>> head = TiedTargets(np.array([2, 0]))
+    >>> params = head.init(jax.random.key(0), features=4, embed_dim=2)
+    >>> params['projection'].tolist()
+    [[0.5, 0.0], [0.0, 0.5], [0.5, 0.0], [0.0, 0.5]]
+    >>> head.rows(jnp.ones((2, 2)), params | {'rows': jnp.zeros((1, 2))})
+    Array([[1., 1.],
+           [0., 0.]], dtype=float32)
+
+  Reference:
+    Press & Wolf, Using the Output Embedding to Improve Language Models, EACL
+    2017; Inan et al., Tying Word Vectors and Word Classifiers, ICLR 2017.
+  """
+
+  items: Int[np.ndarray, ' targets']
+
+  @property
+  def num_outputs(self) -> int:
+    """How many targets there are."""
+    return len(self.items)
+
+  def init(
+    self,
+    key: Key[Array, ''],
+    *,
+    features: int,
+    embed_dim: int,
+    bias: Float[np.ndarray, ' targets'] | None = None,
+    projection: Float[ArrayLike, 'features embed'] | None = None,
+  ) -> dict[str, Array]:
+    """The parameters before fine-tuning.
+
+    Args:
+      key: of the rows of targets that are no items, N(0, 0.02).
+      features: of a user vector, a multiple of `embed_dim`.
+      embed_dim: features of an item.
+      bias: with which the targets start; None: zeros.
+      projection: W, if it was learned; None: the mean of the parts of a vector
+        that are each as wide as an item.
+
+    Returns:
+      `projection` W, `bias` b, and where some targets are no items `rows`.
+    """
+    if projection is None:
+      projection = mean_projection(features, embed_dim)
+    bias = np.zeros(self.num_outputs) if bias is None else bias
+    params = {
+      'projection': jnp.asarray(projection),
+      'bias': jnp.asarray(bias, jnp.float32),
+    }
+    others = int((self.items == 0).sum())
+    # A checkpoint cannot hold an array without numbers.
+    if others:
+      rows = jax.random.normal(key, (others, embed_dim))
+      params['rows'] = 0.02 * rows
+    return params
+
+  def rows(
+    self, items: Float[Array, 'targets dim'], params: Mapping[str, Any]
+  ) -> Float[Array, 'targets dim']:
+    """The row of each target: its item's, or its own.
+
+    Args:
+      items: the row of the item of each target, without meaning where it is
+        no item.
+      params: of the head.
+    """
+    (others,) = np.nonzero(self.items == 0)
+    return items.at[others].set(params['rows']) if len(others) else items

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from adaptssr_jax import losses
 from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.encoder.tied_targets import mean_projection
+from adaptssr_jax.encoder.transfer import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
 from adaptssr_jax.objectives.masked_items import predict_hidden
 from adaptssr_jax.objectives.users import (
@@ -201,7 +201,7 @@ def init_discriminator(
 
   Returns:
     `discriminator`, with: `encoder`, its Transformer; `condition`, a matrix
-    [vector_dim, embed_dim] that starts as `tied_targets.mean_projection`; and
+    [vector_dim, embed_dim] that starts as `transfer.mean_projection`; and
     `kernel` and `bias`, zeros, which map a state to a logit.
   """
   dim = encoder.embed_dim

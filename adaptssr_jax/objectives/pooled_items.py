@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.encoder.tied_targets import mean_projection
+from adaptssr_jax.encoder.transfer import mean_projection
 from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
 from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.ops.reductions import reduce_losses

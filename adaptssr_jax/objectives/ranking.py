@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
-from adaptssr_jax.encoder.tied_targets import TiedTargets
+from adaptssr_jax.encoder.transfer import TiedTargets
 from adaptssr_jax.objectives.target_scores import (
   log_sum_of_others,
   some_scores,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from adaptssr_jax import metrics
 from adaptssr_jax.encoder.model import TaskHead
-from adaptssr_jax.encoder.tied_targets import TiedTargets
+from adaptssr_jax.encoder.transfer import TiedTargets
 from adaptssr_jax.table.lookup import look_up
 
 

@@ -13,10 +13,10 @@ from adaptssr_jax import metrics
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
-from adaptssr_jax.encoder.tied_targets import (
+from adaptssr_jax.encoder.transfer import (
   TiedTargets,
   biases_of_targets,
-  items_of_targets,
+  item_ids,
 )
 from adaptssr_jax.objectives.classification import (
   class_logits,
@@ -184,7 +184,7 @@ def make_tied_targets(
 ) -> tuple[TiedTargets, dict[str, Any]]:
   """The head and its parameters; prints how many targets are items."""
   items, targets = data.vocabulary
-  head = TiedTargets(items_of_targets(targets, items))
+  head = TiedTargets(item_ids(targets, items))
   print_line(
     f'{np.count_nonzero(head.items):,} of {len(targets):,} targets are items; '
     'the others have rows of their own'
