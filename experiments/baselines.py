@@ -2,12 +2,12 @@
 
   python -m experiments.baselines --method=bag_of_items --task=gender
 
-bag_of_items   logistic regression on the set of a user's items (labels)
+bag_of_items   labels: logistic regression on the set of a user's items
 bag_svd        regression on a truncated SVD of the TF-IDF bags of items
-most_popular   ranks by the counts of targets in the training rows (ranking)
-last_item      a Markov chain: counts of targets after the last item (ranking)
+most_popular   rankings: targets are ranked by their counts in training rows
+last_item      rankings: a Markov chain, counts of targets after the last item
 
-It writes `result.json` and `predictions.npz` as `experiments.finetune` does.
+It writes `result.json` and `predictions.npz`, as `experiments.finetune` does.
 """
 
 from experiments.flags.small_commands import BaselineSettings
@@ -53,13 +53,13 @@ _METHODS = {
   'labels': ('bag_of_items', 'bag_svd'),
   'ranking': ('most_popular', 'last_item', 'bag_svd'),
 }
-# Strengths of the regularisation, strongest first, for bags of ones and for
-# bags weighted to unit length.
+# Inverse strengths of the penalty, the strongest first, for binary bags and for
+# bags of unit length.
 _STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
 
 
 def main(settings: BaselineSettings) -> dict[str, Any]:
-  """Fits the baseline, and returns what `result.json` says."""
+  """Fits the baseline, and returns the content of `result.json`."""
   if settings.num_components and settings.method != 'bag_svd':
     raise SettingsError(
       f'--num_components is for --method=bag_svd, not {settings.method}: leave '
@@ -107,13 +107,14 @@ def baseline_in(
 def classify_bags(
   data: UserData, length: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Logistic regression on bags of items; validation chooses its strength.
+  """Logistic regression on bags of items, binary or weighted by TF-IDF.
 
   Args:
-    length: behaviours seen of a user; 0: all of them.
+    length: the number of last behaviours that are used; 0: all.
 
   Returns:
-    What was chosen, and its `outputs_of` validation and test.
+    The settings that validation chose, and the outputs for the validation and
+    test rows.
   """
   labelled = labelled_rows(data)
   bag, results = bags_of_rows(data, length), []
@@ -131,13 +132,13 @@ def classify_bags(
 def probe_svd(
   data: UserData, length: int, *, num_components: int, train_users: int = 0
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """As `classify_bags`, of a truncated SVD of the bags of all users.
+  """As `classify_bags`, on a truncated SVD of the bags of all users.
 
-  In a ranking, where a user is in several splits and counts once, the
-  regression is that of `ranking_candidates`.
+  In a ranking, the regression is that of `ranking_candidates`. A user who is in
+  several splits contributes one bag to the SVD.
 
   Args:
-    train_users: labelled rows to train on, the first; 0: all.
+    train_users: the number of first labelled rows to train on; 0: all.
   """
   bag = bags_of_rows(data, length)
   _, first, place = np.unique(
@@ -159,19 +160,20 @@ def rank_by_counts(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Ranks targets by their counts, overall or after the user's last item.
 
-  The counts are over the positives of the training rows. The histories of these
-  users are counted too, each once, if that is better on validation rows. This
-  helps the Markov chain, which then uses every transition of a sequence, not
-  only the last one; it may hurt popularity, which changes over the years. The
-  transition from a history to its positive is counted with the positive only.
-  Targets with equal counts after the item are ordered by overall counts.
+  The positives of the training rows are counted. The items in the histories of
+  these users are counted too, each history once, if that is better on
+  validation rows. This helps the Markov chain, which then uses every transition
+  of a sequence, not only the last one; it may hurt popularity, which changes
+  over the years. The transition from a history to its positive is counted with
+  the positive only. Targets with equal counts after the item are ordered by
+  overall counts.
 
   Args:
     data: the ranking task.
     last_item: whether to count targets after the last item of a row.
 
   Returns:
-    {'histories': whether histories are counted}, and the ranks of the
+    {'histories': whether histories are counted}, and the ranks for the
     validation and test rows, [rows].
   """
   kind, found = KINDS[data.kind], []
@@ -187,7 +189,7 @@ def rank_by_counts(
     found.append(
       (values[SELECT_BY[data.kind][0]], {'histories': histories}, ranks)
     )
-  # Among equals the first, which is the simplest.
+  # Among equals the first is taken, which is simpler.
   _, chosen, ranks = max(found, key=operator.itemgetter(0))
   return chosen, ranks
 
@@ -195,7 +197,7 @@ def rank_by_counts(
 def _score_of(
   data: UserData, *, last_item: bool, histories: bool
 ) -> Callable[[UserArrays, np.ndarray], np.ndarray]:
-  """The counts as (users, some of them) -> [some, targets]."""
+  """Returns (users, user numbers [block]) -> scores [block, targets]."""
   befores, afters = _steps(data, histories)
   shape = (len(data.vocabulary.items) + 1, len(data.vocabulary.labels))
   popularity = np.bincount(afters, minlength=shape[1]).astype(float)
@@ -207,7 +209,7 @@ def _score_of(
   )
 
   def score_after(users: UserArrays, some: np.ndarray) -> np.ndarray:
-    """Counts after the last item; where they are equal, popularity decides."""
+    """Counts after the last item; popularity decides between equal counts."""
     after = transitions[_last_items(users, some)].toarray()
     return after + popularity / (popularity.sum() + 1)
 

@@ -2,7 +2,8 @@
 
   python -m experiments.finetune --task=age --pretrained=runs/latest
 
-With --pretrained=DIR it starts from the encoder of that run, else at random.
+It starts from the encoder of the run in --pretrained; without that flag it
+starts from a random encoder.
 """
 
 from experiments.flags.finetuning import FinetuneSettings
@@ -44,7 +45,7 @@ from experiments.run.workdir import RESULT, opened_workdir, write_dataset
 
 
 def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
-  """Fine-tunes, and returns what `result.json` says; or the plan."""
+  """Fine-tunes, and returns the content of `result.json`, or the plan."""
   settings = with_defaults(settings)
   loop.check_devices(settings)
   find_trackers(settings)
@@ -58,7 +59,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
 def finetune_in(
   folder: pathlib.Path, settings: FinetuneSettings
 ) -> dict[str, Any]:
-  """Fine-tunes in an open folder, unless that was done."""
+  """Fine-tunes in an open folder, unless it has a result."""
   if (folder / RESULT).exists():
     print_result_line(f'{folder}: finished, see {RESULT}')
     return json.loads((folder / RESULT).read_text())
@@ -92,10 +93,10 @@ def finetune_in(
 
 
 def plan(settings: FinetuneSettings) -> Plan:
-  """Computes what the run needs, and writes nothing but the data."""
+  """Plans the run, without training; writes nothing but the prepared data."""
   if settings.mode in ('probe', 'zero_shot'):
     raise SettingsError(
-      f'--plan is of training steps, of which --mode={settings.mode} has none: '
+      f'--plan is about training steps, and --mode={settings.mode} has none: '
       'leave out either'
     )
   check_plan(settings, source=settings.pretrained)
@@ -139,7 +140,10 @@ def tune(
   params: dict[str, Any],
   key: jax.Array,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """What the best epoch puts out for validation and test rows."""
+  """Trains, and returns the best step and its outputs.
+
+  The outputs are those for the validation and the test rows.
+  """
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
   length, _, buckets = lengths_of(settings, examples.values(), encoder)
@@ -192,7 +196,7 @@ def tune(
 
 
 def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
-  """Prints the metrics of the best epoch, a line a split."""
+  """Prints the metrics of the best epoch, one line for each split."""
   start = result['pretrained'] or 'a random start'
   start = ' and '.join([start, *result.get('concatenate', ())])
   best = f'step {result["best_step"]:,}'

@@ -1,11 +1,11 @@
-"""Pre-trains on synthetic users, and reads the vectors from few labels.
+"""Pre-trains on synthetic users, and probes the user vectors with few labels.
 
   python -m experiments.quickstart
 
-A comparison in small: `experiments.compare` with the flags of
-configs/quickstart_compare.flags. A logistic regression reads gender and age
-from the frozen vectors of an untrained encoder, of the first stage of
-pre-training, and of the last one with AdaptSSR, and from a bag of items.
+This is a small comparison: `experiments.compare` with the flags of
+configs/quickstart_compare.flags. A logistic regression predicts gender and age
+from the frozen vectors of a random encoder, of the first stage of pre-training,
+and of the last stage with AdaptSSR, and from a bag of items.
 """
 
 from experiments.flags.small_commands import QuickstartSettings
@@ -25,7 +25,7 @@ from experiments.flags.binder import from_flagfile
 from experiments.flags.flag_files import CONFIGS
 from experiments.run.process import print_line, print_result_line
 
-# Names of the rows, which are methods of the comparison, best first.
+# The printed names of methods of the comparison, the best one first.
 ROWS = {
   'pretrained': 'pooled_items',
   '+ adaptssr': 'last_stage',
@@ -38,7 +38,7 @@ _WIDTH = 12
 
 
 def main(settings: QuickstartSettings) -> dict[str, Any]:
-  """Makes the comparison, prints it, and returns its `results.json`."""
+  """Runs the comparison, prints it, and returns its `results.json`."""
   folder = pathlib.Path(settings.workdir) / 'compare'
   results = compare.main(
     from_flagfile(
@@ -69,7 +69,7 @@ def accuracies(
   labels: int,
   split: str,
 ) -> np.ndarray:
-  """The accuracy in each split of the rows."""
+  """The accuracy of a method on the rows of `split`, for each random split."""
   shares = sorted({cell['share'] for cell in cells})
   share = shares[LABELS.index(labels)]
   return np.array(

@@ -255,7 +255,7 @@ def test_what_has_no_such_split_is_refused(made, task, changes, words):
     ({'split_seed': 1}, 'which --split=leave_one_out does not'),
     ({'pretrained': '', **ENCODER}, 'zero_shot needs --pretrained=DIR'),
     ({'shard_table': True}, '--shard_table does not go with --mode=zero_shot'),
-    ({'plan': True}, 'of which --mode=zero_shot has none'),
+    ({'plan': True}, 'and --mode=zero_shot has none'),
     (
       {'task': 'click', 'split': 'last_ten'},
       'has seen films that --task=click holds out',

@@ -1,1 +1,1 @@
-"""What fine-tuning alone needs."""
+"""Fine-tuning: its data, tasks, training step and predictions."""

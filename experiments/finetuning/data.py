@@ -1,4 +1,4 @@
-"""The data of a task: opened, checked, and as it is encoded."""
+"""The data of a task: opening, checking, and choosing the training rows."""
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from experiments.run.process import print_line
 
 
 def open_task(settings: FinetuneSettings) -> UserData:
-  """The data of the task, split as the flags say."""
+  """The data of the task, split by the flags.
+
+  Raises:
+    SettingsError: the flags do not fit the task.
+  """
   check_split_seed(settings)
   data = open_data(settings, task=settings.task)
   if data.kind == 'pretrain':
@@ -27,7 +31,8 @@ def open_task(settings: FinetuneSettings) -> UserData:
     )
   if settings.kind and data.kind == 'ranking':
     raise SettingsError(
-      f'--kind={settings.kind} needs labels; {settings.task} is a ranking task'
+      f'--kind={settings.kind} needs labels; {settings.task} is a ranking '
+      'task: leave it out'
     )
   data = resplit(data, settings.split_seed)
   data = data._replace(kind=settings.kind or data.kind)
@@ -36,7 +41,7 @@ def open_task(settings: FinetuneSettings) -> UserData:
 
 
 def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
-  """Prints what event a conversion looks for, and names it."""
+  """Prints which event a conversion predicts; returns it for the result."""
   if data.kind != 'conversion':
     return {}
   event = data.vocabulary.labels[1]
@@ -47,7 +52,7 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
 
 
 def check_task(settings: FinetuneSettings, data: UserData) -> None:
-  """Raises `SettingsError` where the task cannot be fine-tuned or selected."""
+  """Refuses a task that cannot be learned or measured with these flags."""
   task, labels = settings.task, data.vocabulary.labels
   rows = data.splits['train'].num_rows
   if settings.train_users > rows:
@@ -57,7 +62,7 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
     )
   if len(labels) < 2:
     raise SettingsError(
-      f'--task={task} has but one class or target, {labels[0]}: there is '
+      f'--task={task} has only one class or target, {labels[0]}: there is '
       'nothing to learn'
     )
   if data.kind == 'conversion' and len(labels) != 2:
@@ -92,7 +97,7 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
   if zero_shot and not settings.pretrained:
     raise SettingsError(
       '--mode=zero_shot needs --pretrained=DIR, the workdir of a run that has '
-      'learned to guess items: nothing else is trained'
+      'learned to predict items: nothing is trained'
     )
   if settings.pretrained:
     _refuse_known_targets(settings, 'pretrained', settings.pretrained)
@@ -103,7 +108,7 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
 def _refuse_known_targets(
   settings: FinetuneSettings, flag: str, run: str
 ) -> None:
-  """Refuses a source run that was trained on what this task holds out."""
+  """Refuses a source run that was trained on items that the task holds out."""
   flags = restore_description(run).flags
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
@@ -159,7 +164,8 @@ def examples_of(
   would leak which targets are held out.
   """
   train = data.splits['train'].first(settings.train_users)
-  # With leave-one-out, its targets are what the user has seen before.
+  # With leave-one-out, the targets of a training row are only those that the
+  # user has seen before, so nothing leaks.
   if data.kind == 'ranking' and settings.split != LEAVE_ONE_OUT:
     train = train._replace(targets=train.positives)
   return data.splits | {'train': train}

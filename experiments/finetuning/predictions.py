@@ -1,4 +1,4 @@
-"""What a model predicts of the rows of a task, and the file of it."""
+"""The predictions for the rows of a task, and the files with the result."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def make_predict(
   *,
   length: int,
 ) -> Callable[..., np.ndarray]:
-  """(params, users) -> what the task predicts of all rows of a split."""
+  """Returns (params, users) -> the outputs for all rows of a split."""
   return functools.partial(
     predict_users,
     predict=pmap_step(
@@ -83,8 +83,8 @@ def validate(
   outputs = predict(state.params, users=users)
   if not np.isfinite(outputs).all():
     print_line(
-      f'WARNING: at step {int(state.step):,} the model puts out nan or '
-      'infinity, and is not validated: take a smaller --learning_rate'
+      f'WARNING: at step {int(state.step):,} the model has outputs with nan or '
+      'infinity, which are not validated: take a smaller --learning_rate'
     )
     return {}, None
   values = kind.measure(outputs, users.label)
@@ -98,14 +98,17 @@ def write_result(
   outputs: dict[str, np.ndarray],
   data: UserData,
 ) -> dict[str, Any]:
-  """Writes `predictions.npz` and `result.json`, and returns the latter.
+  """Writes `predictions.npz` and `result.json`.
 
-  The predictions are those of each test example, beside its number: that of
-  the row among all labelled ones, the same for all methods, seeds and splits.
+  The predictions are those for the test rows, with `example_id`: the number of
+  the row among all labelled rows, the same for all methods, seeds and splits.
 
   Args:
-    about: what the result says beside the metrics.
-    outputs: of the rows of validation and test.
+    about: the entries of the result in addition to the metrics.
+    outputs: for the validation and test rows.
+
+  Returns:
+    The content of `result.json`.
   """
   result = about | {
     name: measured(values, data, name) for name, values in outputs.items()

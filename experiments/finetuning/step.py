@@ -31,7 +31,7 @@ def make_finetuning(
   buckets: Buckets,
   length: int,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with."""
+  """The step of a run, before `pmap_step`, and the initial state."""
   encoder = model['encoder']
   in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
   num_steps = steps_of_run(settings, train)
@@ -62,7 +62,7 @@ def training_loss(
   data: UserData,
   model: dict[str, Any],
 ) -> LossFn:
-  """The objective of the task."""
+  """The objective of the task, with the settings bound."""
   objective = KINDS[data.kind].objective
   if data.kind == 'ranking' and settings.ranking_loss == 'softmax':
     objective = softmax_ranking_objective
@@ -83,7 +83,7 @@ def frozen_loss(
   *,
   loss_fn: LossFn,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """A loss whose gradient is not traced back into the encoder."""
+  """A loss without gradients of the encoder and the item table."""
   head = params['head']
   return loss_fn(jax.lax.stop_gradient(params) | {'head': head}, batch, key)
 
@@ -95,16 +95,16 @@ def make_optimizer(
   num_steps: int,
   head_steps: int = 0,
 ) -> optax.GradientTransformation:
-  """The optimizer of the flags: of each layer, with a rate of its own.
+  """The optimizer that the flags define, with a learning rate for each layer.
 
   Args:
-    num_steps: updates of the run.
-    head_steps: updates at first in which the head alone is trained.
+    num_steps: the number of updates of the run.
+    head_steps: the number of first updates, which train only the head.
   """
   rate = loop.learning_rate(settings, num_steps)
   optimizer = loop.make_optimizer(settings, rate)
   if settings.mode == 'frozen':
-    # Weight decay would move even what has no gradient.
+    # Weight decay would change even parameters without a gradient.
     return optax.multi_transform(
       {'trained': optimizer, 'frozen': optax.set_to_zero()},
       {'table': 'frozen', 'encoder': 'frozen', 'head': 'trained'},
@@ -114,14 +114,15 @@ def make_optimizer(
     return optimizer
   optimizers = {}
   for part, rate in rates.items():
-    # What the head has to itself is no part of the encoder's warm-up.
+    # The warm-up of the encoder starts after the steps of the head alone.
     rate = loop.learning_rate(settings, num_steps - head_steps, rate=rate)
     if head_steps:
       later = rate if callable(rate) else optax.constant_schedule(rate)
       never = optax.constant_schedule(0.0)
       rate = optax.join_schedules([never, later], [head_steps])
     optimizers[part] = loop.make_optimizer(settings, rate)
-  # The table is not among the parameters where its rows have an optimizer.
+  # `part_names` is a function: the parameters have no table if its rows have
+  # an optimizer of their own.
   return optax.multi_transform(optimizers | {'head': optimizer}, part_names)
 
 
@@ -146,7 +147,7 @@ def layer_rates(
 
 
 def part_names(params: dict[str, Any]) -> dict[str, Any]:
-  """Parameters -> the part that each is of: a layer of the encoder, the head.
+  """The label of each parameter: a layer of the encoder, or the head.
 
   Example:
     >>> part_names({'encoder': {'norm': {'scale': 1}}, 'head': {'output': 2}})

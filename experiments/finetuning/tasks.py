@@ -1,4 +1,4 @@
-"""The kinds of tasks: what is learned, what is measured, what is written."""
+"""The kinds of tasks: their objectives, predictions, metrics and models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -42,12 +42,12 @@ class Kind:
   # (params, batch, key, *, encoder, head, buckets, axis_name) -> loss and
   # metrics.
   objective: Callable
-  # (params, batch, *, encoder, head, buckets, axis_name) -> an output for each
+  # (params, batch, *, encoder, head, buckets, axis_name) -> the output for each
   # user.
   predict: Callable
-  # (outputs, labels) of a whole split -> its metrics.
+  # (outputs, labels) of all rows of a split -> its metrics.
   measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
-  # (outputs, labels) -> what is written of each example.
+  # (outputs, labels) -> the columns of `predictions.npz`.
   columns: Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
 
 
@@ -68,7 +68,7 @@ def measure_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def measure_conversion(
   scores: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-  """AUC, log loss, and the share of events: predicted, and as it was."""
+  """AUC, log loss, and the rate of events: predicted and observed."""
   values = _auc(scores, labels) | {
     'log_loss': optax.sigmoid_binary_cross_entropy(scores, labels).mean(),
     'predicted_rate': jax.nn.sigmoid(scores).mean(),
@@ -79,7 +79,7 @@ def measure_conversion(
 
 def measure_ranks(ranks: np.ndarray, labels: None = None) -> dict[str, float]:
   """Hit rate, MRR and NDCG at each of the cutoffs."""
-  del labels  # The positives are known to the ranks.
+  del labels  # The ranks are those of the positives.
   functions = {
     'hit_rate': metrics.hit_rate,
     'mrr': metrics.reciprocal_rank,
@@ -93,7 +93,7 @@ def measure_ranks(ranks: np.ndarray, labels: None = None) -> dict[str, float]:
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> dict[str, jax.Array]:
-  # Undefined where the users of a split are all of one class.
+  # The AUC is not defined if all users of a split are of one class.
   if len(np.unique(labels)) < 2:
     return {}
   return {'auc': metrics.roc_auc(scores, labels)}
@@ -126,17 +126,16 @@ KINDS = {
 
 
 def select_by(settings: FinetuneSettings, data: UserData) -> str:
-  """The metric that chooses an epoch."""
+  """The metric on validation rows that chooses the best epoch."""
   return settings.select_by or SELECT_BY[data.kind][0]
 
 
 def measured(
   outputs: np.ndarray, data: UserData, split: str
 ) -> dict[str, float | None]:
-  """The metrics of a split; None where there is no such number.
+  """The metrics of a split; None for one that is not finite.
 
-  There is none of a model that puts out nan, though it may seem to be right
-  about some users.
+  All are None if an output is nan: the other outputs are no result either.
   """
   values = KINDS[data.kind].measure(outputs, data.splits[split].label)
   broken = np.isnan(outputs).any()
@@ -147,14 +146,14 @@ def measured(
 
 
 def as_score(values: dict[str, float], metric: str) -> float:
-  """The metric with its sign chosen such that larger is better."""
+  """The metric with its sign chosen so that larger is better."""
   return -values[metric] if metric == 'log_loss' else values[metric]
 
 
 def make_model(
   settings: FinetuneSettings, data: UserData, key: jax.Array
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The encoder and its head, as arguments of the objective; the parameters."""
+  """The model as keyword arguments of an objective, and its parameters."""
   items, labels = data.vocabulary
   encoder_key, head_key = jax.random.split(key)
   source = open_source(settings, settings.pretrained)
@@ -192,7 +191,7 @@ def make_tied_targets(
   learned = _pretrained_head(settings, targets, source)
   width = (encoder.vector_dim, encoder.embed_dim)
   if np.shape(learned.get('projection')) != width:
-    # Learned for another --readout.
+    # The projection was learned for vectors of another width.
     learned.pop('projection', None)
   params = head.init(
     key,
@@ -206,7 +205,7 @@ def make_tied_targets(
 def _pretrained_head(
   settings: FinetuneSettings, targets: list[str], source: Source | None
 ) -> dict[str, np.ndarray]:
-  """By what the pre-trained model scores targets, if it scores items."""
+  """The parameters by which the pre-trained model scores items, if any."""
   if source is None:
     return {}
   head = source.params.get('head', {})
@@ -217,12 +216,12 @@ def _pretrained_head(
   }
   flags = restore_description(settings.pretrained).flags
   trained = set(str(flags.get('objective', '')).split(','))
-  # Masked items train no vector of a user.
+  # Masked items do not train the user vector.
   scores_users = trained & {'causal_items', 'pooled_items', 'next_items'}
   if settings.mode == 'zero_shot' and not scores_users:
     raise SettingsError(
       f'--mode=zero_shot: {settings.pretrained} has not learned to score items '
-      'by the vector of a user; take a run of --objective=causal_items or '
+      'from the user vector; take a run of --objective=causal_items or '
       'pooled_items, or fine-tune it with --tied_targets'
     )
   if np.shape(learned.get('bias')) == (source.encoder.mask_id,):

@@ -1,12 +1,12 @@
 """Probes for labels: logistic regression and boosted trees on user features.
 
-Features are an array [rows, dim], of which each column is brought to mean 0 and
+Features are an array [rows, dim], whose columns are standardised to mean 0 and
 variance 1 over the training rows; or a sparse matrix [rows, columns], such as a
-bag of items, which is taken as it is. Validation chooses among the candidates
-of a model: strengths of a penalty, or numbers of trees.
+bag of items, which is used unchanged. Validation rows choose among the
+candidates of a model: strengths of a penalty, or numbers of trees.
 
-All of it is functions of NumPy arrays and SciPy matrices, on one thread: small
-products take longer on many, and how they round would depend on how many.
+All are functions of NumPy arrays and SciPy matrices, on one thread: small
+products are slower on several, and their rounding would depend on the number.
 """
 
 import operator
@@ -18,42 +18,44 @@ import numpy as np
 
 from experiments.probing.features import Features, joined, moments, standardised
 
-# Inverse strengths of the penalty, the strongest first.
+# Inverse strengths of the penalty; the strongest penalty comes first.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
-# After how many trees boosting may end.
+# The numbers of trees among which validation chooses.
 TREES = (10, 30, 100, 300)
 # Inverse strengths of the penalty for bags of unit length.
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-# What a bag counts beside a vector.
+# The weights of a bag that is joined to vectors.
 BAG_WEIGHTS = (0.5, 2.0, 8.0)
 _SPLITS = ('validation', 'test')
-# The logit of a class without training rows, where it has to be finite.
+# A finite logit for classes without training rows.
 _ABSENT = -30.0
 
 
 class Labelled(NamedTuple):
-  """The labels of rows, and what is done with each row."""
+  """The labels of rows, and the split of each row."""
 
   label: np.ndarray  # the class of each row, int [rows]
-  rows: Mapping[str, np.ndarray]  # of 'train', 'validation' and 'test'
-  num_classes: int  # classes of the task
-  positive_weight: float = 1.0  # what a training row of class 1 counts
-  # (outputs, labels) of the validation rows -> a number, which is higher if it
-  # is better; accuracy where it is None.
+  rows: Mapping[str, np.ndarray]  # the rows of 'train', 'validation' and 'test'
+  num_classes: int  # the number of classes of the task
+  positive_weight: float = 1.0  # the weight of training rows of class 1
+  # (outputs, labels) of the validation rows -> a score; higher is better. None
+  # means accuracy.
   score: Callable[[np.ndarray, np.ndarray], float] | None = None
 
 
 class ProbeResult(NamedTuple):
-  """What a fitted model says."""
+  """The outputs and the score of a fitted model."""
 
-  chosen: dict[str, Any]  # in what it differs from the others: {'C': 0.1}
-  # For the rows of 'validation' and 'test', the log-probabilities of the
-  # classes, float32 [rows, classes]; -inf for one without training rows. In a
-  # ranking the ranks of the positives, float32 [rows].
+  chosen: dict[
+    str, Any
+  ]  # the settings that differ between candidates: {'C': 1}
+  # For the rows of 'validation' and 'test': the log-probabilities of the
+  # classes, float32 [rows, classes], -inf for classes without training rows; in
+  # a ranking the ranks of the positives, float32 [rows].
   outputs: dict[str, np.ndarray]
-  score: float  # of the validation rows
-  # Of a regression, the matrix [features, classes] and bias [classes] that give
-  # its logits, of features that are standardised.
+  score: float  # on the validation rows
+  # The matrix [features, classes] and bias [classes] of a logistic regression,
+  # which give its logits from standardised features.
   linear: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -80,7 +82,7 @@ def best_regression(
 
 
 def best_of(results: Iterable[ProbeResult]) -> ProbeResult:
-  """The one with the highest score; among equals the first, the simplest."""
+  """The result with the highest score; among equals the first, the simplest."""
   return max(results, key=operator.attrgetter('score'))
 
 
@@ -90,12 +92,12 @@ def joined_candidates(
   labelled: Labelled,
   model: str = 'logistic',
 ) -> Iterator[ProbeResult]:
-  """As `candidates`, of vectors and bags of items at once, see `joined`.
+  """As `candidates`, on vectors that are `joined` with bags of items.
 
   Yields:
-    Readings whose `chosen` has 'bag_weight' too.
+    Results whose `chosen` has 'bag_weight' too.
   """
-  # Trees see the order of the values of a feature alone.
+  # Trees depend only on the order of the values of a feature.
   for weight in BAG_WEIGHTS if model == 'logistic' else (1.0,):
     features = joined(vectors, bag, labelled.rows['train'], weight=weight)
     for result in candidates(features, labelled, model):
@@ -114,18 +116,18 @@ def candidates(
 
   Args:
     features: of all rows, [rows, dim], or sparse [rows, columns].
-    labelled: the labels of all rows, and which of them are to train on.
+    labelled: the labels and the splits of all rows.
     model: 'logistic' regression, or 'lightgbm': boosted trees.
-    strengths: of the regression, inverse, the strongest penalty first.
+    strengths: inverse strengths of the penalty of the regression.
 
   Yields:
-    One for each strength, or for each number of trees.
+    A result for each strength, or for each number of trees.
   """
   train = labelled.rows['train']
   features, label = standardised(features, train), labelled.label[train]
   inputs = {name: features[rows] for name, rows in labelled.rows.items()}
   if len(np.unique(label)) == 1:
-    # A few labels may be all of one class, from which nothing is learned.
+    # If all training labels are of one class, it is predicted with certainty.
     sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _SPLITS}
     yield _result(labelled, {}, sure, label[:1])
     return
@@ -144,7 +146,7 @@ def _regressions(
   weight: dict[int, float] | None,
   strengths: Sequence[float],
 ) -> Iterator[ProbeResult]:
-  """A logistic regression of each strength, from where the last one ended."""
+  """A logistic regression for each strength; each starts from the last one."""
   import sklearn.exceptions
   import sklearn.linear_model
   import threadpoolctl
@@ -156,17 +158,17 @@ def _regressions(
   for strength in strengths:
     model.set_params(C=strength)
     with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():
-      # A weak penalty may be cut short; validation then judges the model.
+      # With a weak penalty it may not converge; validation judges the model.
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], label)
       scores = {name: model.decision_function(inputs[name]) for name in _SPLITS}
     if len(model.classes_) == 2:
-      # The model has the logit of the second one alone.
+      # The model gives the logit of the second class only.
       scores = {
         name: np.stack([np.zeros_like(logit), logit], axis=1)
         for name, logit in scores.items()
       }
-    # Not by way of probabilities, of which sure ones are rounded to 0 and 1.
+    # Probabilities would round to 0 and 1 where the model is certain.
     outputs = {name: log_softmax(s, axis=1) for name, s in scores.items()}
     kernel, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:
@@ -185,7 +187,7 @@ def _boosted_trees(
   labelled: Labelled,
   weight: dict[int, float] | None,
 ) -> Iterator[ProbeResult]:
-  """Gradient boosting, after each of some numbers of trees."""
+  """Gradient boosting, evaluated after each number of trees."""
   import lightgbm
 
   model = lightgbm.LGBMClassifier(
@@ -200,7 +202,7 @@ def _boosted_trees(
     verbosity=-1,
   )
   with warnings.catch_warnings():
-    # It gives its columns names, and then misses them in ours.
+    # LightGBM names its columns, and warns that our arrays have no names.
     warnings.filterwarnings('ignore', 'X does not have valid feature names')
     model.fit(inputs['train'], label)
     found = [
@@ -220,10 +222,10 @@ def _result(
   known: Mapping[str, np.ndarray],
   classes: np.ndarray,
 ) -> ProbeResult:
-  """Brings log-probabilities of known classes to all classes; scores them."""
+  """Extends log-probabilities of some classes to all, and scores them."""
   outputs = {}
   for name, values in known.items():
-    # A class that is not among the training rows has no chance.
+    # A class without training rows has probability 0.
     shape = len(values), labelled.num_classes
     outputs[name] = np.full(shape, -np.inf, np.float32)
     outputs[name][:, classes] = values
@@ -237,10 +239,10 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def task_outputs(kind: str, outputs: np.ndarray) -> np.ndarray:
-  """What a network of a kind of task puts out, from log-probabilities.
+  """The outputs that a network would have, from log-probabilities.
 
-  Logits of all classes, [rows, classes]. Of a conversion log-odds, [rows],
-  which stay finite where nothing was learned, so that the log loss is.
+  For classification these are logits, [rows, classes]. For conversion they are
+  log-odds, [rows], clipped so that the log loss is finite.
   """
   if kind == 'conversion':
     return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
@@ -250,12 +252,12 @@ def task_outputs(kind: str, outputs: np.ndarray) -> np.ndarray:
 def on_vectors(
   linear: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, train: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A linear model of vectors, from the one of standardised vectors.
+  """A linear model of standardised vectors as one of the vectors themselves.
 
   (u - m) / s W + c = u (W / s) + (c - m (W / s))
 
   Args:
-    linear: of a `ProbeResult`.
+    linear: the field of a `ProbeResult`.
     vectors: of all rows, [rows, dim].
     train: the rows over which they were standardised.
 

@@ -1,7 +1,7 @@
-"""Features of users, from vectors and from the items that they have seen.
+"""Features of users, from vectors and from the items in their histories.
 
-None of them needs a label, and so they are made once of all users of a data
-set, whichever of them are labelled.
+They need no labels, so they are computed once for all users of a data set,
+labelled or not.
 """
 
 from typing import Any
@@ -12,21 +12,22 @@ from adaptssr_jax.data import Ragged, RaggedView
 
 # An array [rows, dim], or a sparse matrix [rows, columns].
 Features = Any
-# Rows of histories padded at once.
+# The number of histories that are padded at a time.
 _BLOCK = 1024
 
 
 def bags(
   histories: Ragged | RaggedView, num_items: int, *, max_length: int = 0
 ) -> Features:
-  """Which items the histories of users hold, each counted once.
+  """The sets of items in the histories of users, as binary vectors.
 
   Args:
     histories: item numbers from 1, the oldest first.
-    max_length: behaviours seen of a user, the last ones; 0: all of them.
+    max_length: the number of last behaviours that are used; 0: all.
 
   Returns:
-    Ones, sparse [users, num_items + 1]; column 0 stands for padding.
+    Sparse [users, num_items + 1], 1 for items in the history; column 0 is
+    padding.
 
   Example:
     >>> histories = Ragged.from_rows([[3, 1, 3], []])
@@ -43,27 +44,28 @@ def bags(
     rows = np.arange(start, min(start + _BLOCK, len(histories)))
     longest = max(int(histories.lengths_of(rows).max()), 1)
     padded = histories.padded(rows, min(longest, max_length or longest))
-    row, place = np.nonzero(padded)
+    row, position = np.nonzero(padded)
     users.append(row + start)
-    items.append(padded[row, place])
+    items.append(padded[row, position])
   if not users:
     return sparse.csr_matrix((0, num_items + 1))
   found = np.concatenate(users), np.concatenate(items)
   shape = len(histories), num_items + 1
   bag = sparse.csr_matrix((np.ones(len(found[0])), found), shape)
-  # Items met twice were added up.
+  # Repeated items were added up.
   bag.data[:] = 1
   return bag
 
 
 def tf_idf(bag: Features, *, rows: np.ndarray | None = None) -> Features:
-  """Bags in which rarer items weigh more, and rows have unit length.
+  """Bags in which rarer items weigh more, with rows of unit length.
 
-  b_i = x_i (1 + log((1 + n) / (1 + n_i))), over its length
+  b_i = x_i (1 + log((1 + n) / (1 + n_i))), divided by the length of b
 
   Args:
-    bag: of ones, sparse [users, columns].
-    rows: the n users that are counted, n_i of whom have item i [all].
+    bag: binary, sparse [users, columns].
+    rows: the users among whom frequencies are counted: n users, n_i of whom
+      have item i [all].
 
   Returns:
     Sparse [users, columns]. The row of a user without items is 0.
@@ -83,14 +85,14 @@ def tf_idf(bag: Features, *, rows: np.ndarray | None = None) -> Features:
 
 
 def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
-  """The bags in the directions in which they differ most: a truncated SVD.
+  """Features of bags by a truncated SVD.
 
-  With B = U S V', the features are B V. The same bags have the same features,
-  to the bit, on one machine.
+  With B = U S V', the features are B V. On one machine, the same bags have
+  bitwise the same features.
 
   Args:
     bag: sparse [users, columns].
-    num_components: of the SVD; no more are taken than users or columns.
+    num_components: of the SVD; at most the number of users, and of columns.
 
   Returns:
     float32 [users, components].
@@ -108,12 +110,12 @@ def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
 def joined(
   vectors: np.ndarray, bag: Features, train: np.ndarray, *, weight: float
 ) -> Features:
-  """Vectors and bags of items, side by side.
+  """Vectors and bags of items, concatenated.
 
   x = [z, weight sqrt(dim) b],  z the standardised vector, b the bag
 
-  A row of z has about the length sqrt(dim) and one of b the length 1: with a
-  weight of 1 both count alike.
+  Since z has about the length sqrt(dim), and b has length 1, both parts have
+  about the same length if the weight is 1.
 
   Args:
     bag: of all rows, of unit length, sparse [rows, columns].
@@ -130,7 +132,7 @@ def joined(
 def standardised(features: Features, train: np.ndarray) -> Features:
   """Columns of mean 0 and variance 1 over the training rows, in float32.
 
-  A column that does not vary there becomes 0. Sparse features stay as they are.
+  A column that is constant over them becomes 0. Sparse features stay unchanged.
   """
   if not isinstance(features, np.ndarray):
     return features.astype(np.float32)
@@ -143,10 +145,10 @@ def moments(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The mean of each column, and 1 / its standard deviation: [dim], [dim].
 
-  Of a column that does not vary, 0 instead of the latter.
+  The latter is 0 for a column that is constant over the training rows.
   """
   of_train = features[train].astype(np.float64)
   scale = of_train.std(axis=0)
-  # Less is rounding: dividing by it would make noise of a constant.
+  # A smaller deviation is rounding; dividing by it would turn it into noise.
   varies = scale > 1e-6 * np.abs(of_train).max(axis=0, initial=0)
   return of_train.mean(axis=0), varies / np.where(varies, scale, 1)

@@ -1,4 +1,4 @@
-"""A simple model on the vectors of a frozen encoder."""
+"""Fine-tuning by a probe: a simple model on the vectors of a frozen encoder."""
 
 import contextlib
 import pathlib
@@ -38,19 +38,20 @@ def probe(
   data: UserData,
   models: Sequence[Model],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Fits a model with each of some settings, and tests the best one.
+  """Fits the candidates of `--probe_model`, and tests the best one.
 
   Args:
-    models: whose vectors are read, concatenated.
+    models: the encoders, whose vectors are concatenated.
 
   Returns:
-    The settings that validation chose, and the outputs of validation and test.
+    The settings that validation chose, and the outputs for the validation and
+    test rows.
   """
   known = probe_rows(settings, data)
   vectors = encode_concatenated(settings, known.splits.values(), models)
   bag = None
   if settings.with_bag:
-    # Weighted by how many rows of all hold an item, trained on or not.
+    # Document frequencies are counted over all rows, used for training or not.
     rows = labelled_rows(data).rows
     kept = [
       rows[name][: len(users.items)] for name, users in known.splits.items()
@@ -81,7 +82,7 @@ def probe(
 
 
 def probe_rows(settings: FinetuneSettings, data: UserData) -> UserData:
-  """The rows that the flags leave, of which something can be fitted."""
+  """The data with the rows that the flags select; refuses a single class."""
   known = data._replace(splits=examples_of(settings, data))
   if data.kind != 'ranking':
     check_classes(np.asarray(known.splits['train'].label), settings)
@@ -97,15 +98,17 @@ def probe_candidates(
   model: str = 'logistic',
   positive_weight: float = 1.0,
 ) -> Iterator[ProbeResult]:
-  """What simple models make of vectors: a regression of each strength.
+  """Fits the candidates of a probe, for labels or for a ranking.
 
   Args:
     vectors: of the users of each split, [users, features].
-    data: what they are users of: a task with labels, or a ranking.
-    metric: by which validation chooses [the first of `SELECT_BY`].
-    bag: of the same users, to be read beside the vectors; not in a ranking.
-    model: of `candidates`, not used in a ranking.
-    positive_weight: of `Labelled`.
+    data: the task of these users.
+    metric: the metric on validation rows that is the score [the first of
+      `SELECT_BY`].
+    bag: bags of the same users, which are joined to the vectors of a task with
+      labels.
+    model: as in `candidates`; not used in a ranking.
+    positive_weight: as in `Labelled`.
   """
   if data.kind == 'ranking':
     return ranking_candidates(vectors, data, metric or SELECT_BY['ranking'][0])
@@ -117,9 +120,10 @@ def probe_candidates(
 
 
 def history_numbers(data: UserData) -> np.ndarray:
-  """Whose history each stored one is, [histories], counted through all splits.
+  """The number of each stored history, [histories], of all splits in turn.
 
-  The row's, or in a ranking, where a user may be in several splits, the user's.
+  It is the number of the row; in a ranking, where a user may be in several
+  splits, it is the number of the user.
   """
   parts = data.splits.values()
   if data.kind == 'ranking':
@@ -130,7 +134,7 @@ def history_numbers(data: UserData) -> np.ndarray:
 def vectors_by_split(
   vectors: np.ndarray, data: UserData
 ) -> dict[str, np.ndarray]:
-  """The vectors of the users of all splits, one after another, by split."""
+  """Vectors by split, from those of all splits in turn."""
   ends = np.cumsum([len(users.items) for users in data.splits.values()])
   return dict(zip(data.splits, np.split(vectors, ends[:-1]), strict=True))
 
@@ -141,7 +145,7 @@ def probe_head(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> dict[str, Any]:
-  """The parameters of a linear head that does what the best probe does."""
+  """The parameters of a linear head that is equivalent to the best probe."""
   known = probe_rows(settings, data)
   vectors = encode_splits(settings, known.splits.values(), encoder, params)
   labelled = labelled_rows(
@@ -158,7 +162,7 @@ def probe_head(
 
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
-  """Raises `SettingsError` where there is nothing that could be fitted."""
+  """Refuses labels of a single class, and LightGBM if it is not installed."""
   flag = (
     f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
   )
@@ -166,7 +170,7 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
     try:
       import lightgbm  # noqa: F401
     except (ImportError, OSError) as error:
-      # OSError: its own library needs one that the machine has not.
+      # OSError: a system library that LightGBM needs is missing.
       raise SettingsError(
         f'--probe_model=lightgbm needs LightGBM ({error}): '
         "pip install '.[lightgbm]'"
@@ -187,19 +191,19 @@ def encode_splits(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> np.ndarray:
-  """The vectors of the users of all splits, [users, features], in order.
+  """The vectors of the users of all splits in turn, [users, features].
 
   Raises:
-    SettingsError: If the encoder, as one whose training diverged, gives vectors
-      of which nothing can be read.
+    SettingsError: If a vector has nan or infinity, as those of an encoder whose
+      training diverged.
   """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
   found = encoded(settings, splits, encoder, params)
   vectors = np.concatenate([some for *_, some in found])
   if not np.isfinite(vectors).all():
     raise SettingsError(
-      'the encoder gives users vectors with nan or infinity, of which nothing '
-      'can be read: take one whose training did not diverge'
+      'the encoder gives vectors with nan or infinity, on which no probe can '
+      'be fitted: take an encoder whose training did not diverge'
     )
   return vectors
 
@@ -209,7 +213,7 @@ def encode_concatenated(
   splits: Collection[UserArrays],
   models: Sequence[Model],
 ) -> np.ndarray:
-  """The vectors of `encode_splits` by some models, concatenated."""
+  """The vectors of several encoders by `encode_splits`, concatenated."""
   return np.concatenate(
     [encode_splits(settings, splits, *model) for model in models], axis=1
   )
@@ -230,17 +234,18 @@ def probe_name(result: dict[str, Any]) -> str:
 def labelled_rows(
   data: UserData, metric: str | None = None, *, positive_weight: float = 1.0
 ) -> Labelled:
-  """The labels of the rows of train, then of validation, then of test.
+  """The labels of all rows: those of train, then validation, then test.
 
   Args:
-    metric: by which validation chooses [the first of `SELECT_BY`].
+    metric: the metric on validation rows that is the score [the first of
+      `SELECT_BY`].
   """
   metric = metric or SELECT_BY[data.kind][0]
   parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
 
   def score(outputs: np.ndarray, label: np.ndarray) -> float:
     values = KINDS[data.kind].measure(task_outputs(data.kind, outputs), label)
-    # There is no AUC where validation is all of one class.
+    # The AUC is not defined if all validation rows are of one class.
     return as_score(values, metric) if metric in values else 0.0
 
   ends = np.cumsum([len(label) for label in parts.values()])
@@ -258,7 +263,7 @@ def labelled_rows(
 
 
 def outputs_of(result: ProbeResult, data: UserData) -> dict[str, np.ndarray]:
-  """The outputs of validation and test, as those of a network."""
+  """The outputs for validation and test rows, in the form of a network's."""
   return {
     name: task_outputs(data.kind, outputs)
     for name, outputs in result.outputs.items()
@@ -266,7 +271,11 @@ def outputs_of(result: ProbeResult, data: UserData) -> dict[str, np.ndarray]:
 
 
 def bags_of_rows(data: UserData, max_length: int) -> Features:
-  """The bags of all rows in the order of `labelled_rows`; length 0 is all."""
+  """The bags of all rows, in the order of `labelled_rows`.
+
+  Args:
+    max_length: the number of last behaviours that are used; 0: all.
+  """
   from scipy import sparse
 
   num_items = len(data.vocabulary.items)

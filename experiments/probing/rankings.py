@@ -1,6 +1,6 @@
-"""Reading vectors in a ranking: a ridge regression onto the targets.
+"""Probes for rankings: a ridge regression of user vectors onto the targets.
 
-Functions of NumPy arrays, on one thread, as in `reading`.
+All are functions of NumPy arrays, on one thread, as in `classifiers`.
 """
 
 import functools
@@ -13,9 +13,9 @@ from experiments.finetuning.tasks import as_score, measure_ranks
 from experiments.probing.classifiers import ProbeResult
 from experiments.probing.features import moments
 
-# Beside the variance of a feature, which is 1; the strongest first.
+# Features have a variance of 1; the strongest penalty comes first.
 PENALTIES = (1.0, 0.1, 0.01, 0.001)
-# Rows that are ranked at once: a table of 256 x 100,000 scores is 200 MB.
+# Rows that are ranked at a time: 256 x 100,000 scores take 200 MB.
 _ROWS = 256
 
 
@@ -28,19 +28,19 @@ def ranking_candidates(
 
   This W minimises, over the training users, the mean of
   |(u - m) / s W + b - y|^2 + penalty |W|^2. Here u is the vector of a user, and
-  y has 1 for each target among the user's positives and 0 for the others; m and
-  s are the mean and the standard deviation of the vectors, S the correlation
-  matrix of their features, C the covariance of (u - m) / s and y, and b the
-  mean of y. A solution takes milliseconds for any number of targets.
+  y is 1 for the user's positives and 0 for the other targets; m and s are the
+  mean and the standard deviation of the vectors, S is the correlation matrix of
+  their features, C the covariance of (u - m) / s and y, and b the mean of y.
+  The closed form takes milliseconds for any number of targets.
 
   Args:
     vectors: of the users of each split, [users, features].
     data: the ranking task.
-    metric: of the validation rows, by which readings are scored: 'ndcg@10'.
+    metric: the metric on validation rows that is the score, such as 'ndcg@10'.
 
   Yields:
-    One for each penalty, the strongest first, its `chosen` named 'ridge'. Its
-    `outputs` are ranks, of `ranks_of`.
+    A result for each penalty, which is `chosen['ridge']`, the strongest first.
+    Its `outputs` are the ranks of `ranks_of`.
   """
   import threadpoolctl
   from scipy import linalg, sparse
@@ -50,7 +50,7 @@ def ranking_candidates(
   known = {name: (users - mean) * shrink for name, users in vectors.items()}
   inputs = known['train']
   positives = train.positives
-  # Transposed y, divided by the number of users.
+  # The transpose of y, divided by the number of users.
   targets = sparse.csc_matrix(
     (
       np.full(len(positives.values), 1 / len(inputs)),
@@ -85,7 +85,7 @@ def _score(
 
 
 def blocks(count: int) -> Iterator[np.ndarray]:
-  """The numbers 0..count-1, some at a time."""
+  """The numbers 0..count-1 in blocks of rows that are ranked at a time."""
   for start in range(0, count, _ROWS):
     yield np.arange(start, min(start + _ROWS, count))
 
@@ -95,11 +95,12 @@ def ranks_of(
 ) -> np.ndarray:
   """The rank of each row's positive among all targets, from 1, [rows].
 
-  The user's other positives are left out, and equal scores share the mean of
+  The user's other positives are excluded, and equal scores share the mean of
   their ranks, as in fine-tuning.
 
   Args:
-    score: (the numbers of some users) -> [some, targets], which is written to.
+    score: (user numbers [block]) -> scores [block, targets], a new array, which
+      is changed.
   """
   of_row, ranks = users.user_of_rows(), []
   positive = users.in_row_order(users.positives.values)
@@ -108,8 +109,8 @@ def ranks_of(
     scores = score(some)
     own = np.take_along_axis(scores, positive[rows, None], axis=1)
     targets = users.targets.padded(some, users.targets.longest, fill=-1)
-    line, place = np.nonzero(targets >= 0)
-    scores[line, targets[line, place]] = -np.inf
+    line, column = np.nonzero(targets >= 0)
+    scores[line, targets[line, column]] = -np.inf
     above, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
     ranks.append(1 + above + equal / 2)
   return np.concatenate(ranks).astype(np.float32)
