@@ -1,9 +1,9 @@
 """Checkpoints of a run, kept by Orbax.
 
-A checkpoint is all that is needed to go on, and to use what was learned
-elsewhere: the state of training, the fields of the encoder, the raw item ids
-behind its table, and the flags of the run. No key is saved, since every key
-follows from the seed and the step.
+A checkpoint has everything that is needed to resume a run or to use its model
+elsewhere: the training state, the fields of the encoder, the raw ids of the
+items in its table, and the flags of the run. No key is saved, since every key
+is derived from the seed and the step.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ class Checkpoints:
 
   Args:
     workdir: the folder of the run.
-    keep: how many of the latest to keep; the best one is kept besides.
-    tell: is called with each line of progress.
+    keep: how many of the latest checkpoints to keep, in addition to the best.
+    on_progress: called with each line of progress.
 
   Raises:
-    CheckpointError: there are checkpoints, but none with a score that can be
-      read.
+    CheckpointError: the scores of all checkpoints are damaged.
   """
 
   def __init__(
@@ -49,24 +48,24 @@ class Checkpoints:
     workdir: str | pathlib.Path,
     *,
     keep: int,
-    tell: Callable[[str], None] = print,
+    on_progress: Callable[[str], None] = print,
   ):
     self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
-    self._tell = tell
+    self._on_progress = on_progress
     self._in_first_process(
       lambda: self._quarantine(files.unreadable_scores(self._folder))
     )
     policy = ocp.checkpoint_managers
     best = policy.BestN(
-      n=1, get_metric_fn=files.rank, keep_checkpoints_without_metrics=False
+      n=1, get_metric_fn=files.score_key, keep_checkpoints_without_metrics=False
     )
     options = ocp.CheckpointManagerOptions(
       preservation_policy=policy.AnyPreservationPolicy(
         [policy.LatestN(keep), best]
       ),
-      # Without it Orbax would not write the scores.
-      best_fn=files.rank,
-      # What a process left that was killed while it saved.
+      # Without it, Orbax would not write the scores.
+      best_fn=files.score_key,
+      # Left by a process that was killed while it saved.
       cleanup_tmp_directories=True,
       async_options=ocp.options.AsyncOptions(
         barrier_sync_fn=_barrier if jax.process_count() > 1 else None
@@ -77,14 +76,14 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """The step with the best score, the first of equals; None without one."""
-    # A score is not on disk before its checkpoint is.
+    # A score is on disk only after its checkpoint is.
     with files.writing(self._folder):
       self._manager.wait_until_finished()
-    # A disk may show each process something else.
+    # Processes may see different files of a shared disk.
     return self._in_first_process(files.best_of, self._folder)
 
   def logs(self) -> list[dict[str, Any]]:
-    """What was saved as the log with the checkpoints, the oldest first."""
+    """The log entries that were saved with checkpoints, the oldest first."""
     steps = sorted(self._manager.all_steps())
     found = [files.log_of(self._folder / str(step)) for step in steps]
     return [log for log in found if log]
@@ -97,23 +96,23 @@ class Checkpoints:
     score: float | None = None,
     log: Mapping[str, Any] | None = None,
   ) -> None:
-    """Saves a state in the background; its buffers may be donated at once.
+    """Saves a state in the background; its buffers may be donated immediately.
 
     Args:
       state: the state. Nothing is written if its step is saved already.
-      description: what the checkpoint says of the model and its run.
+      description: description of the model and its run.
       score: validation score, larger is better; None or a value that is not
         finite makes a checkpoint without a score.
       log: entry that `logs` returns later; None for none.
 
     Raises:
-      CheckpointError: this checkpoint cannot be written, or the one before it
-        could not.
+      CheckpointError: this checkpoint cannot be written, or the previous one
+        could not be written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    # Nothing compares with nan, which could pass for the best.
+    # Comparisons with nan are False, so nan could be taken for the best score.
     if score is not None and not math.isfinite(score):
       score = None
     params, opt_state = to_global((state.params, state.opt_state))
@@ -133,24 +132,24 @@ class Checkpoints:
       )
 
   def restore(self, like: TrainState) -> TrainState | None:
-    """Restores the newest state that is whole, onto the devices of `like`.
+    """Restores the newest intact state onto the devices of `like`.
 
-    Damaged ones after it are reported, and moved to the folder
-    `damaged_checkpoints`. With several processes all have to call this.
+    Newer, damaged checkpoints are reported, and moved to the folder
+    `damaged_checkpoints`. With several processes, all must call this.
 
     Args:
-      like: a state of the same shapes, where the arrays are to go.
+      like: a state with the shapes and shardings of the result.
 
     Returns:
       The state, or None if nothing was saved yet.
 
     Raises:
-      CheckpointError: the checkpoint is of another model, or damaged, and so
-        are all before it.
+      CheckpointError: the checkpoint is of another model, or all checkpoints
+        are damaged.
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      found = self._whole(like, step)
+      found = self._intact(like, step)
       if isinstance(found, TrainState):
         if damaged:
           self._in_first_process(self._quarantine, damaged)
@@ -158,20 +157,20 @@ class Checkpoints:
         return found
       damaged.append(found)
     if damaged:
-      raise files.none_is_whole(damaged[0])
+      raise files.all_damaged(damaged[0])
     return None
 
   def restore_best(self, like: TrainState) -> TrainState | None:
-    """As `restore`, of those with a score the best; None if there is none."""
+    """As `restore`, but the state with the best score; None without scores."""
     while (step := self.best_step()) is not None:
-      found = self._whole(like, step)
+      found = self._intact(like, step)
       if isinstance(found, TrainState):
         return found
       self._in_first_process(self._quarantine, [found])
       self._manager.reload()
     return None
 
-  def _whole(self, like: TrainState, step: int) -> TrainState | DamagedError:
+  def _intact(self, like: TrainState, step: int) -> TrainState | DamagedError:
     """Restores a step, or returns the damage if any process finds some.
 
     Any other error in one process is raised in all of them.
@@ -189,7 +188,7 @@ class Checkpoints:
       raise found
     path, reason = self._folder / str(step), 'another process cannot read it'
     if worst == 2:
-      raise CheckpointError(f'{path}: {reason}, and says why')
+      raise CheckpointError(f'{path}: {reason}; see its error')
     return found if own == worst else DamagedError(path, reason)
 
   def _restored(self, like: TrainState, step: int) -> TrainState:
@@ -211,12 +210,12 @@ class Checkpoints:
 
   def _quarantine(self, damaged: Sequence[DamagedError]) -> None:
     for error in damaged:
-      self._tell(files.quarantine(error))
+      self._on_progress(files.quarantine(error))
 
   def _in_first_process(
     self, function: Callable[..., int | None], *args: Any
   ) -> int | None:
-    """Calls a function in the first process; all return its result or raise."""
+    """Calls a function in the first process and shares its result or error."""
     if jax.process_count() == 1:
       return function(*args)
     found = error = None
@@ -230,7 +229,7 @@ class Checkpoints:
     )
     if is_wrong:
       raise error or CheckpointError(
-        f'{self._folder}: the first process could not go on, and says why'
+        f'{self._folder}: the first process failed; see its error'
       )
     return None if step < 0 else int(step)
 
@@ -238,7 +237,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    # With several processes, the others may never come to the end of a save.
+    # With several processes, the others may never finish a save.
     if kind is None or jax.process_count() == 1:
       self.close()
 
@@ -250,11 +249,11 @@ class Checkpoints:
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-  """A barrier for Orbax that a process with an error does not wait at.
+  """A barrier for Orbax at which a process with an error does not wait.
 
-  It would wait for processes that wait for it, until Orbax times out.
+  Orbax also calls the barrier while an exception propagates. The process would
+  then wait for processes that wait for it elsewhere, until Orbax times out.
   """
-  # Orbax also calls the barrier while an exception propagates.
   error = sys.exception()
   if error is not None:
     raise error

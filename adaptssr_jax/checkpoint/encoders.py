@@ -1,4 +1,4 @@
-"""Encoders to and from checkpoints, without the run that trained them."""
+"""Saves and restores encoders, independently of the run that trained them."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ def save_encoder(
   params: dict[str, Any],
   vocabulary: Sequence[str],
 ) -> None:
-  """Writes an encoder that was trained elsewhere as a run of this code base.
+  """Saves an encoder that was trained elsewhere as a run of this code base.
 
-  Fine-tuning, embedding and `restore_encoder` then start from it.
+  Fine-tuning, embedding and `restore_encoder` can then start from it.
 
   Args:
     path: the folder of a new run, which must not hold checkpoints yet.
-    params: of it, as `encoder.init` gives them.
-    vocabulary: the raw item ids, that of item i at i - 1.
+    encoder: the encoder.
+    params: its parameters, as `encoder.init` returns them.
+    vocabulary: the raw item ids; that of item i is at index i - 1.
 
   Raises:
     CheckpointError: there are checkpoints already, or the disk is full.
-    ValueError: the vocabulary does not have as many ids as the encoder items.
+    ValueError: the length of the vocabulary is not `encoder.num_items`.
 
   Example:
     >>> import tempfile
@@ -77,19 +78,20 @@ def save_encoder(
 def save_model(
   path: str | pathlib.Path, params: dict[str, Any], description: Description
 ) -> None:
-  """Writes a whole model, heads included, as a run of this code base.
+  """Saves a model, including its heads, as a run of this code base.
 
   Args:
     path: the folder of a new run, which must not hold checkpoints yet.
-    params: the parameters of the model: `table`, `encoder` and maybe `head`.
-    description: what the checkpoint says of the model, see `items.describe`.
+    params: the parameters of the model: `table`, `encoder` and, optionally,
+      `head`.
+    description: the description of the model, see `items.describe`.
 
   Raises:
     CheckpointError: there are checkpoints already, or the disk is full.
   """
   if files.saved_steps(pathlib.Path(path) / files.FOLDER):
     raise CheckpointError(
-      f'{path}: there are checkpoints already: take another folder'
+      f'{path}: there are checkpoints already: choose another folder'
     )
   state = init_state(params, optax.sgd(1.0))
   with Checkpoints(path, keep=1) as checkpoints:
@@ -97,7 +99,7 @@ def save_model(
 
 
 def restore_description(path: str | pathlib.Path) -> Description:
-  """What a checkpoint says of itself; `path` as for `restore_encoder`."""
+  """Reads the description in a checkpoint; for `path` see `restore_encoder`."""
   return read_description(checkpoint_at(path))
 
 
@@ -107,13 +109,13 @@ def restore_encoder(
   """Rebuilds a pre-trained or fine-tuned encoder from its checkpoint alone.
 
   Args:
-    path: the workdir of a run, or its folder of checkpoints: the best one is
-      taken where the run scored them, else the latest. Or the folder of one
+    path: the workdir of a run, or its folder of checkpoints, of which the best
+      is used if the run has scored them, else the latest. Or the folder of one
       checkpoint.
 
   Returns:
-    The encoder, its parameters on the first device, and the vocabulary: the
-    raw item ids, that of item i at i - 1.
+    The encoder, its parameters on the first device, and the vocabulary, which
+    has the raw id of item i at index i - 1.
 
   Raises:
     CheckpointError: there is no checkpoint, or it is damaged.
@@ -127,24 +129,25 @@ def restore_encoder(
 def restore_model(
   path: str | pathlib.Path, *, device: jax.Device | None = None
 ) -> tuple[UserEncoder, dict[str, Any], list[str]]:
-  """As `restore_encoder`, with all that was learned beside the encoder.
+  """As `restore_encoder`, with all parameters of the model.
 
   Args:
-    device: where the parameters are put; None: the first device.
+    path: see `restore_encoder`.
+    device: the device of the parameters; None: the first device.
 
   Returns:
-    The encoder, the parameters of the whole model, see `table.lookup`, and the
+    The encoder, the parameters of the model, see `table.lookup`, and the
     vocabulary.
 
   Raises:
     CheckpointError: there is no checkpoint, or it is damaged.
   """
-  where = SingleDeviceSharding(device or jax.local_devices()[0])
+  sharding = SingleDeviceSharding(device or jax.local_devices()[0])
   found = checkpoint_at(path)
   description = read_description(found)
   wanted = {
-    'params': saved_shapes(found, 'params', where),
-    'opt_state': saved_shapes(found, 'opt_state', where),
+    'params': saved_shapes(found, 'params', sharding),
+    'opt_state': saved_shapes(found, 'opt_state', sharding),
   }
   # The state of the row optimizer is needed to apply pending updates of rows.
   saved = wanted['opt_state']
@@ -156,7 +159,7 @@ def restore_model(
   )
   params = restored['params']
   if 'table' not in params:
-    # Saved by an older version, which had the table in the encoder.
+    # Saved by an older version, in which the encoder held the table.
     params |= model_params(params['encoder'])
   table = params['table']
   if 'opt_state' in restored:
@@ -166,6 +169,6 @@ def restore_model(
     table = apply_pending_rows(table, state)
   with files.reading(found):
     encoder = UserEncoder(**description.encoder)
-  # A table that was split may have been filled up.
+  # A sharded table may have padding rows.
   params['table'] = table[: encoder.mask_id + 1]
   return encoder, params, description.vocabulary

@@ -1,6 +1,6 @@
-"""The files of checkpoints: which there are, and what is wrong with them.
+"""Finds checkpoints, their scores and their damage from their files.
 
-All of this is without Orbax, which stops at the first file that it cannot read.
+Orbax is not used here, since it stops at the first file that it cannot read.
 """
 
 import contextlib
@@ -17,23 +17,23 @@ import jax
 from adaptssr_jax.errors import CheckpointError
 from adaptssr_jax.training.devices import is_of_lost_process
 
-# The folder of all checkpoints, in that of their run.
+# Name of the folder of checkpoints in the workdir of a run.
 FOLDER = 'checkpoints'
-# The item of a checkpoint that is the log.
+# Name of the log in a checkpoint.
 LOG = 'log'
-# Characters of an error of Orbax that a message quotes.
+# Largest number of characters that a message quotes from an error of Orbax.
 _LONGEST = 300
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-# Of a disk that is full, or as good as.
+# Errors of a disk that is full, a quota or a limit of the file size.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedError(CheckpointError):
-  """A checkpoint lacks a part of its files, or cannot read them.
+  """Files of a checkpoint are missing or unreadable.
 
   Args:
-    path: of the checkpoint.
-    reason: what was seen.
+    path: the folder of the checkpoint.
+    reason: what is wrong with it.
   """
 
   def __init__(self, path: pathlib.Path, reason: str):
@@ -46,12 +46,12 @@ def _advice(path: pathlib.Path) -> str:
     return ''
   before = [step for step in saved_steps(path.parent) if step < int(path.name)]
   if not before:
-    return ' There is none before it'
-  return f' The one before is {path.with_name(str(max(before)))}'
+    return ' There is no checkpoint before it'
+  return f' The checkpoint before it is {path.with_name(str(max(before)))}'
 
 
 def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int | None]:
-  """The folder of the checkpoints at a path, and the step if that names one."""
+  """The folder of checkpoints for a path, and the step if the path has one."""
   folder = pathlib.Path(path).absolute()
   if (folder / FOLDER).is_dir():
     folder = folder / FOLDER
@@ -63,7 +63,7 @@ def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int | None]:
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
-  """The steps of the checkpoints in a folder, whole or not, in order."""
+  """The steps of all checkpoints in a folder, in order, damaged or not."""
   if not folder.is_dir():
     return []
   names = [path.name for path in folder.iterdir()]
@@ -75,15 +75,15 @@ def reading(path: pathlib.Path) -> Iterator[None]:
   """Turns errors while a checkpoint is read into `DamagedError`."""
   try:
     yield
-  # Nothing is wrong with the checkpoint there.
+  # These errors do not mean that the checkpoint is damaged.
   except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except OSError as error:
     if isinstance(error, _NOT_THERE):
       raise DamagedError(path, _reason(error)) from error
     raise CheckpointError(
-      f'{path}: cannot be read now ({_reason(error)}): mend that, and give the '
-      'same command to go on'
+      f'{path}: cannot be read now ({_reason(error)}): fix this, and give the '
+      'same command again'
     ) from error
   # Orbax and TensorStore raise many types for a damaged or missing file.
   except Exception as error:
@@ -92,7 +92,7 @@ def reading(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-  """What goes wrong while a checkpoint is written becomes one line."""
+  """Turns errors while a checkpoint is written into `CheckpointError`."""
   try:
     yield
   except (CheckpointError, MemoryError, jax.errors.JaxRuntimeError):
@@ -100,74 +100,74 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
   except Exception as error:
     if jax.process_count() > 1 and is_of_lost_process(error):
       raise
-    # What there is of it takes room that the next start needs.
+    # The incomplete checkpoint takes space that the next start needs.
     for path in folder.glob('[0-9]*tmp*'):
       shutil.rmtree(path, ignore_errors=True)
-    reason, advice = _reason(error), 'mend that'
+    reason, advice = _reason(error), 'fix this'
     if any(os.strerror(number) in str(error) for number in NO_ROOM):
       advice = 'make room'
     raise CheckpointError(
-      f'{folder}: a checkpoint could not be written ({reason}). The ones '
-      f'before are whole: {advice}, and give the same command to go on'
+      f'{folder}: a checkpoint could not be written ({reason}). Earlier '
+      f'checkpoints are intact: {advice}, and give the same command to resume'
     ) from error
 
 
 def _reason(error: Exception) -> str:
   first, *_ = str(error).split('\n')
-  # TensorStore adds where in its own code.
+  # TensorStore appends locations in its source code.
   first, *_ = first.split(' [source locations=')
   if len(first) > _LONGEST:
     first = first[:_LONGEST] + '...'
   return f'{type(error).__name__}: {first}'
 
 
-def rank(metrics: Mapping[str, Any]) -> tuple[float, int]:
-  """The sort key of a checkpoint, from its saved score; the largest is best."""
-  # Among equals the first: more training must show to be preferred.
+def score_key(metrics: Mapping[str, Any]) -> tuple[float, int]:
+  """The sort key of a checkpoint with this score; the largest is the best."""
+  # Among equal scores the first wins: longer training has to improve the score.
   return float(metrics['score']), -int(metrics['step'])
 
 
 def best_of(folder: pathlib.Path) -> int | None:
   """The step with the best score, the first of equals; None without one."""
-  ranks = {step: _rank_of(folder / str(step)) for step in saved_steps(folder)}
-  scored = [step for step, found in ranks.items() if found]
-  return max(scored, key=ranks.__getitem__, default=None)
+  keys = {step: _saved_key(folder / str(step)) for step in saved_steps(folder)}
+  scored = [step for step, key in keys.items() if key]
+  return max(scored, key=keys.__getitem__, default=None)
 
 
 def unreadable_scores(folder: pathlib.Path) -> list[DamagedError]:
-  """The checkpoints whose score Orbax would fail to read, not naming them.
+  """Finds checkpoints with a damaged score, which Orbax does not name.
 
   Raises:
-    CheckpointError: it is all of them.
+    CheckpointError: the scores of all checkpoints are damaged.
   """
   found, steps = [], saved_steps(folder)
   for step in steps:
     try:
-      _rank_of(folder / str(step))
+      _saved_key(folder / str(step))
     except DamagedError as error:
       found.append(error)
   if found and len(found) == len(steps):
-    raise none_is_whole(found[-1])
+    raise all_damaged(found[-1])
   return found
 
 
-def _rank_of(path: pathlib.Path) -> tuple[float, int] | None:
+def _saved_key(path: pathlib.Path) -> tuple[float, int] | None:
   try:
-    return rank(json.loads((path / 'metrics' / 'metrics').read_bytes()))
+    return score_key(json.loads((path / 'metrics' / 'metrics').read_bytes()))
   except FileNotFoundError as error:
     if 'metrics' in _items_of(path):
       raise DamagedError(path, 'its score is missing') from error
-    return None  # Not all have one.
+    return None  # Not all checkpoints have a score.
   except (ValueError, TypeError, KeyError) as error:
     raise DamagedError(path, f'its score: {_reason(error)}') from error
 
 
 def _items_of(path: pathlib.Path) -> set[str]:
-  """What was saved in a checkpoint, by what Orbax notes and by its folders."""
+  """The items of a checkpoint, by Orbax's metadata and by its folders."""
   try:
     items = {folder.name for folder in path.iterdir() if folder.is_dir()}
   except FileNotFoundError:
-    return set()  # Another process has just removed all of it.
+    return set()  # Another process has just removed the checkpoint.
   try:
     noted = json.loads((path / '_CHECKPOINT_METADATA').read_bytes())
     return items | noted['item_handlers'].keys()
@@ -176,30 +176,33 @@ def _items_of(path: pathlib.Path) -> set[str]:
 
 
 def log_of(path: pathlib.Path) -> dict[str, Any] | None:
-  """What was saved as the log with a checkpoint, if anything."""
+  """The log entry that was saved with a checkpoint; None without one."""
   file = path / LOG / 'metadata'
   with reading(path):
     return json.loads(file.read_bytes()) if file.parent.exists() else None
 
 
-def none_is_whole(newest: DamagedError) -> CheckpointError:
-  """There are checkpoints, all of them damaged."""
+def all_damaged(newest: DamagedError) -> CheckpointError:
+  """The error for a folder in which every checkpoint is damaged."""
   return CheckpointError(
-    f'{newest.path.parent}: no checkpoint is whole, the newest is damaged '
-    f'({newest.reason}). Choose another --workdir, or, if no copy of it can be '
-    'had, remove this folder to begin anew'
+    f'{newest.path.parent}: all checkpoints are damaged; the newest: '
+    f'{newest.reason}. Choose another --workdir, or, if there is no copy of '
+    'this folder, remove it to train from the start'
   )
 
 
 def quarantine(damaged: DamagedError) -> str:
-  """Moves a damaged checkpoint out of the way, and says so.
+  """Moves a damaged checkpoint to another folder.
+
+  Returns:
+    A line that reports the damage and the folder.
 
   Example:
     >>> import tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / 'checkpoints' / '8'
     >>> path.mkdir(parents=True)
     >>> quarantine(DamagedError(path, 'empty'))
-    '...8: damaged (empty). It is in .../damaged_checkpoints now, and...'
+    '...8: damaged (empty). It was moved to .../damaged_checkpoints and...'
     >>> path.exists()
     False
   """
@@ -212,6 +215,6 @@ def quarantine(damaged: DamagedError) -> str:
     moved = folder / f'{path.name}.{count}'
   path.rename(moved)
   return (
-    f'{path}: damaged ({damaged.reason}). It is in {folder} now, and is not '
+    f'{path}: damaged ({damaged.reason}). It was moved to {folder} and is not '
     'used'
   )

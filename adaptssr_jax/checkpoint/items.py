@@ -1,8 +1,8 @@
 """Reading checkpoints by Orbax, and the description that each one holds.
 
-"Item" is Orbax's word here, a named part of a checkpoint, not a catalogue item.
-Each process reads without waiting for the others; `Checkpoints` makes an error
-in one process known to all.
+Here "item" is Orbax's word for a named part of a checkpoint, not an item of the
+catalogue. Each process reads without waiting for the others; `Checkpoints`
+raises an error of one process in all of them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from adaptssr_jax.table.shards import rows_per_device
 
 
 class Description(NamedTuple):
-  """What a checkpoint says of itself, beside the state of training.
+  """The contents of a checkpoint other than the training state.
 
   Args:
     encoder: the fields of the `UserEncoder`.
-    vocabulary: the raw item ids, that of item i at i - 1.
+    vocabulary: the raw item ids; that of item i is at index i - 1.
     flags: the settings of the run by name.
-    labels: the names of the classes, of a fine-tuned model.
+    labels: the names of the classes of a fine-tuned model; else empty.
   """
 
   encoder: Mapping[str, Any]
@@ -44,7 +44,7 @@ def describe(
   flags: Mapping[str, Any],
   labels: list[str] | None = None,
 ) -> Description:
-  """The description of an encoder on a vocabulary."""
+  """Describes an encoder, its vocabulary and the flags of its run."""
   fields = {
     field.name: getattr(encoder, field.name)
     for field in dataclasses.fields(encoder)
@@ -53,7 +53,7 @@ def describe(
   return Description(fields, list(vocabulary), dict(flags), list(labels or []))
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
+def _this_process() -> ocp.options.MultiprocessingOptions:
   process = jax.process_index()
   return ocp.options.MultiprocessingOptions(
     primary_host=process,
@@ -63,46 +63,55 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def read_items(path: pathlib.Path, items: dict[str, Any]) -> Any:
-  """Reads items of a checkpoint by name, each as Orbax's arguments say."""
+  """Reads items of a checkpoint; `items` has Orbax's arguments by name."""
   handler = ocp.CompositeCheckpointHandler(
-    composite_options=ocp.CompositeOptions(multiprocessing_options=_alone())
+    composite_options=ocp.CompositeOptions(
+      multiprocessing_options=_this_process()
+    )
   )
   with (
     files.reading(path),
-    ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader,
+    ocp.Checkpointer(
+      handler, multiprocessing_options=_this_process()
+    ) as reader,
   ):
     return reader.restore(path, args=ocp.args.Composite(**items))
 
 
 def read_description(path: pathlib.Path) -> Description:
-  """What a checkpoint says of itself."""
+  """Reads the description in a checkpoint."""
   items = {name: ocp.args.JsonRestore() for name in Description._fields}
   return Description(**read_items(path, items))
 
 
-def saved_shapes(path: pathlib.Path, item: str, device: Any) -> Any:
-  """What was saved of an item, as it is to be restored onto a device."""
-  handler = ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+def saved_shapes(path: pathlib.Path, item: str, sharding: Any) -> Any:
+  """The shapes of a saved item, with the sharding to restore it with."""
+  handler = ocp.StandardCheckpointHandler(
+    multiprocessing_options=_this_process()
+  )
   with files.reading(path):
     saved = handler.metadata(path / item)
   if saved is None:
     raise DamagedError(path, f'its {item} is missing or unreadable')
   return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
     saved.tree,
   )
 
 
 def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
-  """Raises `CheckpointError` where other shapes were saved.
+  """Raises `CheckpointError` if arrays of other shapes were saved.
 
   Args:
-    wanted: by item, arrays, or what has their shapes, of the model that is to
-      be restored. Its item table may have been filled up with rows.
+    path: the folder of the checkpoint.
+    wanted: for each item, arrays or shapes of the model that is to be restored.
+      Its item table may have padding rows.
   """
   rows = read_description(path).encoder['num_items'] + 2
   devices = jax.device_count()
-  filled_up = devices * rows_per_device(rows, devices)
+  padded = devices * rows_per_device(rows, devices)
   for item, tree in wanted.items():
     saved = _shapes_by_path(saved_shapes(path, item, None))
     for name, shape in _shapes_by_path(tree).items():
@@ -112,7 +121,7 @@ def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
         and 'table' in name.split('.')
         and found[1:] == shape[1:]
         and found[0] >= rows
-        and shape[0] in (rows, filled_up)
+        and shape[0] in (rows, padded)
       ):
         raise CheckpointError(
           f'{path}: of another model: its {item}.{name} is '
@@ -128,9 +137,9 @@ def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def checkpoint_at(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder of the checkpoint that is meant by a path."""
+  """The folder of one checkpoint for a path, see `restore_encoder`."""
   folder, step = files.find(path)
-  # Of one that is named, no score is asked for.
+  # The path of one checkpoint needs no score.
   if step is None:
     step = files.best_of(folder)
   if step is None:

@@ -123,7 +123,7 @@ def train(run: Run, state: TrainState) -> TrainState:
   with defer_signals():
     # Closed even if interrupted, so that a checkpoint is written to its end.
     with Checkpoints(
-      run.folder, keep=settings.keep_checkpoints, tell=print_line
+      run.folder, keep=settings.keep_checkpoints, on_progress=print_line
     ) as checkpoints:
       state, is_stopped = _train_on(run, replicate(state), checkpoints)
       if not is_stopped:

@@ -66,7 +66,7 @@ def copied(saved, tmp_path):
 def restore(folder, encoder=ENCODER, *, best=False):
   """The state to go on from, or the best one, and what was printed."""
   told = []
-  with Checkpoints(folder, keep=2, tell=told.append) as run:
+  with Checkpoints(folder, keep=2, on_progress=told.append) as run:
     find = run.restore_best if best else run.restore
     return find(state_of(encoder)), told
 
@@ -131,7 +131,8 @@ def test_no_file_of_a_checkpoint_is_lost_unseen(saved, tmp_path):
     except DamagedError as error:
       refused = str(error)
     if refused:
-      assert f'The one before is {folder}/checkpoints/2' in refused, name
+      before = f'The checkpoint before it is {folder}/checkpoints/2'
+      assert before in refused, name
       needed += 1
     else:
       # Nothing was lost that a reader needs.
@@ -155,13 +156,13 @@ def test_the_same_step_can_be_damaged_twice(copied):
 
 
 @pytest.mark.parametrize('item', ['params', 'metrics'])
-def test_where_none_is_whole_nothing_is_moved(copied, item):
+def test_if_all_are_damaged_nothing_is_moved(copied, item):
   for step in '24':
     for path in (copied / 'checkpoints' / step / item).rglob('*'):
       if path.is_file():
         empty(path)
   with pytest.raises(
-    CheckpointError, match='no checkpoint is whole, the newest is damaged'
+    CheckpointError, match='all checkpoints are damaged; the newest'
   ):
     restore(copied)
   assert saved_steps(copied) == [2, 4]
@@ -302,12 +303,12 @@ def test_a_score_damaged_while_training_is_an_error_in_all(
   empty(scores[1])
   first, second = in_two_processes(run.best_step)
   assert 'checkpoints/4: damaged (its score' in first
-  assert 'the first process could not go on' in second
+  assert 'the first process failed' in second
   # And of all of them at the start.
   empty(scores[0])
   first, second = in_two_processes(lambda: Checkpoints(copied, keep=2))
-  assert 'no checkpoint is whole' in first
-  assert 'the first process could not go on' in second
+  assert 'all checkpoints are damaged' in first
+  assert 'the first process failed' in second
   assert saved_steps(copied) == [2, 4]
 
 
