@@ -2,29 +2,29 @@ r"""Shows runs, comparisons, similarities and user vectors as one HTML page.
 
   python -m experiments.report runs/one runs/other
 
-The page loads nothing from elsewhere. Of the folders it shows what they hold:
+The page loads nothing from elsewhere. It shows the contents of the folders:
 
-  a run          its settings, the curves of all that it logs, its result;
-                 several runs share the charts
+  a run          its settings, a curve of each metric that it logs, and its
+                 result; several runs share the charts
   a comparison   its tables
-  similarities   as experiments.similarity wrote them, also inside a run
-  vectors        a map of the users and the nearest users of some, of files
-                 that experiments.embed wrote into a folder, or of --vectors
+  similarities   the results of experiments.similarity, also inside a run
+  vectors        a map of the users, and the nearest users of some of them, for
+                 files of experiments.embed in a folder, or those of --vectors
 
   python -m experiments.report runs/one --vectors=users.parquet \
     --task=gender --users=17,42
 
-colours the users by a task of the data set of the run, from where the run had
-it, unless the flags of data say otherwise.
+colours the users by a task of the run's data set, which is read from where the
+run read it, unless flags of the data are given.
 
   python -m experiments.report runs/one --follow
 
-writes the page again whenever a run logs something, so that a browser shows how
-training goes, and ends with the runs.
+writes the page again whenever a run logs something, so that a browser shows the
+progress of training, and ends when the runs end.
 
   python -m experiments.report runs/minutes/* --picture=minutes.svg
 
-also draws how good frozen vectors are after so many seconds of pre-training.
+also draws the quality of frozen vectors over the seconds of pre-training.
 """
 
 from experiments.flags.small_commands import ReportSettings
@@ -59,7 +59,7 @@ from experiments.run.workdir import METRICS, is_in_use, saved_flags
 
 
 class Found(NamedTuple):
-  """What there is to show: folders, and files of vectors, by name."""
+  """The folders and the files of vectors that are shown, by name."""
 
   runs: dict[str, pathlib.Path]
   comparisons: dict[str, pathlib.Path]
@@ -68,7 +68,7 @@ class Found(NamedTuple):
 
 
 def main(settings: ReportSettings) -> pathlib.Path:
-  """Writes the page, and returns it."""
+  """Writes the page, and returns its path."""
   found = find(settings)
   path = output_of(settings)
   if settings.picture:
@@ -76,7 +76,7 @@ def main(settings: ReportSettings) -> pathlib.Path:
   others = other_sections(settings, found)
   if settings.follow:
     follow(settings, found, path, others)
-    # A comparison has its tables at its end.
+    # A comparison writes its tables when it ends.
     found = find(settings)
     others = other_sections(settings, found)
   write_page(path, found, others)
@@ -89,7 +89,11 @@ def main(settings: ReportSettings) -> pathlib.Path:
 
 
 def find(settings: ReportSettings) -> Found:
-  """What the folders of the flags hold."""
+  """Finds what the folders and files of the flags hold.
+
+  Raises:
+    SettingsError: If a folder does not exist, or holds nothing to show.
+  """
   folders = [pathlib.Path(folder) for folder in dict.fromkeys(settings.runs)]
   found = Found({}, {}, {}, {})
   for folder in folders:
@@ -117,41 +121,46 @@ def find(settings: ReportSettings) -> Found:
 
 
 def _may_be_shown(path: pathlib.Path) -> bool:
-  """Whether a file that nobody named has vectors of users."""
+  """Whether a file that no flag names holds user vectors."""
   try:
     return path.suffix in ('.parquet', '.npz') and has_vectors(path)
-  except SettingsError:  # It is damaged, or of something else.
+  except SettingsError:  # The file is damaged, or holds something else.
     return False
 
 
 def output_of(settings: ReportSettings) -> pathlib.Path:
-  """The file to write."""
+  """The path of the page.
+
+  Raises:
+    SettingsError: If its folder does not exist, or the path exists and is not a
+      page of this command.
+  """
   first = pathlib.Path((*settings.runs, *settings.vectors)[0])
   folder = first if settings.runs else first.parent
   path = pathlib.Path(settings.output or folder / 'report.html')
   if not path.parent.is_dir():
-    raise SettingsError(f'--output={path}: there is no such folder; make it')
+    raise SettingsError(f'--output={path}: there is no such folder; create it')
   try:
     with path.open(errors='replace') as file:
       is_own = f'content="{GENERATOR}"' in file.read(500)
   except FileNotFoundError:
     return path
-  except OSError:  # It may be a folder.
+  except OSError:  # For example a folder.
     is_own = False
   if not is_own:
     raise SettingsError(
-      f'--output={path} exists, and is no page of this command: choose '
+      f'--output={path} exists, and is not a page of this command: choose '
       'another name'
     )
   return path
 
 
 def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
-  """All sections but those of runs, which alone change while runs go on."""
+  """All sections but those of runs, which change while the runs train."""
   if not found.vectors and (settings.task or settings.users):
     raise SettingsError(
-      '--task and --users are about user vectors, of which there are none: '
-      'give --vectors=FILE'
+      '--task and --users need user vectors, and no folder holds any: give '
+      '--vectors=FILE'
     )
   flags = [saved_flags(folder) for folder in found.runs.values()]
   classes = classes_of_users(settings, flags[0] if flags else {})
@@ -172,7 +181,7 @@ def write_page(
   *,
   refresh: float | None = None,
 ) -> None:
-  """Writes the page, whole or not at all."""
+  """Writes the page; if that fails, the file before stays as it is."""
   runs = [read_run(*named) for named in found.runs.items()]
   title = f'Report: {", ".join(name for kind in found for name in kind)}'
   text = page(title, [*run_sections(runs), *others], refresh=refresh)
@@ -191,7 +200,7 @@ def follow(
 ) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 
-  A comparison is at work until its last run has ended. Ctrl-C ends it, too.
+  A comparison ends with its last run. Ctrl-C also stops following.
   """
   before = None
   try:

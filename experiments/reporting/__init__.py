@@ -1,1 +1,1 @@
-"""What `experiments.report` shows, and how it draws it."""
+"""The parts of `experiments.report`: its sections, charts and HTML."""

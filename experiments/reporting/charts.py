@@ -1,4 +1,4 @@
-"""Charts as SVG, whose colours and fonts are those of the page.
+"""Charts as SVG, with the colours and fonts of the page.
 
 A chart is drawn 360 wide and 220 high, and scaled to its column.
 """
@@ -14,23 +14,23 @@ from experiments.reporting.elements import color, tag
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 36
-# More points than these would not be visible.
+# More points would not be visible.
 _MOST_POINTS = 400
 MOST_USERS = 3000
 
 
 class Line(NamedTuple):
-  """A curve."""
+  """A curve of a chart."""
 
-  name: str  # what it shows
+  name: str
   color_index: int
   x: Sequence[float]  # ascending
   y: Sequence[float]
-  dotted: bool = False  # whether its points are drawn, on a thin line
+  dotted: bool = False  # whether to draw its points, on a thin line
 
 
 def curves(label: str, x_label: str, lines: Sequence[Line]) -> Element:
-  """Curves over the same axis."""
+  """A chart of several curves."""
   xs, ys = (np.concatenate([line[at] for line in lines]) for at in (2, 3))
   axes = _Axes(xs, ys)
   parts = []
@@ -54,12 +54,13 @@ def histogram_chart(
   edges: Sequence[float],
   counts: Mapping[str, Sequence[int]],
 ) -> Element:
-  """Histograms of the same bins, each as high as the chart.
+  """A chart of histograms, each scaled to the height of the chart.
 
   Args:
-    edges: of the bins, one more than there are bins.
+    edges: the edges of the bins, one more than there are bins.
+    counts: the counts in the bins of each histogram, by name.
   """
-  # What is empty in all of them is left out on the left.
+  # Bins on the left that are empty in all histograms are left out.
   first = np.flatnonzero(np.sum([*counts.values()], axis=0))[0]
   x = np.repeat(edges[first:], 2)
   lines = []
@@ -72,11 +73,12 @@ def histogram_chart(
 def scatter_chart(
   label: str, points: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> Element:
-  """Points of the plane, coloured by group.
+  """A chart of points in the plane, coloured by group.
 
   Args:
     points: [points, 2].
-    groups: which points are of each, by name. The largest are drawn first.
+    groups: the rows of the points of each group, by name. The largest group is
+      drawn first.
   """
   axes = _Axes(points[:, 0], points[:, 1])
   paths = []
@@ -91,19 +93,19 @@ def scatter_chart(
 
 
 class _Axes:
-  """The scales of a chart, from the ranges of what it shows."""
+  """The scales of a chart, from the ranges of its data."""
 
   def __init__(self, x: np.ndarray, y: np.ndarray):
     self._x, self._y = _range(x), _range(y)
 
   def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where points of the data are in the picture."""
+    """The positions in the picture of points of the data."""
     across, up = _share(x, self._x), _share(y, self._y)
     left = _LEFT + across * (_WIDTH - _LEFT - _RIGHT)
     return left, _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
 
   def frame(self, x_label: str) -> list[Element]:
-    """Lines of the grid, with their numbers."""
+    """The lines of the grid, with their numbers."""
     middle, right = (_LEFT + _WIDTH - _RIGHT) / 2, _WIDTH - _RIGHT
     parts = [_text(x_label, middle, _HEIGHT - 4, 'middle')]
     for value in ticks(*self._y, most=8):
@@ -117,7 +119,7 @@ class _Axes:
 
 
 def ticks(low: float, high: float, *, most: int) -> list[float]:
-  """Round numbers of a range, at most so many and one more.
+  """Round numbers in a range, at most `most + 1` of them.
 
   Example:
     >>> ticks(0.61, 0.72, most=6), ticks(-3, 832, most=5)
@@ -127,13 +129,13 @@ def ticks(low: float, high: float, *, most: int) -> list[float]:
   unit = 10.0 ** math.floor(math.log10(least))
   step = next(n * unit for n in (1, 2, 5, 10) if n * unit >= least)
   numbers = range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)
-  # Without the traces of binary fractions, as of 3 * 0.1.
+  # 12 digits, since 3 * 0.1, for example, is 0.30000000000000004.
   return [float(f'{number * step:.12g}') for number in numbers]
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
   low, high = float(np.min(values)), float(np.max(values))
-  # A flat curve is in the middle.
+  # A flat curve is drawn in the middle.
   margin = (high - low) * 0.02 or abs(high) * 0.1 or 1.0
   return low - margin, high + margin
 
@@ -143,7 +145,7 @@ def _share(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-  """Places among `count`, the first and the last among them, or all.
+  """At most `most` indices below `count`, from the first to the last one.
 
   Example:
     >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist()

@@ -1,23 +1,25 @@
-"""HTML and SVG as trees of elements, in which all text is escaped."""
+"""HTML and SVG as trees of elements, which escape all text."""
 
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from xml.etree.ElementTree import Element, indent, tostring
 
-# By which the command knows its own pages.
+# The command recognises its own pages by this name.
 GENERATOR = 'experiments.report'
-# All but the characters of XML 1.0, section 2.2.
+# All characters that XML 1.0 does not allow, by its section 2.2.
 _FORBIDDEN = re.compile('[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
 
 def allowed(text: str) -> str:
-  """The text without characters that XML forbids, such as those of control."""
+  """Removes characters that XML forbids, such as control characters."""
   return _FORBIDDEN.sub('', text)
 
 
 def tag(name: str, /, *content: Element | str, **attributes: object) -> Element:
-  """An element, its attributes with - for _; one at the end is left out.
+  """Creates an element.
+
+  In the names of attributes _ becomes -; a _ at the end is removed.
 
   Example:
     >>> tostring(tag('p', 'a < ', tag('b', 'c'), class_='d')).decode()
@@ -46,7 +48,7 @@ def table(
   rows: Iterable[Sequence[str]],
   **attributes: object,
 ) -> Element:
-  """A table with a caption, the first cell of a row being its header."""
+  """A table with a caption; the first cell of each row is a header."""
   lines = [
     tag('tr', tag('th', row[0], scope='row'), *(tag('td', c) for c in row[1:]))
     for row in rows
@@ -64,7 +66,7 @@ def table(
 
 
 def scrolled(content: Element, label: str) -> Element:
-  """What may be wider than the page, in a box that the keyboard can scroll."""
+  """Puts content into a box that scrolls, also by the keyboard, if too wide."""
   return tag(
     'div',
     content,
@@ -78,12 +80,12 @@ def scrolled(content: Element, label: str) -> Element:
 def figure(
   picture: Element, *caption: Element | str, **attributes: object
 ) -> Element:
-  """A picture with what is to be seen in it."""
+  """A picture with a caption."""
   return tag('figure', picture, tag('figcaption', *caption), **attributes)
 
 
 def legend(names: Iterable[str]) -> Element:
-  """Which colour is whose, in the order of the colours."""
+  """A legend that gives each name the colour of its index."""
   return tag(
     'ul',
     *(
@@ -95,7 +97,7 @@ def legend(names: Iterable[str]) -> Element:
 
 
 def color(index: int) -> str:
-  """The classes of a colour; after eight they begin anew, dashed.
+  """The CSS classes of a colour; after eight colours they repeat, dashed.
 
   Example:
     >>> color(1), color(9)
@@ -107,14 +109,18 @@ def color(index: int) -> str:
 def page(
   title: str, sections: Iterable[Element], *, refresh: float | None = None
 ) -> str:
-  """A whole page, which loads nothing, and itself anew after `refresh` s."""
+  """A complete page, which loads no other files.
+
+  Args:
+    refresh: seconds after which a browser loads the page again; None: never.
+  """
   style = resources.files(__package__).joinpath('page.css').read_text()
   head = [
     tag('meta', charset='utf-8'),
     tag('meta', name='generator', content=GENERATOR),
     tag('meta', name='viewport', content='width=device-width'),
     tag('meta', name='color-scheme', content='light dark'),
-    # Else a browser would ask for one.
+    # Otherwise a browser would request an icon.
     tag('link', rel='icon', href='data:,'),
     tag('title', title),
     tag('style', style),

@@ -28,8 +28,8 @@ _PROBE = 'validation_probe_'
 
 
 def comparison_section(name: str, folder: pathlib.Path) -> Element:
-  """The tables of a comparison, as its `results.md` has them."""
-  # Nothing that loads something, or leads elsewhere.
+  """The tables of a comparison, from its `results.md`."""
+  # HTML, images and links are off: the page must not load anything.
   reader = MarkdownIt('commonmark', {'html': False}).enable('table')
   reader.disable(['image', 'link', 'autolink'])
   text = reader.render((folder / COMPARISON).read_text('utf-8', 'replace'))
@@ -59,8 +59,8 @@ def similarity_section(name: str, folder: pathlib.Path) -> Element:
         'p',
         f'{result["users"]:,} users of {result["dataset"]}: cosines of the '
         'vector of a user with that of a second dropout pass, of augmented '
-        'behaviours, and of another user. Each histogram is as high as the '
-        'chart.',
+        'behaviours, and of another user. Each histogram is scaled to the '
+        'height of the chart.',
         class_='note',
       ),
       legend(kinds),
@@ -94,15 +94,20 @@ def _table(methods: Mapping[str, Mapping[str, Any]]) -> Element:
 
 
 def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
-  """Draws what vectors of each epoch are worth, over seconds of training.
+  """Draws the probed score of user vectors over seconds of pre-training.
+
+  All scores are those of validation rows.
 
   Args:
-    runs: those of pre-training are curves, and those with a result of the same
-      task, as a baseline has it, are level lines. All is of validation rows.
+    runs: runs of pre-training are drawn as curves; runs with a result of the
+      same task, such as baselines, are drawn as horizontal lines.
 
   Returns:
-    A line for each curve: its best score, and the seconds after which it first
-    had that of each level line.
+    A line of text for each curve: its best score, and the seconds after which
+    it first reached the score of each horizontal line.
+
+  Raises:
+    SettingsError: If no run has logged both probes and seconds.
   """
   panels = _panels(runs)
   if not panels:
@@ -128,7 +133,7 @@ def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:
 
 
 def _panels(runs: Sequence[Run]) -> list[Lines]:
-  """A panel for each task of a data set that was probed."""
+  """A panel for each probed task of each data set."""
   by_dataset: dict[str, list[Run]] = {}
   for run in runs:
     by_dataset.setdefault(run.flags.get('dataset', ''), []).append(run)
@@ -153,13 +158,13 @@ def _panels(runs: Sequence[Run]) -> list[Lines]:
 
 
 def _levels(runs: Sequence[Run], task: str) -> dict[str, float]:
-  """What results of the task say of the validation rows, by name."""
+  """The validation scores of runs with a result of the task, by name."""
   found = {
     run.name: run.result.get('validation', {})
     for run in runs
     if run.result.get('task') == task
   }
-  # The probe of a conversion, which has no accuracy, is judged by its AUC.
+  # A probe of conversion has no accuracy, and is judged by its AUC.
   scores = {
     n: score.get('accuracy', score.get('auc')) for n, score in found.items()
   }

@@ -1,4 +1,4 @@
-"""Runs side by side: what they are, their curves, results and settings."""
+"""Sections that show runs side by side: curves, results and settings."""
 
 import os
 import pathlib
@@ -14,11 +14,11 @@ from experiments.run.workdir import RESULT, reading_json, saved_flags
 _DASH = '-'
 _VALIDATION = 'validation_'
 _SPLITS = 'validation', 'test'
-# What docs/pretraining.md says of them; others follow by name.
+# Explanations as in docs/pretraining.md; other metrics follow in order of name.
 _MEANING = {
-  'loss': 'What is minimised.',
-  'lambda': 'The weight of a user: high where the two explicit views are '
-  'unlike.',
+  'loss': 'The training objective, which is minimised.',
+  'lambda': 'Weight of ranking the implicit above the explicit view: high for '
+  'users whose two explicit views are dissimilar.',
   'implicit_over_explicit': 'Share of users whose implicit view is ranked '
   'above the explicit ones.',
   'explicit_over_other': 'Share of users whose explicit views are ranked above '
@@ -27,30 +27,30 @@ _MEANING = {
   'explicit': 'Mean similarity to the explicit views.',
   'other': 'Mean similarity to other users.',
   'hardest': 'Mean similarity to the most similar other user.',
-  'effective_rank': 'In how many directions the user vectors differ.',
-  'mean_cosine': 'Mean cosine of two users: 1 where all are alike.',
-  'uniformity': 'How evenly the vectors are spread: less is more even.',
-  'alignment': 'How far apart the explicit views of a user are.',
-  'seconds': 'Of training, compiling included, validation not.',
+  'effective_rank': 'Number of directions in which the user vectors differ.',
+  'mean_cosine': 'Mean cosine of two users: 1 if all vectors are alike.',
+  'uniformity': 'How evenly the vectors are spread: lower is more even.',
+  'alignment': 'Distance between the explicit views of a user.',
+  'seconds': 'Seconds of training, with compilation, without validation.',
 }
 
 
 class Run(NamedTuple):
-  """What a run left so far."""
+  """The files of a run, as far as they are written."""
 
-  name: str  # what it is called beside the others
+  name: str  # its name in charts and tables
   flags: Mapping[str, str]  # its settings, as text
-  lines: Sequence[Mapping[str, float]]  # of `metrics.jsonl`
-  result: Mapping[str, Any]  # of `result.json`, if it has ended with one
+  lines: Sequence[Mapping[str, float]]  # lines of `metrics.jsonl`
+  result: Mapping[str, Any]  # contents of `result.json`, or empty
 
   def series(self, metric: str) -> tuple[list[float], list[float]]:
-    """The steps at which a number was logged, and its values."""
+    """The steps at which a metric was logged, and its values."""
     found = [line for line in self.lines if metric in line]
     return [line['step'] for line in found], [line[metric] for line in found]
 
 
 def read_run(name: str, folder: pathlib.Path) -> Run:
-  """Reads the folder of a run, which may still be at work."""
+  """Reads the folder of a run, which may still be training."""
   path, result = folder / RESULT, {}
   if path.exists():
     with reading_json(path, writer='a run') as result:
@@ -60,7 +60,7 @@ def read_run(name: str, folder: pathlib.Path) -> Run:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-  """What can be drawn: finite numbers, no larger than float32 has them."""
+  """The values that can be drawn: finite numbers in the range of float32."""
   return {
     name: value
     for name, value in values.items()
@@ -69,7 +69,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
-  """Paths below the folder that all share.
+  """Paths of folders relative to the folder that contains all of them.
 
   Example:
     >>> names_of([pathlib.Path('runs/a'), pathlib.Path('runs/b/seed_0')])
@@ -85,7 +85,7 @@ def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
 
 
 def run_sections(runs: Sequence[Run]) -> list[Element]:
-  """All sections about runs, in order."""
+  """All sections about runs that have contents, in order."""
   if not runs:
     return []
   sections = [_overview(runs), _curves(runs), _results(runs), _settings(runs)]
@@ -107,7 +107,7 @@ def _overview(runs: Sequence[Run]) -> Element:
 
 
 def _curves(runs: Sequence[Run]) -> Element:
-  """A chart for each number that was logged, and a table of the last ones."""
+  """A chart for each metric, and a table of their last values."""
   section = tag('section')
   logged = {name for run in runs for line in run.lines for name in line}
   found = {name.removeprefix(_VALIDATION) for name in logged - {'step'}}
@@ -128,7 +128,7 @@ def _curves(runs: Sequence[Run]) -> Element:
   section.extend(
     [
       tag('h2', 'Curves'),
-      tag('p', 'A line is training, dots are validation.', class_='note'),
+      tag('p', 'Lines: training; dots: validation.', class_='note'),
       legend(run.name for run in runs),
       tag('div', *(_chart(runs, name) for name in metrics), class_='charts'),
       table('The last value of each curve', head, rows),
@@ -159,7 +159,7 @@ def _last(run: Run, metric: str) -> str:
 
 
 def _results(runs: Sequence[Run]) -> Element:
-  """What runs of a task came to: `result.json` of each."""
+  """The metrics in `result.json` of each run that has them."""
   section = tag('section')
   for run in runs:
     splits = [name for name in _SPLITS if name in run.result]
@@ -179,7 +179,7 @@ def _results(runs: Sequence[Run]) -> Element:
 
 
 def _settings(runs: Sequence[Run]) -> Element:
-  """The flags that differ, and then all of them."""
+  """A table of the flags that differ, and one of all flags."""
   names = sorted({name for run in runs for name in run.flags})
   differ = [n for n in names if len({run.flags.get(n) for run in runs}) > 1]
   section = tag('section', tag('h2', 'Settings'))

@@ -1,4 +1,4 @@
-"""User vectors: a map of them, and the nearest users of a few."""
+"""Sections that show user vectors: a map, and the nearest users of a few."""
 
 import collections
 import dataclasses
@@ -29,7 +29,11 @@ _REST, _UNKNOWN = 'other classes', 'not known'
 def classes_of_users(
   settings: ReportSettings, flags: Mapping[str, str]
 ) -> dict[str, str]:
-  """The class of each user of --task, by raw id; of none without a task."""
+  """The class of each user of --task, by raw id; empty without a task.
+
+  Raises:
+    SettingsError: If the task is not a classification, or no data set is known.
+  """
   if not settings.task:
     return {}
   settings = _with_data_of(settings, flags)
@@ -53,7 +57,7 @@ def classes_of_users(
 def _with_data_of(
   settings: ReportSettings, flags: Mapping[str, str]
 ) -> ReportSettings:
-  """The settings, those of the data set that are not given as of a run."""
+  """The settings; flags of the data that are not given come from a run."""
   if settings.dataset not in ('', flags.get('dataset')):
     return settings
   words = [
@@ -71,21 +75,26 @@ def users_section(
   classes: Mapping[str, str],
   settings: ReportSettings,
 ) -> Element:
-  """The map of the vectors of a file, and a table of nearest users."""
+  """The map of the vectors of a file, and a table of nearest users.
+
+  Raises:
+    SettingsError: If there are too few users or features, or vectors are not
+      finite.
+  """
   users, vectors = read_vectors(path)
-  # Of a user with a row in several splits, the first counts.
+  # The first row of a user with rows in several splits is shown.
   _, first = np.unique(users, return_index=True)
   first.sort()
   users, vectors = [users[row] for row in first], vectors[first]
   if len(users) < 3 or vectors.shape[1] < 2:
     raise SettingsError(
-      f'{path} has {len(users)} users with {vectors.shape[1]} features, of '
-      'which there is no map: three users and two features are the least'
+      f'{path} has {len(users)} users with {vectors.shape[1]} features: a map '
+      'needs at least three users and two features'
     )
   if not np.isfinite(vectors).all():
     raise SettingsError(
-      f'{path} has vectors with nan or inf, of which there is no map: write it '
-      'anew, by an encoder whose training did not diverge'
+      f'{path} has vectors with nan or inf, which no map can show: write it '
+      'again, by an encoder whose training did not diverge'
     )
   return tag(
     'section',
@@ -138,7 +147,7 @@ def _umap(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
   points = UMAP(metric='cosine', random_state=0, n_jobs=1).fit_transform(
     vectors[shown]
   )
-  return points, 'UMAP by the cosine: only who is near to whom means something.'
+  return points, 'UMAP by the cosine: only nearness has a meaning.'
 
 
 _MAPS = {'pca': _pca, 'umap': _umap}
@@ -147,7 +156,7 @@ _MAPS = {'pca': _pca, 'umap': _umap}
 def _groups(
   users: Sequence[str], classes: Mapping[str, str], task: str
 ) -> dict[str, np.ndarray]:
-  """Which users have which class; the classes with fewest users are one."""
+  """The rows of the users of each class; the smallest classes are merged."""
   if not classes:
     return {'users': np.arange(len(users))}
   own = [classes.get(user, _UNKNOWN) for user in users]
