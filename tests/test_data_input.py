@@ -133,7 +133,7 @@ def test_a_size_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
   with pytest.raises(DataError, match='unpacks to more than 1,048,576 bytes'):
     read_member(path, 'good.txt')
   monkeypatch.setattr(archives, '_MOST_FILES', 1)
-  with pytest.raises(DataError, match='2 files in it'):
+  with pytest.raises(DataError, match='it holds 2 files'):
     read_member(path, 'good.txt')
 
 

@@ -159,7 +159,7 @@ def test_ages_in_years_become_the_groups_of_1m():
 def test_an_unknown_class_is_named(task):
   people = {1: Person('X', 30, 'astronaut')}
   log = log_of([_rating(1, f'f{at}') for at in range(11)], people)
-  with pytest.raises(DataError, match=f"{task} '.*' of user 1 is none of"):
+  with pytest.raises(DataError, match=f"{task} '.*' of user 1 is not one of"):
     last_ten_rows(log, task, EDITIONS['100k'])
 
 

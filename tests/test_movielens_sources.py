@@ -64,7 +64,7 @@ def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
 
 def test_the_error_reaches_the_caller_of_load(tmp_path, offline):
   builder = tfds.builder('movielens_users/1m_gender', data_dir=tmp_path)
-  with pytest.raises(MissingSourceError, match='cannot be had') as error:
+  with pytest.raises(MissingSourceError, match='cannot be found') as error:
     load(builder)
   assert error.value.package is EDITIONS['1m'].package
   assert error.value.folder == tmp_path / 'downloads'

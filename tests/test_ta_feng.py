@@ -120,7 +120,7 @@ def test_blank_lines_at_the_end_say_nothing(tmp_path):
     ([_LINE, purchase('11/1/2000', '1', '<25', '')], 'row 3 has an empty PROD'),
     (
       [_LINE, purchase('11/1/2000', '1', '>65', '5')],
-      'row 3 has another AGE_GROUP than the user',
+      'row 3 has a different AGE_GROUP than',
     ),
     ([_LINE, purchase('11/1/2000', '2', '25', '5')], 'row 3 has an unknown AG'),
     ([], 'is empty'),

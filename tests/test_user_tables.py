@@ -392,7 +392,7 @@ def test_dates_may_be_written_in_another_way(tmp_path):
     }
   path = write(tmp_path / 'f.csv', [*rows, ('u', 'a', '13/1/2000')], COLUMNS)
   message = error_of(tmp_path / 'b', path, time_format='%m/%d/%Y')
-  assert f"{path}, line 32: time '13/1/2000' is not of the form %m" in message
+  assert f"{path}, line 32: time '13/1/2000' is not in the format %m" in message
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])

@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   # None that has no end, either.
   assert 'unknown format' in error_of(tmp_path, '/dev/zero')
   (tmp_path / 'endless.csv').symlink_to('/dev/zero')
-  assert 'no file of this' in error_of(tmp_path, tmp_path / 'endless.csv')
+  assert 'no such file' in error_of(tmp_path, tmp_path / 'endless.csv')
   (tmp_path / 'folder.csv').mkdir()
   assert 'folder.csv' in error_of(tmp_path, tmp_path / 'folder.csv')
 

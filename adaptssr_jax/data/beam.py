@@ -1,13 +1,13 @@
-"""Preparing a data set with Apache Beam, on as many machines as it is given.
+"""Prepares a data set with Apache Beam, on one or many machines.
 
     data.load(builder, beam_options=['--runner=FlinkRunner', ...])
 
 The examples and their order are the same as without Beam. Workers need this
-package, and the source and the data folder under the same absolute paths; all
-else is exchanged through Beam. One worker draws the order of the rows and the
-splits (about 60 bytes a row) and collects the item names; every worker receives
-the names and 16 bytes a row. At the end, the process that started the pipeline
-copies the records into memory-mapped arrays.
+package, and access to the source and the data folder under the same absolute
+paths; all other data passes through Beam. One worker draws the order of the
+rows and the splits (about 60 bytes a row) and collects the item names; every
+worker receives the names and 16 bytes a row. At the end, the process that
+started the pipeline copies the records into memory-mapped arrays.
 
 Only `ttl` and `user_tables` use Beam. The other data sets are small or
 synthetic, and are prepared in this process.
@@ -25,10 +25,10 @@ from typing import Any
 
 from adaptssr_jax.data.rows import DataError
 
-# Unlike Beam's default, it never downloads a program and starts that instead.
+# Beam's default runner may download a program and start that instead.
 _LOCAL_RUNNER = '--runner=FnApiRunner'
 _MOST_REASON = 500
-# The errors of a worker, by the suffix of the file in which each is left.
+# {suffix of the file that a worker leaves: exception}.
 _ERRORS = {'.data': DataError, '.os': OSError}
 
 
@@ -79,8 +79,8 @@ def pipeline_options(options: Sequence[str] | None) -> Any:
 
 
 def leave_error(error: DataError | OSError, folder: str) -> None:
-  """Leaves an error of a worker in a folder, for `errors_left_in`."""
-  # Each runner has its own way to show an exception, as part of a long text.
+  """Writes an error of a worker into a folder, for `errors_left_in`."""
+  # Each runner embeds an exception in a long text of its own.
   suffix = '.data' if isinstance(error, DataError) else '.os'
   with tempfile.NamedTemporaryFile(
     'w', suffix=suffix, prefix='error', dir=folder, delete=False
@@ -90,10 +90,10 @@ def leave_error(error: DataError | OSError, folder: str) -> None:
 
 @contextlib.contextmanager
 def errors_left_in(folder: pathlib.Path) -> Iterator[None]:
-  """Turns an exception of a pipeline into that of one of its workers.
+  """Replaces an exception of a pipeline by that of one of its workers.
 
   Raises:
-    DataError, OSError: what a worker left in the folder.
+    DataError, OSError: the error that a worker left in the folder.
   """
   try:
     yield

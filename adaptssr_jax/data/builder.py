@@ -1,7 +1,7 @@
-"""What every data set of this package has in common.
+"""The base class of the data sets of this package.
 
-A data set reads its source into `Rows`, one for each split, and a `Vocabulary`.
-This module checks them and writes them as a TensorFlow Datasets builder does:
+A data set reads its source into one `Rows` per split and a `Vocabulary`. This
+module checks them and writes them as a TensorFlow Datasets builder does, in
 ArrayRecord files of the examples
 
     {'user_id': text, 'items': int32 [n]}                        pretrain
@@ -11,16 +11,16 @@ ArrayRecord files of the examples
      'positives': int32 [p], 'places': int32 [p],
      'user_number': int32}                                       ranking
 
-oldest behaviour first, items counted from 1, labels and targets from 0. In a
-conversion task 1 is the event that is looked for, rare as a rule.
+with the oldest behaviour first, items numbered from 1, and labels and targets
+from 0. In a conversion task 1 is the event to predict, which is usually rare.
 
 In a ranking task an example is a user, and a labelled row is a pair of a user
 and one positive. `positives` are the targets of the user in this split.
-`targets` are all targets that must not be drawn as negatives: the positives of
-all splits, and with leave-one-out also the history. `places` are the indices of
-the user's rows in the shuffled order of the split, and users are sorted by
-their first row. A user is in every split that has positives of it, with the
-same `user_number`.
+`targets` must not be drawn as negatives: they are the positives of all splits,
+and with leave-one-out also the history. `places` are the numbers of the user's
+rows in the shuffled order of the split, and users are sorted by their first
+row. A user is in every split that has positives of the user, with the same
+`user_number`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from adaptssr_jax.data.rows import (
   ignore_progress,
 )
 
-# Rows of a file: TFDS holds those of one in memory.
+# Rows of a file; TFDS holds one file in memory.
 _SHARD = 262_144
 
 
@@ -58,8 +58,8 @@ class TaskConfig(tfds.core.BuilderConfig):
   """One task on one data set.
 
   Args:
-    task: its name, `pretrain` for the sequences alone.
-    kind: what an example holds beside the sequence.
+    task: its name; `pretrain` for sequences without labels.
+    kind: determines the columns of an example.
   """
 
   task: str = 'pretrain'
@@ -67,13 +67,13 @@ class TaskConfig(tfds.core.BuilderConfig):
 
   def __post_init__(self) -> None:
     if self.kind == 'ranking':
-      # In version 1 an example was a (user, positive) pair.
+      # In version 1 an example was a pair of a user and a positive.
       self.version = '2.0.0'
 
 
 class _Info(tfds.core.DatasetInfo):
   def initialize_from_bucket(self) -> None:
-    """Nothing: TFDS has none of these data sets, and leaves a folder behind."""
+    """Does nothing: TFDS hosts no such data and would leave a folder behind."""
 
 
 class UserBuilder(
@@ -81,7 +81,7 @@ class UserBuilder(
   tfds.core.GeneratorBasedBuilder,
   skip_registration=True,
 ):
-  """A data set of users; a subclass says how its source is read."""
+  """A data set of users; a subclass reads the source."""
 
   VERSION = tfds.core.Version('1.0.0')
   # `prepare` sets these three, which change no example.
@@ -93,7 +93,7 @@ class UserBuilder(
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
-    """The splits and the vocabulary, read from the source."""
+    """Reads the splits and the vocabulary from the source."""
 
   def _info(self) -> tfds.core.DatasetInfo:
     numbers = tfds.features.Tensor(shape=(None,), dtype=np.int32)
@@ -114,8 +114,8 @@ class UserBuilder(
     download_config: tfds.download.DownloadConfig,
   ) -> None:
     if self.beam_options is None or not hasattr(self, '_examples'):
-      # The other one would sort rows that are in order, in memory, and beyond
-      # a gigabyte it could not do so without TensorFlow.
+      # The other base class would sort the rows, which are in order already, in
+      # memory, and beyond a gigabyte it needs TensorFlow.
       tfds.core.ShardBasedBuilder._download_and_prepare(
         self, dl_manager, download_config
       )
@@ -125,7 +125,7 @@ class UserBuilder(
       tfds.core.GeneratorBasedBuilder._download_and_prepare(
         self, dl_manager, download_config
       )
-    # What the pipeline has written beside the examples.
+    # The pipeline has written these in addition to the examples.
     for name in ('items', 'labels', 'notes'):
       path = folder / f'{name}.json'
       self.info.metadata[name] = (
@@ -162,6 +162,6 @@ class UserBuilder(
   _generate_examples = staticmethod(examples_of)
 
   def _log_download_bytes(self) -> None:
-    """Nothing: TFDS would name the folder that is renamed in the end."""
+    """Does nothing: TFDS would print the temporary folder."""
 
   _log_download_done = _log_download_bytes

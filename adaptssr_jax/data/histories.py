@@ -1,4 +1,4 @@
-"""From logs to histories: their order, what is held out, numbers of items."""
+"""Turns logs into histories: sorts them, numbers items, holds out the last."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from adaptssr_jax.data.rows import Rows
 def in_order_of_time(
   user: np.ndarray, time: np.ndarray
 ) -> tuple[np.ndarray, Ragged]:
-  """Each user's behaviours in order of time, and of the file at the same time.
+  """Groups behaviours by user, in order of time.
 
   Args:
     user: number of the user of each behaviour, in the order of the file.
-    time: of each behaviour.
+    time: time of each behaviour.
 
   Returns:
-    The user numbers in order, and the positions in the file of the behaviours
-    of each of them, oldest first.
+    The user numbers, ascending, and for each user the positions of its
+    behaviours in the file, oldest first.
   """
-  # Sorting is stable: behaviours of the same time stay in the file's order.
+  # The sort is stable: behaviours of the same time stay in the file's order.
   order = np.lexsort((time, user))
   user, counts = np.unique(user, return_counts=True)
   return user, Ragged.from_lengths(order, counts)
 
 
 def hold_out(behaviours: Ragged, last: int) -> tuple[Ragged, np.ndarray]:
-  """Splits off the last behaviours of users who all have more of them.
+  """Splits off the last behaviours of each user.
+
+  Args:
+    behaviours: of each user, more than `last`.
+    last: the number of behaviours to split off.
 
   Returns:
-    All but the last of each user, and the last ones, [users, last].
+    The earlier behaviours of each user, and the last ones, [users, last].
   """
   held = behaviours.offsets[1:, None] + np.arange(-last, 0)
   is_before = np.ones(len(behaviours.values), bool)
@@ -48,7 +52,7 @@ def hold_out(behaviours: Ragged, last: int) -> tuple[Ragged, np.ndarray]:
 def number_names(
   names: Sequence[str] | pa.Array,
 ) -> tuple[np.ndarray, list[str]]:
-  """Numbers names from 0 by first appearance: the numbers, and the names.
+  """Numbers names from 0 by first appearance; returns numbers and names.
 
   Example:
     >>> numbers, names = number_names(['b', 'a', 'b'])
@@ -62,15 +66,16 @@ def number_names(
 def history_rows(
   user_id: Iterable[object], item: pa.Array, behaviours: Ragged
 ) -> tuple[Rows, list[str]]:
-  """Behaviours as rows, their items numbered by first appearance in them.
+  """Builds rows, with items numbered by first appearance in the rows.
 
   Args:
-    user_id: of each row; becomes text.
-    item: raw name of the item of each behaviour of the file.
-    behaviours: positions in the file of those of each row, oldest first.
+    user_id: user id of each row, converted to text.
+    item: raw name of the item of each behaviour in the file.
+    behaviours: for each row, the positions of its behaviours in the file,
+      oldest first.
 
   Returns:
-    The rows, and the raw names of the items, by their numbers.
+    The rows, and the raw names of the items in the order of their numbers.
   """
   numbers, names = number_names(item.take(pa.array(behaviours.values)))
   items = Ragged(numbers + 1, behaviours.offsets)

@@ -1,20 +1,20 @@
-"""MovieLens viewers: sequences of rated films, with attributes and next films.
+"""MovieLens users: sequences of rated films, with attributes and next films.
 
-A viewer's ratings are put in order of time, ratings of the same second in the
-order of the file. Histories are kept whole: it is up to an encoder how many of
+The ratings of a user are sorted by time, ratings of the same second in the
+order of the file. Histories are not truncated; an encoder chooses how many of
 the last films it reads. Films are numbered from 1 in the order of their first
-appearance in the histories, viewer by viewer in the order of their numbers.
+appearance in the histories, user by user in the order of their numbers.
 
-The protocol follows the tasks of the AdaptSSR paper, on data that anyone can
-get: the history is all but the last ten ratings. A viewer of ten or fewer is
-left out; neither data set has one. Targets are numbered from 0 by their first
-appearance, apart from the items; a target need not be in any history.
+The tasks follow those of the AdaptSSR paper, on public data: the history is all
+but the last ten ratings. Users with ten ratings or fewer would be left out;
+neither data set has any. Targets are numbered from 0 by first appearance, and
+separately from items: a target need not be in any history.
 
-Next-item recommendation is published otherwise: leave one out. Of each viewer
-the last film is the test and the one before it the validation, each guessed
-from all films before it, and what is learned from behaviours alone is learned
-from all but these two. Films are items and targets alike, so that target t is
-item t + 1; those of a viewer's history are left out of the ranking.
+Next-item recommendation uses the usual leave-one-out protocol. The last film of
+each user is the test target and the one before it the validation target, each
+predicted from all earlier films; pre-training uses all but these two. Items and
+targets are the same films, so that target t is item t + 1, and films of the
+user's history are left out of the ranking.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from adaptssr_jax.data.rows import (
 _HELD_OUT = 10
 _LIKED = 4
 _GENDERS = {'F': 'female', 'M': 'male'}
-# MovieLens-1M has these groups only, so that the years of 100k become them.
+# The age groups of MovieLens-1M, into which the ages of 100k are grouped, too.
 _AGES = ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+')
 _AGE_STARTS = (18, 25, 35, 45, 50, 56)
 _KINDS = {
@@ -65,22 +65,22 @@ _KINDS = {
   'leave_one_out_pretrain': 'pretrain',
   'leave_one_out_next_item': 'ranking',
 }
-# With leave one out, the films of a viewer that come after each history.
+# Leave one out: {split: number of films after the history}.
 _AFTER = {'train': 3, 'validation': 2, 'test': 1}
-# So many have something before all of them.
+# The smallest number of films that leaves a history in each split.
 _LEAST = 4
 
 
 class MovielensUsers(UserBuilder):
-  """MovieLens-100k and -1M: what a viewer rated, who it is, what comes next.
+  """MovieLens-100k and -1M: rated films, user attributes and next films.
 
   `pretrain` splits the histories 90/10, and `gender`, `age` and `occupation`
   60/20/20. `click` ranks a user's last ten films, and `thumb_up` those of them
   that were rated 4 or 5; the films of all users are split 60/20/20, or the
-  users where the name ends in `by_user`. All splits are drawn with fixed seeds.
-  With `leave_one_out`, `next_item` ranks the last film of each user but two, in
-  validation the last but one, and in the test the very last; `pretrain` has all
-  before the last two.
+  users if the name ends in `by_user`. All splits are drawn with fixed seeds.
+  With `leave_one_out`, `next_item` ranks one film of each user: the third from
+  last in training, the second from last in validation, and the last in the
+  test; `pretrain` has all films before the last two.
 
   Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015. GroupLens
   allows research use, and neither redistribution nor commercial use without
@@ -121,14 +121,15 @@ class MovielensUsers(UserBuilder):
 def last_ten_rows(
   log: Log, task: str, edition: Edition
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """The history of each user but the last ten films, and what a task adds.
+  """Histories without the last ten films, with the labels of a task.
 
   Args:
-    task: `pretrain`, an attribute of a person, or a ranking.
-    edition: knows the names of the occupations.
+    log: the ratings.
+    task: `pretrain`, a field of `Person`, or a ranking task.
+    edition: provides the names of the occupations.
 
   Returns:
-    The splits, the vocabulary, and how many users have no history.
+    The splits, the vocabulary, and the number of users without a history.
 
   Raises:
     DataError: a user has an unknown gender or occupation.
@@ -147,11 +148,11 @@ def last_ten_rows(
     return split_rows(rows, task), Vocabulary(items, names), left_out
   is_target = log.rating[last] >= (_LIKED if 'thumb_up' in task else 0)
   numbers, labels = number_names(log.item.take(pa.array(last[is_target])))
-  place = np.flatnonzero(is_target) // _HELD_OUT
+  row = np.flatnonzero(is_target) // _HELD_OUT
   # A film that was rated twice is one target.
-  _, once = np.unique(place * len(labels) + numbers, return_index=True)
+  _, once = np.unique(row * len(labels) + numbers, return_index=True)
   once.sort()
-  lengths = np.bincount(place[once], minlength=len(last))
+  lengths = np.bincount(row[once], minlength=len(last))
   targets = Ragged.from_lengths(numbers[once], lengths)
   rows = rows._replace(targets=targets).take(np.flatnonzero(lengths))
   splits = split_positives(rows, by_user=task.endswith('by_user'))
@@ -169,7 +170,7 @@ def _classes(
   for user, name in zip(user_id, found, strict=True):
     if name not in classes:
       raise DataError(
-        f'{task} {name!r} of user {user} is none of {", ".join(classes)}; '
+        f'{task} {name!r} of user {user} is not one of {", ".join(classes)}; '
         'download the data set again'
       )
   known = list(classes)
@@ -180,22 +181,24 @@ def _classes(
 def leave_one_out_rows(
   log: Log, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """The films of each user but the last ones, and the next one to rank.
+  """Histories without the last films, with the next film as the target.
 
-  For pre-training, validation has the same users with one film more, so that it
-  can measure how well that one, the last of its rows, is guessed. An objective
-  that looks at all of a row is validated on what it was trained on.
+  For pre-training, validation has the same users with one more film, so that it
+  can measure how well this film, the last one of each row, is predicted. An
+  objective that uses all films of a row is validated on its training data.
 
   Args:
+    log: the ratings.
     task: `leave_one_out_pretrain` or `leave_one_out_next_item`.
 
   Returns:
-    The splits, the vocabulary, and how many users have fewer than four films.
+    The splits, the vocabulary, and the number of users with fewer than four
+    films.
   """
   user, ratings = in_order_of_time(log.user, log.time)
   rows, names = history_rows(user, log.item, ratings)
   kept = np.flatnonzero(ratings.lengths >= _LEAST)
-  # Else few training rows would be those of the oldest accounts.
+  # Otherwise the first training rows would be those of the oldest accounts.
   rows = rows.take(np.random.default_rng(0).permutation(kept))
   left_out = len(user) - len(kept)
   if task == 'leave_one_out_next_item':
@@ -209,12 +212,12 @@ def leave_one_out_rows(
 
 
 def _next_item(rows: Rows, after: int) -> Rows:
-  """Each history but for so many films, and the first of these to rank."""
+  """Histories without the last `after` films, of which the first is ranked."""
   items, held = hold_out(rows.items, after)
   targets = []
   for row, positive in enumerate(held[:, 0]):
     history = np.unique(items[row])
-    # Of a film that is seen again, the place is asked for all the same.
+    # A positive that is also in the history is ranked nevertheless.
     others = history[history != positive]
     targets.append(np.append(positive, others) - 1)
   targets = Ragged.from_rows(targets)

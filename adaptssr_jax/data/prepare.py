@@ -45,21 +45,22 @@ def prepare(
   memory_limit: str = '',
   on_progress: Callable[[str], None] = ignore_progress,
 ) -> None:
-  """Prepares a data set, unless another process does it meanwhile.
+  """Prepares a data set, unless another process prepares it meanwhile.
 
   Args:
+    builder: the data set.
     manual_dir: the folder of files that the user has to provide.
-    beam_options: flags of the Apache Beam pipeline that makes the examples,
-      such as '--runner=FlinkRunner'; None makes them in this process.
+    beam_options: flags of an Apache Beam pipeline that prepares the examples,
+      such as '--runner=FlinkRunner'; None prepares them in this process.
     memory_limit: of the DuckDB that reads `user_tables`, such as '4GB'; by
       default 80% of the machine's memory. The rest goes to the disk.
     on_progress: called with each line of progress, such as a wait for another
       process, or which parts of the source are left out.
 
   Raises:
-    DataError: the source cannot be had or read; nothing is left behind.
+    DataError: the source cannot be found or read. Nothing is left behind.
   """
-  # Other machines may write here, too, who have another working folder.
+  # Beam workers may run in another working directory.
   folder = pathlib.Path(builder.data_dir).absolute()
   parent = folder.parent
   parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def _publish(made: pathlib.Path, folder: pathlib.Path) -> None:
   try:
     made.rename(folder)
   except OSError:
-    # Without locks another process may have been faster: its is as good.
+    # Without locks another process may have been faster, with the same result.
     if not folder.exists():
       raise
 

@@ -1,4 +1,4 @@
-"""Rows of unequal length in two flat arrays, which can be memory-mapped."""
+"""Rows of different lengths in two flat arrays, which can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-# Rows taken at once: the positions of all would need more memory than the rows.
+# Rows taken at a time; the positions of all need more memory than the rows.
 _BLOCK = 65_536
 
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-  """Rows of unequal length: row i is `values[offsets[i]:offsets[i + 1]]`.
+  """Rows of different lengths: row i is `values[offsets[i]:offsets[i + 1]]`.
 
   Args:
-    values: all rows, one after the other, [total].
-    offsets: where each row begins and the last one ends, int64 [rows + 1].
+    values: the values of all rows, one row after the other, [total].
+    offsets: the start of each row, and the end of the last, int64 [rows + 1].
 
   Example:
     >>> rows = Ragged.from_rows([[1, 2, 3], [4]])
@@ -32,7 +32,7 @@ class Ragged:
 
   @classmethod
   def from_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> Ragged:
-    """Rows that follow each other in `values` with these lengths."""
+    """Consecutive rows of `values`, with these lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return cls(values, offsets)
@@ -43,7 +43,7 @@ class Ragged:
     rows: Sequence[Iterable[int] | np.ndarray],
     dtype: type = np.int32,
   ) -> Ragged:
-    """The rows of a sequence of sequences."""
+    """Rows from a sequence of sequences."""
     arrays = [np.asarray(row, dtype).reshape(-1) for row in rows]
     values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
     return cls.from_lengths(values, np.array([len(row) for row in arrays]))
@@ -69,18 +69,18 @@ class Ragged:
     return int(self.lengths.max(initial=0))
 
   def first(self, rows: int) -> Ragged:
-    """The first rows, which share the memory of all."""
+    """The first rows, without a copy."""
     return Ragged(self.values, self.offsets[: rows + 1])
 
   def take(self, rows: np.ndarray) -> Ragged:
-    """These rows, in this order, as a new `Ragged`."""
+    """A copy of the rows with these indices, in this order."""
     lengths = self.lengths[rows]
     values = np.empty(lengths.sum(), self.values.dtype)
     taken = Ragged.from_lengths(values, lengths)
     for start in range(0, len(rows), _BLOCK):
       block = slice(start, min(start + _BLOCK, len(rows)))
       begin, end = taken.offsets[start], taken.offsets[block.stop]
-      # Each position moves by as much as its row does.
+      # All positions of a row move by the same distance.
       shift = self.offsets[rows[block]] - taken.offsets[block]
       positions = np.arange(begin, end) + np.repeat(shift, lengths[block])
       values[begin:end] = self.values[positions]
@@ -94,9 +94,13 @@ class Ragged:
     skip: np.ndarray | int = 0,
     fill: int = 0,
   ) -> np.ndarray:
-    """The last `length` values of each row, `fill` after: [rows, length].
+    """The last `length` values of rows, padded with `fill`: [rows, length].
 
-    The `skip` values at the very end of each row are taken as not there.
+    Args:
+      rows: indices of rows, int [rows].
+      length: the number of values kept per row.
+      skip: the number of values ignored at the end of each row.
+      fill: the padding, which follows the values.
     """
     ends = self.offsets[rows + 1] - skip
     kept = np.minimum(ends - self.offsets[rows], length)
@@ -105,17 +109,17 @@ class Ragged:
     positions = np.where(inside, (ends - kept)[:, None] + column, 0)
     if not len(self.values):
       return np.full(inside.shape, fill, self.values.dtype)
-    # Of the type of the values, which a plain number does not change.
+    # A Python number does not change the type of the values.
     return np.where(inside, self.values[positions], fill)
 
 
 @dataclasses.dataclass(frozen=True)
 class RaggedView:
-  """Rows picked from several `Ragged`, which are read only when asked for.
+  """A selection of rows of several `Ragged`, read only when accessed.
 
   Args:
-    parts: where the rows are; they count through all parts, one by one.
-    picked: the number of each row, int64 [rows].
+    parts: the sources; their rows are numbered from the first part to the last.
+    picked: the number of each selected row, int64 [rows].
 
   Example:
     >>> parts = Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4]])
@@ -157,7 +161,7 @@ class RaggedView:
     return RaggedView(self.parts, self.picked[:rows])
 
   def take(self, rows: np.ndarray) -> RaggedView:
-    """These rows, in this order."""
+    """The rows with these indices, in this order."""
     return RaggedView(self.parts, self.picked[rows])
 
   def padded(
@@ -178,7 +182,7 @@ class RaggedView:
   def _found(
     self, rows: np.ndarray
   ) -> Iterator[tuple[np.ndarray, Ragged, np.ndarray]]:
-    """For each part: which of the rows it has, itself, and its numbers."""
+    """Yields, per part: positions in `rows`, the part, and rows of the part."""
     ends = np.cumsum([len(part) for part in self.parts])
     number = self.picked[rows]
     owner = np.searchsorted(ends, number, side='right')

@@ -1,4 +1,4 @@
-"""The rows of a data set, split and checked."""
+"""The rows of a data set, and functions that split and check them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from adaptssr_jax.errors import DataError
 Example = tuple[int, dict[str, Any]]
 Kind = Literal['pretrain', 'classification', 'conversion', 'ranking']
 
-# The columns that the examples of each kind have beside user_id and items; all
-# but these numbers are lists.
+# The columns of each kind of example in addition to user_id and items. Those in
+# NUMBERS hold one number per example, the others a list.
 COLUMNS: dict[Kind, tuple[str, ...]] = {
   'pretrain': (),
   'classification': ('label',),
@@ -26,28 +26,28 @@ TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
 _TASK_SEED = 1
 
 
-def shown(cell: Any, most: int = 80) -> str:
-  """A cell for a message: quoted, and cut if it is long.
+def quote_cell(cell: Any, most: int = 80) -> str:
+  """Quotes a cell for a message, and truncates it to `most` characters.
 
   Example:
-    >>> shown('x'), shown('y' * 1000, most=4)
+    >>> quote_cell('x'), quote_cell('y' * 1000, most=4)
     ("'x'", "'yyyy'...")
   """
-  # A broken file may hold one of many megabytes.
+  # A damaged file may hold a cell of many megabytes.
   text = str(cell)
   return f'{text[:most]!r}{"..." * (len(text) > most)}'
 
 
 def ignore_progress(text: str) -> None:
-  """Drops a line of progress."""
+  """Does nothing with a line of progress."""
 
 
 class Vocabulary(NamedTuple):
-  """The raw names behind the numbers: `items[i - 1]` is that of item i.
+  """The raw names of items and labels; `items[i - 1]` is that of item i.
 
   Args:
     items: raw item ids, in the order of their numbers.
-    labels: names of the classes, or raw ids of the targets of a ranking task.
+    labels: names of the classes; for a ranking task, raw ids of the targets.
   """
 
   items: Sequence[str]
@@ -62,10 +62,11 @@ class Rows(NamedTuple):
     items: the behaviours of each example, item numbers from 1, oldest first.
     label: class of each example, int [examples], for classification and
       conversion.
-    targets: for ranking: targets that must not be drawn as negatives of each
-      user. The next three are also for ranking only.
-    positives: the `targets` of each user that are in this split.
-    places: the row index in the split of each of `positives`, ascending.
+    targets: for ranking: the targets of each user, which must not be drawn as
+      negatives. The next three are also for ranking only.
+    positives: the targets of each user that are labelled rows of this split.
+    places: the number in this split of the labelled row of each of `positives`,
+      ascending.
     user_number: a number of each user, the same in all splits, int [examples].
   """
 
@@ -78,16 +79,18 @@ class Rows(NamedTuple):
   user_number: np.ndarray | None = None
 
   def take(self, rows: np.ndarray) -> Rows:
-    """These examples, in this order."""
+    """The examples of these indices, in this order."""
     return Rows(*(_taken(column, rows) for column in self))
 
   def with_positives(self, part: np.ndarray) -> Rows:
     """The rows of one split of a ranking task.
 
     Args:
-      part: the labelled rows of the split, in its order, as indices into
-        `targets.values`. Users without one are left out; the others are sorted
-        by their first row.
+      part: the labelled rows of the split, in the order of the split, as
+        indices into `targets.values`.
+
+    Returns:
+      The users who have labelled rows in the split, sorted by their first row.
 
     Example:
       >>> targets = Ragged.from_rows([[4, 7, 9], [5]])
@@ -120,19 +123,19 @@ def _taken(
 def by_user(
   user: np.ndarray, positive: np.ndarray
 ) -> tuple[np.ndarray, Ragged, Ragged]:
-  """Lists the labelled rows of a ranking task by user.
+  """Groups the labelled rows of a ranking task by user.
 
   Args:
-    user: number of the user of each row, [rows].
-    positive: that of each row, [rows].
+    user: number of the user of each row, int [rows].
+    positive: positive of each row, int [rows].
 
   Returns:
-    The first row of each user, ascending, int [users]; and of each user, in
-    this order, the positives and the numbers of their rows.
+    The first row of each user, ascending, int [users]; and for each user, in
+    the same order, the positives and the row numbers of these.
   """
   _, first, of_row = np.unique(user, return_index=True, return_inverse=True)
   order = np.argsort(first)
-  # The number of each user in the order of first rows.
+  # Users are now numbered in the order of their first rows.
   of_row = np.argsort(order)[of_row]
   places = np.argsort(of_row, kind='stable')
   positives = Ragged.from_lengths(positive[places], np.bincount(of_row))
@@ -143,7 +146,7 @@ def by_user(
 def examples_of(
   rows: Rows, first: int = 0, end: int | None = None
 ) -> Iterator[Example]:
-  """Some rows as examples, with their places among all of them as the keys."""
+  """Yields the examples `first` to `end`; the key is the index of each."""
   columns = {
     name: column
     for name, column in rows._asdict().items()
@@ -156,10 +159,10 @@ def examples_of(
 def split_numbers(
   count: int, shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-  """The numbers 0..count-1 of each split, shuffled."""
+  """Divides the numbers 0..count-1 among splits, shuffled."""
   order = np.random.default_rng(seed).permutation(count)
   ends = np.cumsum(list(shares.values()))[:-1] * count
-  # 0.6 + 0.2 is 0.8 only up to rounding, and must not cost the split a row.
+  # 0.6 + 0.2 is only nearly 0.8; rounding must not move a row.
   parts = np.split(order, np.floor(ends + 1e-6).astype(int))
   return dict(zip(shares, parts, strict=True))
 
@@ -167,7 +170,7 @@ def split_numbers(
 def split_users(
   user_id: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-  """The numbers of the rows of each split, all of those of a user in one.
+  """The row numbers of each split, with all rows of a user in one split.
 
   Example:
     >>> parts = split_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
@@ -206,7 +209,7 @@ def split_rows(
 
 
 def split_positives(rows: Rows, *, by_user: bool = False) -> dict[str, Rows]:
-  """Splits the positives of all users 60/20/20, or users with all theirs."""
+  """Splits positives 60/20/20, or by user, with all positives of the user."""
   positives = Ragged(np.arange(len(rows.targets.values)), rows.targets.offsets)
   if by_user:
     users = split_for('ranking', len(positives))
@@ -217,12 +220,12 @@ def split_positives(rows: Rows, *, by_user: bool = False) -> dict[str, Rows]:
 
 
 def check_rows(rows: Rows, vocabulary: Vocabulary, *, where: str) -> None:
-  """Raises `DataError` at the first row that no model could be trained on."""
+  """Raises `DataError` for the first row that cannot be trained on."""
   check_count(len(rows.items), where=where)
   empty = np.flatnonzero(rows.items.lengths == 0)
   if len(empty):
     raise DataError(
-      f'user {shown(rows.user_id[empty[0]])} of the {where} has no '
+      f'user {quote_cell(rows.user_id[empty[0]])} of the {where} has no '
       'behaviours; remove such users from the source'
     )
   _check_range(rows.items, rows, 'item', 1, len(vocabulary.items), where)
@@ -235,7 +238,7 @@ def check_rows(rows: Rows, vocabulary: Vocabulary, *, where: str) -> None:
 
 
 def check_count(rows: int, *, where: str) -> None:
-  """Raises `DataError` for a split without rows."""
+  """Raises `DataError` if a split has no rows."""
   if not rows:
     raise DataError(
       f'the {where} has no users; the data set is empty or too small to '
@@ -250,6 +253,7 @@ def _check_range(
   if len(bad):
     row = np.searchsorted(column.offsets, bad[0], side='right') - 1
     raise DataError(
-      f'{what} {column.values[bad[0]]} of user {shown(rows.user_id[row])} in '
-      f'the {where} is outside {first}..{last}'
+      f'{what} {column.values[bad[0]]} of user '
+      f'{quote_cell(rows.user_id[row])} in the {where} is outside '
+      f'{first}..{last}'
     )

@@ -1,4 +1,4 @@
-"""Which items are alike, by the users who have both."""
+"""Similar items: those that many users have in common."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import scipy.sparse
 
 from adaptssr_jax.data.ragged import Ragged
 
-# Pairs of items that are counted at once, of one user each.
+# Pairs of items of a user that are counted at a time.
 _PAIRS = 2**24
 _BEYOND = np.iinfo(np.int32).max
 
@@ -26,14 +26,15 @@ def similar_items(
   Args:
     histories: behaviours of the training users, item numbers from 1.
     num_items: number of items.
-    k: maximal number of similar items that are kept per item.
-    pairs: number of item pairs counted at a time, which bounds the memory
-      besides 40 bytes per behaviour; all pairs of one item, if these are more.
+    k: maximal number of similar items kept per item.
+    pairs: number of item pairs counted at a time, or all pairs of one item if
+      these are more. It bounds the memory, apart from 40 bytes per behaviour.
 
   Returns:
     int32 [num_items + 2, k], with rows for padding, the items and the mask.
-    A row has the most similar items first (ties in float32: the lower number
-    first), then 0. Items that share no user with another item have only 0.
+    A row lists the most similar items first (of ties in float32, the lower
+    number first) and is padded with 0. The row of an item that shares no user
+    with another item is 0.
 
   Example:
     >>> histories = Ragged.from_rows([[1, 2], [1, 2, 3], [3, 1]])
@@ -42,19 +43,19 @@ def similar_items(
 
   Reference:
     Breese et al., "Empirical Analysis of Predictive Algorithms for
-    Collaborative Filtering", UAI 1998, has the inverse user frequency; Liu et
-    al., CoSeRec, 2021, chooses items by it.
+    Collaborative Filtering", UAI 1998, defines the inverse user frequency; Liu
+    et al., CoSeRec, 2021, selects items by it.
   """
   found = np.zeros((num_items + 2, k), np.int32)
   sets = _sets(histories, num_items + 1)
   sizes = np.diff(sets.indptr)
   holders = sets.T.tocsr()
-  # Users without items, and items without users, are in no product.
+  # Users without items, and items without users, do not affect the product.
   by_user = 1 / np.log1p(np.maximum(sizes, 1))
   by_item = 1 / np.sqrt(np.maximum(np.diff(holders.indptr), 1))
   weighted = scipy.sparse.diags(by_user) @ sets @ scipy.sparse.diags(by_item)
   weighted = weighted.tocsr()
-  # How many pairs each item is in, of all users who have it.
+  # The number of pairs that each item is in, over all its users.
   work = holders @ sizes.astype(np.int64)
   for rows in _blocks(work, pairs):
     block = holders[rows.start : rows.stop] @ weighted
@@ -71,14 +72,14 @@ def _sets(histories: Ragged, num_ids: int) -> scipy.sparse.csr_array:
   sets = scipy.sparse.csr_array(
     (ones, values, offsets), shape=(len(histories), num_ids), copy=True
   )
-  # What a user has twice counts once.
+  # An item that a user has twice is one element of the set.
   sets.sum_duplicates()
   sets.data[:] = 1
   return sets
 
 
 def _blocks(work: np.ndarray, most: int) -> Iterator[range]:
-  """Runs of rows whose work is at most this, or single rows."""
+  """Yields runs of rows whose work is at most `most`, or single rows."""
   ends = np.cumsum(work)
   start = 0
   while start < len(work):
@@ -95,21 +96,21 @@ def _first_of_rows(
   """The columns of the k largest values of each row, int32 [rows, k], then 0.
 
   Args:
-    block: rows `first`, `first + 1`, ... of a matrix of numbers above 0, whose
-      diagonal is left out.
+    block: rows `first`, `first + 1`, ... of a matrix of positive numbers, whose
+      diagonal is ignored.
   """
   found = np.zeros((block.shape[0], k), np.int32)
   counts = np.diff(block.indptr)
-  # Every row that is left has its diagonal at least.
+  # Every row that is not empty has at least its diagonal.
   rows = np.flatnonzero(counts)
   if not len(rows):
     return found
   starts, counts = block.indptr[rows], counts[rows]
   column = block.indices
-  # In float32, so that what is equal but for the order of a sum is equal.
+  # In float32, values that differ only by the order of a sum are equal.
   value = block.data.astype(np.float32)
   value[column == np.repeat(rows + first, counts)] = 0
-  # Less than a sort takes, as long as few are wanted.
+  # Faster than a sort for small k.
   for rank in range(k):
     best = np.maximum.reduceat(value, starts)
     is_best = value == np.repeat(best, counts)

@@ -1,13 +1,13 @@
-"""Synthetic users, for a first run without any download and for speed work.
+"""Synthetic users, for a first run without a download and to measure speed.
 
-Every item belongs to one of a few interests and is popular within it by a
-power law. A user has three interests, whose weights drift from a first mix to
-a last one along the sequence, and now and then does something at random.
-`gender` (2 classes) and `age` (7 classes) are drawn from probabilities that
-depend on the user's mean mix, so that behaviours predict them in part.
-`conversion`, of one user in twenty, depends on the last mix. `click` has the
-items that the user meets next, as many as `_NEXT`, drawn by the last mix; of
-these, `thumb_up` has the ones of the user's own interests.
+Every item belongs to one of a few interests, within which popularity follows a
+power law. A user has three interests, whose weights drift along the sequence
+from a first mix to a last one; some behaviours are random. `gender` (2 classes)
+and `age` (7 classes) are drawn from probabilities that depend on the user's
+mean mix, so that behaviours predict them in part. `conversion`, true for one
+user in twenty, depends on the last mix. The targets of `click` are `_NEXT`
+draws of items by the last mix, without repetitions; those of `thumb_up` are the
+ones among them that belong to the user's interests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _INTERESTS_A_USER = 3
 _NOISE = 0.3
 # Exponent of Zipf's law of item popularity, within an interest.
 _ZIPF = 0.5
-# Made in blocks, so that the temporaries of a million users stay small.
+# Users drawn at a time, so that temporary arrays stay small.
 _BLOCK = 65_536
 _CLASSES = {
   'gender': ('female', 'male'),
@@ -49,17 +49,17 @@ _KINDS = {
 }
 _CONVERTED = 0.05
 _NEXT = 5
-# How strongly the interests decide a label: 0 not at all, 10 nearly alone.
+# How strongly interests determine a label: 0 not at all, 10 almost fully.
 _STRENGTH = 5.0
 
 
 class Size(NamedTuple):
-  """How large a synthetic data set is.
+  """The size of a synthetic data set.
 
   Args:
     users: number of users.
     items: number of items.
-    shortest: least number of behaviours of a user.
+    shortest: smallest number of behaviours of a user.
     longest: largest number of behaviours of a user.
   """
 
@@ -69,7 +69,8 @@ class Size(NamedTuple):
   longest: int
 
 
-# `app` and `ttl` have the users, items and lengths of the paper's data sets.
+# `app` and `ttl` have as many users and items as the paper's data sets, and
+# sequences of the same lengths.
 SIZES = {
   'tiny': Size(200, 60, 2, 12),
   'quickstart': Size(6_000, 4_000, 10, 40),
@@ -99,9 +100,9 @@ class SyntheticUsers(UserBuilder):
     names = [f'item_{item}' for item in range(1, size.items + 1)]
     if config.kind == 'ranking':
       targets = make_next_items(size, liked=config.task == 'thumb_up')
-      shown, values = np.unique(targets.values, return_inverse=True)
+      distinct, values = np.unique(targets.values, return_inverse=True)
       targets = Ragged(values.astype(np.int32), targets.offsets)
-      vocabulary = Vocabulary(names, [names[item - 1] for item in shown])
+      vocabulary = Vocabulary(names, [names[item - 1] for item in distinct])
       return split_positives(rows._replace(targets=targets)), vocabulary
     rows = rows._replace(label=labels.get(config.task))
     classes = (_CLASSES | _CONVERSION).get(config.task, ())
@@ -114,10 +115,11 @@ def make_users(
   """Draws the behaviours and the labels of all users.
 
   Args:
-    seed: of the whole data set; the same seed makes the same users.
+    size: the size of the data set.
+    seed: the seed; the same seed gives the same users.
 
   Returns:
-    The behaviours, item numbers from 1, and a class per user for each label.
+    The behaviours, item numbers from 1, and {task: class of each user}.
   """
   world = np.random.default_rng([seed, 0])
   number = _item_numbers(world, size)
@@ -147,18 +149,19 @@ def make_users(
 
 
 def make_next_items(size: Size, *, liked: bool) -> Ragged:
-  """Draws what the users of `make_users(size)` meet after their behaviours.
+  """Draws the next items of the users of `make_users(size)`.
 
   Args:
-    liked: only items of the user's own interests.
+    size: the size of the data set.
+    liked: whether to keep only items of the user's own interests.
 
   Returns:
-    The distinct items of each user, item numbers from 1, at most `_NEXT`.
+    The distinct next items of each user, item numbers from 1, at most `_NEXT`.
   """
   number = _item_numbers(np.random.default_rng([0, 0]), size)
   values, lengths = [], []
   for _, after, length, interests, _, last in _blocks(size, 0):
-    # As the behaviours are drawn, but by the last mix alone.
+    # Drawn like the behaviours, but by the last mix only.
     count = np.full(len(length), _NEXT)
     drawn = _draw_items(after, size, count, interests, last, last)
     drawn = np.sort(drawn.reshape(-1, _NEXT), axis=1)
@@ -172,16 +175,17 @@ def make_next_items(size: Size, *, liked: bool) -> Ragged:
 
 
 def _item_numbers(world: np.random.Generator, size: Size) -> np.ndarray:
-  # A popular item is no more likely than another to have a small number.
+  # Makes the number of an item independent of its popularity.
   return world.permutation(size.items).astype(np.int32) + 1
 
 
 def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
-  """The users of each block.
+  """Draws the users, block by block.
 
   Yields:
-    The generator of their behaviours and attributes, that of what comes after;
-    their lengths; and their interests with the weights at the start and end.
+    The generator for behaviours and attributes, the generator for next items,
+    the number of behaviours of each user, the interests of each user, and their
+    weights at the start and at the end of the sequence.
   """
   for block, start in enumerate(range(0, size.users, _BLOCK)):
     rng = np.random.default_rng([seed, 1, block])
@@ -202,7 +206,7 @@ def _draw_items(
   first: np.ndarray,
   last: np.ndarray,
 ) -> np.ndarray:
-  """Item indices from 0, by popularity, of all behaviours of all users."""
+  """Draws the items of all behaviours: indices from 0, most popular first."""
   user = np.repeat(np.arange(len(length)), length)
   ends = np.repeat(np.cumsum(length), length)
   age = (ends - 1 - np.arange(len(user))) / np.maximum(length[user] - 1, 1)
@@ -210,7 +214,7 @@ def _draw_items(
   draw = rng.random((len(user), 1), dtype=np.float32)
   chosen = (weights.cumsum(axis=1)[:, :-1] < draw).sum(axis=1)
   interest = interests[user, chosen]
-  # Noise has favourites of its own, so popularity alone says little.
+  # Noise has its own popular interests, so that popularity says little.
   noisy = rng.random(len(user)) < _NOISE
   popular = (rng.random(noisy.sum()) ** 2 * _INTERESTS).astype(int)
   interest[noisy] = popular

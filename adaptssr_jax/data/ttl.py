@@ -1,7 +1,7 @@
 """The Tencent Transfer Learning (TTL) data set, from its public archive.
 
-Its five files go into the manual folder. A line of the pre-training file is a
-user's items; in the other files the label or the target items follow them:
+Its five files go into the manual folder. A line of the pre-training file holds
+the items of a user; in the other files the label or the targets follow:
 
     original_desen_pretrain.csv                  12,7,301
     original_desen_age.csv                       12,7,301,,4
@@ -45,7 +45,7 @@ _PRETRAIN_ENDS = {'train': 0.9, 'validation': 1.0}
 _TASK_ENDS = {'train': 0.6, 'validation': 0.8, 'test': 1.0}
 
 
-# Of each task the kind, the file, and the seed of the reference's split.
+# {task: (kind, file, seed of the split in the reference code)}.
 _TASKS = {
   'pretrain': ('pretrain', PRETRAIN_FILE, 2309),
   'age': ('classification', 'original_desen_age.csv', 1730),
@@ -110,7 +110,7 @@ class Ttl(UserBuilder):
 
   @property
   def _split(self) -> Callable[[int], dict[str, np.ndarray]]:
-    """Which of so many rows go to each split."""
+    """Divides a number of rows among the splits."""
     task = self.builder_config.task
     ends = _PRETRAIN_ENDS if task == 'pretrain' else _TASK_ENDS
     return functools.partial(reference_split, ends=ends, seed=_TASKS[task][2])
@@ -118,7 +118,7 @@ class Ttl(UserBuilder):
   def _paths(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[pathlib.Path, pathlib.Path | None]:
-    """The file of pre-training, and that of the task, if it is another."""
+    """The pre-training file, and the file of the task if it is another one."""
     _, file, _ = _TASKS[self.builder_config.task]
     pretrain = self._path(dl_manager, PRETRAIN_FILE)
     if file == PRETRAIN_FILE:
@@ -131,7 +131,7 @@ class Ttl(UserBuilder):
     try:
       folder = dl_manager.manual_dir
     except (AssertionError, OSError) as error:
-      # No such folder, or nothing in it: TFDS says which and what to do.
+      # The folder is missing or empty; the message of TFDS names it.
       raise DataError(f'{file} cannot be read: {error}') from None
     path = pathlib.Path(folder) / file
     if not path.is_file() or not path.stat().st_size:

@@ -1,15 +1,15 @@
 """Your own users, from tables of behaviours and of labels.
 
 A table of events, in one or several CSV, Parquet or JSON-lines files, has a
-user id, an item id and a time in each row. The labels stand in a column of it,
-or in a table of their own with a user id and a label in each row.
+user id, an item id and a time in each row. The labels are a column of this
+table, or a table of their own with a user id and a label in each row.
 
-Users and items are numbered in the order they first appear, file by file and
-row by row, and their ids are kept as text. A user's behaviours are put in order
-of time, those of the same time in the order of their rows. Classes are the
-distinct labels in sorted order, by value if all are integers. Pre-training uses
-all users, 90% to train; a task uses those with a label, 60% to train, 20% to
-validate and 20% to test.
+Users and items are numbered in the order in which they first appear, file by
+file and row by row, and their ids are kept as text. The behaviours of a user
+are sorted by time, those of the same time in the order of their rows. Classes
+are the distinct labels in sorted order, by value if all are integers.
+Pre-training uses all users, 90% of them for training; a task uses the users
+with a label, 60% for training, 20% for validation and 20% for the test.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _LONGEST_NAME = 50
 
 @dataclasses.dataclass(eq=False)
 class UserTablesConfig(TaskConfig):
-  """What a data set is made from; made by `user_tables_config`.
+  """The files of a data set; created by `user_tables_config`.
 
   Args:
-    events: files of behaviours, and which of their columns are read.
-    labels: those of labels, the same if they stand in the events; None for
-      pre-training.
+    events: files of behaviours, and the columns to read.
+    labels: files of labels, and the columns to read; equal to `events` if
+      labels are a column of the events; None for pre-training.
   """
 
   events: Tables | None = None
@@ -57,7 +57,7 @@ class UserTablesConfig(TaskConfig):
 
   @property
   def source(self) -> str:
-    """All files, each once."""
+    """The distinct files, for messages."""
     paths = [*self.events.paths, *(self.labels.paths if self.labels else [])]
     return ', '.join(dict.fromkeys(map(str, paths)))
 
@@ -75,30 +75,30 @@ def user_tables_config(
 ) -> UserTablesConfig:
   """Describes a data set of your own tables: files, columns and formats.
 
-  The name of the config, and so of the prepared folder, has the task and a hash
-  of the columns and of the contents of the files. So a changed file is prepared
-  anew, and a file that only moved is not.
+  The name of the config, and so of the prepared folder, consists of the task
+  and a hash of the columns and the contents of the files. A changed file is
+  prepared again; a file that was only moved is not.
 
   Args:
-    events: files of behaviours: one path, several with commas between, or a
-      sequence; `*` and `?` stand for any part of a name. Rows count in the
-      order of the files.
-    labels: file of labels; None if they stand in the events.
-    user_column: name of the column of user ids, in either table.
-    item_column: name of that of item ids.
-    time_column: name of that of times.
-    label_column: name of that of labels; None for pre-training.
-    time_format: of the times, as `strptime` has it, such as '%m/%d/%Y'; by
+    events: files of behaviours: one path, several paths separated by commas, or
+      a sequence; `*` and `?` match parts of a name. Files are read in this
+      order.
+    labels: file of labels; None if labels are a column of the events.
+    user_column: name of the column of user ids, in both tables.
+    item_column: name of the column of item ids.
+    time_column: name of the column of times.
+    label_column: name of the column of labels; None for pre-training.
+    time_format: the `strptime` format of the times, such as '%m/%d/%Y'; by
       default they are numbers or ISO-8601 timestamps.
     where: a condition in SQL on the columns of the events; other rows are left
-      out. Those of CSV and of JSON lines are text.
+      out. Columns of CSV and JSON lines are text.
 
   Returns:
     The config for `tfds.builder('user_tables', config=..., data_dir=...)`.
 
   Raises:
-    DataError: a file is not there, the columns contradict each other, or the
-      format or the condition cannot be used.
+    DataError: a file does not exist, two columns are the same, or the format or
+      the condition is invalid.
   """
   label = {'label': label_column} if label_column else {}
   users = {'user_id': user_column}
@@ -113,7 +113,7 @@ def user_tables_config(
   named = [user_column, item_column, time_column, *label.values()]
   if len(set(named)) < len(named):
     raise DataError(
-      f'the columns {", ".join(named)} must be different ones: user, item, '
+      f'the columns {", ".join(named)} must be different: they are user, item, '
       'time and, for a task, label'
     )
   check_time_format(time_format)
@@ -121,7 +121,7 @@ def user_tables_config(
   tables = Tables(_find_files(events), columns)
   key = [named, [_fingerprint(path) for path in tables.paths]]
   key += [own_labels and _fingerprint(own_labels)]
-  # Without them it is as it was before there were any.
+  # Data sets prepared before these two settings existed keep their names.
   key += [[time_format, where]] if time_format or where else []
   of_labels = tables if label else None
   if own_labels:
@@ -140,7 +140,7 @@ def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
   patterns = events.split(',') if isinstance(events, str) else events
   paths = []
   for pattern in patterns:
-    # A name with a bracket in it is a name first, and a pattern second.
+    # An existing file may have a bracket in its name.
     exists = pathlib.Path(pattern).exists()
     found = [pattern] if exists else sorted(glob.glob(pattern))
     if not found:
@@ -153,7 +153,7 @@ def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
 
 def _name(task: str, key: list[Any]) -> str:
   digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8)
-  # It becomes the name of a folder, which may not be of any length.
+  # This becomes the name of a folder, whose length is limited.
   readable = re.sub('[^0-9A-Za-z]+', '_', task)[:_LONGEST_NAME]
   return f'{readable}_{digest.hexdigest()}'
 
@@ -183,11 +183,11 @@ def read_tables(
     memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
 
   Returns:
-    The users and the items, each in the order they first appear.
+    The users and the items, each in the order in which they first appear.
 
   Raises:
-    DataError: a row is wrong, or the memory does not suffice.
-    OSError: the folder is full, or may not be written to.
+    DataError: a row is invalid, or the memory limit is too low.
+    OSError: the disk is full or the folder cannot be written to.
   """
   with open_database(folder, memory_limit=memory_limit) as database:
     return read_users(
@@ -201,7 +201,7 @@ class UserTables(UserBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     if not isinstance(self.builder_config, UserTablesConfig):
       raise DataError(
-        'user_tables has to know its files: pass '
+        'user_tables needs its files: pass '
         'config=user_tables_config(events=...)'
       )
     return super()._info()

@@ -1,8 +1,8 @@
 """Prepared data sets as memory-mapped arrays.
 
-The ArrayRecord files of a builder are read once into flat columns beside them;
-from then on a data set of any size opens at once and costs no memory but the
-pages that are touched.
+The ArrayRecord files of a builder are converted once to flat columns next to
+them. Then a data set of any size opens at once, and takes only the memory of
+the pages that are read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adaptssr_jax.data.rows import (
   split_users,
 )
 
-# The columns of a prepared data set, without the lists of a ranking by split.
+# Stored columns, without those that depend on the split of a ranking task.
 _STORED = ('user_id', 'items', 'targets', 'label', 'user_number')
 
 
@@ -61,7 +61,7 @@ class UserArrays(NamedTuple):
 
   @property
   def num_rows(self) -> int:
-    """How many labelled rows there are."""
+    """The number of labelled rows."""
     if self.places is None:
       return len(self.items)
     return len(self.places.values)
@@ -72,7 +72,7 @@ class UserArrays(NamedTuple):
       return self
     count, lists = rows, {}
     if self.places is not None:
-      # Of the other users no row is among the first.
+      # The first `rows` rows belong to the first users.
       inside = self.places.values < rows
       of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
       lengths = np.bincount(of_user[inside])
@@ -88,11 +88,11 @@ class UserArrays(NamedTuple):
     )
 
   def user_ids(self, users: np.ndarray) -> list[str]:
-    """The raw user ids of these examples."""
+    """The raw user ids of the examples with these indices."""
     return [self.user_id[user].tobytes().decode() for user in users]
 
   def user_of_rows(self) -> np.ndarray:
-    """Which example each labelled row is of, int [rows]."""
+    """The index of the example of each labelled row, int [rows]."""
     users = np.arange(len(self.items))
     if self.places is None:
       return users
@@ -109,10 +109,10 @@ class UserData(NamedTuple):
   """A prepared data set.
 
   Args:
-    name: of the builder, its config and its version.
-    splits: by name.
+    name: names the builder, its config and its version.
+    splits: {name: split}.
     vocabulary: of all splits.
-    kind: what a row holds beside the behaviours.
+    kind: the kind of the task, which determines the columns.
   """
 
   name: str
@@ -129,16 +129,16 @@ def load(
   memory_limit: str = '',
   on_progress: Callable[[str], None] = ignore_progress,
 ) -> UserData:
-  """Prepares a data set, unless it already is, and opens it.
+  """Opens a data set, after preparing it if necessary.
 
-  Any number of processes may do so at once: see `prepare`.
+  Any number of processes may do so at the same time; see `prepare`.
 
   Args:
-    builder: what to open, as `tfds.builder(name, data_dir=...)` gives it.
-    manual_dir: as of `prepare`, as are the others.
+    builder: the data set, from `tfds.builder(name, data_dir=...)`.
+    manual_dir: as for `prepare`, like the remaining arguments.
 
   Raises:
-    DataError: the source cannot be had or read, or Beam is not installed.
+    DataError: the source cannot be found or read, or Beam is not installed.
   """
   if not is_prepared(builder):
     prepare(
@@ -165,18 +165,18 @@ def load(
 
 
 def resplit(users: UserData, seed: int) -> UserData:
-  """Splits the labelled rows of a task anew, 60/20/20, and numbers them.
+  """Splits the labelled rows of a task again, 60/20/20, and numbers them.
 
-  No history is copied: the new splits read the stored ones. A row keeps its
-  number in every split of every seed. In a conversion task, where a user may
-  have several rows, each with a history of its own, all rows of a user go to
-  the same split.
+  No history is copied: the new splits read the stored ones. A row has the same
+  number for every seed. In a conversion task, where a user may have several
+  rows, each with its own history, all rows of a user go to the same split.
 
   Args:
-    seed: of the order of the rows; 0 keeps the stored splits.
+    users: the data set of a task.
+    seed: seed of the order of the rows; 0 keeps the stored splits.
 
   Returns:
-    The data set with other splits: `train`, `validation` and `test`.
+    The data set with new splits `train`, `validation` and `test`.
   """
   pool = list(users.splits.values())
   ends = np.cumsum([split.num_rows for split in pool])
@@ -206,7 +206,7 @@ def _first(
 
 
 def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
-  """The rows with these numbers, counted through all splits of the pool."""
+  """The rows with these numbers, which run through all splits of the pool."""
   if pool[0].places is None:
     return _view(pool, numbers)._replace(number=numbers)
   begin = np.cumsum([0, *(len(split.items) for split in pool)])
@@ -226,7 +226,7 @@ def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
 
 
 def _view(pool: list[UserArrays], picked: np.ndarray) -> UserArrays:
-  """These examples, counted through all splits of the pool."""
+  """The examples with these numbers, which run through the whole pool."""
   columns = {}
   for name in _STORED:
     parts = tuple(getattr(split, name) for split in pool)

@@ -1,6 +1,6 @@
 """Batches as a pure function of the seed and the step.
 
-A user of a batch may come with a partner, another whose last item is the same.
+A user of a batch may have a partner: another user with the same last item.
 """
 
 import functools
@@ -10,19 +10,20 @@ import numpy as np
 from adaptssr_jax.data.prepared.arrays import UserArrays
 from adaptssr_jax.data.ragged import Ragged, RaggedView
 
-# Users whose last items are read at once.
+# Users whose last items are read at a time.
 _BLOCK = 65_536
 
 
 def by_last_item(items: Ragged | RaggedView) -> Ragged:
-  """The users who have each item as their last one.
+  """Groups users by their last item.
 
   Args:
     items: the behaviours of each user, item numbers from 1.
 
   Returns:
-    Of each item number the users, ascending, int32. A user with fewer than two
-    behaviours, of whom nothing is left without the last one, is nowhere.
+    For each item number, the users with this last item, ascending, int32. Users
+    with fewer than two behaviours are left out, since they have nothing before
+    the last one.
 
   Example:
     >>> users = by_last_item(Ragged.from_rows([[1, 3], [3], [2, 3], [3, 1]]))
@@ -35,7 +36,7 @@ def by_last_item(items: Ragged | RaggedView) -> Ragged:
     last[rows] = _last_of(items, rows)
   counts = np.bincount(last)
   counts[:1] = 0
-  # A stable sort leaves the users of an item in order; 0, no item, is first.
+  # A stable sort keeps the users of an item in order; 0, no item, comes first.
   users = np.argsort(last, kind='stable')[len(last) - counts.sum() :]
   return Ragged.from_lengths(users.astype(np.int32), counts)
 
@@ -46,16 +47,16 @@ def draw_partners(
   rows: np.ndarray,
   draws: np.ndarray,
 ) -> np.ndarray:
-  """Another user with the same last item, all equally likely.
+  """Draws another user with the same last item, uniformly.
 
   Args:
     items: the behaviours of each user.
-    by_last: of `by_last_item`, of the same users.
+    by_last: the result of `by_last_item` for `items`.
     rows: users, int [n].
-    draws: a number in [0, 1) for each, float64 [n].
+    draws: a random number in [0, 1) for each of them, float64 [n].
 
   Returns:
-    int [n], the users who are drawn; the user, where there is no other.
+    The drawn users, int [n]; the user itself if there is no other.
 
   Example:
     >>> items = Ragged.from_rows([[1, 3], [3], [2, 3], [3, 1]])
@@ -66,7 +67,7 @@ def draw_partners(
   Reference:
     Qiu et al., "Contrastive Learning for Representation Degeneration Problem in
     Sequential Recommendation" (DuoRec), WSDM 2022. There every prefix of a
-    sequence is one of its own, whose target is the item after it.
+    sequence is a sequence of its own, with the next item as its target.
   """
   last = _last_of(items, rows)
   others = by_last.lengths_of(last) - 1
@@ -75,23 +76,24 @@ def draw_partners(
   index = np.where(has_other, index, 0)
   if not len(by_last.values):
     return rows
-  # The users are in order: from the index of the user on, one further.
+  # Skips the user itself: users are in order, so later ones move by one.
   partner = by_last.values[index]
   index += has_other & (partner >= rows)
   return np.where(has_other, by_last.values[index], rows)
 
 
 def _last_of(items: Ragged | RaggedView, rows: np.ndarray) -> np.ndarray:
-  """The last item of users with two behaviours or more, else 0."""
+  """The last item of each user; 0 for fewer than two behaviours."""
   last = items.padded(rows, 1)[:, 0]
   return np.where(items.lengths_of(rows) > 1, last, 0)
 
 
 def users_per_device(batch_size: int, num_devices: int) -> int:
-  """How many users of a batch each device gets.
+  """The number of users of a batch per device.
 
   Raises:
-    ValueError: the batch cannot be split evenly; names the nearest sizes.
+    ValueError: the batch cannot be split evenly; the message names the nearest
+      sizes.
   """
   if batch_size % num_devices:
     below = batch_size // num_devices * num_devices
@@ -104,7 +106,7 @@ def users_per_device(batch_size: int, num_devices: int) -> int:
 
 
 def steps_per_epoch(num_users: int, batch_size: int) -> int:
-  """Batches that show every user once; the last one may be padded."""
+  """The number of batches that contain every user once."""
   return -(-num_users // batch_size)
 
 
@@ -133,27 +135,29 @@ def batch_at(
     arrays: the split that batches are drawn from.
     step: index of the step, from 0, over all epochs.
     batch_size: number of users on all devices together.
-    length: number of behaviours kept of a user.
+    length: number of behaviours kept per user.
     num_devices: number of equal parts that the batch is split into.
-    seed: seed of the shuffling, anew each epoch; None keeps the stored order.
+    seed: seed of the order of users, which differs in each epoch; None keeps
+      the stored order.
     window: for users with more than `length` behaviours: 'last' takes the last
-      ones, 'random' a random run that is drawn anew at every step.
-    part: (i, n): return only the i-th of n equal parts of the devices, as each
-      of n processes does.
+      ones, 'random' a run that is drawn at every step.
+    part: (i, n) returns the i-th of n equal parts of the devices, for process i
+      of n.
 
   Returns:
-    Each [devices, users, ...], for the devices of the part:
+    Arrays [devices, users, ...], for the devices of the part:
       items: int32 [..., length].
       where: bool; False marks the padding users of an epoch's last batch.
-      example_id: int32, the example in the split.
-      label: int32, where there is one.
-      partner_items: int32 [..., length], with `by_last_item`: the behaviours of
-        another user with the same last item, drawn anew at every step, or those
-        of the user if there is none.
-      similar_items: int32 [..., length, k], where there are: of each behaviour.
-      targets, positives: int32 [..., width], of a ranking task, with -1 after.
-        The width is the same for all batches of a split: its longest list,
-        rounded up to a power of two.
+      example_id: int32, the index of the example in the split.
+      label: int32, if the split has labels.
+      partner_items: int32 [..., length], if the split has `by_last_item`: the
+        behaviours of another user with the same last item, drawn at every step,
+        or those of the user if there is none.
+      similar_items: int32 [..., length, k], if the split has them: the similar
+        items of each behaviour.
+      targets, positives: int32 [..., width], for a ranking task, padded with -1
+        at the end. The width is the same for all batches of a split: the length
+        of the longest list, rounded up to a power of two.
 
   Raises:
     ValueError: the batch cannot be split evenly over the devices.
@@ -217,7 +221,7 @@ def batch_at(
 def _split(
   column: np.ndarray, num_devices: int, users: int, *, fill: int
 ) -> np.ndarray:
-  """Fills a column up to a full batch and splits it over devices."""
+  """Pads a column to a full batch and splits it over devices."""
   shape = (num_devices * users, *column.shape[1:])
   full = np.full(shape, fill, column.dtype)
   full[: len(column)] = column

@@ -1,7 +1,8 @@
-"""The columns of a prepared data set in flat files, opened memory-mapped.
+"""The columns of a prepared data set, in flat files that are memory-mapped.
 
-A column is a file of its values, and beside it `.lengths` of the rows if they
-differ in length. There is no header: a file that was cut is known by its size.
+A column is a file of its values; if rows differ in length, a second file with
+the suffix `.lengths` has these. Files have no header: a truncated file is
+detected by its size.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import COLUMNS, NUMBERS, DataError, Kind
 
-# How many examples are decoded before they are appended to the columns.
+# Examples that are decoded before they are appended to the columns.
 _BLOCK = 8192
 
 
 def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
-  """Reads the ArrayRecord files of a builder into columns.
+  """Converts the ArrayRecord files of a builder to columns.
 
   Args:
-    folder: to be made; gets a folder of columns for each split.
+    builder: the data set.
+    folder: is created, with a folder of columns for each split.
   """
   folder.mkdir()
   for split in builder.info.splits:
@@ -30,7 +32,7 @@ def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
     source = builder.as_data_source(split=split)
     for start in range(0, len(source), _BLOCK):
       block = range(start, min(start + _BLOCK, len(source)))
-      # Ten times as fast as one example after the other.
+      # Ten times as fast as reading one example at a time.
       examples = source.__getitems__(list(block))
       _append(examples, folder / split)
 
@@ -38,17 +40,24 @@ def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
 def open_columns(
   folder: pathlib.Path, kind: Kind
 ) -> dict[str, Ragged | np.ndarray]:
-  """The columns of one split by name, those that its kind has.
+  """Opens the columns of one split.
+
+  Args:
+    folder: the folder of the split.
+    kind: the kind of the task, which determines the columns.
+
+  Returns:
+    The columns by name.
 
   Raises:
-    DataError: a file is missing, or is shorter or longer than it was written.
+    DataError: a file is missing or has the wrong size.
   """
   names = ('user_id', 'items', *COLUMNS[kind])
   try:
     columns = {name: _open(folder / name) for name in names}
     if len({len(column) for column in columns.values()}) > 1:
       raise ValueError('columns of different lengths')
-  # Missing, empty, or not as long as the rows are.
+  # A file is missing, empty, or of the wrong size.
   except (FileNotFoundError, ValueError):
     raise DataError(
       f'the prepared data set in {folder} is damaged: delete '
@@ -63,7 +72,7 @@ def _open(path: pathlib.Path) -> Ragged | np.ndarray:
     return values
   rows = Ragged.from_lengths(values, np.fromfile(f'{path}.lengths', np.int64))
   if rows.offsets[-1] != len(values):
-    raise ValueError('rows of other lengths')
+    raise ValueError('lengths that do not match the values')
   return rows
 
 
@@ -72,7 +81,7 @@ def _dtype(name: str) -> type:
 
 
 def _append(examples: list[dict], folder: pathlib.Path) -> None:
-  """Appends examples to the columns of a split: raw arrays without header."""
+  """Appends examples to the columns of a split."""
   for name in examples[0]:
     cells = [example[name] for example in examples]
     if name == 'user_id':
@@ -81,7 +90,7 @@ def _append(examples: list[dict], folder: pathlib.Path) -> None:
       lengths = np.array([len(cell) for cell in cells], np.int64)
       _append_to(folder / f'{name}.lengths', lengths)
       cells = np.concatenate(cells)
-    # TFDS gives a number as a Python int, which alone would become an int64.
+    # TFDS returns a number as a Python int, which would become an int64.
     _append_to(folder / name, np.asarray(cells, _dtype(name)))
 
 

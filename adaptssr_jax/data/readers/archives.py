@@ -1,8 +1,8 @@
-"""Files of published data sets: out of a zip or wheel, and CSV by PyArrow.
+"""Reads files of published data sets from a zip or wheel, and CSV by PyArrow.
 
-Nothing is unpacked to disk, an archive is not opened if it is too large for one
-that is expected, and no file of it is read before its whole directory is found
-harmless.
+Nothing is unpacked to disk. An archive is not opened if it is larger than any
+expected one, and no file of it is read before its whole directory has been
+checked.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from adaptssr_jax.data.rows import DataError, shown
+from adaptssr_jax.data.rows import DataError, quote_cell
 
-# The archives that are read have some hundred files, of 25 MB at most.
+# The expected archives have some hundred files and at most 25 MB.
 _MOST_FILES = 100_000
 _MOST_BYTES = 1 << 30
-# Of the archive: its directory, which is all read at once, may be most of it.
+# Limits the archive file, whose directory is read at once and may fill it.
 _MOST_ARCHIVE = 1 << 27
-# Text is packed some five times, at most some twenty; zeros a thousand times.
+# Compression ratio: text reaches 5 to 20, zeros reach 1,000.
 _MOST_PACKED = 100
-# A ratio says nothing of a small file.
+# The ratio of a smaller file is not checked.
 _SMALL = 1 << 20
 _MOST_REASON = 200
-# What a damaged directory, or damaged data or names of compression, raise.
+# Exceptions raised for a damaged directory, data or compression method.
 _DAMAGED = (
   zipfile.BadZipFile,
   zlib.error,
@@ -44,16 +44,16 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_member(path: pathlib.Path, *members: str) -> bytes:
-  """Reads one file of an archive, or of an archive in it.
+  """Reads one file of an archive, or of an archive inside it.
 
   Args:
-    members: the path of the file in the archive; where that is an archive, the
-      path of a file inside of that, and so on.
+    path: the archive.
+    members: the path of the file in the archive; if that is an archive itself,
+      followed by the path of a file in that, and so on.
 
   Raises:
-    DataError: the archive has no such file, is damaged, or could do harm: a
-      path that leads out of it, a link, more files or bytes than are
-      believable.
+    DataError: the archive lacks the file, is damaged, or is unsafe: it holds a
+      path outside of it, a link, or too many files or bytes.
   """
   member = members[0]
   try:
@@ -71,12 +71,12 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
   except DataError:
     raise
   except _DAMAGED as error:
-    raise unreadable(f'{path}, {member}', error) from error
+    raise unreadable_error(f'{path}, {member}', error) from error
 
 
-def unreadable(what: str, error: Exception) -> DataError:
-  """What is wrong with a file that cannot be read."""
-  # The reason may hold names of files, or cells, of any length.
+def unreadable_error(what: str, error: Exception) -> DataError:
+  """The error for a file that cannot be read."""
+  # The message may contain file names or cells of any length.
   reason = str(error)[:_MOST_REASON]
   return DataError(f'{what} cannot be read ({reason}); download it again')
 
@@ -93,23 +93,24 @@ def read_csv(
   encoding: str = 'utf8',
   time_format: str = '',
 ) -> pa.Table:
-  """Reads the columns of a file that are named in `types`.
+  """Reads the columns of a CSV file that are named in `types`.
 
   Args:
     where: the name of the file, for messages.
-    data: all of the file.
-    types: of the columns that are read.
-    names: of all columns; None if the first line has them.
-    header: whether the first line is none of the rows.
+    data: the contents of the file.
+    types: {column: type} of the columns to read.
+    names: the names of all columns; None if the first line has them.
+    header: whether the first line is a header.
     delimiter: one character.
-    quoted: whether a cell may stand between quotation marks.
-    time_format: of columns of times, as `strptime` has it.
+    quoted: whether cells may be in quotation marks.
+    encoding: of the text.
+    time_format: the `strptime` format of columns of times.
 
   Raises:
     DataError: the file is empty, lacks a column, or a row cannot be read; the
-      message has the row, in which the first line of the file is row 1.
+      message has the row number, where the first line of the file is row 1.
   """
-  # PyArrow takes the end of the file for that of an open quotation.
+  # PyArrow ends an open quotation at the end of the file.
   if quoted and data.count(b'"') % 2:
     raise DataError(
       f'{where} cannot be read (a quotation mark is missing, as where it is '
@@ -118,7 +119,7 @@ def read_csv(
   try:
     table = pa.csv.read_csv(
       io.BytesIO(data),
-      # One thread counts rows, and so can say which one is wrong.
+      # With one thread, PyArrow's errors name the row.
       pa.csv.ReadOptions(
         use_threads=False,
         column_names=names,
@@ -138,12 +139,12 @@ def read_csv(
     )
   except pa.ArrowKeyError as error:
     raise DataError(
-      f'{where} has no column of this name ({str(error)[:200]}); download it '
-      'again'
+      f'{where} has no column that is needed ({str(error)[:200]}); '
+      'download it again'
     ) from error
-  # The decoder of PyArrow is that of Python.
+  # PyArrow decodes text by Python, hence UnicodeError.
   except (OSError, UnicodeError, pa.ArrowException) as error:
-    raise unreadable(where, error) from error
+    raise unreadable_error(where, error) from error
   if not len(table):
     raise DataError(f'{where} is empty; download it again')
   return table
@@ -152,11 +153,11 @@ def read_csv(
 def refuse_rows(
   where: str, wrong: Mapping[str, pa.ChunkedArray | pa.Array], *, first: int = 1
 ) -> None:
-  """Raises `DataError` for the first row with something wrong.
+  """Raises `DataError` for the first invalid row.
 
   Args:
     where: the name of the file.
-    wrong: which rows have each thing that none may have, true or null.
+    wrong: {description of an error: whether each row has it}; null is true.
     first: the number of the first row.
   """
   for what, rows in wrong.items():
@@ -169,16 +170,17 @@ def refuse_rows(
 
 def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
   if len(entries) > _MOST_FILES:
-    raise _refused(path, f'{len(entries):,} files in it')
+    raise _refused(path, f'it holds {len(entries):,} files')
   names = set()
   for entry in entries:
+    name = quote_cell(entry.filename)
     parts = pathlib.PurePosixPath(entry.filename.replace('\\', '/')).parts
     if '..' in parts or parts[:1] == ('/',) or ':' in ''.join(parts[:1]):
-      raise _refused(path, f'{shown(entry.filename)} leads out of it')
+      raise _refused(path, f'{name} leads out of it')
     if stat.S_ISLNK(entry.external_attr >> 16):
-      raise _refused(path, f'{shown(entry.filename)} is a link')
+      raise _refused(path, f'{name} is a link')
     if entry.filename in names:
-      raise _refused(path, f'{shown(entry.filename)} is in it twice')
+      raise _refused(path, f'{name} is in it twice')
     names.add(entry.filename)
   if sum(entry.file_size for entry in entries) > _MOST_BYTES:
     raise _refused(path, f'it unpacks to more than {_MOST_BYTES:,} bytes')
@@ -187,19 +189,18 @@ def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
 def _read(
   path: pathlib.Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
 ) -> bytes:
+  name = quote_cell(entry.filename)
   if entry.compress_type not in _METHODS:
-    raise _refused(path, f'{shown(entry.filename)} is packed in an unusual way')
+    raise _refused(path, f'{name} is packed in an unusual way')
   packed = max(entry.compress_size, 1)
   if entry.file_size > max(_SMALL, _MOST_PACKED * packed):
-    raise _refused(
-      path,
-      f'{shown(entry.filename)} unpacks to {entry.file_size / packed:.0f} x',
-    )
+    ratio = entry.file_size / packed
+    raise _refused(path, f'{name} unpacks to {ratio:.0f} x')
   with archive.open(entry) as file:
-    # Not more than it says it is: the rest is not looked at.
+    # Read no more than the size in the directory.
     data = file.read(entry.file_size)
     if file.read(1):
-      raise _refused(path, f'{shown(entry.filename)} is larger than it says')
+      raise _refused(path, f'{name} is larger than its directory entry says')
   return data
 
 

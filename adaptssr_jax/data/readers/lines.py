@@ -1,6 +1,7 @@
-"""The lines of large text files, some megabytes at a time.
+"""Reads the lines of large text files, some megabytes at a time.
 
-A span of a file has the lines that begin in it, so that many can be read apart.
+A span of a file contains the lines that begin in it, so that the spans of a
+file can be read independently.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import pyarrow.compute as pc
 from adaptssr_jax.data.rows import DataError
 
 PARQUET = ('.parquet', '.pq')
-# Bytes that are looked at at once.
+# Bytes that are read at a time.
 _BYTES = 1 << 24
 
 
 class Span(NamedTuple):
-  """A file, or a run of its lines.
+  """A file, or consecutive lines of a file.
 
   Args:
     path: the file.
-    start: byte offset: the span has the lines that begin at it or after it. For
-      Parquet the index of the first row group.
+    start: a byte offset; the span contains lines that begin at it or after it.
+      For Parquet, the index of the first row group.
     end: the `start` of the next span; None at the end of the file.
     line: the line number of the first line, from 1.
   """
@@ -38,13 +39,13 @@ class Span(NamedTuple):
 
 
 class Block(NamedTuple):
-  """Some whole lines of a file, and the number of the first one."""
+  """Consecutive complete lines, and the line number of the first one."""
 
   line: int
   text: bytes
 
   def to_arrow(self) -> pa.LargeBinaryArray:
-    """The lines, without their ends and without a byte-order mark."""
+    """The lines without line ends and without a byte-order mark."""
     text = self.text.replace(b'\r\n', b'\n')
     if self.line == 1:
       # Spreadsheets begin a file with a byte-order mark.
@@ -58,12 +59,12 @@ class Block(NamedTuple):
 
 
 def is_parquet(path: pathlib.Path) -> bool:
-  """Whether a file is in that format."""
+  """Whether the suffix of a file is that of Parquet."""
   return path.suffix.lower() in PARQUET
 
 
 def text_blocks(span: Span) -> Iterator[Block]:
-  """All lines of a span."""
+  """Yields the lines of a span in blocks."""
   with span.path.open('rb') as file:
     if span.start:
       file.seek(span.start - 1)
@@ -83,7 +84,14 @@ def text_blocks(span: Span) -> Iterator[Block]:
 def decoded(
   path: pathlib.Path, lines: Iterable[bytes], line: int = 1, what: str = 'line'
 ) -> Iterator[str]:
-  """Lines as text; `DataError` for one that is not UTF-8."""
+  """Yields lines as text; raises `DataError` for one that is not UTF-8.
+
+  Args:
+    path: the file, for messages.
+    lines: the lines.
+    line: the number of the first line.
+    what: what a message calls a line.
+  """
   for number, text in enumerate(lines, line):
     try:
       # Spreadsheets begin a file with a byte-order mark.

@@ -21,27 +21,27 @@ from adaptssr_jax.data.readers.archives import (
   read_csv,
   read_member,
   refuse_rows,
-  unreadable,
+  unreadable_error,
 )
 from adaptssr_jax.data.readers.sources import Package
 from adaptssr_jax.data.rows import DataError
 
-# Of each number that is read, the largest that is one: no year after 2105, say.
+# The largest valid value of each number; times end in 2106.
 _MOST = {'user': 2**31 - 1, 'age': 120, 'rating': 5, 'time': 2**32 - 1}
 _RATING = ('user', 'item', 'rating', 'time')
 _PERSON = ('user', 'age', 'gender', 'occupation', 'zip code')
 
 
 class Table(NamedTuple):
-  """One text file of a copy, one row a line.
+  """One text file of a copy, with one row per line.
 
   Args:
-    member: its path inside the archive, or beside the unpacked folder.
-    columns: their names here; those of `_MOST` hold numbers.
-    separator: what stands between two columns.
+    member: its path inside the archive, which begins with the folder's name.
+    columns: the names given to its columns; those in `_MOST` hold numbers.
+    separator: the text between two columns.
     encoding: of the text.
     header: whether the first line names the columns.
-    user_prefix: what stands before each user number.
+    user_prefix: the text before each user number.
   """
 
   member: str
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 class Copy(NamedTuple):
-  """The tables of a copy; that of films if these are read as titles."""
+  """The tables of a copy; `films` is needed to replace numbers by titles."""
 
   ratings: Table
   users: Table
@@ -64,11 +64,11 @@ class Edition(NamedTuple):
   """One MovieLens data set and its two copies.
 
   Args:
-    url: where GroupLens has its zip.
-    grouplens: what is in that zip.
+    url: of GroupLens' zip.
+    grouplens: the tables of that zip.
     package: the pinned wheel.
-    wheel: what is in that wheel.
-    occupations: the names of the classes, by how the files write them.
+    wheel: the tables of that wheel.
+    occupations: {occupation in the files: name of the class}.
   """
 
   url: str
@@ -79,13 +79,13 @@ class Edition(NamedTuple):
 
   @property
   def names(self) -> tuple[str, str]:
-    """Those of GroupLens' zip and of the folder that is in it."""
+    """The names of GroupLens' zip and of the folder in it."""
     file = self.url.rpartition('/')[2]
     return file, file.removesuffix('.zip')
 
 
 class Person(NamedTuple):
-  """A user's attributes: age in years, or where its age group begins."""
+  """The attributes of a user; `age` in years, or the start of an age group."""
 
   gender: str
   age: int
@@ -98,9 +98,9 @@ class Log(NamedTuple):
   Args:
     user: user number of each rating.
     item: raw name of the film of each rating.
-    rating: 1..5.
-    time: second of each rating.
-    people: the attributes of each user number.
+    rating: 1 to 5.
+    time: of each rating, in seconds since 1970.
+    people: {user number: attributes}.
   """
 
   user: np.ndarray
@@ -116,7 +116,7 @@ _OCCUPATIONS_100K = (
   'none', 'other', 'programmer', 'retired', 'salesman', 'scientist', 'student',
   'technician', 'writer',
 )  # fmt: skip
-# MovieLens-1M writes their positions.
+# MovieLens-1M writes indices into this tuple.
 _OCCUPATIONS_1M = (
   'other or not specified', 'academic/educator', 'artist', 'clerical/admin',
   'college/grad student', 'customer service', 'doctor/health care',
@@ -127,7 +127,7 @@ _OCCUPATIONS_1M = (
 
 
 def _wheel(path: str, user_prefix: str = '') -> Copy:
-  """The tables of a wheel, which follow RecBole's format."""
+  """The tables of a wheel, which are in RecBole's format."""
   more = {'header': True, 'user_prefix': user_prefix}
   return Copy(
     Table(f'{path}.inter', _RATING, **more),
@@ -172,10 +172,10 @@ EDITIONS = {
 
 
 def read(path: pathlib.Path, edition: Edition) -> Log:
-  """Reads all ratings and users of a copy: the wheel, the zip, or its folder.
+  """Reads all ratings and users of a wheel, zip or unpacked folder.
 
   Raises:
-    DataError: a file is missing or damaged, or a row cannot be read.
+    DataError: a file is missing or damaged, or a row is invalid.
   """
   copy = edition.wheel if path.suffix == '.whl' else edition.grouplens
   users = _read_table(path, copy.users)
@@ -214,9 +214,9 @@ def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
       f'{path} has no {table.member}; download it again'
     ) from None
   except OSError as error:
-    raise unreadable(where, error) from error
-  # PyArrow knows no prefixes, and no delimiters of two characters. Prefixes are
-  # those of the lines after a header.
+    raise unreadable_error(where, error) from error
+  # PyArrow supports neither prefixes nor delimiters of two characters. Files
+  # with prefixes have a header.
   if table.user_prefix:
     data = data.replace(f'\n{table.user_prefix}'.encode(), b'\n')
   delimiter = table.separator if len(table.separator) == 1 else '\x1f'

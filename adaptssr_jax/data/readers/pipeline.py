@@ -1,9 +1,9 @@
-"""What the Apache Beam pipelines of all data sets have in common.
+"""Steps that the Apache Beam pipelines of all data sets share.
 
-A source is cut into spans, of which any worker reads any. What is read goes on
-as tables of many rows, since a pipeline takes some microseconds for each of its
-elements. Ids are numbered by the smallest `place` where each stands, an integer
-that grows as the source is read.
+A source is divided into spans, which any worker can read. Rows are passed on in
+tables of many rows, since a pipeline takes some microseconds per element. Ids
+are numbered by the smallest `position` at which they occur, an integer that
+grows through the source.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.lines import Span, is_parquet, text_blocks
 from adaptssr_jax.data.rows import DataError, Rows, check_count, examples_of
 
-# Bytes of a span of text: some seconds of work.
+# Bytes of a span of text, which take some seconds to process.
 _SPAN = 1 << 26
-# All rows of the users of a bucket are in the memory of one worker.
+# One worker holds all rows of a bucket of users in memory.
 _BUCKETS = 256
 
 
 class Guarded(beam.DoFn):
-  """Calls a generator with each element, on any worker.
+  """Calls a generator function with each element, on any worker.
 
   Args:
-    function: its `DataError` or `OSError` is raised again by
-      `beam.errors_left_in`.
+    function: the function. `beam.errors_left_in` raises its `DataError` or
+      `OSError` again.
     folder: for errors.
   """
 
@@ -46,7 +46,7 @@ class Guarded(beam.DoFn):
     self._folder = str(folder)
 
   def process(self, element: Any, *side_inputs: Any) -> Iterator:
-    """As the function; side inputs follow the element."""
+    """Calls the function with the element and the side inputs."""
     try:
       yield from self._function(element, *side_inputs)
     except (DataError, OSError) as error:
@@ -57,7 +57,7 @@ class Guarded(beam.DoFn):
 def each(
   function: Callable, folder: pathlib.Path, *side_inputs: Any
 ) -> beam.ParDo:
-  """Calls a generator with each element; see `Guarded`."""
+  """Calls a generator function with each element; see `Guarded`."""
   return beam.ParDo(Guarded(function, folder), *side_inputs)
 
 
@@ -65,9 +65,9 @@ def each(
 def spans_of(
   begin: PBegin, files: Mapping[Hashable, pathlib.Path], folder: pathlib.Path
 ) -> PCollection:
-  """Cuts files into spans of lines or row groups: (key of the file, span).
+  """Divides files into spans of lines or row groups: (key of the file, span).
 
-  CSV in which a quoted cell may hold a line break is one span.
+  A CSV file in which a quoted cell may hold a line break becomes one span.
   """
   cut = [
     (file, span) for file, path in files.items() for span in cut_file(path)
@@ -84,13 +84,13 @@ def spans_of(
 
 
 def cut_file(path: pathlib.Path) -> list[Span]:
-  """The spans of a file, without the numbers of their lines."""
+  """The spans of a file, without line numbers."""
   starts = range(0, path.stat().st_size, _SPAN)
   if is_parquet(path):
     try:
       metadata = pyarrow.parquet.read_metadata(path)
     except pa.ArrowException:
-      # Whoever reads it says what is wrong with it.
+      # The reader of the span raises the error.
       return [Span(path)]
     groups = range(metadata.num_row_groups)
     starts = [at for at in groups if metadata.row_group(at).num_rows]
@@ -102,12 +102,12 @@ def cut_file(path: pathlib.Path) -> list[Span]:
 def scan(
   element: tuple[Hashable, Span],
 ) -> Iterator[tuple[Hashable, tuple[Span, int, bool]]]:
-  """The number of lines of a span, and whether its file may be cut there."""
+  """Counts the lines of a span and checks that none has an open quotation."""
   file, span = element
   lines, is_plain = 0, True
   for block in () if is_parquet(span.path) else text_blocks(span):
     lines += block.text.count(b'\n')
-    # A line break between quotation marks leaves one of them in a line.
+    # A line break in a quoted cell leaves an odd number of marks in its line.
     if b'"' in block.text and span.path.suffix.lower() == '.csv':
       counts = (line.count(b'"') for line in block.text.split(b'\n'))
       is_plain = is_plain and not any(count % 2 for count in counts)
@@ -117,7 +117,7 @@ def scan(
 def with_lines(
   file: Hashable, scanned: Iterable[tuple[Span, int, bool]]
 ) -> Iterator[tuple[Hashable, Span]]:
-  """The spans of a file, with the numbers of their first lines."""
+  """The spans of a file with the number of the first line of each."""
   scanned = sorted(scanned, key=lambda found: found[0].start)
   if not all(is_plain for _, _, is_plain in scanned):
     yield file, scanned[0][0]._replace(end=None)
@@ -129,7 +129,7 @@ def with_lines(
 
 
 def buckets(table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
-  """The rows of a table by the bucket of the ids in a column, text."""
+  """Divides the rows of a table into buckets by the ids in a text column."""
   encoded = table[column].combine_chunks().dictionary_encode()
   names = encoded.dictionary.cast(pa.binary()).to_pylist()
   bucket = np.array([zlib.crc32(name) % _BUCKETS for name in names], np.uint8)
@@ -140,31 +140,32 @@ def buckets(table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
 
 @beam.ptransform_fn
 def in_order(tables: PCollection) -> PCollection:
-  """All ids in the order they first appear, one array.
+  """All distinct ids in the order in which they first appear, as one array.
 
   Args:
-    tables: of `id` and `place`.
+    tables: tables of `id` and `position`.
   """
   return (
     tables
-    | 'first place' >> beam.CombineGlobally(first_places)
+    | 'first position' >> beam.CombineGlobally(first_positions)
     | 'in order'
-    >> beam.Map(lambda table: table.sort_by('place')['id'].combine_chunks())
+    >> beam.Map(lambda table: table.sort_by('position')['id'].combine_chunks())
   )
 
 
-def first_places(tables: Iterable[pa.Table]) -> pa.Table:
-  """Of each id the smallest place."""
+def first_positions(tables: Iterable[pa.Table]) -> pa.Table:
+  """The distinct ids of tables of `id` and `position`, each at its first."""
   tables = list(tables)
-  # Beam also combines nothing.
+  # Beam may also combine no tables.
   if not tables:
-    return pa.table({'id': pa.nulls(0), 'place': pa.array([], pa.int64())})
+    return pa.table({'id': pa.nulls(0), 'position': pa.array([], pa.int64())})
   table = pa.concat_tables(tables, promote_options='permissive').group_by('id')
-  return table.aggregate([('place', 'min')]).rename_columns(['id', 'place'])
+  table = table.aggregate([('position', 'min')])
+  return table.rename_columns(['id', 'position'])
 
 
 def save(path: pathlib.Path) -> beam.PTransform:
-  """Writes an element, a list or an array, as one JSON list of texts."""
+  """Writes an element, a list or an array, as a JSON list of texts."""
   return beam.Map(functools.partial(_save, path=str(path)))
 
 
@@ -181,47 +182,49 @@ def split_examples(
   source: str,
   folder: pathlib.Path,
 ) -> dict[str, PCollection]:
-  """The examples of each split, keyed by their place in it.
+  """The examples of each split, keyed by their row in the split.
 
   Args:
-    rows: (numbers, rows): the number of each labelled row, which are those of
-      `targets` in a ranking, and the rows.
-    total: how many labelled rows there are, one number.
-    split: which of so many rows go to each split, in order.
-    source: what they are of, for messages.
+    rows: pairs (numbers, rows): the number of each labelled row, and the rows.
+      In a ranking, the labelled rows are the values of `targets`.
+    total: one number, that of all labelled rows.
+    split: {name of a split: its row numbers}, in order, from the number of all
+      rows.
+    source: the source, for messages.
+    folder: for errors.
   """
-  # On one worker, as the order is that of one generator.
-  draw = functools.partial(_places, split=split, source=source)
-  places = total | 'places' >> each(draw, folder)
+  # One generator draws the order of all rows, so one worker draws the splits.
+  draw = functools.partial(_positions, split=split, source=source)
+  positions = total | 'positions' >> each(draw, folder)
   splits = tuple(split(0))
-  take = beam.FlatMap(_take, AsSingleton(places))
+  take = beam.FlatMap(_take, AsSingleton(positions))
   taken = rows | 'take' >> take.with_outputs(*splits)
   return {name: taken[name] for name in splits}
 
 
-def _places(
+def _positions(
   total: int, *, split: Callable[[int], dict[str, np.ndarray]], source: str
 ) -> Iterator[dict[str, tuple[int, np.ndarray]]]:
-  """The index of each row in the joined splits, and the size of each split."""
+  """The position of each row in all splits together, and {split: size}."""
   parts = split(total)
   for name, part in parts.items():
     check_count(len(part), where=f'{name} split of {source}')
-  place = np.empty(total, np.int64)
-  place[np.concatenate(list(parts.values()))] = np.arange(total)
-  yield place, {name: len(part) for name, part in parts.items()}
+  position = np.empty(total, np.int64)
+  position[np.concatenate(list(parts.values()))] = np.arange(total)
+  yield position, {name: len(part) for name, part in parts.items()}
 
 
 def _take(
   element: tuple[np.ndarray, Rows],
-  places: tuple[np.ndarray, dict[str, int]],
+  positions: tuple[np.ndarray, dict[str, int]],
 ) -> Iterator[TaggedOutput]:
-  """The examples that some rows are in each split."""
+  """Yields the examples that some rows become, tagged by their split."""
   numbers, rows = element
-  place, start = places[0][numbers], 0
-  for name, size in places[1].items():
-    mine = np.flatnonzero((place >= start) & (place < start + size))
-    mine = mine[np.argsort(place[mine])]
-    keys = place[mine] - start
+  position, start = positions[0][numbers], 0
+  for name, size in positions[1].items():
+    mine = np.flatnonzero((position >= start) & (position < start + size))
+    mine = mine[np.argsort(position[mine])]
+    keys = position[mine] - start
     if rows.targets is None:
       users = rows.take(mine)
     else:

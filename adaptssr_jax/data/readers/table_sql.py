@@ -1,8 +1,8 @@
-"""SQL that cuts lines into cells, and cells into times.
+"""SQL that splits lines into cells and parses cells as times.
 
-A time is an integer, a floating-point number, or a moment, in nanoseconds since
-1970. Nothing is rounded: an integer of more than 64 bits and a fraction of more
-than nine digits are none of these.
+A time is an integer, a floating-point number, or a timestamp in nanoseconds
+since 1970. Nothing is rounded: an integer of more than 64 bits, or a timestamp
+with more than nine digits of a second, is not accepted as a time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import duckdb
 
 from adaptssr_jax.data.rows import DataError
 
-# What is said to be wrong with a line of CSV that has to be read by itself.
+# Marks a line of CSV that SQL cannot split.
 NOT_PLAIN = 'not plain'
-# All cells of a line, where none holds a quotation mark or a comma.
+# A line in which no cell holds a quotation mark or a comma.
 _PLAIN = '(?:"[^",\r]*"|[^",\r]*)(?:,(?:"[^",\r]*"|[^",\r]*))*'
 _CSV_CELLS = (
   "case when not contains(text, '\"') and not contains(text, chr(13)) "
@@ -24,13 +24,13 @@ _CSV_CELLS = (
   "then string_split(replace(text, '\"', ''), ',') end"
 )
 _JSON_IDS = "('VARCHAR', 'BIGINT', 'UBIGINT', 'BOOLEAN', 'NULL')"
-# What DuckDB takes for numbers besides, such as 1_0 and 0x10, is not one here.
+# DuckDB also reads 1_0 and 0x10 as numbers, which are refused here.
 _INTEGER = ' *[+-]?[0-9]+ *'
 _REAL = (
   r' *[+-]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?'
   '|[0-9]+[eE][+-]?[0-9]+) *'
 )
-# ISO 8601: a date, and if need be an hour, minute, second, fraction and zone.
+# ISO 8601: a date, and optionally hour, minute, second, fraction and zone.
 _ISO = (
   '^ *([0-9]{4})-?([0-9]{2})-?([0-9]{2})(?:[T ]([0-9]{2})(?::?([0-9]{2})'
   '(?::?([0-9]{2})(?:[.,]([0-9]{1,9}))?)?)?'
@@ -45,9 +45,9 @@ _MINUTES = (
   "(rpad(iso.zone_h, 2, '0')::bigint * 60 + rpad(iso.zone_m, 2, '0')::bigint) "
   "* case iso.sign when '-' then -1 else 1 end"
 )
-# Each of these looks only at what those before it have left.
+# Each column is computed only where the columns before it are null.
 _OF_TEXT = (
-  # That the text comes back is quicker to see than that it matches.
+  # Comparing the text of the number is faster than matching the pattern.
   'case when try_cast(t as bigint)::varchar = t or regexp_full_match(t, '
   f"'{_INTEGER}') then try_cast(t as bigint) end as number",
   f"case when number is null and regexp_full_match(t, '{_REAL}') "
@@ -63,16 +63,21 @@ _OF_TYPE = {
   'moment': 'try(epoch_ns(t)) as moment',
 }
 _NO_TIME = (
-  'neither a finite number, of at most 63 bits if it is an integer, nor an '
-  'ISO-8601 timestamp in 1678 to 2261; another form is told by time_format'
+  'neither a finite number (an integer of at most 63 bits) nor an ISO-8601 '
+  'timestamp in 1678 to 2261; for another format, set time_format'
 )
 _NULL = {'number': 'bigint', 'real': 'double', 'moment': 'bigint'}
 
 
 def csv_cells(lines: str, width: int) -> str:
-  """SQL of `line`, its `cells` and what is `wrong`, from `line` and `text`.
+  """SQL that splits lines of CSV.
 
-  A line must have `width` cells; blank ones are left out.
+  Args:
+    lines: SQL of a table with `line` and `text`.
+    width: the number of cells of a line; other lines are marked as not plain.
+
+  Returns:
+    A `select` of `line`, `cells` and `wrong`, without blank lines.
   """
   return (
     f'select *, case when coalesce(len(cells) <> {width}, true) then '
@@ -82,7 +87,13 @@ def csv_cells(lines: str, width: int) -> str:
 
 
 def json_cells(lines: str, names: Sequence[str], ids: Sequence[str]) -> str:
-  """The same of JSON lines: the cells of these names, first those of ids."""
+  """As `csv_cells`, for JSON lines.
+
+  Args:
+    lines: SQL of a table with `line` and `text`.
+    names: the names whose values become cells, those of ids first.
+    ids: the names whose values must be texts, integers or booleans.
+  """
   escaped = [name.replace('~', '~0').replace('/', '~1') for name in names]
   pointers = [quoted(f'/{name}') for name in escaped]
   wrong = [
@@ -91,7 +102,7 @@ def json_cells(lines: str, names: Sequence[str], ids: Sequence[str]) -> str:
   ]
   for at, name in enumerate(ids, 1):
     reason = f'column {name!r} is no text, integer or boolean, but '
-    # An integer of more than 64 bits is a DOUBLE, whose text is as written.
+    # To DuckDB, an integer of more than 64 bits is a DOUBLE with all digits.
     wrong.append(
       f'when kinds[{at + 1}] not in {_JSON_IDS} and not regexp_full_match('
       f"cells[{at}], '-?[0-9]+') then {quoted(reason)} || kinds[{at + 1}]"
@@ -107,13 +118,13 @@ def json_cells(lines: str, names: Sequence[str], ids: Sequence[str]) -> str:
 
 
 def quoted(text: str) -> str:
-  """A text in SQL."""
+  """Quotes a text for SQL."""
   escaped = text.replace("'", "''")
   return f"'{escaped}'"
 
 
 def check_time_format(time_format: str) -> None:
-  """Raises `DataError` for what is no format of `strptime`; none is one."""
+  """Raises `DataError` for an invalid `strptime` format; '' is valid."""
   try:
     if time_format:
       duckdb.execute(f"select try_strptime('', {quoted(time_format)})")
@@ -124,12 +135,15 @@ def check_time_format(time_format: str) -> None:
 
 
 def with_times(query: str, kind: str, time_format: str = '') -> str:
-  """Adds the columns `number`, `real` and `moment`, null in all but one.
+  """Adds the columns `number`, `real` and `moment`, of which one is not null.
+
+  All three are null for a cell that is not a time.
 
   Args:
-    query: SQL of a `select` with the column `t`, the cells of times.
-    kind: what those hold: 'text', 'number', 'real' or 'moment'.
-    time_format: of `strptime`, for text that is neither a number nor ISO 8601.
+    query: a `select` with the column `t`, the cells of times.
+    kind: the kind of these cells: 'text', 'number', 'real' or 'moment'.
+    time_format: a `strptime` format, for text that is neither a number nor
+      ISO 8601.
   """
   if time_format:
     parsed = f'try_strptime(t::varchar, {quoted(time_format)})'
@@ -153,7 +167,7 @@ def wrong_cells(
   optional: Collection[str],
   time_format: str,
 ) -> str:
-  """SQL of what is wrong with a row: `wrong`, or an empty cell or no time."""
+  """SQL of the error of a row: `wrong`, an empty cell, or an invalid time."""
   filled = dict(texts) | ({'t': time} if time else {})
   checks = [
     f'when {name} is null then ' + quoted(f'column {column!r} is empty')
@@ -161,7 +175,7 @@ def wrong_cells(
     if name not in optional
   ]
   if time:
-    form = f'not of the form {time_format}' if time_format else _NO_TIME
+    form = f'not in the format {time_format}' if time_format else _NO_TIME
     checks.append(
       'when coalesce(number, moment) is null and real is null then '
       "'time ''' || left(t::varchar, 80) || " + quoted(f"' is {form}")
@@ -170,7 +184,7 @@ def wrong_cells(
 
 
 def columns_of(where: str) -> list[str]:
-  """The columns that a condition in SQL names; `DataError` if it is none."""
+  """The columns in a condition in SQL; `DataError` if it cannot be parsed."""
   if not where:
     return []
   error, statements, names = duckdb.execute(
@@ -187,7 +201,9 @@ def with_condition(query: str, where: str, own: Mapping[str, str]) -> str:
   """Leaves out the rows of a `select` for which a condition is not true.
 
   Args:
-    own: the names in the `select` of the columns that the condition may name.
+    query: the `select`.
+    where: the condition, which names columns of the file.
+    own: {column of the file: column of the `select`}.
   """
   named = ['*']
   for name in columns_of(where):
@@ -200,7 +216,7 @@ def with_condition(query: str, where: str, own: Mapping[str, str]) -> str:
 
 
 def wrong_condition(where: str, reason: object) -> DataError:
-  """What is wrong with a condition of --where."""
+  """The error for a condition that cannot be used."""
   return DataError(
     f'the condition {where!r} cannot be used: {reason}; text is written as '
     "'view', and numbers of CSV and JSON lines, whose columns are text, are "

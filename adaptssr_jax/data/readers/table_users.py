@@ -1,8 +1,8 @@
-"""From files of behaviours and of labels to users, by DuckDB.
+"""Groups the rows of files of behaviours and labels by user, in DuckDB.
 
-All rows of all files go into a database on the disk, each with one number for
-its file and line. DuckDB then groups, joins and sorts them, on the disk as far
-as they do not fit the memory that it is given.
+All rows go into a database on disk, each with a number that identifies its file
+and line. DuckDB then groups, joins and sorts them, and uses the disk for what
+exceeds its memory limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adaptssr_jax.data.readers.table_groups import (
 from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 
-# Between two words of progress.
+# Between two lines of progress.
 _SECONDS = 10.0
 
 
@@ -35,16 +35,16 @@ _SECONDS = 10.0
 def open_database(
   folder: pathlib.Path, *, memory_limit: str = '', threads: int = 0
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-  """An empty database in a folder, removed at the end.
+  """Opens an empty database in a folder and removes it at the end.
 
   Args:
-    folder: for it, and for what does not fit the memory while it sorts.
-    memory_limit: such as '4GB'; by default 80% of the machine.
-    threads: that work; by default one a core.
+    folder: for the database, and for data that does not fit in memory.
+    memory_limit: such as '4GB'; by default 80% of the machine's memory.
+    threads: number of threads; by default one per core.
 
   Raises:
-    DataError: there is no such limit, or it does not suffice.
-    OSError: the disk is full, or may not be written to.
+    DataError: the limit cannot be parsed, or is too low.
+    OSError: the disk is full or cannot be written to.
   """
   folder.mkdir(parents=True, exist_ok=True)
   settings = {'memory_limit': memory_limit, 'threads': threads}
@@ -58,7 +58,7 @@ def open_database(
     try:
       yield database
     except duckdb.OutOfMemoryException as error:
-      raise DataError(f'allow more memory to prepare: {error}') from None
+      raise DataError(f'preparing needs more memory: {error}') from None
     except duckdb.IOException as error:
       raise OSError(str(error)) from None
     finally:
@@ -75,14 +75,18 @@ def read_users(
   """Reads behaviours and labels, and groups them by user.
 
   Args:
-    labels: they may stand in `events`; None for pre-training.
+    events: the behaviours.
+    labels: the labels, equal to `events` if they are a column of it; None for
+      pre-training.
+    on_progress: called with each line of progress.
 
   Returns:
-    The users in the order they first appear, of a task those with a label; and
-    the items in the order they first appear, with the names of the classes.
+    The users in the order in which they first appear, for a task only those
+    with a label; and the items in the order in which they first appear, with
+    the names of the classes.
 
   Raises:
-    DataError: a row is wrong, or the labels of a user contradict each other.
+    DataError: a row is invalid, or a user has different labels.
   """
   database.execute(DATABASE)
   _load(database, 'events', events, on_progress)
@@ -104,16 +108,16 @@ def _load(
   tables: Tables,
   on_progress: Callable[[str], None],
 ) -> None:
-  """Puts all rows into one table of the database."""
-  said, total = time.monotonic(), 0
+  """Inserts all rows of `tables` into a table of the database."""
+  reported, total = time.monotonic(), 0
   for file, path in enumerate(tables.paths):
     count = 0
     for block in read_columns(database, Span(path), tables.columns):
       insert(database, name, block, file)
       count += len(block)
-      if time.monotonic() - said > _SECONDS:
+      if time.monotonic() - reported > _SECONDS:
         on_progress(f'Read {count:,} rows of {path}...')
-        said = time.monotonic()
+        reported = time.monotonic()
     total += count
   check_any_row(tables, total)
 
@@ -121,7 +125,7 @@ def _load(
 def insert(
   database: duckdb.DuckDBPyConnection, name: str, block: pa.Table, file: int = 0
 ) -> None:
-  """Puts rows of `read_columns` of one of the files into a table."""
+  """Inserts rows of `read_columns`; `file` is the index of their file."""
   database.register('found', block)
   database.execute(
     f'insert into {name} by name select line + {file * FILE} as row, * exclude '
@@ -130,7 +134,7 @@ def insert(
 
 
 def check_any_row(tables: Tables, count: int) -> None:
-  """Raises `DataError` where a condition leaves no row."""
+  """Raises `DataError` if a condition leaves no row."""
   if not count:
     raise DataError(
       f'no row of {tables} meets the condition {tables.columns.where!r}'
@@ -138,7 +142,7 @@ def check_any_row(tables: Tables, count: int) -> None:
 
 
 def check_any_user(events: Tables, count: int) -> None:
-  """Raises `DataError` where no user is left for a task."""
+  """Raises `DataError` if a task has no user."""
   if not count:
     raise DataError(
       f'no user of the events has a label ({events}); are the user ids of the '

@@ -1,7 +1,10 @@
-"""Files of behaviours or labels as columns that have been checked.
+"""Reads files of behaviours or labels into checked columns.
 
-DuckDB cuts the lines of a block into cells and checks these. Where a line of
-CSV is not plain, that and what follows in the file are read row by row.
+DuckDB splits blocks of lines into cells and checks them. From the first block
+of CSV with a line that cannot be split this way, Python's `csv` module reads
+the file row by row. DuckDB's own `read_csv` is not used: it reads `a, "b"` as
+`b` in place of ` "b"`, accepts `"a" ` as `a`, and drops empty cells that a row
+has in excess, all without an error.
 """
 
 from __future__ import annotations
@@ -38,23 +41,24 @@ from adaptssr_jax.data.readers.table_files import (
 )
 from adaptssr_jax.data.rows import DataError
 
-# Rows are counted on in the next file from here: no file has as many.
+# Added to the line numbers of each further file; no file has as many lines.
 FILE = 1 << 40
 _CSV = '.csv'
 _FORMATS = (_CSV, '.jsonl', '.ndjson', '.json', *PARQUET)
-_AS_IT_IS = 'select *, null::varchar as wrong from block'
-# Rows read one by one that become a block, and that one thread of DuckDB takes.
+_SELECT_ALL = 'select *, null::varchar as wrong from block'
+# Rows of a block that are read one by one, and that a DuckDB thread processes.
 _ROWS = 65_536
 
 
 class Columns(NamedTuple):
-  """Which columns of a file are read, and what becomes of them.
+  """The columns to read from a file, and how to read them.
 
   Args:
-    texts: those of ids and labels, by their names in the result.
-    time: that of times, if any.
-    optional: which of the names in the result may be null.
-    time_format: of `strptime`, for times that are neither numbers nor ISO 8601.
+    texts: {name in the result: column of the file}, for ids and labels.
+    time: the column of times; None if there is none.
+    optional: names in the result whose cells may be empty.
+    time_format: a `strptime` format, for times that are neither numbers nor
+      ISO-8601 timestamps.
     where: a condition in SQL; rows for which it is not true are left out.
   """
 
@@ -66,60 +70,60 @@ class Columns(NamedTuple):
 
   @property
   def names(self) -> list[str]:
-    """All of them, each once: texts, time, and those of the condition."""
+    """The distinct columns of texts, of times, and of the condition."""
     time = [self.time] if self.time else []
-    tested = table_sql.columns_of(self.where)
-    return list(dict.fromkeys([*self.texts.values(), *time, *tested]))
+    in_condition = table_sql.columns_of(self.where)
+    return list(dict.fromkeys([*self.texts.values(), *time, *in_condition]))
 
 
 class Tables(NamedTuple):
-  """Files, whose rows count one after the other, and what is read of each.
+  """Files that are read one after the other, and the columns to read.
 
-  The columns of behaviours are called user_id, item_id and, if it is there,
-  label; those of labels user_id and label.
+  Behaviours have the columns user_id, item_id and, if they include labels,
+  label. Labels have the columns user_id and label.
   """
 
   paths: Sequence[pathlib.Path]
   columns: Columns
 
-  def place(self, row: int) -> str:
-    """The file and the line of a row of the database, for messages."""
-    return _place(self.paths[row // FILE], row % FILE)
+  def location(self, row: int) -> str:
+    """Names the file and line of a row of the database, for messages."""
+    return _location(self.paths[row // FILE], row % FILE)
 
   def __str__(self) -> str:
     return ', '.join(map(str, self.paths))
 
 
-def _place(path: pathlib.Path, line: int) -> str:
+def _location(path: pathlib.Path, line: int) -> str:
   return f'{path}, {"row" if is_parquet(path) else "line"} {line}'
 
 
 def check_path(path: pathlib.Path) -> None:
-  """Raises `DataError` for what is no file, or not in a format that is read."""
+  """Raises `DataError` unless the path is a file in a supported format."""
   if path.suffix.lower() not in _FORMATS:
     raise DataError(
       f'{path}: unknown format; its name must end in {", ".join(_FORMATS)}'
     )
-  # A device may have no end.
+  # Reading a device might never end.
   if not os.path.isfile(path):
-    raise DataError(f'{path} cannot be read: there is no file of this name')
+    raise DataError(f'{path} cannot be read: there is no such file')
 
 
 def read_columns(
   connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
 ) -> Iterator[pa.Table]:
-  """Reads a file, or a span of it, in the format that its suffix says.
+  """Reads a file, or a span of it, in the format given by its suffix.
 
   Yields:
     Tables with the columns
-      line: the number of the line, in Parquet of the row, from 1.
+      line: the line number from 1; in Parquet, the row number from 1.
       NAME: text, for each name in `columns.texts`.
-      number, real, moment: the time in one of them, as int64, as float64, or in
-        nanoseconds since 1970; the others are null.
+      number, real, moment: the time, in one of the three: as an int64, as a
+        float64, or in nanoseconds since 1970. The other two are null.
 
   Raises:
-    DataError: the file is not there, not in that format, has no rows or lacks a
-      column, or a row of it is wrong; the message has its line.
+    DataError: the file does not exist, is not in that format, has no rows or
+      lacks a column, or a row is invalid; the message names its line.
   """
   check_path(span.path)
   read = _read_parquet if is_parquet(span.path) else _read_json
@@ -130,7 +134,7 @@ def read_columns(
       row = pc.index(pc.is_valid(table['wrong']), True).as_py()
       if row >= 0:
         line, wrong = table['line'][row], table['wrong'][row]
-        raise DataError(f'{_place(span.path, line.as_py())}: {wrong}')
+        raise DataError(f'{_location(span.path, line.as_py())}: {wrong}')
       yield table.drop_columns('wrong')
   except OSError as error:
     reason = error.strerror or str(error)
@@ -146,8 +150,8 @@ def _read_parquet(
     types = dict(zip(names, block.schema.types[1:], strict=True))
     kinds = {name: kind_of(kind) for name, kind in types.items()}
     for name in [*columns.texts.values(), *filter(None, [columns.time])]:
-      not_read = ('boolean',) if name == columns.time else ('real', 'moment')
-      if kinds[name] in ('', *not_read):
+      refused = ('boolean',) if name == columns.time else ('real', 'moment')
+      if kinds[name] in ('', *refused):
         raise DataError(
           f'{span.path}: column {name!r} holds {types[name]}; ids and labels '
           'must be text, integers or booleans, times numbers, timestamps or '
@@ -155,7 +159,7 @@ def _read_parquet(
         )
     cells = dict(zip(names, block.column_names[1:], strict=True))
     kind = kinds.get(columns.time, 'text')
-    yield _select(connection, columns, block, _AS_IT_IS, cells, kind)
+    yield _select(connection, columns, block, _SELECT_ALL, cells, kind)
   if is_empty:
     raise DataError(f'{span.path} has no rows')
 
@@ -170,7 +174,7 @@ def _read_json(
   query = table_sql.json_cells('block', names, ids)
   for block in text_blocks(span):
     lines = _lines(span.path, block)
-    yield _select(connection, columns, lines, query, _places(names, names))
+    yield _select(connection, columns, lines, query, _cells(names, names))
 
 
 def _read_csv(
@@ -178,38 +182,38 @@ def _read_csv(
 ) -> Iterator[pa.Table]:
   present, header = csv_header(span.path)
   check_columns(span.path, present, columns.names)
-  places = _places(columns.names, present)
-  # Only the span that begins with the file has its header.
+  cells = _cells(columns.names, present)
+  # Only the span at the start of the file has the header.
   rows = f'(from block where line > {0 if span.start else header})'
   query = table_sql.csv_cells(rows, len(present))
   blocks = text_blocks(span)
   for block in blocks:
     lines = _lines(span.path, block)
-    table = _select(connection, columns, lines, query, places)
+    table = _select(connection, columns, lines, query, cells)
     if not pc.any(pc.equal(table['wrong'], table_sql.NOT_PLAIN)).as_py():
       yield table
       continue
-    # This block and what follows in the file, row by row.
+    # Read this block and the rest of the file row by row.
     rest = itertools.chain([block], blocks)
     texts = itertools.chain.from_iterable(io.BytesIO(b.text) for b in rest)
     found = csv_rows(span.path, texts, line=block.line, width=len(present))
-    query = _AS_IT_IS.replace('block', rows)
+    query = _SELECT_ALL.replace('block', rows)
     while chunk := list(itertools.islice(found, _ROWS)):
       numbers, lists = map(list, zip(*chunk, strict=True))
       lists = pa.array(lists, pa.list_(TEXT))
       chunk = pa.table({'line': numbers, 'cells': lists})
-      yield _select(connection, columns, chunk, query, places)
+      yield _select(connection, columns, chunk, query, cells)
 
 
-def _places(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
-  """SQL of the cells of these columns, in lists of those that are there."""
+def _cells(names: Sequence[str], listed: Sequence[str]) -> dict[str, str]:
+  """SQL for the cells of columns, given the columns that `cells` lists."""
   return {
     name: f"nullif(cells[{1 + listed.index(name)}], '')" for name in names
   }
 
 
 def _lines(path: pathlib.Path, block: Block) -> pa.Table:
-  """The columns `line` and `text`; `DataError` for a line that is not UTF-8."""
+  """A table of `line` and `text`; `DataError` if a line is not UTF-8."""
   try:
     texts = block.to_arrow().cast(TEXT)
   except pa.ArrowInvalid:
@@ -229,14 +233,14 @@ def _select(
   cells: Mapping[str, str],
   kind: str = 'text',
 ) -> pa.Table:
-  """The result of `read_columns` for a block, and what is `wrong` with a row.
+  """The table of `read_columns` for a block, with the errors in `wrong`.
 
   Args:
-    query: SQL of a `select` from `block`, with the columns `line` and `wrong`.
-    cells: SQL of the cells in that, by the name of their column.
-    kind: what those of the time hold.
+    query: a `select` from `block`, with the columns `line` and `wrong`.
+    cells: {column of the file: SQL of its cells in `query`}.
+    kind: the kind of the time column, as in `table_sql.with_times`.
   """
-  # A condition names columns of the file; all others have names of their own.
+  # A condition may name any column of the file, so no other name may be used.
   own = {name: f'__{at}' for at, name in enumerate(cells)}
   found = ', '.join(f'{cell} as {own[name]}' for name, cell in cells.items())
   query = f'select line as __line, wrong as __wrong, {found} from ({query})'

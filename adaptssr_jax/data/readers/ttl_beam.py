@@ -1,4 +1,4 @@
-"""The TTL data set as an Apache Beam pipeline."""
+"""Prepares the TTL data set as an Apache Beam pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from adaptssr_jax.data.readers.ttl_lines import (
 )
 from adaptssr_jax.data.rows import Kind, Rows
 
-# A span, by the place where it begins, and its lines.
+# The byte offset at which a span begins, and its lines.
 _Part = tuple[int, Lines]
 
 
@@ -37,12 +37,13 @@ def ttl_examples(
   folder: pathlib.Path,
   **split: Any,
 ) -> dict[str, PCollection]:
-  """The examples of each split, keyed by their place in it.
+  """The examples of each split, keyed by their row in the split.
 
   Args:
-    pretrain: the file of pre-training.
+    begin: the pipeline.
+    pretrain: the pre-training file.
     task: the file of a task; None for pre-training itself.
-    kind: of the lines of the task.
+    kind: the kind of the lines of the task.
     folder: for errors, and for items, labels and notes as JSON.
     **split: arguments of `pipeline.split_examples`.
   """
@@ -90,7 +91,7 @@ def ttl_examples(
 def _read(
   begin: PBegin, path: pathlib.Path, kind: Kind, folder: pathlib.Path
 ) -> PCollection:
-  """The lines of a file, span by span."""
+  """The lines of a file, with one element per span."""
   read = functools.partial(_lines, kind=kind)
   return (
     begin
@@ -106,18 +107,18 @@ def _lines(element: tuple[str, Span], *, kind: Kind) -> Iterator[_Part]:
 
 @beam.ptransform_fn
 def _ids(lines: PCollection, name: str) -> PCollection:
-  """The raw ids of all spans, in the order they first appear."""
+  """The raw ids of all spans, in the order in which they first appear."""
   return (
     lines
-    | 'ids' >> beam.MapTuple(functools.partial(_placed, name=name))
+    | 'ids' >> beam.MapTuple(functools.partial(_with_positions, name=name))
     | pipeline.in_order()
   )
 
 
-def _placed(start: int, lines: Lines, *, name: str) -> pa.Table:
+def _with_positions(start: int, lines: Lines, *, name: str) -> pa.Table:
   ids = getattr(lines, name)
-  # Each of them takes a byte of the span at least.
-  return pa.table({'id': ids, 'place': start + np.arange(len(ids))})
+  # An id takes at least one byte of the span, so positions of spans differ.
+  return pa.table({'id': ids, 'position': start + np.arange(len(ids))})
 
 
 def _users(part: _Part, items: pa.Int64Array) -> Iterator[pa.Table]:

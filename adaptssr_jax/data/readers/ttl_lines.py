@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.readers.lines import Span, text_blocks
-from adaptssr_jax.data.rows import DataError, Kind, Rows, shown
+from adaptssr_jax.data.rows import DataError, Kind, Rows, quote_cell
 
 PRETRAIN_FILE = 'original_desen_pretrain.csv'
 # A longer number may not fit int64.
@@ -27,7 +27,7 @@ _LINE = {
   'classification': f'^{_NUMBERS},,{_NUMBER}$',
   'ranking': f'^{_NUMBERS},,{_NUMBERS}$',
 }
-# How each of them may begin, as far as it goes.
+# Matches the longest valid beginning of a line.
 _ITEMS = f'({_NUMBER},)*({_NUMBER})?'
 _BEGINNING = {
   'pretrain': _ITEMS,
@@ -39,7 +39,7 @@ _EXAMPLE = {
   'classification': '12,7,301,,4',
   'ranking': '12,7,301,,55,902',
 }
-# What may stand in a line as well: blanks around a number, and no items at all.
+# Replacements for lines with blanks around a number or without items.
 _UNUSUAL = (
   ('(^|,)[ \t]+([0-9])', r'\1\2'),
   ('([0-9])[ \t]+(,|$)', r'\1\2'),
@@ -51,15 +51,16 @@ class Lines(NamedTuple):
   """Consecutive lines of a file.
 
   Args:
-    path: of the file.
-    kind: of its lines.
-    number: the number of each line that has behaviours, int64 [rows].
-    items: those of each line but zeros, as places in `item_ids`, int32.
-    item_ids: their raw ids, int64, in the order they first appear.
-    tails: what follows ',,' in each line, its label or its targets, as places
-      in `tail_ids`, int32.
-    tail_ids: their raw ids, likewise.
-    dropped: the numbers of the lines without behaviours, int64.
+    path: the file.
+    kind: the kind of its lines.
+    number: the line number of each line with behaviours, int64 [rows].
+    items: the items of each line without zeros, as indices into `item_ids`.
+    item_ids: raw item ids, in the order in which they first appear.
+    tails: the label or the targets of each line, which follow ',,', as indices
+      into `tail_ids`.
+    tail_ids: raw ids of labels or targets, in the order in which they first
+      appear.
+    dropped: the line numbers of the lines without behaviours, int64.
   """
 
   path: pathlib.Path
@@ -73,7 +74,7 @@ class Lines(NamedTuple):
 
   @property
   def num_rows(self) -> int:
-    """How many labelled rows they become; without labels, all are rows."""
+    """The number of labelled rows; for pre-training, that of lines."""
     return len(self.number if self.kind == 'pretrain' else self.tails.values)
 
 
@@ -81,11 +82,13 @@ def read_lines(span: Span, kind: Kind) -> Lines:
   """Parses a file, or a span of it.
 
   Args:
-    kind: `pretrain` for lines without ',,'; `classification` for one number
-      after it; `ranking` for one or more.
+    span: the file or span.
+    kind: `pretrain` for lines without ',,'; `classification` for lines with one
+      number after ',,'; `ranking` for lines with one or more.
 
   Raises:
-    DataError: a line is wrong; the message has the file, the line and why.
+    DataError: a line is malformed; the message names the file, the line number
+      and the reason.
   """
   items, tails, numbers, dropped = [], [], [], []
   for block in text_blocks(span):
@@ -94,8 +97,8 @@ def read_lines(span: Span, kind: Kind) -> Lines:
     kept = of_block[0].lengths > 0
     numbers.append(number[kept])
     dropped.append(number[~kept])
-    # Each block has numbers of its own until the end: to look all ids up in
-    # the dictionary of all takes twice the time.
+    # Blocks are encoded separately and merged at the end: looking up all ids in
+    # one dictionary takes twice as long.
     for rows, parts in zip(of_block, (items, tails), strict=True):
       rows = rows if kept.all() else rows.take(np.flatnonzero(kept))
       parts.append((pa.array(rows.values).dictionary_encode(), rows.lengths))
@@ -113,22 +116,22 @@ def read_lines(span: Span, kind: Kind) -> Lines:
 def _merged(
   parts: list[tuple[pa.DictionaryArray, np.ndarray]],
 ) -> tuple[Ragged, pa.Int64Array]:
-  """All rows, as places in the ids of all, and these; takes the parts."""
+  """Joins encoded blocks: all rows as indices, and the ids; empties `parts`."""
   encoded = pa.chunked_array(
     [values for values, _ in parts], pa.dictionary(pa.int32(), pa.int64())
   )
   lengths = [np.zeros(0, np.int64), *(lengths for _, lengths in parts)]
-  # They are as large as the file, and so are the places: never more than two.
+  # Each copy is as large as the file: never hold more than two.
   parts.clear()
   encoded = encoded.unify_dictionaries()
-  places = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+  indices = [chunk.indices.to_numpy() for chunk in encoded.chunks]
   rows = Ragged.from_lengths(
-    np.concatenate([np.zeros(0, np.int32), *places]), np.concatenate(lengths)
+    np.concatenate([np.zeros(0, np.int32), *indices]), np.concatenate(lengths)
   )
   ids = pa.array([], pa.int64())
   if encoded.num_chunks:
     ids = encoded.chunk(0).dictionary
-  del encoded, places
+  del encoded, indices
   pa.default_memory_pool().release_unused()
   return rows, ids
 
@@ -136,7 +139,7 @@ def _merged(
 def _parse(
   texts: pa.LargeBinaryArray, kind: Kind, path: pathlib.Path, first: int
 ) -> tuple[Ragged, Ragged]:
-  """The raw ids before and after ',,' of each line, int64, without zeros."""
+  """The raw ids before (without zeros) and after ',,' of each line, int64."""
   is_right = pc.match_substring_regex(texts, _LINE[kind])
   if not pc.all(is_right).as_py():
     tidy = texts
@@ -165,10 +168,10 @@ def _integers(texts: pa.LargeBinaryArray) -> Ragged:
 
 
 def _reason(line: bytes, kind: Kind) -> str:
-  """What is wrong with a line."""
+  """Describes the error in a line."""
   right = re.match(_BEGINNING[kind].encode(), line).end()
   rest = line[right:].decode(errors='replace')
-  wrong = f'{shown(rest)} is wrong there' if rest else 'it ends too early'
+  wrong = f'{quote_cell(rest)} is wrong there' if rest else 'it ends too early'
   return (
     f'{wrong}; a line is like {_EXAMPLE[kind]}, and no number has more than '
     f'{_MOST_DIGITS} digits'
@@ -176,14 +179,14 @@ def _reason(line: bytes, kind: Kind) -> str:
 
 
 def notes_of(dropped: Iterable[tuple[str, np.ndarray]]) -> list[str]:
-  """What is told of lines that are dropped, from their files and numbers."""
+  """Notes on dropped lines, from pairs of a file and its line numbers."""
   found = {}
   for path, numbers in dropped:
     found.setdefault(path, []).extend(numbers.tolist())
   return [
     f'{path}: lines without behaviours are dropped, {len(numbers):,} in all; '
     f'the first is line {min(numbers)}'
-    # That of pre-training first.
+    # The pre-training file comes first.
     for path, numbers in sorted(
       found.items(), key=lambda item: not item[0].endswith(PRETRAIN_FILE)
     )
@@ -192,15 +195,15 @@ def notes_of(dropped: Iterable[tuple[str, np.ndarray]]) -> list[str]:
 
 
 def items_of(lines: Lines, item_ids: pa.Int64Array) -> Ragged:
-  """The items of each line, int32, by their places from 1 in `item_ids`.
+  """The item numbers of each line: positions in `item_ids`, from 1.
 
   Raises:
-    DataError: an item is not there.
+    DataError: an item is not in `item_ids`.
   """
-  place = pc.index_in(lines.item_ids, value_set=item_ids)
-  number = place.fill_null(-1).to_numpy() + 1
+  index = pc.index_in(lines.item_ids, value_set=item_ids)
+  number = index.fill_null(-1).to_numpy() + 1
   items = Ragged(number[lines.items.values], lines.items.offsets)
-  if place.null_count:
+  if index.null_count:
     at = np.argmin(items.values)
     row = np.searchsorted(items.offsets, at, side='right') - 1
     item = lines.item_ids[lines.items.values[at]]
@@ -212,13 +215,13 @@ def items_of(lines: Lines, item_ids: pa.Int64Array) -> Ragged:
 
 
 def users_of(lines: Lines, item_ids: pa.Int64Array) -> pa.Table:
-  """The `id` of each line, a digest of its behaviours, and its `number`."""
+  """The `id` of each line (a digest of its behaviours) and its `number`."""
   items = items_of(lines, item_ids)
   return pa.table({'id': _digests(items), 'number': lines.number})
 
 
 def last_lines(users: Iterable[pa.Table]) -> pa.Table:
-  """Of each user the last line, from tables of `users_of`."""
+  """The last line number of each user, from tables of `users_of`."""
   empty = pa.table(
     {'id': pa.array([], pa.binary(16)), 'number': pa.array([], pa.int64())}
   )
@@ -227,7 +230,7 @@ def last_lines(users: Iterable[pa.Table]) -> pa.Table:
 
 
 def _digests(items: Ragged) -> pa.Array:
-  # The sequences themselves as keys would take as much memory as the file.
+  # The sequences as keys would take as much memory as the file.
   digests = [
     hashlib.blake2b(items[row], digest_size=16).digest()
     for row in range(len(items))
@@ -241,27 +244,29 @@ def rows_of(
   users: pa.Table | None,
   tail_ids: pa.Int64Array | None,
 ) -> Rows:
-  """The rows that lines become: a label each, or the targets to rank.
+  """Converts lines to rows, with a label or targets unless pre-training.
 
   Args:
+    lines: the lines.
     item_ids: raw ids of all items, in the order of their numbers.
-    users: those of pre-training, by `last_lines`; None for its own lines.
-    tail_ids: raw ids of all labels or targets, likewise; of pre-training, which
-      has none, None will do.
+    users: the result of `last_lines` for the pre-training file; None if `lines`
+      are from that file.
+    tail_ids: raw ids of all labels or targets, in the order of their numbers;
+      not used for pre-training.
 
   Raises:
-    DataError: an item or a user is not in the file of pre-training.
+    DataError: an item or a user is not in the pre-training file.
   """
   items, number = items_of(lines, item_ids), lines.number
   if users is not None:
-    place = pc.index_in(_digests(items), value_set=users['id'])
-    missing = pc.index(place.is_valid(), False).as_py()
+    index = pc.index_in(_digests(items), value_set=users['id'])
+    missing = pc.index(index.is_valid(), False).as_py()
     if missing >= 0:
       raise DataError(
         f'{lines.path}, line {number[missing]}: no line of {PRETRAIN_FILE} has '
         'these behaviours; take all files from the same archive'
       )
-    number = users['number'].take(place).to_numpy()
+    number = users['number'].take(index).to_numpy()
   rows = Rows(list(map(str, number.tolist())), items)
   if lines.kind == 'pretrain':
     return rows
@@ -276,12 +281,12 @@ def rows_of(
 def reference_split(
   num_rows: int, ends: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-  """The row numbers of each split, int64, in the order of the reference.
+  """The row numbers of each split, int64, in the reference code's order.
 
   Args:
-    num_rows: how many rows are split.
-    ends: the share of the rows at which each split ends.
-    seed: of Python's own generator, which fixes the order.
+    num_rows: the number of rows.
+    ends: {split: share of the rows at which it ends}.
+    seed: of Python's `random` generator, which draws the order.
 
   Example:
     >>> reference_split(5, {'train': 0.6, 'validation': 1.0}, seed=1)
