@@ -70,8 +70,8 @@ def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
     return []
   if isinstance(run, Vectors):
     return [Pretraining(run.method, run.seed)]
-  place = grid.seeds.index(run.seed) % len(grid.pretrain_seeds)
-  return [Pretraining(run.method, grid.pretrain_seeds[place])]
+  index = grid.seeds.index(run.seed) % len(grid.pretrain_seeds)
+  return [Pretraining(run.method, grid.pretrain_seeds[index])]
 
 
 def needs_of(grid: Grid, run: Run) -> set[Run]:

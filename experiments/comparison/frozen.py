@@ -131,7 +131,7 @@ def probe_vectors(settings: ProbeSettings, *, data: UserData) -> dict[str, Any]:
     vectors = {name: vector[some] for name, some in rows.items()}
     bag = None
     if settings.with_bag:
-      # Document frequencies are those of all users, labelled or not.
+      # Document frequencies are counted over all users, trained on or not.
       bag = features.tf_idf(
         features.bags(
           stored_users(data).items,

@@ -22,7 +22,7 @@ from experiments.flags.shared import DataSettings, PlanSettings
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
 # Flags of pre-training that a comparison sets.
-_OF_THE_COMPARISON = {
+_SET_BY_COMPARISON = {
   *('workdir', 'seed', 'init_from', 'split', 'select_by'),
   *(field.name for field in dataclasses.fields(DataSettings)),
   *(field.name for field in dataclasses.fields(DistributedSettings)),
@@ -47,9 +47,7 @@ class Method:
   # The flag of `compare` that names the flag file of pre-training; without one
   # the encoder is random.
   flags: str = ''
-  after: str = (
-    ''  # the method whose pre-trained encoder pre-training starts from
-  )
+  after: str = ''  # the method from whose encoder pre-training starts
   # Flags of pre-training, or of the baseline, that replace those of the file.
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # The methods whose vectors are concatenated, for a method without training.
@@ -211,7 +209,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
     try:
       method = choose_methods([name])[name]
       changes = given_values(PretrainSettings, words)
-      refused = changes.keys() & _OF_THE_COMPARISON
+      refused = changes.keys() & _SET_BY_COMPARISON
       if not method.flags or refused or not changes:
         raise SettingsError(
           f'{name} is not pre-trained'

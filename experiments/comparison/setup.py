@@ -49,8 +49,8 @@ def read_grid(settings: CompareSettings) -> Grid:
   chosen = _choose_methods(settings)
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
-  reads_vectors = settings.modes != (FINE_TUNED,)
-  if reads_vectors:
+  has_probes = settings.modes != (FINE_TUNED,)
+  if has_probes:
     _check_probe_splits(settings)
   tasks = {task: open_data(settings, task) for task in settings.tasks}
   _check_crossing(settings, splits, seeds)
@@ -60,7 +60,7 @@ def read_grid(settings: CompareSettings) -> Grid:
   }
   probe_splits = tuple(range(settings.probe_splits))
   finetuning = _read_finetuning(
-    settings, tasks, data_flags, splits, probe_splits if reads_vectors else ()
+    settings, tasks, data_flags, splits, probe_splits if has_probes else ()
   )
   pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
   grid = Grid(

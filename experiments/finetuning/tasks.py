@@ -133,9 +133,9 @@ def select_by(settings: FinetuneSettings, data: UserData) -> str:
 def measured(
   outputs: np.ndarray, data: UserData, split: str
 ) -> dict[str, float | None]:
-  """The metrics of a split; None for one that is not finite.
+  """The metrics of a split; None where a metric is not finite.
 
-  All are None if an output is nan: the other outputs are no result either.
+  All are None if an output is nan, even if the other outputs are finite.
   """
   values = KINDS[data.kind].measure(outputs, data.splits[split].label)
   broken = np.isnan(outputs).any()

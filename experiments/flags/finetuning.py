@@ -1,4 +1,4 @@
-"""The flags of fine-tuning, and what they are where the task decides."""
+"""The flags of fine-tuning, and defaults that depend on the task."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from experiments.flags.shared import (
   train_users_flag,
 )
 
-# Of rankings: the places that count.
+# The cutoffs k of the metrics of rankings, such as NDCG@k.
 CUTOFFS = (5, 10, 20)
-# The validation metrics that may choose an epoch, by the kind of task; the
-# first one does, and by it methods are compared.
+# The validation metrics that can choose the best epoch, by the kind of task.
+# The first one is the default, and methods are compared by it.
 SELECT_BY = {
   'classification': ('accuracy', 'macro_f1', 'auc'),
   'conversion': ('auc', 'log_loss'),
@@ -24,7 +24,7 @@ SELECT_BY = {
     'ndcg@20',
   ),
 }
-# What may read frozen vectors.
+# The models of a probe.
 MODELS = ('logistic', 'lightgbm')
 _ALL_MODES = ('full', 'frozen', 'probe', 'zero_shot')
 _TRAINED = ('full', 'frozen')
@@ -56,19 +56,22 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   kind: str | None = flag(
     None,
-    'What the labels are, if not what the data set says: conversion takes the '
-    'second of two classes for a rare event.',
+    'The kind of labels [that of the data set]; with conversion, the second of '
+    'two classes is a rare event.',
     choices=_LABELLED,
   )
   pretrained: str = flag(
-    '', 'Workdir of the run whose encoder to start from; else at random.'
+    '',
+    'Workdir of the run from whose encoder to start; by default the encoder is '
+    'random.',
   )
   concatenate: tuple[str, ...] = concatenate_flag()
   mode: str = flag(
     'full',
-    'What is trained: encoder and head, the head on a frozen encoder, a '
-    'regression on its vectors (probe: logistic, or ridge for rankings), or '
-    'nothing: zero_shot ranks items as they were learned in pre-training.',
+    'What is trained. full: encoder and head; frozen: the head on a frozen '
+    'encoder; probe: a regression on its vectors, logistic for labels, ridge '
+    'for rankings; zero_shot: nothing, items are ranked by the pre-trained '
+    'model.',
     choices=_ALL_MODES,
   )
   ranking_loss: str = flag(
@@ -79,19 +82,19 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   tied_targets: bool | None = flag(
     None,
-    'Rankings: a target that is an item is scored by its row in the item table '
-    '[of zero_shot true, else false].',
+    'Rankings: score each target that is an item by its row in the item table '
+    '[true for --mode=zero_shot, else false].',
   )
   probe_model: str = flag(
     'logistic',
-    '--mode=probe of labels: a logistic regression, or the boosted trees of '
-    'LightGBM.',
+    '--mode=probe, labels: fit a logistic regression, or boosted trees '
+    '(lightgbm).',
     choices=MODELS,
   )
   with_bag: bool = flag(
     False,
-    '--mode=probe of labels: reads the items of the whole history too, '
-    'weighted by TF-IDF, beside the vector.',
+    '--mode=probe, labels: join the TF-IDF bag of items in the whole history '
+    'to the vector.',
   )
   head: str = flag(
     'mlp',
@@ -111,7 +114,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     high=1.0,
   )
   head_epochs: int = flag(
-    0, 'Epochs at first in which the head alone is trained.', low=0
+    0, 'The number of first epochs that train only the head.', low=0
   )
   num_epochs: int = flag(5, 'Passes over the users.', low=1)
   batch_size: int | None = flag(
@@ -128,14 +131,14 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
   dropout_rate: float | None = flag(
     None,
-    'Share dropped everywhere in the encoder [0.5; of a frozen one 0].',
+    'Dropout rate everywhere in the encoder [--mode=full 0.5, else 0].',
     low=0.0,
     high=0.99,
   )
   positive_weight: float = flag(
     1.0,
-    'conversion: weight in the loss of users with the event; unless it is 1, '
-    'scores are not log-odds.',
+    'conversion: the weight of users with the event in the loss; unless it is '
+    '1, scores are not log-odds.',
     above=0.0,
   )
   split_seed: int = flag(
@@ -153,23 +156,23 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
   )
 
   def mutable_names(self) -> set[str]:
-    """Not the length: a run that was tested is not trained any further."""
+    """Without the length: a run that was tested is not trained further."""
     length = {'num_epochs', 'num_steps', 'patience'}
     return super().mutable_names() - length
 
 
 def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
-  """The settings with the flags that the task decides, unless given."""
+  """The settings, with defaults that depend on the task and the mode."""
   check_flags(settings)
-  # A column of somebody's own table may have the name of another task.
+  # A column of the user's own table may have the name of one of our tasks.
   is_own = settings.dataset == 'user_tables'
   task = '' if is_own else settings.task.removesuffix('_by_user')
   defaults = {
     'batch_size': _BATCH_SIZES.get(task, 128),
     'learning_rate': _LEARNING_RATES.get(task, 2e-4),
-    # It would blur vectors that cannot learn to be robust to it.
+    # A frozen encoder cannot adapt to dropout.
     'dropout_rate': 0.5 if settings.mode == 'full' else 0.0,
-    # A head of its own would know nothing yet.
+    # An untrained head could not rank anything.
     'tied_targets': settings.mode == 'zero_shot',
   }
   missing = {

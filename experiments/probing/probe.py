@@ -120,7 +120,7 @@ def probe_candidates(
 
 
 def history_numbers(data: UserData) -> np.ndarray:
-  """The number of each stored history, [histories], of all splits in turn.
+  """The number of each stored history, [histories], split after split.
 
   It is the number of the row; in a ranking, where a user may be in several
   splits, it is the number of the user.
@@ -134,7 +134,7 @@ def history_numbers(data: UserData) -> np.ndarray:
 def vectors_by_split(
   vectors: np.ndarray, data: UserData
 ) -> dict[str, np.ndarray]:
-  """Vectors by split, from those of all splits in turn."""
+  """Vectors by split, from those of all splits, one after another."""
   ends = np.cumsum([len(users.items) for users in data.splits.values()])
   return dict(zip(data.splits, np.split(vectors, ends[:-1]), strict=True))
 
@@ -163,9 +163,7 @@ def probe_head(
 
 def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
   """Refuses labels of a single class, and LightGBM if it is not installed."""
-  flag = (
-    f'--head={settings.head}' if settings.head == 'probe' else '--mode=probe'
-  )
+  flag = '--head=probe' if settings.head == 'probe' else '--mode=probe'
   if settings.probe_model == 'lightgbm':
     try:
       import lightgbm  # noqa: F401
@@ -191,11 +189,11 @@ def encode_splits(
   encoder: UserEncoder,
   params: dict[str, Any],
 ) -> np.ndarray:
-  """The vectors of the users of all splits in turn, [users, features].
+  """The vectors of the users, split after split, [users, features].
 
   Raises:
-    SettingsError: If a vector has nan or infinity, as those of an encoder whose
-      training diverged.
+    SettingsError: a vector has nan or infinity, which happens if the training
+      of the encoder diverged.
   """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
   found = encoded(settings, splits, encoder, params)
