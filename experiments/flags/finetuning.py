@@ -7,6 +7,7 @@ from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,
   concatenate_flag,
+  split_seed_flag,
   train_users_flag,
 )
 
@@ -141,13 +142,7 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     '1, scores are not log-odds.',
     above=0.0,
   )
-  split_seed: int = flag(
-    0,
-    'Seed of a new random split of the labelled rows, 60/20/20; 0: the stored '
-    'split.',
-    low=0,
-    high=2**32 - 1,
-  )
+  split_seed: int = split_seed_flag()
   train_users: int = train_users_flag()
   select_by: str | None = flag(
     None,

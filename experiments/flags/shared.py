@@ -91,9 +91,12 @@ def concatenate_flag() -> tuple[str, ...]:
 
 
 def split_seed_flag() -> int:
-  """The flag --split_seed of commands that train no network."""
+  """The flag --split_seed of commands that learn from labelled rows."""
   return flag(
-    0, 'Seed of a new split of the labelled rows; 0: as stored.', low=0
+    0,
+    'Seed of a new random split of the labelled rows, 60/20/20; 0: the stored '
+    'split.',
+    low=0,
   )
 
 
