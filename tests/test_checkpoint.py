@@ -56,7 +56,7 @@ def state():
 
 
 def at(state, step, change=0.0):
-  """The state at a step, its parameters told apart by `change`."""
+  """A state at a step, whose parameters depend on `change`."""
   params = jax.tree.map(lambda leaf: plus(leaf, change), state.params)
   return state._replace(step=jnp.int32(step), params=params)
 
@@ -85,7 +85,7 @@ def saved(state, tmp_path_factory):
 
 @pytest.fixture
 def copied(saved, tmp_path):
-  """The same, to be damaged."""
+  """A copy of `saved` that a test may damage."""
   return shutil.copytree(saved, tmp_path / 'copied')
 
 
@@ -204,7 +204,7 @@ def test_all_that_was_learned_can_be_restored(tmp_path, state):
   assert_same_bits(params, {**state.params, 'head': head})
 
 
-def test_an_encoder_of_before_it_could_be_causal(tmp_path, state):
+def test_an_encoder_of_a_version_without_causal(tmp_path, state):
   description = describe(ENCODER, VOCABULARY, FLAGS)
   fields = dict(description.encoder)
   assert (fields.pop('causal'), fields.pop('readout')) == (False, 'pooled')
@@ -234,13 +234,13 @@ def test_a_state_of_eight_devices_is_restored_onto_others(
   assert_same_bits(restored, at(state, 7))
 
 
-def test_a_state_donated_while_it_is_saved_is_saved_whole(tmp_path):
+def test_a_state_donated_while_it_is_saved_is_saved_unchanged(tmp_path):
   def step(state, batch):
     del batch
     return jax.tree.map(lambda leaf: leaf + 1, state)
 
   step = pmap_step(step, donate=True)
-  # Large enough to be on its way to the disk while steps go on.
+  # Large enough that it is still being written during the next steps.
   params = {'encoder': jnp.arange(1_000_000, dtype=jnp.float32)}
   state = replicate(TrainState(jnp.int32(0), params, (jnp.zeros(1_000_000),)))
   batch = np.zeros((8, 1), np.float32)
@@ -261,7 +261,7 @@ def test_a_state_donated_while_it_is_saved_is_saved_whole(tmp_path):
 
 
 def fail_after_the_loop():
-  """An array fails when the event loop of its save has ended."""
+  """The error of an array whose event loop has ended before its save."""
   promise, written = tensorstore.Promise.new()
 
   async def wait():
@@ -276,7 +276,7 @@ def fail_after_the_loop():
   promise.set_exception(OSError('no room'))
 
 
-def test_what_follows_from_a_failed_save_is_not_printed(monkeypatch):
+def test_errors_that_follow_from_a_failed_save_are_not_printed(monkeypatch):
   events = []
   monkeypatch.setattr(sys, 'unraisablehook', events.append)
   fail_after_the_loop()
@@ -336,7 +336,7 @@ def test_a_truncated_score(tmp_path, state):
 
 
 def test_a_checkpoint_half_written_is_no_checkpoint(copied, state):
-  """What a killed run leaves: the folder of the step has another name yet."""
+  """A killed run leaves the folder of the step under a temporary name."""
   folder = copied / 'checkpoints'
   (folder / '4').rename(folder / '4.orbax-checkpoint-tmp')
   assert_same_bits(restore(copied, state), at(state, 2, 0.5))

@@ -48,7 +48,7 @@ def test_items_are_drawn_by_their_shares(ids, chunk_size):
   rng = np.random.default_rng(0)
   hidden, table = rng.normal(size=3), rng.normal(size=(ids, 3))
   bias = rng.normal(size=ids)
-  # Some are never drawn, the first and the last among them.
+  # Some ids are never drawn, including the first and the last.
   bias[never] = np.finfo(np.float32).min
   found = jax.jit(functools.partial(draw_ids, chunk_size=chunk_size))(
     jax.random.split(KEY, draws),
@@ -81,8 +81,8 @@ def test_a_row_draws_by_its_own_key():
 
 
 def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
-  # As of a large catalogue: the scores of all states do not fit, those of few
-  # do.
+  # As with a large catalogue, the scores of a few states fit, but not those of
+  # many.
   monkeypatch.setattr(softmax, '_MOST_SCORES', 1_000)
   monkeypatch.setattr(softmax, '_CHUNK', 64)
   sizes = [softmax.chunk_size(states, 150) for states in (5, 40)]
@@ -96,7 +96,7 @@ def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
   np.testing.assert_array_equal(draw(hidden, keys)[:5], few)
 
 
-# One program, which several tests run.
+# Compiled once for several tests.
 @jax.jit
 def filled(params, items, sampled=None):
   keys = user_keys(KEY, jnp.arange(USERS))
@@ -105,11 +105,11 @@ def filled(params, items, sampled=None):
   )
 
 
-def test_what_is_hidden_is_filled_and_nothing_else(params, items):
+def test_only_masked_items_are_filled(params, items):
   items = np.asarray(items)
   found, hidden = jax.device_get(filled(params, items))
   assert found.dtype == items.dtype
-  # Of n behaviours half are hidden, and never all of them.
+  # Half of the n behaviours are masked, but never all of them.
   for n, row in zip([0, 1, 2, 3, 4, 5, 6, 6], range(USERS), strict=True):
     positions = hidden.positions[row][hidden.labels[row] > 0]
     assert len(positions) == min(-(-n // 2), max(n - 1, 0))
@@ -121,7 +121,7 @@ def test_what_is_hidden_is_filled_and_nothing_else(params, items):
   assert np.any(found != items)
 
 
-def test_a_sure_model_fills_in_what_it_knows(params, items):
+def test_a_confident_model_fills_in_its_prediction(params, items):
   head = {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}
   found, hidden = jax.device_get(filled(params | {'head': head}, items))
   for row in range(USERS):
@@ -129,7 +129,7 @@ def test_a_sure_model_fills_in_what_it_knows(params, items):
     assert np.all(found[row, positions] == 7)
 
 
-def test_sampled_items_are_all_that_is_filled_in(params, items):
+def test_only_sampled_items_are_filled_in(params, items):
   # Padding is sampled as well, and never drawn.
   sampled = jnp.array([0, 3, 9])
   found, hidden = jax.device_get(filled(params, items, sampled))
@@ -139,7 +139,7 @@ def test_sampled_items_are_all_that_is_filled_in(params, items):
     for slot in hidden.positions[row][hidden.labels[row] > 0]
   ]
   assert set(drawn) == {3, 9}
-  # If nothing else is, what was hidden stays.
+  # If only padding is sampled, masked items keep their ids.
   kept, _ = filled(params, items, jnp.array([0, 0, 0]))
   np.testing.assert_array_equal(kept, items)
 
@@ -157,7 +157,7 @@ def test_rows_of_a_batch_need_sampled_items(params):
       draw_items(table, bias, hidden, keys)
 
 
-def test_nothing_is_learned_through_the_draws(params, items):
+def test_draws_have_no_gradient(params, items):
   def sum_of_filled(params):
     found, _ = filled(params, items)
     return jnp.sum(params['table'][found])
@@ -167,19 +167,19 @@ def test_nothing_is_learned_through_the_draws(params, items):
   assert not np.any(grads['head']['bias'])
 
 
-def test_filled_views_hide_more_and_more(params, items):
+def test_filled_views_mask_an_increasing_share(params, items):
   batch = {
     'items': items,
     'where': jnp.arange(USERS) < USERS - 1,
     'example_id': jnp.arange(USERS),
   }
-  # All that is hidden is told by what it is filled with.
+  # Masked items are recognised by the item that they are filled with.
   params = params | {'head': {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}}
   batch['items'] = jnp.where(items == 7, 8, items)
   encode = functools.partial(
     encode_filled, encoder=ENCODER, ratio=0.5, num_steps=20, deterministic=True
   )
-  # Without a step all is hidden.
+  # Without a step, the full share is masked.
   all_hidden = jax.jit(lambda *args: encode(*args).items)(params, batch, KEY)
   found, run = [], jax.jit(encode)
   for step in (0, 9, 19):

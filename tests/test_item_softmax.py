@@ -12,7 +12,7 @@ from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
 
 IDS = 11
-# One by one, not dividing the ids, and more than there are.
+# One id, a number that does not divide the number of ids, and more than all.
 CHUNKS = (1, 4, 30)
 
 
@@ -106,7 +106,7 @@ def test_extreme_scores(chunk_size):
   )
   np.testing.assert_array_equal(results[0], [0, 0, 1e4])
   np.testing.assert_array_equal(results[1], [0, 10, 10])
-  # Only the last row errs, of weight 3: it is sure of 10 and should be of 9.
+  # Only the last row, of weight 3, is wrong: it predicts 10, its label is 9.
   np.testing.assert_array_equal(gradients[0], [[0], [0], [3]])
   np.testing.assert_array_equal(gradients[2], [0] * 9 + [-3, 3])
 
@@ -217,12 +217,13 @@ def test_the_estimate_of_the_denominator_is_unbiased():
   error = ratios.std(axis=0) / np.sqrt(len(keys))
   exact = np.exp(loop(*map(np.float64, inputs), labels)[0])
   assert np.all(np.abs(ratios.mean(axis=0) - exact) < 4 * error)
-  # A hit of the label, left in, would add 1: some rows are sure of less.
+  # A sample that is the label adds 1 to the ratio unless it is removed, which
+  # exceeds the error bound of some rows.
   assert np.min(4 * error) < 0.5
 
 
 def test_the_label_counts_once():
-  # Of one id all draws are the label: none is left, and the loss is 0.
+  # With one id, all samples are the label and are removed: the loss is 0.
   table = jnp.full((1, 2), 3.0)
   gradient = jax.value_and_grad(
     lambda table: sampled_losses(

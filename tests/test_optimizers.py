@@ -26,7 +26,7 @@ def zipf_batches(steps, seed=0, least=1e-6):
     row[: len(drawn)] = drawn
   scale = 10 ** rng.uniform(np.log10(least), -1, (ROWS + 1, DIM))
   gradients = rng.normal(size=(steps, SLOTS, DIM)) * scale[ids]
-  # The caller may leave anything in a slot that holds no row.
+  # Gradients of empty slots must be ignored.
   gradients[ids == ROWS] = np.nan
   return jnp.asarray(ids), jnp.asarray(gradients, jnp.float32)
 
@@ -38,7 +38,7 @@ def make_table(rows=ROWS, dim=DIM):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def both(optimizer, dense, table, ids, gradients):
-  """Trains the table twice; the largest gap of a gathered row, at any step."""
+  """Trains by rows and densely; returns the largest gap of gathered rows."""
 
   def step(carry, batch):
     (rows, state), (whole, dense_state) = carry
@@ -57,7 +57,7 @@ def both(optimizer, dense, table, ids, gradients):
 
 
 def shares(difference, moved):
-  """Of the distance moved: the largest element, and the norm."""
+  """The difference relative to the movement: largest element, and norm."""
   difference, moved = np.asarray(difference), np.asarray(moved)
   norm = np.linalg.norm
   return (
@@ -66,7 +66,7 @@ def shares(difference, moved):
   )
 
 
-# Optax divides 0 by eps where nothing moves: it cannot be quite 0 there.
+# Optax divides 0 by eps where nothing moves, so its eps is not exactly 0.
 @pytest.mark.parametrize(
   ('settings', 'least', 'within'),
   [
@@ -90,7 +90,7 @@ def test_a_thousand_steps_are_those_of_adam_on_the_whole_table(
   moved = whole - table
   assert max(shares(done - whole, moved)) < within
   assert gap < within * np.abs(moved).max()
-  # Elements one by one, where they moved at all: small ones count as well.
+  # Relative errors of single elements, small ones included, if they moved.
   far = np.abs(moved) > 1e-2 * np.abs(moved).max()
   assert np.abs((done - whole) / moved)[far].max() < 10 * within
   if settings.get('b1') != 0:
@@ -114,7 +114,7 @@ def test_a_row_of_every_step_is_rounded_as_by_adam():
 
 
 def drift(m, v, since, missed, lr=0.1, b1=0.9, b2=0.999, eps=1e-8):
-  """One step of Adam after the other, in float64, no gradient coming."""
+  """The movement by single Adam steps without gradients, in float64."""
   moved = np.zeros(len(m))
   for step in range(since + 1, since + missed + 1):
     m, v = b1 * m, b2 * v
@@ -125,9 +125,8 @@ def drift(m, v, since, missed, lr=0.1, b1=0.9, b2=0.999, eps=1e-8):
 
 @pytest.mark.parametrize('since', [1, 30, 100_000])
 @pytest.mark.parametrize('missed', [1, 2, 200, 3000])
-def test_a_row_comes_back(since, missed):
-  """The steps it missed are those that Adam would have taken, at any time."""
-  # The more to the right, the more of the denominator is eps.
+def test_pending_updates_equal_single_steps(since, missed):
+  # From left to right, eps has a growing share of the denominator.
   gradients = np.array([1.0, -1e-3, 1e-6, 1e-9, 1e-15])
   optimizer = row_adam(0.1)
   table, none = jnp.zeros((1, 5)), jnp.zeros(0, int)
@@ -148,8 +147,8 @@ def test_a_row_comes_back(since, missed):
   assert error.max() < 1e-2 / since + 1e-5
 
 
-def test_rows_long_gone_are_exact():
-  """No power of a decay is lost to rounding, and none becomes nan."""
+def test_many_pending_updates_are_exact():
+  """Powers of the decays do not lose precision and do not become nan."""
   optimizer = row_adam(0.1)
   table, ids = jnp.zeros((2, 1)), jnp.array([1])
   _, state = optimizer.update(
@@ -183,7 +182,7 @@ def assert_same(tree, other):
 def test_pending_updates_of_several_blocks_leave_the_arguments_unchanged():
   optimizer, table = row_adam(0.1), make_table(16_390)
   state, update = optimizer.init(table), jax.jit(optimizer.update)
-  # One step each: all rows but those of the last are behind then.
+  # One step each, so all rows except the last ones have pending updates.
   for ids in jnp.array([[1, 16_383], [16_384, 16_389], [7, 8]]):
     table, state = update(jnp.ones((2, DIM)), state, table, ids)
   before = jax.tree.map(np.array, (table, state))
@@ -233,7 +232,7 @@ def test_jit_or_not():
     np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-8)
 
 
-def test_an_element_without_gradients_stays_even_without_eps():
+def test_an_element_without_gradients_does_not_move_even_if_eps_is_0():
   optimizer = row_adam(0.1, eps=0.0)
   table, ids = jnp.ones((1, 2)), jnp.array([0])
   state = optimizer.init(table)
@@ -262,7 +261,7 @@ def test_the_table_is_not_copied():
 
 
 @pytest.mark.parametrize('decays', [(0.9, 0.9), (-0.1, 0.9), (0.9, 1.0)])
-def test_decays_that_do_not_end_are_refused(decays):
+def test_decays_whose_sums_diverge_are_refused(decays):
   with pytest.raises(ValueError, match='0 <= b1 < b2 < 1 must hold, not b1='):
     row_adam(0.1, *decays)
 
@@ -298,7 +297,7 @@ def test_padding_and_mask_need_two_rows(size):
     np.testing.assert_array_equal(ids, [0, 50] + [BEYOND] * (size - 2))
 
 
-def test_an_item_whose_row_is_not_there_is_nan():
+def test_an_item_without_a_row_is_nan():
   table = BatchRows(jnp.array([0, 4, 9, 10]), jnp.ones((4, 2)))
   rows = look_up(table, jnp.array([0, 3, 4, 5, 9, 11]))
   assert jnp.isnan(rows).all(axis=1).tolist() == [
@@ -331,7 +330,7 @@ def both_from_items(optimizer, dense, rows, whole, items):
 
 
 def test_the_rows_of_a_batch_train_as_the_whole_table():
-  """Gather, gradient of the rows, update: as a step does it."""
+  """Gathers rows, differentiates and updates them, as a training step does."""
   optimizer, dense = row_adam(1e-2), optax.adam(1e-2)
   table = make_table(30)
   rows, whole = (table, optimizer.init(table)), (table, dense.init(table))

@@ -36,13 +36,13 @@ def total(arrays, losses_of):
 whole = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
 
 
-# One row at a time, groups of which the last is not full, and one group; all
-# ids at once, one at a time, chunks that overlap, and one chunk.
+# Groups of one row, groups of which the last is not full, and one group of all;
+# all ids at once, one id at a time, chunks that overlap, and a single chunk.
 @pytest.mark.parametrize(
   ('chunk_size', 'size'),
   [(None, 1), (None, 4), (None, 100), (1, 2), (3, 4), (3, 100), (100, 4)],
 )
-def test_rows_that_count_are_as_without_the_others(arrays, size, chunk_size):
+def test_equals_the_softmax_of_all_rows(arrays, size, chunk_size):
   real = functools.partial(
     real_softmax_losses_and_best, size=size, chunk_size=chunk_size
   )
@@ -56,9 +56,9 @@ def test_rows_that_count_are_as_without_the_others(arrays, size, chunk_size):
     np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
 
 
-def test_groups_without_a_row_that_counts_are_not_scored(arrays):
+def test_groups_without_labels_are_not_scored(arrays):
   hidden, table, bias = arrays
-  # nan, were it multiplied.
+  # The scores of these rows would be nan.
   hidden = jnp.where(WHERE[:, None], hidden, jnp.inf)
   where = WHERE[:, None]
   compute = jax.jit(functools.partial(real_softmax_losses_and_best, size=1))

@@ -30,12 +30,12 @@ USERS, LENGTH, ITEMS, STEPS = 16, 5, 300, 6
 SIZE = USERS * LENGTH + 2
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
 KEY = jax.random.key(3)
-# An epsilon above the rounding of gradients that are 0, as of the keys' bias.
+# eps exceeds the rounding errors of gradients that are 0 in exact arithmetic,
+# such as those of the bias of keys.
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
-# Of the real objectives, `test_speed` trains one by rows, `test_table_shards`
-# another.
+# `test_speed` and `test_table_shards` train real objectives by rows.
 loss_of = functools.partial(quick_objective, mask_id=ENCODER.mask_id)
 
 
@@ -103,7 +103,7 @@ def test_same_losses_and_parameters(params, dense, by_rows):
   state, losses = by_rows
   np.testing.assert_allclose(losses, dense[1], rtol=1e-5)
   assert_same_training(apply_pending_updates(state), dense[0].params, params)
-  # Long missing rows are what could go wrong, and by more than the bound.
+  # Without pending updates, the difference exceeds the bound.
   with pytest.raises(AssertionError, match='off, where entries moved by'):
     assert_same_training(state.params, dense[0].params, params)
 
@@ -122,7 +122,7 @@ def test_same_on_eight_devices(params, by_rows):
   )
 
 
-def test_looking_does_not_change_the_run(by_rows):
+def test_applying_pending_updates_does_not_change_the_state(by_rows):
   state, _ = by_rows
   before = jax.tree.map(np.array, state)
   whole = apply_pending_updates(state)

@@ -14,7 +14,7 @@ from adaptssr_jax.ops.item_softmax import (
 )
 from adaptssr_jax.ops.sampled_softmax import distinct, sampled_softmax_losses
 
-# 21 ids on 8 devices: 3 a device, and 3 that fill up.
+# 21 ids on 8 devices: 3 per device, with 3 padding rows in all.
 ROWS, IDS, DIM, LABELS = 16, 21, 3, 4
 
 
@@ -29,7 +29,7 @@ def scores():
   where = jnp.array(
     [np.arange(LABELS) < row % (LABELS + 1) for row in range(ROWS)]
   )
-  # The first id is no class, as padding is none.
+  # The first id is not a class, like padding.
   bias = bias.at[0].set(jnp.finfo(jnp.float32).min)
   where &= labels > 0
   return hidden, table, bias, labels, where
@@ -75,7 +75,7 @@ def test_gradients_in_chunks_are_those_of_the_whole(scores):
   for ours, other in zip(found, expected, strict=True):
     assert np.isfinite(ours).all()
     np.testing.assert_allclose(ours, other, atol=1e-5 * np.abs(other).max())
-  # Of what is no class, nothing is learned.
+  # An id that is not a class gets no gradient.
   assert not np.any(expected[1][0])
   with jax.enable_x64(True):
     arrays = [jnp.asarray(x, jnp.float64) for x in arrays[:2]]
@@ -83,7 +83,7 @@ def test_gradients_in_chunks_are_those_of_the_whole(scores):
     check_grads(jax.jit(functools.partial(mean, bias=bias)), arrays, order=1)
 
 
-def test_a_split_table_gives_the_same(scores):
+def test_a_sharded_table_gives_the_same(scores):
   hidden, table, bias, labels, where = scores
   shards = jnp.pad(table, ((0, 3), (0, 0))).reshape(8, 3, DIM)
   by_device = [
@@ -129,7 +129,7 @@ def test_many_samples_come_near_the_whole_softmax(scores):
 
 
 def test_samples_that_are_labels_count_once():
-  # Two ids, both labels: whatever is sampled, the sum is that of the two.
+  # Both ids are labels, so the sum is over these two for any sample.
   found = jax.jit(sampled_softmax_losses)(
     np.array([0, 1, 1, 0, 1]),
     np.array([[1.0]], np.float32),
@@ -141,7 +141,7 @@ def test_samples_that_are_labels_count_once():
   np.testing.assert_allclose(found, np.log(1 + np.exp(2)) - 1, rtol=1e-6)
 
 
-def test_an_item_that_stands_twice_is_one():
+def test_distinct_marks_repeated_items_once():
   items = jnp.array([[3, 3, 5, 3, 0, 0], [0] * 6, [9, 8, 7, 9, 8, 7]])
   assert distinct(items).tolist() == [
     [True, False, True, False, False, False],
@@ -151,8 +151,8 @@ def test_an_item_that_stands_twice_is_one():
 
 
 @pytest.mark.parametrize('is_sampled', [False, True])
-def test_a_label_that_counts_twice_is_one_class_of_twice_the_share(is_sampled):
-  # Two ids of scores 0 and 2, of which the second is two of three labels.
+def test_a_repeated_label_is_one_class_of_twice_the_weight(is_sampled):
+  # Two ids with scores 0 and 2; two of the three labels are the second id.
   arrays = jnp.array([[1.0]]), jnp.array([[0.0], [2.0]]), jnp.zeros(2)
   labels = jnp.array([[1, 0, 1, 0]])
   where = jnp.array([[True, True, True, False]])

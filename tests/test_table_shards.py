@@ -49,15 +49,16 @@ from tests.bounds import assert_same_training
 from tests.quick_objective import quick_objective
 from tests.random_params import widened
 
-# 37 rows on 8 devices: 5 a device, and 3 that fill up.
+# 37 rows on 8 devices: 5 per device, with 3 padding rows in all.
 ITEMS, USERS, LENGTH, STEPS = 35, 16, 5, 4
 SIZE, OWN_SIZE = USERS * LENGTH + 2, USERS // 8 * LENGTH + 2
-# Without dropout, which compiles slowly and knows of no table.
+# Without dropout, which compiles slowly and does not depend on the table.
 ENCODER = UserEncoder(
   ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1, dropout_rate=0.0
 )
 KEY = jax.random.key(3)
-# An epsilon above the rounding of gradients that are 0, as of the keys' bias.
+# eps exceeds the rounding errors of gradients that are 0 in exact arithmetic,
+# such as those of the bias of keys.
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 quick = functools.partial(
@@ -97,7 +98,7 @@ def split_table(params):
 
 
 def joined(params):
-  """The whole of a table that was split, without what fills it up."""
+  """All rows of a sharded table, without padding rows."""
   params = jax.tree.map(np.asarray, to_global(params))
   assert not params['table'][ITEMS + 2 :].any()
   return params | {'table': params['table'][: ITEMS + 2]}
@@ -138,19 +139,19 @@ def split_rows(params):
   return run(step, start_rows(split_table(params)))
 
 
-def test_rows_of_a_split_table(params, split_rows):
+def test_rows_of_a_sharded_table(params, split_rows):
   state, losses = split_rows
   step = rows_of(quick, SIZE + 6, prepare=sample)
   whole, expected = run(step, start_rows(params))
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   trained = joined(apply_pending_updates(state))
   assert_same_training(trained, apply_pending_updates(whole), params)
-  # Rows that are behind are what could go wrong, and by more than the bound.
+  # Without pending updates, the difference exceeds the bound.
   with pytest.raises(AssertionError, match='off, where entries moved by'):
     assert_same_training(
       joined(state.params), apply_pending_updates(whole), params
     )
-  # Each device holds its part and no more.
+  # Each device holds only its shard.
   for name in ('mu', 'nu', 'last', 'to_come'):
     array = getattr(state.opt_state.table, name).rows
     assert {part.data.shape[:2] for part in array.addressable_shards} == {
@@ -187,7 +188,7 @@ def train_split(loss_fn, params, optimizer, prepare=None):
 @pytest.mark.parametrize(
   'loss_fn', [masked_items, causal_items], ids=['masked', 'causal']
 )
-def test_all_of_a_split_table(params, loss_fn):
+def test_dense_updates_of_a_sharded_table(params, loss_fn):
   optimizer = optax.adamw(*ADAM[:3], eps=1e-3, weight_decay=0.1)
   whole, expected = train_dense(loss_fn, params, optimizer)
   losses, trained = train_split(loss_fn, params, optimizer)
@@ -195,7 +196,7 @@ def test_all_of_a_split_table(params, loss_fn):
   assert_same_training(trained, whole.params, params)
 
 
-def test_a_sampled_softmax_by_rows_and_with_all_of_a_split_table(params):
+def test_a_sampled_softmax_with_row_and_dense_updates_of_shards(params):
   optimizer, of_rows = optax.adam(*ADAM), start_rows(split_table(params))
   dense, expected = train_dense(masked_items, params, optimizer, sample)
   state, losses = run(
@@ -222,7 +223,7 @@ def restore(like, folder):
   return restored
 
 
-def test_a_checkpoint_restores_with_and_without_splitting(
+def test_a_checkpoint_restores_with_and_without_sharding(
   params, split_rows, tmp_path
 ):
   state, _ = split_rows
@@ -247,10 +248,10 @@ def test_a_checkpoint_restores_with_and_without_splitting(
   assert_same_training(restored, expected, encoder_params(params))
 
 
-# Few of any device; all of one device, which has places for as many; all of one
-# device, which has not, and so all devices are asked.
+# A few rows of each device; all rows of one device, within its capacity; and
+# beyond its capacity, so that an all-gather is used.
 @pytest.mark.parametrize('spread', [[0, 38], [5, 13], [40, 48]], ids=str)
-def test_rows_come_from_where_they_are_and_gradients_go_back(spread):
+def test_rows_are_fetched_and_their_gradients_returned(spread):
   num_items = 37 if spread[1] < 40 else 150
   table = np.arange(num_items * 2, dtype=np.float32).reshape(num_items, 2)
   rng = np.random.default_rng(0)
@@ -274,7 +275,7 @@ def make_params(key):
   return {'table': draw((ITEMS + 2, 4)), 'encoder': {'query': draw((3,))}}
 
 
-def test_a_table_is_born_in_parts():
+def test_a_table_is_initialised_in_shards():
   params = init_in_parts(make_params, jax.random.key(3))
   rows = params['table'].rows
   assert rows.shape[0] == len(rows.sharding.device_set) == 8
@@ -287,13 +288,13 @@ def test_a_table_is_born_in_parts():
   chex.assert_trees_all_equal(params['encoder'], expected['encoder'])
 
 
-def test_what_a_device_sends_does_not_grow_with_their_number():
+def test_what_a_device_sends_does_not_grow_with_the_number_of_devices():
   ids = np.tile(np.arange(0, 640, 10, dtype=np.int32), (8, 1))
   step = pmap_step(functools.partial(fetch_and_send, axis_name=AXIS))
   program = step.lower(shard(np.zeros((640, 4), np.float32)), ids).compile()
   sent = sent_of(program.as_text(), devices=8)
   assert set(sent) == {'all-to-all', 'all-reduce'}
-  # The ids, their rows and the gradients of these, of twice the even share.
+  # Twice the even share of ids, of their rows, and of the gradients of these.
   assert sent['all-to-all'] <= 7 / 8 * 2 * 64 * (2 * 4 + 2 * 4 * 4)
 
 
@@ -310,7 +311,7 @@ def fetch_and_send(shards, ids, *, axis_name):
 
 
 @pytest.mark.parametrize('chunk_size', [None, 2])
-def test_the_softmax_over_a_split_table(chunk_size):
+def test_the_softmax_over_a_sharded_table(chunk_size):
   rng = np.random.default_rng(1)
   table, bias = rng.normal(size=(37, 3)), rng.normal(size=36)
   hidden, labels = rng.normal(size=(8, 2, 3)), rng.integers(0, 36, (8, 2))
@@ -354,7 +355,7 @@ def split_softmax(shards, batch, bias, *, chunk_size):
     batch['hidden'], shards.rows, bias
   )
   losses, best = found
-  # As `train.gradients` treats what is split and what is whole.
+  # As `step.gradients` treats sharded and replicated parameters.
   grads = Shards(hidden), Shards(table), jax.lax.psum(own_bias, AXIS)
   return Shards(losses), Shards(best), grads
 

@@ -49,7 +49,7 @@ OBJECTIVES = {
     classification_objective, encoder=ENCODER, head=HEAD
   ),
 }
-# Keeps the gradient, as it reached the optimizer, in its state.
+# An optimizer that keeps the gradient it gets in its state.
 OPTIMIZER = optax.trace(decay=0.0)
 KEY = jax.random.key(2)
 
@@ -81,7 +81,7 @@ def start():
   }
   params = {name: tree['params'] for name, tree in params.items()}
   params |= model_params(params['encoder'])
-  # One head has what all objectives ask for.
+  # One head has the parameters of all objectives.
   params['head'] |= init_masked_items(ENCODER)
   return init_state(params, OPTIMIZER)
 
@@ -143,13 +143,13 @@ def differ(result, other):
 
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_eight_devices_update_as_one_does(name):
-  # Devices hold two users; in the second batch three hold none that counts.
+  # Each device has two users; in the second batch, three have only padding.
   for batch in (make_batch(), make_batch(counts=9)):
     expected = whole(name)(start(), batch, KEY)
     assert_same_update(on(8, name, batch), expected)
 
 
-def test_one_mapped_device_is_no_mapping():
+def test_one_mapped_device_equals_no_mapping():
   batch = make_batch(counts=13)
   expected = whole('sampled_items')(start(), batch, KEY)
   assert_same_update(on(1, 'sampled_items', batch), expected)
@@ -188,7 +188,7 @@ def test_padding_users_change_nothing(name):
   assert_same_update(whole(name)(start(), other, KEY), expected)
 
 
-def test_padding_users_are_as_good_as_absent():
+def test_padding_users_equal_a_smaller_batch():
   batch = make_batch(counts=8)
   alone = reordered(batch, np.arange(8))
   assert_same_update(

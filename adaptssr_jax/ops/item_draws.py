@@ -1,6 +1,6 @@
-"""Items drawn from the softmax over a catalogue, however large it is.
+"""Draws of items from the softmax over a catalogue of any size.
 
-The letters are those of `item_softmax`.
+Arrays and letters are those of `item_softmax`.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax.ops.item_softmax import chunk_of, pick
 from adaptssr_jax.ops.reductions import as_float
 
-# Ids whose running sum is made at once: a block of a row, then one of its ids.
+# Ids in a block. Draws take cumulative sums over blocks, then over one block.
 _BLOCK = 64
 
 
@@ -28,15 +28,17 @@ def draw_ids(
 ) -> Int[Array, ' n']:
   """Draws an id for each row, from softmax(E h + b).
 
-  First a chunk of the ids is drawn by its share of the whole, then a block of
-  that chunk, then an id of that block, each by a uniform number of its own: a
-  row spends three, however many ids there are. Nothing here has a gradient.
+  First a chunk of ids is drawn by its share of the probability, then a block of
+  that chunk, then an id of that block, each with its own uniform number. So a
+  row uses three random numbers for any number of ids. No gradient is computed.
 
   Args:
-    keys: `[n]`, of each row: what is drawn for it depends on no other row.
-    bias: b; -inf, or the least number, for an id that is never drawn.
-    chunk_size: ids scored at a time: memory is `[n, chunk_size]` numbers. None
-      scores all at once.
+    keys: `[n]`, one key per row; the draw of a row depends only on its key.
+    hidden: `[n, dim]`.
+    table: `[ids, dim]`.
+    bias: `[ids]`; an id with -inf or the least number is never drawn.
+    chunk_size: number of ids that are scored at a time, in `[n, chunk_size]`
+      floats; None: all.
 
   Returns:
     `[n]`, in 0..ids-1.
@@ -51,13 +53,12 @@ def draw_ids(
     lax.stop_gradient(as_float(x)) for x in (hidden, table, bias)
   )
   size = min(chunk_size or len(table), len(table))
-  # As many for any number of chunks, so that a chunk's own draw can use them
-  # again: but one of the chunks is taken.
+  # All chunks can use the same numbers, since only one of them is drawn.
   draw = functools.partial(jax.random.uniform, shape=(3,))
   of_chunk, of_block, of_id = jax.vmap(draw)(keys).T
 
   def draw_in_chunk(first: Int[Array, '']) -> tuple[Array, Array]:
-    """Log sum exp of the ids `first`, `first + 1`, ..., and one of them."""
+    """Log sum exp of the ids `first`, `first + 1`, ..., and a draw of one."""
     start, rows, chunk_bias = chunk_of(size, table, bias, first)
     scores = hidden @ rows.T + chunk_bias[None]
     top = jnp.max(scores, axis=1)
@@ -78,10 +79,10 @@ def draw_ids(
 def _index(
   share: Float[Array, ' n'], weights: Float[Array, 'n k']
 ) -> Int[Array, ' n']:
-  """The first index where the running sum is beyond a share of the total."""
+  """The first index whose cumulative weight exceeds a share of the total."""
   sums = jnp.cumsum(weights, axis=1)
   beyond = sums > share[:, None] * sums[:, -1:]
-  # A share that is rounded up to the total is beyond all of them.
+  # Rounding can make the share of the total exceed all cumulative weights.
   return jnp.where(
     jnp.any(beyond, axis=1),
     jnp.argmax(beyond, axis=1),

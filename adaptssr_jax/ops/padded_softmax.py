@@ -1,6 +1,7 @@
-"""The softmax over a catalogue of items, at the real positions of sequences.
+"""The softmax over a catalogue for rows of which many have no labels.
 
-The letters are those of `item_softmax`.
+Such rows are the padding of sequences. Arrays and letters are those of
+`item_softmax`.
 """
 
 import functools
@@ -19,14 +20,14 @@ from adaptssr_jax.ops.reductions import as_float
 
 # Scores of a group; 4 MiB of float32 stay in the cache until they are reread.
 _SCORES_AT_ONCE = 2**20
-# Fewer rows than these would read the table too often.
+# With fewer rows in a group, the table would be read too often.
 _LEAST_ROWS = 128
-# Ids of a large catalogue that these rows are scored against at a time.
+# Ids that so many rows are scored against at a time, for a large catalogue.
 _CHUNK = 2048
 
 
 def parts_at_once(ids: int) -> tuple[int, int | None]:
-  """How many rows are scored at a time, and how many ids; None: all of them.
+  """Numbers of rows and of ids that are scored at a time; None: all ids.
 
   Example:
     >>> parts_at_once(3707), parts_at_once(645_973)
@@ -97,14 +98,15 @@ def _map_groups(
   where: Bool[Array, ' n'],
   size: int,
 ) -> tuple[Array, ...]:
-  """Calls a function on `size` rows at a time, if any of these counts.
+  """Calls a function on `size` rows at a time, if any of them is in `where`.
 
-  What it returns of others is zeros. The gradient calls it again.
+  The results of other groups are zeros. The gradient calls the function again.
   """
 
   def of_group(group: tuple[Array, ...]) -> tuple[Array, ...]:
     where, *rows = group
-    # Zeros of the arguments, so that under shard_map they vary as those do.
+    # Computed from the arguments, so that under shard_map they vary over the
+    # same axes.
     zeros = 0 * sum(x.reshape(size, -1)[:, 0] for x in rows)
     kinds = jax.eval_shape(function, *rows)
     return lax.cond(

@@ -47,25 +47,26 @@ def sampled_softmax_losses(
 ) -> Losses:
   """Estimates `softmax_losses_and_best` from a sample of the other ids.
 
-  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j,
-  drawn evenly and with replacement,
+  With the scores z = E h + b, the distinct labels X of a row, and m ids s_j
+  that are drawn uniformly with replacement,
 
       log(sum_{x in X} e^z[x] + ids / m * sum_{j: s_j not in X} e^z[s_j])
         - mean over x in X of z[x]
 
-  What is inside the first log is an unbiased estimate of the denominator of the
-  softmax. So the loss is, on average, too low, the less so the larger m is.
+  The argument of the log is an unbiased estimate of the denominator of the
+  softmax. So the loss is too low on average; the bias shrinks with larger m.
 
   Args:
-    sampled: `[m]`, s, the ids drawn, which all rows share; memory is `[n, m]`
-      numbers.
-    table: E; or a function of ids that gives their vectors.
-    labels: `[n, k]`, in 0..ids-1.
-    where: Bool `[n, k]`, the labels that count. One that counts twice does so
-      in the mean, and once in the sum.
+    sampled: `[m]`, the ids s, which all rows share. Memory is `[n, m]` floats.
+    hidden: `[n, dim]`.
+    table: `[ids, dim]`; or a function from ids to their vectors.
+    bias: `[ids]`.
+    labels: `[n, k]`, in 0..ids-1. A label that occurs twice has twice the
+      weight in the mean, and is in X once.
+    where: Bool `[n, k]`. False masks a label.
 
   Returns:
-    `[n]`, a loss per row, 0 for a row without labels.
+    The losses `[n]`, 0 for a row without labels.
 
   Example:
     >>> hidden, table = jnp.ones((1, 2)), jnp.ones((1000, 2))
@@ -83,7 +84,7 @@ def sampled_softmax_losses(
   """
   hidden, bias = as_float(hidden), as_float(bias)
   labels, where = jnp.asarray(labels), jnp.asarray(where)
-  # One gather: its gradient is one array as large as the table, two are two.
+  # One gather, since the gradient of each is an array as large as the table.
   ids = jnp.concatenate([labels.reshape(-1), sampled])
   rows = table(ids) if callable(table) else as_float(table)[ids]
   own_rows, rows = jnp.split(rows, [labels.size])
@@ -92,27 +93,27 @@ def sampled_softmax_losses(
   others = hidden @ rows.T + bias[sampled][None]
   others += jnp.log(len(bias) / len(sampled))
 
-  # Label by label, to hold no table of labels x samples for each row.
+  # Label by label, to avoid an array [n, k, m].
   def mark(
     found: Bool[Array, 'n m'],
     label: tuple[Int[Array, ' n'], Bool[Array, ' n']],
   ) -> tuple[Bool[Array, 'n m'], None]:
-    """Which samples are one of the labels so far, or this one."""
-    ids, counts = label
-    return found | ((sampled[None] == ids[:, None]) & counts[:, None]), None
+    """Marks samples that are this label, in addition to those found so far."""
+    ids, where = label
+    return found | ((sampled[None] == ids[:, None]) & where[:, None]), None
 
   found = jnp.zeros(others.shape, bool)
   found, _ = lax.scan(mark, found, (labels.T, where.T))
-  # To which 0 is nothing; a label alone is the first.
   first = where
   if labels.shape[1] > 1:
+    # The ids are shifted by one, since 0 is padding for `distinct`.
     first = distinct(jnp.where(where, labels + 1, 0))
   scores = jnp.concatenate(
     [jnp.where(first, own, -jnp.inf), jnp.where(found, -jnp.inf, others)],
     axis=1,
   )
-  # A row without labels has its samples; one whose samples are all labels has
-  # its labels.
+  # Not empty: a row without labels has its samples, and a row whose samples are
+  # all labels has its labels.
   log_sums = jax.nn.logsumexp(scores, axis=1)
   return negative_log_likelihood(
     log_sums, jnp.sum(own, axis=1, where=where), where
