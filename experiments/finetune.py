@@ -147,9 +147,7 @@ def tune(
   encoder, kind = model['encoder'], KINDS[data.kind]
   examples = examples_of(settings, data)
   length, _, buckets = lengths_of(settings, examples.values(), encoder)
-  predict = make_predict(
-    settings, kind, model | {'buckets': buckets}, length=length
-  )
+  predict = make_predict(settings, kind, model, buckets=buckets, length=length)
   tested = {name: examples[name] for name in ('validation', 'test')}
   if settings.mode == 'zero_shot':
     params = replicate(params)

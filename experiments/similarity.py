@@ -29,9 +29,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from adaptssr_jax.augment import Augmentation
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays
-from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.objectives.users import Encoding
+from adaptssr_jax.objectives.views import encode_views, no_augmentation
+from adaptssr_jax.ops.reductions import gather
+from adaptssr_jax.ops.similarity import exact_dot, unit_length
+from adaptssr_jax.training.devices import AXIS, replicate
 from adaptssr_jax.training.step import pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import EncoderSettings
@@ -42,16 +47,14 @@ from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import print_line, print_result_line
-from experiments.run.similarity_views import similarity_step, with_other_users
 from experiments.run.speed import lengths_of
 from experiments.run.workdir import (
+  SIMILARITIES,
   atomic_savez,
   atomic_write,
-  differing_flags,
   opened_workdir,
 )
 
-_NUMBERS = 'similarity.json'
 _QUANTILES = (5, 25, 50, 75, 95)
 _EDGES = np.linspace(-1, 1, 101).round(2)
 
@@ -62,22 +65,6 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
   names = names_of(settings)
   for source in settings.checkpoints:
     restore_description(source)
-  path = pathlib.Path(settings.workdir) / _NUMBERS
-  try:
-    before = json.loads(path.read_text())['flags'] if path.exists() else None
-    differing = before and differing_flags(
-      before, flags_that_bind(settings), defaults=settings.default_values()
-    )
-  except (ValueError, LookupError, TypeError, AttributeError) as error:
-    raise SettingsError(
-      f'{path} is not what experiments.similarity writes: remove it, or choose '
-      'another --workdir'
-    ) from error
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds similarities of other settings: '
-      f'{differing}. Choose another folder'
-    )
   with opened_workdir(settings) as folder:
     return measure_in(folder, settings, names)
 
@@ -109,7 +96,7 @@ def measure_in(
     },
   }
   save_values(folder / 'similarity.npz', found, users)
-  atomic_write(folder / _NUMBERS, json.dumps(result, indent=2) + '\n')
+  atomic_write(folder / SIMILARITIES, json.dumps(result, indent=2) + '\n')
   print_table(result)
   # Last: the numbers are there even if Matplotlib is not.
   draw_similarities(folder, result)
@@ -178,9 +165,8 @@ def measure(
   step = pmap_step(
     functools.partial(
       similarity_step,
-      encoder=encoder,
+      encoding=Encoding(encoder, buckets),
       augmentations=tuple(augmentations.values()),
-      buckets=buckets,
     ),
     num_replicated_args=1,
   )
@@ -200,6 +186,49 @@ def measure(
     kind: np.clip(column, -1, 1)
     for kind, column in zip(kinds, columns, strict=True)
   }
+
+
+def similarity_step(
+  params: dict[str, Any],
+  batch: dict[str, jax.Array],
+  key: jax.Array,
+  *,
+  encoding: Encoding,
+  augmentations: tuple[Augmentation, ...],
+) -> tuple[jax.Array, jax.Array]:
+  """The vectors of the users of all devices, and cosines with their views.
+
+  Returns:
+    Vectors of the original behaviours, of length 1, [users, dim]; and their
+    cosines, [users, 1 + augmentations], with a second dropout pass and with
+    each augmented view.
+  """
+  views = encode_views(
+    params,
+    batch,
+    key,
+    encoding=encoding,
+    augmentations=(no_augmentation, no_augmentation, *augmentations),
+    passes=1,
+  )
+  vectors = unit_length(views.users[:, 0])
+  cosines = exact_dot('ud,vud->uv', vectors[0], vectors[1:])
+  return gather(vectors[0], AXIS), gather(cosines, AXIS)
+
+
+def with_other_users(vectors: np.ndarray, key: jax.Array) -> np.ndarray:
+  """The cosine of each user with another one, drawn at random, [users].
+
+  Users form a ring in random order, and each is compared with the one before
+  it, so that every user is the other one exactly once.
+
+  Args:
+    vectors: [users, dim] of length 1, of two users or more.
+  """
+  order = np.asarray(jax.random.permutation(key, len(vectors)))
+  partner = np.empty_like(order)
+  partner[order] = np.roll(order, 1)
+  return np.einsum('nd,nd->n', vectors, vectors[partner])
 
 
 def summarize(values: np.ndarray) -> dict[str, Any]:

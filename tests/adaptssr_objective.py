@@ -4,7 +4,6 @@ import functools
 
 from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.views import encode_views, views_objective
-from adaptssr_jax.ops.buckets import AT_ONCE
 
 
 def adaptssr_objective(
@@ -12,18 +11,13 @@ def adaptssr_objective(
   batch,
   key,
   *,
-  encoder,
+  encoding,
   augmentations,
-  buckets=AT_ONCE,
-  axis_name=None,
   **settings,
 ):
-  rank = functools.partial(rank_views, axis_name=axis_name, **settings)
+  rank = functools.partial(rank_views, axis_name=encoding.axis_name, **settings)
   encode = functools.partial(
-    encode_views,
-    encoder=encoder,
-    augmentations=augmentations,
-    buckets=buckets,
+    encode_views, encoding=encoding, augmentations=augmentations
   )
   return views_objective(
     params, batch, key, losses={'adaptssr': rank}, encode=encode

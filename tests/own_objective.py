@@ -2,26 +2,16 @@
 
 import jax.numpy as jnp
 
-from adaptssr_jax.objectives.users import (
-  as_sums,
-  encode_sequences,
-  user_keys,
-)
-from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.objectives.users import mean_loss, user_keys
 
 
-def length_objective(
-  params, batch, key, *, encoder, deterministic, buckets, axis_name
-):
+def length_objective(params, batch, key, *, encoding):
   """The vector of a user predicts how many behaviours the user has."""
-  keys = None if deterministic else user_keys(key, batch['example_id'])
-  users = encode_sequences(
-    params, encoder, batch['items'], keys=keys, buckets=buckets
-  )
+  keys = user_keys(key, batch['example_id'])
+  users = encoding(params, batch['items'], keys)
   wanted = jnp.log1p(jnp.sum(batch['items'] != 0, axis=1))
   losses = jnp.square(users @ params['head']['weight'] - wanted)
-  loss = reduce_losses(losses, batch['where'], axis_name=axis_name)
-  return loss, as_sums(loss, batch['where'])
+  return mean_loss(losses, batch['where'], axis_name=encoding.axis_name)
 
 
 length_objective.init_head = lambda encoder: {

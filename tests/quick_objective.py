@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from adaptssr_jax import augment
-from adaptssr_jax.objectives.users import as_sums, user_keys
-from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.objectives.users import mean_loss, user_keys
 from adaptssr_jax.table.lookup import look_up
 
 
-def quick_objective(params, batch, key, *, mask_id, axis_name=None):
+def quick_objective(params, batch, key, *, encoding):
   """Of masked users: their rows and places, and the rows that are sampled.
 
   Args:
     params: of the model; of `encoder`, the places alone.
     batch: of this device; `sampled` only if the step draws some.
     key: of the step.
-    mask_id: of the mask.
-    axis_name: of the devices.
+    encoding: gives the id of the mask, and the axis of the devices.
   """
-  mask = functools.partial(augment.mask, ratio=0.5, mask_id=mask_id)
+  mask = functools.partial(
+    augment.mask, ratio=0.5, mask_id=encoding.encoder.mask_id
+  )
   keys = user_keys(key, batch['example_id'])
   items = jax.vmap(mask)(keys, batch['items'])
   states = look_up(params['table'], items)
@@ -32,5 +32,4 @@ def quick_objective(params, batch, key, *, mask_id, axis_name=None):
     losses = losses + jnp.sum(
       jnp.sin(look_up(params['table'], batch['sampled']))
     )
-  loss = reduce_losses(losses, batch['where'], axis_name=axis_name)
-  return loss, as_sums(loss, batch['where'])
+  return mean_loss(losses, batch['where'], axis_name=encoding.axis_name)

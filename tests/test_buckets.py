@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from adaptssr_jax.encoder.dropout import dropout, row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import encode_sequences
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops import buckets as buckets_module
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
 from adaptssr_jax.table.lookup import encoder_params, model_params
@@ -95,9 +95,8 @@ def test_users_and_gradients_are_those_of_the_whole_batch(buckets, look_up):
 
 
 def of_the_encoder(encoder, params, items, keys, positions, buckets=AT_ONCE):
-  return encode_sequences(
-    params, encoder, items, keys=keys, positions=positions, buckets=buckets
-  )
+  encoding = Encoding(encoder, buckets)
+  return encoding(params, items, keys, positions=positions)
 
 
 # The last place and one in between; the empty row has none.

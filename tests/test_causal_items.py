@@ -12,6 +12,7 @@ from adaptssr_jax.objectives.causal_items import (
   causal_items_objective,
   next_items,
 )
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import encoder_params, model_params
@@ -58,9 +59,8 @@ def compute(params, batch, num_sampled=0, last_only=False):
     params,
     batch,
     jax.random.key(3),
-    encoder=ENCODER,
+    encoding=Encoding(ENCODER, deterministic=True),
     last_only=last_only,
-    deterministic=True,
   )
 
 
@@ -68,7 +68,7 @@ def compute(params, batch, num_sampled=0, last_only=False):
 @functools.partial(jax.value_and_grad, has_aux=True)
 def train(params, batch):
   return causal_items_objective(
-    params, batch, jax.random.key(3), encoder=ENCODER
+    params, batch, jax.random.key(3), encoding=Encoding(ENCODER)
   )
 
 
@@ -149,7 +149,7 @@ def test_parts_of_any_kind_change_nothing(params, batch, monkeypatch):
   # As of a large catalogue.
   monkeypatch.setattr(softmax, 'parts_at_once', lambda ids: (2, 3))
   objective = functools.partial(
-    causal_items_objective, encoder=ENCODER, buckets=Buckets((3,), 2)
+    causal_items_objective, encoding=Encoding(ENCODER, Buckets((3,), 2))
   )
   found = jax.jit(objective)(params, batch, jax.random.key(3))
   jax.tree.map(
@@ -163,7 +163,7 @@ def test_an_encoder_that_sees_both_ways_is_refused(params, batch):
       params,
       batch,
       jax.random.key(0),
-      encoder=ENCODER.clone(causal=False),
+      encoding=Encoding(ENCODER.clone(causal=False)),
     )
 
 

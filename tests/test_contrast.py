@@ -17,6 +17,7 @@ from adaptssr_jax.objectives.contrast import (
   encode_curriculum,
   query_overlap,
 )
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.objectives.views import (
   Views,
   encode_views,
@@ -74,7 +75,7 @@ def objective(axis_name=None):
     },
     encode=functools.partial(
       encode_views,
-      encoder=ENCODER,
+      encoding=Encoding(ENCODER),
       augmentations=augment.two_of(CROP, functools.partial(CROP, ratio=1)),
     ),
   )
@@ -155,13 +156,12 @@ def test_augmentations_grow_with_the_step(params, batch):
       params,
       batch,
       KEY,
-      encoder=ENCODER,
+      encoding=Encoding(ENCODER, deterministic=True),
       augmentations_at=functools.partial(
         view_augmentations, settings, ENCODER, (name,), has_second=True
       ),
       num_steps=40,
       passes=1,
-      deterministic=True,
     )
     return views.items
 

@@ -15,6 +15,7 @@ from test_finetune_tasks import logits_by_hand, predictions
 
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import conversion_objective
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
 from tests.drawn_encoders import drawn_params
@@ -105,7 +106,10 @@ def test_conversion_loss_weighs_the_event():
   params = model_params(drawn_params(encoder, seed=0))
   params['head'] = head.init(key, jnp.ones((1, 4)))['params']
   objective = functools.partial(
-    conversion_objective, encoder=encoder, head=head, positive_weight=3.0
+    conversion_objective,
+    encoding=Encoding(encoder),
+    head=head,
+    positive_weight=3.0,
   )
 
   @jax.jit

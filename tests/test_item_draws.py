@@ -9,7 +9,7 @@ import pytest
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.fill import encode_filled, fill_masked
-from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.item_draws import draw_ids
 from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import (
@@ -23,6 +23,7 @@ from tests.random_params import random_params
 
 ITEMS, USERS, LENGTH = 150, 8, 6
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
+ENCODING = Encoding(ENCODER, deterministic=True)
 KEY = jax.random.key(5)
 
 
@@ -101,7 +102,7 @@ def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
 def filled(params, items, sampled=None):
   keys = user_keys(KEY, jnp.arange(USERS))
   return fill_masked(
-    params, items, keys, encoder=ENCODER, ratio=0.5, sampled=sampled
+    params, items, keys, encoding=ENCODING, ratio=0.5, sampled=sampled
   )
 
 
@@ -177,7 +178,7 @@ def test_filled_views_mask_an_increasing_share(params, items):
   params = params | {'head': {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}}
   batch['items'] = jnp.where(items == 7, 8, items)
   encode = functools.partial(
-    encode_filled, encoder=ENCODER, ratio=0.5, num_steps=20, deterministic=True
+    encode_filled, encoding=ENCODING, ratio=0.5, num_steps=20
   )
   # Without a step, the full share is masked.
   all_hidden = jax.jit(lambda *args: encode(*args).items)(params, batch, KEY)

@@ -1,5 +1,6 @@
 """PTUM, MSDP and ECL against loops over their formulas."""
 
+import dataclasses
 import functools
 
 import jax
@@ -25,7 +26,7 @@ from adaptssr_jax.objectives.ptum import (
   hide_one,
   ptum_objective,
 )
-from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.lookup import (
   encoder_params,
@@ -75,19 +76,17 @@ def params():
   return model_params(encoder) | {'head': head}
 
 
-def ptum(**settings):
-  settings = {'deterministic': True} | settings
-  return functools.partial(ptum_objective, encoder=ENCODER, **settings)
+ENCODING = Encoding(ENCODER, deterministic=True)
 
 
-def msdp(**settings):
-  settings = {'deterministic': True, 'max_window': WINDOW} | settings
-  return functools.partial(msdp_objective, encoder=ENCODER, **settings)
+def make(objective, axis_name=None, **settings):
+  encoding = dataclasses.replace(ENCODING, axis_name=axis_name)
+  return functools.partial(objective, encoding=encoding, **settings)
 
 
-def ecl(**settings):
-  settings = {'deterministic': True, 'temperature': 0.5} | settings
-  return functools.partial(ecl_objective, encoder=ENCODER, **settings)
+ptum = functools.partial(make, ptum_objective)
+msdp = functools.partial(make, msdp_objective, max_window=WINDOW)
+ecl = functools.partial(make, ecl_objective, temperature=0.5)
 
 
 @functools.cache
@@ -245,15 +244,14 @@ def test_windows_begin_at_the_cut_and_are_of_all_lengths(n):
 def test_ecl_is_the_sum_of_its_parts(params, batch):
   objective = ecl(contrast=0.3, discriminator=0.7)
   loss, metrics = jax.jit(objective)(params, batch, KEY)
-  split = jax.vmap(functools.partial(jax.random.split, num=4))
-  keys = split(user_keys(KEY, batch['example_id']))
-  fill = functools.partial(fill_masked, encoder=ENCODER, ratio=0.2)
+  keys = user_keys(KEY, batch['example_id'], num=4)
+  fill = functools.partial(fill_masked, encoding=ENCODING, ratio=0.2)
   filled, hidden = jax.jit(fill)(params, batch['items'], keys[:, 0])
   table = np.asarray(params['table'], float)[:-1]
   bias = np.asarray(params['head']['bias'], float)
   guesses, told, right = [], [], []
   first = encoded(params, batch['items'], keys[:, 1])
-  tell = functools.partial(replaced_logits, encoder=ENCODER, deterministic=True)
+  tell = functools.partial(replaced_logits, encoding=ENCODING)
   logits = jax.jit(tell)(
     params, filled, jnp.asarray(first, jnp.float32), keys[:, 3]
   )
@@ -295,14 +293,15 @@ def test_ecl_is_the_sum_of_its_parts(params, batch):
 def test_the_discriminator_knows_the_user_and_the_other_items(params, batch):
   items, keys = batch['items'], user_keys(KEY, batch['example_id'])
   logits = jax.jit(
-    functools.partial(
-      replaced_logits, params, keys=keys, encoder=ENCODER, deterministic=True
+    lambda items, users, encoding=ENCODING: replaced_logits(
+      params, items, users, keys, encoding=encoding
     ),
-    static_argnames='buckets',
+    static_argnames='encoding',
   )
   users = jnp.asarray(np.random.default_rng(5).normal(size=(USERS, 4)), 'f')
   found = logits(items, users)
-  cut = logits(items, users, buckets=Buckets((3,), 4))
+  in_buckets = dataclasses.replace(ENCODING, buckets=Buckets((3,), 4))
+  cut = logits(items, users, encoding=in_buckets)
   inside = np.asarray(items != 0)
   np.testing.assert_allclose(cut[inside], found[inside], rtol=1e-4, atol=1e-5)
   assert np.all(np.abs(logits(items, users[::-1]) - found)[inside] > 1e-6)

@@ -9,6 +9,7 @@ import pytest
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.losses import adaptssr_loss
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops.buckets import Buckets, in_buckets
 from adaptssr_jax.ops.microbatches import in_microbatches
 from adaptssr_jax.table.lookup import model_params
@@ -21,7 +22,7 @@ LARGE = (
 import jax, jax.numpy as jnp
 from adaptssr_jax import UserEncoder, adaptssr_loss
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.objectives.users import encode_sequences
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import model_params
 
 USERS, LENGTH = 8192, 8
@@ -29,16 +30,14 @@ encoder = UserEncoder(4_000, max_length=LENGTH, num_layers=1)
 shape = (2, 1, USERS, LENGTH)
 views = jax.random.randint(jax.random.key(0), shape, 1, 4_001)
 # Two passes a view, which differ by their dropout.
-views = views.repeat(2, axis=1).reshape(-1, LENGTH)
-keys = jax.random.split(jax.random.key(1), len(views))
+views = views.repeat(2, axis=1)
+keys = jax.random.split(jax.random.key(1), views.shape[:-1])
 
 def loss(params):
-  users = encode_sequences(
-    params, encoder, views, keys=keys, buckets=Buckets((8,), 512)
-  )
-  return adaptssr_loss(users.reshape(2, 2, USERS, -1), block_size=256)
+  users = Encoding(encoder, Buckets((8,), 512))(params, views, keys)
+  return adaptssr_loss(users, block_size=256)
 
-params = jax.jit(encoder.init)(jax.random.key(2), views[:1])['params']
+params = jax.jit(encoder.init)(jax.random.key(2), views[0, 0, :1])['params']
 params = model_params(params)
 value, gradient = jax.jit(jax.value_and_grad(loss))(params)
 finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -67,10 +66,9 @@ def test_the_objective_of_16384_long_users_takes_less_than_4_gb():
   crop = functools.partial(augment.crop, ratio=0.4)
   loss = functools.partial(
     adaptssr_objective,
-    encoder=encoder,
+    encoding=Encoding(encoder, Buckets((40,), 16)),
     augmentations=(crop, crop),
     block_size=256,
-    buckets=Buckets((40,), 16),
   )
   batch = {
     'items': jax.ShapeDtypeStruct((users, length), jnp.int32),

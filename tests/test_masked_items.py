@@ -14,7 +14,7 @@ from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
-from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import encoder_params, model_params
@@ -52,9 +52,8 @@ def compute(params, batch, key):
     params,
     batch,
     key,
-    encoder=ENCODER,
+    encoding=Encoding(ENCODER, deterministic=True),
     ratio=RATIO,
-    deterministic=True,
   )
 
 
@@ -62,7 +61,7 @@ def compute(params, batch, key):
 @functools.partial(jax.value_and_grad, has_aux=True)
 def train(params, batch, key):
   return masked_items_objective(
-    params, batch, key, encoder=ENCODER, ratio=RATIO
+    params, batch, key, encoding=Encoding(ENCODER), ratio=RATIO
   )
 
 
@@ -148,9 +147,8 @@ def test_parts_of_any_kind_change_nothing(params, batch, monkeypatch):
   monkeypatch.setattr(softmax, 'chunk_size', lambda *shape: 4)
   objective = functools.partial(
     masked_items_objective,
-    encoder=ENCODER,
+    encoding=Encoding(ENCODER, Buckets((4,), 2)),
     ratio=RATIO,
-    buckets=Buckets((4,), 2),
   )
   found = jax.jit(objective)(params, batch, key)
   jax.tree.map(

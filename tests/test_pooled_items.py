@@ -19,7 +19,7 @@ from adaptssr_jax.objectives.pooled_items import (
   init_projection,
   predict_views,
 )
-from adaptssr_jax.objectives.users import last_behaviours
+from adaptssr_jax.objectives.users import Encoding, last_behaviours
 from adaptssr_jax.objectives.views import (
   Views,
   encode_views,
@@ -67,10 +67,9 @@ def params():
 def slices(encoder=ENCODER, views=2, **settings):
   return functools.partial(
     encode_views,
-    encoder=encoder,
+    encoding=Encoding(encoder, **settings),
     augmentations=(SLICE,) * views,
     passes=1,
-    **settings,
   )
 
 
@@ -85,10 +84,8 @@ def pooled_items(encode=None, axis_name=None, **settings):
 def next_items(**settings):
   return functools.partial(
     next_items_objective,
-    encoder=ENCODER,
+    encoding=Encoding(ENCODER, deterministic=True, **settings),
     num_next=3,
-    deterministic=True,
-    **settings,
   )
 
 

@@ -17,7 +17,7 @@ from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.views import views_objective
 from experiments import pretrain
 from experiments.flags.binder import SettingsError, from_flagfile
-from experiments.pretraining import objectives
+from experiments.pretraining import context
 from experiments.run import batches as run_batches
 from experiments.run.workdir import opened_workdir
 from tests.tiny_runs import (
@@ -144,7 +144,7 @@ def watched(tmp_path_factory, data_dir):
 
   folder = tmp_path_factory.mktemp('watched') / 'run'
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(objectives, 'views_objective', objective)
+    patch.setattr(context, 'views_objective', objective)
     patch.setattr(run_batches, 'batch_at', batch_at)
     pretrain.main(pretrain_settings(folder, data_dir, num_steps=6))
   return folder, traced, seen

@@ -5,7 +5,7 @@ import pytest
 
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.training.devices import AXIS
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
@@ -113,10 +113,10 @@ def test_views_are_encoded_once_and_compared_as_published(name, similarity):
   similar = np.zeros((11, 2), np.int32)
   users = UserArrays(None, Ragged.from_rows([[1]]), similar_items=similar)
   made = MAKERS[name](
-    Context(settings, UserEncoder(9), Buckets(), True, users)
+    Context(settings, users, Encoding(UserEncoder(9)))
   ).keywords
   assert made['encode'].keywords['passes'] == 1
-  assert not made['encode'].keywords['deterministic']
+  assert not made['encode'].keywords['encoding'].deterministic
   (loss,) = made['losses'].values()
   assert loss.keywords['axis_name'] == AXIS
   assert loss.keywords.get('similarity') == similarity

@@ -21,7 +21,7 @@ from adaptssr_jax.objectives.target_scores import (
   target_ranks,
   target_scores,
 )
-from adaptssr_jax.objectives.users import user_keys
+from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import pmap_step
@@ -53,10 +53,11 @@ def params():
   return model_params(encoder) | {'head': head}
 
 
-RANK = functools.partial(ranks_of_positives, encoder=ENCODER, head=HEAD)
-OBJECTIVE = functools.partial(ranking_objective, encoder=ENCODER, head=HEAD)
+ENCODING = Encoding(ENCODER)
+RANK = functools.partial(ranks_of_positives, encoding=ENCODING, head=HEAD)
+OBJECTIVE = functools.partial(ranking_objective, encoding=ENCODING, head=HEAD)
 SOFTMAX = functools.partial(
-  softmax_ranking_objective, encoder=ENCODER, head=HEAD
+  softmax_ranking_objective, encoding=ENCODING, head=HEAD
 )
 # Each is compiled once, for the batches of all tests.
 rank = jax.jit(RANK)
@@ -265,7 +266,8 @@ def split_over_devices(batch):
 
 def test_eight_devices_rank_as_one():
   batch = made_batch()
-  rank_on_each = pmap_step(functools.partial(RANK, axis_name=AXIS))
+  encoding = Encoding(ENCODER, axis_name=AXIS)
+  rank_on_each = pmap_step(functools.partial(RANK, encoding=encoding))
   found = rank_on_each(params(), split_over_devices(batch))
   expected = rank(params(), batch)
   np.testing.assert_array_equal(found, expected)
@@ -304,7 +306,8 @@ def test_the_objective_is_bpr_of_each_positive_and_its_negative():
 def mean_grads(params, batch, *, key, objective):
   """Loss, metrics and gradient of the batch of all devices."""
   found = jax.value_and_grad(
-    functools.partial(objective, axis_name=AXIS), has_aux=True
+    functools.partial(objective, encoding=Encoding(ENCODER, axis_name=AXIS)),
+    has_aux=True,
   )(params, batch, key)
   (loss, metrics), grads = found
   return loss, jax.lax.psum(metrics, AXIS), jax.lax.pmean(grads, AXIS)

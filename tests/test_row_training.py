@@ -13,6 +13,7 @@ from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate
@@ -36,7 +37,7 @@ ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
 # `test_speed` and `test_table_shards` train real objectives by rows.
-loss_of = functools.partial(quick_objective, mask_id=ENCODER.mask_id)
+loss_of = functools.partial(quick_objective, encoding=Encoding(ENCODER))
 
 
 def batch_of(step, devices=None):
@@ -109,7 +110,9 @@ def test_same_losses_and_parameters(params, dense, by_rows):
 
 
 def test_same_on_eight_devices(params, by_rows):
-  loss_fn = functools.partial(loss_of, axis_name=AXIS)
+  loss_fn = functools.partial(
+    quick_objective, encoding=Encoding(ENCODER, axis_name=AXIS)
+  )
   step = functools.partial(row_step, loss_fn=loss_fn, axis_name=AXIS)
   state, losses = run(
     pmap_step(step, num_replicated_args=1),

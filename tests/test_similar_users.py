@@ -12,6 +12,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.coserec import informed_edits
 from adaptssr_jax.objectives.duorec import before_last, duorec_objective
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.objectives.views import encode_views, views_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.lookup import (
@@ -79,28 +80,30 @@ def params():
   return {'coserec': longer, 'duorec': longer | {'encoder': encoder}}
 
 
-def coserec(axis_name=None, **settings):
+def coserec(axis_name=None):
   contrast = functools.partial(
     contrast_views,
     temperature=TEMPERATURE,
     similarity='dot',
     axis_name=axis_name,
   )
-  encode = functools.partial(edited_views, **settings)
   return functools.partial(
-    views_objective, losses={'coserec': contrast}, encode=encode
+    views_objective, losses={'coserec': contrast}, encode=edited_views
   )
 
 
-def duorec(axis_name=None, **settings):
-  settings = {'encoder': SHORTER, 'axis_name': axis_name} | settings
+def duorec(encoder=SHORTER, **settings):
+  encoding = Encoding(encoder, **settings)
   return functools.partial(
-    duorec_objective, temperature=TEMPERATURE, **settings
+    duorec_objective, encoding=encoding, temperature=TEMPERATURE
   )
 
 
 edited_views = functools.partial(
-  encode_views, encoder=ENCODER, augmentations=(EDITS, EDITS), passes=1
+  encode_views,
+  encoding=Encoding(ENCODER),
+  augmentations=(EDITS, EDITS),
+  passes=1,
 )
 OBJECTIVES = {'coserec': coserec, 'duorec': duorec}
 # One program of each, which several tests run.

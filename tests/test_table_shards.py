@@ -18,6 +18,7 @@ from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops.item_softmax import (
   shard_softmax_losses_and_best,
   softmax_losses_and_best,
@@ -62,13 +63,14 @@ KEY = jax.random.key(3)
 ADAM = 0.01, 0.9, 0.999, 1e-4
 
 quick = functools.partial(
-  quick_objective, mask_id=ENCODER.mask_id, axis_name=AXIS
+  quick_objective, encoding=Encoding(ENCODER, axis_name=AXIS)
 )
 masked_items = functools.partial(
-  masked_items_objective, encoder=ENCODER, axis_name=AXIS
+  masked_items_objective, encoding=Encoding(ENCODER, axis_name=AXIS)
 )
 causal_items = functools.partial(
-  causal_items_objective, encoder=ENCODER.clone(causal=True), axis_name=AXIS
+  causal_items_objective,
+  encoding=Encoding(ENCODER.clone(causal=True), axis_name=AXIS),
 )
 sample = functools.partial(sample_items, num_sampled=6, num_ids=ENCODER.mask_id)
 

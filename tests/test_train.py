@@ -18,6 +18,7 @@ from adaptssr_jax.objectives.masked_items import (
   init_masked_items,
   masked_items_objective,
 )
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, replicate
@@ -39,15 +40,11 @@ AUGMENTATIONS = (
 )
 OBJECTIVES = {
   'adaptssr': functools.partial(
-    adaptssr_objective, encoder=ENCODER, augmentations=AUGMENTATIONS
+    adaptssr_objective, augmentations=AUGMENTATIONS
   ),
-  'masked_items': functools.partial(
-    masked_items_objective, encoder=ENCODER, ratio=0.5
-  ),
-  'sampled_items': functools.partial(quick_objective, mask_id=ENCODER.mask_id),
-  'classification': functools.partial(
-    classification_objective, encoder=ENCODER, head=HEAD
-  ),
+  'masked_items': functools.partial(masked_items_objective, ratio=0.5),
+  'sampled_items': quick_objective,
+  'classification': functools.partial(classification_objective, head=HEAD),
 }
 # An optimizer that keeps the gradient it gets in its state.
 OPTIMIZER = optax.trace(decay=0.0)
@@ -87,7 +84,9 @@ def start():
 
 
 def step_of(name, axis_name):
-  loss_fn = functools.partial(OBJECTIVES[name], axis_name=axis_name)
+  loss_fn = functools.partial(
+    OBJECTIVES[name], encoding=Encoding(ENCODER, axis_name=axis_name)
+  )
   step = functools.partial(
     train_step, loss_fn=loss_fn, optimizer=OPTIMIZER, axis_name=axis_name
   )
@@ -266,13 +265,14 @@ def test_metrics_of_no_users_are_zero_and_not_nan():
 
 def test_logits_of_all_devices_are_those_of_one_in_order():
   batch, params = make_batch(), start().params
-  model = {'encoder': ENCODER, 'head': HEAD}
+  logits_of = functools.partial(class_logits, head=HEAD)
   split = {'items': batch['items'].reshape(8, 2, LENGTH)}
-  logits = pmap_step(functools.partial(class_logits, **model, axis_name=AXIS))(
+  encoding = Encoding(ENCODER, axis_name=AXIS)
+  logits = pmap_step(functools.partial(logits_of, encoding=encoding))(
     params, split
   )
   assert logits.shape == (USERS, CLASSES)
-  of_one = jax.jit(functools.partial(class_logits, **model))
+  of_one = jax.jit(functools.partial(logits_of, encoding=Encoding(ENCODER)))
   np.testing.assert_allclose(
     logits,
     of_one(params, {'items': batch['items']}),

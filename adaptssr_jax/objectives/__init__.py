@@ -11,12 +11,11 @@ An objective is a function `(params, batch, key) -> (loss, metrics)`:
   metrics  {name: (sum, count)} over the users of this device
 
 If the batch has `sampled`, int32 [m], softmaxes over all items are estimated
-from these ids. Each docstring says what else an objective needs. Most take
+from these ids. All objectives but losses of given views also take
 
-  encoder        the `UserEncoder`
-  deterministic  True switches dropout off, as in validation
-  buckets        how sequences are grouped by length, see `ops.buckets`
-  axis_name      the device axis over which the batch is split; None: one device
+  encoding  how sequences are encoded and over which devices the batch is split,
+            see `users.Encoding`
 
+and each docstring says what else an objective needs.
 Draws for a user use a key that depends only on the step and on that user.
 """

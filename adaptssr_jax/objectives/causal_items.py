@@ -5,14 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.masked_items import HiddenItems, predict_hidden
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  encode_sequences,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
 def next_items(
@@ -50,11 +48,8 @@ def causal_items_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   last_only: bool = False,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Cross entropy of each next item of a batch, over all items.
 
@@ -67,7 +62,8 @@ def causal_items_objective(
 
   Args:
     batch: `items` are of 2 <= length <= max_length + 1.
-    encoder: must be causal, or it would see the item that it has to predict.
+    encoding: its encoder must be causal, or it would see the item that it has
+      to predict.
     last_only: predict only the last item of each user, as in evaluation.
 
   Returns:
@@ -82,18 +78,11 @@ def causal_items_objective(
     & Vasilev, Turning Dross Into Gold Loss, RecSys 2023
     (https://arxiv.org/abs/2309.07602).
   """
-  if not encoder.causal:
+  if not encoding.encoder.causal:
     raise ValueError('causal items need an encoder with causal=True.')
   items = batch['items']
   positions, labels = next_items(items, last_only=last_only)
   keys = user_keys(key, batch['example_id'])
-  states = encode_sequences(
-    params,
-    encoder,
-    items[:, :-1],
-    keys=None if deterministic else keys,
-    positions=positions,
-    buckets=buckets,
-  )
+  states = encoding(params, items[:, :-1], keys, positions=positions)
   hidden = HiddenItems(positions, labels, states)
-  return predict_hidden(params, batch, hidden, axis_name=axis_name)
+  return predict_hidden(params, batch, hidden, axis_name=encoding.axis_name)

@@ -6,16 +6,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from adaptssr_jax.encoder.model import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  as_sums,
-  encode_sequences,
-  encode_users,
+  mean_loss,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
 
 
 def classification_objective(
@@ -23,10 +20,8 @@ def classification_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Cross entropy of the classes of a batch of users.
 
@@ -34,15 +29,11 @@ def classification_objective(
     batch: has `label` int32 [users] too.
     head: gives the logits of the classes.
   """
-  logits = user_logits(
-    params, batch, key, encoder=encoder, head=head, buckets=buckets
-  )
+  logits = user_logits(params, batch, key, encoding=encoding, head=head)
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch['label']
   )
-  where = batch['where']
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where)
+  return mean_loss(losses, batch['where'], axis_name=encoding.axis_name)
 
 
 def user_logits(
@@ -50,18 +41,12 @@ def user_logits(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead,
-  buckets: Buckets = AT_ONCE,
 ) -> Float[Array, 'users outputs']:
   """The head's outputs for the users of this device, with dropout."""
-  users = encode_sequences(
-    params,
-    encoder,
-    batch['items'],
-    keys=user_keys(key, batch['example_id']),
-    buckets=buckets,
-  )
+  keys = user_keys(key, batch['example_id'])
+  users = encoding(params, batch['items'], keys)
   return head.apply({'params': params['head']}, users)
 
 
@@ -69,15 +54,11 @@ def class_logits(
   params: dict[str, Any],
   batch: dict[str, Array],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> Float[Array, 'users classes']:
   """The logits of the users of all devices, without dropout."""
-  users = encode_users(
-    params, batch, encoder=encoder, buckets=buckets, axis_name=axis_name
-  )
+  users = encoding.all_users(params, batch)
   return head.apply({'params': params['head']}, users)
 
 
@@ -86,11 +67,9 @@ def conversion_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead,
   positive_weight: float = 1.0,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Binary cross entropy of a batch of users.
 
@@ -105,14 +84,11 @@ def conversion_objective(
     head: has one output, the score.
     positive_weight: w, the weight of users with the event.
   """
-  scores = user_logits(
-    params, batch, key, encoder=encoder, head=head, buckets=buckets
-  )[:, 0]
-  label, where = batch['label'], batch['where']
+  scores = user_logits(params, batch, key, encoding=encoding, head=head)[:, 0]
+  label = batch['label']
   losses = optax.sigmoid_binary_cross_entropy(scores, label)
   losses = losses * jnp.where(label != 0, positive_weight, 1.0)
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where)
+  return mean_loss(losses, batch['where'], axis_name=encoding.axis_name)
 
 
 def conversion_scores(

@@ -133,6 +133,18 @@ def curriculum_strength(
   return (jnp.sum(step >= jnp.array(begins)) + 1) / _LEVELS
 
 
+def strength_of(
+  batch: dict[str, Array], num_steps: int
+) -> Float[Array, ''] | None:
+  """`curriculum_strength` at the step of a batch; None where it has no step.
+
+  Batches of validation have none: augmentations then have their full strength.
+  """
+  if 'step' not in batch:
+    return None
+  return curriculum_strength(batch['step'], num_steps)
+
+
 def encode_curriculum(
   params: dict[str, Any],
   batch: dict[str, Array],
@@ -140,7 +152,7 @@ def encode_curriculum(
   *,
   augmentations_at: Callable[[Float[Array, ''] | None], Augmentations],
   num_steps: int,
-  **encoding: Any,
+  **settings: Any,
 ) -> Views:
   """`encode_views`, whose augmentations grow stronger from step to step.
 
@@ -149,11 +161,12 @@ def encode_curriculum(
       the augmentations are at their full strength.
     augmentations_at: strength -> the augmentations of each view; None is the
       full strength.
-    **encoding: other settings of `encode_views`.
+    **settings: other settings of `encode_views`.
   """
-  strength = None
-  if 'step' in batch:
-    strength = curriculum_strength(batch['step'], num_steps)
   return encode_views(
-    params, batch, key, augmentations=augmentations_at(strength), **encoding
+    params,
+    batch,
+    key,
+    augmentations=augmentations_at(strength_of(batch, num_steps)),
+    **settings,
   )

@@ -2,20 +2,17 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  encode_sequences,
   last_behaviours,
   user_keys,
 )
 from adaptssr_jax.objectives.views import Views
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
 def duorec_objective(
@@ -23,11 +20,9 @@ def duorec_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   temperature: float = 1.0,
   block_size: int | None = None,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """NT-Xent between a user and another who has the same last item.
 
@@ -54,24 +49,19 @@ def duorec_objective(
   """
   sequences = jnp.stack(
     [
-      before_last(batch[name], length=encoder.max_length)
+      before_last(batch[name], length=encoding.encoder.max_length)
       for name in ('items', 'partner_items')
     ],
     axis=1,
   )
   # Each user next to the partner.
-  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
-  users = encode_sequences(
-    params,
-    encoder,
-    sequences.reshape(-1, sequences.shape[-1]),
-    keys=keys.reshape(-1),
-    buckets=buckets,
-  )
+  keys = user_keys(key, batch['example_id'], num=2)
+  users = encoding(params, sequences, keys)
   where = batch['where'] & (sequences[:, 0] != 0).any(axis=1)
   # One dropout pass of each.
-  users = users.reshape(len(sequences), 2, 1, -1)
-  views = Views(jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users, 0, 2))
+  views = Views(
+    jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users[:, :, None], 0, 2)
+  )
   return contrast_views(
     params,
     batch | {'where': where},
@@ -79,7 +69,7 @@ def duorec_objective(
     temperature=temperature,
     similarity='dot',
     block_size=block_size,
-    axis_name=axis_name,
+    axis_name=encoding.axis_name,
   )
 
 

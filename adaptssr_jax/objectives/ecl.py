@@ -1,5 +1,6 @@
 """ECL: the vector of a user tells which behaviours have been replaced."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,14 +16,14 @@ from adaptssr_jax.encoder.transfer import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
 from adaptssr_jax.objectives.masked_items import predict_hidden
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
   as_sums,
-  encode_sequences,
+  mean_loss,
   user_keys,
 )
 from adaptssr_jax.objectives.views import weighted_sum
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
-from adaptssr_jax.ops.reductions import reduce_losses
+from adaptssr_jax.ops.buckets import in_buckets
 from adaptssr_jax.table.lookup import look_up
 
 
@@ -31,15 +32,12 @@ def ecl_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   ratio: float = 0.2,
   contrast: float = 0.005,
   discriminator: float = 0.25,
   temperature: float = 0.05,
   block_size: int | None = None,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """The ECL-SR loss: masked items, a contrast and a discriminator.
 
@@ -66,12 +64,12 @@ def ecl_objective(
     params: with `head` of `masked_items.init_masked_items` and
       `init_discriminator`.
     batch: if it has `sampled` ids, replacements are drawn from these only.
-    encoder: gives the user vectors, and the states that predict masked items.
+    encoding: gives the user vectors, and the states that predict masked items.
+      Where it is deterministic, u and u+ have dropout nevertheless.
     ratio: share of the behaviours that is masked.
     contrast: weight of the NT-Xent loss.
     discriminator: weight of the loss of the discriminator.
     temperature: temperature of NT-Xent.
-    deterministic: no dropout, except for u and u+.
 
   Returns:
     The sum, and `loss`, `generator_loss`, `contrast_loss`,
@@ -87,26 +85,18 @@ def ecl_objective(
     RecSys 2023 (https://arxiv.org/abs/2211.05290).
   """
   items, where = batch['items'], batch['where']
-  keys = jax.vmap(functools.partial(jax.random.split, num=4))(
-    user_keys(key, batch['example_id'])
-  )
-  encoding = {'deterministic': deterministic, 'buckets': buckets}
+  axis_name = encoding.axis_name
+  keys = user_keys(key, batch['example_id'], num=4)
   filled, hidden = fill_masked(
     params,
     items,
     keys[:, 0],
-    encoder=encoder,
+    encoding=encoding,
     ratio=ratio,
     sampled=batch.get('sampled'),
-    **encoding,
   )
-  users = encode_sequences(
-    params,
-    encoder,
-    jnp.concatenate([items, items]),
-    keys=keys[:, 1:3].T.reshape(-1),
-    buckets=buckets,
-  ).reshape(2, len(items), -1)
+  with_dropout = dataclasses.replace(encoding, deterministic=False)
+  users = with_dropout(params, jnp.stack([items, items]), keys[:, 1:3].T)
   loss = losses.nt_xent_loss(
     users,
     temperature=temperature,
@@ -115,17 +105,16 @@ def ecl_objective(
     where=where,
   )
   logits = replaced_logits(
-    params, filled, users[0], keys[:, 3], encoder=encoder, **encoding
+    params, filled, users[0], keys[:, 3], encoding=encoding
   )
   real = (items != 0) & where[:, None]
   is_replaced = filled != items
   errors = optax.sigmoid_binary_cross_entropy(logits, is_replaced)
-  detection = reduce_losses(errors, real, axis_name=axis_name)
   right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {
     'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
     'contrast': (loss, as_sums(loss, where)),
-    'discriminator': (detection, as_sums(detection, real, right)),
+    'discriminator': mean_loss(errors, real, right, axis_name=axis_name),
   }
   weights = {'contrast': contrast, 'discriminator': discriminator}
   return weighted_sum(parts, weights)
@@ -137,9 +126,7 @@ def replaced_logits(
   users: Float[Array, 'users dim'],
   keys: Key[Array, ' users'],
   *,
-  encoder: UserEncoder,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
+  encoding: Encoding,
 ) -> Float[Array, 'users length']:
   """The discriminator's logits that each item was replaced.
 
@@ -148,14 +135,14 @@ def replaced_logits(
     items: sequences with replaced items, padded with 0, [users, length].
     users: vectors of the users before the replacement, [users, dim].
     keys: dropout keys, one per user, [users].
-    encoder: the encoder whose size the discriminator has.
+    encoding: its encoder has the size of the discriminator.
 
   Returns:
     Logits, [users, length], without meaning at padding.
   """
   head, length = params['head']['discriminator'], items.shape[1]
-  discriminator, seeds = discriminator_of(encoder), None
-  if not deterministic:
+  discriminator, seeds = discriminator_of(encoding.encoder), None
+  if not encoding.deterministic:
     seeds = row_seeds(keys, draws=discriminator.num_dropouts)
 
   def logits_of(
@@ -180,7 +167,7 @@ def replaced_logits(
     items,
     users,
     seeds,
-    buckets=buckets,
+    buckets=encoding.buckets,
     look_up=functools.partial(look_up, params['table']),
   )
 

@@ -1,5 +1,6 @@
 """Mask and fill: hidden behaviours are replaced by what a model guesses."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,12 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.contrast import curriculum_strength
+from adaptssr_jax.objectives.contrast import strength_of
 from adaptssr_jax.objectives.masked_items import HiddenItems, encode_hidden
-from adaptssr_jax.objectives.users import encode_sequences, user_keys
+from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.objectives.views import Views
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 from adaptssr_jax.table.softmax import draw_items
 
 
@@ -22,12 +21,10 @@ def fill_masked(
   items: Int[Array, 'users length'],
   keys: Key[Array, ' users'],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   ratio: float | Float[Array, ''],
   most: float | None = None,
   sampled: Int[Array, ' m'] | None = None,
-  deterministic: bool = True,
-  buckets: Buckets = AT_ONCE,
 ) -> tuple[Int[Array, 'users length'], HiddenItems]:
   """Hides a share of each sequence, and fills it by draws from the model.
 
@@ -62,14 +59,7 @@ def fill_masked(
     attributes of users, which are not to be had here.
   """
   hidden = encode_hidden(
-    params,
-    items,
-    keys,
-    encoder=encoder,
-    ratio=ratio,
-    most=most,
-    deterministic=deterministic,
-    buckets=buckets,
+    params, items, keys, encoding=encoding, ratio=ratio, most=most
   )
   # The first two keys of a user hide and drop out.
   split = functools.partial(jax.random.split, num=hidden.positions.shape[1])
@@ -94,11 +84,9 @@ def encode_filled(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   ratio: float,
   num_steps: int,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
 ) -> Views:
   """Two views of users by `fill_masked`, in which more and more is hidden.
 
@@ -108,39 +96,26 @@ def encode_filled(
   Args:
     batch: `items` and `example_id`, of this device; the `step`, without which,
       as in validation, the whole share is hidden; and maybe `sampled` ids.
-    encoder: fills the sequences, and gives the vectors of what is filled.
+    encoding: encodes the filled sequences; the model that fills has no dropout.
     ratio: the share that is hidden in the end.
-    deterministic: no dropout in what is filled; the model that fills has none.
 
   Reference:
     Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior
     Modeling via Data Augmentation" (CCL), CIKM 2021, see `fill_masked`.
   """
   users, length = batch['items'].shape
-  split = functools.partial(jax.random.split, num=(2, 2))
-  keys = jax.vmap(split)(user_keys(key, batch['example_id'])).reshape(-1, 2)
-  # The views of a user next to each other.
-  items = jnp.repeat(batch['items'], 2, axis=0)
-  share = ratio
-  if 'step' in batch:
-    share = ratio * curriculum_strength(batch['step'], num_steps)
+  # Two views of a user, and two keys of each.
+  keys = user_keys(key, batch['example_id'], num=4).reshape(users, 2, 2)
+  strength = strength_of(batch, num_steps)
   filled, _ = fill_masked(
     lax.stop_gradient(params),
-    items,
-    keys[:, 0],
-    encoder=encoder,
-    ratio=share,
+    jnp.repeat(batch['items'], 2, axis=0),
+    keys[..., 0].reshape(-1),
+    encoding=dataclasses.replace(encoding, deterministic=True),
+    ratio=ratio if strength is None else ratio * strength,
     most=ratio,
     sampled=batch.get('sampled'),
-    buckets=buckets,
-  )
-  vectors = encode_sequences(
-    params,
-    encoder,
-    filled,
-    keys=None if deterministic else keys[:, 1],
-    buckets=buckets,
   )
   filled = filled.reshape(users, 2, length)
-  vectors = vectors.reshape(users, 2, 1, -1)
+  vectors = encoding(params, filled, keys[..., 1])[:, :, None]
   return Views(jnp.moveaxis(filled, 0, 1), jnp.moveaxis(vectors, 0, 2))

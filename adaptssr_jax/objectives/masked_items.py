@@ -11,13 +11,11 @@ from jaxtyping import Array, Float, Int, Key
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  as_sums,
-  encode_sequences,
+  mean_loss,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.softmax import label_losses
 
 
@@ -72,11 +70,9 @@ def encode_hidden(
   items: Int[Array, 'users length'],
   keys: Key[Array, ' users'],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   ratio: float | Float[Array, ''],
   most: float | None = None,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
 ) -> HiddenItems:
   """Hides a share of the behaviours of users, and encodes what is left.
 
@@ -85,18 +81,11 @@ def encode_hidden(
     ratio: the share of the behaviours that is hidden.
   """
   hide = functools.partial(
-    hide_items, ratio=ratio, mask_id=encoder.mask_id, most=most
+    hide_items, ratio=ratio, mask_id=encoding.encoder.mask_id, most=most
   )
   keys = jax.vmap(jax.random.split)(keys)
   masked, positions, labels = jax.vmap(hide)(keys[:, 0], items)
-  states = encode_sequences(
-    params,
-    encoder,
-    masked,
-    keys=None if deterministic else keys[:, 1],
-    positions=positions,
-    buckets=buckets,
-  )
+  states = encoding(params, masked, keys[:, 1], positions=positions)
   return HiddenItems(positions, labels, states)
 
 
@@ -122,8 +111,7 @@ def predict_hidden(
     skip_masked=True,
   )
   metrics = {} if best is None else {'accuracy': best == labels}
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where, metrics)
+  return mean_loss(losses, where, metrics, axis_name=axis_name)
 
 
 def masked_items_objective(
@@ -131,11 +119,8 @@ def masked_items_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   ratio: float = 0.3,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Cross entropy of the hidden items of a batch, over all items.
 
@@ -160,12 +145,10 @@ def masked_items_objective(
     params,
     batch['items'],
     user_keys(key, batch['example_id']),
-    encoder=encoder,
+    encoding=encoding,
     ratio=ratio,
-    deterministic=deterministic,
-    buckets=buckets,
   )
-  return predict_hidden(params, batch, hidden, axis_name=axis_name)
+  return predict_hidden(params, batch, hidden, axis_name=encoding.axis_name)
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:

@@ -13,14 +13,12 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.next_items import prefix_and_next
 from adaptssr_jax.objectives.pooled_items import predict_items
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  as_sums,
-  encode_sequences,
+  mean_loss,
   user_keys,
 )
 from adaptssr_jax.objectives.views import weighted_sum
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.ops.similarity import unit_length
 
 
@@ -78,13 +76,10 @@ def msdp_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   max_window: int = 32,
   regularizer: float = 0.1,
   ratio: float = 0.3,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Cross entropy of the items' shares in a window, given what is before it.
 
@@ -117,26 +112,19 @@ def msdp_objective(
     Stochastic Distribution Prediction, CIKM 2023; Chen & He, SimSiam, CVPR
     2021, has the regularizer.
   """
-  split = functools.partial(jax.random.split, num=4)
-  keys = jax.vmap(split)(user_keys(key, batch['example_id']))
+  encoder, axis_name = encoding.encoder, encoding.axis_name
+  keys = user_keys(key, batch['example_id'], num=4)
   cut = functools.partial(
     prefix_and_window, max_length=encoder.max_length, max_window=max_window
   )
   prefixes, windows = jax.vmap(cut)(keys[:, 0], batch['items'])
-  rows, dropout_keys = prefixes, keys[:, 1]
+  sequences = [prefixes]
   if regularizer:
     hide = functools.partial(augment.mask, ratio=ratio, mask_id=encoder.mask_id)
-    masked = jax.vmap(hide)(keys[:, 3], prefixes)
-    rows = jnp.concatenate([prefixes, masked])
-    dropout_keys = keys[:, 1:3].T.reshape(-1)
-  vectors = encode_sequences(
-    params,
-    encoder,
-    rows,
-    keys=None if deterministic else dropout_keys,
-    buckets=buckets,
+    sequences.append(jax.vmap(hide)(keys[:, 3], prefixes))
+  users, *others = encoding(
+    params, jnp.stack(sequences), keys[:, 1 : 1 + len(sequences)].T
   )
-  users = vectors[: len(prefixes)]
   prompt = params['head']['window_prompt'][window_bucket(windows)]
   predicted = predict_items(
     params,
@@ -152,7 +140,7 @@ def msdp_objective(
   regularization = _regularizer(
     params['head']['predictor'],
     users,
-    vectors[len(prefixes) :],
+    *others,
     where=real,
     axis_name=axis_name,
   )
@@ -178,8 +166,7 @@ def _regularizer(
     for mine, other in ((first, second), (second, first))
   ]
   losses = (distances[0] + distances[1]) / 2
-  loss = reduce_losses(losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where)
+  return mean_loss(losses, where, axis_name=axis_name)
 
 
 def init_msdp(encoder: UserEncoder, *, max_window: int) -> dict[str, Array]:

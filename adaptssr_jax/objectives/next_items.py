@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.pooled_items import predict_items
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  encode_sequences,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 
 def prefix_and_next(
@@ -58,11 +56,8 @@ def next_items_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   num_next: int = 10,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Likelihood of the items after a cut, given the user vector before it.
 
@@ -77,22 +72,12 @@ def next_items_objective(
     Self-supervision, EMNLP Findings 2020, whose second task is to predict the
     next K behaviours.
   """
-  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
+  keys = user_keys(key, batch['example_id'], num=2)
   cut = functools.partial(
-    prefix_and_next, max_length=encoder.max_length, num_next=num_next
+    prefix_and_next, max_length=encoding.encoder.max_length, num_next=num_next
   )
   prefixes, after = jax.vmap(cut)(keys[:, 0], batch['items'])
-  users = encode_sequences(
-    params,
-    encoder,
-    prefixes,
-    keys=None if deterministic else keys[:, 1],
-    buckets=buckets,
-  )
+  users = encoding(params, prefixes, keys[:, 1])
   return predict_items(
-    params,
-    batch,
-    users,
-    after,
-    axis_name=axis_name,
+    params, batch, users, after, axis_name=encoding.axis_name
   )

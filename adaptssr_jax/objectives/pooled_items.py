@@ -7,9 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import mean_projection
-from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
+from adaptssr_jax.objectives.users import LossAndMetrics, mean_loss
 from adaptssr_jax.objectives.views import Views
-from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.ops.sampled_softmax import distinct
 from adaptssr_jax.table.softmax import label_losses, without_padding
 
@@ -60,7 +59,7 @@ def predict_items(
   items: Int[Array, '*views users k'],
   *,
   repeats: bool = False,
-  axis_name: str | None,
+  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """The multinomial likelihood of sets of items, given user vectors.
 
@@ -93,8 +92,7 @@ def predict_items(
   )
   real = jnp.broadcast_to(batch['where'], users.shape[:-1]).reshape(-1)
   counts = real & where.any(axis=1)
-  loss = reduce_losses(losses, counts, axis_name=axis_name)
-  return loss, as_sums(loss, counts)
+  return mean_loss(losses, counts, axis_name=axis_name)
 
 
 def init_projection(encoder: UserEncoder) -> dict[str, Array]:

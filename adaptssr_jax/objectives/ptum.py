@@ -8,16 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  as_sums,
-  encode_sequences,
+  mean_loss,
   user_keys,
 )
 from adaptssr_jax.objectives.views import weighted_sum
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.lookup import look_up
 
 # As in the paper: K, behaviours that are cut off, and negatives of each.
@@ -116,10 +113,7 @@ def ptum_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
+  encoding: Encoding,
 ) -> LossAndMetrics:
   """Masked behaviour prediction, and next K behaviours prediction.
 
@@ -147,26 +141,16 @@ def ptum_objective(
     Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via
     Self-supervision, EMNLP Findings 2020 (https://arxiv.org/abs/2010.01494).
   """
-  keys = jax.vmap(functools.partial(jax.random.split, num=3))(
-    user_keys(key, batch['example_id'])
-  )
-  hide = functools.partial(hide_one, mask_id=encoder.mask_id)
+  keys = user_keys(key, batch['example_id'], num=3)
+  hide = functools.partial(hide_one, mask_id=encoding.encoder.mask_id)
   masked, hidden = jax.vmap(hide)(keys[:, 0], batch['items'])
   cut = functools.partial(cut_last, num_next=NUM_NEXT)
   kept, after = jax.vmap(cut)(batch['items'])
-  vectors = encode_sequences(
-    params,
-    encoder,
-    jnp.concatenate([masked, kept]),
-    keys=None if deterministic else keys[:, 1:].T.reshape(-1),
-    buckets=buckets,
-  )
+  vectors = encoding(params, jnp.stack([masked, kept]), keys[:, 1:].T)
   if 'projection' in params.get('head', {}):
     vectors = vectors @ params['head']['projection']
-  of_masked, of_kept = jnp.split(vectors[:, None], 2)
-  users = jnp.concatenate(
-    [of_masked, jnp.repeat(of_kept, NUM_NEXT, axis=1)], axis=1
-  )
+  # One position of the masked sequence, and NUM_NEXT of the one that was cut.
+  users = jnp.stack([vectors[0]] + [vectors[1]] * NUM_NEXT, axis=1)
   labels = jnp.concatenate([hidden[:, None], after], axis=1)
   candidates = jnp.concatenate([labels[..., None], batch['negatives']], axis=-1)
   losses, right = candidate_losses(
@@ -176,11 +160,15 @@ def ptum_objective(
   )
   where = (labels > 0) & batch['where'][:, None]
   tasks = {'masked': slice(0, 1), 'next': slice(1, None)}
-  parts = {}
-  for name, positions in tasks.items():
-    counts = where[:, positions]
-    loss = reduce_losses(losses[:, positions], counts, axis_name=axis_name)
-    parts[name] = loss, as_sums(loss, counts, {'accuracy': right[:, positions]})
+  parts = {
+    name: mean_loss(
+      losses[:, positions],
+      where[:, positions],
+      {'accuracy': right[:, positions]},
+      axis_name=encoding.axis_name,
+    )
+    for name, positions in tasks.items()
+  }
   return weighted_sum(parts, {})
 
 

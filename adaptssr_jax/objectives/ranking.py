@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses
-from adaptssr_jax.encoder.model import TaskHead, UserEncoder
+from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.encoder.transfer import TiedTargets
 from adaptssr_jax.objectives.target_scores import (
   log_sum_of_others,
@@ -25,14 +25,11 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  as_sums,
-  encode_sequences,
-  encode_users,
+  mean_loss,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
-from adaptssr_jax.ops.reductions import reduce_losses
 from adaptssr_jax.table.softmax import chunk_size
 
 
@@ -41,10 +38,8 @@ def ranking_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead | TiedTargets,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """BPR of a batch: each positive above one fresh negative of its user.
 
@@ -71,14 +66,8 @@ def ranking_objective(
     num_draws=batch['positives'].shape[1],
     num_targets=head.num_outputs,
   )
-  keys = jax.vmap(jax.random.split)(user_keys(key, batch['example_id']))
-  users = encode_sequences(
-    params,
-    encoder,
-    batch['items'],
-    keys=keys[:, 0],
-    buckets=buckets,
-  )
+  keys = user_keys(key, batch['example_id'], num=2)
+  users = encoding(params, batch['items'], keys[:, 0])
   positives = batch['positives']
   negatives = jax.vmap(draw)(keys[:, 1], batch['targets'])
   where = batch['where'][:, None] & (positives >= 0)
@@ -88,8 +77,7 @@ def ranking_objective(
   scores = some_scores(target_scores(params, users, head), pairs)
   scores = jnp.split(scores, 2, axis=1)
   pair_losses = losses.bpr_loss(*scores, where=where, reduce_fn=None)
-  loss = reduce_losses(pair_losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where)
+  return mean_loss(pair_losses, where, axis_name=encoding.axis_name)
 
 
 def softmax_ranking_objective(
@@ -97,10 +85,8 @@ def softmax_ranking_objective(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead | TiedTargets,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> LossAndMetrics:
   """Cross entropy of each positive among it and all negatives of its user.
 
@@ -114,13 +100,8 @@ def softmax_ranking_objective(
     Klenitskiy & Vasilev, Turning Dross Into Gold Loss: is BERT4Rec really
     better than SASRec?, RecSys 2023 (https://arxiv.org/abs/2309.07602).
   """
-  users = encode_sequences(
-    params,
-    encoder,
-    batch['items'],
-    keys=user_keys(key, batch['example_id']),
-    buckets=buckets,
-  )
+  keys = user_keys(key, batch['example_id'])
+  users = encoding(params, batch['items'], keys)
   positives, targets = batch['positives'], batch['targets']
   scores = target_scores(params, users, head)
   others = log_sum_of_others(
@@ -132,8 +113,7 @@ def softmax_ranking_objective(
   # log(1 + exp(a - b)) is -log of the share of b among a and b.
   own = some_scores(scores, positives)
   positive_losses = jax.nn.softplus(others[:, None] - own)
-  loss = reduce_losses(positive_losses, where, axis_name=axis_name)
-  return loss, as_sums(loss, where)
+  return mean_loss(positive_losses, where, axis_name=encoding.axis_name)
 
 
 def draw_negatives(
@@ -193,20 +173,18 @@ def ranks_of_positives(
   params: dict[str, Any],
   batch: dict[str, Array],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   head: TaskHead | TiedTargets,
-  buckets: Buckets = AT_ONCE,
-  axis_name: str | None = None,
 ) -> Float[Array, 'users most']:
   """The ranks of the positives of the users of all devices, without dropout.
 
   Returns:
     `[users, most]`, ranks from 1; without meaning where `positives` is -1.
   """
-  users = encode_users(params, batch, encoder=encoder, buckets=buckets)
+  users = encoding(params, batch['items'])
   ranks = target_ranks(
     target_scores(params, users, head), batch['positives'], batch['targets']
   )
-  if axis_name is None:
+  if encoding.axis_name is None:
     return ranks
-  return lax.all_gather(ranks, axis_name, tiled=True)
+  return lax.all_gather(ranks, encoding.axis_name, tiled=True)

@@ -1,6 +1,8 @@
 """What all objectives share: keys per user, encoding, and metrics as sums."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,74 +13,115 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.ops.buckets import AT_ONCE, Buckets, in_buckets
+from adaptssr_jax.ops.reductions import gather, reduce_losses
 from adaptssr_jax.table.lookup import look_up
 
 LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
 
 
-def user_keys(
-  key: Key[Array, ''], example_id: Int[Array, 'users']
-) -> Key[Array, 'users']:
-  """A key per user, which depends on no other user and on no device."""
-  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_id)
-
-
-def encode_sequences(
-  params: dict[str, Any],
-  encoder: UserEncoder,
-  items: Int[Array, 'rows length'],
-  *,
-  keys: Key[Array, 'rows'] | None = None,
-  positions: Int[Array, 'rows positions'] | None = None,
-  buckets: Buckets = AT_ONCE,
-) -> Float[Array, 'rows ...']:
-  """The vectors of sequences, or their states at some positions.
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+  """How an objective encodes the sequences of the batch of a device.
 
   Args:
-    params: of the model: `table`, whose rows are looked up, and `encoder`.
-    items: the sequences, padded with 0, [rows, length].
-    keys: of the dropout of each, [rows]; None: no dropout.
-    positions: whose hidden states are wanted, [rows, positions]. The state of
-      padding has no meaning, and is zeros beyond the length.
-
-  Returns:
-    Vectors, [rows, dim]; with `positions` states, [rows, positions, dim], in
-    float32.
+    encoder: the encoder that is trained.
+    buckets: how sequences are grouped by length, see `ops.buckets`.
+    deterministic: True switches dropout off, as in validation.
+    axis_name: the device axis over which the batch is split; None: one device.
   """
 
-  def encode(
-    items: Int[Array, 'rows width'],
-    embedded: Float[Array, 'rows width dim'],
-    seeds: UInt32[Array, 'rows draws 2'] | None,
-    positions: Int[Array, 'rows positions'] | None,
-  ) -> Float[Array, 'rows ...']:
-    apply = functools.partial(
-      encoder.apply,
-      {'params': params['encoder']},
-      items,
-      deterministic=seeds is None,
-      seeds=seeds,
-      embedded=embedded,
-    )
-    if positions is None:
-      return apply()
-    states = apply(method='hidden_states').astype(jnp.float32)
-    take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
-    return jax.vmap(take)(states, positions)
+  encoder: UserEncoder
+  buckets: Buckets = AT_ONCE
+  deterministic: bool = False
+  axis_name: str | None = None
 
-  # Hashed once for all rows: hashing takes longer to compile than to run, and
-  # would else be compiled for each bucket width and again for its gradient.
-  seeds = None
-  if keys is not None and encoder.dropout_rate:
-    seeds = row_seeds(keys, draws=encoder.num_dropouts)
-  return in_buckets(
-    encode,
+  def __call__(
+    self,
+    params: dict[str, Any],
+    items: Int[Array, '*rows length'],
+    keys: Key[Array, '*rows'] | None = None,
+    *,
+    positions: Int[Array, '*rows positions'] | None = None,
+  ) -> Float[Array, '...']:
+    """Encodes sequences as vectors, or as hidden states at some positions.
+
+    Args:
+      params: parameters of the model: `table`, whose rows are looked up, and
+        `encoder`.
+      items: sequences, padded with 0, [..., length].
+      keys: dropout keys, one per sequence, [...]; None, like `deterministic`,
+        switches dropout off.
+      positions: positions whose hidden states are returned, [..., positions].
+        The state of padding has no meaning; beyond the length it is zeros.
+
+    Returns:
+      User vectors, [..., dim]; with `positions` hidden states, [..., positions,
+      dim], in float32.
+    """
+    *shape, length = items.shape
+    rows = math.prod(shape)
+    # Hashed once for all rows: hashing takes longer to compile than to run, and
+    # would else be compiled for each bucket width and again for its gradient.
+    seeds = None
+    if (
+      keys is not None and self.encoder.dropout_rate and not self.deterministic
+    ):
+      seeds = row_seeds(keys.reshape(rows), draws=self.encoder.num_dropouts)
+    if positions is not None:
+      positions = positions.reshape(rows, positions.shape[-1])
+    encoded = in_buckets(
+      functools.partial(_encode, self.encoder, params['encoder']),
+      items.reshape(rows, length),
+      seeds,
+      positions,
+      buckets=self.buckets,
+      look_up=functools.partial(look_up, params['table']),
+    )
+    return encoded.reshape(*shape, *encoded.shape[1:])
+
+  def all_users(
+    self, params: dict[str, Any], batch: dict[str, Array]
+  ) -> Float[Array, 'users dim']:
+    """The vectors of the users of all devices, without dropout."""
+    users = self(params, batch['items'])
+    return users if self.axis_name is None else gather(users, self.axis_name)
+
+
+def _encode(
+  encoder: UserEncoder,
+  params: dict[str, Any],
+  items: Int[Array, 'rows width'],
+  embedded: Float[Array, 'rows width dim'],
+  seeds: UInt32[Array, 'rows draws 2'] | None,
+  positions: Int[Array, 'rows positions'] | None,
+) -> Float[Array, 'rows ...']:
+  """Encodes sequences whose items have been looked up."""
+  apply = functools.partial(
+    encoder.apply,
+    {'params': params},
     items,
-    seeds,
-    positions,
-    buckets=buckets,
-    look_up=functools.partial(look_up, params['table']),
+    deterministic=seeds is None,
+    seeds=seeds,
+    embedded=embedded,
   )
+  if positions is None:
+    return apply()
+  states = apply(method='hidden_states').astype(jnp.float32)
+  take = functools.partial(jnp.take, axis=0, mode='fill', fill_value=0)
+  return jax.vmap(take)(states, positions)
+
+
+def user_keys(
+  key: Key[Array, ''], example_id: Int[Array, 'users'], num: int | None = None
+) -> Key[Array, 'users ...']:
+  """A key per user, or `num` keys, [users, num].
+
+  They depend on `key` and on the user, not on the batch or the device.
+  """
+  keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_id)
+  if num is None:
+    return keys
+  return jax.vmap(functools.partial(jax.random.split, num=num))(keys)
 
 
 def last_behaviours(
@@ -98,19 +141,27 @@ def last_behaviours(
   return jnp.take_along_axis(items, index, axis=1)
 
 
-def encode_users(
-  params: dict[str, Any],
-  batch: dict[str, Array],
+def mean_loss(
+  losses: Float[Array, '*examples'],
+  where: Bool[Array, '*examples'],
+  values: Mapping[str, Array] | None = None,
   *,
-  encoder: UserEncoder,
-  buckets: Buckets = AT_ONCE,
   axis_name: str | None = None,
-) -> Float[Array, 'users dim']:
-  """The vectors of the users of all devices, without dropout."""
-  users = encode_sequences(params, encoder, batch['items'], buckets=buckets)
-  if axis_name is None:
-    return users
-  return jax.lax.all_gather(users, axis_name, tiled=True)
+) -> LossAndMetrics:
+  """The mean loss over the examples of all devices, and metrics as sums.
+
+  Args:
+    losses: a loss per example of this device.
+    where: False marks examples that are left out, such as padding.
+    values: further metrics, a value per example.
+    axis_name: the device axis over which the batch is split; None: one device.
+
+  Returns:
+    The mean, 0 if no example is left; and {name: (sum, count)} over the
+    examples of this device, for `loss` and each of `values`.
+  """
+  loss = reduce_losses(losses, where, axis_name=axis_name)
+  return loss, as_sums(loss, where, values)
 
 
 def as_sums(

@@ -13,13 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.augment import Augmentation
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import (
+  Encoding,
   LossAndMetrics,
-  encode_sequences,
   user_keys,
 )
-from adaptssr_jax.ops.buckets import AT_ONCE, Buckets
 
 # One for each view, or one (key, items) -> all views, [views, length].
 Augmentations = tuple[Augmentation, ...] | Augmentation
@@ -40,6 +38,14 @@ class Views(NamedTuple):
 
 # (params, batch, views) -> loss and metrics
 ViewsLoss = Callable[[dict[str, Any], dict[str, Array], Views], LossAndMetrics]
+
+
+def no_augmentation(
+  key: Key[Array, ''], items: Int[Array, 'length']
+) -> Int[Array, 'length']:
+  """Returns the behaviours as they are, for views that differ by dropout."""
+  del key
+  return items
 
 
 @jax.named_scope('views')
@@ -79,11 +85,9 @@ def encode_views(
   batch: dict[str, Array],
   key: Key[Array, ''],
   *,
-  encoder: UserEncoder,
+  encoding: Encoding,
   augmentations: Augmentations,
   passes: int = 2,
-  deterministic: bool = False,
-  buckets: Buckets = AT_ONCE,
 ) -> Views:
   """Draws and encodes the views of a batch.
 
@@ -95,8 +99,8 @@ def encode_views(
       reads if every augmentation cuts it to that, and `example_id` int32
       [users], of this device.
     augmentations: of each view of a user, see `user_views`.
+    encoding: if it is deterministic, all passes of a view are the same.
     passes: dropout masks of each view.
-    deterministic: no dropout: all passes of a view are then the same.
   """
   draw = functools.partial(
     user_views, augmentations=augmentations, passes=passes
@@ -104,16 +108,10 @@ def encode_views(
   items, keys = jax.vmap(draw)(
     user_keys(key, batch['example_id']), batch['items']
   )
-  items = items[..., : encoder.max_length]
+  items = items[..., : encoding.encoder.max_length]
   # Each view next to its other passes.
-  users = encode_sequences(
-    params,
-    encoder,
-    jnp.repeat(items.reshape(-1, items.shape[-1]), passes, axis=0),
-    keys=None if deterministic else keys.reshape(-1),
-    buckets=buckets,
-  )
-  users = users.reshape(*items.shape[:2], passes, -1)
+  sequences = jnp.repeat(items[:, :, None], passes, axis=2)
+  users = encoding(params, sequences, keys)
   return Views(jnp.moveaxis(items, 0, 1), jnp.moveaxis(users, 0, 2))
 
 

@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import TrainState, pmap_step
-from experiments.finetuning.tasks import KINDS, Kind, as_score, measured
+from experiments.finetuning.tasks import (
+  KINDS,
+  Kind,
+  as_score,
+  measured,
+  with_buckets,
+)
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import outputs_in_order
 from experiments.run.process import print_line
@@ -25,6 +32,7 @@ def make_predict(
   kind: Kind,
   model: dict[str, Any],
   *,
+  buckets: Buckets,
   length: int,
 ) -> Callable[..., np.ndarray]:
   """Returns (params, users) -> the outputs for all rows of a split."""
@@ -33,7 +41,7 @@ def make_predict(
     predict=pmap_step(
       on_table(
         settings,
-        functools.partial(kind.predict, **model),
+        with_buckets(kind.predict, model, buckets),
         model['encoder'],
         length=length,
       )

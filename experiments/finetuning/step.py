@@ -13,7 +13,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import LossFn, TrainState
-from experiments.finetuning.tasks import KINDS
+from experiments.finetuning.tasks import KINDS, with_buckets
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
@@ -45,7 +45,7 @@ def make_finetuning(
     settings,
     encoder,
     params,
-    training_loss(settings, data, model | {'buckets': buckets}),
+    training_loss(settings, data, model, buckets),
     make_optimizer(
       settings,
       encoder,
@@ -61,12 +61,13 @@ def training_loss(
   settings: FinetuneSettings,
   data: UserData,
   model: dict[str, Any],
+  buckets: Buckets,
 ) -> LossFn:
   """The objective of the task, with the settings bound."""
   objective = KINDS[data.kind].objective
   if data.kind == 'ranking' and settings.ranking_loss == 'softmax':
     objective = softmax_ranking_objective
-  loss_fn = functools.partial(objective, **model)
+  loss_fn = with_buckets(objective, model, buckets)
   if data.kind == 'conversion':
     loss_fn = functools.partial(
       loss_fn, positive_weight=settings.positive_weight

@@ -1,6 +1,7 @@
 """The kinds of tasks: their objectives, predictions, metrics and models."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ from adaptssr_jax.objectives.ranking import (
   ranking_objective,
   ranks_of_positives,
 )
+from adaptssr_jax.objectives.users import Encoding
+from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import CUTOFFS, SELECT_BY, FinetuneSettings
@@ -39,11 +42,9 @@ from experiments.run.process import print_line
 class Kind:
   """One kind of task."""
 
-  # (params, batch, key, *, encoder, head, buckets, axis_name) -> loss and
-  # metrics.
+  # (params, batch, key, *, encoding, head) -> loss and metrics.
   objective: Callable
-  # (params, batch, *, encoder, head, buckets, axis_name) -> the output for each
-  # user.
+  # (params, batch, *, encoding, head) -> the output for each user.
   predict: Callable
   # (outputs, labels) of all rows of a split -> its metrics.
   measure: Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
@@ -153,7 +154,7 @@ def as_score(values: dict[str, float], metric: str) -> float:
 def make_model(
   settings: FinetuneSettings, data: UserData, key: jax.Array
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The model as keyword arguments of an objective, and its parameters."""
+  """The encoder and its head by name; and the parameters of the model."""
   items, labels = data.vocabulary
   encoder_key, head_key = jax.random.split(key)
   source = open_source(settings, settings.pretrained)
@@ -169,8 +170,15 @@ def make_model(
     )
     user = jnp.zeros((1, encoder.vector_dim))
     head_params = head.init(head_key, user)['params']
-  model = {'encoder': encoder, 'head': head, 'axis_name': AXIS}
-  return model, params | {'head': head_params}
+  return {'encoder': encoder, 'head': head}, params | {'head': head_params}
+
+
+def with_buckets(
+  function: Callable, model: dict[str, Any], buckets: Buckets
+) -> Callable:
+  """An objective or a prediction of a `Kind`, with the model bound to it."""
+  encoding = Encoding(model['encoder'], buckets, axis_name=AXIS)
+  return functools.partial(function, encoding=encoding, head=model['head'])
 
 
 def make_tied_targets(

@@ -1,7 +1,8 @@
 """Shared parts of the objectives: context, windows, augmentations, counts."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,18 @@ from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.data.prepared.batches import by_last_item
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ptum import draw_negatives
-from adaptssr_jax.objectives.users import last_behaviours, user_keys
-from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.objectives.users import (
+  Encoding,
+  last_behaviours,
+  user_keys,
+)
+from adaptssr_jax.objectives.views import (
+  Augmentations,
+  Views,
+  ViewsLoss,
+  encode_views,
+  views_objective,
+)
 from adaptssr_jax.training.step import LossFn, PrepareFn
 from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
@@ -101,26 +111,51 @@ class Context(NamedTuple):
   """What an objective is made of."""
 
   settings: ObjectiveSettings  # the flags
-  encoder: UserEncoder  # that is trained
-  buckets: Buckets  # in which parts its sequences are encoded
-  # False asks for the loss to validate with: without dropout, where the
-  # objective allows that, and of the last behaviours.
-  is_training: bool
-  users: UserArrays  # who is trained on
+  users: UserArrays  # the users of the training split
+  # How sequences are encoded. It is deterministic for the loss to validate
+  # with, which reads the last behaviours of a user.
+  encoding: Encoding
 
   @property
-  def encoding(self) -> dict[str, Any]:
-    """The settings by which most objectives encode their sequences."""
-    return self.views_encoding | {'axis_name': AXIS}
+  def encoder(self) -> UserEncoder:
+    """The encoder that is trained."""
+    return self.encoding.encoder
 
   @property
-  def views_encoding(self) -> dict[str, Any]:
-    """The same of `encode_views`, which knows no devices."""
-    return {
-      'encoder': self.encoder,
-      'deterministic': not self.is_training,
-      'buckets': self.buckets,
-    }
+  def is_training(self) -> bool:
+    """Whether the objective trains, or else validates."""
+    return not self.encoding.deterministic
+
+  @property
+  def with_dropout(self) -> Encoding:
+    """The encoding of objectives that need dropout in validation too."""
+    return dataclasses.replace(self.encoding, deterministic=False)
+
+
+def encoding_of_views(
+  context: Context, augmentations: Augmentations, *, passes: int = 1
+) -> Callable[..., Views]:
+  """`encode_views` for these augmentations, one for each view.
+
+  Two dropout passes of a view differ in validation too.
+  """
+  return functools.partial(
+    encode_views,
+    encoding=context.with_dropout if passes > 1 else context.encoding,
+    augmentations=augmentations,
+    passes=passes,
+  )
+
+
+def loss_of_views(
+  encode: Callable[..., Views],
+  weights: Mapping[str, float] | None = None,
+  **losses: ViewsLoss,
+) -> LossFn:
+  """The weighted sum of losses of the views that `encode` returns."""
+  return functools.partial(
+    views_objective, losses=losses, weights=weights, encode=encode
+  )
 
 
 def check_dropout(context: Context, objective: str) -> None:

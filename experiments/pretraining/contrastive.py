@@ -5,10 +5,6 @@ pre-training alone: what some of them add to next-item prediction is left out.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
-
-from jaxtyping import Array, Int, Key
 
 from adaptssr_jax import augment, losses
 from adaptssr_jax.objectives.contrast import (
@@ -19,13 +15,7 @@ from adaptssr_jax.objectives.contrast import (
 from adaptssr_jax.objectives.coserec import informed_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.objectives.fill import encode_filled
-from adaptssr_jax.objectives.views import (
-  Augmentations,
-  Views,
-  ViewsLoss,
-  encode_views,
-  views_objective,
-)
+from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
@@ -40,6 +30,8 @@ from experiments.pretraining.context import (
   BLOCK,
   Context,
   check_dropout,
+  encoding_of_views,
+  loss_of_views,
   make_augmentations,
   view_augmentations,
 )
@@ -58,8 +50,8 @@ def make_clue(context: Context) -> LossFn:
   """
   check_dropout(context, 'clue')
   loss = _nt_xent(context.settings, 'clue')
-  encode = _encode(context, (unedited,), passes=2)
-  return _objective(encode, clue=loss)
+  encode = encoding_of_views(context, (no_augmentation,), passes=2)
+  return loss_of_views(encode, clue=loss)
 
 
 def make_cl4srec(context: Context) -> LossFn:
@@ -74,8 +66,10 @@ def make_cl4srec(context: Context) -> LossFn:
   """
   edits = make_augmentations(context.settings, context.encoder.mask_id)
   loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
-  encode = _encode(context, augment.two_of(*(edits[name] for name in EDITS)))
-  return _objective(encode, cl4srec=loss)
+  encode = encoding_of_views(
+    context, augment.two_of(*(edits[name] for name in EDITS))
+  )
+  return loss_of_views(encode, cl4srec=loss)
 
 
 def make_idicl(context: Context) -> LossFn:
@@ -105,8 +99,8 @@ def make_idicl(context: Context) -> LossFn:
     )
   check_dropout(context, 'idicl')
   loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
-  encode = _encode(context, (unedited,), passes=2)
-  return _objective(encode, idicl=loss, query_overlap=query_overlap)
+  encode = encoding_of_views(context, (no_augmentation,), passes=2)
+  return loss_of_views(encode, idicl=loss, query_overlap=query_overlap)
 
 
 def make_ccl(context: Context) -> LossFn:
@@ -134,9 +128,9 @@ def make_ccl(context: Context) -> LossFn:
     ),
     num_steps=curriculum_steps(context),
     passes=1,
-    **context.views_encoding,
+    encoding=context.encoding,
   )
-  return _objective(encode, ccl=_nt_xent(settings, 'ccl'))
+  return loss_of_views(encode, ccl=_nt_xent(settings, 'ccl'))
 
 
 def make_ccl_filled(context: Context) -> LossFn:
@@ -149,10 +143,10 @@ def make_ccl_filled(context: Context) -> LossFn:
     encode_filled,
     ratio=mask_ratio_of(context.settings, 'ccl_filled'),
     num_steps=curriculum_steps(context),
-    **context.views_encoding,
+    encoding=context.encoding,
   )
   loss = _nt_xent(context.settings, 'ccl_filled')
-  return _objective(encode, ccl_filled=loss)
+  return loss_of_views(encode, ccl_filled=loss)
 
 
 def curriculum_steps(context: Context) -> int:
@@ -179,7 +173,7 @@ def make_coles(context: Context) -> LossFn:
   slices = view_augmentations(
     context.settings, context.encoder, ('slice',), has_second=False
   )
-  return _objective(_encode(context, slices), coles=loss)
+  return loss_of_views(encoding_of_views(context, slices), coles=loss)
 
 
 def make_coserec(context: Context) -> LossFn:
@@ -208,31 +202,18 @@ def make_coserec(context: Context) -> LossFn:
     reorder_ratio=settings.reorder_ratio,
   )
   loss = _nt_xent(settings, 'coserec', similarity='dot')
-  return _objective(_encode(context, (edits, edits)), coserec=loss)
+  return loss_of_views(encoding_of_views(context, (edits, edits)), coserec=loss)
 
 
 def make_duorec(context: Context) -> LossFn:
   """DuoRec: users who go on to the same item, by NT-Xent."""
   return functools.partial(
     duorec_objective,
-    encoder=context.encoder,
+    # The two sequences may be the same, and differ by dropout alone.
+    encoding=context.with_dropout,
     temperature=temperature_of(context.settings, 'duorec'),
     block_size=BLOCK,
-    buckets=context.buckets,
-    axis_name=AXIS,
   )
-
-
-def unedited(
-  key: Key[Array, ''], items: Int[Array, 'length']
-) -> Int[Array, 'length']:
-  """The behaviours as they are, where dropout alone makes the views."""
-  del key
-  return items
-
-
-def _objective(encode: Any, **parts: ViewsLoss) -> LossFn:
-  return functools.partial(views_objective, losses=parts, encode=encode)
 
 
 def _nt_xent(
@@ -249,17 +230,4 @@ def _nt_xent(
     similarity=similarity,
     block_size=BLOCK,
     axis_name=AXIS,
-  )
-
-
-def _encode(
-  context: Context, augmentations: Augmentations, *, passes: int = 1
-) -> Callable[..., Views]:
-  """The encoding of views; dropout that makes them is there in validation."""
-  return functools.partial(
-    encode_views,
-    augmentations=augmentations,
-    passes=passes,
-    **context.views_encoding
-    | {'deterministic': passes == 1 and not context.is_training},
   )

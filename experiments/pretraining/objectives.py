@@ -25,11 +25,7 @@ from adaptssr_jax.objectives.pooled_items import (
   predict_views,
 )
 from adaptssr_jax.objectives.ptum import ptum_objective
-from adaptssr_jax.objectives.views import (
-  encode_views,
-  sum_objective,
-  views_objective,
-)
+from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import function_of
@@ -51,6 +47,8 @@ from experiments.pretraining.context import (
   BLOCK,
   Context,
   check_dropout,
+  encoding_of_views,
+  loss_of_views,
   on_window,
   view_augmentations,
 )
@@ -65,7 +63,7 @@ def make_masked_items(context: Context) -> LossFn:
   return functools.partial(
     masked_items_objective,
     ratio=mask_ratio_of(context.settings, 'masked_items'),
-    **context.encoding,
+    encoding=context.encoding,
   )
 
 
@@ -77,7 +75,7 @@ def make_causal_items(context: Context) -> LossFn:
   return functools.partial(
     causal_items_objective,
     last_only=is_leave_one_out and not context.is_training,
-    **context.encoding,
+    encoding=context.encoding,
   )
 
 
@@ -86,7 +84,7 @@ def make_next_items(context: Context) -> LossFn:
   return functools.partial(
     next_items_objective,
     num_next=context.settings.num_next,
-    **context.encoding,
+    encoding=context.encoding,
   )
 
 
@@ -95,13 +93,8 @@ def make_pooled_items(context: Context) -> LossFn:
   slices = view_augmentations(
     context.settings, context.encoder, ('slice',), has_second=False
   )
-  return functools.partial(
-    views_objective,
-    losses={'pooled_items': _predict_views},
-    encode=functools.partial(
-      encode_views, augmentations=slices, passes=1, **context.views_encoding
-    ),
-  )
+  encode = encoding_of_views(context, slices)
+  return loss_of_views(encode, pooled_items=_predict_views)
 
 
 def make_adaptssr(
@@ -129,26 +122,17 @@ def make_adaptssr(
     axis_name=AXIS,
   )
   predicts = {'pooled_items': _predict_views} if with_pooled else {}
-  return functools.partial(
-    views_objective,
-    losses=predicts | {'adaptssr': ranks},
-    weights=weights,
-    encode=functools.partial(
-      encode_views,
-      encoder=context.encoder,
-      augmentations=view_augmentations(
-        settings, context.encoder, augmentations_of(settings), has_second=True
-      ),
-      # In validation too: dropout makes the implicit views.
-      passes=2,
-      buckets=context.buckets,
-    ),
+  views = view_augmentations(
+    settings, context.encoder, augmentations_of(settings), has_second=True
   )
+  # Dropout makes the implicit views.
+  encode = encoding_of_views(context, views, passes=2)
+  return loss_of_views(encode, weights, **predicts, adaptssr=ranks)
 
 
 def make_ptum(context: Context) -> LossFn:
   """The user vector tells hidden and last behaviours from random ones."""
-  return functools.partial(ptum_objective, **context.encoding)
+  return functools.partial(ptum_objective, encoding=context.encoding)
 
 
 def make_msdp(context: Context) -> LossFn:
@@ -159,7 +143,7 @@ def make_msdp(context: Context) -> LossFn:
     max_window=settings.max_window,
     regularizer=settings.msdp_regularizer,
     ratio=mask_ratio_of(settings, 'msdp'),
-    **context.encoding,
+    encoding=context.encoding,
   )
 
 
@@ -174,7 +158,7 @@ def make_ecl(context: Context) -> LossFn:
     discriminator=settings.ecl_discriminator,
     temperature=temperature_of(settings, 'ecl'),
     block_size=BLOCK,
-    **context.encoding,
+    encoding=context.encoding,
   )
 
 
@@ -212,7 +196,7 @@ def make_objective(context: Context) -> LossFn:
       objective = MAKERS[name](context)
     else:
       own = function_of('objective', name)
-      objective = functools.partial(own, **context.encoding)
+      objective = functools.partial(own, encoding=context.encoding)
     made[name] = on_window(context, name, objective)
   if len(made) == 1:
     (only,) = made.values()

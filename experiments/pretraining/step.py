@@ -12,7 +12,7 @@ import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import encode_users, last_behaviours
+from adaptssr_jax.objectives.users import Encoding, last_behaviours
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import (
@@ -79,7 +79,7 @@ def make_pretraining(
   users: UserArrays,
 ) -> tuple[Callable, TrainState]:
   """The step of a run, before `pmap_step`, and the state it begins with."""
-  context = Context(settings, encoder, buckets, True, users)
+  context = Context(settings, users, Encoding(encoder, buckets, axis_name=AXIS))
   return make_training(
     settings,
     encoder,
@@ -103,12 +103,10 @@ def make_validation(
   users: UserArrays,
 ) -> PmapStep:
   """`validation_step` on all devices."""
-  context = Context(settings, encoder, buckets, False, users)
+  encoding = Encoding(encoder, buckets, deterministic=True, axis_name=AXIS)
+  context = Context(settings, users, encoding)
   step = functools.partial(
-    validation_step,
-    loss_fn=make_objective(context),
-    encoder=encoder,
-    buckets=buckets,
+    validation_step, loss_fn=make_objective(context), encoding=encoding
   )
   length += drawn_of_a_user(context)
   step = on_table(settings, step, encoder, length=length)
@@ -128,22 +126,16 @@ def validation_step(
   key: jax.Array,
   *,
   loss_fn: LossFn,
-  encoder: UserEncoder,
-  buckets: Buckets,
+  encoding: Encoding,
 ) -> tuple[dict[str, Any], jax.Array]:
   """The sums of the metrics of a batch, by the same draws every time.
 
   And the vectors of its users, without dropout.
   """
   _, metrics = loss_fn(params, batch, key)
-  items = last_behaviours(batch['items'], length=encoder.max_length)
-  users = encode_users(
-    params,
-    batch | {'items': items},
-    encoder=encoder,
-    buckets=buckets,
-    axis_name=AXIS,
-  )
+  length = encoding.encoder.max_length
+  items = last_behaviours(batch['items'], length=length)
+  users = encoding.all_users(params, {'items': items})
   return jax.lax.psum(metrics, AXIS), users
 
 

@@ -11,7 +11,7 @@ import optax
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import users_per_device
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import encode_users
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops.buckets import Buckets, bucket_widths
 from adaptssr_jax.table.lookup import with_batch_rows
 from adaptssr_jax.table.row_adam import row_adam
@@ -224,10 +224,8 @@ def encoding_step(
   length: int,
 ) -> Callable:
   """The step of `make_encoding`, without `pmap_step`."""
-  encode = functools.partial(
-    encode_users, encoder=encoder, buckets=buckets, axis_name=AXIS
-  )
-  return on_table(settings, encode, encoder, length=length)
+  encoding = Encoding(encoder, buckets, axis_name=AXIS)
+  return on_table(settings, encoding.all_users, encoder, length=length)
 
 
 def _rows_of_a_batch(

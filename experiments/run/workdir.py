@@ -31,6 +31,7 @@ _HOLDER = '.lock_holder'
 _PART = '.part'
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
+SIMILARITIES = 'similarity.json'
 # Raised by a function that reads JSON of another form than it expects.
 _OTHER_CONTENT = (ValueError, LookupError, TypeError, AttributeError)
 _OTHER_CONTENT += (ArithmeticError, StopIteration)
@@ -248,11 +249,11 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
 
 
 def _has_trained(folder: pathlib.Path) -> bool:
-  """Whether the folder has metrics, a checkpoint or a result of a run.
+  """Whether the folder has metrics, a checkpoint or the result of a command.
 
   Otherwise the run failed early, and may be started with other flags or data.
   """
-  if (folder / RESULT).exists():
+  if any((folder / name).exists() for name in (RESULT, SIMILARITIES)):
     return True
   metrics, checkpoints = folder / METRICS, folder / 'checkpoints'
   logged = metrics.exists() and metrics.stat().st_size > 0
