@@ -3,9 +3,8 @@
 import dataclasses
 
 from experiments.flags.binder import Settings, SettingsError, flag
-from experiments.flags.traits import TRAITS, traits_of
+from experiments.flags.traits import EDITS, TRAITS, traits_of
 
-EDITS = ('crop', 'mask', 'reorder')
 AUGMENTATIONS = (*EDITS, 'slice')
 # The objectives that can share their views.
 OF_VIEWS = ('pooled_items', 'adaptssr')

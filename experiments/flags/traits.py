@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+EDITS = ('crop', 'mask', 'reorder')
+
 
 class Traits(NamedTuple):
   """The properties of an objective."""
@@ -9,6 +11,7 @@ class Traits(NamedTuple):
   views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
   passes: int = 1  # dropout passes of each of them
   is_augmented: bool = False  # whether --augmentations makes its views
+  edits: tuple[str, ...] = ()  # else the edits of which each view has one
   is_sliced: bool = False  # whether its views are slices of the whole history
   sees_histories: bool = False  # whether it needs the whole history of a user
   over_all_items: bool = False  # whether it computes a softmax over all items
@@ -35,7 +38,7 @@ TRAITS = {
   'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
   'next_items': _FROM_THE_VECTOR,
   'clue': Traits(passes=2, temperature=0.1),
-  'cl4srec': Traits(views=2),
+  'cl4srec': Traits(views=2, edits=EDITS),
   'idicl': Traits(passes=2, temperature=0.1),
   'ccl': Traits(views=0, is_augmented=True, has_curriculum=True),
   'coles': _SLICED,
@@ -46,7 +49,9 @@ TRAITS = {
   'msdp': _FROM_THE_VECTOR._replace(views=2),
   # Two dropout passes, the masked sequence, and the filled sequence.
   'ecl': _ITEMS._replace(views=4, mask_ratio=0.2, temperature=0.05, fills=True),
-  'coserec': Traits(views=2, sees_similar=True),
+  'coserec': Traits(
+    views=2, edits=(*EDITS, 'insert', 'substitute'), sees_similar=True
+  ),
   'duorec': Traits(views=2, sees_target=True, sees_partners=True),
 }
 # The traits of the user's own objective, MODULE:FUNCTION, are not known: its

@@ -20,12 +20,12 @@ from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
-  EDITS,
   ObjectiveSettings,
   augmentations_of,
   mask_ratio_of,
   temperature_of,
 )
+from experiments.flags.traits import EDITS
 from experiments.pretraining.context import (
   BLOCK,
   Context,

@@ -22,7 +22,6 @@ from adaptssr_jax.training.step import (
   pmap_step,
 )
 from experiments.flags.objectives import (
-  EDITS,
   ObjectiveSettings,
   augmentations_of,
   shares_views,
@@ -206,7 +205,10 @@ def encoded_of_a_user(settings: ObjectiveSettings) -> int:
 def encoded_lengths(
   settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-  """How long the sequences are that are encoded of users of these lengths."""
+  """The lengths of the sequences that a step encodes of users of these lengths.
+
+  Edits other than crop are taken to change no length.
+  """
   low, high = slice_lengths_of(settings, max_length)
   # Slices of all lengths that are drawn, as far as there are behaviours.
   drawn = np.linspace(low, high, 16).astype(int)
@@ -214,28 +216,16 @@ def encoded_lengths(
   recent = np.minimum(lengths, max_length)
   found = []
   for objective in settings.objective:
-    if traits_of(objective).is_sliced:
-      found.append(slices)
-    elif traits_of(objective).is_augmented or objective == 'cl4srec':
+    traits = traits_of(objective)
+    views = traits.edits
+    if traits.is_augmented:
       # Those of all views of a user, each as often as it is drawn.
-      views = EDITS
-      if objective != 'cl4srec':
-        views = augmentations_of(settings, objective)
-        second = settings.second_augmentations or views
-        views += second * (settings.num_slices - 1)
-      seen = slices if 'slice' in views else recent
-      # Only crop makes a sequence shorter, and in the end of a curriculum most.
-      found += [
-        np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
-        for name in views
-      ]
-    elif objective == 'coserec':
-      put_in = np.ceil((1 + settings.insert_ratio) * recent)
-      cut = np.ceil(settings.crop_ratio * recent)
-      # One of five; sequences too short to be cut are few.
-      found += [np.minimum(put_in, max_length), cut, recent, recent, recent]
-    elif objective == 'duorec':
-      found.append(np.clip(lengths - 1, 0, max_length))
-    else:
-      found.append(recent)
+      views = augmentations_of(settings, objective)
+      second = settings.second_augmentations or views
+      views += second * (settings.num_slices - 1)
+    seen = slices if traits.is_sliced or 'slice' in views else recent
+    found += [
+      np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
+      for name in views or ('',)
+    ]
   return np.concatenate(found).astype(int)
