@@ -34,15 +34,18 @@ from experiments.flags.pretraining import (
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.planning.plan import check_plan, plan_run, shapes_of
 from experiments.planning.report import Plan
-from experiments.pretraining.context import item_shares, with_relations
 from experiments.pretraining.objectives import init_head
-from experiments.pretraining.probe_epochs import open_probe
 from experiments.pretraining.step import (
   batch_settings,
   encoded_of_a_user,
+  item_shares,
   lengths_of,
   make_pretraining,
+  with_relations,
+)
+from experiments.pretraining.validation import (
   make_validation,
+  open_probe,
   validate,
 )
 from experiments.run import loop

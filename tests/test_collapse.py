@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.pretraining.collapse import collapse_warning, spread_of_users
+from experiments.pretraining.validation import collapse_warning, spread_of_users
 
 HEALTHY = {'mean_cosine': 0.1, 'effective_rank': 38.0, 'uniformity': -3.0}
 VIEWS = {'explicit': 0.8, 'other': 0.1}

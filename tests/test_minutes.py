@@ -8,7 +8,7 @@ import pytest
 
 from experiments import pretrain, report
 from experiments.flags.binder import SettingsError
-from experiments.pretraining import probe_epochs
+from experiments.pretraining import validation
 from experiments.run.step_log import StepLog
 from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
 
@@ -29,7 +29,7 @@ def test_seconds_are_those_of_training_and_go_on(
     time.sleep(1)
     return 0.5
 
-  monkeypatch.setattr(probe_epochs, 'score', slow)
+  monkeypatch.setattr(validation, 'probe_score', slow)
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', log_seconds=True
   )

@@ -9,9 +9,10 @@ from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.training.devices import AXIS
 from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
-from experiments.pretraining import probe_epochs
-from experiments.pretraining.context import Context, item_shares
+from experiments.pretraining import validation
+from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import MAKERS, init_head
+from experiments.pretraining.step import item_shares
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -169,7 +170,7 @@ def test_probes_of_several_tasks_choose_by_their_mean(
   tmp_path, data_dir, monkeypatch
 ):
   told = iter([0.6, 0.2, 0.5, 0.4, 0.3, 0.3])
-  monkeypatch.setattr(probe_epochs, 'score', lambda *_, **__: next(told))
+  monkeypatch.setattr(validation, 'probe_score', lambda *_, **__: next(told))
   tasks = ('gender', 'age')
   settings = pretrain_settings(
     tmp_path, data_dir, select_by='probe', probe_task=tasks, **POOLED

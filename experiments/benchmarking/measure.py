@@ -23,10 +23,10 @@ from experiments.benchmarking.work import (
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.planning.counting import padding_share
-from experiments.pretraining.context import item_shares
 from experiments.pretraining.objectives import init_head
 from experiments.pretraining.step import (
   encoded_of_a_user,
+  item_shares,
   lengths_of,
   make_pretraining,
 )

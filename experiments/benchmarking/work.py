@@ -10,7 +10,7 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.context import with_relations
+from experiments.pretraining.step import with_relations
 
 # Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -20,7 +20,7 @@ from experiments.comparison.methods import (
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
-from experiments.pretraining.collapse import collapse_warning
+from experiments.pretraining.validation import collapse_warning
 from experiments.run.encoder import OVERRIDABLE_FIELDS
 from experiments.run.logs import read_metrics
 

@@ -1,26 +1,21 @@
-"""The steps of pre-training, which train and validate, and what they encode."""
+"""The training step of pre-training, and what it takes from the data."""
 
 import dataclasses
 import functools
-import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
+from adaptssr_jax.data.prepared.batches import by_last_item
 from adaptssr_jax.encoder.model import UserEncoder
-from adaptssr_jax.objectives.users import Encoding, last_behaviours
+from adaptssr_jax.objectives.ptum import draw_negatives
+from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
-from adaptssr_jax.training.step import (
-  LossFn,
-  PmapStep,
-  TrainState,
-  pmap_step,
-)
+from adaptssr_jax.training.step import PrepareFn, TrainState
 from experiments.flags.objectives import (
   ObjectiveSettings,
   augmentations_of,
@@ -30,23 +25,18 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import PretrainSettings, longest_sequence
 from experiments.flags.traits import traits_of
-from experiments.pretraining.collapse import collapse_warning, spread_of_users
-from experiments.pretraining.context import (
-  Context,
-  drawn_of_a_user,
-  make_drawing,
-)
+from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import make_objective, sampled_of
 from experiments.run import loop
-from experiments.run.batches import batches_in_order, steps_of_run
-from experiments.run.process import print_line
+from experiments.run.batches import steps_of_run
 from experiments.run.speed import (
   effective_length,
   make_buckets,
   make_training,
-  on_table,
   sample_lengths,
 )
+
+_COUNTED_AT_ONCE = 2**24
 
 
 def lengths_of(
@@ -91,93 +81,6 @@ def make_pretraining(
     sampled_items=sampled_of(settings),
     draw=make_drawing(context),
   )
-
-
-def make_validation(
-  settings: PretrainSettings,
-  encoder: UserEncoder,
-  buckets: Buckets,
-  *,
-  length: int,
-  users: UserArrays,
-) -> PmapStep:
-  """`validation_step` on all devices."""
-  encoding = Encoding(encoder, buckets, deterministic=True, axis_name=AXIS)
-  context = Context(settings, users, encoding)
-  step = functools.partial(
-    validation_step, loss_fn=make_objective(context), encoding=encoding
-  )
-  length += drawn_of_a_user(context)
-  step = on_table(settings, step, encoder, length=length)
-  draw = make_drawing(context)
-
-  def on_drawn(
-    params: dict[str, Any], batch: dict[str, Any], key: jax.Array
-  ) -> tuple[dict[str, Any], jax.Array]:
-    return step(params, draw(batch, key), key)
-
-  return pmap_step(on_drawn if draw else step, num_replicated_args=1)
-
-
-def validation_step(
-  params: dict[str, Any],
-  batch: dict[str, Any],
-  key: jax.Array,
-  *,
-  loss_fn: LossFn,
-  encoding: Encoding,
-) -> tuple[dict[str, Any], jax.Array]:
-  """The sums of the metrics of a batch, by the same draws every time.
-
-  And the vectors of its users, without dropout.
-  """
-  _, metrics = loss_fn(params, batch, key)
-  length = encoding.encoder.max_length
-  items = last_behaviours(batch['items'], length=length)
-  users = encoding.all_users(params, {'items': items})
-  return jax.lax.psum(metrics, AXIS), users
-
-
-def validate(
-  state: TrainState,
-  *,
-  users: UserArrays,
-  length: int,
-  settings: PretrainSettings,
-  step: Callable,
-  key: jax.Array,
-  probes: Mapping[str, Callable[[dict[str, Any]], float]],
-) -> tuple[dict[str, float], float | None]:
-  """The metrics on the validation users, and the score that selects an epoch.
-
-  Negatives of a user are the others of its validation batch. The score is the
-  negative loss, or the mean score of the probes; None, with a warning, for a
-  collapsed state, whose loss may be the lowest of all.
-  """
-  totals, vectors = None, []
-  for batch, rows in batches_in_order(users, settings, length):
-    sums, encoded = step(state.params, batch, key)
-    sums = jax.device_get(sums)
-    totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
-    vectors.append(np.asarray(encoded)[: len(rows)])
-  values = {
-    name: float(np.float32(total) / np.float32(max(count, 1)))
-    for name, (total, count) in totals.items()
-  }
-  vectors = np.concatenate(vectors)
-  values |= spread_of_users(vectors)
-  goodness = -values['loss']
-  if probes:
-    found = {task: score(state.params) for task, score in probes.items()}
-    values |= {f'probe_{task}': value for task, value in found.items()}
-    goodness = values['probe'] = statistics.fmean(found.values())
-  warning = collapse_warning(
-    values, objective=settings.objective, largest_rank=min(vectors.shape)
-  )
-  if warning:
-    print_line(f'WARNING at step {int(state.step):,}: {warning}')
-  named = {f'validation_{name}': value for name, value in values.items()}
-  return named, None if warning else goodness
 
 
 def batch_settings(settings: PretrainSettings) -> PretrainSettings:
@@ -229,3 +132,76 @@ def encoded_lengths(
       for name in views or ('',)
     ]
   return np.concatenate(found).astype(int)
+
+
+def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
+  """The behaviours of each id, int64 [1 + items]; the first is padding.
+
+  Example:
+    >>> from adaptssr_jax.data import Ragged
+    >>> users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
+    >>> item_counts(UserEncoder(3), users).tolist()
+    [0, 4, 0, 1]
+  """
+  counts = np.zeros(encoder.mask_id, np.int64)
+  values = users.items.values
+  # Piece by piece: to count, NumPy makes a copy of what it counts.
+  for start in range(0, len(values), _COUNTED_AT_ONCE):
+    counts += np.bincount(
+      values[start : start + _COUNTED_AT_ONCE], minlength=encoder.mask_id
+    )
+  return counts
+
+
+def cumulative_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
+  """The behaviours of each id or one before it, int32 [1 + items].
+
+  Of more behaviours than an int32 can count, the counts are scaled down, and an
+  item that has any keeps one.
+  """
+  counts = item_counts(encoder, users)
+  scale = max(int(counts.sum()) // 2**30, 1)
+  return np.cumsum(-(-counts // scale)).astype(np.int32)
+
+
+def drawn_of_a_user(context: Context) -> int:
+  """How many items a step draws for each user."""
+  return sum(traits_of(name).draws for name in context.settings.objective)
+
+
+def make_drawing(context: Context) -> PrepareFn | None:
+  """(batch, key) -> the batch with the items drawn for it, if any are."""
+  if not drawn_of_a_user(context):
+    return None
+  ends = cumulative_counts(context.encoder, context.users)
+  return functools.partial(draw_negatives, ends=ends)
+
+
+def with_relations(
+  settings: ObjectiveSettings, data: UserData, *, num_items: int
+) -> UserData:
+  """The data, with what relates users and items, if the objective needs it.
+
+  Partners are of the same split; items are alike in the histories of `train`.
+  """
+  traits = [traits_of(name) for name in settings.objective]
+  more = {}
+  if any(each.sees_similar for each in traits):
+    # SciPy's, which few runs need, take a tenth of a second to import.
+    from adaptssr_jax.data.similar_items import similar_items
+
+    more['similar_items'] = similar_items(
+      data.splits['train'].items, num_items=num_items, k=settings.num_similar
+    )
+  splits = {}
+  for name, users in data.splits.items():
+    if any(each.sees_partners for each in traits):
+      more['by_last_item'] = by_last_item(users.items)
+    splits[name] = users._replace(**more)
+  return data._replace(splits=splits)
+
+
+def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
+  """The share of each id, counted with one more, so that none is zero."""
+  counts = 1.0 + item_counts(encoder, users)
+  return counts / counts.sum()
