@@ -2,7 +2,7 @@
 
   python -m experiments.pretrain --flagfile=quickstart.flags
 
-Started again with the same flags, it goes on where it stopped.
+If it is started again with the same flags, it resumes where it stopped.
 """
 
 from experiments.flags.pretraining import PretrainSettings
@@ -41,7 +41,7 @@ from experiments.pretraining.step import (
   item_shares,
   lengths_of,
   make_pretraining,
-  with_relations,
+  with_partners_and_similar,
 )
 from experiments.pretraining.validation import (
   make_validation,
@@ -58,7 +58,7 @@ from experiments.run.workdir import opened_workdir, write_dataset
 
 
 def main(settings: PretrainSettings) -> TrainState | Plan:
-  """Pre-trains, and returns the state that validates best; or the plan."""
+  """Pre-trains, and returns the state with the best validation; or the plan."""
   settings = with_defaults(with_causal_encoder(settings))
   loop.check_devices(settings)
   find_trackers(settings)
@@ -81,7 +81,7 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
     jax.random.key(settings.seed), 3
   )
   encoder, params = make_model(settings, items, data.splits['train'], init_key)
-  data = with_relations(settings, data, num_items=encoder.num_items)
+  data = with_partners_and_similar(settings, data, num_items=encoder.num_items)
   users = data.splits['train']
   length, _, buckets = lengths_of(settings, data, encoder)
   step, state = make_pretraining(
@@ -125,7 +125,7 @@ def make_model(
   users: UserArrays,
   key: jax.Array,
 ) -> tuple[UserEncoder, dict[str, Any]]:
-  """The encoder, and the parameters of the whole model as the run begins."""
+  """The encoder, and the initial parameters of the model."""
   source = open_source(settings, settings.init_from)
   encoder, params = make_encoder(settings, items, key, source=source)
   head = init_head(settings, encoder, shares=item_shares(encoder, users))
@@ -137,8 +137,8 @@ def make_model(
 def check_source(settings: PretrainSettings) -> None:
   """Raises `SettingsError` if --init_from does not fit this run.
 
-  Either that run was trained on what this one holds out, or `ccl_filled` has no
-  model that was trained to predict masked items.
+  It does not fit if it was trained on items that this run holds out, or if
+  `ccl_filled` would fill masked items by a model not trained to predict them.
   """
   source = settings.init_from
   flags = restore_description(source).flags if source else {}
@@ -147,22 +147,22 @@ def check_source(settings: PretrainSettings) -> None:
     'masked_items',
     'ecl',
   }:
-    start = f'--init_from={source} has not learned to guess hidden items; '
+    start = f'--init_from={source} was not trained to predict masked items; '
     raise SettingsError(
-      f'{start if source else ""}--objective=ccl_filled fills hidden items by '
-      'a model that guesses them: start from a run of masked_items '
+      f'{start if source else ""}--objective=ccl_filled fills masked items by '
+      'a model that predicts them: start from a run of masked_items '
       '(--init_from), or give --objective=masked_items,ccl_filled'
     )
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
       f'--init_from={source} was trained with '
-      '--split=leave_one_out, and has seen films that are held out otherwise: '
+      '--split=leave_one_out, on items that are held out without this flag: '
       'give that flag too, or take a run without it'
     )
 
 
 def plan(settings: PretrainSettings) -> Plan:
-  """Computes what the run needs, and writes nothing but the data."""
+  """Computes what the run needs; writes no files except the prepared data."""
   check_plan(settings, source=settings.init_from)
   check_source(settings)
   data = open_data(settings, task='pretrain')
@@ -175,7 +175,7 @@ def plan(settings: PretrainSettings) -> Plan:
     ),
     jax.random.key(settings.seed),
   )
-  data = with_relations(settings, data, num_items=encoder.num_items)
+  data = with_partners_and_similar(settings, data, num_items=encoder.num_items)
   length, encoded, buckets = lengths_of(settings, data, encoder)
   head = jax.eval_shape(
     functools.partial(init_head, settings, encoder, shares=None)

@@ -2,16 +2,16 @@
 
   python -m experiments.similarity --checkpoints=runs/a,runs/b --names=A,B
 
-Cosine similarities of the vector of a user's original behaviours, under one
+It measures the cosine of the vector of a user's original behaviours, under one
 dropout mask, with the vector of
 
-  dropout              the same behaviours under another mask
-  crop, mask, reorder  an augmentation of them, under another mask
-  other                the original behaviours of one other user
+  dropout              the same behaviours under another dropout mask
+  crop, mask, reorder  augmented behaviours under another dropout mask
+  other                the original behaviours of another user
 
-They go to `similarity.json` (summaries and histograms), `similarity.npz` (the
-value of every user) and `similarity.png`, in --workdir. All checkpoints see
-the same draws, where their encoders see as many behaviours.
+The results are `similarity.json` (summaries and histograms), `similarity.npz`
+(the value of every user) and `similarity.png`, in --workdir. All checkpoints
+whose encoders read equally many behaviours get the same random draws.
 """
 
 from experiments.flags.small_commands import SimilaritySettings
@@ -60,7 +60,7 @@ _EDGES = np.linspace(-1, 1, 101).round(2)
 
 
 def main(settings: SimilaritySettings) -> dict[str, Any]:
-  """Measures, and returns what `similarity.json` says."""
+  """Measures, and returns the content of `similarity.json`."""
   loop.check_devices(settings)
   names = names_of(settings)
   for source in settings.checkpoints:
@@ -72,7 +72,7 @@ def main(settings: SimilaritySettings) -> dict[str, Any]:
 def measure_in(
   folder: pathlib.Path, settings: SimilaritySettings, names: Sequence[str]
 ) -> dict[str, Any]:
-  """Measures the checkpoints of these names, and writes into the folder."""
+  """Measures the named checkpoints, and writes the results into the folder."""
   data = open_data(settings, task='pretrain')
   users = data.splits[settings.split]
   if len(users.items) < 2:
@@ -88,7 +88,7 @@ def measure_in(
   result = {
     'dataset': data.name,
     'users': len(users.items),
-    'flags': flags_that_bind(settings),
+    'flags': flags_of_result(settings),
     'edges': _EDGES.tolist(),
     'methods': {
       name: {kind: summarize(values) for kind, values in kinds.items()}
@@ -98,14 +98,14 @@ def measure_in(
   save_values(folder / 'similarity.npz', found, users)
   atomic_write(folder / SIMILARITIES, json.dumps(result, indent=2) + '\n')
   print_table(result)
-  # Last: the numbers are there even if Matplotlib is not.
+  # The picture comes last, so that numbers are written without Matplotlib too.
   draw_similarities(folder, result)
   print_result_line(f'similarities: {folder}')
   return result
 
 
 def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
-  """What the checkpoints are called, each by a name of its own."""
+  """The names of the checkpoints, which must differ."""
   sources = settings.checkpoints
   if not sources:
     raise SettingsError('--checkpoints=DIR[,DIR] is needed: workdirs of runs')
@@ -124,7 +124,7 @@ def names_of(settings: SimilaritySettings) -> tuple[str, ...]:
 
 
 def default_names(sources: Sequence[str]) -> tuple[str, ...]:
-  """The last part of each path, or the last two where that names two alike.
+  """The last part of each path, or the last two parts if names would repeat.
 
   Example:
     >>> default_names(['runs/a', 'runs/b'])
@@ -139,8 +139,8 @@ def default_names(sources: Sequence[str]) -> tuple[str, ...]:
   return names
 
 
-def flags_that_bind(settings: SimilaritySettings) -> dict[str, str]:
-  """The flags that the numbers depend on."""
+def flags_of_result(settings: SimilaritySettings) -> dict[str, str]:
+  """The flags on which the numbers depend."""
   return settings.flag_values(without=settings.mutable_names())
 
 
@@ -181,7 +181,7 @@ def measure(
     with_other_users(np.concatenate(vectors), other_key),
   ]
   kinds = ('dropout', *augmentations, 'other')
-  # Rounding must not carry a cosine out of the last bin.
+  # Rounding can make a cosine larger than 1, the edge of the last bin.
   return {
     kind: np.clip(column, -1, 1)
     for kind, column in zip(kinds, columns, strict=True)
@@ -252,7 +252,10 @@ def save_values(
   found: dict[str, dict[str, np.ndarray]],
   users: UserArrays,
 ) -> None:
-  """Writes `method` [methods], `user_id` [users], [methods, users] a kind."""
+  """Writes `method` [methods], `user_id` [users], and cosines by kind.
+
+  Each kind is an array [methods, users].
+  """
   methods = list(found)
   columns = {
     kind: np.stack([found[method][kind] for method in methods])

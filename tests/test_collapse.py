@@ -20,7 +20,10 @@ def test_users_in_all_directions_are_spread():
 
 @pytest.mark.parametrize(
   ('center', 'noise', 'words'),
-  [(1.0, 0.01, 'all users are encoded alike'), (0.0, 1.0, 'directions only')],
+  [
+    (1.0, 0.01, 'all users have nearly the same'),
+    (0.0, 1.0, 'directions only'),
+  ],
 )
 def test_users_at_a_point_or_on_a_line_are_not(center, noise, words):
   rng = np.random.default_rng(0)
@@ -50,7 +53,7 @@ def test_three_users_have_no_more_directions():
     (HEALTHY | {'mean_cosine': 0.9965}, 'mean cosine 0.997'),
     (HEALTHY | {'effective_rank': 2.5}, '2.5 directions'),
     # Everything pushed apart, as without a warm start: lambda stays near 0.5.
-    (HEALTHY | {'explicit': 0.13, 'other': 0.13}, 'hardly more alike'),
+    (HEALTHY | {'explicit': 0.13, 'other': 0.13}, 'hardly more similar'),
   ],
 )
 def test_what_is_wrong_is_said_with_its_numbers(values, words):

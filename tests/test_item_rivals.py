@@ -23,7 +23,7 @@ from adaptssr_jax.objectives.msdp import (
 from adaptssr_jax.objectives.ptum import (
   cut_last,
   draw_negatives,
-  hide_one,
+  mask_one,
   ptum_objective,
 )
 from adaptssr_jax.objectives.users import Encoding, user_keys
@@ -101,7 +101,7 @@ def real(row):
 
 # One program of each, not one for each operation.
 encode = jax.jit(ENCODER.apply, static_argnames='deterministic')
-hide = functools.partial(hide_one, mask_id=ENCODER.mask_id)
+hide = functools.partial(mask_one, mask_id=ENCODER.mask_id)
 hide_by_keys = jax.jit(jax.vmap(hide, (0, None)))
 cut_two = jax.jit(functools.partial(cut_last, num_next=2))
 cut = functools.partial(prefix_and_window, max_length=LENGTH, max_window=WINDOW)

@@ -10,8 +10,8 @@ import pytest
 from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.masked_items import (
-  hide_items,
   init_masked_items,
+  mask_items,
   masked_items_objective,
 )
 from adaptssr_jax.objectives.users import Encoding, user_keys
@@ -121,7 +121,7 @@ def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
 
 def test_hidden_positions_are_taken_out_in_order(batch):
   items = batch['items'][3]
-  hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
+  hide = functools.partial(mask_items, ratio=RATIO, mask_id=13)
   masked, positions, labels = hide(jax.random.key(0), items)
   np.testing.assert_array_equal(positions, np.flatnonzero(masked == 13))
   assert positions.shape == labels.shape == (3,)
@@ -133,7 +133,7 @@ def test_hidden_positions_are_taken_out_in_order(batch):
 
 
 def test_slots_without_a_hidden_item_are_empty(batch):
-  hide = functools.partial(hide_items, ratio=RATIO, mask_id=13)
+  hide = functools.partial(mask_items, ratio=RATIO, mask_id=13)
   masked, positions, labels = hide(jax.random.key(0), batch['items'][0])
   np.testing.assert_array_equal(masked, batch['items'][0])
   assert positions.tolist() == [10, 10, 10]

@@ -112,7 +112,7 @@ def test_hidden_items_are_filled_by_a_model_that_guesses(
   settings = pretrain_settings(
     tmp_path, data_dir, objective=('ccl_filled',), init_from=next_run
   )
-  with pytest.raises(SettingsError, match='has not learned to guess hidden'):
+  with pytest.raises(SettingsError, match='not trained to predict masked'):
     pretrain.main(settings)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
-from adaptssr_jax.objectives.coserec import informed_edits
+from adaptssr_jax.objectives.coserec import coserec_edits
 from adaptssr_jax.objectives.duorec import before_last, duorec_objective
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.objectives.views import encode_views, views_objective
@@ -46,7 +46,7 @@ TEMPERATURE = 0.7
 SIMILAR = np.zeros((ITEMS + 2, 2), np.int32)
 SIMILAR[1:-1] = (np.arange(ITEMS)[:, None] + [7, 20]) % ITEMS + 1
 SIMILAR[5:-1:5] = 0
-EDITS = informed_edits(similar=SIMILAR, mask_id=ENCODER.mask_id)
+EDITS = coserec_edits(similar=SIMILAR, mask_id=ENCODER.mask_id)
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""Pre-training and fine-tuning objectives, one a file.
+"""Pre-training and fine-tuning objectives, one per file.
 
 An objective is a function `(params, batch, key) -> (loss, metrics)`:
 

@@ -19,18 +19,18 @@ def rank_views(
   axis_name: str | None = None,
   **settings: Any,
 ) -> LossAndMetrics:
-  """The AdaptSSR loss of views that are encoded already.
+  """The AdaptSSR loss of encoded views.
 
   Args:
-    views: at least two views of each user, each in two dropout passes.
+    views: at least two views of each user, each with two dropout passes.
     fusion: lambda, see `adaptssr_loss`.
     **settings: other settings of `adaptssr_loss`.
 
   Returns:
-    The loss over the users of all devices, and as (sum, count) over the users
-    of this device: `loss`, `lambda`, the fields of
-    `diagnostics.ViewSimilarities`, and `alignment` of the explicit views, the
-    mean |f - g|^2 = 2 - 2 cosine. These are of 256 users of a device at most.
+    The loss over the users of all devices, and metrics as (sum, count) over the
+    users of this device: `loss` and `lambda`; and over at most 256 of these
+    users the fields of `diagnostics.ViewSimilarities`, and `alignment`, the
+    mean squared distance |f - g|^2 = 2 - 2 cosine of explicit views f and g.
 
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023.

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from adaptssr_jax.objectives.masked_items import HiddenItems, predict_hidden
+from adaptssr_jax.objectives.masked_items import MaskedItems, predict_masked
 from adaptssr_jax.objectives.users import (
   Encoding,
   LossAndMetrics,
@@ -57,17 +57,17 @@ def causal_items_objective(
   have a next item
 
   E is the encoder's item table without the mask; padding is one of the classes,
-  as of `masked_items_objective`. The encoder sees all items but the last, so
-  that a user of max_length + 1 items trains all of its positions.
+  as in `masked_items_objective`. The encoder sees all items except the last, so
+  that a user with max_length + 1 items trains all positions.
 
   Args:
-    batch: `items` are of 2 <= length <= max_length + 1.
-    encoding: its encoder must be causal, or it would see the item that it has
-      to predict.
+    batch: `items` have 2 <= length <= max_length + 1.
+    encoding: its encoder must be causal, or each state would see the item that
+      it has to predict.
     last_only: predict only the last item of each user, as in evaluation.
 
   Returns:
-    As `masked_items_objective`, over these positions.
+    See `masked_items_objective`; over these positions.
 
   Raises:
     ValueError: If the encoder is not causal.
@@ -84,5 +84,5 @@ def causal_items_objective(
   positions, labels = next_items(items, last_only=last_only)
   keys = user_keys(key, batch['example_id'])
   states = encoding(params, items[:, :-1], keys, positions=positions)
-  hidden = HiddenItems(positions, labels, states)
-  return predict_hidden(params, batch, hidden, axis_name=encoding.axis_name)
+  targets = MaskedItems(positions, labels, states)
+  return predict_masked(params, batch, targets, axis_name=encoding.axis_name)

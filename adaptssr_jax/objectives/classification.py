@@ -26,8 +26,8 @@ def classification_objective(
   """Cross entropy of the classes of a batch of users.
 
   Args:
-    batch: has `label` int32 [users] too.
-    head: gives the logits of the classes.
+    batch: also has `label` int32 [users].
+    head: the head whose outputs are the logits of the classes.
   """
   logits = user_logits(params, batch, key, encoding=encoding, head=head)
   losses = optax.softmax_cross_entropy_with_integer_labels(
@@ -44,7 +44,7 @@ def user_logits(
   encoding: Encoding,
   head: TaskHead,
 ) -> Float[Array, 'users outputs']:
-  """The head's outputs for the users of this device, with dropout."""
+  """The outputs of the head for the users of this device, with dropout."""
   keys = user_keys(key, batch['example_id'])
   users = encoding(params, batch['items'], keys)
   return head.apply({'params': params['head']}, users)
@@ -81,7 +81,7 @@ def conversion_objective(
 
   Args:
     batch: also has `label` int32 [users], 1 where the event happened.
-    head: has one output, the score.
+    head: a head with one output, the score.
     positive_weight: w, the weight of users with the event.
   """
   scores = user_logits(params, batch, key, encoding=encoding, head=head)[:, 0]
@@ -94,5 +94,5 @@ def conversion_objective(
 def conversion_scores(
   params: dict[str, Any], batch: dict[str, Array], **settings: Any
 ) -> Float[Array, 'users']:
-  """The log-odds of the users of all devices, as of `class_logits`."""
+  """The log-odds of the event for the users of all devices, without dropout."""
   return class_logits(params, batch, **settings)[:, 0]

@@ -20,10 +20,10 @@ from adaptssr_jax.objectives.views import (
 )
 from adaptssr_jax.ops.similarity import exact_dot, unit_length
 
-# Users of a device whose similarities are measured; those of all would cost
-# more than the loss does.
+# Number of users of a device whose similarities are measured; measuring all of
+# them would take longer than the loss.
 MEASURED_USERS = 256
-# The strengths of a curriculum, as many as the published code of CCL has.
+# Number of strengths in a curriculum, as in the published code of CCL.
 _LEVELS = 20
 
 
@@ -42,8 +42,8 @@ def contrast_views(
   other; those of other users of all devices are the negatives.
 
   Args:
-    views: of each user, two or more with their passes.
-    loss: (users [views, batch, dim], `where`, `axis_name`) -> number.
+    views: two or more vectors of each user, counting all views and passes.
+    loss: (users [views, batch, dim], *, where, axis_name) -> scalar.
     **settings: other settings of the loss.
 
   Returns:
@@ -57,7 +57,7 @@ def contrast_views(
   users = views.users.reshape(-1, *views.users.shape[2:])
   shared = {'where': batch['where'], 'axis_name': axis_name}
   value = loss(users, **shared, **settings)
-  # It expects two passes of each view, which are one here.
+  # `view_similarities` expects two dropout passes; here they are the same one.
   twice = jnp.broadcast_to(users[:, None], (len(users), 2, *users.shape[1:]))
   found = diagnostics.view_similarities(twice, anchors=MEASURED_USERS, **shared)
   measured = as_sums(
@@ -77,46 +77,46 @@ def contrast_views(
 def query_overlap(
   params: dict[str, Any], batch: dict[str, Array], views: Views
 ) -> LossAndMetrics:
-  """How far the queries of the pooling are from being orthogonal.
+  """A penalty of queries of the pooling that are not orthogonal.
 
   sqrt(sum over k != l of cos(q_k, q_l)^2)
 
-  so that each query pools another interest of a user.
+  It lets each query pool a different interest of a user.
 
   Args:
     params: `encoder`, whose pooling has queries q, [queries, embed_dim].
 
   Returns:
-    The norm, 0 of a single query, and `loss` as (sum, count) over the users of
+    The norm, 0 for a single query, and `loss` as (sum, count) over the users of
     this device.
 
   Reference:
-    The regulariser in the published code of AdaptSSR; supposed to be that of
-    IDICL, see `make_idicl` of `experiments/pretraining/contrastive.py`.
+    The regulariser in the published code of AdaptSSR. We assume that IDICL has
+    the same, see `make_idicl` of `experiments/pretraining/contrastive.py`.
   """
   del views
   queries = unit_length(params['encoder']['pooling']['query'])
   cosines = exact_dot('kd,ld->kl', queries, queries)
   overlap = jnp.square(cosines * (1 - jnp.eye(len(queries)))).sum()
   # The gradient of sqrt at 0 is infinite.
-  some = overlap > 0
-  loss = jnp.where(some, jnp.sqrt(jnp.where(some, overlap, 1)), 0)
+  is_positive = overlap > 0
+  loss = jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, overlap, 1)), 0)
   return loss, as_sums(loss, batch['where'])
 
 
 def curriculum_strength(
   step: Int[Array, ''], num_steps: int
 ) -> Float[Array, '']:
-  """How strong augmentations are at a step: from 0.05 to 1, in 20 levels.
+  """The strength of augmentations at a step, from 0.05 to 1 in 20 levels.
 
   (floor(20 step / num_steps) + 1) / 20, at most 1
 
   Args:
-    step: updates done so far.
-    num_steps: after how many the strength has come to its end.
+    step: number of updates done so far.
+    num_steps: number of updates over which the strength grows.
 
   Returns:
-    A share of the full strength.
+    A factor in (0, 1].
 
   Example:
     >>> steps = (0, 4, 5, 99, 1000)
@@ -126,9 +126,9 @@ def curriculum_strength(
   Reference:
     The published code of Bian et al., "Contrastive Curriculum Learning for
     Sequential User Behavior Modeling via Data Augmentation" (CCL), CIKM 2021,
-    where the ratio is .015 (floor(epoch / 5) + 1) of 100 epochs.
+    where the ratio is .015 (floor(epoch / 5) + 1), over 100 epochs.
   """
-  # The steps at which a level begins, after the first.
+  # The steps at which the second and later levels begin.
   begins = [-(-level * num_steps // _LEVELS) for level in range(1, _LEVELS)]
   return (jnp.sum(step >= jnp.array(begins)) + 1) / _LEVELS
 
@@ -154,13 +154,13 @@ def encode_curriculum(
   num_steps: int,
   **settings: Any,
 ) -> Views:
-  """`encode_views`, whose augmentations grow stronger from step to step.
+  """`encode_views` with augmentations that grow stronger during training.
 
   Args:
-    batch: see `encode_views`; and the `step`, without which, as in validation,
-      the augmentations are at their full strength.
-    augmentations_at: strength -> the augmentations of each view; None is the
+    batch: see `encode_views`; and `step`, see `strength_of`.
+    augmentations_at: strength -> the augmentations of each view; None means the
       full strength.
+    num_steps: number of updates over which the strength grows.
     **settings: other settings of `encode_views`.
   """
   return encode_views(

@@ -1,4 +1,4 @@
-"""The edits of CoSeRec: five operators, two of which know items."""
+"""The edits of CoSeRec: five operators, two of which insert similar items."""
 
 import functools
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from adaptssr_jax import augment
 
-# Sequences of at most so many behaviours are too short to cut or to shuffle.
+# Sequences of at most this length are too short to crop or to reorder.
 _SHORT = 4
 
 
-def informed_edits(
+def coserec_edits(
   *,
   similar: Int[ArrayLike, 'ids k'],
   mask_id: int,
@@ -30,9 +30,10 @@ def informed_edits(
 
   Args:
     similar: the similar items of each id, see `augment.substitute`.
-    mask_id: the id that stands for a masked item. (Published: padding.)
-    substitute_ratio: see `augment.substitute`; the published one, as are the
-      others.
+    mask_id: the id that replaces a masked item. (The published code uses that
+      of padding.)
+    substitute_ratio: see `augment.substitute`. The defaults of this and the
+      other ratios are the published ones.
 
   Returns:
     A function (key, items) -> items.
@@ -40,7 +41,7 @@ def informed_edits(
   Example:
     >>> import numpy as np
     >>> similar = np.array([[0], [2], [1], [0]])
-    >>> edit = informed_edits(similar=similar, mask_id=3)
+    >>> edit = coserec_edits(similar=similar, mask_id=3)
     >>> edit(jax.random.key(0), np.array([1, 2, 1, 2, 1, 2])).shape
     (6,)
   """

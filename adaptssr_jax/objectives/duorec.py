@@ -1,4 +1,4 @@
-"""DuoRec: users who go on to the same item are alike."""
+"""DuoRec: a contrast in which users with the same next item are positives."""
 
 from typing import Any
 
@@ -35,13 +35,15 @@ def duorec_objective(
   sequence as a sequence. Here it is the only loss, on whole sequences.
 
   Args:
-    batch: also has `partner_items` int32 [users, length]. Of `items` and of
-      these, the encoder reads the last behaviours before the target.
+    batch: also has `partner_items` int32 [users, length]. The encoder reads the
+      last behaviours before the target, of `items` and of `partner_items`.
+    encoding: needs dropout, in validation too, or the positive pair of a user
+      without a partner is the same vector twice.
     temperature: divides the similarities.
-    block_size: users compared at a time, see `losses.nt_xent_loss`.
+    block_size: number of users compared at a time, see `losses.nt_xent_loss`.
 
   Returns:
-    As `contrast_views`, of the users who have two behaviours or more.
+    See `contrast_views`; over the users with two or more behaviours.
 
   Reference:
     Qiu et al., "Contrastive Learning for Representation Degeneration Problem in
@@ -58,7 +60,7 @@ def duorec_objective(
   keys = user_keys(key, batch['example_id'], num=2)
   users = encoding(params, sequences, keys)
   where = batch['where'] & (sequences[:, 0] != 0).any(axis=1)
-  # One dropout pass of each.
+  # Two views of each user, with one dropout pass.
   views = Views(
     jnp.moveaxis(sequences, 0, 1), jnp.moveaxis(users[:, :, None], 0, 2)
   )
@@ -76,7 +78,7 @@ def duorec_objective(
 def before_last(
   items: Int[Array, 'users wide'], *, length: int
 ) -> Int[Array, 'users length']:
-  """What each user has before the last behaviour, at most the last `length`.
+  """Returns the last `length` behaviours before each user's last behaviour.
 
   Example:
     >>> items = jnp.array([[4, 5, 6], [7, 8, 0], [9, 0, 0]])

@@ -1,4 +1,4 @@
-"""ECL: the vector of a user tells which behaviours have been replaced."""
+"""ECL: the user vector helps to detect which behaviours were replaced."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from adaptssr_jax.encoder.dropout import row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import mean_projection
 from adaptssr_jax.objectives.fill import fill_masked
-from adaptssr_jax.objectives.masked_items import predict_hidden
+from adaptssr_jax.objectives.masked_items import predict_masked
 from adaptssr_jax.objectives.users import (
   Encoding,
   LossAndMetrics,
@@ -64,21 +64,21 @@ def ecl_objective(
     params: with `head` of `masked_items.init_masked_items` and
       `init_discriminator`.
     batch: if it has `sampled` ids, replacements are drawn from these only.
-    encoding: gives the user vectors, and the states that predict masked items.
-      Where it is deterministic, u and u+ have dropout nevertheless.
+    encoding: encodes users, and the masked sequences. If it is deterministic,
+      u and u+ have dropout nevertheless.
     ratio: share of the behaviours that is masked.
     contrast: weight of the NT-Xent loss.
     discriminator: weight of the loss of the discriminator.
     temperature: temperature of NT-Xent.
+    block_size: number of users compared at a time, see `losses.nt_xent_loss`.
 
   Returns:
-    The sum, and `loss`, `generator_loss`, `contrast_loss`,
-    `discriminator_loss`, and the accuracy of the guesses and of the
-    discriminator, `accuracy` (of the exact softmax) and
-    `discriminator_accuracy`.
+    The weighted sum, and the metrics `loss`, `generator_loss`, `contrast_loss`,
+    `discriminator_loss`, `discriminator_accuracy` and, if the softmax is exact,
+    `accuracy` of the predictions of masked items.
 
   Raises:
-    ValueError: If not every row of the table is there and no ids are sampled.
+    ValueError: If rows of the table are missing and no ids are sampled.
 
   Reference:
     Zhou et al., Equivariant Contrastive Learning for Sequential Recommendation,
@@ -87,7 +87,7 @@ def ecl_objective(
   items, where = batch['items'], batch['where']
   axis_name = encoding.axis_name
   keys = user_keys(key, batch['example_id'], num=4)
-  filled, hidden = fill_masked(
+  filled, masked = fill_masked(
     params,
     items,
     keys[:, 0],
@@ -112,7 +112,7 @@ def ecl_objective(
   errors = optax.sigmoid_binary_cross_entropy(logits, is_replaced)
   right = {'discriminator_accuracy': (logits > 0) == is_replaced}
   parts = {
-    'generator': predict_hidden(params, batch, hidden, axis_name=axis_name),
+    'generator': predict_masked(params, batch, masked, axis_name=axis_name),
     'contrast': (loss, as_sums(loss, where)),
     'discriminator': mean_loss(errors, real, right, axis_name=axis_name),
   }
@@ -138,7 +138,7 @@ def replaced_logits(
     encoding: its encoder has the size of the discriminator.
 
   Returns:
-    Logits, [users, length], without meaning at padding.
+    Logits, [users, length], meaningless at padding.
   """
   head, length = params['head']['discriminator'], items.shape[1]
   discriminator, seeds = discriminator_of(encoding.encoder), None

@@ -1,4 +1,4 @@
-"""Mask and fill: hidden behaviours are replaced by what a model guesses."""
+"""Mask and fill: masked behaviours are replaced by draws from a model."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.objectives.contrast import strength_of
-from adaptssr_jax.objectives.masked_items import HiddenItems, encode_hidden
+from adaptssr_jax.objectives.masked_items import MaskedItems, encode_masked
 from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.objectives.views import Views
 from adaptssr_jax.table.softmax import draw_items
@@ -25,10 +25,10 @@ def fill_masked(
   ratio: float | Float[Array, ''],
   most: float | None = None,
   sampled: Int[Array, ' m'] | None = None,
-) -> tuple[Int[Array, 'users length'], HiddenItems]:
-  """Hides a share of each sequence, and fills it by draws from the model.
+) -> tuple[Int[Array, 'users length'], MaskedItems]:
+  """Masks a share of each sequence, and replaces it by draws from the model.
 
-  x'_t ~ softmax(E h_t + b) at the hidden positions t;  x'_t = x_t elsewhere
+  x'_t ~ softmax(E h_t + b) at the masked positions t;  x'_t = x_t elsewhere
 
   The model is that of the masked-items objective with the given parameters; in
   training these are the current ones, so that replacements become more
@@ -41,42 +41,43 @@ def fill_masked(
       items, or be trained on them at the same time.
     items: sequences, padded with 0, [users, length].
     keys: a key per user for this step, [users].
+    encoding: encodes the masked sequences.
     ratio: share of the behaviours that is replaced, see `augment.mask`.
-    most: an upper bound of `ratio`, needed if that is an array.
-    sampled: ids to draw from, [m], needed where a step does not have the whole
-      table; see `table.softmax.draw_items`.
+    most: an upper bound of `ratio`, needed if `ratio` is an array.
+    sampled: ids to draw from, [m], needed if a step does not have all rows of
+      the table; see `table.softmax.draw_items`.
 
   Returns:
     The sequences with replacements, [users, length], and the masked items.
 
   Raises:
-    ValueError: If not every row of the table is there and no ids are sampled.
+    ValueError: If rows of the table are missing and no ids are sampled.
 
   Reference:
-    Clark et al., ELECTRA, ICLR 2020, draws replacements so; Bian et al.,
-    Contrastive Curriculum Learning for Sequential User Behavior Modeling via
-    Data Augmentation, CIKM 2021, makes views of users so, there conditioned on
-    attributes of users, which are not to be had here.
+    Clark et al., ELECTRA, ICLR 2020, draws replacements in this way. Bian et
+    al., Contrastive Curriculum Learning for Sequential User Behavior Modeling
+    via Data Augmentation, CIKM 2021, makes views of users in this way, but
+    conditioned on attributes of users, which are not available here.
   """
-  hidden = encode_hidden(
+  masked = encode_masked(
     params, items, keys, encoding=encoding, ratio=ratio, most=most
   )
-  # The first two keys of a user hide and drop out.
-  split = functools.partial(jax.random.split, num=hidden.positions.shape[1])
+  # `encode_masked` uses the first two keys of a user.
+  split = functools.partial(jax.random.split, num=masked.positions.shape[1])
   draw_keys = jax.vmap(split)(
     jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2)
   )
   drawn = draw_items(
     params['table'],
     params['head']['bias'],
-    hidden.states.reshape(-1, hidden.states.shape[-1]),
+    masked.states.reshape(-1, masked.states.shape[-1]),
     draw_keys.reshape(-1),
     sampled=sampled,
-  ).reshape(hidden.positions.shape)
-  drawn = jnp.where(drawn > 0, drawn, hidden.labels).astype(items.dtype)
-  # A position beyond the end is none.
+  ).reshape(masked.positions.shape)
+  drawn = jnp.where(drawn > 0, drawn, masked.labels).astype(items.dtype)
+  # Unused slots have a position beyond the end.
   put = jax.vmap(lambda x, at, new: x.at[at].set(new, mode='drop'))
-  return put(items, hidden.positions, drawn), hidden
+  return put(items, masked.positions, drawn), masked
 
 
 def encode_filled(
@@ -88,16 +89,17 @@ def encode_filled(
   ratio: float,
   num_steps: int,
 ) -> Views:
-  """Two views of users by `fill_masked`, in which more and more is hidden.
+  """Two views of users by `fill_masked`, with a growing share of masked items.
 
-  The share that is hidden grows as `curriculum_strength` does. The model that
-  fills learns nothing here: its parameters are those of this step.
+  The share is `ratio` times `curriculum_strength`. The model that fills has the
+  parameters of this step; no gradient flows to them through the filled items.
 
   Args:
-    batch: `items` and `example_id`, of this device; the `step`, without which,
-      as in validation, the whole share is hidden; and maybe `sampled` ids.
+    batch: of this device: `items` and `example_id`; `step`, see `strength_of`;
+      and optionally `sampled` ids.
     encoding: encodes the filled sequences; the model that fills has no dropout.
-    ratio: the share that is hidden in the end.
+    ratio: the share that is masked at full strength.
+    num_steps: number of updates over which the share grows.
 
   Reference:
     Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior

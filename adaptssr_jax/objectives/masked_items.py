@@ -19,14 +19,14 @@ from adaptssr_jax.objectives.users import (
 from adaptssr_jax.table.softmax import label_losses
 
 
-def hide_items(
+def mask_items(
   key: Key[Array, ''],
   items: Int[Array, 'length'],
   *,
   ratio: float | Float[Array, ''],
   mask_id: int,
   most: float | None = None,
-) -> tuple[Int[Array, 'length'], Int[Array, 'hidden'], Int[Array, 'hidden']]:
+) -> tuple[Int[Array, 'length'], Int[Array, 'masked'], Int[Array, 'masked']]:
   """Masks a share of one user's behaviours.
 
   Args:
@@ -34,15 +34,15 @@ def hide_items(
     items: `[length]`, real ids first, 0 is padding.
     ratio: the share that is masked; see `augment.mask`.
     mask_id: the id that replaces a masked item.
-    most: an upper bound of `ratio`, needed if that is an array.
+    most: an upper bound of `ratio`, needed if `ratio` is an array.
 
   Returns:
-    The masked sequence `[length]`; the masked positions `[hidden]`, filled up
-    with `length`; and the items at them `[hidden]`, filled up with 0. `hidden`
+    The masked sequence `[length]`; the masked positions `[masked]`, filled up
+    with `length`; and the items at them `[masked]`, filled up with 0. `masked`
     is `ceil(most * length)`, or `ceil(ratio * length)` without `most`.
   """
   masked = augment.mask(key, items, ratio=ratio, mask_id=mask_id)
-  # As many for all users, and far fewer than the length.
+  # The same number of slots for all users, and far fewer than the length.
   (positions,) = jnp.nonzero(
     masked == mask_id,
     size=math.ceil((most or ratio) * len(items)),
@@ -51,21 +51,21 @@ def hide_items(
   return masked, positions, items.at[positions].get(mode='fill', fill_value=0)
 
 
-class HiddenItems(NamedTuple):
+class MaskedItems(NamedTuple):
   """Masked behaviours of users, and the encoder's states at them.
 
   Args:
-    positions: `[users, hidden]`, the masked positions, filled up with `length`.
-    labels: `[users, hidden]`, the items at these positions, filled up with 0.
-    states: `[users, hidden, dim]`, the hidden states at these positions.
+    positions: `[users, masked]`, the masked positions, filled up with `length`.
+    labels: `[users, masked]`, the items at these positions, filled up with 0.
+    states: `[users, masked, dim]`, the hidden states at these positions.
   """
 
-  positions: Int[Array, 'users hidden']
-  labels: Int[Array, 'users hidden']
-  states: Float[Array, 'users hidden dim']
+  positions: Int[Array, 'users masked']
+  labels: Int[Array, 'users masked']
+  states: Float[Array, 'users masked dim']
 
 
-def encode_hidden(
+def encode_masked(
   params: dict[str, Any],
   items: Int[Array, 'users length'],
   keys: Key[Array, ' users'],
@@ -73,31 +73,32 @@ def encode_hidden(
   encoding: Encoding,
   ratio: float | Float[Array, ''],
   most: float | None = None,
-) -> HiddenItems:
-  """Hides a share of the behaviours of users, and encodes what is left.
+) -> MaskedItems:
+  """Masks a share of the behaviours of users, and encodes the sequences.
 
   Args:
-    keys: of each user at this step.
-    ratio: the share of the behaviours that is hidden.
+    keys: a key per user for this step.
+    ratio: the share of the behaviours that is masked.
+    most: an upper bound of `ratio`, needed if `ratio` is an array.
   """
-  hide = functools.partial(
-    hide_items, ratio=ratio, mask_id=encoding.encoder.mask_id, most=most
+  mask = functools.partial(
+    mask_items, ratio=ratio, mask_id=encoding.encoder.mask_id, most=most
   )
   keys = jax.vmap(jax.random.split)(keys)
-  masked, positions, labels = jax.vmap(hide)(keys[:, 0], items)
+  masked, positions, labels = jax.vmap(mask)(keys[:, 0], items)
   states = encoding(params, masked, keys[:, 1], positions=positions)
-  return HiddenItems(positions, labels, states)
+  return MaskedItems(positions, labels, states)
 
 
-def predict_hidden(
+def predict_masked(
   params: dict[str, Any],
   batch: dict[str, Array],
-  hidden: HiddenItems,
+  masked: MaskedItems,
   *,
   axis_name: str | None = None,
 ) -> LossAndMetrics:
-  """`masked_items_objective`, given what `encode_hidden` returns."""
-  labels, states = hidden.labels, hidden.states
+  """`masked_items_objective` of masked items that are encoded already."""
+  labels, states = masked.labels, masked.states
   where = ((labels > 0) & batch['where'][:, None]).reshape(-1)
   labels = labels.reshape(-1)
   losses, best = label_losses(
@@ -122,35 +123,36 @@ def masked_items_objective(
   encoding: Encoding,
   ratio: float = 0.3,
 ) -> LossAndMetrics:
-  """Cross entropy of the hidden items of a batch, over all items.
+  """Cross entropy of the masked items of a batch, over all items.
 
-  -log softmax(E h_t + b)[x_t], mean over the hidden positions t of all users
+  -log softmax(E h_t + b)[x_t], mean over the masked positions t of all users
 
   E is the encoder's item table without the mask; padding is one of the classes,
   as in the reference.
 
   Args:
     params: with `head` of `init_masked_items`.
-    ratio: the share of the behaviours that is hidden.
+    ratio: the share of the behaviours that is masked.
 
   Returns:
-    The loss over the hidden positions, and `loss` and, of the exact softmax,
-    `accuracy`.
+    The loss, and the metrics `loss` and, if the softmax is exact, `accuracy`,
+    over the masked positions.
 
   Reference:
     Sun et al., BERT4Rec, CIKM 2019 (https://arxiv.org/abs/1904.06690); here
-    every hidden item becomes the mask, as in the published code of AdaptSSR.
+    every masked item is replaced by the mask, as in the published code of
+    AdaptSSR.
   """
-  hidden = encode_hidden(
+  masked = encode_masked(
     params,
     batch['items'],
     user_keys(key, batch['example_id']),
     encoding=encoding,
     ratio=ratio,
   )
-  return predict_hidden(params, batch, hidden, axis_name=encoding.axis_name)
+  return predict_masked(params, batch, masked, axis_name=encoding.axis_name)
 
 
 def init_masked_items(encoder: UserEncoder) -> dict[str, Array]:
-  """What the objective learns beside the encoder: a bias per id, zeros."""
+  """Initialises the parameters of the objective: a bias per id, zeros."""
   return {'bias': jnp.zeros(encoder.mask_id)}

@@ -1,4 +1,4 @@
-"""MSDP: a prefix predicts how behaviours are distributed in what follows."""
+"""MSDP: a prefix predicts the distribution of the behaviours after it."""
 
 import functools
 from typing import Any
@@ -29,17 +29,17 @@ def prefix_and_window(
   max_length: int,
   max_window: int,
 ) -> tuple[Int[Array, 'kept'], Int[Array, 'window']]:
-  """Cuts a history at a random place, and takes a random length of the rest.
+  """Cuts a history at a random place, and takes a window of random length.
 
-  All places are equally likely, then all lengths that are left there.
+  All places are equally likely, and then all lengths that are possible there.
 
   Args:
     items: the whole history, padded with 0, [length].
-    max_length: behaviours kept before the cut, the last ones.
-    max_window: the most behaviours of the window that begins at the cut.
+    max_length: number of last behaviours kept before the cut.
+    max_window: largest length of the window, which begins at the cut.
 
   Returns:
-    `[min(length, max_length)]`, the prefix, and `[max_window]`, the window; see
+    The prefix, `[min(length, max_length)]`, and the window, `[max_window]`; see
     `prefix_and_next`.
   """
   cut_key, size_key = jax.random.split(key)
@@ -54,7 +54,7 @@ def prefix_and_window(
 def window_bucket(
   windows: Int[Array, 'users window'],
 ) -> Int[Array, ' users']:
-  """The bucket of the length n of each window: floor(log2 n), 0 of none.
+  """The bucket of the length n of each window: floor(log2 n); 0 for n = 0.
 
   Example:
     >>> windows = jnp.arange(5)[:, None] > jnp.arange(4)[None]
@@ -67,7 +67,7 @@ def window_bucket(
 
 
 def num_buckets(max_window: int) -> int:
-  """How many buckets there are of the lengths 1..max_window."""
+  """The number of buckets of the lengths 1..max_window."""
   return max_window.bit_length()
 
 
@@ -81,15 +81,15 @@ def msdp_objective(
   regularizer: float = 0.1,
   ratio: float = 0.3,
 ) -> LossAndMetrics:
-  """Cross entropy of the items' shares in a window, given what is before it.
+  """Cross entropy of the items' shares in a window, given the prefix before it.
 
   - sum over x of share(x) log softmax(E (u + p_W) + b)[x]
     + regularizer * (1 - cosine(P u', stop(u)) + 1 - cosine(P u, stop(u'))) / 2
 
-  where an item that the window has twice counts twice, unlike in
-  `next_items_objective`; p_W is the prompt, learned for each bucket of window
-  lengths, see `window_bucket`; and u' is the vector of the prefix of which a
-  share is masked.
+  Here share(x) is the share of item x in the window, in which repeated items
+  are included, unlike in `next_items_objective`; p_W is a prompt, learned for
+  each bucket of window lengths, see `window_bucket`; and u' is the vector of
+  the prefix with a share of its behaviours masked.
 
   The paper uses several time windows per user. We did not have its text and
   assume: one window of W behaviours per user and step, starting at the cut; a
@@ -97,20 +97,20 @@ def msdp_objective(
   the identity; and the defaults of `regularizer` and `ratio`.
 
   Args:
-    params: as of `predict_views`; `head` also has the output of `init_msdp`.
+    params: see `predict_views`; `head` also has the result of `init_msdp`.
     max_window: largest window length, in behaviours.
     regularizer: weight of the SimSiam term; with 0 the masked prefix is not
       encoded.
     ratio: share of the prefix that is masked for that term.
 
   Returns:
-    The loss, and `loss` and, with the regularizer, `distribution_loss` and
-    `regularizer_loss`.
+    The loss, and the metrics `loss` and, with the regularizer,
+    `distribution_loss` and `regularizer_loss`.
 
   Reference:
     Fu et al., Robust User Behavioral Sequence Representation via Multi-scale
-    Stochastic Distribution Prediction, CIKM 2023; Chen & He, SimSiam, CVPR
-    2021, has the regularizer.
+    Stochastic Distribution Prediction, CIKM 2023. The regularizer is from Chen
+    & He, SimSiam, CVPR 2021.
   """
   encoder, axis_name = encoding.encoder, encoding.axis_name
   keys = user_keys(key, batch['example_id'], num=4)
@@ -120,8 +120,8 @@ def msdp_objective(
   prefixes, windows = jax.vmap(cut)(keys[:, 0], batch['items'])
   sequences = [prefixes]
   if regularizer:
-    hide = functools.partial(augment.mask, ratio=ratio, mask_id=encoder.mask_id)
-    sequences.append(jax.vmap(hide)(keys[:, 3], prefixes))
+    mask = functools.partial(augment.mask, ratio=ratio, mask_id=encoder.mask_id)
+    sequences.append(jax.vmap(mask)(keys[:, 3], prefixes))
   users, *others = encoding(
     params, jnp.stack(sequences), keys[:, 1 : 1 + len(sequences)].T
   )
@@ -156,7 +156,7 @@ def _regularizer(
   where: Bool[Array, ' users'],
   axis_name: str | None,
 ) -> LossAndMetrics:
-  """How far each vector, as predicted, is from the fixed other one."""
+  """The SimSiam loss: 1 - cosine of a predicted vector and the other one."""
   distances = [
     1
     - jnp.sum(
@@ -170,11 +170,11 @@ def _regularizer(
 
 
 def init_msdp(encoder: UserEncoder, *, max_window: int) -> dict[str, Array]:
-  """What the objective learns beside the encoder and `pooled_items`' head.
+  """Initialises the parameters that MSDP adds to the head of `pooled_items`.
 
   Args:
-    encoder: gives vectors [vector_dim].
-    max_window: the most behaviours of a window.
+    encoder: the encoder of the user vectors.
+    max_window: largest length of a window.
 
   Returns:
     `window_prompt`, zeros [buckets, vector_dim], and `predictor`, the identity

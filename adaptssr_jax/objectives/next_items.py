@@ -1,4 +1,4 @@
-"""Next items: the user vector of a prefix predicts what comes after it."""
+"""Next items: the user vector of a prefix predicts the items after it."""
 
 import functools
 from typing import Any
@@ -22,17 +22,17 @@ def prefix_and_next(
   max_length: int,
   num_next: int,
 ) -> tuple[Int[Array, 'kept'], Int[Array, 'next']]:
-  """Cuts a history at a random place, all places being equally likely.
+  """Cuts a history at a random place; all places are equally likely.
 
   Args:
     items: the whole history, padded with 0, [length].
-    max_length: behaviours kept before the cut, the last ones.
-    num_next: behaviours kept after the cut, the first ones.
+    max_length: number of last behaviours kept before the cut.
+    num_next: number of first behaviours kept after the cut.
 
   Returns:
-    `[min(length, max_length)]`, at least one behaviour unless the history is
-    empty, then padding; and `[num_next]`, at least one behaviour if the history
-    has two.
+    The behaviours before the cut, `[min(length, max_length)]`, at least one
+    unless the history is empty; and those after it, `[num_next]`, at least one
+    if the history has two. Both are padded with 0.
 
   Example:
     >>> prefix, after = prefix_and_next(
@@ -59,13 +59,13 @@ def next_items_objective(
   encoding: Encoding,
   num_next: int = 10,
 ) -> LossAndMetrics:
-  """Likelihood of the items after a cut, given the user vector before it.
+  """Negative log-likelihood of the items after a cut, given the prefix.
 
   - mean over x in items(cut + 1 .. cut + K) of log softmax(E u + b)[x]
 
   Args:
-    params: as of `predict_views`.
-    num_next: K, how many behaviours after the cut are predicted, as a set.
+    params: see `predict_views`.
+    num_next: K, the number of behaviours after the cut, predicted as a set.
 
   Reference:
     Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via

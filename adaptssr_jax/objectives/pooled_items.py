@@ -1,4 +1,4 @@
-"""Pooled items: one slice of a user predicts the items of another."""
+"""Pooled items: the vector of a slice predicts the items of another slice."""
 
 from typing import Any
 
@@ -24,23 +24,23 @@ def predict_views(
 
   - mean over x in items(v + 1) of log softmax(E u_v + b)[x]
 
-  with u_v the vector of view v, of every dropout pass, E the item table,
-  `params['table']`, without padding and mask, and b a bias for each item. A
-  vector that is wider than an item, as of several queries, is projected first,
-  see `init_projection`. The items are a set: one that a view has twice counts
-  once. The view after the last is the first.
+  Here u_v is the vector of view v, in each dropout pass; E is the item table
+  without padding and mask; and b is a bias per item. A user vector wider than
+  an item embedding, as with several queries, is projected first, see
+  `init_projection`. The items of a view are a set, without repetitions. The
+  last view predicts the first.
 
   Args:
-    params: `table`, and `head`, of `masked_items.init_masked_items` and
+    params: `table`; and `head`, from `masked_items.init_masked_items` and
       `init_projection`.
-    views: of each user.
+    views: two or more views of each user.
 
   Returns:
-    The mean over the views and passes of users, and `loss` of these.
+    The mean over users, views and passes, and the metric `loss`.
 
   Reference:
-    Liang et al., Mult-VAE, WWW 2018, has the likelihood; Wu et al., PTUM, EMNLP
-    Findings 2020, predicts behaviours from the vector of a user.
+    The likelihood is that of Liang et al., Mult-VAE, WWW 2018. Wu et al., PTUM,
+    EMNLP Findings 2020, predict behaviours from a user vector.
   """
   labels = jnp.roll(views.items, -1, axis=0)[:, None]
   return predict_items(
@@ -61,20 +61,21 @@ def predict_items(
   repeats: bool = False,
   axis_name: str | None = None,
 ) -> LossAndMetrics:
-  """The multinomial likelihood of sets of items, given user vectors.
+  """The negative multinomial log-likelihood of items, given user vectors.
 
   Args:
     params: see `predict_views`.
     users: vectors, [..., users, dim].
-    items: those to be predicted of each, padded with 0, [..., users, k]. A mask
-      is no item.
-    repeats: an item counts as often as it stands there, not once.
+    items: the items that each vector predicts, padded with 0, [..., users, k].
+      The mask is ignored.
+    repeats: True gives an item that occurs several times as many terms; False
+      gives each distinct item one term.
 
   Returns:
-    The loss over all vectors that have items to predict, and `loss` of these.
+    The mean over all vectors that have items to predict, and the metric `loss`.
   """
   head = params['head']
-  # Of padding and all items there is a bias; the id after them is the mask.
+  # Padding and all items have a bias; the id after the last item is the mask.
   items = jnp.where(items == len(head['bias']), 0, items)
   items = items.reshape(-1, items.shape[-1])
   where = items != 0 if repeats else distinct(items)
@@ -91,21 +92,21 @@ def predict_items(
     axis_name=axis_name,
   )
   real = jnp.broadcast_to(batch['where'], users.shape[:-1]).reshape(-1)
-  counts = real & where.any(axis=1)
-  return mean_loss(losses, counts, axis_name=axis_name)
+  is_used = real & where.any(axis=1)
+  return mean_loss(losses, is_used, axis_name=axis_name)
 
 
 def init_projection(encoder: UserEncoder) -> dict[str, Array]:
-  """Initialises the projection from user vectors to the width of an item.
+  """Initialises the projection of user vectors to the width of an item.
 
-  It starts as the mean of the parts of `embed_dim` features that make up a
-  user vector. A user vector that is as wide as an item needs none.
+  A user vector is a concatenation of parts of width `embed_dim`; the projection
+  starts as their mean. A user vector as wide as an item needs no projection.
 
   Args:
-    encoder: gives vectors [vector_dim], a multiple of its `embed_dim`.
+    encoder: an encoder whose `vector_dim` is a multiple of its `embed_dim`.
 
   Returns:
-    Nothing, or `projection`, [vector_dim, embed_dim].
+    `projection`, [vector_dim, embed_dim]; nothing if the widths are equal.
 
   Example:
     >>> encoder = UserEncoder(num_items=5, embed_dim=2, num_queries=3)

@@ -17,44 +17,45 @@ from adaptssr_jax.objectives.users import (
 from adaptssr_jax.objectives.views import weighted_sum
 from adaptssr_jax.table.lookup import look_up
 
-# As in the paper: K, behaviours that are cut off, and negatives of each.
+# As in the paper: K, the number of behaviours that are cut off, and the number
+# of negatives of each predicted behaviour.
 NUM_NEXT, NUM_NEGATIVES = 2, 4
 
 
-def hide_one(
+def mask_one(
   key: Key[Array, ''], items: Int[Array, 'length'], *, mask_id: int
 ) -> tuple[Int[Array, 'length'], Int[Array, '']]:
   """Masks one behaviour, drawn uniformly.
 
   Returns:
     The masked sequence `[length]`, and the masked item. For a user with fewer
-    than two behaviours, the sequence as it is, and 0.
+    than two behaviours, the sequence unchanged, and 0.
 
   Example:
-    >>> masked, hidden = hide_one(
+    >>> masked, item = mask_one(
     ...   jax.random.key(0), jnp.array([5, 5, 0]), mask_id=9
     ... )
-    >>> sorted(masked.tolist()), int(hidden)
+    >>> sorted(masked.tolist()), int(item)
     ([0, 5, 9], 5)
   """
   n = jnp.sum(items != 0)
   index = jax.random.randint(key, (), 0, jnp.maximum(n, 1))
   index = jnp.where(n > 1, index, len(items))
-  hidden = items.at[index].get(mode='fill', fill_value=0)
-  return items.at[index].set(mask_id, mode='drop'), hidden
+  item = items.at[index].get(mode='fill', fill_value=0)
+  return items.at[index].set(mask_id, mode='drop'), item
 
 
 def cut_last(
   items: Int[Array, 'length'], *, num_next: int
 ) -> tuple[Int[Array, 'length'], Int[Array, 'next']]:
-  """Cuts off the last behaviours, of which one always stays.
+  """Cuts off the last behaviours, and keeps at least one.
 
   Args:
-    num_next: how many are cut off, if there are more.
+    num_next: number of behaviours that are cut off, if there are more.
 
   Returns:
-    What is left, [length], and what is cut off, [num_next], 0 where there is
-    none.
+    The behaviours that are kept, [length], and those that are cut off,
+    [num_next], both padded with 0.
 
   Example:
     >>> kept, cut = cut_last(jnp.array([5, 6, 7, 0]), num_next=2)
@@ -75,7 +76,7 @@ def draw_negatives(
   *,
   ends: Int[np.ndarray, ' ids'],
 ) -> dict[str, Array]:
-  """Adds `negatives` to a batch: items drawn in proportion to their counts.
+  """Adds `negatives` to a batch: items drawn in proportion to their frequency.
 
   The paper draws a user first, and then one of the user's behaviours.
 
@@ -95,7 +96,7 @@ def draw_negatives(
     >>> found['negatives'].shape, set(found['negatives'].reshape(-1).tolist())
     ((2, 3, 4), {2})
   """
-  # Neither the keys of users nor that of sampled items.
+  # A key that differs from those of users and from that of sampled items.
   key = jax.random.fold_in(key, np.uint32(2**32 - 2))
   draw = functools.partial(
     jax.random.randint,
@@ -115,7 +116,7 @@ def ptum_objective(
   *,
   encoding: Encoding,
 ) -> LossAndMetrics:
-  """Masked behaviour prediction, and next K behaviours prediction.
+  """Masked behaviour prediction and next K behaviours prediction.
 
   -log softmax(E_c u)[x] over the candidates c = x and its negatives
 
@@ -131,27 +132,27 @@ def ptum_objective(
 
   Args:
     params: with `head` of `pooled_items.init_projection`.
-    batch: has `negatives` of `draw_negatives` too.
+    batch: also has `negatives`, see `draw_negatives`.
 
   Returns:
-    The sum of the two losses, and `loss` and of either task its loss and its
-    accuracy: `masked_loss`, `accuracy`, `next_loss`, `next_accuracy`.
+    The sum of the two losses, and the metrics `loss`, `masked_loss` and
+    `accuracy` of the first task, `next_loss` and `next_accuracy` of the second.
 
   Reference:
     Wu et al., PTUM: Pre-training User Model from Unlabeled User Behaviors via
     Self-supervision, EMNLP Findings 2020 (https://arxiv.org/abs/2010.01494).
   """
   keys = user_keys(key, batch['example_id'], num=3)
-  hide = functools.partial(hide_one, mask_id=encoding.encoder.mask_id)
-  masked, hidden = jax.vmap(hide)(keys[:, 0], batch['items'])
+  mask = functools.partial(mask_one, mask_id=encoding.encoder.mask_id)
+  masked, item = jax.vmap(mask)(keys[:, 0], batch['items'])
   cut = functools.partial(cut_last, num_next=NUM_NEXT)
   kept, after = jax.vmap(cut)(batch['items'])
   vectors = encoding(params, jnp.stack([masked, kept]), keys[:, 1:].T)
   if 'projection' in params.get('head', {}):
     vectors = vectors @ params['head']['projection']
-  # One position of the masked sequence, and NUM_NEXT of the one that was cut.
+  # The masked sequence predicts one behaviour, the other one NUM_NEXT.
   users = jnp.stack([vectors[0]] + [vectors[1]] * NUM_NEXT, axis=1)
-  labels = jnp.concatenate([hidden[:, None], after], axis=1)
+  labels = jnp.concatenate([item[:, None], after], axis=1)
   candidates = jnp.concatenate([labels[..., None], batch['negatives']], axis=-1)
   losses, right = candidate_losses(
     look_up(params['table'], candidates),
@@ -181,10 +182,10 @@ def candidate_losses(
   """Cross entropy of the first candidate at each position.
 
   Args:
-    candidates: their vectors, the true one first,
+    candidates: vectors of the candidates, the positive one first,
       [users, positions, 1 + negatives, dim].
     users: the vectors that score them, [users, positions, dim].
-    where: the negatives that count, [users, positions, negatives].
+    where: False leaves a negative out, [users, positions, negatives].
 
   Returns:
     The losses, and whether the first candidate has the highest score.

@@ -1,10 +1,10 @@
 """Ranking of targets for users: BPR or softmax losses, and ranks.
 
 A target is an output of the head. In a batch, `positives` int32 [users, most]
-has the targets that a user's split asks for, and `targets` int32 [users, width]
-all that are never negatives of the user, the positives included. Both are
-filled up with -1. Evaluation ranks each positive among all targets that are not
-in `targets`.
+holds the positives of each user in this split, and `targets` int32 [users,
+width] all targets that are never negatives of the user, including `positives`.
+Both are filled up with -1. Evaluation ranks each positive among all targets
+that are not in `targets`.
 """
 
 import functools
@@ -41,21 +41,22 @@ def ranking_objective(
   encoding: Encoding,
   head: TaskHead | TiedTargets,
 ) -> LossAndMetrics:
-  """BPR of a batch: each positive above one fresh negative of its user.
+  """BPR of a batch: each positive is ranked above one negative.
 
   -log sigma(score(positive) - score(negative))
 
-  A negative of its own is drawn for each positive, anew at every step,
-  uniformly from all targets that are not among the user's `targets`. A user
-  without any negative does not count.
+  At every step one negative is drawn for each positive, uniformly from all
+  targets that are not among the user's `targets`. A user whose `targets` are
+  all targets is left out.
 
   Args:
-    batch: has `positives` int32 [users, most] and `targets` int32
-      [users, width] too.
-    head: has an output for each target, or ties targets to items.
+    batch: also has `positives` int32 [users, most] and `targets` int32
+      [users, width].
+    head: a head with an output for each target, or one that ties targets to
+      items.
 
   Returns:
-    The loss and the metrics are over positives, not over users.
+    The loss, and the metric `loss`, over positives, not over users.
 
   Reference:
     Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback,
@@ -88,13 +89,13 @@ def softmax_ranking_objective(
   encoding: Encoding,
   head: TaskHead | TiedTargets,
 ) -> LossAndMetrics:
-  """Cross entropy of each positive among it and all negatives of its user.
+  """Cross entropy of each positive against all negatives of its user.
 
   -log( exp(z_p) / (exp(z_p) + sum_n exp(z_n)) )
 
-  where a negative n is any target that is not among the user's `targets`. A
-  user without one does not count.
-  Arguments and results are as of `ranking_objective`.
+  where the negatives n are all targets that are not among the user's `targets`.
+  A user without negatives is left out. For arguments and results see
+  `ranking_objective`.
 
   Reference:
     Klenitskiy & Vasilev, Turning Dross Into Gold Loss: is BERT4Rec really
@@ -108,7 +109,7 @@ def softmax_ranking_objective(
     scores, targets, chunk_size=chunk_size(len(users), head.num_outputs)
   )
   where = batch['where'][:, None] & (positives >= 0)
-  # Else all targets are positives.
+  # The sum is the least number if all targets are positives.
   where &= (others > jnp.finfo(others.dtype).min)[:, None]
   # log(1 + exp(a - b)) is -log of the share of b among a and b.
   own = some_scores(scores, positives)
@@ -123,17 +124,17 @@ def draw_negatives(
   num_draws: int,
   num_targets: int,
 ) -> Int[Array, 'draws']:
-  """Draws for each positive of a user: for positive i by `fold_in(key, i)`.
+  """Draws negatives of a user, independently; draw i has `fold_in(key, i)`.
 
   Args:
-    targets: the user's positives, -1 where there is none, [width].
+    targets: the positives of the user, filled up with -1, [width].
 
   Returns:
-    Negatives as `draw_negative` gives them, independent of each other, [draws].
+    Negatives, [draws], see `draw_negative`.
   """
   draw = functools.partial(draw_negative, num_targets=num_targets)
   fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-  # Over the keys alone: a user's positives are sorted once for all draws.
+  # vmap over the keys only, so that the targets are sorted once for all draws.
   return jax.vmap(draw, in_axes=(0, None))(
     fold_in(key, jnp.arange(num_draws)), targets
   )
@@ -142,13 +143,13 @@ def draw_negatives(
 def draw_negative(
   key: Key[Array, ''], targets: Int[Array, 'width'], *, num_targets: int
 ) -> Int[Array, '']:
-  """Draws a target that is no positive of the user, all with equal chance.
+  """Draws uniformly a target that is not a positive of the user.
 
-  With the positives s_0 < s_1 < ..., non-positive number r is
+  With positives s_0 < s_1 < ..., the non-positive number r, counted from 0, is
   r + |{j : s_j - j <= r}|, so that one draw of r is enough.
 
   Args:
-    targets: the user's positives, -1 where there is none, [width].
+    targets: the positives of the user, filled up with -1, [width].
 
   Returns:
     The negative; `num_targets` if all targets are positives.
@@ -158,10 +159,10 @@ def draw_negative(
     >>> draw_negative(key, targets, num_targets=5).item() in (2, 4)
     True
   """
-  # What is no positive, or one again, sorts behind all targets.
+  # Fill values and repeated positives become `num_targets`, which sorts last.
   positives = jnp.sort(jnp.where(targets < 0, num_targets, targets))
-  again = jnp.diff(positives, prepend=-1) == 0
-  positives = jnp.sort(jnp.where(again, num_targets, positives))
+  is_repeated = jnp.diff(positives, prepend=-1) == 0
+  positives = jnp.sort(jnp.where(is_repeated, num_targets, positives))
   num_negatives = num_targets - jnp.sum(positives < num_targets)
   number = jax.random.randint(key, (), 0, jnp.maximum(num_negatives, 1))
   before = positives - jnp.arange(len(positives)) <= number
@@ -179,7 +180,7 @@ def ranks_of_positives(
   """The ranks of the positives of the users of all devices, without dropout.
 
   Returns:
-    `[users, most]`, ranks from 1; without meaning where `positives` is -1.
+    `[users, most]`, ranks from 1; meaningless where `positives` is -1.
   """
   users = encoding(params, batch['items'])
   ranks = target_ranks(

@@ -1,4 +1,4 @@
-"""How users score targets, and where a target ranks among all of them."""
+"""Scores of targets for users, and ranks of targets among all of them."""
 
 import functools
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ class TargetScores(NamedTuple):
   """The factors of the scores z = h K + b of all targets.
 
   Args:
-    hidden: of users, h, [users, hidden].
-    kernel: of targets, K, [hidden, targets].
-    bias: of targets, b, [targets].
+    hidden: h, a vector per user, [users, hidden].
+    kernel: K, a vector per target, [hidden, targets].
+    bias: b, a bias per target, [targets].
   """
 
   hidden: Float[Array, 'users hidden']
@@ -33,12 +33,13 @@ def target_scores(
   users: Float[Array, 'users features'],
   head: TaskHead | TiedTargets,
 ) -> TargetScores:
-  """What a head makes of user vectors.
+  """The factors of the scores that a head gives to all targets.
 
   Args:
-    params: of the whole model: `head`, and the `table` for tied targets.
-    users: their vectors, [users, features].
-    head: has an output for each target, or ties targets to items.
+    params: of the model: `head`, and `table` for tied targets.
+    users: user vectors, [users, features].
+    head: a head with an output for each target, or one that ties targets to
+      items.
   """
   if isinstance(head, TiedTargets):
     return TargetScores(
@@ -56,15 +57,15 @@ def target_scores(
 def some_scores(
   scores: TargetScores, targets: Int[Array, 'users some']
 ) -> Float[Array, 'users some']:
-  """The scores of some targets of each user, and no more than these.
+  """The scores of some targets of each user, without computing the others.
 
   Args:
-    targets: whose scores are wanted, [users, some].
+    targets: the targets to score, filled up with -1, [users, some].
 
   Returns:
-    The scores, [users, some].
+    Scores, [users, some], meaningless but finite where `targets` is -1.
   """
-  # Where there is no target, any number will do, but not nan.
+  # -1 reads any valid target: its score is not used, but must not be nan.
   columns = scores.kernel.at[:, targets].get(mode='clip')
   found = jnp.einsum('uh,hus->us', scores.hidden, columns)
   return found + scores.bias.at[targets].get(mode='clip')
@@ -76,17 +77,17 @@ def log_sum_of_others(
   *,
   chunk_size: int | None = None,
 ) -> Float[Array, ' users']:
-  """The logarithm of the denominator of a softmax over a user's negatives.
+  """The log of the sum over the negatives of a user, for a softmax.
 
   log sum_{t not in targets} exp(z_t)
 
   Args:
-    targets: all positives of each user, and -1, [users, width].
-    chunk_size: targets scored at once, and once more for the gradient; None:
-      all of them.
+    targets: all positives of each user, filled up with -1, [users, width].
+    chunk_size: number of targets scored at a time, and again for the gradient;
+      None: all.
 
   Returns:
-    A number per user; the least one if all targets are positives.
+    A number per user; if all targets are positives, the least finite float.
 
   Example:
     >>> scores = TargetScores(jnp.ones((1, 1)), jnp.zeros((1, 4)), jnp.zeros(4))
@@ -97,15 +98,15 @@ def log_sum_of_others(
   chunk_size = min(chunk_size or len(scores.bias), len(scores.bias))
 
   def add_up(start: Int[Array, '']) -> Float[Array, ' users']:
-    """The logarithm of the sum over one chunk of targets."""
+    """The log of the sum over one chunk of targets."""
     begin, found = _scores_of_chunk(scores, start, chunk_size=chunk_size)
-    counts = _counted(found.shape, begin, start, targets)
-    # The least number, not -inf: a row of -inf has a gradient of nan.
+    is_negative = _is_negative(found.shape, begin, start, targets)
+    # Not -inf: a row of -inf has a gradient of nan.
     least = jnp.finfo(found.dtype).min
-    return jax.nn.logsumexp(jnp.where(counts, found, least), axis=1)
+    return jax.nn.logsumexp(jnp.where(is_negative, found, least), axis=1)
 
   starts = jnp.arange(0, len(scores.bias), chunk_size)
-  # The gradient recomputes the scores of a chunk, so that none are kept.
+  # The gradient recomputes the scores of a chunk, so that none are stored.
   log_sums = lax.map(jax.checkpoint(add_up), starts)
   return jax.nn.logsumexp(log_sums, axis=0)
 
@@ -119,7 +120,7 @@ def target_ranks(
 ) -> Float[Array, 'users most']:
   """The rank of each positive among all targets that are not the user's own.
 
-  Scores the targets in chunks, twice; memory is `users * chunk_size` scores.
+  Targets are scored in chunks, twice; memory is `users * chunk_size` scores.
 
   Args:
     positives: targets to rank, filled up with -1, [users, most].
@@ -127,65 +128,68 @@ def target_ranks(
     chunk_size: number of targets scored at a time.
 
   Returns:
-    Ranks from 1, [users, most], see `metrics.rank`; without meaning where
+    Ranks from 1, [users, most], see `metrics.rank`; meaningless where
     `positives` is -1, and nan where the score of the positive is nan.
   """
   chunk_size = min(chunk_size, len(scores.bias))
   score = functools.partial(_scores_of_chunk, scores, chunk_size=chunk_size)
   starts = jnp.arange(0, len(scores.bias), chunk_size)
-  # A zero of the users, so that under shard_map it varies as they do.
-  nothing = jnp.zeros_like(positives, scores.hidden.dtype)
+  # Zeros made from an argument, so that they vary over devices under shard_map.
+  zeros = jnp.zeros_like(positives, scores.hidden.dtype)
 
   def put_in_scores(
     found: Float[Array, 'users most'], start: Int[Array, '']
   ) -> tuple[Float[Array, 'users most'], None]:
-    """Puts in those of the positives that are in this chunk of targets."""
+    """Fills in the scores of the positives that are in this chunk."""
     begin, scores = score(start)
     index = positives - begin
     inside = (index >= 0) & (index < scores.shape[1])
     own = jnp.take_along_axis(scores, jnp.where(inside, index, 0), axis=1)
     return jnp.where(inside, own, found), None
 
-  # From the product that ranks the others: another sums in another order, and
-  # equal targets would be no ties.
-  relevant, _ = lax.scan(put_in_scores, nothing, starts)
+  # Scores come from the same product as those of other targets: another product
+  # sums in another order, and equal targets would not tie.
+  relevant, _ = lax.scan(put_in_scores, zeros, starts)
 
   def add_ranks(
     lost: Float[Array, 'users most'], start: Int[Array, '']
   ) -> tuple[Float[Array, 'users most'], None]:
-    """Adds the ranks that the positives lose to this chunk of targets."""
+    """Adds the ranks by which this chunk of targets lowers each positive."""
     begin, scores = score(start)
-    counts = _counted(scores.shape, begin, start, targets)
-    rank = functools.partial(metrics.rank, others=scores, where=counts)
-    # One positive of each user after the other, to hold no table for each.
+    is_negative = _is_negative(scores.shape, begin, start, targets)
+    rank = functools.partial(metrics.rank, others=scores, where=is_negative)
+    # One positive of each user at a time, to limit memory.
     return lost + lax.map(rank, relevant.T).T - 1, None
 
-  lost, _ = lax.scan(add_ranks, nothing, starts)
+  lost, _ = lax.scan(add_ranks, zeros, starts)
   return jnp.where(jnp.isnan(relevant), jnp.nan, 1 + lost)
 
 
 def _scores_of_chunk(
   scores: TargetScores, start: Int[Array, ''], *, chunk_size: int
 ) -> tuple[Int[Array, ''], Float[Array, 'users chunk']]:
-  """Where a chunk of targets begins, moved back to fit, and its scores."""
+  """Where a chunk of targets begins, and its scores.
+
+  The last chunk is moved back, so that all chunks have the same size.
+  """
   hidden, kernel, bias = scores
   begin = jnp.minimum(start, len(bias) - chunk_size)
   columns = lax.dynamic_slice_in_dim(kernel, begin, chunk_size, axis=1)
-  # On its own, so that nothing that follows changes how it is summed.
+  # The barrier keeps later operations from changing the order of the sums.
   found = lax.optimization_barrier(hidden @ columns)
   return begin, found + lax.dynamic_slice_in_dim(bias, begin, chunk_size)[None]
 
 
-def _counted(
+def _is_negative(
   shape: tuple[int, int],
   begin: Int[Array, ''],
   start: Int[Array, ''],
   targets: Int[Array, 'users width'],
 ) -> Array:
-  """Which scores of a chunk are of targets that are none of the user's."""
-  # What the last chunk, moved back to fit, repeats does not count.
-  counts = jnp.broadcast_to(jnp.arange(shape[1]) >= start - begin, shape)
-  # Below 0 an index would wrap around.
+  """Which scores of a chunk belong to negatives of the user."""
+  # Targets that the last chunk, which is moved back, repeats are left out.
+  is_negative = jnp.broadcast_to(jnp.arange(shape[1]) >= start - begin, shape)
+  # Negative indices would wrap around.
   index = jnp.where(targets < begin, shape[1], targets - begin)
   row = jnp.arange(len(index))[:, None]
-  return counts.at[row, index].set(False, mode='drop')
+  return is_negative.at[row, index].set(False, mode='drop')

@@ -1,4 +1,4 @@
-"""What all objectives share: keys per user, encoding, and metrics as sums."""
+"""Shared by all objectives: encoding, keys per user, metrics as sums."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ LossAndMetrics = tuple[Float[Array, ''], dict[str, tuple[Array, Array]]]
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-  """How an objective encodes the sequences of the batch of a device.
+  """How an objective encodes sequences, and which devices share its batch.
 
   Args:
     encoder: the encoder that is trained.
@@ -60,12 +60,11 @@ class Encoding:
     """
     *shape, length = items.shape
     rows = math.prod(shape)
-    # Hashed once for all rows: hashing takes longer to compile than to run, and
-    # would else be compiled for each bucket width and again for its gradient.
+    has_dropout = self.encoder.dropout_rate > 0 and not self.deterministic
     seeds = None
-    if (
-      keys is not None and self.encoder.dropout_rate and not self.deterministic
-    ):
+    if keys is not None and has_dropout:
+      # Keys are hashed once for all rows: hashing takes longer to compile than
+      # to run, and would else be compiled for each bucket width and gradient.
       seeds = row_seeds(keys.reshape(rows), draws=self.encoder.num_dropouts)
     if positions is not None:
       positions = positions.reshape(rows, positions.shape[-1])
@@ -114,7 +113,7 @@ def _encode(
 def user_keys(
   key: Key[Array, ''], example_id: Int[Array, 'users'], num: int | None = None
 ) -> Key[Array, 'users ...']:
-  """A key per user, or `num` keys, [users, num].
+  """Returns a key per user, [users], or `num` keys per user, [users, num].
 
   They depend on `key` and on the user, not on the batch or the device.
   """
@@ -127,7 +126,7 @@ def user_keys(
 def last_behaviours(
   items: Int[Array, 'users wide'], *, length: int
 ) -> Int[Array, 'users length']:
-  """The last behaviours of each user, at most `length`, 0 after them.
+  """Returns the last `length` behaviours of each user, padded with 0.
 
   Example:
     >>> items = jnp.array([[4, 5, 6], [7, 0, 0]])
@@ -169,12 +168,12 @@ def as_sums(
   where: Bool[Array, '*examples'],
   values: Mapping[str, Array] | None = None,
 ) -> dict[str, tuple[Array, Array]]:
-  """The metrics of a batch as (sum, count) over the examples of this device.
+  """Metrics of a batch as (sum, count) over the examples of this device.
 
   Args:
-    loss: over the examples of all devices: each device adds its share of it.
-    where: which examples of this device count.
-    values: more metrics, a value per example or one for all.
+    loss: the mean over the examples of all devices.
+    where: False marks examples of this device that are left out.
+    values: further metrics, a value per example or one for all examples.
   """
   count = where.sum(dtype=jnp.float32)
   return {'loss': (loss * count, count)} | {

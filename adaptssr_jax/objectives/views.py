@@ -1,7 +1,8 @@
 """Views of users: augmented sequences, each encoded under dropout.
 
-Objectives that look at the same views share their encodings: each is a loss of
-`(params, batch, views)`, and `views_objective` adds them up.
+Objectives of the same views share their encodings: each is a loss
+`(params, batch, views) -> (loss, metrics)`, and `views_objective` returns their
+weighted sum.
 """
 
 import functools
@@ -19,7 +20,7 @@ from adaptssr_jax.objectives.users import (
   user_keys,
 )
 
-# One for each view, or one (key, items) -> all views, [views, length].
+# One per view, or one function (key, items) -> all views, [views, length].
 Augmentations = tuple[Augmentation, ...] | Augmentation
 
 
@@ -28,8 +29,8 @@ class Views(NamedTuple):
 
   Args:
     items: `[views, users, length]`, the augmented sequences.
-    users: `[views, passes, users, dim]`, their vectors under as many dropout
-      masks as there are passes.
+    users: `[views, passes, users, dim]`, their vectors. The passes of a view
+      have different dropout masks.
   """
 
   items: Int[Array, 'views users length']
@@ -56,15 +57,15 @@ def user_views(
   augmentations: Augmentations,
   passes: int = 2,
 ) -> tuple[Int[Array, 'views length'], Key[Array, 'views passes']]:
-  """Augmented views of one user, and the dropout keys of each.
+  """Draws the augmented views of one user, and dropout keys for each.
 
   Args:
-    augmentations: of each view, (key, items) -> items; or one function of
-      (key, items) that makes all views, [views, length].
-    passes: how many dropout masks each view is encoded under.
+    augmentations: a function (key, items) -> items per view; or one function
+      (key, items) -> all views, [views, length].
+    passes: number of dropout masks with which each view is encoded.
 
   Returns:
-    The views [view, length], and keys [view, dropout pass].
+    Views, [views, length], and keys, [views, passes].
   """
   view_key, dropout_key = jax.random.split(key)
   if callable(augmentations):
@@ -91,16 +92,16 @@ def encode_views(
 ) -> Views:
   """Draws and encodes the views of a batch.
 
-  A user's random draws depend on the key and on the user alone, not on who
-  else is in the batch or on which device.
+  The random draws of a user depend only on the key and on the user, not on the
+  rest of the batch or on the device.
 
   Args:
-    batch: `items` int32 [users, length], which may be longer than the encoder
-      reads if every augmentation cuts it to that, and `example_id` int32
-      [users], of this device.
-    augmentations: of each view of a user, see `user_views`.
+    batch: of this device: `items` int32 [users, length] and `example_id` int32
+      [users]. `length` may exceed the `max_length` of the encoder if every
+      augmentation returns sequences of at most `max_length`.
     encoding: if it is deterministic, all passes of a view are the same.
-    passes: dropout masks of each view.
+    augmentations: of each view of a user, see `user_views`.
+    passes: number of dropout masks with which each view is encoded.
   """
   draw = functools.partial(
     user_views, augmentations=augmentations, passes=passes
@@ -109,7 +110,7 @@ def encode_views(
     user_keys(key, batch['example_id']), batch['items']
   )
   items = items[..., : encoding.encoder.max_length]
-  # Each view next to its other passes.
+  # The passes of a view are adjacent.
   sequences = jnp.repeat(items[:, :, None], passes, axis=2)
   users = encoding(params, sequences, keys)
   return Views(jnp.moveaxis(items, 0, 1), jnp.moveaxis(users, 0, 2))
@@ -124,15 +125,16 @@ def views_objective(
   weights: Mapping[str, float] | None = None,
   encode: Callable[..., Views],
 ) -> LossAndMetrics:
-  """Losses of the same views of a batch, which are encoded once for all.
+  """The weighted sum of losses of the same views, which are encoded once.
 
   sum over losses of weight * loss
 
   Args:
-    params: of the encoder and of what the losses learn beside it.
+    params: parameters of the model.
     losses: by name, each (params, batch, views) -> loss and metrics.
     weights: of the losses, by name; 1 where none is given.
-    encode: `encode_views` with its settings bound.
+    encode: (params, batch, key) -> `Views`, such as `encode_views` with its
+      settings bound.
 
   Returns:
     The weighted sum, and the metrics of all; see `weighted_sum`.
@@ -153,12 +155,12 @@ def sum_objective(
   objectives: Mapping[str, Callable[..., LossAndMetrics]],
   weights: Mapping[str, float],
 ) -> LossAndMetrics:
-  """Objectives that share nothing but the parameters and the users.
+  """The weighted sum of objectives that encode their own sequences.
 
   sum over objectives of weight * loss
 
   Args:
-    key: of this step; each objective draws by a key of its own.
+    key: the random key of this step; each objective gets a different one.
     objectives: by name, each (params, batch, key) -> loss and metrics.
     weights: by name; 1 where none is given.
 
@@ -176,16 +178,16 @@ def sum_objective(
 def weighted_sum(
   parts: Mapping[str, LossAndMetrics], weights: Mapping[str, float]
 ) -> LossAndMetrics:
-  """Adds losses up, and puts their metrics side by side.
+  """Adds weighted losses, and merges their metrics.
 
   Args:
-    parts: the loss and the metrics of each, by name.
+    parts: (loss, metrics) by name.
     weights: by name; 1 where none is given.
 
   Returns:
-    The weighted sum; and the metrics of all, where `loss` is that sum and
-    `NAME_loss` the loss of each. A part alone without a weight is returned as
-    it is.
+    The weighted sum; and the metrics of all parts, in which `loss` is this sum
+    and `NAME_loss` the loss of part NAME. A single part without a weight is
+    returned unchanged.
 
   Example:
     >>> one, half = jnp.ones(()), jnp.full((), 0.5)
@@ -206,10 +208,10 @@ def weighted_sum(
   named = {}
   for name, (_, metrics) in parts.items():
     for key, value in metrics.items():
-      # Two of them may measure the same.
+      # Two parts may have a metric of the same name.
       is_known = key == 'loss' or key in named
       named[f'{name}_{key}' if is_known else key] = value
-  # Each part counts examples of its own. The total of a batch is of the users
-  # that the first part counts on this device, so that devices add up.
+  # Parts are means over different examples, such as users or positions. The
+  # total has the count of the first part, so that it adds up over devices.
   _, count = next(iter(parts.values()))[1]['loss']
   return total, {'loss': (total * count, count)} | named

@@ -10,7 +10,7 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.step import with_relations
+from experiments.pretraining.step import with_partners_and_similar
 
 # Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -135,4 +135,6 @@ def synthetic_data(settings: BenchmarkSettings, num_users: int) -> UserData:
     num_users, num_items=num_items, longest=settings.longest
   )
   data = UserData('synthetic', {'train': users}, Vocabulary(range(num_items)))
-  return with_relations(settings.pretraining(), data, num_items=num_items)
+  return with_partners_and_similar(
+    settings.pretraining(), data, num_items=num_items
+  )

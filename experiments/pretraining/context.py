@@ -1,4 +1,4 @@
-"""What all objectives are made with: encoding, augmentations, windows."""
+"""Shared by the makers of objectives: encoding, augmentations, windows."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.traits import traits_of
 
-# Users whose anchors are compared at a time.
+# Number of users whose anchors are compared at a time.
 BLOCK = 1024
 
 
@@ -46,14 +46,14 @@ def make_augmentations(
   """The augmentations by name, each (key, items) -> items.
 
   Args:
-    strength: the share of that by which they edit, as of a curriculum; None:
-      all of it.
+    strength: a factor in (0, 1] of what the augmentations change, as in a
+      curriculum; None means 1.
   """
   crop = settings.crop_ratio
   mask = settings.mask_ratio or 0.6
   reorder = settings.reorder_ratio
   if strength is not None:
-    # What is cut off grows, not what is kept.
+    # The share that is cut off grows, not the share that is kept.
     crop = 1 - strength * (1 - crop)
     mask, reorder = strength * mask, strength * reorder
   return {
@@ -74,8 +74,9 @@ def view_augmentations(
   """One augmentation for each view.
 
   Args:
-    first: the names of those of the first view.
-    has_second: whether --second_augmentations is of this objective.
+    first: names of the augmentations of the first view.
+    strength: see `make_augmentations`.
+    has_second: whether --second_augmentations applies to this objective.
   """
   second = (settings.second_augmentations if has_second else None) or first
   choices = make_augmentations(settings, encoder.mask_id, strength)
@@ -93,7 +94,7 @@ def _augmentation(
   choices: dict[str, augment.Augmentation],
   lengths: tuple[int, int],
 ) -> augment.Augmentation:
-  """A slice if that is named, and then one of the others."""
+  """Draws a slice if `names` has slice, and then applies one of the others."""
   edits = [choices[name] for name in names if name != 'slice']
   steps: list[Callable] = []
   if 'slice' in names:
@@ -104,12 +105,12 @@ def _augmentation(
 
 
 class Context(NamedTuple):
-  """What an objective is made of."""
+  """What the maker of an objective needs to know of a run."""
 
   settings: ObjectiveSettings  # the flags
   users: UserArrays  # the users of the training split
-  # How sequences are encoded. It is deterministic for the loss to validate
-  # with, which reads the last behaviours of a user.
+  # How sequences are encoded. It is deterministic for the validation loss,
+  # which also reads the last behaviours of a user instead of a random window.
   encoding: Encoding
 
   @property
@@ -119,21 +120,21 @@ class Context(NamedTuple):
 
   @property
   def is_training(self) -> bool:
-    """Whether the objective trains, or else validates."""
+    """True for the training loss, False for the validation loss."""
     return not self.encoding.deterministic
 
   @property
   def with_dropout(self) -> Encoding:
-    """The encoding of objectives that need dropout in validation too."""
+    """The encoding for objectives that need dropout in validation too."""
     return dataclasses.replace(self.encoding, deterministic=False)
 
 
 def encoding_of_views(
   context: Context, augmentations: Augmentations, *, passes: int = 1
 ) -> Callable[..., Views]:
-  """`encode_views` for these augmentations, one for each view.
+  """`encode_views` with these augmentations, one for each view.
 
-  Two dropout passes of a view differ in validation too.
+  With several passes dropout stays on in validation, or they would be equal.
   """
   return functools.partial(
     encode_views,
@@ -155,7 +156,7 @@ def loss_of_views(
 
 
 def check_dropout(context: Context, objective: str) -> None:
-  """Raises `SettingsError` where two dropout passes would be the same."""
+  """Raises `SettingsError` if two dropout passes would be the same."""
   if not context.encoder.dropout_rate:
     raise SettingsError(
       f'--objective={objective} compares dropout passes, which '
@@ -163,10 +164,10 @@ def check_dropout(context: Context, objective: str) -> None:
     )
 
 
-def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
-  """Cuts the histories of a batch to the length that an objective encodes.
+def with_window(context: Context, name: str, objective: LossFn) -> LossFn:
+  """An objective that gets histories cut to the length that it encodes.
 
-  Objectives that draw slices, prefixes or partners get whole histories.
+  Objectives that draw slices, prefixes or partners get full histories.
   """
   settings, traits = context.settings, traits_of(name)
   is_sliced = traits.is_augmented and 'slice' in augmentations_of(
@@ -174,17 +175,17 @@ def on_window(context: Context, name: str, objective: LossFn) -> LossFn:
   )
   if is_sliced or traits.sees_histories or traits.sees_partners:
     return objective
-  # Without histories, windows are drawn where batches are made.
+  # If batches do not hold full histories, windows are drawn with the batch.
   is_drawn = context.is_training and uses_histories(settings)
   return functools.partial(
-    see_window,
+    run_on_window,
     objective=objective,
     length=context.encoder.max_length + traits.sees_target,
     window=settings.window if is_drawn else 'last',
   )
 
 
-def see_window(
+def run_on_window(
   params: dict[str, Any],
   batch: dict[str, Any],
   key: jax.Array,
@@ -193,7 +194,7 @@ def see_window(
   length: int,
   window: str,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """An objective of the last behaviours, or of a random run, of histories."""
+  """Calls an objective on the last or a random window of each history."""
   items = last_behaviours(batch['items'], length=length)
   if window == 'random':
     window_key, key = jax.random.split(key)

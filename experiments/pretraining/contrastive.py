@@ -1,7 +1,7 @@
-"""The published methods that contrast users, by name.
+"""The published methods that contrast users.
 
-Each names its source, and what had to be assumed. All are used as objectives of
-pre-training alone: what some of them add to next-item prediction is left out.
+Each docstring names the source and our assumptions. Methods that were published
+as an addition to next-item prediction are used without it, for pre-training.
 """
 
 import functools
@@ -12,7 +12,7 @@ from adaptssr_jax.objectives.contrast import (
   encode_curriculum,
   query_overlap,
 )
-from adaptssr_jax.objectives.coserec import informed_edits
+from adaptssr_jax.objectives.coserec import coserec_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.objectives.fill import encode_filled
 from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
@@ -39,14 +39,14 @@ from experiments.run.batches import steps_of_run
 
 
 def make_clue(context: Context) -> LossFn:
-  """CLUE: two dropout passes of what a user did, unedited, by NT-Xent.
+  """CLUE: NT-Xent of two dropout passes of the unedited behaviours.
 
   Reference:
     Cheng et al., "Learning Transferable User Representations with Sequential
-    Behaviors via Contrastive Pre-training" (CLUE), ICDM 2021. Neither its text
-    nor its code was found: this is what it is described as by those who compare
-    with it, views by dropout alone. Assumed are the cosine, the temperature of
-    0.1, the other users of the batch as negatives, and no projection head.
+    Behaviors via Contrastive Pre-training" (CLUE), ICDM 2021. We found neither
+    its text nor its code, and follow papers that compare with it: views differ
+    by dropout alone. We assume the cosine, a temperature of 0.1, the other
+    users of the batch as negatives, and no projection head.
   """
   check_dropout(context, 'clue')
   loss = _nt_xent(context.settings, 'clue')
@@ -55,14 +55,14 @@ def make_clue(context: Context) -> LossFn:
 
 
 def make_cl4srec(context: Context) -> LossFn:
-  """CL4SRec: two of crop, mask and reorder, never the same, by NT-Xent.
+  """CL4SRec: NT-Xent of two views with different edits of crop, mask, reorder.
 
   Reference:
     Xie et al., "Contrastive Learning for Sequential Recommendation" (CL4SRec),
-    ICDE 2022; products at temperature 1, as in the implementation that DuoRec
-    published, which crops to 0.6, masks 0.3 and reorders 0.6 of a sequence.
-    Here the ratios are those of the flags, the product is of user vectors in
-    place of last states, and next-item prediction is not learned beside it.
+    ICDE 2022. We use dot products at temperature 1, as in the implementation
+    that DuoRec published, which crops to 0.6, masks 0.3 and reorders 0.6 of a
+    sequence. Here the ratios are those of the flags, the products are of user
+    vectors instead of last states, and next-item prediction is left out.
   """
   edits = make_augmentations(context.settings, context.encoder.mask_id)
   loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
@@ -73,23 +73,23 @@ def make_cl4srec(context: Context) -> LossFn:
 
 
 def make_idicl(context: Context) -> LossFn:
-  """IDICL: dropout passes of several interests, by NT-Xent.
+  """IDICL: NT-Xent of dropout passes of several interests.
 
-  The interests are the parts of the vector, one for each query of the pooling.
-  The cosine of whole vectors is divided by their number too, and the queries
-  are kept orthogonal.
+  The interests are the parts of the user vector, one for each query of the
+  pooling. The cosine of user vectors is also divided by the number of
+  interests, and a penalty keeps the queries orthogonal.
 
   Reference:
     Sun et al., "Interest-oriented Universal User Representation via Contrastive
-    Learning", 2021, https://arxiv.org/abs/2109.08865, and ACM MM 2022. Its
-    equations and code were not found. Assumed is what the published code of
-    AdaptSSR still has for it: K queries, cosine pooling, the penalty of
-    `query_overlap` at weight 1, and the division by K; and, as of CLUE, dropout
-    passes as views and a temperature of 0.1.
+    Learning", 2021, https://arxiv.org/abs/2109.08865, and ACM MM 2022. We did
+    not find its equations or code. We assume what the published code of
+    AdaptSSR contains for it (K queries, cosine pooling, the penalty of
+    `query_overlap` at weight 1, and the division by K) and, as for CLUE,
+    dropout passes as views and a temperature of 0.1.
 
   Raises:
-    SettingsError: the encoder has but one query, or does not read them out, or
-      has no dropout.
+    SettingsError: If the encoder has fewer than two queries, does not use them
+      for its user vectors, or has no dropout.
   """
   encoder = context.encoder
   if encoder.num_queries < 2 or 'pooled' not in encoder.readout:
@@ -104,20 +104,22 @@ def make_idicl(context: Context) -> LossFn:
 
 
 def make_ccl(context: Context) -> LossFn:
-  """CCL: NT-Xent of augmented views, from weak augmentations to strong ones.
+  """CCL: NT-Xent of augmented views; the augmentations grow stronger.
 
   Mask and reorder edit a share of the behaviours that grows from a twentieth of
-  their ratio to all of it, in 20 levels over `--curriculum_steps`; crop cuts
-  off such a share. `--augmentations` names what is drawn for each view.
+  their ratio to the full ratio, in 20 levels over `--curriculum_steps`; the
+  share that crop cuts off grows in the same way. `--augmentations` names what
+  is drawn for each view.
 
   Reference:
     Bian et al., "Contrastive Curriculum Learning for Sequential User Behavior
-    Modeling via Data Augmentation" (CCL), CIKM 2021: the schedule and the
-    cosine at temperature 1 of its published code, which has neither the
-    generator of the paper, that fills masked places, nor its learned judge of
-    difficulty. There the ratios end at 0.3, crop grows easier, being the share
-    that is kept, the first view alone is the anchor, and a linear map follows
-    the last state. Here crop grows harder, and both views are anchors.
+    Modeling via Data Augmentation" (CCL), CIKM 2021. The schedule and the
+    cosine at temperature 1 are those of its published code, which has neither
+    the paper's generator that fills masked positions nor its learned measure of
+    difficulty. In that code the ratios end at 0.3; crop grows easier, since its
+    ratio is the share that is kept; only the first view is an anchor; and a
+    linear map follows the last state. Here crop grows harder, and both views
+    are anchors.
   """
   settings = context.settings
   names = augmentations_of(settings, 'ccl')
@@ -134,10 +136,10 @@ def make_ccl(context: Context) -> LossFn:
 
 
 def make_ccl_filled(context: Context) -> LossFn:
-  """CCL as the paper has it: masked places are filled by a model of items.
+  """CCL as in the paper: a model of items fills the masked positions.
 
-  See `fill_masked`, for the model and what it does not see; the share that is
-  masked grows as of `make_ccl`, up to `--mask_ratio`, here 0.3 unless given.
+  For the model, and what differs from the paper, see `fill_masked`. The share
+  that is masked grows as in `make_ccl`, up to `--mask_ratio` (default 0.3).
   """
   encode = functools.partial(
     encode_filled,
@@ -150,7 +152,7 @@ def make_ccl_filled(context: Context) -> LossFn:
 
 
 def curriculum_steps(context: Context) -> int:
-  """After how many updates augmentations have their full strength."""
+  """The number of updates until augmentations have their full strength."""
   settings = context.settings
   if settings.curriculum_steps:
     return settings.curriculum_steps
@@ -158,14 +160,14 @@ def curriculum_steps(context: Context) -> int:
 
 
 def make_coles(context: Context) -> LossFn:
-  """CoLES: slices of a user are near, the hardest of other users' are far.
+  """CoLES: attracts slices of a user, repels the hardest slices of others.
 
   Reference:
     Babaev et al., "CoLES: Contrastive Learning for Event Sequences with
     Self-Supervision", SIGMOD 2022, with the margin of 0.5 and the 5 hardest
-    negatives of its published code. The paper has 5 slices of a user
-    (`--num_slices`) and a recurrent encoder; here the loss is the mean over
-    users, and not their sum.
+    negatives of its published code. The paper uses 5 slices per user
+    (`--num_slices`) and a recurrent encoder. Here the loss is the mean over
+    users, not their sum.
   """
   loss = functools.partial(
     contrast_views, loss=losses.coles_loss, axis_name=AXIS
@@ -177,22 +179,23 @@ def make_coles(context: Context) -> LossFn:
 
 
 def make_coserec(context: Context) -> LossFn:
-  """CoSeRec: views into which similar items are put, by NT-Xent.
+  """CoSeRec: NT-Xent of two views, edited by operators that know similar items.
 
-  The batch has the similar items of each behaviour, too, where the table is
-  split or updated by rows, so that their rows are there.
+  If the table is sharded or updated by rows, the batch also holds the similar
+  items of each behaviour, so that their rows are available.
 
   Reference:
     Liu et al., "Contrastive Self-supervised Sequential Recommendation with
-    Robust Augmentation" (CoSeRec), 2021. There it is added to predicting the
-    next item, on the outputs of all positions side by side; here it is the
-    whole loss, of user vectors. The second similarity of items, by their
-    embeddings after a warm-up, is left out. The published ratios of crop, mask
-    and reorder are 0.2, 0.7 and 0.2; here they are those of the flags.
+    Robust Augmentation" (CoSeRec), 2021. The paper adds it to next-item
+    prediction, and compares the concatenated outputs of all positions; here it
+    is the only loss, and compares user vectors. The paper's second similarity
+    of items, by their embeddings after a warm-up, is left out. The published
+    ratios of crop, mask and reorder are 0.2, 0.7 and 0.2; here they are those
+    of the flags.
   """
   settings = context.settings
-  edits = informed_edits(
-    # Of NumPy: --plan asks for shapes alone.
+  edits = coserec_edits(
+    # A NumPy array, so that --plan can trace the step.
     similar=context.users.similar_items,
     mask_id=context.encoder.mask_id,
     substitute_ratio=settings.substitute_ratio,
@@ -206,10 +209,10 @@ def make_coserec(context: Context) -> LossFn:
 
 
 def make_duorec(context: Context) -> LossFn:
-  """DuoRec: users who go on to the same item, by NT-Xent."""
+  """DuoRec: NT-Xent of users whose next item is the same."""
   return functools.partial(
     duorec_objective,
-    # The two sequences may be the same, and differ by dropout alone.
+    # A user without a partner has two views that differ by dropout alone.
     encoding=context.with_dropout,
     temperature=temperature_of(context.settings, 'duorec'),
     block_size=BLOCK,
@@ -223,7 +226,7 @@ def _nt_xent(
   similarity: str = 'cosine',
   times: float = 1.0,
 ) -> ViewsLoss:
-  """NT-Xent at so many times the temperature of the flags."""
+  """NT-Xent at `times` the temperature of the flags."""
   return functools.partial(
     contrast_views,
     temperature=times * temperature_of(settings, name),

@@ -1,6 +1,7 @@
 """From the flags of pre-training to its objective.
 
-What ranks views or predicts items is made here; see `contrastive` for the rest.
+Objectives that rank views or predict items are made here, and those that
+contrast users in `contrastive`.
 """
 
 import functools
@@ -49,17 +50,17 @@ from experiments.pretraining.context import (
   check_dropout,
   encoding_of_views,
   loss_of_views,
-  on_window,
   view_augmentations,
+  with_window,
 )
 
-# Users whose anchors a ranking compares at a time.
+# Number of users whose anchors a ranking compares at a time.
 _RANKED = 256
 _predict_views = functools.partial(predict_views, axis_name=AXIS)
 
 
 def make_masked_items(context: Context) -> LossFn:
-  """Hidden items are guessed."""
+  """Predicts masked items."""
   return functools.partial(
     masked_items_objective,
     ratio=mask_ratio_of(context.settings, 'masked_items'),
@@ -68,9 +69,9 @@ def make_masked_items(context: Context) -> LossFn:
 
 
 def make_causal_items(context: Context) -> LossFn:
-  """Each next item is guessed."""
-  # The users that leave-one-out validates are those it trains on, with one item
-  # more, which alone is new.
+  """Predicts each next item."""
+  # With leave-one-out the validation users are the training users with one more
+  # item, and only this item is new.
   is_leave_one_out = context.settings.split == LEAVE_ONE_OUT
   return functools.partial(
     causal_items_objective,
@@ -80,7 +81,7 @@ def make_causal_items(context: Context) -> LossFn:
 
 
 def make_next_items(context: Context) -> LossFn:
-  """The vector of a prefix predicts the items after it."""
+  """Predicts the items after a prefix from its vector."""
   return functools.partial(
     next_items_objective,
     num_next=context.settings.num_next,
@@ -89,7 +90,7 @@ def make_next_items(context: Context) -> LossFn:
 
 
 def make_pooled_items(context: Context) -> LossFn:
-  """The vector of a slice predicts the items of another."""
+  """Predicts the items of a slice from the vector of another slice."""
   slices = view_augmentations(
     context.settings, context.encoder, ('slice',), has_second=False
   )
@@ -103,11 +104,11 @@ def make_adaptssr(
   *,
   with_pooled: bool = False,
 ) -> LossFn:
-  """Views are ranked; and predict the items of the others, if asked to.
+  """Ranks views; optionally also predicts items from the same views.
 
   Args:
-    weights: of the two losses, by name; 1 where it is None.
-    with_pooled: whether pooled items learn from the same slices.
+    weights: of the two losses, by name; None: 1 each.
+    with_pooled: whether the loss of pooled items is added.
   """
   settings = context.settings
   ranks = functools.partial(
@@ -117,7 +118,7 @@ def make_adaptssr(
     hard_negatives=settings.hard_negatives,
     temperature=temperature_of(settings, 'adaptssr'),
     smooth=settings.smooth,
-    # All rankings of a small batch fit, and take less time at once.
+    # Without hard negatives a small batch is one block, which takes less time.
     block_size=_RANKED if settings.hard_negatives else BLOCK,
     axis_name=AXIS,
   )
@@ -131,12 +132,12 @@ def make_adaptssr(
 
 
 def make_ptum(context: Context) -> LossFn:
-  """The user vector tells hidden and last behaviours from random ones."""
+  """Distinguishes masked and last behaviours from random items."""
   return functools.partial(ptum_objective, encoding=context.encoding)
 
 
 def make_msdp(context: Context) -> LossFn:
-  """The vector of a prefix predicts the shares of items in a window."""
+  """Predicts the shares of items in a window from the prefix before it."""
   settings = context.settings
   return functools.partial(
     msdp_objective,
@@ -148,7 +149,7 @@ def make_msdp(context: Context) -> LossFn:
 
 
 def make_ecl(context: Context) -> LossFn:
-  """The user vector tells which behaviours have been replaced."""
+  """Detects which behaviours have been replaced, given the user vector."""
   settings = context.settings
   check_dropout(context, 'ecl')
   return functools.partial(
@@ -197,7 +198,7 @@ def make_objective(context: Context) -> LossFn:
     else:
       own = function_of('objective', name)
       objective = functools.partial(own, encoding=context.encoding)
-    made[name] = on_window(context, name, objective)
+    made[name] = with_window(context, name, objective)
   if len(made) == 1:
     (only,) = made.values()
     return only
@@ -205,7 +206,7 @@ def make_objective(context: Context) -> LossFn:
 
 
 def sampled_of(settings: ObjectiveSettings) -> int:
-  """How many items of a training step estimate a softmax; 0: it is exact."""
+  """The number of items that a training step samples for softmaxes; 0: none."""
   uses_softmax = any(
     traits_of(name).over_all_items for name in settings.objective
   )
@@ -218,11 +219,11 @@ def init_head(
   *,
   shares: np.ndarray | None,
 ) -> dict[str, Any]:
-  """The parameters of the objectives that the encoder lacks.
+  """Initialises the parameters that objectives add to the encoder.
 
   Args:
-    shares: of `item_shares`, at whose log the bias of each id starts; None
-      starts it at zero.
+    shares: of `item_shares`; the bias of each id starts at the log of its
+      share. None starts it at zero.
   """
   head = {}
   traits = [traits_of(name) for name in settings.objective]
@@ -235,7 +236,7 @@ def init_head(
   if 'msdp' in settings.objective:
     head |= init_msdp(encoder, max_window=settings.max_window)
   if 'ecl' in settings.objective:
-    # The run splits the key of its seed in three.
+    # The run splits the key of its seed into keys 0 to 2.
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)
     head |= init_discriminator(encoder, key)
   for name in settings.objective:

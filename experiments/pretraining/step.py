@@ -1,4 +1,4 @@
-"""The training step of pre-training, and what it takes from the data."""
+"""The training step of pre-training, and the data statistics that it needs."""
 
 import dataclasses
 import functools
@@ -42,12 +42,12 @@ _COUNTED_AT_ONCE = 2**24
 def lengths_of(
   settings: PretrainSettings, data: UserData, encoder: UserEncoder
 ) -> tuple[int, np.ndarray, Buckets]:
-  """The lengths that a step works with.
+  """The lengths with which a step is built.
 
   Returns:
     The length of the sequences in a batch; the lengths of the sequences that
-    are encoded, int [sequences], for a sample of users; and the buckets chosen
-    for these.
+    are encoded for a sample of users, int [sequences]; and the buckets chosen
+    for these lengths.
   """
   longest = longest_sequence(settings, encoder.max_length)
   if uses_histories(settings):
@@ -67,7 +67,7 @@ def make_pretraining(
   length: int,
   users: UserArrays,
 ) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the state it begins with."""
+  """The training step of a run, before `pmap_step`, and the initial state."""
   context = Context(settings, users, Encoding(encoder, buckets, axis_name=AXIS))
   return make_training(
     settings,
@@ -84,9 +84,9 @@ def make_pretraining(
 
 
 def batch_settings(settings: PretrainSettings) -> PretrainSettings:
-  """The settings by which batches are made.
+  """The settings with which batches are made.
 
-  Where batches hold whole histories, the objective draws the runs of them.
+  If batches hold full histories, objectives draw random runs from them.
   """
   if uses_histories(settings):
     return dataclasses.replace(settings, window='last')
@@ -94,11 +94,11 @@ def batch_settings(settings: PretrainSettings) -> PretrainSettings:
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:
-  """How many sequences are encoded of each user in a step."""
+  """The number of sequences that a step encodes per user."""
   total = 0
   for name in settings.objective:
     if name == 'pooled_items' and shares_views(settings):
-      # It has a pass of AdaptSSR, which sees the same views.
+      # It uses the encodings of AdaptSSR, which has the same views.
       continue
     traits = traits_of(name)
     total += (traits.views or settings.num_slices) * traits.passes
@@ -108,12 +108,17 @@ def encoded_of_a_user(settings: ObjectiveSettings) -> int:
 def encoded_lengths(
   settings: ObjectiveSettings, lengths: np.ndarray, *, max_length: int
 ) -> np.ndarray:
-  """The lengths of the sequences that a step encodes of users of these lengths.
+  """The lengths of the sequences that a step encodes for such users.
 
-  Edits other than crop are taken to change no length.
+  Args:
+    lengths: numbers of behaviours of users, int [users].
+    max_length: the longest sequence that the encoder reads.
+
+  Returns:
+    Lengths, int [sequences], as if no edit but crop changed a length.
   """
   low, high = slice_lengths_of(settings, max_length)
-  # Slices of all lengths that are drawn, as far as there are behaviours.
+  # Slices of all lengths, cut to the number of behaviours.
   drawn = np.linspace(low, high, 16).astype(int)
   slices = np.minimum(lengths[:, None], drawn).reshape(-1)
   recent = np.minimum(lengths, max_length)
@@ -122,7 +127,7 @@ def encoded_lengths(
     traits = traits_of(objective)
     views = traits.edits
     if traits.is_augmented:
-      # Those of all views of a user, each as often as it is drawn.
+      # The augmentations of all views of a user, as often as they are drawn.
       views = augmentations_of(settings, objective)
       second = settings.second_augmentations or views
       views += second * (settings.num_slices - 1)
@@ -135,7 +140,7 @@ def encoded_lengths(
 
 
 def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The behaviours of each id, int64 [1 + items]; the first is padding.
+  """The number of behaviours per id, int64 [1 + items]; id 0 is padding.
 
   Example:
     >>> from adaptssr_jax.data import Ragged
@@ -145,7 +150,7 @@ def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
   """
   counts = np.zeros(encoder.mask_id, np.int64)
   values = users.items.values
-  # Piece by piece: to count, NumPy makes a copy of what it counts.
+  # In parts, since NumPy copies the values that it counts.
   for start in range(0, len(values), _COUNTED_AT_ONCE):
     counts += np.bincount(
       values[start : start + _COUNTED_AT_ONCE], minlength=encoder.mask_id
@@ -154,10 +159,10 @@ def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
 
 
 def cumulative_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The behaviours of each id or one before it, int32 [1 + items].
+  """The number of behaviours with an id up to each id, int32 [1 + items].
 
-  Of more behaviours than an int32 can count, the counts are scaled down, and an
-  item that has any keeps one.
+  If an int32 cannot hold the total, counts are scaled down; an item that occurs
+  keeps a count of at least 1.
   """
   counts = item_counts(encoder, users)
   scale = max(int(counts.sum()) // 2**30, 1)
@@ -165,29 +170,30 @@ def cumulative_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
 
 
 def drawn_of_a_user(context: Context) -> int:
-  """How many items a step draws for each user."""
+  """The number of items that a step draws per user."""
   return sum(traits_of(name).draws for name in context.settings.objective)
 
 
 def make_drawing(context: Context) -> PrepareFn | None:
-  """(batch, key) -> the batch with the items drawn for it, if any are."""
+  """Returns (batch, key) -> batch with drawn items; None if none are drawn."""
   if not drawn_of_a_user(context):
     return None
   ends = cumulative_counts(context.encoder, context.users)
   return functools.partial(draw_negatives, ends=ends)
 
 
-def with_relations(
+def with_partners_and_similar(
   settings: ObjectiveSettings, data: UserData, *, num_items: int
 ) -> UserData:
-  """The data, with what relates users and items, if the objective needs it.
+  """Adds partners of users and similar items, if the objective needs them.
 
-  Partners are of the same split; items are alike in the histories of `train`.
+  Partners are in the same split. Similarities of items are computed from the
+  histories of `train`.
   """
   traits = [traits_of(name) for name in settings.objective]
   more = {}
   if any(each.sees_similar for each in traits):
-    # SciPy's, which few runs need, take a tenth of a second to import.
+    # Imported here, since SciPy takes 0.1 s and few runs need it.
     from adaptssr_jax.data.similar_items import similar_items
 
     more['similar_items'] = similar_items(
@@ -202,6 +208,6 @@ def with_relations(
 
 
 def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The share of each id, counted with one more, so that none is zero."""
+  """The share of behaviours per id, with 1 added to each count."""
   counts = 1.0 + item_counts(encoder, users)
   return counts / counts.sum()

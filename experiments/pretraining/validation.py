@@ -46,7 +46,7 @@ from experiments.run.data import open_data, renumbered
 from experiments.run.process import print_line
 from experiments.run.speed import encoding_step, lengths_of, on_table
 
-# A run that learns is far from all of these.
+# Runs that learn are far from these limits.
 _LARGEST_MEAN_COSINE = 0.95
 _LEAST_RANK = 3.0
 _LEAST_MARGIN = 0.05
@@ -71,7 +71,7 @@ def make_validation(
   length: int,
   users: UserArrays,
 ) -> PmapStep:
-  """`validation_step` on all devices."""
+  """Returns `validation_step` for all devices: (params, batch, key)."""
   encoding = Encoding(encoder, buckets, deterministic=True, axis_name=AXIS)
   context = Context(settings, users, encoding)
   step = functools.partial(
@@ -97,10 +97,7 @@ def validation_step(
   loss_fn: LossFn,
   encoding: Encoding,
 ) -> tuple[dict[str, Any], jax.Array]:
-  """The sums of the metrics of a batch, by the same draws every time.
-
-  And the vectors of its users, without dropout.
-  """
+  """The metrics of a batch as sums, and its user vectors without dropout."""
   _, metrics = loss_fn(params, batch, key)
   length = encoding.encoder.max_length
   items = last_behaviours(batch['items'], length=length)
@@ -120,9 +117,10 @@ def validate(
 ) -> tuple[dict[str, float], float | None]:
   """The metrics on the validation users, and the score that selects an epoch.
 
-  Negatives of a user are the others of its validation batch. The score is the
-  negative loss, or the mean score of the probes; None, with a warning, for a
-  collapsed state, whose loss may be the lowest of all.
+  The random draws are the same at each call, and negatives of a user come from
+  its validation batch. The score is the negative loss, or the mean score of the
+  probes. It is None, with a warning, for a collapsed state, whose loss may be
+  the lowest of all.
   """
   totals, vectors = None, []
   for batch, rows in batches_in_order(users, settings, length):
@@ -136,22 +134,22 @@ def validate(
   }
   vectors = np.concatenate(vectors)
   values |= spread_of_users(vectors)
-  goodness = -values['loss']
+  selected_by = -values['loss']
   if probes:
     found = {task: score(state.params) for task, score in probes.items()}
     values |= {f'probe_{task}': value for task, value in found.items()}
-    goodness = values['probe'] = statistics.fmean(found.values())
+    selected_by = values['probe'] = statistics.fmean(found.values())
   warning = collapse_warning(
     values, objective=settings.objective, largest_rank=min(vectors.shape)
   )
   if warning:
     print_line(f'WARNING at step {int(state.step):,}: {warning}')
   named = {f'validation_{name}': value for name, value in values.items()}
-  return named, None if warning else goodness
+  return named, None if warning else selected_by
 
 
 def spread_of_users(users: np.ndarray) -> dict[str, float]:
-  """How far the vectors [users, dim] of different users lie apart."""
+  """How much user vectors [users, dim] differ: see `diagnostics`."""
   return {name: float(measure(users)) for name, measure in _SPREAD.items()}
 
 
@@ -161,23 +159,23 @@ def collapse_warning(
   objective: tuple[str, ...],
   largest_rank: float = np.inf,
 ) -> str:
-  """What is wrong with the user vectors, if these numbers show it.
+  """Describes a collapse of user vectors, if the metrics show one.
 
   Args:
-    values: of `spread_of_users`, and `explicit` and `other`, the mean
-      similarity of a user's views and of strangers, where the objective has
-      them.
-    objective: what is trained, which decides the advice.
-    largest_rank: the number of users, or of features if these are fewer: half
-      of it is enough.
+    values: the result of `spread_of_users`; and, if the objective has them, the
+      metrics `explicit` and `other`, the mean similarities of views of the same
+      user and of different users.
+    objective: the objectives of the run, on which the advice depends.
+    largest_rank: the number of users or of features, whichever is smaller. An
+      effective rank of half of it gives no warning.
 
   Returns:
-    A sentence that says what to try, or nothing.
+    A sentence that says what to try, or an empty string.
   """
   advice = _ADVICE.get(objective, _LONGER)
   if values['mean_cosine'] > _LARGEST_MEAN_COSINE:
     return (
-      'all users are encoded alike (mean cosine '
+      'all users have nearly the same vector (mean cosine '
       f'{values["mean_cosine"]:.3f}): {advice}'
     )
   if values['effective_rank'] < min(_LEAST_RANK, largest_rank / 2):
@@ -188,7 +186,7 @@ def collapse_warning(
   margin = values.get('explicit', np.inf) - values.get('other', 0.0)
   if margin < _LEAST_MARGIN:
     return (
-      'the views of a user are hardly more alike than strangers '
+      'the views of a user are hardly more similar than different users '
       f'({values["explicit"]:.3f} against {values["other"]:.3f}): {advice}'
     )
   return ''
@@ -201,7 +199,7 @@ def open_probe(
   *,
   task: str,
 ) -> Callable[[dict[str, Any]], float]:
-  """Opens the task that scores the epochs: (params) -> `probe_score`."""
+  """Opens the task of a probe, and returns (params) -> `probe_score`."""
   data = open_data(settings, task)
   if data.kind == 'pretrain':
     raise SettingsError(
@@ -209,7 +207,7 @@ def open_probe(
       'needs some to predict'
     )
   validation = data.splits['validation']
-  # A model is also tested, here on a row that is of no interest.
+  # A probe also predicts test rows. One row is enough, since it is not used.
   scored = {
     'train': data.splits['train'],
     'validation': validation,
@@ -242,14 +240,14 @@ def probe_score(
   data: UserData,
   encode: Callable[..., np.ndarray],
 ) -> float:
-  """The accuracy on the validation rows, of a conversion the AUC.
+  """The validation score of the best probe.
 
-  Of a ranking the NDCG@10.
+  The score is the accuracy; for a conversion the AUC, for a ranking NDCG@10.
 
   Args:
-    users: of the training, validation and test rows, without labels.
-    data: the same users, with what is to be predicted of them.
-    encode: (params, *, users) -> their vectors, [users, features].
+    users: training, validation and test users, without labels.
+    data: the same users, with labels or targets.
+    encode: (params, *, users) -> user vectors, [users, features].
   """
   vectors = {name: encode(params, users=some) for name, some in users.items()}
   return best_of(probe_candidates(vectors, data)).score
