@@ -70,8 +70,8 @@ class Encoder:
       1 << max(n - 1, 0).bit_length() for n in (len(rows), longest)
     )
     items = np.zeros((users, min(length, self.max_length)), np.int32)
-    for place, row in zip(items, rows, strict=False):
-      place[: len(row)] = row
+    for padded, row in zip(items, rows, strict=False):
+      padded[: len(row)] = row
     return np.asarray(self.encode(self.weights, items))[: len(rows)]
 
 

@@ -47,18 +47,18 @@ def write_neighbours(
 
   If a user has several rows, only the first is used.
   """
-  rows = itertools.chain.from_iterable(users for users, _ in pieces)
+  users = itertools.chain.from_iterable(users for users, _ in pieces)
   first = {}
-  for place, user in enumerate(rows):
-    first.setdefault(user, place)
+  for row, user in enumerate(users):
+    first.setdefault(user, row)
   # An array of objects, because in an array of strings all ids would take as
   # much memory as the longest.
   ids = np.array(list(first), object)
   vectors = np.concatenate([vectors for _, vectors in pieces])
   vectors = vectors[list(first.values())]
-  similarities, places = nearest_users(vectors, count=count)
+  similarities, neighbours = nearest_users(vectors, count=count)
   with new_file(path, flag='neighbours_output') as aside:
-    _WRITERS[path.suffix](aside, ids, places, similarities)
+    _WRITERS[path.suffix](aside, ids, neighbours, similarities)
 
 
 def nearest_users(
@@ -86,17 +86,17 @@ def nearest_users(
       batch = search(unit[part], everyone.ids[part], everyone)
       found.append(jax.tree.map(np.asarray, batch))
       bar.update(len(batch[0]))
-  similarities, places = map(np.concatenate, zip(*found, strict=True))
-  return similarities, places
+  similarities, neighbours = map(np.concatenate, zip(*found, strict=True))
+  return similarities, neighbours
 
 
 def _write_parquet(
   path: pathlib.Path,
   ids: np.ndarray,
-  places: np.ndarray,
+  neighbours: np.ndarray,
   similarities: np.ndarray,
 ) -> None:
-  count = places.shape[1]
+  count = neighbours.shape[1]
   schema = pa.schema(
     {
       'user_id': pa.string(),
@@ -109,7 +109,7 @@ def _write_parquet(
   with pa.parquet.ParquetWriter(path, schema) as writer:
     for begin in range(0, len(ids), _GROUP):
       part = slice(begin, begin + _GROUP)
-      names = pa.array(ids[places[part]].reshape(-1), pa.string())
+      names = pa.array(ids[neighbours[part]].reshape(-1), pa.string())
       cosines = pa.array(similarities[part].reshape(-1))
       columns = [pa.array(ids[part], pa.string()), lists(names), lists(cosines)]
       writer.write_table(pa.table(columns, schema=schema))
@@ -118,13 +118,13 @@ def _write_parquet(
 def _write_npz(
   path: pathlib.Path,
   ids: np.ndarray,
-  places: np.ndarray,
+  neighbours: np.ndarray,
   similarities: np.ndarray,
 ) -> None:
   ids = ids.astype(str)
   with path.open('wb') as file:
     np.savez(
-      file, user_id=ids, neighbour_id=ids[places], similarity=similarities
+      file, user_id=ids, neighbour_id=ids[neighbours], similarity=similarities
     )
 
 

@@ -1,1 +1,1 @@
-"""What every run does: data, encoder, loop, logs, folder."""
+"""The parts that all runs share: data, encoder, loop, logs, folder."""

@@ -204,7 +204,7 @@ def renumbered(
     >>> renumbered(items, ['a', 'b'], ['b', 'c']).values.tolist()
     [3, 1, 1]
   """
-  number = {name: place for place, name in enumerate(known, 1)}
+  number = {name: i for i, name in enumerate(known, 1)}
   mask_id = len(known) + 1
   numbers = [0, *(number.get(name, mask_id) for name in own)]
   return data.Ragged(np.array(numbers, np.int32)[items.values], items.offsets)

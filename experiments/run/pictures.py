@@ -124,8 +124,8 @@ def draw_lines(
       left_out = x[np.isnan(y)]
       bottom = axis.get_xaxis_transform()
       axis.plot(left_out, 0 * left_out + 0.03, 'rx', transform=bottom)
-    for place, (name, level) in enumerate(panel.levels.items()):
-      style = ('--', ':', '-.')[place % 3]
+    for index, (name, level) in enumerate(panel.levels.items()):
+      style = ('--', ':', '-.')[index % 3]
       axis.axhline(level, color='black', linestyle=style, label=name)
     if sizes:
       axis.set_xscale('log')
@@ -175,7 +175,7 @@ def _grid(
   rows = -(-len(panels) // columns)
   figure = new_figure(1 + 3.2 * columns, height * rows)
   axes = [
-    figure.add_subplot(rows, columns, place + 1) for place in range(len(panels))
+    figure.add_subplot(rows, columns, index + 1) for index in range(len(panels))
   ]
   for axis, panel in zip(axes, panels, strict=True):
     axis.set_title(textwrap.fill(panel.title, 28), fontsize='medium')
@@ -196,8 +196,8 @@ def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
       for summary in kinds.values()
     )
   ]
-  for place, (name, kinds) in enumerate(methods.items(), 1):
-    axis = figure.add_subplot(rows, columns, place)
+  for index, (name, kinds) in enumerate(methods.items(), 1):
+    axis = figure.add_subplot(rows, columns, index)
     for color, (kind, summary) in enumerate(kinds.items()):
       counts = np.array(summary['histogram'])
       # Each has a height of 1: a sharp peak would flatten all others.
