@@ -11,7 +11,7 @@ from adaptssr_jax.data.synthetic_users import (
 
 
 def arrays_of(rows):
-  """`Rows` as they are when they were prepared and opened."""
+  """Converts `Rows` to what preparing and opening them gives."""
   ids = [list(user.encode()) for user in rows.user_id]
   columns = rows._replace(user_id=Ragged.from_rows(ids, np.uint8))
   return UserArrays(**columns._asdict())

@@ -11,12 +11,12 @@ from adaptssr_jax.data.readers.movielens_files import EDITIONS, Log, Person
 
 SIZES = ('100k', '1m')
 TITLES = {number: f'Film {number} (19{number:02})' for number in range(10, 50)}
-# Latin-1 in one copy, UTF-8 in the other; the last holds a line separator.
+# Latin-1 in one copy, UTF-8 in the other; the last title has a line separator.
 TITLES |= {11: 'Contempt (Le Mépris) (1963)', 12: 'Alien³ (1992)', 13: 'A\x85B'}
 
 
 def make_ratings(size: str) -> tuple[list[tuple], list[tuple]]:
-  """Ratings with many ties, grouped by user or not, and their users."""
+  """Ratings with many equal times, grouped by user or not, and their users."""
   rng = np.random.default_rng(0)
   ratings = [
     (user, int(film), int(rng.integers(1, 6)), 900 + int(rng.integers(5)))
@@ -97,7 +97,7 @@ def log_of(ratings: list[tuple], people: dict | None = None) -> Log:
 
 
 def all_tasks(log: Log, size: str) -> dict:
-  """The splits and the vocabulary of each task on the last ten films."""
+  """The splits and the vocabulary of each task with the last ten films."""
   tasks = ['pretrain', 'gender', 'age', 'occupation', 'click', 'thumb_up']
   tasks += ['click_by_user', 'thumb_up_by_user']
   return {task: last_ten_rows(log, task, EDITIONS[size])[:2] for task in tasks}

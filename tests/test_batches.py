@@ -41,7 +41,7 @@ def assert_equal(batch, other):
 
 
 def seen(epoch, **changes):
-  """The rows of an epoch in the order of its batches, without padding."""
+  """The rows of an epoch, batch by batch, without padding."""
   per_epoch = steps_per_epoch(USERS, changes.get('batch_size', BATCH))
   parts = [batch(epoch * per_epoch + step, **changes) for step in range(3)]
   return np.concatenate([part['example_id'][part['where']] for part in parts])
@@ -62,7 +62,7 @@ def test_every_epoch_shows_every_user_once():
 def test_epochs_and_seeds_have_orders_of_their_own():
   orders = [seen(0), seen(1), seen(0, seed=6)]
   assert len({tuple(order) for order in orders}) == 3
-  # An epoch is no shifted or reversed copy of another.
+  # No epoch is a shifted or reversed copy of another.
   assert len({tuple(np.diff(order)) for order in orders}) == 3
 
 
@@ -160,7 +160,7 @@ def test_a_random_window_is_a_run_of_the_behaviours_drawn_anew():
       start = rows[row].index(kept[0])
       assert kept == rows[row][start : start + 5]
       starts.add((int(row), start))
-  # Every window of the long user, and the only one of the others.
+  # Expects every window of the long user, and the only one of each other user.
   assert starts == {(0, start) for start in range(16)} | {(1, 0), (2, 0)}
 
 

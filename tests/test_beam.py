@@ -33,7 +33,7 @@ CLICK = 'original_desen_finetune_click_nouserID.csv'
 
 @pytest.fixture(name='manual')
 def _manual(tmp_path):
-  """Files of the user, those of TTL in spans of a few lines."""
+  """The folder of the user's files, with small files of TTL."""
   folder = tmp_path / 'manual'
   folder.mkdir()
   (folder / PRETRAIN).write_text('\n'.join(LINES))
@@ -49,7 +49,7 @@ def _manual(tmp_path):
 
 
 def tables(folder, **settings):
-  """Users spread over files of three formats, with times of two types."""
+  """Spreads users over files of three formats, with times of two types."""
   floats = [(user, item, time + 0.5, age) for user, item, time, age in EVENTS]
   plain = folder / 'plain.csv'
   lines = [','.join(map(str, row)) for row in EVENTS if '"' not in row[1]]
@@ -149,7 +149,7 @@ def test_what_is_wrong_with_tables_is_said_as_without_beam(
   second = [*MANY, ('v', 'i', 2**53 + 1, 'x')] if wrong == 'rounded' else MANY
   settings = {'label_column': 'age'}
   if wrong in ('labels', 'none'):
-    # Of somebody without events, who has to be looked at all the same.
+    # Labels of users without events are checked as well.
     users = ['nobody'] * 2 if wrong == 'labels' else ['nobody']
     labels = list(zip(users, 'xy', strict=False))
     path = write(tmp_path / 'l.csv', labels, ('user_id', 'age'))
@@ -222,7 +222,7 @@ def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):
   with pytest.raises(data.DataError, match=r"pip install -e '.\[beam\]'"):
     open_data(settings, 'age')
   assert not list(tmp_path.rglob('*1.0.0*'))
-  # Without the flag it is not asked for.
+  # Without the flag, Beam is not needed.
   open_data(dataclasses.replace(settings, beam=False), 'age')
 
 
@@ -279,7 +279,7 @@ def test_beam_warns_of_unknown_options(caplog):
 
 @pytest.mark.slow
 def test_options_that_are_tried_do_not_swallow_the_log(monkeypatch):
-  # As in a program that has not set up logging.
+  # As in a program that has not configured logging.
   monkeypatch.setattr(logging.root, 'handlers', [])
   beam.pipeline_options([])
   assert [handler.stream for handler in logging.root.handlers] == [sys.stderr]
@@ -293,7 +293,7 @@ def _fail(number):
 
 @pytest.mark.slow
 def test_what_the_system_refuses_to_a_worker_is_no_traceback_of_beam(tmp_path):
-  # As TFDS does it.
+  # TFDS sets this option, too.
   options = beam.pipeline_options(['--no_pipeline_type_check'])
   with (
     pytest.raises(OSError, match='No space left on device') as error,

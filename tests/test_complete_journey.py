@@ -30,7 +30,7 @@ from tests.tiny_runs import finetune_settings, pretrain_settings
 
 
 def read_rows(folder, tables, task):
-  """The rows with names for items, in no order."""
+  """The rows with raw item names, in any order."""
   journeys = complete_journey.read(write_journeys(folder, tables))
   splits, vocabulary, left_out = journey_rows(journeys, task)
   found = [
@@ -46,7 +46,7 @@ def read_rows(folder, tables, task):
 
 
 def one_household():
-  """Bought on days 1, 2 (twice) and 5; campaigns of days 2, 5 and -1."""
+  """Purchases on days 1, 2 (two) and 5; campaigns of days 2, 5 and -1."""
   return {
     'transactions': [
       (7, 30, day(5)),
@@ -66,9 +66,9 @@ def one_household():
 
 def test_a_row_has_what_was_bought_before_the_campaign(tmp_path):
   found, left_out = read_rows(tmp_path, one_household(), 'coupon')
-  # What has no type is left out; baskets keep the order of the file.
+  # Products without a type are left out; baskets keep the order of the file.
   assert sorted(found) == [('7', ['a'], 0), ('7', ['a', 'b', 'd'], 1)]
-  # Of a campaign before all data, and of a household that bought nothing.
+  # One campaign is before all data, and one household bought nothing.
   assert left_out == 2
 
 
@@ -207,7 +207,7 @@ def test_coupons_are_learned_and_read_from_bags(tmp_path, data_dir):
   users = open_data(
     pretrain_settings('unused', data_dir, **tiny), task='pretrain'
   )
-  # Of what is pre-trained on, and not of what it is fine-tuned on.
+  # Counts of the pre-training data, not of the data for fine-tuning.
   source = save_run(tmp_path / 'run', users.vocabulary.items, seed=0)
   result = finetune.main(
     finetune_settings(
@@ -268,7 +268,7 @@ def test_the_published_tables(tmp_path):
   assert sum(len(rows.items) for rows in splits.values()) + left_out == 6_589
   assert left_out == 165
   assert sum(rows.label.sum() for rows in splits.values()) == 778
-  # The histories of some pairs, in no order, written out in SQL.
+  # The histories of some pairs, in any order, computed in SQL.
   found = [
     (
       int(rows.user_id[at]),

@@ -113,7 +113,7 @@ def _configs():
 
 
 class MadeUsers(UserBuilder, skip_registration=True):
-  """Twenty users with all kinds of rows."""
+  """A data set of twenty users."""
 
   BUILDER_CONFIGS = _configs()
 
@@ -174,7 +174,7 @@ def test_a_prepared_data_set_is_what_was_written(tmp_path, monkeypatch, kind):
 
 @pytest.mark.parametrize('shard', [3, 1000])
 def test_a_split_of_any_size_is_prepared_in_order(tmp_path, monkeypatch, shard):
-  # TFDS would sort more than this in files, and import TensorFlow for it.
+  # TFDS would sort more than this on disk, and import TensorFlow for it.
   monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 100)
   monkeypatch.setattr(builder, '_SHARD', shard)
   data = load(MadeUsers(config='ranking', data_dir=tmp_path))
@@ -297,7 +297,7 @@ def test_splits_depend_on_the_seed_alone():
 
 
 def rows_by_loops(rows):
-  """Each positive of each user as a row: (user, items, positive, others)."""
+  """One row per positive of each user: (user, items, positive, others)."""
   return [
     (user, items, own, {*targets} - {own})
     for user, items, targets in zip(
@@ -315,7 +315,7 @@ def test_positives_are_split_as_rows_and_stored_by_user():
   for name, part in split_for('click', len(expected)).items():
     users = splits[name]
     assert rows_of(users) == [expected[at] for at in part]
-    # In the order of their first rows, each once.
+    # Each user is there once, in the order of first rows.
     assert len(set(users.user_id)) == len(users.user_id)
     assert sorted(part[0] for part in lists(users.places)) == [
       part[0] for part in lists(users.places)
@@ -338,7 +338,7 @@ def test_users_without_positives_are_in_no_split():
   rows = Rows(['a', 'b', 'c', 'd'], items, targets=targets)
   users = rows.with_positives(np.array([3, 2, 0]))
   assert users.user_id == ['d', 'b']
-  # A target that is there twice is in two rows.
+  # A repeated target is the positive of two rows.
   assert lists(users.positives) == [[1], [3, 3]]
   assert lists(users.places) == [[0], [1, 2]]
   assert users.user_number.tolist() == [3, 1]

@@ -6,7 +6,7 @@ from tests.tiny_runs import PEAK_MIB, last_line_of
 
 
 def test_padding_reads_only_the_rows_it_needs(tmp_path):
-  # 256 MB of values, of which 50 batches touch less than a tenth.
+  # 50 batches touch less than a tenth of 256 MB of values.
   code = f"""{PEAK_MIB}
 import numpy as np
 from adaptssr_jax.data.ragged import Ragged
@@ -48,7 +48,7 @@ adaptssr_jax.data.load(
 )
 print(time.monotonic() - start, peak_mib())
 """).split()
-  # Half a minute where nothing else runs; machines differ by a factor of two.
+  # Takes half a minute on an idle machine; machines differ by a factor of two.
   assert float(seconds) < 120
-  # 16 times as many users, as in `ttl`, must fit a machine of 16 GiB.
+  # `ttl` has 16 times as many users, which must fit into 16 GiB.
   assert float(mebibytes) < 1024

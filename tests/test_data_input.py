@@ -18,7 +18,7 @@ SOURCES = sorted(
   for part in ('adaptssr_jax', 'experiments')
   for path in (ROOT / part).rglob('*.py')
 )
-# Modules that make objects, and so code, out of bytes; and all '...ickle'.
+# Modules that turn bytes into objects, and so run code; and all '...ickle'.
 UNSAFE = {'dill', 'joblib', 'marshal', 'shelve', 'yaml'}
 
 
@@ -28,7 +28,7 @@ def is_unsafe(module):
 
 
 def unsafe(tree):
-  """What would run or unpickle something, and where it stands."""
+  """Yields the line and name of what would execute or unpickle something."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names if is_unsafe(alias.name)]
@@ -40,7 +40,7 @@ def unsafe(tree):
       name = ast.unparse(node.func)
       if name in {'eval', 'exec', 'compile', '__import__'}:
         yield node.lineno, name
-      # Which runs no code of a file where it reads weights alone.
+      # With weights_only it executes no code of the file.
       given = {word.arg: ast.unparse(word.value) for word in node.keywords}
       if name == 'torch.load' and given.get('weights_only') != 'True':
         yield node.lineno, name
@@ -52,7 +52,7 @@ def unsafe(tree):
           and keyword.value.value is False
         ):
           yield node.lineno, keyword.arg
-      # What an archive holds may only be unpacked after it was looked at.
+      # Members of an archive may only be unpacked after they have been checked.
       if name.endswith(('.extract', '.extractall', '.unpack_archive')):
         yield node.lineno, name
 

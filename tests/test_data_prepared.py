@@ -35,19 +35,19 @@ def place(data_dir):
 
 
 def everything(data_dir):
-  """All files of the prepared data set, less the time of its making."""
+  """All files of the prepared data set, without the time of preparation."""
   return files(place(data_dir))
 
 
 def assert_alone(data_dir):
-  """Nothing but the data set is there."""
+  """Checks that there is nothing but the data set and the lock."""
   beside = {path.name for path in place(data_dir).parent.iterdir()}
   assert beside == {'2.0.0', '.lock'}
 
 
 @pytest.fixture(name='reads')
 def _reads(monkeypatch):
-  """Reading takes a while, and is counted."""
+  """Slows reading down, and lists the threads that read."""
   calls = []
   read = SyntheticUsers._read
 
@@ -61,7 +61,7 @@ def _reads(monkeypatch):
 
 
 def load_at_once(data_dir, count=3):
-  """As many threads load the data set, each with a builder of its own."""
+  """Loads the data set in several threads, each with its own builder."""
   found, builders = [], [make(data_dir) for _ in range(count)]
 
   def one(builder):
@@ -165,7 +165,7 @@ def test_arrays_that_were_cut_are_an_error(tmp_path, name, keep):
 
 
 def test_rankings_of_version_1_are_prepared_anew(tmp_path):
-  # In which a record was a pair of a user and a positive.
+  # A record of version 1 was a pair of a user and a positive.
   old = place(tmp_path).with_name('1.0.0') / 'arrays'
   old.mkdir(parents=True)
   assert not is_prepared(make(tmp_path))
@@ -235,7 +235,7 @@ for module, name, dies in moments:
     os._exit(0)
   _, status = os.wait()
   assert os.WTERMSIG(status) == signal.SIGKILL, (name, status)
-# After all forks: reading starts threads, which do not live on in a fork.
+# After all forks, because reading starts threads, which a fork does not copy.
 load(make('whole'))
 whole = contents('whole')
 assert 'arrays/test/targets' in whole

@@ -25,10 +25,10 @@ NEXT_ITEM = 'leave_one_out_next_item'
 
 
 def made_log():
-  """User 1 has five films of two seconds, user 2 four, user 3 too few."""
+  """User 1 has five films in two seconds, user 2 four, user 3 too few."""
   films = {1: 'abcde', 2: 'cafb', 3: 'abc'}
   ratings = [
-    # The second of two seconds comes first in the file.
+    # The later second comes first in the file.
     (user, film, 4, 900 + (at < 3))
     for user, names in films.items()
     for at, film in enumerate(names)
@@ -37,7 +37,7 @@ def made_log():
 
 
 def by_name(rows, vocabulary):
-  """The history of each user, its positive, and what else is left out."""
+  """The history of each user, the positive, and the other excluded targets."""
   names = [None, *vocabulary.items]
   return {
     user: (
@@ -52,7 +52,7 @@ def by_name(rows, vocabulary):
 def test_the_last_film_is_the_test_and_the_one_before_validation():
   splits, vocabulary, left_out = leave_one_out_rows(made_log(), NEXT_ITEM)
   assert left_out == 1
-  # In order of time, then of the file: d e a b c, and b c a f.
+  # In the order of time and then of the file: d e a b c, and b c a f.
   assert vocabulary.items == list('deabcf')
   assert vocabulary.labels == vocabulary.items
   found = [by_name(splits[name], vocabulary) for name in SPLITS]
@@ -104,7 +104,7 @@ def test_rows_are_shuffled_alike_in_all_splits():
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """Flags of the made MovieLens-100k, 31 users and 40 films."""
+  """Flags for a synthetic MovieLens-100k with 31 users and 40 films."""
   folder = tmp_path_factory.mktemp('made')
   write_zip(folder / 'ml-100k.zip', grouplens_files('100k'))
   return {
@@ -122,7 +122,7 @@ def test_it_is_prepared_and_read_back(made):
     )
     data = load(builder, manual_dir=made['manual_dir'])
     assert tuple(data.splits) == splits
-    # The user of ten ratings has enough of them here.
+    # The user with ten ratings has enough for this split.
     assert [len(rows.items) for rows in data.splits.values()] == (
       [31] * len(splits)
     )
@@ -140,7 +140,7 @@ def test_baselines_rank_the_next_item(made, tmp_path, method):
     f'{name}@{k}' for name in ('hit_rate', 'mrr', 'ndcg') for k in CUTOFFS
   }
   with np.load(tmp_path / 'run' / 'predictions.npz') as saved:
-    # At most the 40 films, but those of the history.
+    # At most the 40 films except those of the history.
     assert ((saved['rank'] >= 1) & (saved['rank'] <= 30)).all()
     assert len(saved['rank']) == 31
 

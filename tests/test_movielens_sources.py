@@ -32,7 +32,7 @@ def _manager(tmp_path):
 
 @pytest.fixture(name='offline')
 def _offline(monkeypatch):
-  """No network: GroupLens does not answer."""
+  """Simulates a machine without network."""
   monkeypatch.setattr(sources, '_why_unreachable', lambda *_: 'no answer')
 
 
@@ -53,7 +53,7 @@ def test_without_any_copy_the_error_says_what_to_do(manager, offline, size):
   message = str(error.value)
   assert f'https://files.grouplens.org/datasets/movielens/ml-{size}' in message
   assert str(manager.download_dir) in message
-  # The manual folder is empty, which is TFDS's own answer.
+  # The message of TFDS about the empty manual folder is included.
   assert f'{manager.download_dir.parent}/manual does not exist' in message
   assert 'no answer' in message
   command = (

@@ -8,7 +8,7 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays, batch_at
 from adaptssr_jax.data.prepared.batches import by_last_item, draw_partners
 
-# 40 users of up to 5 behaviours: with each of 4 items last some, with 9 one.
+# 40 users with up to 5 behaviours: 4 last items are shared, and 9 is not.
 LENGTH = 4
 RNG = np.random.default_rng(0)
 ROWS = [RNG.integers(1, 5, row % 6).tolist() for row in range(40)] + [[1, 2, 9]]
@@ -17,7 +17,7 @@ USERS = UserArrays(None, ITEMS, by_last_item=by_last_item(ITEMS))
 
 
 def others(user):
-  """All that may be drawn, by the definition."""
+  """All users that may be drawn, by the definition."""
   found = [
     other
     for other, row in enumerate(ROWS)
@@ -33,7 +33,7 @@ def test_every_other_user_with_the_same_last_item_and_nobody_else():
   for user, partners in enumerate(found.reshape(-1, 400)):
     seen, counts = np.unique(partners, return_counts=True)
     assert seen.tolist() == others(user)
-    # Evenly spread draws give each as often as another.
+    # Evenly spaced draws select each partner equally often.
     assert counts.max() - counts.min() <= 1
 
 
@@ -94,7 +94,7 @@ def test_partners_depend_on_seed_and_step_and_on_no_device():
 
 
 def test_each_epoch_draws_anew():
-  # In the stored order of users, so that places in the batch are the same.
+  # The stored order keeps positions in the batch the same.
   show = functools.partial(batch, seed=None, batch_size=48)
   first, second = (show(step)['partner_items'] for step in (0, 1))
   assert (first != second).any()

@@ -55,7 +55,7 @@ TTL = '\n'.join(f'{900 - row},{row + 1},7' for row in range(14)).encode()
 CLICK = b''.join(line + b',,5,6\n' for line in TTL.split(b'\n'))
 
 PLACE = re.compile(r', (line|row) [0-9]+\b')
-# What is wrong with no line or row alone.
+# Errors of a whole file, which name no line or row.
 WHOLE_FILE = re.compile(
   'no column|two columns|column .* holds|has no rows|has no users|has a label|'
   'no readable Parquet|name .* of a column|cannot be read|is refused|'
@@ -63,7 +63,7 @@ WHOLE_FILE = re.compile(
   r'none: it is empty|\.dat is empty|\.csv in .* is empty|is in .* and not in'
 )
 
-# What tends to break readers.
+# Bytes that tend to break readers.
 PIECES = [
   b'\x00', b'\xff', b'\xef\xbb\xbf', b'\xed\xa0\x80', b'"', b'""', b'\'', b',',
   b',,', b'\n', b'\r', b'\r\n', b'\n\n', b'\x85', b'\xe2\x80\xa8', b'\t', b'::',
@@ -74,7 +74,7 @@ PIECES = [
 
 
 def changes(size):
-  """Several places of a file, and what becomes of them."""
+  """Draws changes (kind, offset, bytes) of a file."""
   place = st.integers(0, size)
   change = st.one_of(
     st.tuples(st.just('cut'), place, st.just(b'')),
@@ -142,7 +142,7 @@ def check_right_or_refused(
 
 
 def check(users):
-  """The invariants of every data set."""
+  """Checks the invariants of every data set."""
   for split in users.splits.values():
     assert len(split.items)
     assert split.items.lengths.min() >= 1
@@ -170,13 +170,13 @@ def json_line(line):
   try:
     return json.loads(line, object_pairs_hook=first_of_each_name)
   except ValueError:
-    # DuckDB does not mind a comma after the last one.
+    # DuckDB accepts a comma after the last value.
     line = re.sub(r',(\s*[}\]])', r'\1', line)
     return json.loads(line, object_pairs_hook=first_of_each_name)
 
 
 def assert_read_as_python_does(path):
-  """The ids and times are those that Python finds, and none is rounded."""
+  """Checks that ids and times are those that Python reads, without rounding."""
   columns = tables.Columns({'user': 'user_id', 'item': 'item_id'}, 'time')
   try:
     blocks = list(
@@ -279,7 +279,7 @@ TYPES = st.sampled_from([
 
 
 def column(kind, numbers):
-  """Cells of a type, made of small numbers and None."""
+  """Cells of a type, from small numbers and None."""
   if pa.types.is_null(kind):
     return pa.nulls(len(numbers))
   texts = pa.array([None if n is None else str(n) for n in numbers])
@@ -352,7 +352,7 @@ def test_ttl(folder, of_users, of_lines, task):
     manual / 'original_desen_pretrain.csv',
     manual / 'original_desen_finetune_click_nouserID.csv',
   ]
-  # Both damaged would seldom get as far as the second.
+  # With both files damaged, the second would rarely be read.
   paths[0].write_bytes(damaged(TTL, of_users) if task == 'pretrain' else TTL)
   paths[1].write_bytes(damaged(CLICK, of_lines))
   check_right_or_refused(

@@ -55,7 +55,7 @@ def test_positives_are_split_as_rows_and_listed_by_user(seed):
     part, order = np.split(order, [split.num_rows])
     assert split.number.tolist() == part.tolist()
     assert rows_of(split) == [rows[at] for at in part]
-    # Though its rows come from several of the stored splits.
+    # This holds although the rows come from several stored splits.
     names = split.user_ids(np.arange(len(split.items)))
     assert len(set(names)) == len(names) < split.num_rows
     assert names == list(dict.fromkeys(rows[at][0] for at in part))

@@ -51,7 +51,7 @@ def test_a_golden_value():
 def test_is_the_formula_in_blocks_of_any_size(pairs):
   rng = np.random.default_rng(0)
   rows = [rng.integers(1, 16, rng.integers(0, 9)) for _ in range(60)]
-  # Twice the same item counts once, and one user who has nothing.
+  # A repeated item counts once, and one user has no items.
   rows += [np.array([3, 3, 3, 4]), np.array([], int)]
   found = similar_items(Ragged.from_rows(rows), num_items=17, k=4, pairs=pairs)
   np.testing.assert_array_equal(found, by_loop(rows, 17, 4))
@@ -90,7 +90,7 @@ def test_takes_no_memory_of_all_pairs_of_items():
   items = 100_000
   rows = rng.integers(1, items + 1, (8_000, 20))
   begin = time.perf_counter()
-  # All pairs would be 80 GB.
+  # All pairs together would take 80 GB.
   found = similar_items(Ragged.from_rows(list(rows)), num_items=items, k=2)
   assert found.any(axis=1).mean() > 0.7
   assert time.perf_counter() - begin < 60

@@ -48,7 +48,7 @@ def test_made_users_are_within_their_size(name):
       == np.bincount(labels[task], minlength=classes).tolist()
     )
     assert len(labels[task]) == size.users
-    # No class is so rare that a split of a small set might miss it.
+    # Every class is frequent enough to be in each split of a small set.
     assert np.bincount(labels[task]).min() > 0.02 * size.users
 
 

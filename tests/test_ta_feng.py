@@ -49,7 +49,7 @@ def test_purchases_are_in_order_of_days_then_of_lines(tmp_path):
     purchase('12/31/2000', '007', '<25', 'd'),
   ]
   found, vocabulary, left_out = read_rows(tmp_path, rows + many + many)
-  # The user is named as in the file.
+  # The id of the user is that in the file.
   history = [vocabulary.items[item - 1] for item in found['007'][:5]]
   assert history == ['b', 'a', 'c', 'd', 'b']
   assert left_out == 0
@@ -76,7 +76,7 @@ def test_the_age_task_has_those_whose_age_is_known(tmp_path):
   assert len(found) == 80
   for user, row in found.items():
     assert AGES[row[-1]] == ages[user]
-  # Items are numbered as in pre-training, those of unknown age among them.
+  # Items are numbered as in pre-training, which includes users of unknown age.
   histories, pretrained, _ = read_rows(tmp_path, rows)
   assert vocabulary.items == pretrained.items
   for user, row in found.items():
@@ -177,7 +177,7 @@ def test_age_is_read_from_vectors_and_from_bags(tmp_path, data_dir):
   users = open_data(
     pretrain_settings('unused', data_dir, **tiny), task='pretrain'
   )
-  # Of what is pre-trained on, users of no known age among them.
+  # Counts of the pre-training data, which includes users of unknown age.
   source = save_run(tmp_path / 'run', users.vocabulary.items, seed=0)
   result = finetune.main(
     finetune_settings(
@@ -197,7 +197,7 @@ def test_age_is_read_from_vectors_and_from_bags(tmp_path, data_dir):
       workdir=str(tmp_path / 'bag'), data_dir=data_dir, task='age', **tiny
     )
   )
-  # What a shopper buys tells nearly all of its made age.
+  # The purchases of a synthetic shopper nearly determine its age.
   assert result['test']['accuracy'] > 0.4
 
 
@@ -218,7 +218,7 @@ def test_the_real_purchases(tmp_path):
   counts = '1630 3196 5916 6588 5084 3723 2184 1076 880 1363'
   assert [ages[age] for age in AGES] == list(map(int, counts.split()))
   assert ages[''] == 626
-  # The protocol, written out plainly.
+  # A plain implementation of the protocol.
   data = ta_feng.read_member(path, *ta_feng._MEMBERS)
   lines = csv.DictReader(io.StringIO(data.decode('utf-8-sig')))
   expected = collections.defaultdict(list)

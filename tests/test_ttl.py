@@ -18,7 +18,7 @@ PRETRAIN = 'original_desen_pretrain.csv'
 AGE = 'original_desen_age.csv'
 CLICK = 'original_desen_finetune_click_nouserID.csv'
 LIKE = 'original_desen_finetune_like_nouserID.csv'
-# Distinct sequences; 900 appears first, so it is item 1.
+# The sequences are distinct; 900 appears first, so it is item 1.
 LINES = [f'{900 - line},{line + 1},7' for line in range(20)]
 
 
@@ -48,7 +48,7 @@ def first_numbers(values):
 
 
 def shuffled(examples, seed):
-  """The order of the reference implementation, in its own words."""
+  """Shuffles in place, with the code of the reference implementation."""
   random.seed(seed)
   random.shuffle(examples)
   return examples
@@ -83,7 +83,7 @@ def test_split_cuts_where_the_reference_does(num_rows, seed):
 
 def test_labels_are_numbered_as_they_appear_and_users_by_their_line(tmp_path):
   labels = [5, 3, 5, 9, 3, 0, 0, 5, 3, 9]
-  # The reference knows a user by the last line with the same behaviours.
+  # The reference identifies a user by the last line with the same behaviours.
   pretrain = [*LINES, LINES[4]]
   age = [f'{LINES[row]},,{label}' for row, label in enumerate(labels)]
   folder = write(tmp_path / 'manual', pretrain=pretrain, age=age)
@@ -199,7 +199,7 @@ def test_lines_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind):
       number: line for number, line in enumerate(expected, 1) if line[0]
     }
     assert len(found) + len(lines.dropped) == 300 > len(found) > 0
-    # In the order they first appear.
+    # Labels are in the order in which they first appear.
     for ids, column in ((lines.item_ids, 0), (lines.tail_ids, 1)):
       every = [i for line in found.values() for i in line[column]]
       assert ids.to_pylist() == list(first_numbers(every))
@@ -219,7 +219,7 @@ def test_lines_without_behaviours_are_dropped_counted_and_told(tmp_path):
     f'{folder / AGE}: lines without behaviours are dropped, 3 in all; the '
     'first is line 1',
   ]
-  # The others keep their numbers.
+  # The other lines keep their numbers.
   found = {
     user
     for split in users.splits.values()

@@ -29,7 +29,7 @@ from tests.user_table_files import (
 
 
 def contents(users):
-  """Every user's raw behaviours and class, whatever the split."""
+  """{user: (raw items, raw label)} of all splits."""
   found = {}
   for split in users.splits.values():
     for row, user in enumerate(split.user_ids(np.arange(len(split.items)))):
@@ -105,7 +105,7 @@ def test_splits_are_by_user_and_do_not_change(tmp_path):
   assert sizes == {'train': 18, 'validation': 2}
   age = load(tmp_path, path, label_column='age')
   sizes = {name: len(s.items) for name, s in age.splits.items()}
-  # 19 labelled users: ends at 11.4 and 15.2.
+  # 19 labelled users are split at 11.4 and 15.2.
   assert sizes == {'train': 11, 'validation': 4, 'test': 4}
   assert '日本' in contents(pretrain)
   assert '日本' not in contents(age)
@@ -117,7 +117,7 @@ def test_splits_are_by_user_and_do_not_change(tmp_path):
 def test_labels_of_their_own_table_equal_those_in_the_events(tmp_path, suffix):
   events = write(tmp_path / 'e.parquet', EVENTS)
   of_user = {row[0]: row[3] for row in EVENTS if row[3]}
-  # Rows may repeat, and may be of users without behaviours.
+  # Rows may be repeated, and may belong to users without behaviours.
   rows = [*of_user.items(), ('anna', 'old'), ('stranger', 'other')]
   labels = write(tmp_path / f'l.{suffix}', rows[::-1], ('user_id', 'age'))
   own = load(tmp_path, events, labels=str(labels), label_column='age')
@@ -159,7 +159,7 @@ def test_other_column_names_and_more_columns(tmp_path):
   assert columns_of(users) == columns_of(plain)
 
 
-# Each column of times puts b before a before c.
+# Each column of times orders the items as b, a, c.
 TIMES = {
   'integers': (10**18 + 1, 10**18, 10**18 + 2),
   'floats': (1.5, -2.5, 1e3),
@@ -196,7 +196,7 @@ def test_opening_again_reads_what_is_prepared(tmp_path):
   builder = tfds.builder(
     'user_tables', config=config, data_dir=tmp_path / 'prepared'
   )
-  # Restored from the files: nothing has been read from the tables yet.
+  # These are restored from files; the tables have not been read.
   assert list(builder.info.metadata['labels']) == ['new', 'old']
   assert builder.info.metadata['source'] == str(path)
   assert builder.info.splits['train'].num_examples == 11
@@ -233,7 +233,7 @@ def test_the_name_follows_the_contents_the_columns_and_the_task(tmp_path):
 
 
 def rows_of(path, connection=None, *, start=0, end=None, **settings):
-  """Lines, users, items and times of a part of a file, and their blocks."""
+  """The rows of a span of a file: line, user, item and time."""
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
   columns = Columns(texts, 'time', **settings)
   connection = connection or duckdb.connect()
@@ -309,7 +309,7 @@ def test_what_does_not_fit_the_memory_is_sorted_on_the_disk(
     assert said[-1] == 'Sorting 800,000 behaviours of 5,000 users...'
     found.append((users.user_id, vocabulary, users.items.values.tolist()))
   assert found[0] == found[1]
-  # The order of equal times is that of the rows.
+  # Equal times keep the order of the rows.
   user, item, time = (np.tile(column, 2) for column in (user, item, time))
   chosen = np.flatnonzero(user == user[0])
   chosen = chosen[np.argsort(time[chosen], kind='stable')]
@@ -345,7 +345,7 @@ def test_blank_lines_a_byte_order_mark_and_quoted_lines_are_fine(tmp_path):
   found = contents(load(tmp_path, path))
   assert len(found) == 11
   assert 'u\n5' in found
-  # The line of a later error counts the lines that a quoted cell takes.
+  # Line numbers include the lines within a quoted cell.
   path = csv_file(tmp_path, {5: '', 7: '"u\n5","i",5,x', 9: 'u7,,7,x'})
   assert f'{path}, line 10: ' in error_of(tmp_path / 'b', path)
 
@@ -397,7 +397,7 @@ def test_dates_may_be_written_in_another_way(tmp_path):
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
 def test_a_condition_leaves_rows_out(tmp_path, suffix):
-  # What is left out may be wrong: it is not looked at.
+  # Rows that are left out are not checked.
   rows = [(*row, 'view', "it's") for row in EVENTS]
   rows += [
     ('u1', '', 1, 'new', 'view', 'no'),
@@ -444,7 +444,7 @@ def test_the_name_follows_the_format_and_the_condition(tmp_path):
     )
   ]
   assert len(set(names)) == 4
-  # As before there were any: nothing has to be prepared again.
+  # Without these settings the name has not changed since before they existed.
   assert names[3] == 'pretrain_db2ae1873c71ebe5'
   config = user_tables_config(events=path, labels=path, label_column='age')
   assert config.name == 'age_441675c5eaa64930'

@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   assert labels in error_of(tmp_path, events, **settings)
   other = write(tmp_path / 'e.jsonl', EVENTS).rename(tmp_path / 'e.xlsx')
   assert f'{other}: unknown format' in error_of(tmp_path, other)
-  # None that has no end, either.
+  # A device, which never ends, is refused as well.
   assert 'unknown format' in error_of(tmp_path, '/dev/zero')
   (tmp_path / 'endless.csv').symlink_to('/dev/zero')
   assert 'no such file' in error_of(tmp_path, tmp_path / 'endless.csv')
@@ -218,7 +218,7 @@ def test_integers_that_other_times_would_round_are_an_error(tmp_path, suffix):
   path.write_text(text)
   line = text.count('\n') + 1
   assert f'{path}, line {line}: time' in error_of(tmp_path, path)
-  # Neither file is wrong alone.
+  # Each file alone is valid.
   first = write(tmp_path / f'1.{suffix}', rows[:1], COLUMNS)
   second = write(tmp_path / f'2.{suffix}', rows[1:], COLUMNS)
   message = error_of(tmp_path, f'{first},{second}')

@@ -12,7 +12,7 @@ from adaptssr_jax import data
 from adaptssr_jax.data.user_tables import user_tables_config
 
 COLUMNS = ('user_id', 'item_id', 'time')
-# Anna's behaviours in order of time are shoe, hat, été, bag: hat and été tie.
+# Anna's items in order of time are shoe, hat, été and a,"b"; hat and été tie.
 EVENTS = [
   ('anna', 'hat', 5, 'old'),
   ('日本', 'shoe', 9, ''),
@@ -22,7 +22,7 @@ EVENTS = [
   ('anna', 'a,"b"', 6, 'old'),
   ('7', '007', 8, 'new'),
 ]
-# Enough users for every split of every task.
+# Each split of each task gets users.
 EVENTS += [(f'u{row}', 'hat', row, 'new') for row in range(17)]
 
 
@@ -50,7 +50,7 @@ def load(tmp_path, events, **settings):
 
 
 def error_of(tmp_path, events, **settings):
-  """The message of an error that leaves nothing prepared behind."""
+  """The message of the error; checks that nothing prepared is left."""
   with pytest.raises(data.DataError) as error:
     load(tmp_path, events, **settings)
   assert not list((tmp_path / 'prepared').rglob('*1.0.0*'))
@@ -61,7 +61,7 @@ TWELVE = [f'u{row},i,{row},x' for row in range(12)]
 
 
 def csv_file(tmp_path, changes, name='e.csv'):
-  """A table whose line n is changed; line 1 is the header."""
+  """Writes a table with some lines replaced; line 1 is the header."""
   lines = ['user_id,item_id,time,age', *TWELVE]
   for line, text in changes.items():
     lines[line - 1] = text
