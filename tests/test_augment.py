@@ -299,5 +299,5 @@ def test_two_of_gives_each_view_a_key_of_its_own():
 
 
 def test_two_of_refuses_one():
-  with pytest.raises(ValueError, match='two_of needs two or more'):
+  with pytest.raises(ValueError, match='two_of needs 2 or more'):
     augment.two_of(augment.crop)

@@ -2,10 +2,9 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from adaptssr_jax import augment
 
@@ -39,6 +38,7 @@ def coserec_edits(
     A function (key, items) -> items.
 
   Example:
+    >>> import jax
     >>> import numpy as np
     >>> similar = np.array([[0], [2], [1], [0]])
     >>> edit = coserec_edits(similar=similar, mask_id=3)
@@ -54,13 +54,8 @@ def coserec_edits(
     bind(augment.reorder, ratio=reorder_ratio),
   )
 
-  def apply_one(
-    key: PRNGKeyArray, items: Int[ArrayLike, ' length']
-  ) -> Int[Array, ' length']:
-    choice_key, key = jax.random.split(key)
+  def count(items: Int[ArrayLike, ' length']) -> Int[Array, '']:
     is_short = jnp.sum(jnp.asarray(items) != 0) <= _SHORT
-    count = jnp.where(is_short, 3, len(edits))
-    choice = jax.random.randint(choice_key, (), 0, count)
-    return jax.lax.switch(choice, edits, key, items)
+    return jnp.where(is_short, 3, len(edits))
 
-  return apply_one
+  return augment.one_of(*edits, count=count)

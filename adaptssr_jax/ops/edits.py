@@ -167,19 +167,24 @@ def _draw_similar(
   return jnp.where(is_real(items), found, 0)
 
 
-def one_of(*augmentations: Augmentation) -> Augmentation:
+def one_of(
+  *augmentations: Augmentation,
+  count: Callable[[Items], Int[ArrayLike, '']] | None = None,
+) -> Augmentation:
   """Makes an augmentation that applies one of several, drawn uniformly.
 
   Under `jax.vmap` each sequence draws its own.
 
   Args:
-    *augmentations: Functions `(key, items) -> items`, settings already bound.
+    *augmentations: Functions `(key, items) -> items`, with bound settings.
+    count: items -> the number of augmentations to draw from, the first ones;
+      None draws from all.
 
   Returns:
     A function `(key, items) -> items`.
 
   Raises:
-    ValueError: If there is none, or one is not a function.
+    ValueError: If no augmentation is given, or one is not a function.
 
   Example:
     >>> import functools
@@ -188,15 +193,12 @@ def one_of(*augmentations: Augmentation) -> Augmentation:
     >>> augment(jax.random.key(0), jnp.array([7, 7, 7, 7, 0]))
     Array([7, 7, 0, 0, 0], dtype=int32)
   """
-  if not augmentations or not all(map(callable, augmentations)):
-    raise ValueError(
-      'one_of needs one or more functions of (key, items), such as '
-      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
-    )
+  _check_functions('one_of', augmentations, least=1)
 
   def apply_one(key: PRNGKeyArray, items: Items) -> Items:
     choice_key, key = jax.random.split(key)
-    choice = jax.random.randint(choice_key, (), 0, len(augmentations))
+    most = len(augmentations) if count is None else count(items)
+    choice = jax.random.randint(choice_key, (), 0, most)
     return jax.lax.switch(choice, augmentations, key, items)
 
   return apply_one
@@ -231,11 +233,7 @@ def two_of(*augmentations: Augmentation) -> Augmentation:
     Xie et al., "Contrastive Learning for Sequential Recommendation" (CL4SRec),
     ICDE 2022.
   """
-  if len(augmentations) < 2 or not all(map(callable, augmentations)):
-    raise ValueError(
-      'two_of needs two or more functions of (key, items), such as '
-      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
-    )
+  _check_functions('two_of', augmentations, least=2)
 
   def apply_two(key: PRNGKeyArray, items: Items) -> Int[Array, '2 length']:
     choice_key, *keys = jax.random.split(key, 3)
@@ -273,3 +271,13 @@ def in_turn(*augmentations: Augmentation) -> Augmentation:
     return jnp.asarray(items)
 
   return apply_in_turn
+
+
+def _check_functions(
+  name: str, augmentations: tuple[Augmentation, ...], *, least: int
+) -> None:
+  if len(augmentations) < least or not all(map(callable, augmentations)):
+    raise ValueError(
+      f'{name} needs {least} or more functions of (key, items), such as '
+      f'functools.partial(crop, ratio=0.4); got {augmentations}.'
+    )
