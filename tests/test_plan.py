@@ -334,6 +334,8 @@ def test_padding_share():
   assert share(np.array([2]), buckets=AT_ONCE) == 0.75
   assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
   assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
+  # An insertion keeps the length of a batch.
+  assert share(np.array([11]), buckets=Buckets((2, 5), 2)) == 0
   # Groups of 1 are cut to 2 or to 8, groups of all to 8 nearly always.
   mixed = functools.partial(share, np.array([2, 8]))
   assert mixed(buckets=Buckets((2,), 1)) == pytest.approx(0)

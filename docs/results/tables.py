@@ -211,7 +211,8 @@ def collect(
   for path in (workdir / 'cells').glob('**/result.json'):
     words = list(path.parent.relative_to(workdir / 'cells').parts)
     if words[2].startswith('share'):
-      # A baseline has no seed, and one mode.
+      # Without a mode in the path, cells with a seed are fine-tuned, and those
+      # without one are baselines, whose vectors are frozen.
       has_seed = words[-1] == 'seed_0'
       words.insert(2, 'fine_tuned' if has_seed else 'frozen')
     method, task, mode, share, split = words[:5]

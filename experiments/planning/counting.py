@@ -122,8 +122,8 @@ def program_shares(
   """Estimates how often `in_buckets` encodes a group at each of its widths.
 
   Args:
-    lengths: lengths of sequences as they are encoded; batches are drawn from
-      them at random, always the same ones.
+    lengths: lengths of sequences as they are encoded, cut to `length`; batches
+      are drawn from them at random, always the same ones.
     rows: number of sequences of a batch on one device.
     length: the length to which a batch is padded before it is grouped.
 
@@ -139,7 +139,7 @@ def program_shares(
   widths = _widths(buckets, length)
   size = min(buckets.size or rows, rows)
   last = np.minimum(np.arange(0, rows, size) + size, rows) - 1
-  longest = np.sort(_draw(lengths, rows), axis=1)[:, last]
+  longest = np.sort(_draw(lengths, rows, length), axis=1)[:, last]
   which = np.searchsorted(widths, longest.reshape(-1))
   return np.bincount(which, minlength=len(widths)) / len(which)
 
@@ -162,15 +162,16 @@ def padding_share(
   """
   shares = program_shares(lengths, rows=rows, buckets=buckets, length=length)
   encoded = shares @ np.array(_widths(buckets, length))
-  return 1 - float(_draw(lengths, rows).mean() / encoded)
+  return 1 - float(_draw(lengths, rows, length).mean() / encoded)
 
 
 def _draw(
-  lengths: Int[np.ndarray, 'sequences'], rows: int
+  lengths: Int[np.ndarray, 'sequences'], rows: int, length: int
 ) -> Int[np.ndarray, 'batches rows']:
   """The lengths in random batches, the same ones at each call."""
   batches = max(min(_BATCHES, _MOST_DRAWN // rows), 1)
-  return np.random.default_rng(0).choice(lengths, (batches, rows))
+  drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
+  return np.minimum(drawn, length)
 
 
 def _widths(buckets: Buckets, length: int) -> list[int]:
