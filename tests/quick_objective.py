@@ -11,13 +11,10 @@ from adaptssr_jax.table.lookup import look_up
 
 
 def quick_objective(params, batch, key, *, encoding):
-  """Of masked users: their rows and places, and the rows that are sampled.
+  """The sum of sines of masked sequences' embeddings, and of sampled rows.
 
-  Args:
-    params: of the model; of `encoder`, the places alone.
-    batch: of this device; `sampled` only if the step draws some.
-    key: of the step.
-    encoding: gives the id of the mask, and the axis of the devices.
+  Of `params['encoder']` only the position embeddings are used. The batch may
+  have `sampled` ids.
   """
   mask = functools.partial(
     augment.mask, ratio=0.5, mask_id=encoding.encoder.mask_id

@@ -72,8 +72,8 @@ def train(params, batch):
   )
 
 
-def guesses(params, batch):
-  """(position, loss, right) of every guess, each of its own sequence."""
+def predictions(params, batch):
+  """(position, loss, right) of every prediction, each of its own sequence."""
   table = np.asarray(params['table'], np.float64)[:13]
   encode = jax.jit(ENCODER.apply)
   for row in np.flatnonzero(batch['where']):
@@ -93,7 +93,7 @@ def test_loss_and_accuracy_are_those_of_each_prefix(params, batch, last_only):
   loss, metrics = compute(params, batch, last_only=last_only)
   expected = [
     (loss, right)
-    for last, loss, right in guesses(params, batch)
+    for last, loss, right in predictions(params, batch)
     if last or not last_only
   ]
   assert len(expected) == (3 if last_only else 1 + 4 + 6)

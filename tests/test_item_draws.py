@@ -47,17 +47,17 @@ def items():
 def test_items_are_drawn_by_their_shares(ids, chunk_size):
   draws, never = 40_000, [0, ids // 2 - 1, ids - 1]
   rng = np.random.default_rng(0)
-  hidden, table = rng.normal(size=3), rng.normal(size=(ids, 3))
+  states, table = rng.normal(size=3), rng.normal(size=(ids, 3))
   bias = rng.normal(size=ids)
   # Some ids are never drawn, including the first and the last.
   bias[never] = np.finfo(np.float32).min
   found = jax.jit(functools.partial(draw_ids, chunk_size=chunk_size))(
     jax.random.split(KEY, draws),
-    jnp.broadcast_to(jnp.asarray(hidden, jnp.float32), (draws, 3)),
+    jnp.broadcast_to(jnp.asarray(states, jnp.float32), (draws, 3)),
     jnp.asarray(table, jnp.float32),
     jnp.asarray(bias, jnp.float32),
   )
-  z = table @ hidden + bias
+  z = table @ states + bias
   shares = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
   counts = np.bincount(found, minlength=ids)
   assert not counts[never].any()
@@ -68,15 +68,15 @@ def test_items_are_drawn_by_their_shares(ids, chunk_size):
 
 def test_a_row_draws_by_its_own_key():
   rng = np.random.default_rng(1)
-  hidden, table, bias = (
+  states, table, bias = (
     jnp.asarray(rng.normal(size=shape), jnp.float32)
     for shape in ((9, 3), (20, 3), (20,))
   )
   keys = jax.random.split(KEY, 9)
   draw = jax.jit(draw_ids)
-  found = draw(keys, hidden, table, bias)
+  found = draw(keys, states, table, bias)
   np.testing.assert_array_equal(
-    draw(keys[4:], hidden[4:], table, bias), found[4:]
+    draw(keys[4:], states[4:], table, bias), found[4:]
   )
   assert len(set(found.tolist())) > 1
 
@@ -90,11 +90,11 @@ def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
   assert sizes == [None, 64]
   rng = np.random.default_rng(1)
   table = jnp.asarray(rng.normal(size=(150, 2)), jnp.float32)
-  hidden = jnp.asarray(rng.normal(size=(40, 2)), jnp.float32)
+  states = jnp.asarray(rng.normal(size=(40, 2)), jnp.float32)
   draw = jax.jit(functools.partial(draw_items, table, jnp.zeros(150)))
-  keys = jax.random.split(KEY, len(hidden))
-  few = draw(hidden[:5], keys[:5])
-  np.testing.assert_array_equal(draw(hidden, keys)[:5], few)
+  keys = jax.random.split(KEY, len(states))
+  few = draw(states[:5], keys[:5])
+  np.testing.assert_array_equal(draw(states, keys)[:5], few)
 
 
 # Compiled once for several tests.
@@ -108,11 +108,11 @@ def filled(params, items, sampled=None):
 
 def test_only_masked_items_are_filled(params, items):
   items = np.asarray(items)
-  found, hidden = jax.device_get(filled(params, items))
+  found, masked = jax.device_get(filled(params, items))
   assert found.dtype == items.dtype
   # Half of the n behaviours are masked, but never all of them.
   for n, row in zip([0, 1, 2, 3, 4, 5, 6, 6], range(USERS), strict=True):
-    positions = hidden.positions[row][hidden.labels[row] > 0]
+    positions = masked.positions[row][masked.labels[row] > 0]
     assert len(positions) == min(-(-n // 2), max(n - 1, 0))
     others = np.setdiff1d(np.arange(LENGTH), positions)
     np.testing.assert_array_equal(found[row, others], items[row, others])
@@ -124,20 +124,20 @@ def test_only_masked_items_are_filled(params, items):
 
 def test_a_confident_model_fills_in_its_prediction(params, items):
   head = {'bias': jnp.zeros(ITEMS + 1).at[7].set(1e4)}
-  found, hidden = jax.device_get(filled(params | {'head': head}, items))
+  found, masked = jax.device_get(filled(params | {'head': head}, items))
   for row in range(USERS):
-    positions = hidden.positions[row][hidden.labels[row] > 0]
+    positions = masked.positions[row][masked.labels[row] > 0]
     assert np.all(found[row, positions] == 7)
 
 
 def test_only_sampled_items_are_filled_in(params, items):
   # Padding is sampled as well, and never drawn.
   sampled = jnp.array([0, 3, 9])
-  found, hidden = jax.device_get(filled(params, items, sampled))
+  found, masked = jax.device_get(filled(params, items, sampled))
   drawn = [
     int(found[row, slot])
     for row in range(USERS)
-    for slot in hidden.positions[row][hidden.labels[row] > 0]
+    for slot in masked.positions[row][masked.labels[row] > 0]
   ]
   assert set(drawn) == {3, 9}
   # If only padding is sampled, masked items keep their ids.
@@ -148,14 +148,14 @@ def test_only_sampled_items_are_filled_in(params, items):
 def test_rows_of_a_batch_need_sampled_items(params):
   ids = jnp.array([0, 3, 9])
   rows = BatchRows(ids, params['table'][ids])
-  keys, hidden = jax.random.split(KEY, 5), jnp.ones((5, 4))
+  keys, states = jax.random.split(KEY, 5), jnp.ones((5, 4))
   bias = params['head']['bias']
   for table in (rows, ShardedTable(params['table'][:2], rows)):
-    found = draw_items(table, bias, hidden, keys, sampled=ids)
-    whole = draw_items(params['table'], bias, hidden, keys, sampled=ids)
+    found = draw_items(table, bias, states, keys, sampled=ids)
+    whole = draw_items(params['table'], bias, states, keys, sampled=ids)
     np.testing.assert_array_equal(found, whole)
     with pytest.raises(ValueError, match='draw it from sampled items'):
-      draw_items(table, bias, hidden, keys)
+      draw_items(table, bias, states, keys)
 
 
 def test_draws_have_no_gradient(params, items):
@@ -181,7 +181,7 @@ def test_filled_views_mask_an_increasing_share(params, items):
     encode_filled, encoding=ENCODING, ratio=0.5, num_steps=20
   )
   # Without a step, the full share is masked.
-  all_hidden = jax.jit(lambda *args: encode(*args).items)(params, batch, KEY)
+  all_masked = jax.jit(lambda *args: encode(*args).items)(params, batch, KEY)
   found, run = [], jax.jit(encode)
   for step in (0, 9, 19):
     views = run(params, batch | {'step': jnp.array(step)}, KEY)
@@ -190,7 +190,7 @@ def test_filled_views_mask_an_increasing_share(params, items):
     found.append(views.items)
   changed = [
     np.sum(np.asarray(rows) != np.asarray(batch['items']), axis=(0, 2))
-    for rows in (*found, all_hidden)
+    for rows in (*found, all_masked)
   ]
   n = np.array([0, 1, 2, 3, 4, 5, 6, 6])
   assert changed[0].tolist() == (2 * (n > 1)).tolist()

@@ -101,8 +101,8 @@ def real(row):
 
 # One program of each, not one for each operation.
 encode = jax.jit(ENCODER.apply, static_argnames='deterministic')
-hide = functools.partial(mask_one, mask_id=ENCODER.mask_id)
-hide_by_keys = jax.jit(jax.vmap(hide, (0, None)))
+mask = functools.partial(mask_one, mask_id=ENCODER.mask_id)
+mask_by_keys = jax.jit(jax.vmap(mask, (0, None)))
 cut_two = jax.jit(functools.partial(cut_last, num_next=2))
 cut = functools.partial(prefix_and_window, max_length=LENGTH, max_window=WINDOW)
 cut_by_keys = jax.jit(jax.vmap(cut, (0, None)))
@@ -134,10 +134,10 @@ def test_ptum_tells_true_behaviours_from_negatives(params, batch):
   for user in range(USERS - 1):
     items = np.asarray(batch['items'])[user]
     keys = jax.random.split(jax.random.fold_in(KEY, user), 3)
-    (seen, *_), (hidden, *_) = map(np.asarray, hide_by_keys(keys, items))
+    (seen, *_), (item, *_) = map(np.asarray, mask_by_keys(keys, items))
     kept, last = map(np.asarray, cut_two(items))
     vectors = encoded(params, np.stack([seen, kept]))
-    for place, true in enumerate([hidden, *last]):
+    for place, true in enumerate([item, *last]):
       if not true:
         continue
       others = [x for x in negatives[user, place].tolist() if x != true]
@@ -157,14 +157,14 @@ def test_ptum_tells_true_behaviours_from_negatives(params, batch):
 
 
 @pytest.mark.parametrize('n', [0, 1, 2, 3, 6])
-def test_one_behaviour_is_hidden_and_the_last_are_cut_off(n):
+def test_one_behaviour_is_masked_and_the_last_are_cut_off(n):
   items = np.where(np.arange(6) < n, np.arange(6) + 1, 0)
-  rows, hidden = map(np.asarray, hide_by_keys(jax.random.split(KEY, 40), items))
+  rows, masked = map(np.asarray, mask_by_keys(jax.random.split(KEY, 40), items))
   is_masked = rows == ENCODER.mask_id
-  restored = np.where(is_masked, hidden[:, None], rows)
+  restored = np.where(is_masked, masked[:, None], rows)
   np.testing.assert_array_equal(restored, np.tile(items, (40, 1)))
   np.testing.assert_array_equal(is_masked.sum(axis=1), n > 1)
-  assert set(hidden.tolist()) == (set(range(1, n + 1)) if n > 1 else {0})
+  assert set(masked.tolist()) == (set(range(1, n + 1)) if n > 1 else {0})
   kept, last = cut_two(items)
   assert real(kept) + real(last) == list(range(1, n + 1))
   assert len(real(last)) == min(2, max(n - 1, 0))
@@ -209,7 +209,7 @@ def test_msdp_predicts_the_shares_of_items_in_a_window(params, batch):
 
 def test_the_regularizer_is_the_distance_of_a_masked_prefix(params, batch):
   plain, _ = predict_shares(params, batch, KEY)
-  # A mask that hides nothing leaves one vector, whose distance is that of the
+  # A ratio that masks nothing leaves one vector, whose distance is that of the
   # predictor.
   loss, metrics = jax.jit(msdp(regularizer=0.5, ratio=1e-9))(
     params, batch | {'items': batch['items'].at[:, 1:].set(0)}, KEY
@@ -222,7 +222,7 @@ def test_the_regularizer_is_the_distance_of_a_masked_prefix(params, batch):
   # Of one behaviour each, there is nothing to predict.
   np.testing.assert_allclose(loss, 0.5 * np.mean(1 - cosines), rtol=1e-4)
   assert metrics['regularizer_loss'][1] == USERS - 2
-  # It counts a tenth unless told otherwise.
+  # Its default weight is 0.1.
   (both, metrics), _ = value_and_grad(msdp)(params, batch, KEY)
   extra = 0.1 * mean(metrics['regularizer_loss'])
   np.testing.assert_allclose(both, plain + extra, rtol=1e-5)
@@ -246,28 +246,28 @@ def test_ecl_is_the_sum_of_its_parts(params, batch):
   loss, metrics = jax.jit(objective)(params, batch, KEY)
   keys = user_keys(KEY, batch['example_id'], num=4)
   fill = functools.partial(fill_masked, encoding=ENCODING, ratio=0.2)
-  filled, hidden = jax.jit(fill)(params, batch['items'], keys[:, 0])
+  filled, masked = jax.jit(fill)(params, batch['items'], keys[:, 0])
   table = np.asarray(params['table'], float)[:-1]
   bias = np.asarray(params['head']['bias'], float)
-  guesses, told, right = [], [], []
+  generator, detection, right = [], [], []
   first = encoded(params, batch['items'], keys[:, 1])
-  tell = functools.partial(replaced_logits, encoding=ENCODING)
-  logits = jax.jit(tell)(
+  detect = functools.partial(replaced_logits, encoding=ENCODING)
+  logits = jax.jit(detect)(
     params, filled, jnp.asarray(first, jnp.float32), keys[:, 3]
   )
   for user in range(USERS - 1):
     for state, label in zip(
-      hidden.states[user], hidden.labels[user], strict=True
+      masked.states[user], masked.labels[user], strict=True
     ):
       if label:
         z = table @ np.asarray(state, float) + bias
-        guesses.append(np.log(np.exp(z).sum()) - z[label])
+        generator.append(np.log(np.exp(z).sum()) - z[label])
     for item, now, logit in zip(
       batch['items'][user], filled[user], logits[user], strict=True
     ):
       if item:
         sign = 1 if item != now else -1
-        told.append(np.log1p(np.exp(-sign * float(logit))))
+        detection.append(np.log1p(np.exp(-sign * float(logit))))
         right.append(sign * logit > 0)
   second = encoded(params, batch['items'], keys[:, 2])
   vectors = np.concatenate([first[: USERS - 1], second[: USERS - 1]])
@@ -280,11 +280,11 @@ def test_ecl_is_the_sum_of_its_parts(params, batch):
   contrast = np.mean(np.log(np.exp(scores).sum(axis=1)) - positives)
   found = {name: mean(pair) for name, pair in metrics.items()}
   for name, value in {
-    'generator_loss': np.mean(guesses),
+    'generator_loss': np.mean(generator),
     'contrast_loss': contrast,
-    'discriminator_loss': np.mean(told),
+    'discriminator_loss': np.mean(detection),
     'discriminator_accuracy': np.mean(right),
-    'loss': np.mean(guesses) + 0.3 * contrast + 0.7 * np.mean(told),
+    'loss': np.mean(generator) + 0.3 * contrast + 0.7 * np.mean(detection),
   }.items():
     np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
   np.testing.assert_allclose(loss, found['loss'], rtol=1e-5)

@@ -65,8 +65,8 @@ def train(params, batch, key):
   )
 
 
-def guesses(params, batch, key):
-  """(loss, right) of every hidden position, one by one."""
+def predictions(params, batch, key):
+  """(loss, right) of every masked position, one by one."""
   keys = user_keys(key, batch['example_id'])
   table = np.asarray(params['table'])[:13]
   states_of = jax.jit(functools.partial(ENCODER.apply, method='hidden_states'))
@@ -86,7 +86,7 @@ def guesses(params, batch, key):
 def test_loss_and_accuracy_are_those_of_the_formula(params, batch):
   key = jax.random.key(3)
   loss, metrics = compute(params, batch, key)
-  expected = list(guesses(params, batch, key))
+  expected = list(predictions(params, batch, key))
   # 0 of 1 behaviour, 1 of 2, 3 of 7, 3 of 10.
   assert len(expected) == 7 == metrics['loss'][1] == metrics['accuracy'][1]
   losses, right = zip(*expected, strict=True)
@@ -95,7 +95,7 @@ def test_loss_and_accuracy_are_those_of_the_formula(params, batch):
   assert metrics['accuracy'][0] == sum(right)
 
 
-def test_a_fresh_model_guesses_at_random(batch):
+def test_a_fresh_model_predicts_at_random(batch):
   encoder = jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 1), int))
   head = {'head': init_masked_items(ENCODER)}
   params = model_params(encoder['params']) | head
@@ -119,22 +119,22 @@ def test_every_item_sampled_is_nearly_the_whole_softmax(params, batch):
   assert set(metrics) == {'loss'}
 
 
-def test_hidden_positions_are_taken_out_in_order(batch):
+def test_masked_positions_are_taken_out_in_order(batch):
   items = batch['items'][3]
-  hide = functools.partial(mask_items, ratio=RATIO, mask_id=13)
-  masked, positions, labels = hide(jax.random.key(0), items)
+  mask = functools.partial(mask_items, ratio=RATIO, mask_id=13)
+  masked, positions, labels = mask(jax.random.key(0), items)
   np.testing.assert_array_equal(positions, np.flatnonzero(masked == 13))
   assert positions.shape == labels.shape == (3,)
   np.testing.assert_array_equal(labels, items[positions])
-  # What is not hidden stays.
+  # Items that are not masked stay.
   np.testing.assert_array_equal(masked.at[positions].set(labels), items)
-  _, others, _ = hide(jax.random.key(1), items)
+  _, others, _ = mask(jax.random.key(1), items)
   assert positions.tolist() != others.tolist()
 
 
-def test_slots_without_a_hidden_item_are_empty(batch):
-  hide = functools.partial(mask_items, ratio=RATIO, mask_id=13)
-  masked, positions, labels = hide(jax.random.key(0), batch['items'][0])
+def test_slots_without_a_masked_item_are_empty(batch):
+  mask = functools.partial(mask_items, ratio=RATIO, mask_id=13)
+  masked, positions, labels = mask(jax.random.key(0), batch['items'][0])
   np.testing.assert_array_equal(masked, batch['items'][0])
   assert positions.tolist() == [10, 10, 10]
   assert labels.tolist() == [0, 0, 0]

@@ -70,7 +70,7 @@ def test_rivals_learn(run):
   assert_learned(run, *[f'{name}_loss' for name in RIVALS])
 
 
-def test_ptum_goes_on_from_a_run_that_guesses_items(run, next_run):
+def test_ptum_starts_from_a_run_that_predicts_items(run, next_run):
   source, params = (saved_state(folder)['params'] for folder in (run, next_run))
   assert 'bias' in source['head']
   assert set(params['head']) == {'projection'}
@@ -106,7 +106,7 @@ def test_what_no_rival_can_do_is_refused(tmp_path, data_dir, changes, words):
     pretrain.main(pretrain_settings(tmp_path, data_dir, **changes))
 
 
-def test_hidden_items_are_filled_by_a_model_that_guesses(
+def test_masked_items_are_filled_by_a_model_that_predicts_them(
   next_run, tmp_path, data_dir
 ):
   settings = pretrain_settings(
