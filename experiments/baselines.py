@@ -229,7 +229,7 @@ def _steps(data: UserData, histories: bool) -> tuple[np.ndarray, np.ndarray]:
   """
   train = data.splits['train']
   number = {name: place for place, name in enumerate(data.vocabulary.labels)}
-  # The target that is item i, -1 where it is none.
+  # The target that equals item i, or -1.
   target_of = np.array(
     [-1, *(number.get(name, -1) for name in data.vocabulary.items)]
   )

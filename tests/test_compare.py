@@ -253,7 +253,7 @@ def test_a_pre_training_that_collapsed_is_marked(stand_ins, settings):
   assert best == {0: 1, 5: 2}
   text = (folder / 'results.md').read_text()
   assert text.count('WARNING') == 1
-  assert '- WARNING: AdaptSSR, seed 5: have nearly the same vector' in text
+  assert '- WARNING: AdaptSSR, seed 5: all users have nearly the same' in text
 
 
 def test_what_is_compiled_is_forgotten():

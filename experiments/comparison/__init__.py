@@ -1,1 +1,1 @@
-"""What `experiments.compare` is made of."""
+"""The parts of `experiments.compare`."""

@@ -17,7 +17,7 @@ from adaptssr_jax import metrics
 from experiments.comparison import significance
 from experiments.comparison.methods import REFERENCE
 
-# Fewer for the AUC, of which a resample costs a pass over the rows of each run.
+# A resample of the AUC is slow: it takes a pass over the rows of each run.
 _RESAMPLES = {'accuracy': 10_000, 'ndcg@10': 10_000, 'auc': 2_000}
 
 

@@ -178,9 +178,9 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
   ]
   if any(FINE_TUNED in grid.modes_of(task) for task in grid.tasks):
     lines.append(
-      f'Fine-tuned: {len(grid.runs())} runs with {len(grid.seeds)} seeds and '
-      f'{len(grid.splits)} splits. Updates up to the epoch that validated '
-      f'best: {_ranges(grid, results["cells"], "best_step")}.'
+      f'Fine-tuned: {len(grid.runs())} runs for each value, with '
+      f'{len(grid.seeds)} seeds and {len(grid.splits)} splits. Updates up to '
+      f'the best epoch: {_ranges(grid, results["cells"], "best_step")}.'
     )
   if grid.modes != (FINE_TUNED,):
     lines.append(f'Frozen: {len(grid.probe_splits)} splits.')

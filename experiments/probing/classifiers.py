@@ -116,7 +116,6 @@ def candidates(
 
   Args:
     features: of all rows, [rows, dim], or sparse [rows, columns].
-    labelled: the labels and the splits of all rows.
     model: 'logistic' regression, or 'lightgbm': boosted trees.
     strengths: inverse strengths of the penalty of the regression.
 

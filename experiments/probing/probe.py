@@ -102,13 +102,10 @@ def probe_candidates(
 
   Args:
     vectors: of the users of each split, [users, features].
-    data: the task of these users.
     metric: the metric on validation rows that is the score [the first of
       `SELECT_BY`].
     bag: bags of the same users, which are joined to the vectors of a task with
       labels.
-    model: as in `candidates`; not used in a ranking.
-    positive_weight: as in `Labelled`.
   """
   if data.kind == 'ranking':
     return ranking_candidates(vectors, data, metric or SELECT_BY['ranking'][0])
