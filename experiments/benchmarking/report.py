@@ -199,16 +199,16 @@ _SHOW = {
   'ms a step': _step,
   'users/s': functools.partial(_quartiles, seconds='step_seconds'),
   'tokens/s': functools.partial(_median, name='tokens_per_second'),
-  'padding in what is encoded': functools.partial(
+  'padding among encoded positions': functools.partial(
     _median, name='padding_share', form='.0%'
   ),
   'GFLOP/s of real tokens': functools.partial(_median, name='gflops'),
   'of a large product': _product,
-  'compiling, s: first': functools.partial(_compiling, name='compile_seconds'),
-  'compiling, s: again': functools.partial(
+  'compilation, s': functools.partial(_compiling, name='compile_seconds'),
+  'compilation from the cache, s': functools.partial(
     _compiling, name='compile_seconds', again=True
   ),
-  'first step, with compiling, s': functools.partial(
+  'first step with compilation, s': functools.partial(
     _compiling, name='first_step_seconds'
   ),
   'peak memory, MiB': functools.partial(_median, name='peak_mib'),
@@ -223,11 +223,12 @@ _SHOW = {
   ),
 }
 _CATALOGUES = 'Pre-training'
-# Our numbers in a table, by the first words of the title of its section.
+# Our numbers in the tables of sections, by the start of the section's title.
 _TITLES = {
   _CATALOGUES: tuple(_SHOW),
   'Objectives': ('users/s', 'GFLOP/s of real tokens', 'peak memory, MiB'),
 }
+# Our numbers in the tables of all other sections.
 _OTHERS = (
   *('ms a step', 'users/s', 'tokens/s', 'of a large product'),
   'peak memory, MiB',
