@@ -42,7 +42,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.shared import EncoderSettings
 from experiments.pretraining.context import make_augmentations
 from experiments.run import loop
-from experiments.run.batches import batches_in_order
+from experiments.run.batches import outputs_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
@@ -171,15 +171,12 @@ def measure(
     num_replicated_args=1,
   )
   params, user_key = replicate((params, user_key))
-  vectors, cosines = [], []
-  for batch, rows in batches_in_order(users, settings, length):
-    batch_vectors, batch_cosines = step(params, batch, user_key)
-    vectors.append(np.asarray(batch_vectors)[: len(rows)])
-    cosines.append(np.asarray(batch_cosines)[: len(rows)])
-  columns = [
-    *np.concatenate(cosines).T,
-    with_other_users(np.concatenate(vectors), other_key),
-  ]
+  outputs = outputs_in_order(
+    lambda batch: step(params, batch, user_key), users, settings, length
+  )
+  found = zip(*(both for _, both in outputs), strict=True)
+  vectors, cosines = map(np.concatenate, found)
+  columns = [*cosines.T, with_other_users(vectors, other_key)]
   kinds = ('dropout', *augmentations, 'other')
   # Rounding can make a cosine larger than 1, the edge of the last bin.
   return {
