@@ -100,9 +100,6 @@ def member(name: str) -> str:
 def read(path: pathlib.Path) -> Journeys:
   """Reads all tables that the tasks need.
 
-  Args:
-    path: the wheel.
-
   Raises:
     DataError: a table is missing or damaged, lacks a column or a value, or
       names a campaign without a start.
@@ -199,7 +196,6 @@ def journey_rows(
   """Builds rows of the purchases before a campaign.
 
   Args:
-    journeys: the tables.
     task: `pretrain` for one row per household, with the purchases before its
       first campaign; `coupon` for one row per household and campaign, with the
       label.

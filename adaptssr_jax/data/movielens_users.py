@@ -124,7 +124,6 @@ def last_ten_rows(
   """Histories without the last ten films, with the labels of a task.
 
   Args:
-    log: the ratings.
     task: `pretrain`, a field of `Person`, or a ranking task.
     edition: provides the names of the occupations.
 
@@ -188,7 +187,6 @@ def leave_one_out_rows(
   objective that uses all films of a row is validated on its training data.
 
   Args:
-    log: the ratings.
     task: `leave_one_out_pretrain` or `leave_one_out_next_item`.
 
   Returns:

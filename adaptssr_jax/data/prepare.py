@@ -48,7 +48,6 @@ def prepare(
   """Prepares a data set, unless another process prepares it meanwhile.
 
   Args:
-    builder: the data set.
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of an Apache Beam pipeline that prepares the examples,
       such as '--runner=FlinkRunner'; None prepares them in this process.

@@ -115,7 +115,6 @@ def make_users(
   """Draws the behaviours and the labels of all users.
 
   Args:
-    size: the size of the data set.
     seed: the seed; the same seed gives the same users.
 
   Returns:
@@ -152,7 +151,6 @@ def make_next_items(size: Size, *, liked: bool) -> Ragged:
   """Draws the next items of the users of `make_users(size)`.
 
   Args:
-    size: the size of the data set.
     liked: whether to keep only items of the user's own interests.
 
   Returns:

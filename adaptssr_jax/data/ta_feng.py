@@ -153,7 +153,6 @@ def shopper_rows(
   """Builds one row per shopper: the history and, for `age`, the age group.
 
   Args:
-    purchases: the purchases.
     task: `pretrain` or `age`.
 
   Returns:

@@ -172,7 +172,6 @@ def resplit(users: UserData, seed: int) -> UserData:
   rows, each with its own history, all rows of a user go to the same split.
 
   Args:
-    users: the data set of a task.
     seed: seed of the order of the rows; 0 keeps the stored splits.
 
   Returns:

@@ -23,7 +23,6 @@ def write_columns(builder: UserBuilder, folder: pathlib.Path) -> None:
   """Converts the ArrayRecord files of a builder to columns.
 
   Args:
-    builder: the data set.
     folder: is created, with a folder of columns for each split.
   """
   folder.mkdir()

@@ -86,11 +86,7 @@ def decoded(
 ) -> Iterator[str]:
   """Yields lines as text; raises `DataError` for one that is not UTF-8.
 
-  Args:
-    path: the file, for messages.
-    lines: the lines.
-    line: the number of the first line.
-    what: what a message calls a line.
+  A message names the file and the number of the line, which is called `what`.
   """
   for number, text in enumerate(lines, line):
     try:

@@ -191,7 +191,6 @@ def split_examples(
     split: {name of a split: its row numbers}, in order, from the number of all
       rows.
     source: the source, for messages.
-    folder: for errors.
   """
   # One generator draws the order of all rows, so one worker draws the splits.
   draw = functools.partial(_positions, split=split, source=source)

@@ -37,8 +37,6 @@ def user_examples(
   """The examples of each split, keyed by their row in the split.
 
   Args:
-    begin: the pipeline.
-    events: the behaviours.
     labels: the labels, equal to `events` if they are a column of it; None for
       pre-training.
     folder: for errors, and for items and labels as JSON.

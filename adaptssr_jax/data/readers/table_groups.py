@@ -82,7 +82,6 @@ def sort_key(events: Tables, found: Sequence[tuple]) -> str:
   """SQL of the key that sorts the behaviours of a user by time.
 
   Args:
-    events: the behaviours, for messages.
     found: the results of `first_times` for all parts of the behaviours.
 
   Raises:

@@ -70,14 +70,10 @@ _NULL = {'number': 'bigint', 'real': 'double', 'moment': 'bigint'}
 
 
 def csv_cells(lines: str, width: int) -> str:
-  """SQL that splits lines of CSV.
+  """SQL of `line`, `cells` and `wrong`, from a table of `line` and `text`.
 
-  Args:
-    lines: SQL of a table with `line` and `text`.
-    width: the number of cells of a line; other lines are marked as not plain.
-
-  Returns:
-    A `select` of `line`, `cells` and `wrong`, without blank lines.
+  Lines that do not have `width` cells are marked as not plain; blank lines are
+  left out.
   """
   return (
     f'select *, case when coalesce(len(cells) <> {width}, true) then '
@@ -87,12 +83,9 @@ def csv_cells(lines: str, width: int) -> str:
 
 
 def json_cells(lines: str, names: Sequence[str], ids: Sequence[str]) -> str:
-  """As `csv_cells`, for JSON lines.
+  """As `csv_cells`, for JSON lines; cells are the values of `names`.
 
-  Args:
-    lines: SQL of a table with `line` and `text`.
-    names: the names whose values become cells, those of ids first.
-    ids: the names whose values must be texts, integers or booleans.
+  Values of `ids`, the first of `names`, must be texts, integers or booleans.
   """
   escaped = [name.replace('~', '~0').replace('/', '~1') for name in names]
   pointers = [quoted(f'/{name}') for name in escaped]
@@ -201,7 +194,6 @@ def with_condition(query: str, where: str, own: Mapping[str, str]) -> str:
   """Leaves out the rows of a `select` for which a condition is not true.
 
   Args:
-    query: the `select`.
     where: the condition, which names columns of the file.
     own: {column of the file: column of the `select`}.
   """

@@ -75,7 +75,6 @@ def read_users(
   """Reads behaviours and labels, and groups them by user.
 
   Args:
-    events: the behaviours.
     labels: the labels, equal to `events` if they are a column of it; None for
       pre-training.
     on_progress: called with each line of progress.

@@ -40,7 +40,6 @@ def ttl_examples(
   """The examples of each split, keyed by their row in the split.
 
   Args:
-    begin: the pipeline.
     pretrain: the pre-training file.
     task: the file of a task; None for pre-training itself.
     kind: the kind of the lines of the task.

@@ -82,7 +82,6 @@ def read_lines(span: Span, kind: Kind) -> Lines:
   """Parses a file, or a span of it.
 
   Args:
-    span: the file or span.
     kind: `pretrain` for lines without ',,'; `classification` for lines with one
       number after ',,'; `ranking` for lines with one or more.
 
@@ -247,7 +246,6 @@ def rows_of(
   """Converts lines to rows, with a label or targets unless pre-training.
 
   Args:
-    lines: the lines.
     item_ids: raw ids of all items, in the order of their numbers.
     users: the result of `last_lines` for the pre-training file; None if `lines`
       are from that file.
