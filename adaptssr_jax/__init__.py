@@ -1,7 +1,7 @@
 """Pre-train user models by self-supervised ranking (AdaptSSR) in JAX.
 
-Losses and augmentations need nothing but JAX; what needs Flax, Optax, Orbax or
-TensorFlow Datasets is imported when it is asked for.
+Losses and augmentations need only JAX. Names that need Flax, Optax, Orbax or
+TensorFlow Datasets are imported when they are first used.
 """
 
 import importlib
@@ -61,8 +61,7 @@ __all__ = [
   'two_of',
 ]
 
-# The packages and modules that are imported when they are asked for, and the
-# names here that are theirs.
+# Modules that are imported at first use, and the public names that they define.
 _IMPORTED_LATER = {
   'checkpoint': ('restore_encoder', 'save_encoder'),
   'data': (),

@@ -1,7 +1,7 @@
 """Random edits of one behaviour sequence: the explicit augmentations.
 
-Each takes a key and one padded sequence and returns another of the same shape;
-`jax.vmap` maps it over users. Settings are bound with `functools.partial`:
+Each takes a key and a padded sequence and returns a sequence of the same shape.
+Map it over users by `jax.vmap`; bind its settings by `functools.partial`:
 
 >>> import functools
 >>> augment = one_of(
@@ -22,7 +22,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from adaptssr_jax.ops.edits import Augmentation as Augmentation
 from adaptssr_jax.ops.edits import (
   Ratio,
-  in_turn,
+  compose,
   insert,
   is_real,
   length_and_size,
@@ -33,8 +33,8 @@ from adaptssr_jax.ops.edits import (
 )
 
 __all__ = [
+  'compose',
   'crop',
-  'in_turn',
   'insert',
   'mask',
   'one_of',
@@ -48,15 +48,15 @@ __all__ = [
 def crop(
   key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
-  """Keeps a random run of the behaviours and moves it to the front.
+  """Keeps a random run of consecutive behaviours and moves it to the front.
 
-  The run has `ceil(ratio * n)` of the `n` behaviours; every start is equally
+  The run has `ceil(ratio * n)` of the `n` behaviours; all starts are equally
   likely.
 
   Args:
     key: A random key.
     items: `[length]`, real ids first, 0 is padding.
-    ratio: The share that is kept, in (0, 1].
+    ratio: The share of behaviours that is kept, in (0, 1].
 
   Returns:
     `[length]`, the run, then padding.
@@ -80,17 +80,17 @@ def mask(
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by `mask_id`.
 
-  Exactly `min(ceil(ratio * n), n - 1)` distinct positions of the `n`
-  behaviours: one always stays, and a single behaviour is left alone.
+  Exactly `min(ceil(ratio * n), n - 1)` of the `n` behaviours are replaced: at
+  least one is kept, and a single behaviour is unchanged.
 
   Args:
     key: A random key.
     items: `[length]`, real ids first, 0 is padding.
-    ratio: The share that is replaced, in (0, 1].
-    mask_id: The id written there; not 0, which is padding.
+    ratio: The share of behaviours that is replaced, in (0, 1].
+    mask_id: The id that replaces them; not 0, which is padding.
 
   Returns:
-    `[length]`, as long as before.
+    `[length]`, with as many behaviours as before.
 
   Raises:
     ValueError: If `ratio` is outside (0, 1], or `mask_id` is not positive.
@@ -115,18 +115,18 @@ def mask(
 def reorder(
   key: PRNGKeyArray, items: Int[ArrayLike, ' length'], *, ratio: Ratio
 ) -> Int[Array, ' length']:
-  """Shuffles a random run of the behaviours.
+  """Shuffles a random run of consecutive behaviours.
 
-  The run has `ceil(ratio * n)` of the `n` behaviours; every start and every
-  order is equally likely.
+  The run has `ceil(ratio * n)` of the `n` behaviours; all starts and all orders
+  are equally likely.
 
   Args:
     key: A random key.
     items: `[length]`, real ids first, 0 is padding.
-    ratio: The share that is shuffled, in (0, 1].
+    ratio: The share of behaviours that is shuffled, in (0, 1].
 
   Returns:
-    `[length]`, the same behaviours.
+    `[length]`, the same behaviours in another order.
 
   Raises:
     ValueError: If `ratio` is outside (0, 1].
@@ -142,10 +142,10 @@ def reorder(
   run_key = jax.random.fold_in(key, 1)
   position = jnp.arange(len(items))
   in_run = (position >= start) & (position < start + size)
-  # The run shares one place in the order, and the draws break that tie.
-  place = jnp.where(in_run, start, position)
+  # All of the run has the same rank, and random draws break the ties.
+  rank = jnp.where(in_run, start, position)
   draws = jax.random.uniform(run_key, position.shape)
-  order = jnp.lexsort((draws, place))
+  order = jnp.lexsort((draws, rank))
   return jnp.asarray(items)[order]
 
 
@@ -157,17 +157,17 @@ def random_slice(
 ) -> Int[Array, ' length']:
   """Keeps a run of random length and moves it to the front.
 
-  Of `n` behaviours the run has `m`, drawn uniformly from
-  `min(low, n)..min(high, n)`; every start is equally likely. Two slices of one
-  history are two views of the same user, in which nothing is edited.
+  The run has `m` of the `n` behaviours, with `m` drawn uniformly from
+  `min(low, n)..min(high, n)`; all starts are equally likely. Two slices of one
+  history are two views of a user without any edited behaviour.
 
   Args:
     key: A random key.
     items: `[length]`, the whole history: real ids first, 0 is padding.
-    lengths: `(low, high)`, the least and the most behaviours of a slice.
+    lengths: `(low, high)`, the smallest and the largest size of a slice.
 
   Returns:
-    `[length]`, the run, then padding; all after the first `high` is padding.
+    `[length]`, the run, then padding, at least from position `high` on.
 
   Raises:
     ValueError: If not `1 <= low <= high`.
@@ -195,7 +195,7 @@ def random_slice(
 def _keep(
   items: Int[ArrayLike, ' length'], start: Array, size: Array
 ) -> Int[Array, ' length']:
-  """Moves a run of behaviours to the front, and drops the others."""
+  """Moves a run of behaviours to the front and drops the others."""
   kept = jnp.arange(len(items)) < size
   return jnp.where(kept, jnp.roll(items, -start), 0)
 

@@ -1,4 +1,4 @@
-"""Diagnostics of user vectors during training, which show a collapse.
+"""Diagnostics of user vectors during training, which detect a collapse.
 
 All similarities are cosines. The results carry no gradient. If `where` masks
 every user they are 0, not nan.
@@ -23,12 +23,12 @@ from adaptssr_jax.ops.reductions import (
 from adaptssr_jax.ops.similarity import (
   all_users,
   exact_dot,
-  is_another,
+  is_other_user,
   unit_length,
   unit_users,
 )
 
-# Users whose cosines to all others are held at once.
+# Number of users whose cosines with all others are held at once.
 _BLOCK = 256
 
 
@@ -63,19 +63,19 @@ def view_similarities(
   where: Bool[ArrayLike, ' batch'] | None = None,
   axis_name: AxisName | None = None,
 ) -> ViewSimilarities:
-  """How the views of each user of a batch are ranked.
+  """Computes the similarities that AdaptSSR ranks, for each user of a batch.
 
-  The anchors of a user are the first passes of its explicit views; every number
+  The anchors of a user are the first passes of its explicit views; each result
   is the mean over them.
 
   Args:
-    users: `[views, 2, batch, dim]`, as of `adaptssr_loss`.
+    users: `[views, 2, batch, dim]`, see `adaptssr_loss`.
     anchors: Number of users of this device to measure, the first ones; None
       measures all. Computes `2 * views * anchors * all` cosines.
     where: Bool `[batch]`. False marks padding users, which are neither anchors
       nor other users.
-    axis_name: The axis over whose devices users are split; the other users are
-      then those of all devices.
+    axis_name: The device axis over which users are sharded; the other users
+      are then those of all devices.
 
   Returns:
     `ViewSimilarities` of arrays `[anchors]`, for the first users of this
@@ -92,8 +92,8 @@ def view_similarities(
     [0. 0.] [0.5 0.5] [0. 0.]
 
   Reference:
-    Yu et al., AdaptSSR, NeurIPS 2023: the order of its similarities. The two
-    shares are the accuracies that the authors' published code logs.
+    Yu et al., AdaptSSR, NeurIPS 2023, for the order of the similarities. The
+    two shares are the accuracies that the authors' published code logs.
   """
   users = lax.stop_gradient(unit_users(users, where))
   vectors, ids, own = all_users(users, where, axis_name)
@@ -124,14 +124,14 @@ def _rank_views(
   implicit_view: Float[Array, 'batch dim'],
   explicit_views: Float[Array, 'batch explicit dim'],
 ) -> ViewSimilarities:
-  """The similarities of some anchors; all vectors have length 1."""
+  """The similarities of some anchors, of vectors of length 1."""
   implicit = exact_dot('bd,bd->b', anchors, implicit_view)
   explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
   other = exact_dot('bd,vpad->bvpa', anchors, vectors)
   other = other.reshape(len(anchors), -1)
-  exists = jnp.tile(is_another(own, ids), 2 * len(vectors))
+  exists = jnp.tile(is_other_user(own, ids), 2 * len(vectors))
   count = jnp.sum(exists, axis=-1)
-  # A batch of one has no others: its sums are 0, and so are its shares.
+  # A batch of one has no other users: all sums and shares are 0.
   at_least_one = jnp.maximum(count, 1)
   nearer = explicit[:, :, None] > other[:, None, :]
   hardest = jnp.max(other, axis=-1, where=exists, initial=-jnp.inf)
@@ -155,16 +155,16 @@ def uniformity(
 
       log mean_{i != j} exp(-2 |u_i - u_j|^2)
 
-  It is 0 if all are at one point, -4 if all are at right angles, and never
-  below -8. It compares all pairs, `256 * batch` cosines at a time.
+  It is 0 if all users are at one point, -4 if all are orthogonal, and never
+  below -8. All pairs are compared, `256 * batch` cosines at a time.
 
   Args:
     users: `[batch, dim]`, one vector per user, of any scale. A zero vector is
-      taken to be at right angles to all.
-    where: Bool `[batch]`, the users that count.
+      treated as orthogonal to all others.
+    where: Bool `[batch]`. False masks a user.
 
   Returns:
-    A number, 0 if fewer than two users count.
+    A scalar, 0 for fewer than two unmasked users.
 
   Example:
     >>> print(f'{uniformity(jnp.eye(3)):.4f}')
@@ -178,7 +178,7 @@ def uniformity(
   valid = jnp.ones(len(users), bool) if where is None else jnp.asarray(where)
 
   def potential(row: Int[Array, '']) -> Float[Array, '']:
-    """The sum of exp(-2 |u_row - u_j|^2) over the other users that count."""
+    """The sum of exp(-2 |u_row - u_j|^2) over the other unmasked users."""
     cosines = exact_dot('d,nd->n', users[row], users)
     others = valid & (jnp.arange(len(users)) != row)
     return jnp.sum(jnp.exp(4 * (cosines - 1)), where=others)
@@ -194,17 +194,18 @@ def mean_cosine(
   *,
   where: Bool[ArrayLike, ' batch'] | None = None,
 ) -> Float[Array, '']:
-  """Computes the mean cosine of two different users.
+  """Computes the mean cosine over all pairs of different users.
 
       mean_{i != j} u_i . u_j = (|sum_i u_i|^2 - sum_i |u_i|^2) / (n (n - 1))
 
-  Costs one pass over the users, not a table of all pairs.
+  Takes one pass over the users instead of comparing all pairs.
 
   Args:
-    users: As of `uniformity`, as is `where`.
+    users: `[batch, dim]`, one vector per user, of any scale.
+    where: Bool `[batch]`. False masks a user.
 
   Returns:
-    A number in -1..1, 0 if fewer than two users count.
+    A scalar in -1..1, 0 for fewer than two unmasked users.
 
   Example:
     >>> users = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
@@ -214,7 +215,7 @@ def mean_cosine(
   users = _unit(users, where)
   valid = jnp.ones(len(users)) if where is None else jnp.asarray(where)
   count = jnp.maximum(jnp.sum(valid, dtype=users.dtype), 1)
-  # Means, since the square of the sum of many users would lose digits.
+  # Means, because the squared sum of many users would lose precision.
   mean = jnp.sum(users, axis=0) / count
   square = jnp.sum(users**2) / count
   others = jnp.maximum(count - 1, 1)
@@ -227,19 +228,20 @@ def effective_rank(
   *,
   where: Bool[ArrayLike, ' batch'] | None = None,
 ) -> Float[Array, '']:
-  """Computes how many directions the users take up.
+  """Computes the effective number of dimensions that the users span.
 
       exp(-sum_k p_k log p_k),    p_k = s_k / sum_l s_l
 
-  with the singular values s of the matrix of user vectors of length 1. Its
-  mean is not taken away, so that users who are all at one point, the collapse
-  to be seen, have rank 1.
+  with the singular values s of the matrix of user vectors, scaled to length 1.
+  The mean is not subtracted, so that a collapse of all users to one point has
+  rank 1.
 
   Args:
-    users: As of `uniformity`, as is `where`.
+    users: `[batch, dim]`, one vector per user, of any scale.
+    where: Bool `[batch]`. False masks a user.
 
   Returns:
-    A number in 1..min(batch, dim), 0 if no user counts.
+    A scalar in 1..min(batch, dim), 0 if `where` masks every user.
 
   Example:
     >>> print(f'{effective_rank(jnp.eye(3)):.2f}')
@@ -261,6 +263,6 @@ def _unit(
   users: Float[ArrayLike, 'batch dim'],
   where: Bool[ArrayLike, ' batch'] | None,
 ) -> Float[Array, 'batch dim']:
-  """Zeroes padding, and gives each vector length 1."""
+  """Zeroes masked users and scales all others to length 1."""
   users = lax.stop_gradient(as_float(users))
   return unit_length(zero_unless(where, users))

@@ -1,4 +1,4 @@
-"""What is raised where data or checkpoints cannot be used."""
+"""Errors raised for data or checkpoints that cannot be used."""
 
 
 class DataError(ValueError):

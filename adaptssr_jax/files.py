@@ -1,4 +1,4 @@
-"""Atomic writes of files, and file locks that end with their process."""
+"""Atomic writes of files, and file locks that a dead process releases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def locked(
   timeout: float = 0.0,
   on_wait: Callable[[], None] | None = None,
 ) -> Iterator[bool]:
-  """Holds the lock of a file; the system takes it back from a dead process.
+  """Holds a file lock, which the system releases when the process dies.
 
   Args:
     path: the lock file; it is created, and not removed.
@@ -29,13 +29,13 @@ def locked(
     True if the lock is held, False if the file system has no locks.
 
   Raises:
-    filelock.Timeout: another process holds it, and there is no `on_wait`.
-    OSError: the file cannot be written.
+    filelock.Timeout: another process holds the lock, and `on_wait` is None.
+    OSError: the lock file cannot be written.
   """
   path = pathlib.Path(path)
   path.open('a').close()
-  # The library would else create a file in place of a lock, which outlives a
-  # process that died on another machine.
+  # Otherwise the library would use the existence of a file as the lock, and
+  # the file would outlive a process that died on another machine.
   lock = filelock.FileLock(path, fallback_to_soft=False)
   try:
     lock.acquire(timeout=timeout)
@@ -45,7 +45,7 @@ def locked(
     on_wait()
     lock.acquire()
   except OSError:
-    pass  # The file could be opened, so it is the locks that are missing.
+    pass  # The file could be opened: its file system has no locks.
   try:
     yield lock.is_locked
   finally:
@@ -56,17 +56,18 @@ def locked(
 def atomic_path(
   path: str | os.PathLike, *, suffix: str = '.part'
 ) -> Iterator[pathlib.Path]:
-  """A path to write a file at, which is then renamed to its place.
+  """Writes a file atomically: yields a temporary path, then renames it.
 
-  So a reader never finds half of the file, and what was there before stays
-  there if writing fails.
+  Readers never see a partly written file, and an existing file is kept if
+  writing fails.
 
   Args:
-    suffix: is added to it; where several processes may write the same file, it
-      has to be another one for each.
+    path: the file to write.
+    suffix: is appended to `path` for the temporary path. Processes that may
+      write the same file at the same time need different suffixes.
 
   Yields:
-    The path to write at.
+    The temporary path, to write to.
   """
   path = pathlib.Path(path)
   temporary = path.with_name(path.name + suffix)

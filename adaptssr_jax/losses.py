@@ -86,9 +86,9 @@ def adaptssr_loss(
       equally hard negatives, the first gets the gradient; with None, all share
       it.
     axis_name: The `jax.pmap` or `jax.shard_map` axis over which users are
-      split. Negatives and 'batch_mean' then cover all devices of the axis. The
-      loss is the same on each device; the gradient of a parameter, averaged by
-      `jax.lax.pmean`, equals that of the whole batch on one device.
+      sharded. Negatives and 'batch_mean' then cover all devices of the axis.
+      The loss is the same on each device; the gradient of a parameter, averaged
+      by `jax.lax.pmean`, equals that of the whole batch on one device.
     where: Bool `[batch]`. False marks padding users, which are neither anchors
       nor negatives.
     reduce_fn: Reduces the losses of users; None returns one per local user.
@@ -115,7 +115,9 @@ def adaptssr_loss(
   if form not in ('pairs', 'list'):
     raise ValueError(f"form must be 'pairs' or 'list', not {form!r}.")
   if form == 'list' and (smooth or not hard_negatives):
-    raise ValueError("form='list' has no hard pairs, which could be smooth.")
+    raise ValueError(
+      "form='list' takes neither smooth nor hard_negatives=False."
+    )
   users = unit_users(users, where)
   negatives, own = negatives_of(users, where, axis_name)
   weight = functools.partial(
@@ -134,7 +136,7 @@ def adaptssr_loss(
     only_hardest=form == 'pairs' and hard_negatives and not smooth,
     block_size=block_size,
   )
-  # The first pass of each view is the anchor once.
+  # The first pass of each view is an anchor once.
   rotations = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
   losses = sum(anchors_loss(views, weight=weight(views)) for views in rotations)
   return reduce_losses(losses / len(rotations), where, reduce_fn, axis_name)
@@ -147,18 +149,19 @@ def bpr_loss(
   where: Bool[ArrayLike, '*examples'] | None = None,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
-  """Bayesian personalised ranking: a positive above a negative.
+  """Bayesian personalised ranking: a positive item above a negative one.
 
       -log sigma(positive - negative)
 
   Args:
     positive: `[...]`, scores of items that the user chose.
-    negative: `[...]`, scores of items that the user did not.
-    where: Bool `[...]`, the pairs that count.
-    reduce_fn: How pairs become a number, or None for a loss per pair.
+    negative: `[...]`, scores of items that the user did not choose.
+    where: Bool `[...]`. False masks a pair.
+    reduce_fn: Reduces the losses of pairs; None returns one per pair.
 
   Returns:
-    The reduced loss, 0 if no pair counts, or `[...]`, 0 where none counts.
+    The reduced loss, a scalar, 0 if `where` masks every pair; or with
+    `reduce_fn=None` the losses `[...]`, 0 for masked pairs.
 
   Example:
     >>> print(f'{bpr_loss(jnp.array([1.5]), jnp.array([0.5])):.4f}')
@@ -184,7 +187,7 @@ def _anchors_loss(
   only_hardest: bool,
   block_size: int | None,
 ) -> Float[Array, ' batch']:
-  """Ranks the views of `views[0, 0]`; all vectors have length 1."""
+  """The ranking losses of the anchors `views[0, 0]`, all of length 1."""
   anchors = views[0, 0]
   implicit = cosines(anchors, views[0, 1:])
   explicit = cosines(anchors, views[1:].reshape(-1, *anchors.shape))
@@ -231,13 +234,13 @@ def augmentation_weight(
       batch_mean  lambda   = 1 - mean over users and pairs of cosine
 
   Args:
-    users: `[views, 2, batch, dim]`, as of `adaptssr_loss`.
-    fusion: 'adaptive', 'batch_mean', or a number, which is returned.
-    where: Bool `[batch]`, the users in 'batch_mean'.
-    axis_name: The axis over whose devices 'batch_mean' is taken.
+    users: `[views, 2, batch, dim]`, see `adaptssr_loss`.
+    fusion: 'adaptive', 'batch_mean', or a number in [0, 1], which is returned.
+    where: Bool `[batch]`. False leaves a user out of the mean of 'batch_mean'.
+    axis_name: The device axis over which 'batch_mean' is taken.
 
   Returns:
-    `[batch]` for 'adaptive', else a scalar. It carries no gradient.
+    `[batch]` for 'adaptive', else a scalar, without a gradient.
 
   Raises:
     ValueError: If `users` is not `[views, 2, batch, dim]`, or `fusion` is
@@ -251,7 +254,7 @@ def augmentation_weight(
 
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023: 'adaptive' is the paper's coefficient,
-    'batch_mean' that of the authors' published code.
+    'batch_mean' is that of the authors' published code.
   """
   users = lax.stop_gradient(unit_users(users, where))
   if isinstance(fusion, str):
@@ -266,7 +269,7 @@ def augmentation_weight(
       means = jnp.mean(cosines(users[0, 0], others), axis=-1)
       return 1 - reduce_losses(means, where, jnp.mean, axis_name)
   elif jnp.isscalar(fusion) and (
-    # Of a traced number nothing is known yet.
+    # A traced number has no value yet to check.
     isinstance(fusion, jax.core.Tracer) or 0 <= fusion <= 1
   ):
     return lax.stop_gradient(jnp.asarray(fusion, users.dtype))

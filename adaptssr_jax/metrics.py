@@ -1,4 +1,4 @@
-"""Metrics of fine-tuned models, all of them fit for `jax.jit`."""
+"""Metrics of fine-tuned models; all can be compiled by `jax.jit`."""
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -8,16 +8,16 @@ from jaxtyping import Array, Bool, Float, Int, Num
 def accuracy(
   logits: Float[ArrayLike, '*batch classes'], labels: Int[ArrayLike, '*batch']
 ) -> Float[Array, '*batch']:
-  """Which examples are classified correctly.
+  """Tests for each example whether it is classified correctly.
 
   1[argmax_c logits_c = label]
 
   Args:
-    logits: `[..., classes]`; of equal ones the first counts.
+    logits: `[..., classes]`; among equal logits, the first one wins.
     labels: `[...]`, in 0..classes-1.
 
   Returns:
-    `[...]`, 1 or 0 per example; average them over the examples that count.
+    `[...]`, 1 or 0 per example; average them over unmasked examples.
 
   Example:
     >>> logits = jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
@@ -34,20 +34,20 @@ def roc_auc(
   *,
   where: Bool[ArrayLike, ' batch'] | None = None,
 ) -> Float[Array, '']:
-  """Computes the area under the ROC curve, the chance to rank a pair right.
+  """Computes the area under the ROC curve, the share of pairs ranked right.
 
   mean over pairs of 1[s+ > s-] + 1[s+ = s-] / 2
 
-  Costs a sort, not a table of all pairs.
+  Sorts the scores instead of comparing all pairs.
 
   Args:
-    scores: `[batch]`, higher for the positive.
-    labels: `[batch]`, True or not 0 for the positive.
-    where: `[batch]`, False leaves an example out.
+    scores: `[batch]`, higher for positive examples.
+    labels: `[batch]`, True or not 0 for positive examples.
+    where: `[batch]`, False masks an example.
 
   Returns:
-    A number in 0..1; nan, as in scikit-learn, if a class has no example, and
-    if a score that counts is nan.
+    A number in 0..1; nan if a class has no example, as in scikit-learn, or if
+    an unmasked score is nan.
 
   Example:
     >>> roc_auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])).item()
@@ -64,11 +64,11 @@ def roc_auc(
   count = jnp.sum(negative)
   sorted_negatives = jnp.sort(jnp.where(negative, scores, jnp.inf))
   below = jnp.searchsorted(sorted_negatives, scores, side='left')
-  # A score of inf would count the left-out examples, which sit at inf.
+  # For a score of inf, `up_to` includes the masked examples, which are inf.
   up_to = jnp.searchsorted(sorted_negatives, scores, side='right')
   up_to = jnp.minimum(up_to, count)
   area = jnp.mean((below + up_to) / (2 * count), where=positive)
-  # Sorting would put it first, as the highest score of all.
+  # Sorting would rank nan as the highest score.
   return jnp.where(jnp.any(valid & jnp.isnan(scores)), jnp.nan, area)
 
 
@@ -79,21 +79,21 @@ def macro_f1(
   num_classes: int,
   where: Bool[ArrayLike, ' batch'] | None = None,
 ) -> Float[Array, '']:
-  """Averages the F1 score of classes, each weighing the same.
+  """Averages the F1 scores of classes with equal weights.
 
   mean_c 2 hits_c / (predicted_c + true_c)
 
-  A class that is neither predicted nor true is left out of the mean, which is
-  what `sklearn.metrics.f1_score(average='macro')` does by default.
+  The mean leaves out classes that are neither predicted nor true, like
+  `sklearn.metrics.f1_score(average='macro')` by default.
 
   Args:
     predictions: `[batch]`, in 0..num_classes-1.
     labels: `[batch]`, in 0..num_classes-1.
-    num_classes: How many classes there may be.
-    where: `[batch]`, False leaves an example out.
+    num_classes: Number of classes.
+    where: `[batch]`, False masks an example.
 
   Returns:
-    A number in 0..1; nan if no example is left.
+    A number in 0..1; nan if all examples are masked.
 
   Example:
     >>> macro_f1(jnp.array([0, 0, 2]), jnp.array([0, 2, 2]), num_classes=9)
@@ -117,18 +117,18 @@ def rank(
   *,
   where: Bool[ArrayLike, '*batch others'] | None = None,
 ) -> Float[Array, '*batch']:
-  """The rank of the one relevant item among others, from 1.
+  """Computes the rank of the one relevant item among others, from 1.
 
   1 + sum_j 1[o_j > r] + 1[o_j = r] / 2
 
   Items with equal scores share the mean of their ranks, so that a model that
-  gives all items the same score is as good as a random order. If its score or
-  that of another item is nan, the relevant item ranks below that item.
+  gives all items the same score is as good as a random order. The relevant item
+  ranks below another item if the score of either is nan.
 
   Args:
     relevant: `[...]`, score of the relevant item.
-    others: `[..., others]`, scores of the items that it is ranked among.
-    where: `[..., others]`, False leaves one out.
+    others: `[..., others]`, scores of the other items.
+    where: `[..., others]`, False masks one of the others.
 
   Returns:
     `[...]`, a multiple of 0.5; exact up to 8 million others.
@@ -147,13 +147,13 @@ def rank(
 def hit_rate(
   ranks: Num[ArrayLike, '*batch'], *, k: int
 ) -> Float[Array, '*batch']:
-  """Whether the one relevant item is among the first k.
+  """Tests whether the one relevant item is among the first k.
 
   1[rank <= k]
 
   Args:
-    ranks: `[...]`, of the relevant item, from 1; see `rank`.
-    k: length of the list that counts.
+    ranks: `[...]`, ranks of the relevant items, from 1; see `rank`.
+    k: Length of the list; a rank beyond it gives 0.
 
   Returns:
     `[...]`, 1 or 0 per example.
@@ -168,12 +168,12 @@ def hit_rate(
 def reciprocal_rank(
   ranks: Num[ArrayLike, '*batch'], *, k: int
 ) -> Float[Array, '*batch']:
-  """The inverse of the rank of the one relevant item; the mean is MRR@k.
+  """Inverts the rank of the one relevant item; the mean is MRR@k.
 
   1[rank <= k] / rank
 
   Args:
-    ranks: `[...]`, of the relevant item, from 1; see `rank`.
+    ranks: `[...]`, ranks of the relevant items, from 1; see `rank`.
     k: Length of the list; a rank beyond it gives 0.
 
   Returns:
@@ -195,7 +195,7 @@ def ndcg(ranks: Num[ArrayLike, '*batch'], *, k: int) -> Float[Array, '*batch']:
   With one relevant item the ideal DCG is 1, so this is the NDCG.
 
   Args:
-    ranks: `[...]`, of the relevant item, from 1; see `rank`.
+    ranks: `[...]`, ranks of the relevant items, from 1; see `rank`.
     k: Length of the list; a rank beyond it gives 0.
 
   Returns:

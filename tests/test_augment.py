@@ -257,13 +257,13 @@ def test_slices_of_no_length_are_refused(lengths):
     augment.random_slice(jax.random.key(0), jnp.array([1]), lengths=lengths)
 
 
-def test_in_turn_applies_each_by_its_own_key():
+def test_compose_applies_each_by_its_own_key():
   key, row = jax.random.key(1), every_length()[-1]
   cut = functools.partial(augment.random_slice, lengths=(8, 8))
   keep = functools.partial(augment.crop, ratio=0.5)
   first, second = jax.random.split(key)
   np.testing.assert_array_equal(
-    augment.in_turn(cut, keep)(key, row), keep(second, cut(first, row))
+    augment.compose(cut, keep)(key, row), keep(second, cut(first, row))
   )
 
 

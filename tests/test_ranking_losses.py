@@ -213,9 +213,9 @@ def test_diagnostics_of_three_views():
     ({'temperature': 0.0}, 'temperature must be positive'),
     ({'form': 'list', 'temperature': -1.0}, 'temperature must be positive'),
     ({'smooth': -0.1}, 'smooth must be at least 0'),
-    ({'form': 'list', 'smooth': 0.1}, "form='list' has no hard pairs"),
-    ({'form': 'list', 'hard_negatives': False}, "form='list' has no hard"),
-    ({'smooth': 0.1, 'hard_negatives': False}, 'smooth is of hard pairs'),
+    ({'form': 'list', 'smooth': 0.1}, "form='list' takes neither"),
+    ({'form': 'list', 'hard_negatives': False}, "form='list' takes neither"),
+    ({'smooth': 0.1, 'hard_negatives': False}, 'smooth needs hard_negatives'),
   ],
 )
 def test_refuses_settings_without_meaning(settings, words):

@@ -19,8 +19,8 @@ class Buckets(NamedTuple):
   """How the sequences of a batch are grouped and padded for encoding.
 
   Args:
-    widths: the lengths that groups may be padded to, ascending. Each is
-      compiled separately.
+    widths: the lengths that groups may be padded to. Each is compiled
+      separately.
     size: number of sequences in a group, see `in_microbatches`; None: all.
   """
 
@@ -28,9 +28,9 @@ class Buckets(NamedTuple):
   size: int | None = None
 
 
-# Rows for which `in_buckets` looks up at once.
+# Number of sequences for which `in_buckets` looks up items at once.
 _PIECE = 8192
-# The simple way: the whole batch, at full length.
+# Encodes the whole batch at once, at full length.
 AT_ONCE = Buckets()
 
 
@@ -42,22 +42,22 @@ def in_buckets(
   buckets: Buckets,
   look_up: Callable[[Array], Array] | None = None,
 ) -> Any:
-  """Encodes sequences in groups of similar length, each cut to its longest.
+  """Encodes sequences in groups of similar length, with little padding.
 
-  The rows are sorted by length and taken `buckets.size` at a time. Each group
-  is cut to the least of `buckets.widths` that holds its longest row, or not at
-  all if none does: nothing is lost. Then the sort is undone. A group is encoded
-  again for the gradient, see `in_microbatches`.
+  The rows are sorted by length and divided into groups of `buckets.size`. Each
+  group is padded to the smallest of `buckets.widths` that its longest row fits
+  in, or to the full length if it fits in none. The results are in the original
+  order. A group is encoded again for the gradient, see `in_microbatches`.
 
   Args:
-    encode: (items [m, width], *args) -> arrays [m, ...], whose shapes after
-      the first axis, and values, do not depend on the width.
+    encode: (items [m, width], *args) -> arrays [m, ...]. Neither the shapes
+      after the first axis nor the values may depend on the width.
     items: `[rows, length]`, ids, 0 at the end for padding.
-    *args: arrays [rows, ...] that go with the sequences, such as keys.
+    *args: further arrays [rows, ...], such as keys.
     buckets: the widths and the size of a group.
-    look_up: items [rows, length] -> array [rows, length, ...], called on many
-      groups at once, as for rows of a large table, whose gradient would
-      otherwise be a dense array per group. `encode` gets the result, cut like
+    look_up: items [rows, length] -> array [rows, length, ...]. It is called on
+      many groups at once; the gradient of a look-up of each group in a large
+      table would be a dense array per group. `encode` gets the result, cut like
       the items, as its second argument.
 
   Returns:
@@ -83,11 +83,11 @@ def in_buckets(
   def encode_piece(
     items: Int[Array, 'rows length'], args: tuple[Any, ...]
   ) -> Any:
-    """Encodes so many sorted rows, and looks up for no more than these."""
+    """Looks up and encodes some of the sorted rows."""
     sequences = (items, look_up(items)) if look_up else (items,)
     return map_chunks(group, sequences, args, size=buckets.size)
 
-  # What is looked up for all rows of a large batch would not fit.
+  # The embeddings of all rows of a large batch might not fit into memory.
   piece = _PIECE if buckets.size else None
   done = in_microbatches(encode_piece, items, args, size=piece)
   return jax.tree.map(operator.itemgetter(jnp.argsort(order)), done)
@@ -99,11 +99,11 @@ def _encode_group(
   sequences: tuple[Array, ...],
   args: tuple[Any, ...],
 ) -> Any:
-  """Encodes a group at the least width that holds all of it."""
+  """Encodes a group at the smallest width that all its sequences fit in."""
   longest = jnp.max(jnp.sum(sequences[0] != 0, axis=1), initial=0)
 
-  # Each on its own is recomputed for the gradient: what all of them would keep
-  # is more than that work.
+  # Each width is recomputed for the gradient, which costs less than keeping the
+  # activations of all branches of the switch.
   def cut_to(width: int) -> Callable[..., Any]:
     return lambda sequences, args: encode(
       *(x[:, :width] for x in sequences), *args
@@ -117,7 +117,7 @@ def _encode_group(
 def bucket_widths(
   lengths: Int[ArrayLike, 'sequences'], *, programs: int, max_length: int
 ) -> tuple[int, ...]:
-  """Finds the widths that leave the least padding.
+  """Finds the widths with the least padding.
 
   argmin over w_1 < ... < w_P = max_length of the mean over the lengths n of
   min{w_p : w_p >= n}
@@ -125,13 +125,13 @@ def bucket_widths(
   by dynamic programming over the multiples of 4.
 
   Args:
-    lengths: of the data set's sequences, or of a sample of the views made of
-      them, as the step will encode them; longer ones count as `max_length`.
-    programs: how many widths at most, P.
-    max_length: the width of the last program.
+    lengths: lengths of the sequences that the step will encode, or of a sample
+      of them; longer ones are cut to `max_length`.
+    programs: P, the maximum number of widths, one or more.
+    max_length: the last width.
 
   Returns:
-    The widths, in order.
+    The widths, ascending.
 
   Example:
     >>> lengths = np.array([5, 5, 6, 20, 21, 90])
@@ -144,12 +144,13 @@ def bucket_widths(
     minlength=len(widths),
   )
   below = np.concatenate([[0], np.cumsum(counts)])
-  # cost[i, j]: of the lengths in the cells i to j, all encoded at width j.
+  # cost[i, j] is the cost of encoding the lengths in the cells i to j at the
+  # width j.
   cost = (below[1:] - below[:-1, None]) * widths
   cost = np.where(np.triu(np.ones_like(cost)), cost, np.inf)
   best, chosen = cost[0], [[j] for j in range(len(widths))]
   for _ in range(min(programs, len(widths)) - 1):
-    # Through i as the width before j; or no further width.
+    # Either i is the width before j, or there is no further width.
     through = best[:-1, None] + cost[1:]
     i = np.argmin(through, axis=0)
     better = through[i, np.arange(len(widths))] < best

@@ -1,4 +1,4 @@
-"""Losses that pull the views of a user together, and other users away."""
+"""Losses that attract the views of a user and repel those of other users."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from adaptssr_jax.ops.reductions import (
 )
 from adaptssr_jax.ops.similarity import exact_dot, smooth_max, unit_length
 
-# Anchors whose similarities to all others are held at once.
+# Number of anchors whose similarities to all others are held at once.
 _BLOCK = 256
 
 
@@ -36,7 +36,7 @@ def nt_xent_loss(
   where: Bool[ArrayLike, ' batch'] | None = None,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
-  """Cross entropy of a view of a user among the views of other users.
+  """Cross entropy of another view of the user among views of other users.
 
   Each view of a user is an anchor, with similarity p to another view of the
   user and n_j to all views of all other users:
@@ -48,13 +48,13 @@ def nt_xent_loss(
 
   Args:
     users: `[views, batch, dim]`, of any scale; two views or more.
-    temperature: t.
-    similarity: 'cosine' or 'dot', the product of the vectors as they are.
+    temperature: t, positive.
+    similarity: 'cosine', or 'dot' for the dot product of unscaled vectors.
     block_size: Number of users whose views are compared with all others at a
       time. None compares all users at once. Holds `[views * block_size, views *
       all]` similarities; loss and gradient are the same up to rounding.
-    axis_name: The axis over whose devices users are split, see `adaptssr_loss`;
-      the negatives are then the users of all devices.
+    axis_name: The device axis over which users are sharded, see
+      `adaptssr_loss`; the negatives are then the users of all devices.
     where: Bool `[batch]`. False marks padding users, which are neither anchors
       nor negatives.
     reduce_fn: Reduces the losses of users; None returns one per local user.
@@ -75,7 +75,7 @@ def nt_xent_loss(
 
   Reference:
     Chen et al., "A Simple Framework for Contrastive Learning of Visual
-    Representations" (SimCLR), ICML 2020, by cosine.
+    Representations" (SimCLR), ICML 2020, with the cosine.
   """
   if similarity not in ('cosine', 'dot'):
     raise ValueError(f"similarity must be 'cosine' or 'dot': {similarity!r}")
@@ -85,7 +85,8 @@ def nt_xent_loss(
   if similarity == 'cosine':
     users = unit_length(users)
   negatives, own = negatives_of(users[:, None], where, axis_name)
-  # Divided here, where nothing is infinite: the temperature may be learned.
+  # Not the products, which can be -inf: the gradient of a learned temperature
+  # would be nan.
   scaled = users / temperature
 
   def log_sum(
@@ -100,7 +101,7 @@ def nt_xent_loss(
     jnp.tile(own, len(users)),
     size=None if block_size is None else len(users) * block_size,
   ).reshape(len(users), 1, -1)
-  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  # softplus(a - b) = -log(exp b / (exp a + exp b)).
   pairs = jax.nn.softplus(others - exact_dot('vbd,wbd->vwb', scaled, users))
   is_pair = ~jnp.eye(len(users), dtype=bool)[..., None]
   losses = jnp.mean(pairs, axis=(0, 1), where=is_pair)
@@ -116,26 +117,30 @@ def coles_loss(
   where: Bool[ArrayLike, ' batch'] | None = None,
   reduce_fn: ReduceFn | None = jnp.mean,
 ) -> Float[Array, '...']:
-  """Contrastive margin loss of slices: near their user's, far from others'.
+  """Contrastive margin loss of slices of histories.
 
+  Slices of a user attract each other and repel the nearest slices of others.
   With |a - b| the distance of two vectors of length 1, the loss of a user is
 
       sum over pairs of its slices of |a - b|^2
         + sum over its slices a and their negatives n of
           max(0, margin - |a - n|)^2
 
-  where the negatives are the slices of other users that are nearest to a, as
-  many as `num_negatives`.
+  where the negatives of a are the `num_negatives` slices of other users that
+  are nearest to a.
 
   Args:
-    users: As of `nt_xent_loss`, as are `axis_name` and `where`.
-    margin: How far others are pushed away, at most 2.
-    num_negatives: The hardest negatives of each slice that count.
-    reduce_fn: As of `nt_xent_loss`; the published code takes the sum of users,
+    users: `[views, batch, dim]`, of any scale; two views or more.
+    margin: The distance up to which negatives are repelled, at most 2.
+    num_negatives: Number of negatives of each slice, the hardest ones.
+    axis_name: See `nt_xent_loss`.
+    where: See `nt_xent_loss`.
+    reduce_fn: See `nt_xent_loss`; the published code sums over users, by
       `jnp.sum`.
 
   Returns:
-    The reduced loss, 0 if no user counts, or `[batch]`, 0 where none counts.
+    The reduced loss, a scalar, 0 if `where` masks every user; or with
+    `reduce_fn=None` the losses `[batch]`, 0 for masked users.
 
   Raises:
     ValueError: If `users` is not `[views, batch, dim]`, or `margin` or
@@ -150,8 +155,8 @@ def coles_loss(
 
   Reference:
     Babaev et al., "CoLES: Contrastive Learning for Event Sequences with
-    Self-Supervision", SIGMOD 2022; margin and the number of hard negatives are
-    the defaults of its published code.
+    Self-Supervision", SIGMOD 2022; the default margin and number of negatives
+    are those of its published code.
   """
   if not margin > 0 or num_negatives < 1:
     raise ValueError(
@@ -174,7 +179,7 @@ def coles_loss(
     len(users), -1
   )
   apart = jnp.sum(jnp.square(users[:, None] - users[None]), axis=-1)
-  # Each pair stands there twice.
+  # Each pair is in `apart` twice.
   losses = jnp.sum(apart, axis=(0, 1)) / 2 + jnp.sum(pushed, axis=0)
   return reduce_losses(losses, where, reduce_fn, axis_name)
 
@@ -182,11 +187,11 @@ def coles_loss(
 def _views_of_users(
   users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
 ) -> Float[Array, 'views batch dim']:
-  """Checks the shape, and zeroes padding."""
+  """Checks the shape and zeroes padding."""
   shape = jnp.shape(users)
   if len(shape) != 3 or shape[0] < 2:
     raise ValueError(
-      f'users must be [views, batch, dim] of two views or more, not {shape}: '
+      f'users must be [views, batch, dim] with 2 views or more, not {shape}: '
       'two views are jnp.stack([a, b]).'
     )
   if where is not None:
@@ -195,6 +200,6 @@ def _views_of_users(
 
 
 def _length(vectors: Float[Array, '*batch dim']) -> Float[Array, '*batch']:
-  """The length of each vector; that of zeros has gradient 0, not nan."""
+  """The length of each vector; a zero vector has gradient 0, not nan."""
   square = jnp.sum(jnp.square(vectors), axis=-1)
   return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -1,4 +1,4 @@
-"""Edits of one behaviour sequence: their parts, similar items, and choices."""
+"""Parts of augmentations, edits with similar items, and random choices."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
 Items = Int[ArrayLike, ' length']
-# A share of the behaviours: a number, whose ceil(ratio * n) is exact, or an
-# array, which may change from step to step, and is not checked.
+# A share of behaviours: a number, for which ceil(ratio * n) is exact, or an
+# array, which may differ at each step and is not checked.
 Ratio = float | int | Float[Array, '']
 
 
 def is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
-  """Which are behaviours, and no padding."""
+  """False where items are padding."""
   return jnp.asarray(items) != 0
 
 
@@ -26,12 +26,12 @@ def length_and_size(
   """Returns `n`, the number of behaviours, and `ceil(ratio * n)`."""
   n = jnp.sum(is_real(items), dtype=jnp.int32)
   if isinstance(ratio, jax.Array):
-    # What is whole but for rounding must stay whole.
+    # A product that is an integer up to rounding must not be rounded up.
     size = jnp.ceil(ratio * n * (1 - 1e-6)).astype(jnp.int32)
     return n, jnp.clip(size, jnp.minimum(n, 1), n)
   if not 0 < ratio <= 1:
     raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
-  # Made on the host in float64: in float32, ceil(0.6 * 25) is 16.
+  # Computed on the host in float64: in float32, ceil(0.6 * 25) is 16.
   sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
   return n, jnp.asarray(sizes)[n]
 
@@ -41,18 +41,13 @@ def random_positions(
   among: Bool[Array, ' length'],
   size: Int[ArrayLike, ''],
 ) -> Bool[Array, ' length']:
-  """Draws distinct positions, each set of them equally likely.
+  """Draws `size` distinct positions, or all if there are fewer.
 
-  Args:
-    key: A random key.
-    among: `[length]`, the positions that may be drawn.
-    size: How many are drawn; all of them if there are fewer.
-
-  Returns:
-    `[length]`, True at those that are drawn.
+  All sets of positions where `among` is True are equally likely. Returns True
+  at the drawn positions.
   """
-  # What may not be drawn sorts last. A stable sort ranks ties too: the count is
-  # exact even if two draws are equal.
+  # Excluded positions sort last. A stable sort ranks ties, so that the number
+  # is exact even if two random numbers are equal.
   draws = jnp.where(among, jax.random.uniform(key, among.shape), jnp.inf)
   ranks = jnp.argsort(jnp.argsort(draws))
   return among & (ranks < size)
@@ -67,19 +62,19 @@ def substitute(
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by similar items.
 
-  Exactly `ceil(ratio * n)` distinct positions of the `n` behaviours, or all
-  that have a similar item, if those are fewer; others are kept. Each is
-  replaced by one of its similar items, all equally likely.
+  Exactly `ceil(ratio * n)` of the `n` behaviours are replaced, or all that have
+  a similar item if those are fewer. Each is replaced by one of its similar
+  items, all equally likely.
 
   Args:
     key: A random key.
     items: `[length]`, real ids first, 0 is padding.
-    ratio: The share that is replaced, in (0, 1].
-    similar: `[ids, k]`, the similar items of each id, padding and mask among
-      them; after them, or where there is none, 0.
+    ratio: The share of behaviours that is replaced, in (0, 1].
+    similar: `[ids, k]`, the similar items of each id, including the ids of
+      padding and mask; filled up with 0.
 
   Returns:
-    `[length]`, as long as before.
+    `[length]`, with as many behaviours as before.
 
   Raises:
     ValueError: If `ratio` is outside (0, 1].
@@ -92,8 +87,8 @@ def substitute(
 
   Reference:
     Liu et al., "Contrastive Self-supervised Sequential Recommendation with
-    Robust Augmentation" (CoSeRec), 2021; its ratio is 0.1. The authors' code
-    rounds the number down, and takes the most similar item alone, k = 1.
+    Robust Augmentation" (CoSeRec), 2021, with ratio 0.1. The authors' code
+    rounds the number down and uses only the most similar item, k = 1.
   """
   position_key, choice_key = jax.random.split(key)
   _, size = length_and_size(items, ratio)
@@ -109,18 +104,18 @@ def insert(
   ratio: Ratio,
   similar: Int[ArrayLike, 'ids k'],
 ) -> Int[Array, ' length']:
-  """Puts similar items just before random behaviours, one before each.
+  """Inserts a similar item directly before each of some random behaviours.
 
-  Before exactly `ceil(ratio * n)` distinct positions of the `n` behaviours, or
-  all that have a similar item, if those are fewer. Of more than `length`
-  behaviours the last ones are kept, which are the most recent; before the first
-  of as many as `length` nothing fits, and nothing is put.
+  An item is inserted before exactly `ceil(ratio * n)` of the `n` behaviours, or
+  before all that have a similar item if those are fewer. If the result is
+  longer than `length`, only the last, most recent behaviours are kept; if `n`
+  is `length`, nothing is inserted before the first one.
 
   Args:
     key: A random key.
-    items: `[length]`, real ids first, the oldest before, 0 is padding.
-    ratio: The share before which an item is put, in (0, 1].
-    similar: As of `substitute`.
+    items: `[length]`, real ids first, from the oldest on, 0 is padding.
+    ratio: The share of behaviours before which an item is inserted, in (0, 1].
+    similar: `[ids, k]`, see `substitute`.
 
   Returns:
     `[length]`, the behaviours and the similar items, then padding.
@@ -137,7 +132,7 @@ def insert(
     Array([1, 9, 2, 3], dtype=int32)
 
   Reference:
-    As of `substitute`; its ratio is 0.4.
+    Liu et al., CoSeRec, 2021, with ratio 0.4; see `substitute`.
   """
   position_key, choice_key = jax.random.split(key)
   n, size = length_and_size(items, ratio)
@@ -147,7 +142,7 @@ def insert(
   chosen = random_positions(position_key, is_real(found) & fits, size)
   found = jnp.where(chosen, found, 0)
   pairs = jnp.stack([found, jnp.asarray(items)], axis=1).reshape(-1)
-  # A stable sort: what is there stays in order, and comes first.
+  # A stable sort moves empty places to the end and keeps the order.
   pairs = pairs[jnp.argsort(~is_real(pairs))]
   too_many = jnp.maximum(n + jnp.sum(chosen, dtype=jnp.int32) - length, 0)
   return jax.lax.dynamic_slice(pairs, (too_many,), (length,))
@@ -158,7 +153,7 @@ def _draw_similar(
   items: Int[ArrayLike, ' length'],
   similar: Int[ArrayLike, 'ids k'],
 ) -> Int[Array, ' length']:
-  """One similar item of each, all equally likely; 0 where there is none."""
+  """Draws a similar item for each behaviour; 0 where there is none."""
   items, similar = jnp.asarray(items), jnp.asarray(similar)
   choices = similar[items].astype(items.dtype)
   count = jnp.sum(choices != 0, axis=1)
@@ -205,19 +200,20 @@ def one_of(
 
 
 def two_of(*augmentations: Augmentation) -> Augmentation:
-  """Makes two views of a sequence by two different augmentations.
+  """Makes an augmentation that returns two views, by two different functions.
 
-  Of several, two different ones are drawn, all pairs and both orders equally
-  likely. Under `jax.vmap` each sequence draws its own.
+  All ordered pairs of augmentations are equally likely. Under `jax.vmap` each
+  sequence draws its own.
 
   Args:
-    *augmentations: As of `one_of`.
+    *augmentations: Functions `(key, items) -> items`, with bound settings.
 
   Returns:
     A function `(key, items) -> views`, `[2, length]`.
 
   Raises:
-    ValueError: If there are fewer than two, or one is not a function.
+    ValueError: If fewer than two augmentations are given, or one is not a
+      function.
 
   Example:
     >>> import functools
@@ -250,13 +246,13 @@ def two_of(*augmentations: Augmentation) -> Augmentation:
   return apply_two
 
 
-def in_turn(*augmentations: Augmentation) -> Augmentation:
-  """Makes an augmentation that applies several, as of `one_of`, in turn.
+def compose(*augmentations: Augmentation) -> Augmentation:
+  """Makes an augmentation that applies several, one after another.
 
   Example:
     >>> import functools
     >>> from adaptssr_jax.augment import crop, random_slice
-    >>> augment = in_turn(
+    >>> augment = compose(
     ...   functools.partial(random_slice, lengths=(4, 4)),
     ...   functools.partial(crop, ratio=0.5),
     ... )
@@ -264,13 +260,13 @@ def in_turn(*augmentations: Augmentation) -> Augmentation:
     Array([7, 7, 0, 0, 0], dtype=int32)
   """
 
-  def apply_in_turn(key: PRNGKeyArray, items: Items) -> Items:
+  def apply_all(key: PRNGKeyArray, items: Items) -> Items:
     keys = jax.random.split(key, len(augmentations))
     for augment, part in zip(augmentations, keys, strict=True):
       items = augment(part, items)
     return jnp.asarray(items)
 
-  return apply_in_turn
+  return apply_all
 
 
 def _check_functions(

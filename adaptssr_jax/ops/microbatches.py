@@ -1,4 +1,4 @@
-"""Large batches in the memory of small ones."""
+"""Functions of large batches, computed in parts to need less memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +13,20 @@ from adaptssr_jax.ops.reductions import check_size
 def in_microbatches(
   encode: Callable[..., Any], *args: Any, size: int | None
 ) -> Any:
-  """Encodes `size` rows at a time, and keeps nothing of them but the results.
+  """Encodes `size` rows at a time and keeps only the results.
 
   The gradient encodes each microbatch again, with the same random draws, and
-  adds up what the microbatches contribute to the parameters: a forward pass
-  more, and the activations of one microbatch. Values and gradients are those of
-  `encode(*args)`, to rounding.
+  sums the gradients of the microbatches. It costs one more forward pass, and
+  needs the memory for the activations of one microbatch. Values and gradients
+  equal those of `encode(*args)` up to rounding.
 
   Args:
-    encode: (arrays [m, ...], ...) -> arrays [m, ...], for any m, each row on
-      its own. Rows of zeros must be legal: they fill up the last microbatch.
+    encode: (arrays [m, ...], ...) -> arrays [m, ...], for any m; the result of
+      a row depends only on this row. Rows of zeros, which fill the last
+      microbatch, must be valid.
     *args: arrays [rows, ...], such as sequences, or keys for dropout.
-    size: rows of a microbatch. None, or at least `rows`, encodes all at once.
+    size: Number of rows in a microbatch. None, or at least `rows`, encodes all
+      at once.
 
   Returns:
     What `encode(*args)` returns.
@@ -38,22 +40,23 @@ def in_microbatches(
 
   Reference:
     Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
-    Limited Setup", RepL4NLP 2021: GradCache, here as a loop of JAX whose steps
-    are computed again for the gradient.
+    Limited Setup", RepL4NLP 2021: GradCache, here as a JAX loop whose steps are
+    recomputed for the gradient.
   """
   if _at_once(args, size):
     return encode(*args)
   # The loop already keeps the compiler from merging the two forward passes.
-  again = jax.checkpoint(encode, prevent_cse=False)
-  return map_chunks(again, *args, size=size)
+  recomputed = jax.checkpoint(encode, prevent_cse=False)
+  return map_chunks(recomputed, *args, size=size)
 
 
 def map_chunks(
   function: Callable[..., Any], *args: Any, size: int | None
 ) -> Any:
-  """Calls a function of rows on `size` of them at a time, in a loop.
+  """Calls a function on `size` rows at a time, in a loop.
 
-  As `in_microbatches`, but the gradient keeps what the function lets it keep.
+  It differs from `in_microbatches` only in that the gradient does not recompute
+  the function.
   """
   if _at_once(args, size):
     return function(*args)
@@ -65,14 +68,14 @@ def map_chunks(
 def in_chunks(arrays: Any, *, size: int) -> Any:
   """Splits arrays [rows, ...] into [chunks, size, ...], for `jax.lax.map`.
 
-  The last chunk is filled up with rows of zeros, also of keys.
+  The last chunk is filled up with rows of zeros, also in arrays of keys.
 
   Args:
-    arrays: any structure of arrays with as many rows.
-    size: rows of a chunk.
+    arrays: a pytree of arrays with the same number of rows.
+    size: Number of rows in a chunk.
 
   Returns:
-    The same structure of arrays.
+    The pytree of arrays [chunks, size, ...].
 
   Example:
     >>> in_chunks(jnp.array([1, 2, 3]), size=2).tolist()

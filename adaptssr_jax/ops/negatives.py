@@ -9,18 +9,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.microbatches import map_chunks
 from adaptssr_jax.ops.reductions import AxisName, max_and_first
-from adaptssr_jax.ops.similarity import all_users, exact_dot, is_another
+from adaptssr_jax.ops.similarity import all_users, exact_dot, is_other_user
 
 Anchors = Float[Array, 'batch dim']
 Ids = Int[Array, ' batch']
 
 
 class Negatives(NamedTuple):
-  """Vectors, of length 1 for cosines, and whose they are.
+  """Vectors, and the users that they belong to.
 
   Args:
-    vectors: `[n, dim]`.
-    ids: `[n]`, of the user of each; 0 for a vector that is no negative.
+    vectors: `[n, dim]`, of length 1 if products are to be cosines.
+    ids: `[n]`, the id of the user of each vector; 0 for padding.
   """
 
   vectors: Float[Array, 'n dim']
@@ -34,13 +34,8 @@ def negatives_of(
 ) -> tuple[Negatives, Ids]:
   """Gathers the vectors of all users of all devices as negatives.
 
-  Args:
-    users: `[views, passes, batch, dim]`, of length 1 for cosines.
-    where: Bool `[batch]`, the users that count.
-    axis_name: The axis over whose devices users are split.
-
-  Returns:
-    `Negatives` of all devices, and `[batch]` ids from 1 up.
+  Returns them, and the ids `[batch]` of the users of this device. `where` is
+  False for padding users, which are no negatives.
   """
   vectors, ids, own = all_users(users, where, axis_name)
   vectors = vectors.reshape(-1, vectors.shape[-1])
@@ -50,7 +45,7 @@ def negatives_of(
 def negative_similarities(
   anchors: Anchors, own: Ids, negatives: Negatives
 ) -> Float[Array, 'batch n']:
-  """Products of anchors with the vectors of others, -inf with their own.
+  """Products of anchors with vectors of other users; -inf for their own user.
 
   Example:
     >>> negatives = Negatives(jnp.eye(2), jnp.array([1, 2]))
@@ -58,7 +53,7 @@ def negative_similarities(
     [[-inf, 0.0], [0.0, -inf]]
   """
   products = exact_dot('bd,nd->bn', anchors, negatives.vectors)
-  return jnp.where(is_another(own, negatives.ids), products, -jnp.inf)
+  return jnp.where(is_other_user(own, negatives.ids), products, -jnp.inf)
 
 
 def most_similar(

@@ -1,6 +1,6 @@
-"""Losses of similarities: an implicit view, then explicit ones, then negatives.
+"""Losses that rank similarities: implicit, then explicit views, then negatives.
 
-The last settings are those of all losses, see `losses`.
+The module `losses` describes the arguments that all losses share.
 """
 
 import jax
@@ -43,9 +43,9 @@ def mpr_loss(
 
   Args:
     implicit: `[..., P]`, similarities of each anchor to its implicit views.
-    explicit: `[..., S]`, to its explicit views.
-    negative: `[..., N]`, to other users. -inf means "not there": it is left out
-      in both modes. An anchor without any negative keeps `w * (p - e)` alone.
+    explicit: `[..., S]`, similarities to its explicit views.
+    negative: `[..., N]`, similarities to other users. -inf marks a missing
+      negative. For an anchor without negatives, only `w * (p - e)` remains.
     weight: `w`, the paper's lambda, a scalar or `[...]`.
     where: Bool `[...]`. False masks an anchor.
     hard_negatives: Use only the hardest pair of each anchor.
@@ -74,14 +74,14 @@ def mpr_loss(
 
   Reference:
     Yu et al., AdaptSSR, NeurIPS 2023: the loss over all quadruples, and its
-    in-batch hard negative form.
+    form with in-batch hard negatives.
   """
   check_temperature(temperature)
   if not smooth >= 0:
     raise ValueError(f'smooth must be at least 0, not {smooth}.')
   if smooth and not hard_negatives:
-    raise ValueError('smooth is of hard pairs: leave it at 0.')
-  # Garbage in masked anchors must not reach the gradients as 0 * nan.
+    raise ValueError('smooth needs hard_negatives: leave it at 0.')
+  # A nan in a masked anchor must not reach the gradients as 0 * nan.
   implicit, explicit, negative = (
     zero_unless(where, as_float(x)) for x in (implicit, explicit, negative)
   )
@@ -116,11 +116,11 @@ def listwise_ranking_loss(
       w * mean_p -log(exp p / (exp p + sum exp e + sum exp n))
         + (1 - w) * mean_e -log(exp e / (exp e + sum exp n))
 
-  which is the likelihood of drawing the implicit view before all others, and an
-  explicit view before all negatives.
+  The two terms are the negative log-likelihoods of drawing the implicit view
+  before all others, and an explicit view before all negatives.
 
-  Arguments, what is returned and what is raised are as of `mpr_loss`, but for
-  `hard_negatives` and `smooth`, which only pairs have.
+  Arguments, returned values and errors are those of `mpr_loss`, without
+  `hard_negatives` and `smooth`.
 
   Example:
     >>> loss = listwise_ranking_loss(
@@ -141,7 +141,7 @@ def listwise_ranking_loss(
   )
   others = smooth_max(negative, smooth=1.0)
   rest = jnp.logaddexp(jax.nn.logsumexp(explicit, -1, keepdims=True), others)
-  # log(1 + exp(a - b)) is -log of the share of b among a and b.
+  # softplus(a - b) = -log(exp b / (exp a + exp b)).
   first = jnp.mean(jax.nn.softplus(rest - implicit), axis=-1)
   second = jnp.mean(jax.nn.softplus(others - explicit), axis=-1)
   losses = weight * first + (1 - weight) * second
@@ -155,10 +155,10 @@ def _mean_over_triples(
   negative: Float[Array, '*anchors n'],
   weight: Num[Array, '*anchors'],
 ) -> Float[Array, '*anchors']:
-  """Ranks implicit above high, and low above negative, in all combinations."""
+  """The mean over all triples that rank implicit > high and low > negative."""
   weight = weight[..., None, None, None]
   exists = (negative > -jnp.inf)[..., None, None, :]
-  # Infinity must not enter the difference, where its gradient would be nan.
+  # The gradient of a difference with infinity would be nan.
   negative = jnp.where(exists, negative[..., None, None, :], 0)
   first = weight * (implicit[..., :, None, None] - high[..., None, :, None])
   second = (1 - weight) * (low[..., None, :, None] - negative)

@@ -13,11 +13,11 @@ def unit_length(
   vectors: Float[Array, '*batch dim'],
 ) -> Float[Array, '*batch dim']:
   """Scales each vector to length 1; a zero vector stays 0, with gradient 0."""
-  # Squares overflow unless the largest entry is brought to 1 first. The cosine
-  # does not depend on this scale, so neither does its gradient.
+  # Squares would overflow unless the largest entry is scaled to 1 first. The
+  # cosine does not depend on this scale, so neither does its gradient.
   scale = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
   vectors = vectors / jnp.maximum(scale, 1e-12)
-  # Now at least 1, unless the vector is zero: its gradient must stay finite.
+  # At least 1 now, unless the vector is zero, whose gradient must stay finite.
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
   return vectors * lax.rsqrt(jnp.maximum(square, 0.5))
 
@@ -25,7 +25,7 @@ def unit_length(
 def unit_users(
   users: Float[ArrayLike, '...'], where: Bool[ArrayLike, ' batch'] | None
 ) -> Float[Array, 'views 2 batch dim']:
-  """Checks the shape, zeroes padding, and gives each vector length 1."""
+  """Checks the shape, zeroes padding, and scales all vectors to length 1."""
   shape = jnp.shape(users)
   if len(shape) != 4 or shape[0] < 2 or shape[1] != 2:
     raise ValueError(
@@ -41,23 +41,23 @@ def unit_users(
 def cosines(
   anchors: Float[Array, 'batch dim'], views: Float[Array, 'views batch dim']
 ) -> Float[Array, 'batch views']:
-  """Compares each anchor with its own views; all have length 1."""
+  """The cosines of each anchor with its own views, all of length 1."""
   return exact_dot('bd,vbd->bv', anchors, views)
 
 
 def smooth_max(
   values: Float[Array, '*batch n'], *, smooth: ArrayLike
 ) -> Float[Array, '*batch 1']:
-  """The maximum of the last axis, or a smooth one above it.
+  """The maximum over the last axis, or a smooth upper bound of it.
 
   s log sum exp(x / s), and max x in the limit s = 0
 
   Args:
-    values: `[..., n]`; -inf means "not there".
+    values: `[..., n]`; -inf marks missing values.
     smooth: s.
 
   Returns:
-    `[..., 1]`, -inf where nothing is there, with a gradient of 0.
+    `[..., 1]`; -inf, with zero gradient, if all values are missing.
 
   Example:
     >>> print(f'{smooth_max(jnp.zeros(2), smooth=1.0)[0]:.4f} = log 2')
@@ -67,7 +67,7 @@ def smooth_max(
     return jnp.max(values, axis=-1, keepdims=True, initial=-jnp.inf)
   exists = values > -jnp.inf
   some = jnp.any(exists, axis=-1, keepdims=True)
-  # What is not there must not enter the sum, where its gradient would be nan.
+  # If all values are -inf, the gradient of the sum would be nan.
   values = jnp.where(some, values, 0)
   largest = smooth * jax.nn.logsumexp(values / smooth, axis=-1, keepdims=True)
   return jnp.where(some, largest, -jnp.inf)
@@ -76,7 +76,7 @@ def smooth_max(
 def exact_dot(spec: str, left: Array, right: Array) -> Array:
   """`jnp.einsum` in full precision.
 
-  The default one of GPU and TPU would round the ranks of close users.
+  The default precision of GPUs and TPUs can swap the ranks of close users.
   """
   return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
 
@@ -88,9 +88,9 @@ def all_users(
 ) -> tuple[
   Float[Array, 'views passes all dim'], Int[Array, ' all'], Int[Array, ' batch']
 ]:
-  """Returns the users of all devices, their ids, and those of the local users.
+  """Gathers the users of all devices, and returns them, their ids, and own ids.
 
-  Ids are 1, 2, ... in order; in the second, padding has 0, which is no user.
+  Ids are 1, 2, ... in order, except that the second result has 0 for padding.
   """
   own = jnp.arange(users.shape[2]) + 1
   if axis_name is not None:
@@ -103,8 +103,8 @@ def all_users(
   return users, ids, own
 
 
-def is_another(
+def is_other_user(
   own: Int[Array, ' batch'], ids: Int[Array, ' n']
 ) -> Bool[Array, 'batch n']:
-  """Which ids are those of another user, by the ids of `all_users`."""
+  """Whether ids, numbered by `all_users`, belong to another user than `own`."""
   return (ids > 0)[None, :] & (ids[None, :] != own[:, None])

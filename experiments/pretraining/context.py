@@ -101,7 +101,7 @@ def _augmentation(
     steps.append(functools.partial(augment.random_slice, lengths=lengths))
   if edits:
     steps.append(augment.one_of(*edits))
-  return steps[0] if len(steps) == 1 else augment.in_turn(*steps)
+  return steps[0] if len(steps) == 1 else augment.compose(*steps)
 
 
 class Context(NamedTuple):
