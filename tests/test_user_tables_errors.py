@@ -14,6 +14,8 @@ from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
 CSV_ERRORS = [
   ('u3,i,3', '3 cells, but the header has 4'),
   ('u3,i,3,x,y', '5 cells'),
+  ('u3,i,3,x,', '5 cells'),
+  ('"u3" ,i,3,x', 'malformed CSV'),
   (',i,3,x', "'user_id' is empty"),
   ('u3,,3,x', "'item_id' is empty"),
   ('u3,i,,x', "'time' is empty"),

@@ -58,7 +58,9 @@ def open_database(
     try:
       yield database
     except duckdb.OutOfMemoryException as error:
-      raise DataError(f'preparing needs more memory: {error}') from None
+      raise DataError(
+        f'preparing needs more memory, raise the memory limit: {error}'
+      ) from None
     except duckdb.IOException as error:
       raise OSError(str(error)) from None
     finally:

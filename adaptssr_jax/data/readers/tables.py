@@ -2,9 +2,9 @@
 
 DuckDB splits blocks of lines into cells and checks them. From the first block
 of CSV with a line that cannot be split this way, Python's `csv` module reads
-the file row by row. DuckDB's own `read_csv` is not used: it reads `a, "b"` as
-`b` in place of ` "b"`, accepts `"a" ` as `a`, and drops empty cells that a row
-has in excess, all without an error.
+the file row by row. DuckDB's own `read_csv` is not used: in version 2.0.1 it
+reads the second cell of `a, "b"` as `b` in place of ` "b"`, accepts `"a" ` as
+`a`, and drops empty cells that a row has in excess, all without an error.
 """
 
 from __future__ import annotations
