@@ -42,7 +42,7 @@ def changed(**changes):
 
 
 def products(jaxpr):
-  """Operations of the matrix products of a program."""
+  """Counts the operations of the matrix products of a program."""
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'dot_general':
@@ -55,7 +55,7 @@ def products(jaxpr):
 
 
 @pytest.mark.parametrize('queries', [1, 3])
-def test_operations_are_those_of_the_program(queries):
+def test_operations_equal_those_of_the_traced_program(queries):
   encoder = UserEncoder(
     num_items=9, max_length=7, embed_dim=8, num_layers=2, num_queries=queries
   )
@@ -73,9 +73,9 @@ def test_operations_are_those_of_the_program(queries):
 
 def test_operations_of_a_step_by_hand():
   encoder = UserEncoder(num_items=9, embed_dim=2, num_layers=1)
-  # Of 1 item: 24 * 4 + 4 * 2 + 4 * 2 = 112; of 3 items 288 + 72 + 24 = 384.
+  # 1 item takes 24 * 4 + 4 * 2 + 4 * 2 = 112, 3 items take 288 + 72 + 24 = 384.
   mean = (112 + 384) / 2
-  # 2 users, each 4 sequences, and 2 * 2 anchors by 8 vectors of 2 features.
+  # 2 users of 4 sequences; 2 * 2 anchors against 8 vectors of 2 features.
   expected = 3 * 8 * mean + 2 * (4 * 8 * 2)
   assert step_flops(np.array([1, 3]), users=2, encoder=encoder) == expected
 
@@ -89,7 +89,7 @@ def test_synthetic_users():
   counts = np.bincount(users.items.values, minlength=51)
   assert len(counts) == 50 + 1
   assert counts[0] == counts[50] == 0
-  # Zipf: the second item, which is 1, has 2 ** 1.2 as many as the third.
+  # Zipf's law: z = 1, which is item 2, is 2 ** 1.2 times as frequent as z = 2.
   assert counts[2] / counts[3] == pytest.approx(2**1.2, rel=0.1)
   again = synthetic_users(2000, num_items=50, longest=100)
   np.testing.assert_array_equal(users.items.values, again.items.values)
@@ -106,7 +106,7 @@ def test_the_timed_run_has_the_flags_of_the_benchmark():
   assert (run.batch_size, run.microbatch) == (16, 4)
 
 
-def test_what_cannot_be_run_is_refused(tmp_path):
+def test_flags_that_would_fail_are_refused(tmp_path):
   checkout = tmp_path / 'checkout'
   (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
   without_torch = script(tmp_path, 'exit 1')
@@ -190,7 +190,7 @@ def measured(rate, **others):
   } | others
 
 
-def test_what_fails_costs_nothing_else(tmp_path, monkeypatch, capsys):
+def test_a_failed_case_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
   def run_case(case, settings, *, cache):
     if '--buckets=1' in case.name:
       return {'error': 'killed'}
@@ -221,7 +221,7 @@ def test_what_fails_costs_nothing_else(tmp_path, monkeypatch, capsys):
   assert cells['all off'][-1] == '0.50 (0.50..0.50)'
 
 
-def test_ratios_are_of_the_same_round():
+def test_ratios_compare_rates_of_the_same_round():
   rounds = [(10, 1), (30, 2), (20, None)]
   runs = []
   for number, rates in enumerate(rounds):
@@ -236,7 +236,7 @@ def test_ratios_are_of_the_same_round():
   assert 'peak memory' not in shown
 
 
-def test_each_case_changes_one_thing():
+def test_each_case_changes_one_setting():
   base = {'num_items': ('40',)}
   (group,) = cases.ablation_cases(TINY, cpu=True)
   changes = [
@@ -256,18 +256,18 @@ def test_each_case_changes_one_thing():
   assert all(changed(**case.changes) for case in [*group, *growth])
 
 
-def test_a_table_beyond_memory_is_not_tried():
+def test_a_table_larger_than_memory_is_not_tried():
   huge = {'num_items': (str(10**12),)}
   assert 'GiB' in cases.too_large(changed(table_update='dense', **huge))
   assert not cases.too_large(changed(table_update='rows', **huge))
   assert not cases.too_large(changed(table_update='dense'))
 
 
-def test_the_reference_is_given_positions_and_times_what_it_may():
+def test_the_reference_gets_masked_positions_and_skips_the_warm_up():
   torch = types.SimpleNamespace(from_numpy=lambda array: array.tolist())
   peer = types.SimpleNamespace(torch=torch)
-  hidden = reference.positions(peer, ([2, 0], [], [1]))
-  assert hidden == ([0, 0, 2], [2, 0, 1])
+  masked = reference.positions(peer, ([2, 0], [], [1]))
+  assert masked == ([0, 0, 2], [2, 0, 1])
   assert reference.positions(peer, ([], [])) == ([], [])
   seen = []
   assert len(reference.timed(seen.append, range(0, 10, 2), warm_up=2)) == 3
@@ -275,7 +275,7 @@ def test_the_reference_is_given_positions_and_times_what_it_may():
 
 
 @pytest.mark.slow
-def test_the_command_in_processes_of_its_own(tmp_path):
+def test_the_command_runs_each_case_in_its_own_process(tmp_path):
   checkout = tmp_path / 'checkout'
   (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
   found = json.dumps(measured(0.01))

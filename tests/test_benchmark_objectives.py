@@ -19,7 +19,7 @@ from experiments.flags.traits import TRAITS
 from tests.test_benchmark import changed, measured, script
 from tests.tiny_runs import PLAIN
 
-# A Python that has torch, if one believes it, and says what it is given.
+# A script that pretends to be a Python with torch, and returns its arguments.
 STUB = """
 import json, sys
 import numpy as np
@@ -40,7 +40,9 @@ def python_without_torch(tmp_path):
   return script(tmp_path, f'exec {sys.executable} {tmp_path}/stub.py "$@"')
 
 
-def test_each_objective_takes_turns_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_objectives_alternate_with_pytorch_and_resume(
+  tmp_path, monkeypatch, capsys
+):
   ran, lost = [], [('clue', cases.PYTORCH)]
 
   def run_case(case, settings, *, cache):
@@ -63,7 +65,7 @@ def test_each_objective_takes_turns_and_goes_on(tmp_path, monkeypatch, capsys):
   ran.clear()
   lost.clear()
   runs = benchmark.main(dataclasses.replace(settings, rounds=3))
-  # What failed, and what is new.
+  # The failed case and the new round.
   assert [name for name, _ in ran] == ['clue'] * 4 + ['ptum'] * 2
   assert json.loads((tmp_path / 'objectives.json').read_text())['runs'] == runs
   (row,) = [
@@ -76,7 +78,7 @@ def test_each_objective_takes_turns_and_goes_on(tmp_path, monkeypatch, capsys):
   ]
 
 
-def test_pytorch_is_given_our_batches(tmp_path, stub):
+def test_pytorch_gets_our_batches(tmp_path, stub):
   settings = changed(
     objectives=('all',), reference_python=stub, cpu_devices=2, embed_dim=8
   )
@@ -133,7 +135,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   'objective',
   [
     'causal_items',
-    # Of which each needs more of a user than its items.
+    # Each of these needs more data than the items of a user.
     pytest.param('coserec', marks=pytest.mark.slow),
     pytest.param('duorec', marks=pytest.mark.slow),
     pytest.param('ptum', marks=pytest.mark.slow),
@@ -145,13 +147,13 @@ def test_each_objective_is_measured(objective):
   assert found['gflops'] > 0
 
 
-def test_operations_of_a_guessing_model_are_not_counted():
+def test_operations_of_models_that_predict_replacements_are_unknown():
   for name in ('ecl', 'ccl_filled'):
     assert scored_of_a_user(name, np.array([3])) is None
 
 
 @pytest.mark.slow
-def test_each_is_measured_in_a_process_of_its_own(tmp_path, stub, capsys):
+def test_each_case_is_measured_in_its_own_process(tmp_path, stub, capsys):
   settings = changed(
     objectives=('pooled_items',),
     reference_python=stub,

@@ -13,12 +13,12 @@ from tests.tiny_runs import PLAIN
 
 @pytest.fixture(name='ran')
 def cases_that_are_run(monkeypatch):
-  """The cases, in order, which are not measured but have rates by name."""
+  """The cases in the order in which they run, with rates given by name."""
   ran = []
 
   def run_case(case, settings, *, cache):
     ran.append(case)
-    # Where programs are found, compiling takes no memory.
+    # With a cache, the peak memory would not include compilation.
     assert (cache == 'off') == case.section.startswith('Growth')
     if case.changes.get('embed_dim') == 128:
       return {'error': 'not done after 9 s'}
@@ -58,7 +58,7 @@ def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
       'cpu_devices',
     )
   }
-  # What failed or is not there is measured again, and nothing else.
+  # Only failed and missing cases are measured again.
   last = whole['runs'].pop()
   path.write_text(json.dumps(whole))
   ran.clear()
@@ -70,7 +70,7 @@ def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
   ]
 
 
-def test_growth_of_other_flags_or_code_is_not_gone_on_with(ran, tmp_path):
+def test_growth_of_other_flags_or_code_is_not_resumed(ran, tmp_path):
   settings = changed(growth=True, quick=True, workdir=str(tmp_path))
   benchmark.main(settings)
   assert [(case.section[14:], case.name) for case in ran[:3]] == [
@@ -111,7 +111,7 @@ def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
     'buckets': 1,
     'table_update': 'rows',
   }
-  # What was chosen is kept for what is chosen next, and for the comparison.
+  # Chosen values are kept for the next choices and for the comparison.
   assert ran[4].changes == {
     'num_items': ('40',),
     'microbatch': 64,
@@ -135,7 +135,7 @@ def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_is_measured_of_a_process_for_each_table(tmp_path, monkeypatch):
+def test_each_table_is_measured_in_its_own_process(tmp_path, monkeypatch):
   monkeypatch.setattr(cases, '_GROWTH', {'num_items': [4048, 65_536]})
   settings = changed(
     growth=True, quick=True, workdir=str(tmp_path / 'out'), **PLAIN

@@ -19,7 +19,7 @@ def seconds_of(folder):
   return [line['seconds'] for line in found]
 
 
-def test_seconds_are_those_of_training_and_go_on(
+def test_seconds_are_those_of_training_and_continue_on_resuming(
   tmp_path, data_dir, monkeypatch
 ):
   pauses = []
@@ -39,7 +39,7 @@ def test_seconds_are_those_of_training_and_go_on(
       pretrain.main(settings)
   first = seconds_of(tmp_path)
   assert len(first) == len(pauses) == 2
-  # A second of every epoch is no training.
+  # The pause of a second in each epoch is not part of training.
   between = pauses[1] - pauses[0]
   assert 0 < first[1] - first[0] < between - 0.9
   pretrain.main(settings)
@@ -47,7 +47,7 @@ def test_seconds_are_those_of_training_and_go_on(
   assert seconds_of(tmp_path)[2] > first[1]
 
 
-def test_what_a_checkpoint_saves_is_not_trained_in_no_time(tmp_path, data_dir):
+def test_a_checkpoint_saves_the_seconds_since_the_last_log(tmp_path, data_dir):
   settings = pretrain_settings(tmp_path, data_dir, log_seconds=True)
 
   def open_at(start, saved):
@@ -62,7 +62,7 @@ def test_what_a_checkpoint_saves_is_not_trained_in_no_time(tmp_path, data_dir):
     assert found['seconds'] >= 0.2
 
 
-def test_seconds_are_logged_where_they_are_asked_for(pretrained):
+def test_seconds_are_logged_only_if_asked_for(pretrained):
   assert not seconds_of(pretrained.workdir)
 
 
@@ -102,7 +102,7 @@ def two_runs_and_a_bag(tmp_path):
   )
 
 
-def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
+def test_quality_over_seconds_is_drawn_and_printed(runs, tmp_path, capsys):
   path = tmp_path / 'minutes.svg'
   settings = report.ReportSettings(runs=runs, picture=str(path))
   report.main(settings)
@@ -118,7 +118,7 @@ def test_quality_over_seconds_is_drawn_and_told(runs, tmp_path, capsys):
     report.main(settings)
 
 
-def test_data_sets_are_not_compared(runs, tmp_path, capsys):
+def test_each_data_set_has_its_own_panel(runs, tmp_path, capsys):
   lines = [probed(3, 1.5, 0.9, 0.2)]
   text = '--dataset=other\n--task=gender\n'
   other = folder_of(tmp_path / 'other', text, metrics=lines)
@@ -137,7 +137,9 @@ def test_data_sets_are_not_compared(runs, tmp_path, capsys):
     ('a.txt', slice(None), r'a.txt was not written: .*not supported'),
   ],
 )
-def test_what_cannot_be_drawn_is_told(runs, tmp_path, name, some, message):
+def test_pictures_that_cannot_be_drawn_are_errors(
+  runs, tmp_path, name, some, message
+):
   settings = report.ReportSettings(
     runs=runs[some], picture=str(tmp_path / name)
   )

@@ -49,13 +49,13 @@ def encoder_of(plan, settings):
 
 @pytest.fixture(scope='module')
 def run(pretrained):
-  """A run of pre-training: its settings, and its last state."""
+  """A run of pre-training: its settings and its last state."""
   return pretrained, pretrain.main(pretrained)
 
 
 @pytest.fixture(scope='module')
 def planned(run):
-  """The same run, planned elsewhere; what it printed; what was there before."""
+  """A plan of the same run, its output, and the files of before the plan."""
   settings, _ = run
   before = files(settings.data_dir)
   aside = settings.workdir + '_planned'
@@ -65,7 +65,7 @@ def planned(run):
   return plan, printed.getvalue(), before
 
 
-def test_a_plan_leaves_no_trace(run, planned):
+def test_a_plan_leaves_no_files(run, planned):
   settings, _ = run
   assert not os.path.exists(settings.workdir + '_planned')
   assert files(settings.data_dir) == planned[-1]
@@ -82,11 +82,11 @@ def test_a_plan_has_the_sizes_of_the_run(run, planned):
   assert plan.optimizer_size == bytes_of(state.opt_state)
   assert plan.devices == jax.device_count() == 8
   assert plan.batch_size == settings.batch_size
-  # 180 users, 64 a step.
+  # 180 users, 64 in a step.
   assert (plan.users, plan.steps_per_epoch, plan.num_steps) == (180, 3, 9)
 
 
-def test_a_plan_tells_of_the_data(run, planned):
+def test_a_plan_has_the_sizes_of_the_data(run, planned):
   settings, _ = run
   plan, *_ = planned
   data = pretrain.open_data(settings, task='pretrain')
@@ -95,7 +95,7 @@ def test_a_plan_tells_of_the_data(run, planned):
   assert plan.behaviours == len(users.values)
   folder = os.path.join(settings.data_dir, data.name)
   assert plan.data_on_disk == sum(map(len, files(folder).values()))
-  # Offsets of users and their ids in two splits, two orders, and the names.
+  # Offsets of users and of their ids in two splits, two orders, and the names.
   offsets = sum(2 * (len(part.items) + 1) for part in data.splits.values())
   names = sum(8 + sys.getsizeof(name) for name in names)
   assert plan.data_in_memory == 8 * (offsets + 2 * len(users)) + names
@@ -104,35 +104,35 @@ def test_a_plan_tells_of_the_data(run, planned):
 def test_memory_is_that_of_a_device(run, planned):
   settings, state = run
   plan, *_ = planned
-  # Items, keys and all else of 8 of the 64 users, and a key.
+  # The items, masks and ids of 8 of the 64 users, and a key.
   users = 8 * (4 * settings.max_length + 1 + 4)
   assert plan.arguments == pytest.approx(bytes_of(state) + users + 8, rel=1e-3)
-  # The state takes the memory of the one before; metrics are a few numbers.
+  # The new state reuses the memory of the old one; metrics are a few numbers.
   assert 0 < plan.results < 1024
   assert plan.temporaries > bytes_of(state.params)
   assert plan.peak == plan.arguments + plan.results + plan.temporaries
 
 
-def test_products_are_those_counted_by_hand(run, planned):
+def test_operations_equal_those_counted_by_hand(run, planned):
   settings, _ = run
   plan, *_ = planned
   encoder = encoder_of(plan, settings)
   # Without buckets all sequences are as long as the longest.
   lengths = np.array([settings.max_length])
   by_hand = step_flops(lengths, users=settings.batch_size, encoder=encoder)
-  # The similarities that are logged are products as large as the loss's.
+  # Logged similarities take products as large as those of the loss.
   by_hand += 16 * settings.batch_size**2 * settings.embed_dim
   assert plan.flops == plan.most_flops
   assert plan.flops == pytest.approx(by_hand, rel=0.01)
 
 
-def test_what_is_sent_is_what_was_counted_by_hand(run, planned):
+def test_bytes_sent_equal_those_counted_by_hand(run, planned):
   settings, state = run
   plan, *_ = planned
-  # Of a ring of 8: gradients and a few sums, to all and back.
+  # In a ring of 8 devices: gradients and a few sums, reduced and gathered.
   reduced = bytes_of(state.params) * 2 * 7 / 8
   assert plan.sent['all-reduce'] == pytest.approx(reduced, rel=0.05)
-  # Of 8 users of a device, 4 vectors, whether they count, and one number.
+  # For the 8 users of a device: 4 vectors, a mask and one number.
   vectors = 4 * 8 * 4 * settings.embed_dim
   assert plan.sent['all-gather'] == 7 * (vectors + 8 * (4 + 1))
   assert plan.sent['reduce-scatter'] == 7 * (vectors + 8 * 4)
@@ -163,26 +163,26 @@ def test_masked_items_and_buckets_are_counted_by_hand(tmp_path, data_dir):
   assert plan.parameters == 5002 * 8 + plan.parameters - plan.table
   encoder = encoder_of(plan, settings)
   products = encoding_flops(np.array(6), encoder) - 4 * 6 * 8
-  # Encoded twice for the gradient; 3 of 6 items are hidden.
+  # Sequences are encoded again for the gradient; 3 of 6 items are masked.
   most = 64 * (4 * products + 3 * 2 * 3 * 5001 * 8)
   assert plan.most_flops == pytest.approx(most, rel=0.01)
   assert 0.8 * most < plan.flops <= plan.most_flops
 
 
-def test_a_split_table_is_on_all_devices_in_part(planned, run):
+def test_each_device_has_a_part_of_a_sharded_table(planned, run):
   settings, state = run
   whole, *_ = planned
-  # What augments a sequence sends nothing: one alone is soon compiled.
+  # Augmentations send nothing, and a single one compiles fast.
   settings = dataclasses.replace(
     settings, plan=True, shard_table=True, augmentations=('mask',)
   )
   plan = pretrain.main(settings)
   table = state.params['table'].nbytes
   # Each of 8 devices has an eighth of the table and of its moments, rounded up
-  # to rows.
+  # to whole rows.
   spared = 3 * table * 7 / 8
   assert plan.arguments == pytest.approx(whole.arguments - spared, abs=128)
-  # Rows come and their gradients go, and the table is not reduced.
+  # Rows and their gradients are exchanged, and the table is not reduced.
   assert plan.sent['all-reduce'] < whole.sent['all-reduce'] - table
   assert plan.sent['all-to-all'] > 0
   assert plan.sent['reduce-scatter'] == whole.sent['reduce-scatter']
@@ -207,7 +207,7 @@ def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
   # A frozen encoder has no moments.
   moments = head if mode == 'frozen' else plan.parameters
   assert plan.optimizer_size == 4 * (2 * moments + 1)
-  # And no gradients, of which the head's are all that is sent but a few sums.
+  # It has no gradients either: only those of the head and a few sums are sent.
   reduced = 4 * moments * 2 * 7 / 8
   assert plan.sent['all-reduce'] == pytest.approx(reduced, rel=0.05)
 
@@ -219,7 +219,7 @@ def test_fine_tuning_is_planned(tmp_path, data_dir, run, mode):
     ({'plan_items': 9, 'init_from': 'runs/a'}, 'a start from runs/a'),
   ],
 )
-def test_what_cannot_be_planned_is_refused(tmp_path, data_dir, changes, words):
+def test_plans_that_would_fail_are_refused(tmp_path, data_dir, changes, words):
   settings = pretrain_settings(tmp_path / 'run', data_dir, plan=True, **changes)
   with pytest.raises(SettingsError, match=words):
     pretrain.main(settings)
@@ -232,7 +232,7 @@ def test_a_probe_has_no_step_to_plan(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize('name', ['plan_devices', 'plan_items'])
-def test_flags_of_a_plan_want_a_plan(name):
+def test_flags_of_a_plan_need_a_plan(name):
   with pytest.raises(SettingsError, match=f'--{name} is for --plan'):
     pretrain.PretrainSettings(**{name: 8})
 
@@ -303,7 +303,7 @@ def test_collectives_are_counted():
   }
   expected = {name: 4 * count for name, count in floats.items()}
   assert sent_of(program, devices=8) == expected
-  # Where it is begun, and waited for elsewhere.
+  # An asynchronous collective is counted at its start.
   begun = '%a = (f32[3]{0}, f32[24]{0}) all-gather-start(%b), channel_id=1'
   assert sent_of(begun, devices=8) == {'all-gather': 7 * 12}
   assert not sent_of(program, devices=1)
@@ -313,7 +313,7 @@ def widths(items):
   return jnp.full(items.shape[0], items.shape[1], jnp.int32)
 
 
-def test_shares_are_those_of_the_widths_taken():
+def test_shares_equal_those_of_the_widths_taken():
   lengths = np.array([1, 2, 2, 3, 5, 9])
   buckets = Buckets(widths=(2, 4), size=3)
   shares = program_shares(lengths, rows=8, buckets=buckets, length=9)
@@ -334,15 +334,15 @@ def test_padding_share():
   assert share(np.array([2]), buckets=AT_ONCE) == 0.75
   assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
   assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
-  # An insertion keeps the length of a batch.
+  # Sequences longer than the batch are cut to its length.
   assert share(np.array([11]), buckets=Buckets((2, 5), 2)) == 0
-  # Groups of 1 are cut to 2 or to 8, groups of all to 8 nearly always.
+  # Groups of 1 are cut to 2 or to 8; groups of 4 nearly always have length 8.
   mixed = functools.partial(share, np.array([2, 8]))
   assert mixed(buckets=Buckets((2,), 1)) == pytest.approx(0)
   assert mixed(buckets=Buckets((2,), 4)) > 0.25
 
 
-def test_shapes_take_no_memory_and_what_is_beside_them_is_as_it_is():
+def test_shapes_take_no_memory_and_other_results_are_returned():
   shape = jax.ShapeDtypeStruct((10**7, 10**7), jnp.float32)
   found = shapes_of(lambda x: ({'name': 'a', 'f': len}, {'x': x + 1}), shape)
   assert found == ({'name': 'a', 'f': len}, {'x': shape})
@@ -357,5 +357,5 @@ def test_shapes_take_no_memory_and_what_is_beside_them_is_as_it_is():
     (2**51, '2,048.0 TiB'),
   ],
 )
-def test_sizes_are_told_in_units(size, text):
+def test_sizes_have_units(size, text):
   assert size_text(size) == text

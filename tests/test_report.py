@@ -34,7 +34,7 @@ VOID = {'meta', 'link', 'br', 'hr', 'img'}
 
 
 class Page(html.parser.HTMLParser):
-  """The elements of a page, every one of which must be closed."""
+  """The elements of a page; each of them must be closed."""
 
   def __init__(self, text):
     super().__init__()
@@ -60,7 +60,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, data_dir):
-  """The workdir of a run of AdaptSSR, whose name is no HTML."""
+  """The workdir of a run of AdaptSSR; its name must be escaped in HTML."""
   folder = tmp_path_factory.mktemp('report') / BAD.replace('/', '')
   pretrain.main(pretrain_settings(folder, data_dir, objective='adaptssr'))
   return folder
@@ -79,7 +79,7 @@ def written(settings, **changes):
 
 
 def vectors_of(folder, name='users.parquet'):
-  """Two clouds of 9 users of the data set, and one who is in no task."""
+  """A file of vectors in two clusters: 8 users of the data set and another."""
   users = [f'user_{number}' for number in range(8)] + [BAD]
   vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
   vectors[:4] += 9
@@ -104,7 +104,7 @@ def test_a_run_has_settings_curves_and_a_table(settings):
   assert page.tags.count('svg') == page.tags.count('figcaption') > 9
 
 
-def test_a_page_loads_nothing_and_hides_no_markup(settings):
+def test_a_page_loads_nothing_and_escapes_markup(settings):
   page = written(settings)
   assert 'script' not in page.tags
   assert BAD.replace('/', '') in page.text
@@ -115,7 +115,7 @@ def test_a_page_loads_nothing_and_hides_no_markup(settings):
   assert 'http-equiv' not in dict(page.attributes)
 
 
-def test_runs_share_charts_and_tell_what_differs(settings, folder, tmp_path):
+def test_runs_share_charts_and_list_differing_flags(settings, folder, tmp_path):
   other = tmp_path / 'other'
   other.mkdir()
   flags = (folder / 'flags.txt').read_text()
@@ -147,7 +147,7 @@ def test_a_broken_result_is_named(settings, tmp_path, text):
     written(settings, runs=(str(tmp_path),))
 
 
-def test_what_is_no_finite_number_is_left_out(settings, tmp_path):
+def test_values_that_are_not_finite_are_left_out(settings, tmp_path):
   flags = '--quiet\n--variant=one: a=1\n--variant=two: a=2\n'
   (tmp_path / 'flags.txt').write_text(flags)
   values = 'null', 'NaN', '1e308', '-Infinity', '[3]', '0.125'
@@ -166,7 +166,7 @@ def test_what_is_no_finite_number_is_left_out(settings, tmp_path):
   assert 'nan' not in page.text
 
 
-def test_files_of_something_else_are_passed_over(settings, tmp_path):
+def test_other_files_are_ignored(settings, tmp_path):
   (tmp_path / 'flags.txt').write_text('--seed=3\n')
   (tmp_path / 'bad.parquet').write_bytes(b'PAR1')
   (tmp_path / 'pickled.npz').write_bytes(b'PK')
@@ -174,8 +174,8 @@ def test_files_of_something_else_are_passed_over(settings, tmp_path):
   assert 'User vectors' not in page.text
 
 
-def test_a_comparison_has_its_tables_and_no_more_markup(settings, tmp_path):
-  # Bytes that are no UTF-8, and characters that are none of XML.
+def test_a_comparison_shows_its_tables_and_escapes_markup(settings, tmp_path):
+  # Bytes that are not UTF-8, and characters that XML forbids.
   text = RESULTS.encode() + b'\xff\x1b[0m&#12;\n'
   (tmp_path / 'results.md').write_bytes(text)
   page = written(settings, runs=(str(tmp_path),))
@@ -185,7 +185,9 @@ def test_a_comparison_has_its_tables_and_no_more_markup(settings, tmp_path):
   assert not {'img', 'a', 'script'} & set(page.tags)
 
 
-def test_similarities_are_found_beside_and_inside(settings, folder, tmp_path):
+def test_similarities_are_found_in_a_folder_and_inside_runs(
+  settings, folder, tmp_path
+):
   kind = {
     'mean': 0.5,
     'std': 0.25,
@@ -228,7 +230,7 @@ def test_users_are_mapped_and_their_nearest_named(settings, tmp_path, name):
 def test_a_task_colours_users_of_a_file_in_the_folder(
   settings, folder, tmp_path, monkeypatch
 ):
-  # The data set is where the run had it.
+  # The data set is read from where the run read it.
   monkeypatch.chdir(tmp_path)
   shutil.copy(folder / 'flags.txt', tmp_path)
   vectors_of(tmp_path)
@@ -241,7 +243,7 @@ def test_a_task_colours_users_of_a_file_in_the_folder(
   )
   assert 'gender not known (' in page.text
   assert 'gender female (' in page.text
-  # It is shown once, though it is also given.
+  # It is shown once, although --vectors also names it.
   assert page.text.count('User vectors: ') == 1
   assert not (tmp_path / 'data').exists()
 
@@ -261,7 +263,7 @@ def test_a_task_is_of_the_tables_of_the_run(settings, tmp_path, monkeypatch):
   assert not pathlib.Path('data').exists()
 
 
-def test_vectors_that_are_all_the_same_are_told(settings, tmp_path):
+def test_identical_vectors_are_reported(settings, tmp_path):
   path = tmp_path / 'same.npz'
   write_vectors(path, [([*'abc'], np.ones((3, 4), np.float32))], (3, 4))
   page = written(settings, runs=(), vectors=(str(path),))
@@ -292,7 +294,7 @@ def test_vectors_that_are_all_the_same_are_told(settings, tmp_path):
     ({'output': 'own.html'}, '--output=own.html exists, and is not a page of'),
   ],
 )
-def test_what_cannot_be_shown_is_told_in_a_line(
+def test_errors_have_one_line_and_write_nothing(
   settings, tmp_path, monkeypatch, changes, message
 ):
   monkeypatch.chdir(tmp_path)
@@ -334,9 +336,7 @@ def test_umap_is_an_extra(settings, tmp_path, monkeypatch):
     written(settings, vectors=(str(path),), map='umap')
 
 
-def test_an_own_page_is_written_again_and_whole(
-  settings, tmp_path, monkeypatch
-):
+def test_a_page_is_replaced_atomically(settings, tmp_path, monkeypatch):
   before = written(settings).text
   path = pathlib.Path(settings.output)
   assert f'content="{GENERATOR}"' in path.read_text()[:500]
@@ -373,7 +373,7 @@ def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
     thread.start()
     wait_for('http-equiv="refresh"')
     assert 'svg' not in Page(path.read_text()).tags
-    # The last line is being written.
+    # The last line is incomplete.
     log.write_text(''.join(lines[:3]) + lines[3][:9])
     wait_for('loss over steps')
     log.write_text(''.join(lines))
@@ -385,7 +385,9 @@ def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
   assert capsys.readouterr().out.count('written') >= 3
 
 
-def test_a_comparison_is_followed_to_its_tables(settings, tmp_path):
+def test_a_comparison_is_followed_until_it_writes_its_tables(
+  settings, tmp_path
+):
   (tmp_path / 'flags.txt').write_text('--seeds=1\n')
   path = pathlib.Path(settings.output)
   followed = dataclasses.replace(
@@ -404,7 +406,7 @@ def test_a_comparison_is_followed_to_its_tables(settings, tmp_path):
   assert '61.50 ± 0.42' in page.text
 
 
-def test_folders_need_no_flag_and_ctrl_c_ends_following(
+def test_folders_need_no_flag_and_ctrl_c_stops_following(
   folder, settings, tmp_path
 ):
   run = tmp_path / 'run'

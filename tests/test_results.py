@@ -19,13 +19,13 @@ def checked(root):
   )
 
 
-def test_the_tables_are_those_of_the_numbers():
+def test_the_tables_equal_the_numbers():
   done = checked(ROOT)
   assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize('name', ['README.md', 'docs/results.md'])
-def test_a_number_that_was_typed_in_is_found(tmp_path, name):
+def test_a_number_changed_by_hand_is_found(tmp_path, name):
   shutil.copytree(ROOT / 'docs', tmp_path / 'docs')
   shutil.copy(ROOT / 'README.md', tmp_path)
   page = tmp_path / name

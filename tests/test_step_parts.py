@@ -76,7 +76,7 @@ def test_products_of_a_library_are_counted_without_their_workspace():
   assert program.flops('out') == 0
 
 
-def test_a_fusion_reads_what_it_takes_of_a_table():
+def test_a_fusion_reads_only_the_rows_that_it_gathers():
   program = Program(WIDE)
   assert program.operations['out'].size == 4 * 16 + 3
   # Two rows and two ids are read, and two rows written.
@@ -84,7 +84,7 @@ def test_a_fusion_reads_what_it_takes_of_a_table():
   assert program.flops('fusion') == 0
 
 
-def test_what_is_of_several_parts_is_said_to_be():
+def test_a_fusion_of_several_parts_names_them_all():
   program = Program(WIDE)
   assert part_of(program, 'fusion') == 'look-up of items + no part by name'
   assert part_of(program, 'all-reduce.1') == 'collectives'
@@ -117,7 +117,7 @@ def test_small_rows_of_several_parts_are_shown_as_one():
     ('', 'other'),
   ],
 )
-def test_only_what_is_differentiated_is_of_a_pass(op_name, of):
+def test_only_differentiated_operations_belong_to_a_pass(op_name, of):
   line = f'%a = f32[2]{{0}} sine(%x), metadata={{op_name="{op_name}"}}'
   program = Program(f'%x = f32[2]{{0}} parameter(0)\n{line}')
   times = {'a': [0.001, 0.001] * jax.local_device_count()}
@@ -125,13 +125,13 @@ def test_only_what_is_differentiated_is_of_a_pass(op_name, of):
   assert row[of] == row['ms'] == pytest.approx(1)
 
 
-def test_parts_of_no_time_have_no_row():
+def test_parts_without_time_have_no_row():
   program = Program('%x = f32[2]{0} sine(%x)')
   times = {'x': [0.0]}
   assert rows_of(program, times, steps=1, rates=(1.0, 1.0)) == []
 
 
-def test_only_operations_of_the_module_count(tmp_path):
+def test_only_operations_of_the_module_are_timed(tmp_path):
   x, y = jnp.ones((3, 5)), jnp.ones((5, 7))
   other = jax.jit(lambda x: jnp.tanh(x @ x.T))
   with jax.profiler.trace(tmp_path):
