@@ -1,4 +1,4 @@
-"""The user encoder, the heads that tasks put on it, and its parts."""
+"""The user encoder, its parts, and the heads of fine-tuning tasks."""
 
 from adaptssr_jax.encoder.convert import encoder_from_reference
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder

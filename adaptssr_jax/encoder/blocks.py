@@ -19,14 +19,14 @@ from adaptssr_jax.encoder.layers import (
 from adaptssr_jax.ops.similarity import unit_length
 
 Real = Bool[Array, 'batch length']
-# Of a dropout; None where nothing is dropped.
+# The seeds of one dropout; None for no dropout.
 Seeds = UInt32[Array, 'batch 2'] | None
 States = Float[Array, 'batch length embed']
 Users = Float[Array, 'batch features']
 
 
 class Block(nn.Module):
-  """A Transformer block that normalises after each sum (post-LN).
+  """A Transformer block that normalises after each residual sum (post-LN).
 
   h <- LayerNorm(h + attention(h));  h <- LayerNorm(h + W gelu(W' h))
   """
@@ -45,8 +45,8 @@ class Block(nn.Module):
     Args:
       hidden: States `[batch, length, embed]`.
       where: Bool `[batch, length]`, False at padding.
-      seeds: Three times dropout seeds `[batch, 2]`, see `row_seeds`, or None,
-        which means no dropout.
+      seeds: The seeds of three dropouts, each `[batch, 2]` as from
+        `row_seeds`, or None for no dropout.
 
     Returns:
       States `[batch, length, embed]`.
@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
   head = dropout(softmax(q k^T / sqrt(dim))) v;  output = W concat(heads)
 
-  With `causal`, a state attends to itself and to those before it alone.
+  With `causal`, a state attends only to itself and to earlier states.
   """
 
   num_heads: int
@@ -80,11 +80,11 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, hidden: States, *, where: Real, seeds: Seeds) -> States:
-    """Mixes states; `where` is False at padding."""
+    """Returns states of the same shape; `where` is False at padding."""
     batch, length, embed_dim = hidden.shape
     dim = embed_dim // self.num_heads
 
-    # [batch, head, length, dim] multiplies twice as fast on CPU as
+    # On a CPU, [batch, head, length, dim] multiplies twice as fast as
     # [batch, length, head, dim].
     query, key, value = (
       Dense(embed_dim, self.dtype, name=name)(hidden)
@@ -107,9 +107,9 @@ class Attention(nn.Module):
 class AttentionPooling(nn.Module):
   """Pools the states of a sequence, once for each learned query.
 
-  u_k = sum_t w_kt h_t,  w_k = softmax_t(q_k . h_t) over the real positions
+  u_k = sum_t w_kt h_t,  w_k = softmax_t(q_k . h_t) over all but padding
 
-  With `cosine`, q_k and h_t are normalised for the weights.
+  With `cosine`, q_k and h_t are scaled to length 1 in the weights.
   """
 
   num_queries: int
@@ -130,14 +130,10 @@ class AttentionPooling(nn.Module):
 
 
 def last_states(hidden: States, *, where: Real) -> Users:
-  """The state of the last real position of each sequence, in float32.
+  """The state of the last item of each sequence, in float32.
 
-  Args:
-    hidden: `[batch, length, embed]`.
-    where: `[batch, length]`, False at padding, which is at the end.
-
-  Returns:
-    `[batch, embed]`, zeros if all is padding.
+  `where` is False at padding, which is at the end. The result is zeros if all
+  is padding.
 
   Example:
     >>> hidden = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])

@@ -1,4 +1,4 @@
-"""Weights of the public PyTorch implementation, for this encoder, and back."""
+"""Converts weights between this encoder and the public PyTorch code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ _MASK = 'mask_token'
 _POSITIONS = 'base_model.pos_embedding.weight'
 _QUERY = 'base_model.pooler.query'
 _LAYERS = 'base_model.trm_encoder.layers.'
-# What fine-tuning there puts before the names of pre-training.
+# The prefix that fine-tuning in the public code adds to the names.
 _TUNED = 'base_model.'
-# The item table once more, to which the masked-item head is tied.
+# A copy of the item table, to which the masked-item head is tied.
 _DECODER = 'mlm_head.decoder_weight'
 _MASKED_ITEMS = {'mlm_head.bias': 'head/bias'}
 _TASK = {
@@ -27,7 +27,7 @@ _TASK = {
   'classifier.2.bias': 'head/output/bias',
 }
 
-# Name within a layer of the public code -> path within a block of ours.
+# Name within a layer of the public code -> path within `Block`.
 _DENSE = {
   'self_attn.WQ': 'attention/query',
   'self_attn.WK': 'attention/key',
@@ -45,17 +45,17 @@ _NORMS = {
 def encoder_from_reference(
   weights: Mapping[str, Any], *, num_heads: int, cosine_pooling: bool = False
 ) -> tuple[UserEncoder, dict[str, Any]]:
-  """Turns weights of the public PyTorch code into an encoder of ours.
+  """Converts weights of the public PyTorch code into a `UserEncoder`.
 
   The mask vector becomes the last row of the item table; matrices are
   transposed; heads are left out, see `model_from_reference`. All sizes follow
-  from shapes, except for what the arguments say.
+  from the shapes of the weights.
 
   Args:
     weights: The PyTorch state dict as NumPy arrays, {name: tensor.numpy() for
       name, tensor in state_dict.items()}, of a model pre-trained by AdaptSSR or
       masked items, or of a model fine-tuned from one.
-    num_heads: Attention heads.
+    num_heads: Number of attention heads.
     cosine_pooling: The `cos_pooling` of the public code.
 
   Returns:
@@ -63,7 +63,8 @@ def encoder_from_reference(
     `encoder.apply({'params': params}, items)`.
 
   Raises:
-    ValueError: If weights are missing, unknown or misshapen; it names them.
+    ValueError: If weights are missing, unknown, or of a wrong shape; the
+      message names them.
 
   Example:
     >>> encoder_from_reference({'mask_token': np.ones((1, 8))}, num_heads=2)
@@ -82,14 +83,14 @@ def encoder_from_reference(
 def model_from_reference(
   weights: Mapping[str, Any], *, num_heads: int, cosine_pooling: bool = False
 ) -> tuple[UserEncoder, dict[str, Any], dict[str, Any]]:
-  """Turns weights of the public PyTorch code into an encoder and heads of ours.
+  """Converts weights of the public PyTorch code into an encoder and heads.
 
   The arguments and errors are those of `encoder_from_reference`.
 
   Returns:
-    The encoder and its params, as `encoder_from_reference`; and what was
-    learned beside it: `bias`, a number per id, of masked items, and `hidden`
-    and `output`, the params of the `TaskHead` of a fine-tuned model.
+    The encoder and its params, like `encoder_from_reference`; and the params of
+    heads: `bias`, one number per id, of masked items, and `hidden` and
+    `output`, of the `TaskHead` of a fine-tuned model.
 
   Reference:
     https://github.com/yflyl613/AdaptSSR, Code/models/BERT4Rec.py,
@@ -99,7 +100,7 @@ def model_from_reference(
   if any(name.startswith(2 * _TUNED) for name in weights):
     weights = {name.removeprefix(_TUNED): x for name, x in weights.items()}
   layers = {name.split('.')[3] for name in weights if name.startswith(_LAYERS)}
-  # Without any layer, the first one's names are those that are missing.
+  # If there is no layer, the error names the weights of the first one.
   num_layers = max(len(layers), 1)
   paths = _paths(num_layers) | _head_paths(weights)
   _check_names(weights, {*paths, _MASK})
@@ -135,16 +136,15 @@ def model_to_reference(
   """The inverse of `model_from_reference`.
 
   Args:
-    encoder: The encoder; neither causal nor with another `readout` than
-      'pooled'.
-    params: Its parameters, item table included.
-    head: As `model_from_reference` returns it: `bias`, `hidden` and `output`
-      together, some of them, or {}.
+    encoder: The encoder; not causal, and with the `readout` 'pooled'.
+    params: Its parameters, including the item table.
+    head: The params of heads that `model_from_reference` returns, all, some or
+      none of them.
 
   Returns:
-    The state dict {name: float32 array} of the public `PretrainModel`: that of
-    masked items if `head` has `bias`, else that of AdaptSSR. If `head` has
-    `output`, that of a `FinetuneModel` on top of it.
+    The state dict {name: float32 array} of the public `PretrainModel`, with the
+    head of masked items if `head` has `bias`, or without. If `head` has
+    `output`, it is the state dict of a `FinetuneModel` around that model.
 
   Raises:
     ValueError: If the encoder is causal, or its `readout` is not 'pooled'.
@@ -175,7 +175,7 @@ def model_to_reference(
 
 
 def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:
-  """As `_paths`, of the heads of which there are any weights."""
+  """The `_paths` of the heads that have weights."""
   paths = {}
   for prefix, head in {
     'mlm_head.': _MASKED_ITEMS,
@@ -187,7 +187,7 @@ def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _paths(num_layers: int) -> dict[str, str]:
-  """Returns {name in the state dict: path in `params`}, but for the mask."""
+  """Returns {name in the state dict: path in `params`}, without the mask."""
   dense = {}
   norms = {'base_model.layer_norm': 'norm'}
   for layer in range(num_layers):
@@ -204,7 +204,7 @@ def _paths(num_layers: int) -> dict[str, str]:
 
 
 def _is_matrix(path: str) -> bool:
-  # PyTorch keeps a layer's matrix as [out, in], Flax as [in, out].
+  # PyTorch stores the matrix of a layer as [out, in], Flax as [in, out].
   return path.endswith('/kernel')
 
 
@@ -224,7 +224,7 @@ def _expected_shapes(
     name: flat[path].shape[:: -1 if _is_matrix(path) else 1]
     for name, path in paths.items()
   }
-  # The table's last row is a parameter of its own there.
+  # In the public code, the last row of the table is a separate parameter.
   rows, embed_dim = shapes[_ITEMS]
   return shapes | {_ITEMS: (rows - 1, embed_dim), _MASK: (1, embed_dim)}
 
@@ -244,14 +244,16 @@ def _check_names(weights: Mapping[str, Any], expected: set[str]) -> None:
 def _check_values(arrays: Mapping[str, np.ndarray]) -> None:
   for name, array in arrays.items():
     if not np.isfinite(array).all():
-      raise ValueError(f'{name} has numbers that are not finite')
+      raise ValueError(f'{name} has values that are not finite')
   decoder = arrays.get(_DECODER, arrays[_ITEMS])
   if not np.array_equal(decoder, arrays[_ITEMS]):
-    raise ValueError(f'{_DECODER} is not {_ITEMS}, by which items are guessed')
+    raise ValueError(
+      f'{_DECODER} differs from {_ITEMS}, to which it must be tied'
+    )
 
 
 def _check_matrices(weights: Mapping[str, Any]) -> None:
-  """Those of which sizes are taken must have two."""
+  """Checks that the weights that define sizes are matrices."""
   for name in (_ITEMS, _POSITIONS, _QUERY, *_TASK):
     if name in weights and not name.endswith('bias'):
       shape = np.shape(weights[name])

@@ -16,19 +16,19 @@ def dropout(
   *,
   rate: float,
 ) -> Float[Array, 'rows *shape']:
-  """Zeroes random elements of x and scales the others, which keeps the mean.
+  """Zeroes random elements of x and scales the others to keep the mean.
 
   y = x * 1[byte >= n] * 256 / (256 - n),  n = round(256 * rate) in 1..255
 
-  An element takes one random byte, where `jax.random.bernoulli` takes four.
-  Therefore the rate is rounded to a multiple of 1/256, to at least 1/256 and at
-  most 255/256 unless it is 0; the scale is that of the rounded rate. The mask
-  of a row depends only on its seed, not on padding, see `random_bytes`.
+  An element takes one random byte; `jax.random.bernoulli` takes four. So the
+  rate is rounded to a multiple of 1/256, to at least 1/256 and at most 255/256
+  unless it is 0, and the scale is that of the rounded rate. The mask of a row
+  depends only on its seed, not on padding, see `random_bytes`.
 
   Args:
     seeds: `[rows, 2]`, as from `row_seeds`; None returns x unchanged.
     x: `[rows, ...]`.
-    rate: share of elements that are zeroed, in [0, 1).
+    rate: probability that an element is zeroed, in [0, 1).
 
   Returns:
     `[rows, ...]`.
@@ -51,15 +51,7 @@ def dropout(
 def row_seeds(
   keys: Key[Array, 'rows'], *, draws: int
 ) -> UInt32[Array, 'rows draws 2']:
-  """Makes dropout seeds from keys.
-
-  Args:
-    keys: `[rows]`, typed keys of any implementation.
-    draws: number of seeds per row.
-
-  Returns:
-    uint32 `[rows, draws, 2]`; a seed is two words.
-  """
+  """Makes `draws` dropout seeds of two words from each typed key."""
   draw = functools.partial(jax.random.bits, shape=(draws, 2), dtype=jnp.uint32)
   return jax.vmap(draw)(keys)
 
@@ -67,19 +59,19 @@ def row_seeds(
 def random_bytes(
   seed: UInt32[Array, '2'], shape: tuple[int, ...]
 ) -> UInt8[Array, '...']:
-  """Draws bytes that stay where they are when the last two axes grow.
+  """Draws bytes whose values do not change if the last two axes grow.
 
   Byte j of row t of sequence s is byte j mod 4 of
 
       h(h((h((t * sequences + s) ^ seed_0) + seed_1) ^ (j // 4)))
 
-  with the hash h of `mixed`. So the draws of a padded array begin with those of
-  the array, be it states [length, features] or attention [heads, length,
-  length]. It is a third of the work of threefry, which is made for more than
-  dropout.
+  where h is the hash `mixed`. So the bytes of an array do not depend on its
+  padding, for states [length, features] as well as attention weights [heads,
+  length, length]. It takes a third of the time of threefry, whose guarantees
+  dropout does not need.
 
   Args:
-    seed: of the draws.
+    seed: two words.
     shape: `[..., rows, columns]`, or shorter.
 
   Returns:
@@ -101,7 +93,7 @@ def random_bytes(
 
 
 def mixed(x: UInt32[Array, '*shape']) -> UInt32[Array, '*shape']:
-  """Hashes words one to one: flipping any bit flips half of all others.
+  """A bijective hash; flipping one input bit flips half of the output bits.
 
   Reference:
     Wellons, "Prospecting for Hash Functions", 2018: lowbias32.

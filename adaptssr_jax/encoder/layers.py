@@ -1,4 +1,4 @@
-"""Layers of the encoder, some with custom, cheaper derivatives."""
+"""Layers of the encoder, some with custom derivatives that cost less."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-# Of matrices and embeddings at the start.
+# The standard deviation of initial matrices and embeddings.
 INIT_STDDEV = 0.02
 normal = nn.initializers.normal(stddev=INIT_STDDEV)
 
@@ -18,8 +18,8 @@ class Dense(nn.Module):
   """An affine map of the last axis, W x + b, with W from N(0, 0.02).
 
   Attributes:
-    features: Of the result.
-    dtype: In which it is computed, whatever that of the parameters.
+    features: Size of the last axis of the result.
+    dtype: Dtype of the computation and the result; parameters are float32.
 
   Example:
     >>> x = jnp.ones((2, 3, 8))
@@ -38,7 +38,8 @@ class Dense(nn.Module):
     inputs = x.shape[-1]
     kernel = self.param('kernel', normal, (inputs, self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    # As a matrix: XLA transposes a whole array to sum a gradient over two axes.
+    # As a matrix, because XLA would transpose the array to sum the gradient of
+    # the bias over two axes.
     rows = jnp.asarray(x, self.dtype).reshape(-1, inputs)
     rows @= jnp.asarray(kernel, self.dtype)
     rows += jnp.asarray(bias, self.dtype)[None]
@@ -46,12 +47,12 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """Gives the features of a state mean 0 and variance 1, then scales them.
+  """Standardises the features of a state, then scales and shifts them.
 
   y = scale * standardise(x) + bias
 
   Attributes:
-    dtype: Of the result; it is computed in float32.
+    dtype: Dtype of the result; the computation is in float32.
 
   Example:
     >>> x = jnp.array([[1.0, 3.0]])
@@ -70,8 +71,8 @@ class LayerNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, (features,))
     bias = self.param('bias', nn.initializers.zeros, (features,))
     x = jnp.asarray(x, jnp.float32)
-    # Reshaped to the rank of x: otherwise the broadcast array would be stored
-    # for the gradient.
+    # Reshaped to the rank of x, because a broadcast array would be stored for
+    # the gradient.
     shape = (1,) * (x.ndim - 1) + (features,)
     y = standardise(x)
     y = y * scale.reshape(shape) + bias.reshape(shape)
@@ -82,7 +83,7 @@ class LayerNorm(nn.Module):
 def standardise(
   x: Float[Array, '*batch features'], epsilon: float = 1e-12
 ) -> Float[Array, '*batch features']:
-  """Subtracts the mean of the last axis and divides by its deviation.
+  """Subtracts the mean of the last axis and divides by the standard deviation.
 
   s = (x - mean(x)) / sqrt(var(x) + epsilon)
 
@@ -105,7 +106,8 @@ def standardise(
 @standardise.defjvp
 def _standardise_jvp(epsilon, primals, tangents):
   standard, inverse = _standardise(*primals, epsilon)
-  # Keeps one array for the gradient; the derivative of each operation, four.
+  # This keeps one array for the gradient; the derivatives of the single
+  # operations would keep four.
   dx = tangents[0]
   along = jnp.mean(standard * dx, axis=-1, keepdims=True)
   mean = jnp.mean(dx, axis=-1, keepdims=True)
@@ -115,7 +117,7 @@ def _standardise_jvp(epsilon, primals, tangents):
 def _standardise(
   x: Float[Array, '*batch features'], epsilon: float
 ) -> tuple[Float[Array, '*batch features'], Float[Array, '*batch 1']]:
-  # The fast variance, E[x^2] - E[x]^2, cancels: too coarse for this epsilon.
+  # E[x^2] - E[x]^2 would be faster, but too inexact for this epsilon.
   centred = x - jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
   inverse = lax.rsqrt(variance + epsilon)
@@ -124,15 +126,9 @@ def _standardise(
 
 @jax.custom_jvp
 def gelu(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  """The exact Gaussian error linear unit.
+  """The exact Gaussian error linear unit, of an array of any shape.
 
   y = x cdf(x),  dy = (cdf(x) + x pdf(x)) dx,  of the standard normal
-
-  Args:
-    x: Of any shape.
-
-  Returns:
-    Of the same shape.
 
   Example:
     >>> print(f'{gelu(jnp.array(1.0)):.4f}')
@@ -150,7 +146,8 @@ def _gelu_jvp(primals, tangents):
 
 
 def _normal_cdf(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  # erf is one polynomial, and erfc, which jax.nn.gelu takes, is three.
+  # XLA computes erf by one polynomial; erfc, which jax.nn.gelu uses, takes
+  # three.
   return 0.5 + 0.5 * lax.erf(x / math.sqrt(2))
 
 
@@ -160,8 +157,8 @@ def masked_softmax(
   *,
   where: Bool[Array, '*#batch length'],
 ) -> Float[Array, '*batch length']:
-  """Softmax in float32 over the last axis; all zeros where all is masked."""
-  # The least number, not -inf: a row of -inf is nan, and so is its gradient.
+  """Softmax in float32 over the last axis; zeros if everything is masked."""
+  # Not -inf: the softmax of a row of -inf and its gradient would be nan.
   least = jnp.finfo(jnp.float32).min
   weights = nn.softmax(jnp.where(where, scores.astype(jnp.float32), least))
   return jnp.where(where, weights, 0)

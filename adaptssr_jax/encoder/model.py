@@ -1,4 +1,4 @@
-"""The user encoder, and the head that fine-tuning puts on it."""
+"""The user encoder, and the head for fine-tuning."""
 
 from collections.abc import Sequence
 
@@ -109,8 +109,8 @@ class UserEncoder(nn.Module):
     super().__post_init__()
 
   def setup(self) -> None:
-    """Declares the parameters and the parts, by their names in `params`."""
-    # A model may keep its table elsewhere, and pass the rows as `embedded`.
+    """Declares the parameters and submodules, by their names in `params`."""
+    # A model may keep its item table elsewhere and pass its rows as `embedded`.
     if self.is_initializing() or self.has_variable('params', 'item_embedding'):
       self.item_embedding = self.param(
         'item_embedding', normal, (self.num_items + 2, self.embed_dim)
@@ -127,18 +127,18 @@ class UserEncoder(nn.Module):
 
   @property
   def mask_id(self) -> int:
-    """The id that stands for a masked item: num_items + 1."""
+    """The id of a masked item: num_items + 1."""
     return self.num_items + 1
 
   @property
   def vector_dim(self) -> int:
-    """Features of the vector of a user."""
+    """Size of a user vector."""
     parts = {'pooled': self.num_queries, 'last': 1}
     return self.embed_dim * sum(parts[part] for part in self._parts)
 
   @property
   def num_dropouts(self) -> int:
-    """How often the states of a user are dropped out."""
+    """Number of dropouts, and so of dropout seeds per user."""
     return 1 + 3 * self.num_layers
 
   @property
@@ -147,8 +147,8 @@ class UserEncoder(nn.Module):
 
   def embed(self, items: Items) -> States:
     """Looks up items [batch, length] in the table: [batch, length, embed]."""
-    # take: nan for an id beyond the table, where indexing would return another
-    # item's row.
+    # `take` returns nan for an id beyond the table; indexing would return the
+    # row of another item.
     return jnp.take(self.item_embedding, items, axis=0)
 
   def __call__(
@@ -184,8 +184,8 @@ class UserEncoder(nn.Module):
       embedded=embedded,
     )
     where = jnp.asarray(items) != 0
-    # Pooled in any case, so that parameters do not depend on the readout; what
-    # is not read out costs nothing once compiled.
+    # Both, so that the parameters do not depend on the readout. Compilation
+    # removes the vector that is not used.
     vectors = {
       'pooled': self.pooling(hidden, where=where),
       'last': last_states(hidden, where=where),
@@ -205,13 +205,13 @@ class UserEncoder(nn.Module):
 
     Args:
       items: `[batch, length]`, ids, 0 at the end for padding.
-      deterministic: False drops out, see `__call__`.
-      keys: as of `__call__`.
-      seeds: as of `__call__`.
-      embedded: as of `__call__`.
+      deterministic: False applies dropout, see `__call__`.
+      keys: see `__call__`.
+      seeds: see `__call__`.
+      embedded: see `__call__`.
 
     Returns:
-      `[batch, length, embed_dim]`, without meaning at padding.
+      `[batch, length, embed_dim]`; states at padding are meaningless.
 
     Raises:
       ValueError: If `length` is not in 1..max_length.
@@ -240,7 +240,7 @@ class UserEncoder(nn.Module):
     keys: Keys | None,
     seeds: RowSeeds | None,
   ) -> Sequence[Seeds]:
-    """Of the dropout of the embeddings, and of the three of each block."""
+    """Seeds of the embeddings' dropout, then of the three of each block."""
     if deterministic or self.dropout_rate == 0:
       return [None] * self.num_dropouts
     if seeds is None:
@@ -251,7 +251,7 @@ class UserEncoder(nn.Module):
 
 
 class TaskHead(nn.Module):
-  """The head that fine-tuning puts on users: W relu(W' u), or W u.
+  """A head on user vectors for fine-tuning: W relu(W' u), or W u.
 
   Attributes:
     num_outputs: Number of classes, or of targets to rank.

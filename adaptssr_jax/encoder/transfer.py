@@ -35,18 +35,18 @@ def map_item_rows(
   pretrained_items: Sequence[str],
   items: Sequence[str],
 ) -> tuple[Float[Array, 'new_rows dim'], int]:
-  """Copies the rows of items that the pre-trained table also has.
+  """Copies the rows of known items from a pre-trained table into a new one.
 
-  The first and the last row, of padding and mask, are copied too.
+  The first and the last row, of padding and mask, are also copied.
 
   Args:
     pretrained: table of the pre-trained encoder, [items + 2, dim].
-    fresh: new table, whose rows stay where an item is unknown.
+    fresh: new table, whose rows are kept for unknown items.
     pretrained_items: raw item ids of the pre-trained table, item i at i - 1.
     items: raw item ids of the new table.
 
   Returns:
-    The table for `items`, and how many of them were found.
+    The table for `items`, and the number of known items.
 
   Raises:
     ValueError: the tables differ in width, or do not fit their vocabularies.
@@ -82,15 +82,15 @@ def biases_of_targets(
   targets: Sequence[str],
   items: Sequence[str],
 ) -> Float[np.ndarray, ' targets']:
-  """The bias of each target's item, or the least where it is none.
+  """The bias of the item that each target is; the smallest if it is not one.
 
-  A new target would rank above all known ones, were its bias 0 and theirs the
-  logarithm of a share.
+  With a bias of 0, a new target would rank above all known ones, whose biases
+  are near the logarithms of shares.
 
   Args:
-    bias: of padding and items, by id.
-    targets: raw ids.
-    items: raw ids, that of item i at i - 1.
+    bias: biases of padding and items, by id.
+    targets: raw ids of targets.
+    items: raw ids of items, that of item i at i - 1.
 
   Example:
     >>> bias = np.array([0.0, -2.0, -1.0])
@@ -104,13 +104,13 @@ def biases_of_targets(
 def mean_projection(
   features: int, embed_dim: int
 ) -> Float[Array, 'features embed']:
-  """The map of a user vector to the mean of its parts.
+  """The matrix that maps a user vector to the mean of its parts.
 
-  (I ... I) / parts, the identity where there is one part
+  (I ... I) / parts, the identity for one part
 
   Args:
-    features: of a user vector, a multiple of `embed_dim`.
-    embed_dim: features of an item, and so of a part.
+    features: size of a user vector, a multiple of `embed_dim`.
+    embed_dim: size of an item embedding, and so of a part.
 
   Returns:
     `[features, embed_dim]`.
@@ -125,7 +125,7 @@ def mean_projection(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TiedTargets:
-  """A head that ranks targets by the encoder's own table of items.
+  """A head that scores targets by the item embeddings of the encoder.
 
   z_t = E[item of t] . (W u) + b_t
 
@@ -155,7 +155,7 @@ class TiedTargets:
 
   @property
   def num_outputs(self) -> int:
-    """How many targets there are."""
+    """The number of targets."""
     return len(self.items)
 
   def init(
@@ -170,15 +170,14 @@ class TiedTargets:
     """The parameters before fine-tuning.
 
     Args:
-      key: of the rows of targets that are no items, N(0, 0.02).
-      features: of a user vector, a multiple of `embed_dim`.
-      embed_dim: features of an item.
-      bias: with which the targets start; None: zeros.
-      projection: W, if it was learned; None: the mean of the parts of a vector
-        that are each as wide as an item.
+      key: draws the rows of targets that are not items, N(0, 0.02).
+      features: size of a user vector, a multiple of `embed_dim`.
+      embed_dim: size of an item embedding.
+      bias: initial biases; None: zeros.
+      projection: W, if pre-training learned it; None: `mean_projection`.
 
     Returns:
-      `projection` W, `bias` b, and where some targets are no items `rows`.
+      `projection` W, `bias` b, and `rows` if some targets are not items.
     """
     if projection is None:
       projection = mean_projection(features, embed_dim)
@@ -188,7 +187,7 @@ class TiedTargets:
       'bias': jnp.asarray(bias, jnp.float32),
     }
     others = int((self.items == 0).sum())
-    # A checkpoint cannot hold an array without numbers.
+    # A checkpoint cannot hold an empty array.
     if others:
       rows = jax.random.normal(key, (others, embed_dim))
       params['rows'] = 0.02 * rows
@@ -197,12 +196,12 @@ class TiedTargets:
   def rows(
     self, items: Float[Array, 'targets dim'], params: Mapping[str, Any]
   ) -> Float[Array, 'targets dim']:
-    """The row of each target: its item's, or its own.
+    """The row of each target: that of its item, or its own learned row.
 
     Args:
-      items: the row of the item of each target, without meaning where it is
-        no item.
-      params: of the head.
+      items: the embedding of the item of each target; ignored for targets that
+        are not items.
+      params: the parameters of the head.
     """
     (others,) = np.nonzero(self.items == 0)
     return items.at[others].set(params['rows']) if len(others) else items
