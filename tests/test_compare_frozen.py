@@ -215,7 +215,9 @@ def test_vectors_of_another_pre_training_are_refused(
   compare.main(settings)
   path = tmp_path / 'first_stage.flags'
   path.write_text(path.read_text().replace('0.002', '0.1'))
-  with pytest.raises(SettingsError, match=r'^pretrain/pooled_items/seed_7 was'):
+  with pytest.raises(
+    SettingsError, match=r'^pretrain/pooled_items/seed_7 is fin'
+  ):
     compare.main(settings)
   folder = tmp_path / 'compare' / 'pretrain' / 'pooled_items'
   (folder / 'seed_7.json').unlink()
@@ -258,7 +260,7 @@ def test_a_dry_run_lists_what_is_missing(stand_ins, settings, tmp_path, capsys):
   (folder / 'cells/random_encoder/gender/frozen/share_1/split_0').joinpath(
     'seed_7.json'
   ).write_text(json.dumps(record | {'flags': {}}))
-  with pytest.raises(SettingsError, match='was made with other flags'):
+  with pytest.raises(SettingsError, match='is finished with other flags'):
     compare.main(dry)
 
 

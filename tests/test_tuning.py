@@ -224,7 +224,7 @@ def test_epochs_of_the_head_leave_the_encoder(harmed):
     ({'layer_decay': 1.5}, '--layer_decay must be at most 1'),
     (
       {'head_epochs': 3, 'num_epochs': 3},
-      '^--head_epochs=3 leaves the encoder none of the --num_epochs=3: take',
+      '^--head_epochs=3 leaves none of the --num_epochs=3 for the encoder: ',
     ),
   ],
 )
@@ -244,7 +244,7 @@ def test_flags_of_another_mode_are_refused(changes, words):
     ),
     (
       {'head_epochs': 1, 'num_steps': 4},
-      '--head_epochs=1 leaves the encoder none of the 4 steps: take fewer',
+      '--head_epochs=1 leaves none of the 4 steps for the encoder: take',
     ),
   ],
 )

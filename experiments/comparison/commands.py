@@ -233,7 +233,7 @@ def record_of(grid: Grid, run: Run) -> dict[str, Any] | None:
   )
   if differing:
     raise SettingsError(
-      f'{run.name} was made with other flags: {differing}. Choose '
+      f'{run.name} is finished with other flags: {differing}. Choose '
       f'another --workdir, or delete {run.name} and {run.name}.json there'
     )
   return record

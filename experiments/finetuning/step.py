@@ -38,8 +38,8 @@ def make_finetuning(
   head_steps = settings.head_epochs * in_epoch
   if head_steps >= num_steps:
     raise SettingsError(
-      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
-      f'{num_steps} steps: take fewer, or a longer run'
+      f'--head_epochs={settings.head_epochs} leaves none of the {num_steps} '
+      'steps for the encoder: take fewer, or a longer run'
     )
   return make_training(
     settings,

@@ -205,6 +205,7 @@ def check_flags(settings: FinetuneSettings, kind: str | None = None) -> None:
     )
   if not settings.num_steps and settings.head_epochs >= settings.num_epochs:
     raise SettingsError(
-      f'--head_epochs={settings.head_epochs} leaves the encoder none of the '
-      f'--num_epochs={settings.num_epochs}: take fewer, or --mode=frozen'
+      f'--head_epochs={settings.head_epochs} leaves none of the '
+      f'--num_epochs={settings.num_epochs} for the encoder: take fewer, or '
+      '--mode=frozen'
     )
