@@ -22,7 +22,7 @@ from adaptssr_jax.ops.reductions import as_float
 _SCORES_AT_ONCE = 2**20
 # With fewer rows in a group, the table would be read too often.
 _LEAST_ROWS = 128
-# Ids that so many rows are scored against at a time, for a large catalogue.
+# Ids that these rows are scored against at a time if the catalogue is large.
 _CHUNK = 2048
 
 
