@@ -21,7 +21,7 @@ AUGMENTATIONS = {
 
 
 def padded(n, length=LENGTH):
-  """n behaviours, all different, so that each can be followed."""
+  """A sequence of n distinct behaviours."""
   return np.where(np.arange(length) < n, np.arange(length) + 101, 0)
 
 
@@ -31,7 +31,7 @@ def every_length(length=LENGTH):
 
 @functools.cache
 def views(name, ratio):
-  """Before and after, of sequences of every length 0..LENGTH, five of each."""
+  """Five sequences of every length 0..LENGTH, before and after."""
   items = jnp.tile(every_length(), (5, 1))
   keys = jax.random.split(jax.random.key(0), len(items))
   return np.asarray(items), np.asarray(of_ratio(name, ratio, keys, items))
@@ -39,7 +39,7 @@ def views(name, ratio):
 
 @functools.partial(jax.jit, static_argnums=0)
 def of_ratio(name, ratio, keys, items):
-  """One program for all ratios: a test below says that they are the same."""
+  """One program for all ratios; a test below compares it with fixed ratios."""
   apply = functools.partial(AUGMENTATIONS[name], ratio=ratio)
   return jax.vmap(apply)(keys, items)
 
@@ -118,7 +118,7 @@ def test_is_traced_once_for_all_lengths(name):
   assert len(traces) == 1
 
 
-# In float32, 0.6 * n is above the whole number at each of these lengths.
+# In float32, 0.6 * n is above the integer at each of these lengths.
 def test_sizes_are_those_of_float64():
   lengths = [25, 45, 50, 85, 90, 95, 100]
   expected = [15, 27, 30, 51, 54, 57, 60]
@@ -133,7 +133,7 @@ def test_sizes_are_those_of_float64():
 
 
 def assert_uniform(counts):
-  """Each count within 5 standard deviations of an even share."""
+  """All counts are within 5 standard deviations of an even share."""
   counts = np.asarray(counts)
   share, total = 1 / len(counts), counts.sum()
   spread = math.sqrt(total * share * (1 - share))
@@ -163,7 +163,8 @@ def test_every_order_is_equally_likely():
 
 
 def test_every_run_is_shuffled_equally_often():
-  # A run of 2 out of 4, swapped or not: three starts, told apart by the swap.
+  # A run of 2 of 4 behaviours is swapped or not; where it is swapped, the
+  # result shows which of the three starts was drawn.
   after = draws(functools.partial(augment.reorder, ratio=0.5), n=4)
   moved = after[:, :4] != padded(4)[:4]
   swapped = moved.any(-1)
@@ -183,7 +184,7 @@ def test_one_of_draws_uniformly_for_each_sequence():
 
 
 def test_one_of_gives_the_choice_a_key_of_its_own():
-  # With one key for both, the augmentation would always get the same draw.
+  # If they shared a key, a chosen augmentation would always draw the same.
   crop = functools.partial(augment.crop, ratio=0.5)
   keep = functools.partial(augment.crop, ratio=1.0)
   after = draws(augment.one_of(crop, keep), n=8)
@@ -210,7 +211,7 @@ def test_one_of_refuses_nothing():
 
 
 def slices(lengths, repeats=40):
-  """Before and after, of sequences of every length 0..LENGTH."""
+  """Sequences of every length 0..LENGTH, before and after."""
   items = jnp.tile(every_length(), (repeats, 1))
   keys = jax.random.split(jax.random.key(5), len(items))
   draw = functools.partial(augment.random_slice, lengths=lengths)

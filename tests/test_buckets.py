@@ -27,7 +27,7 @@ PARAMS = {
 
 
 def encode_embedded(params, items, embedded, keys):
-  """Quick to compile; an item's part depends on its dropout and its place."""
+  """A quick encoder, whose result depends on dropout and positions."""
   states = embedded + jnp.arange(items.shape[1])[None, :, None]
   states = dropout(row_seeds(keys, draws=1)[:, 0], states, rate=0.5)
   states = jnp.where(items[..., None] != 0, states, 0)
@@ -50,7 +50,7 @@ def users_of(params, items, keys, buckets=AT_ONCE, look_up=False):
 
 
 def weighted(encode, params, *args, **settings):
-  """A loss to which all that is encoded adds something else."""
+  """A loss with a different weight for each entry of the users."""
   users = encode(params, *args, **settings)
   return jnp.sum(users * jnp.arange(users.size).reshape(users.shape)), users
 
@@ -62,12 +62,12 @@ def users_and_gradients(params, items, keys, **settings):
 
 
 def widths_of_rows(items, *args):
-  """Shows by which program a row was encoded, and that its args are its own."""
+  """Returns, for each row, an item, the width of its program, and its args."""
   width = jnp.full(len(items), items.shape[1])
   return {'items': items[:, :1], 'width': width, 'args': args}
 
 
-# What is encoded adds up terms of 1 and more.
+# The encoded vectors are sums of terms of 1 and more.
 assert_close = functools.partial(assert_same_to_rounding, least=1.0)
 
 
@@ -99,7 +99,7 @@ def of_the_encoder(encoder, params, items, keys, positions, buckets=AT_ONCE):
   return encoding(params, items, keys, positions=positions)
 
 
-# The last place and one in between; the empty row has none.
+# The last position and one in between; the empty row has none.
 SLOTS = jnp.where(
   LENGTHS[:, None] > 0, jnp.stack([LENGTHS - 1, LENGTHS // 2], axis=1), 8
 )
@@ -129,7 +129,7 @@ def test_states_of_the_user_encoder_in_buckets(encoder_and_params):
   encode = jax.jit(
     functools.partial(of_the_encoder, encoder), static_argnames='buckets'
   )
-  # Without keys: the draws are those of users.
+  # Without keys, as the draws of dropout belong to users.
   args = (params, ITEMS, None, SLOTS)
   users = encode(*args)
   assert_close(encode(*args, buckets=Buckets((3,), 5)), users)
@@ -197,7 +197,7 @@ def test_each_row_has_the_least_width_that_holds_its_group(widths, size):
 
 def test_pieces_of_a_large_batch_are_the_whole(monkeypatch):
   expected = users_and_gradients(PARAMS, ITEMS, KEYS)
-  # Pieces that groups of 3 fill up, and a last one that is a part.
+  # Groups of 3 do not divide pieces of 5, and the last piece is smaller.
   monkeypatch.setattr(buckets_module, '_PIECE', 5)
   seen = []
 
@@ -212,7 +212,8 @@ def test_pieces_of_a_large_batch_are_the_whole(monkeypatch):
   )
   jax.eval_shape(looked_up, ITEMS, KEYS)
   assert set(seen) == {(5, 8)}
-  # Jitted on its own: other tests may have the program of whole batches.
+  # Compiled here, because the other function may have cached the program with
+  # large pieces.
   compute = functools.partial(
     users_and_gradients.__wrapped__, buckets=buckets, look_up=True
   )
@@ -220,7 +221,7 @@ def test_pieces_of_a_large_batch_are_the_whole(monkeypatch):
 
 
 def test_fitting_is_exact():
-  """A width one below the longest of its group is too short, its own is not."""
+  """A group fits a width equal to its longest row, and none that is smaller."""
   items = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
   for width, expected in ((1, [4, 4, 4, 4]), (2, [4, 2, 2, 4])):
     buckets = Buckets((width,), 2)
@@ -252,7 +253,7 @@ def test_the_table_has_one_gradient_for_all_groups():
     return text.count(':f32[10,4] = scatter-add')
 
   assert scatters(look_up=True) == 1
-  # Else one in the program of each width.
+  # Otherwise there is one in the program of each width.
   assert scatters(look_up=False) == 3
 
 

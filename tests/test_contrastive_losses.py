@@ -16,7 +16,7 @@ from adaptssr_jax.losses import coles_loss, nt_xent_loss
 from tests.central_differences import assert_gradients_of_values
 
 DEVICES, BATCH, DIM = 8, 16, 4
-# Devices hold 0, 1 or 2 users that count.
+# Devices hold 0, 1 or 2 unmasked users.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)
 LOSSES = [
   functools.partial(nt_xent_loss, temperature=0.2),
@@ -39,13 +39,13 @@ def every_loss(users, where=None, axis_name=None):
 
 @jax.jit
 def every_loss_and_gradient(users, where):
-  """Every loss, and the gradient of each by the users."""
+  """Every loss, and its gradient with respect to the users."""
   gradient, losses = jax.jacrev(twice, has_aux=True)(users, where)
   return losses, gradient
 
 
 def twice(users, where, axis_name=None):
-  """Every loss, to be differentiated and as it is."""
+  """Every loss twice: to be differentiated, and as an auxiliary result."""
   return (every_loss(users, where, axis_name),) * 2
 
 
@@ -95,7 +95,7 @@ def test_coles_is_its_formula(count):
       expected[user] += (np.maximum(0, 1.2 - far[:count]) ** 2).sum()
   settings = {'margin': 1.2, 'num_negatives': count, 'reduce_fn': None}
   loss = jax.jit(functools.partial(coles_loss, **settings))
-  # Of any scale.
+  # The scale of users does not matter.
   np.testing.assert_allclose(loss(np.float32(7 * users)), expected, rtol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_padding_changes_nothing_and_gets_no_gradient():
 
 
 def test_eight_devices_are_one():
-  """With a stand-in for an encoder, whose parameter is what it adds."""
+  """The encoder only adds its parameter to the inputs."""
   offset = np.random.default_rng(1).normal(size=DIM).astype(np.float32)
 
   def both(offset, inputs, where):
@@ -127,11 +127,11 @@ def test_eight_devices_are_one():
   rows = WHERE.reshape(DEVICES, -1)
   found = jax.pmap(both, 'users', in_axes=(None, 0, 0))(offset, split, rows)
   whole, of_users = every_loss_and_gradient(inputs + offset, WHERE)
-  # What is added to all users has the gradients of all.
+  # The parameter is added to all users, so that it gets the sum of gradients.
   gradient = of_users.sum(axis=(1, 2))
   bounds = {'rtol': 1e-4, 'atol': 1e-5 * np.abs(gradient).max()}
   for device in range(DEVICES):
-    # The same on each.
+    # All devices have the same loss.
     np.testing.assert_allclose(found[0][device], whole, rtol=1e-5)
     np.testing.assert_allclose(found[1][device], gradient, **bounds)
 

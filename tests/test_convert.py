@@ -53,7 +53,8 @@ def test_masked_item_loss_equals_the_public_code():
   @jax.jit
   def compute_loss(params):
     hidden = encoder.apply({'params': params}, items, method='hidden_states')
-    # The classes there are the ids 0..49; the table's last row is the mask.
+    # In the public code, the classes are the ids 0..49; the last row of the
+    # table is the mask.
     table = params['item_embedding'][: encoder.mask_id]
     logits = hidden[masked] @ table.T + weights['mlm_head.bias'][None]
     log_probs = jax.nn.log_softmax(logits)

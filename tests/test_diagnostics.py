@@ -9,7 +9,7 @@ from adaptssr_jax import diagnostics
 from adaptssr_jax.diagnostics import ViewSimilarities
 
 BATCH, DIM = 16, 5
-# Of eight devices with two users each, one holds none that counts.
+# One of eight devices with two users each holds only masked users.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)
 ALL = np.ones(BATCH, bool)
 ONE = np.arange(BATCH) == 3
@@ -41,7 +41,7 @@ def cosine(a, b):
 
 
 def slow_similarities(users, where, i):
-  """All six of one user, pair by pair."""
+  """All six similarities of one user, pair by pair."""
   found = ViewSimilarities(*([] for _ in ViewSimilarities._fields))
   for view in range(2):
     anchor = users[view, 0, i]
@@ -74,7 +74,7 @@ def test_similarities_are_those_of_the_loops(users, where):
         values[i], getattr(expected, name), atol=1e-6, err_msg=name
       )
     shares.append(expected[-2:])
-  # The case says something: rankings hold for some pairs only.
+  # The case is not trivial: rankings hold for some pairs only.
   assert np.all(np.std(shares, axis=0) > 0.05)
   for values in found:
     assert not np.any(values[~where])
@@ -166,7 +166,7 @@ def test_one_point_ranks_nothing():
 
 
 def slow_of_users(users):
-  """Over all pairs of different users; the rank from the other Gram matrix."""
+  """By all pairs of different users; the rank by the other Gram matrix."""
   pairs = [
     (a, b) for i, a in enumerate(users) for j, b in enumerate(users) if i != j
   ]
@@ -197,7 +197,7 @@ def test_users_are_as_the_loops_say(users, where):
 
 def test_uniformity_goes_block_by_block(monkeypatch, users):
   expected = diagnostics.uniformity(users[0, 0], where=WHERE)
-  # Two whole blocks and a part of one.
+  # Two full blocks and a smaller one.
   monkeypatch.setattr(diagnostics, '_BLOCK', 7)
   found = diagnostics.uniformity(users[0, 0], where=WHERE)
   np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -80,11 +80,11 @@ def test_dropout_is_in_four_places(params, monkeypatch):
 
   seeds = jax.jit(seeds_of_all, static_argnums=1)(KEYS, False)
   _, shapes, rates = zip(*seen, strict=True)
-  # The embeddings; per block the attention, its output, the feed-forward.
+  # Embeddings; then attention weights, attention and feed-forward by block.
   states, attention = (4, 4, 8), (4, 2, 4, 4)
   assert shapes == (states, *2 * (attention, states, states))
   assert set(rates) == {0.1}
-  # None draws what another draws, nor a user what another user draws.
+  # All seeds differ, between dropouts and between users.
   assert len(np.unique(np.concatenate(seeds), axis=0)) == 7 * 4
   silent = functools.partial(seeds_of_all, deterministic=True)
   assert jax.eval_shape(silent, KEYS) == [None] * 7
@@ -134,7 +134,7 @@ def test_dropout_share_and_mean(rate, dropped):
   y = np.asarray(drop(x, rate))
   share = dropped / 256
   zero = y == 0
-  # Six standard errors, for all bytes of a word and for each of the four.
+  # Six standard errors, for all bytes together and for each byte of a word.
   error = 6 * np.sqrt(share * (1 - share) / x.size)
   assert abs(zero.mean() - share) < error
   by_byte = zero.reshape(-1, 4).mean(axis=0)
@@ -177,13 +177,13 @@ def test_bytes_do_not_depend_on_padding(shape, longer):
   draw = jax.jit(random_bytes, static_argnums=1)
   drawn = np.asarray(draw(seed, shape))
   np.testing.assert_array_equal(np.asarray(draw(seed, longer))[part], drawn)
-  # Rows and sequences differ, though.
+  # All rows of all sequences differ.
   rows = drawn.reshape(-1, shape[-1])
   assert len(np.unique(rows, axis=0)) == len(rows)
 
 
 def slow_mixed(x):
-  """With the whole numbers of Python."""
+  """The hash by Python integers."""
   for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
     x = (x ^ x >> shift) * factor % 2**32
   return x
@@ -200,7 +200,7 @@ def test_bytes_are_those_of_the_formula():
 
 
 def test_the_hash_is_one_to_one():
-  """Of a million random words some hundred pairs would be alike."""
+  """Among a million random words, about a hundred pairs would be equal."""
   for words in (
     np.arange(2**20, dtype=np.uint32),
     np.unique(
@@ -229,7 +229,7 @@ USERS, DRAWS, HEADS, LENGTH = 16, 4, 2, 64
 
 @functools.cache
 def drawn_bytes(consecutive):
-  """[users, draws, heads, rows, columns] of keys split or of keys 0, 1, ..."""
+  """Bytes [users, draws, heads, rows, columns] of split or consecutive keys."""
   keys = jax.random.split(jax.random.key(7), USERS)
   if consecutive:
     keys = jax.vmap(jax.random.key)(jnp.arange(USERS))
@@ -239,7 +239,7 @@ def drawn_bytes(consecutive):
 
 
 def chi_square(values):
-  """Of a byte being uniform: 255 expected, with a deviation of 22.6."""
+  """Chi-square of bytes: mean 255 and deviation 22.6 if they are uniform."""
   counts = np.bincount(values.reshape(-1), minlength=256)
   return np.square(counts - counts.mean()).sum() / counts.mean()
 
@@ -269,5 +269,5 @@ def test_neighbours_are_independent(axis, lag, consecutive):
     both = ((left < dropped) & (right < dropped)).mean()
     error = np.sqrt(share * (1 - share) / left.size)
     assert abs(both - share) < 6 * error
-  # How they differ is as random as they are.
+  # Their differences are as random as they are.
   assert chi_square(left ^ right) < 255 + 6 * 22.6

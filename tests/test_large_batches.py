@@ -29,7 +29,7 @@ USERS, LENGTH = 8192, 8
 encoder = UserEncoder(4_000, max_length=LENGTH, num_layers=1)
 shape = (2, 1, USERS, LENGTH)
 views = jax.random.randint(jax.random.key(0), shape, 1, 4_001)
-# Two passes a view, which differ by their dropout.
+# Two passes of each view, which differ by their dropout.
 views = views.repeat(2, axis=1)
 keys = jax.random.split(jax.random.key(1), views.shape[:-1])
 
@@ -49,19 +49,19 @@ print(peak_mib())
 
 @pytest.mark.slow
 def test_a_batch_of_8192_users_takes_less_than_1_gb():
-  # The similarities of all anchors and all other users alone would take more.
+  # The similarities of all anchors with all other users alone would need more.
   assert float(last_line_of(LARGE)) < 1e9 / 2**20
 
 
 def temporary_bytes(function, *args):
-  """What a compiled gradient allocates besides its arguments and results."""
+  """Bytes that a compiled gradient needs besides its arguments and results."""
   compiled = jax.jit(jax.grad(function)).lower(*args).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 
 def test_the_objective_of_16384_long_users_takes_less_than_4_gb():
   users, length = 16_384, 100
-  # Of more layers only those of 16 sequences would be held, and are again.
+  # More layers would add only the activations of 16 sequences.
   encoder = UserEncoder(4_000, max_length=length, num_layers=1)
   crop = functools.partial(augment.crop, ratio=0.4)
   loss = functools.partial(
@@ -97,7 +97,7 @@ def test_memory_of_the_loss_grows_with_the_batch_not_with_its_square(
   )
   large = needed(4096)
   assert large < 2.2 * needed(2048)
-  # What it avoids: the similarities of all anchors and all other users.
+  # The similarities of all anchors with all other users would need more.
   assert large < 4096 * 4 * 4096 * 4 / 4
 
 
@@ -106,14 +106,14 @@ def test_memory_of_the_loss_at_once_is_that_of_all_similarities():
 
 
 def deep(matrix, rows):
-  """A stand-in for an encoder, whose activations are 20 times its rows."""
+  """Stands in for an encoder; its activations are 20 times as large as rows."""
   for _ in range(20):
     rows = jnp.tanh(rows @ matrix)
   return rows
 
 
 def needed_by_the_encoder(encode, rows):
-  """Of a gradient by the parameters of `encode(matrix, rows)`."""
+  """Bytes for the gradient of `encode(matrix, rows)` by the matrix."""
 
   def loss(matrix, rows):
     return jnp.sum(encode(functools.partial(deep, matrix), rows) ** 2)
@@ -125,7 +125,7 @@ def needed_by_the_encoder(encode, rows):
 
 
 def bucketed(encode, rows, size):
-  """Rows as what is looked up, one item each."""
+  """Encodes rows that `look_up` returns, as sequences of one item."""
   return in_buckets(
     lambda items, embedded: encode(embedded[:, 0]),
     jnp.ones((len(rows), 1), jnp.int32),
@@ -137,7 +137,7 @@ def bucketed(encode, rows, size):
 @pytest.mark.parametrize('split', [in_microbatches, bucketed])
 def test_memory_of_the_encoder_is_that_of_one_microbatch(split):
   activations = 20 * 64 * 16 * 4
-  # Bytes a row: itself, its result, and its gradient.
+  # Bytes per row for its input, its result, and its gradient.
   kept = 6 * 16 * 4
   whole = functools.partial(split, size=None)
   assert needed_by_the_encoder(whole, 1024) > 1024 / 64 * activations

@@ -116,7 +116,7 @@ def test_masked_softmax():
 )
 def test_dense_is_affine(dtype, features):
   rng = np.random.default_rng(4)
-  # Whole numbers, which bfloat16 has too.
+  # Small integers, which are exact in bfloat16.
   x = rng.integers(-3, 4, (2, 5, 3)).astype(np.float32)
   dy = rng.integers(-2, 3, (2, 5, features)).astype(np.float32)
   kernel, bias = rng.integers(-3, 4, (3, features)), np.arange(features)

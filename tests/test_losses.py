@@ -24,7 +24,7 @@ def random_similarities(anchors=(6,), seed=0):
   return [rng.uniform(-1, 1, (*anchors, n)) for n in shapes.values()]
 
 
-# Each lambda; each kind of negatives, at once and in blocks.
+# All kinds of lambda, and hard and all negatives, at once and in blocks.
 SETTINGS = [
   {'fusion': 'adaptive'},
   {'fusion': 'batch_mean', 'hard_negatives': False},
@@ -37,9 +37,9 @@ SETTINGS = [
 
 
 def every_setting(users, where=None, number=6):
-  """The loss and its gradient for all of SETTINGS, compiled once a shape.
+  """The loss and its gradient for the first `number` of SETTINGS.
 
-  Of less users than others have, a smaller `number` of SETTINGS will do.
+  It is compiled once for each shape of `users`.
   """
   # Always a mask: another signature would take seconds to compile.
   where = np.ones(users.shape[2], bool) if where is None else where
@@ -53,7 +53,7 @@ def compiled_settings(users, where, number):
 
 
 def every_mpr(similarities, weight=0.4, where=None):
-  """Of hard negatives and of all: losses of anchors, the loss, its gradient."""
+  """Losses of anchors, loss and gradient, for hard and then all negatives."""
   similarities = [jnp.asarray(x) for x in similarities]
   anchors = len(similarities[0])
   where = np.ones(anchors, bool) if where is None else where
@@ -77,7 +77,7 @@ def assert_finite(tree):
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
 
 
-# Agreement with the oracle.
+# The losses agree with the slow reference.
 
 SOME = np.array([True, False, True, True, False])
 
@@ -126,12 +126,12 @@ def test_bpr_value():
   np.testing.assert_allclose(loss, [np.log(2), np.log1p(np.exp(-1))], rtol=1e-5)
 
 
-# What counts.
+# Masked examples do not contribute.
 
 
 def test_where_equals_the_kept_users_alone():
   users = random_users()
-  # Garbage in padding must reach neither the value nor the gradient.
+  # nan in padding must reach neither the value nor the gradient.
   garbage = np.where(SOME[:, None], users, np.nan)
   masked = every_setting(jnp.array(garbage), SOME)
   for settings, (value, gradient) in zip(SETTINGS, masked, strict=True):
@@ -194,7 +194,7 @@ def test_reduce_fn_is_the_callers():
   np.testing.assert_allclose(total, each.sum(), rtol=1e-5)
 
 
-# Edges.
+# Edge cases.
 
 
 @pytest.mark.parametrize('number', [0, 4])
@@ -240,7 +240,7 @@ def test_scale_of_users_does_not_matter():
 
 
 def test_gradient_is_orthogonal_to_a_user_on_an_axis():
-  # The norm of such a user invites a tie with the guard, which halves it.
+  # A guard by `maximum` that ties with the norm would halve the gradient.
   users = jnp.array(random_users()).at[0, 0, 0].set(jnp.eye(4)[0])
   for _, gradient in every_setting(users):
     assert abs(gradient[0, 0, 0, 0]) < 1e-6

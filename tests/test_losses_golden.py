@@ -37,14 +37,15 @@ def stack(arrays):
   )
 
 
-# Of the largest batch: with padding, one program is for all files.
+# The shape of the largest batch; others are padded to it, so that one program
+# serves all files.
 SHAPE = (2, 2, 32, 64)
 
 
 def padded(users):
-  """Users in an array of SHAPE: and which they are."""
+  """Pads users to SHAPE; returns them and the mask of real users."""
   batch, dim = users.shape[2:]
-  # Vectors of any length are padding, and zeros are no feature.
+  # Padding users are not zero; padded features are.
   whole = np.ones(SHAPE)
   whole[:, :, :batch] = 0
   whole[:, :, :batch, :dim] = users
@@ -59,7 +60,7 @@ def precision(request):
 
 @jax.jit
 def golden_results(users, where):
-  """All that the arrays check, in one compilation."""
+  """All values that the golden arrays check, in one compilation."""
   loss = functools.partial(losses.adaptssr_loss, where=where)
   each = functools.partial(loss, reduce_fn=None)
   return (
@@ -104,7 +105,7 @@ def assert_close_gradient(gradient, expected):
 
 
 def similarities(users):
-  """The similarities of the anchors users[0, 0], by numpy."""
+  """The similarities of the anchors users[0, 0], by NumPy."""
   users = users / np.linalg.norm(users, axis=-1, keepdims=True)
   cosines = np.einsum('bd,vpcd->bvpc', users[0, 0], users)
   row = np.arange(users.shape[2])

@@ -18,7 +18,7 @@ BLOCKS = (1, 100)
 
 @jax.jit
 def every_block(users, where):
-  """Of hard negatives and of all: the loss at once, then in blocks."""
+  """The loss at once and in blocks, for hard and then all negatives."""
   return [
     [
       jax.value_and_grad(losses.adaptssr_loss)(
@@ -53,8 +53,7 @@ def test_a_user_without_negatives():
 
 @jax.jit
 def gradients_of_the_first(users):
-  """At once and in blocks."""
-  # Only the first user's loss: the others are what it is compared with.
+  """Gradients of the first user's loss, at once and in blocks."""
   each = functools.partial(losses.adaptssr_loss, fusion=0.3, reduce_fn=None)
   return [
     jax.grad(lambda users, size=size: each(users, block_size=size)[0])(users)
@@ -64,7 +63,7 @@ def gradients_of_the_first(users):
 
 def test_of_equally_hard_negatives_the_first_gets_the_gradient():
   users = jnp.array(random_users(4))
-  # The four vectors of three users are one vector: a twelvefold tie.
+  # All four vectors of three users are equal: a tie of twelve.
   users = users.at[:, :, 1:].set(jnp.array([1.0, -2.0, 0.5, 1.0]))
   gradients = gradients_of_the_first(users)
   split, first = (np.linalg.norm(gradient, axis=-1) for gradient in gradients)
@@ -72,7 +71,7 @@ def test_of_equally_hard_negatives_the_first_gets_the_gradient():
   assert first[0, 0, 1] > 1e-3
   np.testing.assert_allclose(first[0, 0, 1], 12 * split[0, 0, 1], rtol=1e-5)
   assert np.count_nonzero(first[:, :, 1:]) == 1
-  # What the anchor itself gets is the same.
+  # The gradients of the anchor itself are equal.
   own = [gradient[:, :, 0] for gradient in gradients]
   np.testing.assert_allclose(*own, atol=1e-6)
 

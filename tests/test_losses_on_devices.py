@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from adaptssr_jax import losses
 
 DEVICES, BATCH, DIM = 8, 16, 4
-# The weight, what is compared, and blocks: each in two manners or more.
+# Two or more kinds of lambda, of negatives, and of block sizes.
 SETTINGS = [
   {'fusion': 'adaptive'},
   {'fusion': 'batch_mean', 'hard_negatives': False},
@@ -18,13 +18,13 @@ SETTINGS = [
   {'fusion': 'batch_mean', 'hard_negatives': False, 'block_size': 1},
   {'form': 'list', 'temperature': 0.2, 'block_size': 1},
 ]
-# Devices hold 0, 1 or 2 users that count.
+# Devices hold 0, 1 or 2 unmasked users.
 WHERE = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], bool)
 SPLIT = PartitionSpec('users')
 
 
 def loss(offset, inputs, where, axis_name, settings):
-  """Of a stand-in for an encoder, whose parameter is what it adds."""
+  """The loss of an encoder that only adds its parameter to the inputs."""
   users = inputs + offset
   return losses.adaptssr_loss(
     users, where=where, axis_name=axis_name, **settings
@@ -32,7 +32,7 @@ def loss(offset, inputs, where, axis_name, settings):
 
 
 def values_and_gradients(offset, inputs, where, number=5, axis_name=None):
-  """For so many settings: the loss and the gradient of the parameter."""
+  """Loss and gradient of the parameter, for the first `number` of SETTINGS."""
   results = []
   for settings in SETTINGS[:number]:
     value, gradient = jax.value_and_grad(loss)(
@@ -44,12 +44,12 @@ def values_and_gradients(offset, inputs, where, number=5, axis_name=None):
   return results
 
 
-# Of which tests of the same arguments make one program.
+# Compiled once for all tests with the same arguments.
 on_one = jax.jit(values_and_gradients, static_argnums=3)
 
 
 def on_pmap(function, offset, inputs, where):
-  """Splits users over the devices, and checks that these agree."""
+  """Shards users over the devices, and checks that all results agree."""
   split = np.moveaxis(np.reshape(inputs, (2, 2, DEVICES, -1, DIM)), 2, 0)
   where = where.reshape(DEVICES, -1)
   mapped = jax.pmap(function, 'users', in_axes=(None, 0, 0))
@@ -95,7 +95,7 @@ def data():
 def test_loss_and_gradient_are_those_of_the_whole_batch(
   mapped, where, number, data
 ):
-  # Of one `where`, one program has them all.
+  # Computes all five settings, so that tests with the same `where` share it.
   whole = on_one(*data, where, 2 if where is None else 5)[:number]
   function = functools.partial(
     values_and_gradients, number=number, axis_name='users'
@@ -114,7 +114,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(
 
 
 def of_each(users, where, axis_name=None):
-  """Losses per user, and the two kinds of weight."""
+  """Losses per user, and both kinds of lambda."""
   shared = {'where': where, 'axis_name': axis_name}
   each = losses.adaptssr_loss(users, reduce_fn=None, **shared)
   return each, [
@@ -139,5 +139,5 @@ def test_losses_per_user_are_local_and_weights_of_the_whole_batch(
   expected, expected_weights = jax.jit(of_each)(users, WHERE)
   np.testing.assert_allclose(each, expected, rtol=1e-5)
   for weight, wanted in zip(weights, expected_weights, strict=True):
-    # One minus a mean near one: the rounding is that of 1.
+    # One minus a mean near one has the rounding error of 1.
     np.testing.assert_allclose(weight, wanted, rtol=0, atol=1e-6)

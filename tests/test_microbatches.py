@@ -27,7 +27,7 @@ def params():
 
 
 def encode_with(params, items, keys):
-  """Quick to compile, with what rows are and draws of their own."""
+  """A quick encoder with dropout."""
   states = dropout(
     row_seeds(keys, draws=1)[:, 0], params['table'][items], rate=0.5
   )
@@ -40,7 +40,7 @@ def users_of(params, items, keys, size=None):
 
 
 def loss(params, items, keys, size=None):
-  """Compares users with each other, so that none is on its own."""
+  """A loss of all pairs of users."""
   users = users_of(params, items, keys, size)
   return jnp.sum(jnp.tanh(10 * users @ users.T)), users
 
@@ -130,13 +130,13 @@ def test_only_one_microbatch_is_traced():
 
 
 def test_a_gradient_computes_a_microbatch_again_unless_mapped_only():
-  """Of a loop, what it keeps of each step is an output with all steps."""
+  """Counts the `exp` in the program of a gradient, forward and backward."""
 
   def kept(call):
     gradient = jax.grad(lambda x: call(jnp.exp, x, size=2).sum())
     return str(jax.make_jaxpr(gradient)(jnp.ones((6, 5)))).count('= exp ')
 
-  # Forward; and backward, where the results of the first are not kept.
+  # Microbatches do not keep the results, and compute them again.
   assert kept(map_chunks) == 1
   assert kept(in_microbatches) == 2
 

@@ -64,7 +64,7 @@ def test_initial_values():
     kind = path[-1].key
     if kind in ('bias', 'scale'):
       np.testing.assert_array_equal(value, float(kind == 'scale'))
-    else:  # 4096 draws or more: the error of the deviation is about 1 %.
+    else:  # The standard deviation of 4096 draws or more is exact to about 1 %.
       np.testing.assert_allclose(value.std(), 0.02, rtol=0.06, err_msg=path)
       np.testing.assert_allclose(value.mean(), 0, atol=0.002, err_msg=path)
   assert jnp.abs(params['item_embedding'][0]).max() > 0.01
@@ -105,7 +105,7 @@ def test_gradients_reach_all_that_is_used(params):
   gradients = gradients_of(params, ITEMS)
   chex.assert_tree_all_finite(gradients)
   rows = jnp.abs(gradients['item_embedding']).max(axis=-1) > 0
-  # Neither padding nor the items 8 and 9, which nobody has.
+  # All rows but those of padding and of the items 8 and 9, which nobody has.
   assert rows.tolist() == [i in range(1, 8) or i == 10 for i in range(11)]
 
 
@@ -135,7 +135,7 @@ def test_the_last_state_may_be_read_out(params):
   last = encode(params, ITEMS, encoder=ENCODER.clone(readout='last'))
   both = encode(params, ITEMS, encoder=ENCODER.clone(readout='pooled,last'))
   states = ENCODER.apply({'params': params}, ITEMS, method='hidden_states')
-  # An empty sequence has none.
+  # An empty sequence has no last state.
   expected = [states[0, 3], states[1, 2], states[2, 0], jnp.zeros(8)]
   chex.assert_trees_all_close(last, jnp.stack(expected), atol=1e-5)
   chex.assert_trees_all_close(both, jnp.concatenate([pooled, last], axis=1))
@@ -221,11 +221,11 @@ def test_bfloat16_is_close_to_float32(params):
     (gradients, users), (expected_gradients, expected)
   )
   chex.assert_type(users, jnp.float32)
-  # What is rounded, 8 bits of 24, is seen.
+  # The error shows that the computation had 8 bits instead of 24.
   assert 1e-4 < relative(users, expected) < 2e-2
   chex.assert_tree_all_finite(gradients)
   errors = jax.tree.map(relative, gradients, expected_gradients)
-  # A softmax does not care for what all its scores have in common.
+  # The bias of the keys has no gradient, as it shifts all scores of a softmax.
   errors['blocks_0']['attention']['key'].pop('bias')
   assert max(jax.tree.leaves(errors)) < 0.1
   again = users_and_gradients(params, HALF, keys)

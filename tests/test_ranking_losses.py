@@ -28,7 +28,7 @@ def random_users(views=VIEWS, seed=0):
 
 
 def listwise(p, e, n, weight, temperature):
-  """One anchor, by the formula: lists of similarities in, a number out."""
+  """The list loss of one anchor, by the formula."""
   p, e, n = (
     [math.exp(x / temperature) for x in values] for values in (p, e, n)
   )
@@ -64,7 +64,7 @@ def test_smooth_extremes_and_temperature_of_pairs():
   margin = 0.3 * (low_p - soft_max(e, 0.2)) + 0.7 * (low_e - soft_max(n, 0.2))
   expected = math.log1p(math.exp(-margin / 0.5))
   np.testing.assert_allclose(found, expected, rtol=1e-5)
-  # The limit is the paper's.
+  # The limit is the paper's loss.
   nearly = losses.mpr_loss(
     jnp.array([p]), jnp.array([e]), jnp.array([n]), weight=0.3, smooth=1e-3
   )
@@ -72,7 +72,7 @@ def test_smooth_extremes_and_temperature_of_pairs():
 
 
 def of_three_views(users, settings):
-  """The loss of each user, by loops over views and the formulas."""
+  """The loss of each user, by loops over views."""
   users = np.asarray(users, float)
   found = []
   for i in range(BATCH):
@@ -119,9 +119,9 @@ def of_three_views(users, settings):
 
 @functools.cache
 def compiled(form):
-  """(users, where) -> at once and in blocks, the sum of losses, each, gradient.
+  """(users, where) -> [((sum of losses, losses), gradient of the sum)].
 
-  The gradient is that of the sum.
+  The results are those at once and in blocks.
   """
 
   def total(users, where, block_size, fusion):
@@ -159,7 +159,7 @@ def test_three_views_against_loops_at_once_and_in_blocks(form):
   np.testing.assert_allclose(in_blocks, gradient, atol=1e-5 * scale)
 
 
-# That of the mean over all pairs is in `test_losses`.
+# `test_losses` tests the gradient of the mean over all pairs.
 @pytest.mark.parametrize('form', [0, 1], ids=map(str, FORMS[:2]))
 def test_gradients_are_those_of_the_values(form):
   compute = functools.partial(compiled(form), sizes=(2,), fusion=0.3)
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_the_values(form):
 def test_extreme_and_missing_users_stay_finite(form):
   users = random_users()
   one = np.arange(BATCH) == 3
-  # A user without another one; and nobody.
+  # One user alone, and no user.
   alone = jax.jit(functools.partial(losses.adaptssr_loss, **FORMS[form]))
   for where, expected in ((one, alone(users[:, :, one])), (~EVERYWHERE, 0)):
     for (value, _), gradient in compiled(form)(users, where):
@@ -201,7 +201,7 @@ def test_diagnostics_of_three_views():
     if w != v
   ]
   np.testing.assert_allclose(found.explicit[0], np.mean(explicit), rtol=1e-5)
-  # Of equal vectors, none is nearer than another.
+  # All vectors are equal.
   same = compute(np.ones_like(users))
   np.testing.assert_allclose(same.explicit, 1, rtol=1e-5)
 
@@ -225,7 +225,7 @@ def test_refuses_settings_without_meaning(settings, words):
 
 @pytest.mark.parametrize('shape', [(2, 2, 5), (4, 5, 3), (2, 1, 5, 3)])
 def test_refuses_other_shapes(shape):
-  # Past the annotations, which only tests check.
+  # Unwrapped, because in tests the annotations would raise first.
   with pytest.raises(ValueError, match='users must be'):
     inspect.unwrap(losses.adaptssr_loss)(jnp.ones(shape))
 

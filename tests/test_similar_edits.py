@@ -13,8 +13,8 @@ from tests.test_augment import assert_uniform, every_length, padded
 
 LENGTH = 20
 RATIOS = (0.1, 0.4, 1.0)
-# Behaviours are 101..120. Those that 5 divides have no similar item, the others
-# one to three: 1000 more, 2000 more, 3000 more.
+# Behaviours are 101..120. Multiples of 5 have no similar item; the others, i,
+# have one to three: i + 1000, i + 2000, i + 3000.
 SIMILAR = np.zeros((123, 3), np.int32)
 for _item in range(101, 121):
   _count = 0 if _item % 5 == 0 else 1 + _item % 3
@@ -31,7 +31,7 @@ def has_similar(item):
 
 @functools.cache
 def views(name, ratio):
-  """Before and after, of sequences of every length 0..LENGTH, nine of each."""
+  """Nine sequences of every length 0..LENGTH, before and after."""
   items = jnp.tile(every_length(LENGTH), (9, 1))
   keys = jax.random.split(jax.random.key(0), len(items))
   return np.asarray(items), np.asarray(of_ratio(name, ratio, keys, items))
@@ -78,7 +78,7 @@ def test_insert_puts_similar_items_just_before(ratio):
     # Behaviours are dropped from the front, and stay in order.
     ours = np.array(view)[kept]
     np.testing.assert_array_equal(ours, row[n - len(ours) : n])
-    # At most one before each, which is similar to it.
+    # At most one item is inserted before each, and is similar to it.
     for at in np.flatnonzero(~kept):
       assert at + 1 < left
       assert view[at] in SIMILAR[view[at + 1]]
@@ -124,13 +124,13 @@ def test_every_position_and_every_similar_item_is_equally_likely():
   row = padded(8)[:8]
   able = np.array([has_similar(item) for item in row])
   assert_uniform((after != row).sum(0)[able])
-  # 104 has three.
+  # 104 has three similar items.
   found = after[:, 3][after[:, 3] != 104]
   assert_uniform(np.bincount(found // 1000, minlength=4)[1:])
 
 
 def test_every_slot_is_inserted_before_equally_often():
-  # Of four behaviours three get one, and each of the others none as often.
+  # An item is inserted before three of four behaviours, all equally often.
   after = draws('insert', n=4, ratio=0.6)
   assert np.all((after != 0).sum(1) == 7)
   before = [
@@ -145,7 +145,7 @@ def test_a_full_sequence_keeps_its_most_recent_behaviours():
   similar = jnp.array([[0], [7], [8], [9], [0]])
   full = augment.insert(jax.random.key(0), row, ratio=1, similar=similar)
   np.testing.assert_array_equal(full, [2, 9, 3])
-  # The one that is put is never the one that is dropped.
+  # An inserted item is never dropped.
   keys = jax.random.split(jax.random.key(1), 20)
   insert = functools.partial(augment.insert, ratio=0.1, similar=similar)
   for one in jax.jit(jax.vmap(insert, (0, None)))(keys, row).tolist():
@@ -158,7 +158,7 @@ def test_without_similar_items_all_is_kept(name):
   row = jnp.array([3, 1, 2, 0])
   none = jnp.zeros((5, 2), jnp.int32)
   np.testing.assert_array_equal(edit(jax.random.key(0), row, similar=none), row)
-  # What a table says of padding changes nothing.
+  # The similar items of padding are ignored.
   odd = none.at[0].set(4)
   np.testing.assert_array_equal(edit(jax.random.key(0), row, similar=odd), row)
 

@@ -11,7 +11,7 @@ from adaptssr_jax.objectives.target_scores import (
   target_scores,
 )
 
-# Targets are item 3, no item, item 1, no item.
+# Targets are item 3, not an item, item 1, not an item.
 HEAD = TiedTargets(np.array([3, 0, 1, 0], np.int32))
 TABLE = jnp.arange(10.0).reshape(5, 2)
 OWN = jnp.array([[50.0, 60.0], [70.0, 80.0]])
@@ -24,7 +24,7 @@ def params_of(head, features=2, bias=None):
 def test_a_target_has_the_row_of_its_item_or_its_own():
   rows = HEAD.rows(TABLE[HEAD.items], {'rows': OWN})
   assert rows.tolist() == [[6, 7], [50, 60], [2, 3], [70, 80]]
-  # Both learn: of the table only the rows of items that are targets.
+  # Both get gradients; in the table, only the rows of items that are targets.
   table, own = jax.grad(
     lambda table, own: HEAD.rows(table[HEAD.items], {'rows': own}).sum(),
     argnums=(0, 1),
