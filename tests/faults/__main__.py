@@ -11,30 +11,30 @@ import time
 
 from absl import logging
 
-from tests.faults.injuries import (
-  INJURIES,
+from tests.faults.inject import (
+  FAULTS,
   finish,
-  newborn_of,
-  open_ward,
+  make_environment,
+  new_run,
   settings_of,
 )
 
-# As long as nothing ends here that would not end there: a multiple of an epoch.
+# A multiple of an epoch, since epochs end with validation.
 HALF = 12
 
 
-def with_half(ward):
-  """Makes half of a run, which victims begin with."""
+def with_half(env):
+  """Makes the half-done run that the others are copies of."""
   begin = time.monotonic()
-  finish(settings_of(ward.folder / 'half', ward.data_dir, num_steps=HALF))
-  return ward._replace(seconds=time.monotonic() - begin)
+  finish(settings_of(env.folder / 'half', env.data_dir, num_steps=HALF))
+  return env._replace(seconds=time.monotonic() - begin)
 
 
-def victim_of(ward, name, seed):
-  """A copy of the half run, to be hurt."""
-  victim = newborn_of(ward, f'{name}_{seed}', seed)
-  shutil.copytree(ward.folder / 'half', victim.folder)
-  return victim
+def half_done_run(env, name, seed):
+  """A copy of the half-done run."""
+  run = new_run(env, f'{name}_{seed}', seed)
+  shutil.copytree(env.folder / 'half', run.folder)
+  return run
 
 
 def main():
@@ -44,17 +44,19 @@ def main():
   parser.add_argument('--only', nargs='*', default=[''])
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
-    ward = with_half(open_ward(folder, str(pathlib.Path(folder) / 'data')))
+    env = with_half(
+      make_environment(folder, str(pathlib.Path(folder) / 'data'))
+    )
     print('| fault | times | repeated steps: mean, maximum |\n|---|---|---|')
-    for injury in INJURIES:
-      if not any(word in injury.__name__ for word in options.only):
+    for fault in FAULTS:
+      if not any(word in fault.__name__ for word in options.only):
         continue
       redone = [
-        injury(victim_of(ward, injury.__name__, seed))
+        fault(half_done_run(env, fault.__name__, seed))
         for seed in range(options.times)
       ]
       mean = sum(redone) / len(redone)
-      name = injury.__name__.replace('_', ' ')
+      name = fault.__name__.replace('_', ' ')
       print(
         f'| {name} | {len(redone)} | {mean:.1f}, {max(redone)} |', flush=True
       )

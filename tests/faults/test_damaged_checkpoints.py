@@ -79,23 +79,23 @@ def empty(path):
   os.truncate(path, 0)
 
 
-WOUNDS = {'cut': cut, 'emptied': empty, 'missing': pathlib.Path.unlink}
+DAMAGES = {'cut': cut, 'emptied': empty, 'missing': pathlib.Path.unlink}
 ARRAYS = ('params', 'opt_state')
 TEXTS = ('encoder', 'vocabulary', 'flags', 'log', 'metrics')
 
 
 @pytest.mark.parametrize(
-  ('wound', 'item'),
+  ('damage', 'item'),
   [
     *(('cut', item) for item in ARRAYS + TEXTS),
     *itertools.product(('emptied', 'missing'), ('params', 'encoder')),
   ],
 )
-def test_a_run_goes_on_from_the_one_before(copied, item, wound):
+def test_a_run_goes_on_from_the_one_before(copied, item, damage):
   newest = copied / 'checkpoints' / '4'
   for path in (newest / item).rglob('*'):
     if path.is_file():
-      WOUNDS[wound](path)
+      DAMAGES[damage](path)
   before = {path for path in newest.rglob('*')}
   state, told = restore(copied)
   assert_same_bits(state, state_of(ENCODER, 2, 0.25))
@@ -115,16 +115,16 @@ def test_no_file_of_a_checkpoint_is_lost_unseen(saved, tmp_path):
   newest, older = state_of(ENCODER, 4, 0.5), state_of(ENCODER, 2, 0.25)
   inside = pathlib.Path('checkpoints') / '4'
   names = [path.relative_to(saved) for path in (saved / inside).rglob('*')]
-  # Some have names of Orbax that are drawn; the same wound is done to the same.
+  # Some have names of Orbax that are drawn; the same damage is done to the same.
   names.sort(key=lambda name: (name.parent, (saved / name).stat().st_size))
   needed = 0
-  wounds = itertools.cycle(WOUNDS.values())
+  damages = itertools.cycle(DAMAGES.values())
   for number, name in enumerate(names):
     folder = tmp_path / str(number)
     if not (saved / name).is_file():
       continue
     shutil.copytree(saved, folder)
-    next(wounds)(folder / name)
+    next(damages)(folder / name)
     refused, params = '', None
     try:
       _, params, _ = restore_encoder(folder)
