@@ -115,7 +115,7 @@ def test_no_file_of_a_checkpoint_is_lost_unseen(saved, tmp_path):
   newest, older = state_of(ENCODER, 4, 0.5), state_of(ENCODER, 2, 0.25)
   inside = pathlib.Path('checkpoints') / '4'
   names = [path.relative_to(saved) for path in (saved / inside).rglob('*')]
-  # Some have names of Orbax that are drawn; the same damage is done to the same.
+  # Orbax draws some names; sorted by size, each kind of file has its damage.
   names.sort(key=lambda name: (name.parent, (saved / name).stat().st_size))
   needed = 0
   damages = itertools.cycle(DAMAGES.values())
