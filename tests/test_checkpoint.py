@@ -276,16 +276,30 @@ def fail_after_the_loop():
   promise.set_exception(OSError('no room'))
 
 
-def test_errors_that_follow_from_a_failed_save_are_not_printed(monkeypatch):
+async def read_an_array():
+  try:
+    await asyncio.sleep(0)
+  except GeneratorExit as error:
+    raise RuntimeError('an array was not read') from error
+
+
+def test_errors_that_follow_from_a_failed_checkpoint_are_not_printed(
+  monkeypatch,
+):
   events = []
   monkeypatch.setattr(sys, 'unraisablehook', events.append)
   fail_after_the_loop()
-  (event,) = events
+  coroutine = read_an_array()
+  coroutine.send(None)
+  # It is left before it has ended.
+  del coroutine
   printed = []
-  command._report(printed.append, event)
+  closed, left = events
+  for event in (closed, left):
+    command._report(printed.append, event)
   assert not printed
   # Any other error is reported as before.
-  event = types.SimpleNamespace(exc_value=ValueError('other'))
+  event = types.SimpleNamespace(exc_value=ValueError('other'), object=None)
   command._report(printed.append, event)
   assert printed == [event]
 

@@ -121,13 +121,15 @@ def _start(
 
 
 def _report(report_any: Callable[[Any], object], event: Any) -> None:
-  """A `sys.unraisablehook` that omits what follows from a failed save.
+  """A `sys.unraisablehook` that omits what follows from a failed checkpoint.
 
-  The first array that cannot be written ends the event loop of Orbax.
-  TensorStore then reports each later one as an error of its own, whose
-  traceback would hide the message of the first.
+  The first array that cannot be read or written ends the event loop of Orbax.
+  TensorStore then reports each later array as an error of its own, and so does
+  each coroutine of Orbax that is left. Their tracebacks would hide the message
+  about the first array.
   """
-  if str(event.exc_value) != 'Event loop is closed':
+  is_closed = str(event.exc_value) == 'Event loop is closed'
+  if not is_closed and not inspect.iscoroutine(event.object):
     report_any(event)
 
 
