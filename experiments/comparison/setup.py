@@ -23,15 +23,15 @@ from experiments.run.data import open_data
 from experiments.run.speed import check_table_update
 
 # Each stage of pre-training has a flag of `CompareSettings`, and rows of
-# `methods.METHODS`. The `--objective` of its file must include these. Where the
-# flags of a method leave the shape of its encoder open, the file of the last
-# stage that gives it decides.
+# `methods.METHODS`. The `--objective` of its file must have these alone, first,
+# or anywhere. Where the flags of a method leave the shape of its encoder open,
+# the file of the last stage that gives it decides.
 STAGES = {
-  'warm_start': ('masked_items',),
-  'pretrain': ('adaptssr',),
-  'first_stage': ('pooled_items',),
-  'last_stage': ('adaptssr',),
-  'joint': ('pooled_items', 'adaptssr'),
+  'warm_start': (('masked_items',), 'alone'),
+  'pretrain': (('adaptssr',), 'alone'),
+  'first_stage': (('pooled_items',), 'first'),
+  'last_stage': (('adaptssr',), 'anywhere'),
+  'joint': (('pooled_items', 'adaptssr'), 'anywhere'),
 }
 
 
@@ -214,10 +214,20 @@ def read_pretraining(
 
 def check_objectives(name: str, path: str, objectives: tuple[str, ...]) -> None:
   """Refuses the flag file of a stage if its objectives are those of another."""
-  if not set(STAGES[name]) <= set(objectives):
+  wanted, where = STAGES[name]
+  words = ','.join(wanted)
+  is_allowed, rule = {
+    'alone': (objectives == wanted, words),
+    'first': (
+      objectives[: len(wanted)] == wanted,
+      f'{words}, or that and more',
+    ),
+    'anywhere': (set(wanted) <= set(objectives), f'{words} among it'),
+  }[where]
+  if not is_allowed:
     raise SettingsError(
-      f'--{name}={path}: --objective must include '
-      f'{" and ".join(STAGES[name])}, not only {",".join(objectives)}'
+      f'--{name}={path} must have --objective={rule}, not '
+      f'{",".join(objectives)}'
     )
 
 
