@@ -42,3 +42,12 @@ def test_a_width_that_saves_nothing_is_left_out():
   widths = bucket_widths(np.array([7, 8, 20]), programs=5, max_length=20)
   assert widths == (8, 20)
   assert bucket_widths(np.array([90]), programs=5, max_length=20) == (20,)
+
+
+@pytest.mark.parametrize('name', ['programs', 'max_length'])
+def test_bad_settings_are_refused(name):
+  settings = {'programs': 2, 'max_length': 8} | {name: 0}
+  with pytest.raises(ValueError, match=f'{name} must be at least 1, not 0'):
+    bucket_widths(np.array([1]), **settings)
+  with pytest.raises(ValueError, match='the number of lengths must be at'):
+    bucket_widths(np.array([], int), programs=2, max_length=8)

@@ -257,6 +257,12 @@ def test_the_table_has_one_gradient_for_all_groups():
   assert scatters(look_up=False) == 3
 
 
+@pytest.mark.parametrize('widths', [(0, 8), (-1,), (5, 2), (3, 3)])
+def test_bad_widths_are_refused(widths):
+  with pytest.raises(ValueError, match='widths must be positive and in order'):
+    in_buckets(widths_of_rows, ITEMS, buckets=Buckets(widths))
+
+
 def test_a_bad_size_is_refused():
   with pytest.raises(ValueError, match='size must be at least 1 or None'):
     in_buckets(widths_of_rows, ITEMS, buckets=Buckets((2,), 0))

@@ -97,6 +97,17 @@ def test_draws_do_not_depend_on_how_many_states_a_device_has(monkeypatch):
   np.testing.assert_array_equal(draw(states, keys)[:5], few)
 
 
+def test_a_chunk_of_nothing_is_refused():
+  with pytest.raises(ValueError, match='chunk_size must be at least 1'):
+    draw_ids(
+      jax.random.split(KEY, 1),
+      jnp.ones((1, 1)),
+      jnp.ones((2, 1)),
+      jnp.ones(2),
+      chunk_size=0,
+    )
+
+
 # Compiled once for several tests.
 @jax.jit
 def filled(params, items, sampled=None):

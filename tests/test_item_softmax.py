@@ -171,6 +171,12 @@ def test_devices_share_the_table_and_split_the_rows(check_vma):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('chunk_size', [0, -4])
+def test_refuses_chunks_of_nothing(chunk_size):
+  with pytest.raises(ValueError, match='chunk_size must be at least 1 or None'):
+    compute(*map(jnp.asarray, random_inputs()), chunk_size=chunk_size)
+
+
 # Sampled.
 
 

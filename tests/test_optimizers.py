@@ -297,6 +297,11 @@ def test_padding_and_mask_need_two_rows(size):
     np.testing.assert_array_equal(ids, [0, 50] + [BEYOND] * (size - 2))
 
 
+def test_distinct_ids_need_room():
+  with pytest.raises(ValueError, match='size must be at least 2, not 1'):
+    distinct_ids(jnp.array([1]), mask_id=9, size=1)
+
+
 def test_an_item_without_a_row_is_nan():
   table = BatchRows(jnp.array([0, 4, 9, 10]), jnp.ones((4, 2)))
   rows = look_up(table, jnp.array([0, 3, 4, 5, 9, 11]))

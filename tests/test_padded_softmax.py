@@ -67,6 +67,11 @@ def test_groups_without_labels_are_not_scored(arrays):
   np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
+def test_a_size_below_one_is_refused(arrays):
+  with pytest.raises(ValueError, match='size must be at least 1, not 0'):
+    real_softmax_losses_and_best(*arrays, LABELS, where=WHERE[:, None], size=0)
+
+
 @pytest.mark.parametrize(
   ('ids', 'parts'),
   [(3707, (282, None)), (8192, (128, None)), (8193, (128, 2048))],

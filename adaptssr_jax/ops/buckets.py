@@ -64,7 +64,8 @@ def in_buckets(
     What `encode(items, *args)` returns.
 
   Raises:
-    ValueError: If `buckets.size` is below 1.
+    ValueError: If the widths are not positive and in order, or `buckets.size`
+      is below 1.
 
   Example:
     >>> items = jnp.array([[3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 0, 0]])
@@ -76,9 +77,9 @@ def in_buckets(
     return encode(items, *([look_up(items)] if look_up else []), *args)
   order = jnp.argsort(jnp.sum(items != 0, axis=1))
   items, args = jax.tree.map(operator.itemgetter(order), (items, args))
-  length = items.shape[1]
-  widths = [width for width in sorted(buckets.widths) if width < length]
-  group = functools.partial(_encode_group, encode, [*widths, length])
+  group = functools.partial(
+    _encode_group, encode, _widths_to(items.shape[1], buckets.widths)
+  )
 
   def encode_piece(
     items: Int[Array, 'rows length'], args: tuple[Any, ...]
@@ -93,9 +94,16 @@ def in_buckets(
   return jax.tree.map(operator.itemgetter(jnp.argsort(order)), done)
 
 
+def _widths_to(length: int, widths: tuple[int, ...]) -> tuple[int, ...]:
+  """The widths below the full length, and the full length."""
+  if min(widths, default=1) < 1 or list(widths) != sorted(set(widths)):
+    raise ValueError(f'widths must be positive and in order, not {widths}')
+  return (*(width for width in widths if width < length), length)
+
+
 def _encode_group(
   encode: Callable[..., Any],
-  widths: list[int],
+  widths: tuple[int, ...],
   sequences: tuple[Array, ...],
   args: tuple[Any, ...],
 ) -> Any:
@@ -133,11 +141,22 @@ def bucket_widths(
   Returns:
     The widths, ascending.
 
+  Raises:
+    ValueError: If `programs` or `max_length` is not positive, or there are no
+      lengths.
+
   Example:
     >>> lengths = np.array([5, 5, 6, 20, 21, 90])
     >>> bucket_widths(lengths, programs=3, max_length=100)
     (8, 24, 100)
   """
+  for name, value in {
+    'programs': programs,
+    'max_length': max_length,
+    'the number of lengths': np.size(lengths),
+  }.items():
+    if value < 1:
+      raise ValueError(f'{name} must be at least 1, not {value}')
   widths = np.array([*range(4, max_length, 4), max_length])
   counts = np.bincount(
     np.searchsorted(widths, np.minimum(lengths, max_length)),

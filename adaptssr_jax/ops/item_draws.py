@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.ops.item_softmax import chunk_of, pick
-from adaptssr_jax.ops.reductions import as_float
+from adaptssr_jax.ops.reductions import as_float, check_size
 
 # Ids in a block. Draws take cumulative sums over blocks, then over one block.
 _BLOCK = 64
@@ -43,12 +43,16 @@ def draw_ids(
   Returns:
     `[n]`, in 0..ids-1.
 
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
   Example:
     >>> keys = jax.random.split(jax.random.key(0), 4)
     >>> bias = jnp.array([-jnp.inf, 0.0, -jnp.inf])
     >>> draw_ids(keys, jnp.ones((4, 2)), jnp.ones((3, 2)), bias).tolist()
     [1, 1, 1, 1]
   """
+  check_size('chunk_size', chunk_size)
   hidden, table, bias = (
     lax.stop_gradient(as_float(x)) for x in (hidden, table, bias)
   )

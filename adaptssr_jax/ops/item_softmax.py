@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from adaptssr_jax.ops.reductions import as_float, max_and_first
+from adaptssr_jax.ops.reductions import as_float, check_size, max_and_first
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
@@ -58,6 +58,9 @@ def softmax_losses_and_best(
     The losses `[n]`, 0 for a row without labels, and the best ids `[n]`, the
     first among equals.
 
+  Raises:
+    ValueError: If `chunk_size` is below 1.
+
   Example:
     >>> hidden, table = jnp.array([[0.0, 2.0, 1.0]]), jnp.eye(3)
     >>> losses, best = softmax_losses_and_best(
@@ -71,6 +74,7 @@ def softmax_losses_and_best(
     Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW
     2018: the multinomial likelihood of a user's items.
   """
+  check_size('chunk_size', chunk_size)
   labels, where = jnp.asarray(labels), jnp.asarray(where)
   log_sums, own, _, best = softmax_of_chunks(
     as_float(hidden),

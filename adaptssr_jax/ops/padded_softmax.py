@@ -66,6 +66,9 @@ def real_softmax_losses_and_best(
     The losses `[n]`, 0 for a row without labels, and the best ids `[n]`,
     arbitrary for such a row.
 
+  Raises:
+    ValueError: If `size` is below 1.
+
   Example:
     >>> hidden, table = jnp.array([[9.0, 9.0], [1.0, 0.0]]), jnp.eye(2)
     >>> losses, best = real_softmax_losses_and_best(
@@ -75,6 +78,8 @@ def real_softmax_losses_and_best(
     >>> print(f'{losses[1]:.4f} = -log(e / (e + 1)); best {best[1]}')
     0.3133 = -log(e / (e + 1)); best 0
   """
+  if size < 1:
+    raise ValueError(f'size must be at least 1, not {size}.')
   rows = as_float(hidden), jnp.asarray(labels), jnp.asarray(where)
   has_labels = jnp.any(rows[2], axis=1)
   order = jnp.argsort(~has_labels, stable=True)

@@ -107,11 +107,16 @@ def distinct_ids(
     integer, which is beyond any table. If `size` is too small, the highest ids
     are missing.
 
+  Raises:
+    ValueError: If `size` is below 2.
+
   Example:
     >>> items = jnp.array([[30, 10, 30], [50, 0, 0]])
     >>> distinct_ids(items, mask_id=99, size=6).tolist()
     [0, 10, 30, 50, 99, 2147483647]
   """
+  if size < 2:
+    raise ValueError(f'size must be at least 2, not {size}.')
   beyond = jnp.iinfo(items.dtype).max
   ends = jnp.array([0, mask_id], items.dtype)
   # Sorting twice takes a third of the time of jnp.unique.
