@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax import losses
@@ -30,6 +29,7 @@ from adaptssr_jax.objectives.users import (
   mean_loss,
   user_keys,
 )
+from adaptssr_jax.ops.reductions import gather
 from adaptssr_jax.table.softmax import chunk_size
 
 
@@ -186,6 +186,4 @@ def ranks_of_positives(
   ranks = target_ranks(
     target_scores(params, users, head), batch['positives'], batch['targets']
   )
-  if encoding.axis_name is None:
-    return ranks
-  return lax.all_gather(ranks, encoding.axis_name, tiled=True)
+  return gather(ranks, encoding.axis_name)

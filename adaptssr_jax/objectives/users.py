@@ -82,8 +82,7 @@ class Encoding:
     self, params: dict[str, Any], batch: dict[str, Array]
   ) -> Float[Array, 'users dim']:
     """The vectors of the users of all devices, without dropout."""
-    users = self(params, batch['items'])
-    return users if self.axis_name is None else gather(users, self.axis_name)
+    return gather(self(params, batch['items']), self.axis_name)
 
 
 def _encode(

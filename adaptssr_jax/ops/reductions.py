@@ -41,8 +41,7 @@ def reduce_losses(
   losses = zero_unless(where, losses)
   if reduce_fn is None:
     return losses
-  if axis_name is not None:
-    losses, where = gather(losses, axis_name), gather(where, axis_name)
+  losses, where = gather(losses, axis_name), gather(where, axis_name)
   if where is None:
     reduced = reduce_fn(losses)
   else:
@@ -67,10 +66,15 @@ def check_temperature(temperature: ArrayLike) -> None:
     raise ValueError(f'temperature must be positive, not {temperature}.')
 
 
-def gather(x: ArrayLike | None, axis_name: AxisName, axis: int = 0) -> Any:
-  """Concatenates the arrays of all devices along an axis; None stays None."""
-  if x is None:
-    return None
+def gather(
+  x: ArrayLike | None, axis_name: AxisName | None, axis: int = 0
+) -> Any:
+  """Concatenates the arrays of all devices along an axis.
+
+  None stays None, and without an `axis_name` the array is returned as it is.
+  """
+  if x is None or axis_name is None:
+    return x
   return lax.all_gather(jnp.asarray(x), axis_name, axis=axis, tiled=True)
 
 
