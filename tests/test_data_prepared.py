@@ -139,13 +139,21 @@ def test_what_is_prepared_is_opened_without_a_lock(tmp_path, monkeypatch):
   load(make(tmp_path))
 
 
-def test_what_load_did_not_prepare_is_named(tmp_path):
-  place(tmp_path / 'empty').mkdir(parents=True)
-  make(tmp_path / 'tfds').download_and_prepare(file_format='array_record')
-  for folder in (tmp_path / 'empty', tmp_path / 'tfds'):
-    assert not is_prepared(make(folder))
-    with pytest.raises(DataError, match=f'{place(folder)} is no data set that'):
-      load(make(folder))
+def test_what_tfds_prepared_alone_gets_its_arrays(tmp_path):
+  make(tmp_path).download_and_prepare(file_format='array_record')
+  assert not is_prepared(make(tmp_path))
+  load(make(tmp_path))
+  assert_alone(tmp_path)
+  load(make(tmp_path / 'other'))
+  assert files(place(tmp_path) / 'arrays') == files(
+    place(tmp_path / 'other') / 'arrays'
+  )
+
+
+def test_a_folder_without_a_data_set_is_named(tmp_path):
+  place(tmp_path).mkdir(parents=True)
+  with pytest.raises(DataError, match=f'{place(tmp_path)} is no data set'):
+    load(make(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,8 @@ def prepare(
   with locked(
     parent / _LOCK, on_wait=functools.partial(on_progress, waiting)
   ) as is_alone:
-    exists = folder.exists()
     if is_prepared(builder):
       return
-    if exists:
-      raise DataError(
-        f'{builder.data_dir} is no data set that `adaptssr_jax.data.load` '
-        'prepared: delete it, and it will be prepared'
-      )
     on_progress(f'Downloading and preparing {builder.data_dir}...')
     if is_alone:
       for leftover in parent.glob(f'{_prefix()}.*'):
@@ -82,12 +76,32 @@ def prepare(
     with tempfile.TemporaryDirectory(
       prefix=f'{_prefix()}.', dir=parent, ignore_cleanup_errors=True
     ) as scratch:
-      staged = type(builder)(config=builder.builder_config, data_dir=scratch)
-      staged.beam_options = beam_options
-      staged.memory_limit = memory_limit
-      staged.on_progress = on_progress
-      made = _make(staged, builder.data_dir_root / 'downloads', manual_dir)
+      if folder.exists():
+        made, folder = pathlib.Path(scratch) / ARRAYS, folder / ARRAYS
+        _write_arrays(builder, made)
+      else:
+        staged = _builder_in(builder, pathlib.Path(scratch))
+        staged.beam_options = beam_options
+        staged.memory_limit = memory_limit
+        staged.on_progress = on_progress
+        made = _make(staged, builder.data_dir_root / 'downloads', manual_dir)
       _publish(made, folder)
+
+
+def _write_arrays(builder: UserBuilder, arrays: pathlib.Path) -> None:
+  """Writes the arrays of a data set that TFDS alone has prepared."""
+  # A builder reads what is prepared when it is made, which may be too early.
+  stored = _builder_in(builder, builder.data_dir_root)
+  if not stored.info.initialized:
+    raise DataError(
+      f'{builder.data_dir} is no data set of TensorFlow Datasets: delete it, '
+      'and it will be prepared'
+    )
+  write_columns(stored, arrays)
+
+
+def _builder_in(builder: UserBuilder, data_dir: os.PathLike) -> UserBuilder:
+  return type(builder)(config=builder.builder_config, data_dir=data_dir)
 
 
 def _make(
