@@ -1,13 +1,31 @@
-"""A loss that compiles quickly, trained by tests of steps."""
+"""A loss that compiles quickly and its batches, for tests of steps."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adaptssr_jax import augment
 from adaptssr_jax.objectives.users import mean_loss, user_keys
 from adaptssr_jax.table.lookup import look_up
+
+USERS, LENGTH = 16, 5
+
+
+def random_batch(step, *, num_items, devices=None):
+  """Users of any length, of whom the last is padding; others at each step."""
+  rng = np.random.default_rng(step)
+  lengths = rng.integers(0, LENGTH + 1, USERS)
+  items = rng.integers(1, num_items + 1, (USERS, LENGTH)).astype(np.int32)
+  batch = {
+    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
+    'where': np.arange(USERS) < USERS - 1,
+    'example_id': np.arange(USERS, dtype=np.int32) + USERS * step,
+  }
+  if devices is None:
+    return batch
+  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
 
 def quick_objective(params, batch, key, *, encoding):

@@ -119,15 +119,15 @@ def test_the_flags_know_the_encoder_without_importing_it():
     assert f'[{default}' in flags[name].metadata['help'], name
 
 
-def test_bad_flags_are_told_before_anything_heavy_is_imported():
-  done = python(
-    '-X', 'importtime', '-m', 'experiments.pretrain', '--crop_ratio=0'
-  )
+def test_bad_flags_are_told_before_anything_heavy_is_imported(tmp_path):
+  words = '--crop_ratio=0', f'--workdir={tmp_path}/run'
+  done = python('-X', 'importtime', '-m', 'experiments.pretrain', *words)
   assert done.returncode == 1
   assert done.stderr.endswith(
     'error: --crop_ratio must be above 0.0, not 0.0\n'
   )
   assert not imported(done) & {*HEAVY}
+  assert not (tmp_path / 'run').exists()
 
 
 def test_flag_files_are_found_by_name(tmp_path, monkeypatch):
@@ -346,17 +346,16 @@ def test_every_command_can_be_quiet_and_has_a_script():
   }
 
 
-@pytest.mark.parametrize('name', ['adaptssr-embed', 'adaptssr-embed.exe'])
-def test_a_script_is_the_command_it_is_named_after(name):
-  code = f"""
+def test_a_script_is_the_command_it_is_named_after():
+  expected = python('-m', 'experiments.embed', '--help').stdout
+  for name in ('adaptssr-embed', 'adaptssr-embed.exe'):
+    code = f"""
 import sys
 from experiments.__main__ import script
 sys.argv = ['/bin/{name}', '--help']
 script()
 """
-  assert python('-c', code).stdout == (
-    python('-m', 'experiments.embed', '--help').stdout
-  )
+    assert python('-c', code).stdout == expected
 
 
 @pytest.mark.slow

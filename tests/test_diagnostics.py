@@ -7,6 +7,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from adaptssr_jax import diagnostics
 from adaptssr_jax.diagnostics import ViewSimilarities
+from tests.reference import cosine
 
 BATCH, DIM = 16, 5
 # One of eight devices with two users each holds only masked users.
@@ -33,11 +34,6 @@ of_users = jax.jit(
     for name in ('uniformity', 'mean_cosine', 'effective_rank')
   }
 )
-
-
-def cosine(a, b):
-  a, b = a.astype(float), b.astype(float)
-  return a @ b / np.sqrt((a @ a) * (b @ b))
 
 
 def slow_similarities(users, where, i):

@@ -24,10 +24,15 @@ from adaptssr_jax.training.row_step import (
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from tests.bounds import assert_same_training
-from tests.quick_objective import quick_objective
+from tests.quick_objective import (
+  LENGTH,
+  USERS,
+  quick_objective,
+  random_batch,
+)
 from tests.random_params import random_params
 
-USERS, LENGTH, ITEMS, STEPS = 16, 5, 300, 6
+ITEMS, STEPS = 300, 6
 SIZE = USERS * LENGTH + 2
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
 KEY = jax.random.key(3)
@@ -38,20 +43,7 @@ ADAM = 0.01, 0.9, 0.999, 1e-4
 
 # `test_speed` and `test_table_shards` train real objectives by rows.
 loss_of = functools.partial(quick_objective, encoding=Encoding(ENCODER))
-
-
-def batch_of(step, devices=None):
-  rng = np.random.default_rng(step)
-  lengths = rng.integers(0, LENGTH + 1, USERS)
-  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
-  batch = {
-    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
-    'where': np.arange(USERS) < USERS - 1,
-    'example_id': np.arange(USERS, dtype=np.int32) + USERS * step,
-  }
-  if devices is None:
-    return batch
-  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+batch_of = functools.partial(random_batch, num_items=ITEMS)
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +74,7 @@ row_step = functools.partial(
 def run(step, state, devices=None, start=0):
   losses = []
   for i in range(start, STEPS):
-    state, metrics = step(state, batch_of(i, devices), KEY)
+    state, metrics = step(state, batch_of(i, devices=devices), KEY)
     losses.append(float(metrics['loss']))
   return state, losses
 

@@ -144,19 +144,24 @@ def test_a_value_of_another_type_names_the_flag(word):
 
 def wrong_values():
   """For every bound of every command, the nearest value beyond it."""
-  for settings_type in COMMANDS:
-    for field in dataclasses.fields(settings_type):
-      rule = field.metadata
-      step = 1 if isinstance(rule['high'], int) else 0.001
-      if rule['low'] is not None:
-        yield settings_type, field.name, rule['low'] - 1, 'at least'
-      if rule['above'] is not None:
-        yield settings_type, field.name, rule['above'], 'above'
-      if rule['high'] is not None:
-        yield settings_type, field.name, rule['high'] + step, 'at most'
-      if rule['choices']:
-        word = ('x',) if 'tuple' in str(field.type) else 'x'
-        yield settings_type, field.name, word, 'must be'
+  # Commands share most of their fields, each of which is one object.
+  fields = {
+    id(field): (settings_type, field)
+    for settings_type in COMMANDS
+    for field in dataclasses.fields(settings_type)
+  }
+  for settings_type, field in fields.values():
+    rule = field.metadata
+    step = 1 if isinstance(rule['high'], int) else 0.001
+    if rule['low'] is not None:
+      yield settings_type, field.name, rule['low'] - 1, 'at least'
+    if rule['above'] is not None:
+      yield settings_type, field.name, rule['above'], 'above'
+    if rule['high'] is not None:
+      yield settings_type, field.name, rule['high'] + step, 'at most'
+    if rule['choices']:
+      word = ('x',) if 'tuple' in str(field.type) else 'x'
+      yield settings_type, field.name, word, 'must be'
 
 
 @pytest.mark.parametrize(
@@ -170,24 +175,6 @@ def test_a_value_out_of_bounds_names_the_flag(
   text = ','.join(value) if isinstance(value, tuple) else value
   with pytest.raises(SettingsError, match=f'^--{name} .*{words}'):
     parse(settings_type, f'--{name}={text}')
-
-
-@pytest.mark.parametrize(
-  ('name', 'value'),
-  [
-    ('max_length', 0),
-    ('batch_size', 0),
-    ('crop_ratio', 0.0),
-    ('mask_ratio', 1.1),
-    ('reorder_ratio', -0.5),
-    ('learning_rate', 0.0),
-    ('dropout_rate', 1.0),
-    ('augmentations', ('crop', 'cut')),
-  ],
-)
-def test_what_must_not_be_is_refused(name, value):
-  with pytest.raises(SettingsError, match=f'^--{name} must be'):
-    PretrainSettings(**{name: value})
 
 
 def test_not_a_number_is_within_no_bounds():
@@ -267,10 +254,3 @@ def test_an_argument_that_is_no_flag_is_refused():
 def test_no_augmentation_at_all_is_refused():
   with pytest.raises(SettingsError, match=r'^--augmentations needs at least'):
     parse(PretrainSettings, '--augmentations=')
-
-
-def test_bad_input_ends_in_one_line(tmp_path):
-  done = command('pretrain', '--crop_ratio=0', f'--workdir={tmp_path}/run')
-  assert done.returncode == 1
-  assert done.stderr == 'error: --crop_ratio must be above 0.0, not 0.0\n'
-  assert not (tmp_path / 'run').exists()

@@ -1,4 +1,4 @@
-"""Insert and substitute: every length, their counts and draws."""
+"""Insert and substitute; and what holds of every augmentation of a ratio."""
 
 import functools
 import math
@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from adaptssr_jax import augment
-from tests.test_augment import assert_uniform, every_length, padded
+from tests.test_augment import (
+  AUGMENTATIONS,
+  LENGTH,
+  assert_uniform,
+  draws,
+  every_length,
+  padded,
+)
 
-LENGTH = 20
 RATIOS = (0.1, 0.4, 1.0)
 # Behaviours are 101..120. Multiples of 5 have no similar item; the others, i,
 # have one to three: i + 1000, i + 2000, i + 3000.
@@ -23,6 +29,7 @@ EDITS = {
   name: functools.partial(getattr(augment, name), similar=SIMILAR)
   for name in ('substitute', 'insert')
 }
+EVERY = AUGMENTATIONS | EDITS
 
 
 def has_similar(item):
@@ -88,39 +95,35 @@ def test_insert_puts_similar_items_just_before(ratio):
       assert (~kept).any()
 
 
-@pytest.mark.parametrize('name', EDITS)
+@pytest.mark.parametrize('name', EVERY)
 def test_same_key_same_view_and_another_key_another(name):
   row = every_length(LENGTH)[12]
-  apply = jax.jit(functools.partial(EDITS[name], ratio=0.4))
+  apply = jax.jit(functools.partial(EVERY[name], ratio=0.4))
   keys = jax.random.split(jax.random.key(3), 8)
   seen = np.asarray(jax.jit(jax.vmap(apply, (0, None)))(keys, row))
   np.testing.assert_array_equal(apply(keys[2], row), seen[2])
   assert len(np.unique(seen, axis=0)) > 4
 
 
-@pytest.mark.parametrize('name', EDITS)
+@pytest.mark.parametrize('name', [*EVERY, 'one_of'])
 def test_is_traced_once_for_all_lengths(name):
+  bound = {each: functools.partial(f, ratio=0.4) for each, f in EVERY.items()}
+  apply = bound.get(name, augment.one_of(*bound.values()))
   traces = []
 
   @jax.jit
   def counted(key, items):
     traces.append(name)
-    return EDITS[name](key, items, ratio=0.4)
+    return apply(key, items)
 
   for n in (0, 1, LENGTH):
     counted(jax.random.key(n), every_length(LENGTH)[n])
   assert len(traces) == 1
 
 
-def draws(name, n, number=4000, **settings):
-  keys = jax.random.split(jax.random.key(11), number)
-  row = jnp.asarray(padded(n), jnp.int32)
-  apply = functools.partial(EDITS[name], **settings)
-  return np.asarray(jax.jit(jax.vmap(apply, (0, None)))(keys, row))
-
-
 def test_every_position_and_every_similar_item_is_equally_likely():
-  after = draws('substitute', n=8, ratio=0.3)[:, :8]
+  apply = functools.partial(EDITS['substitute'], ratio=0.3)
+  after = draws(apply, n=8)[:, :8]
   row = padded(8)[:8]
   able = np.array([has_similar(item) for item in row])
   assert_uniform((after != row).sum(0)[able])
@@ -131,7 +134,7 @@ def test_every_position_and_every_similar_item_is_equally_likely():
 
 def test_every_slot_is_inserted_before_equally_often():
   # An item is inserted before three of four behaviours, all equally often.
-  after = draws('insert', n=4, ratio=0.6)
+  after = draws(functools.partial(EDITS['insert'], ratio=0.6), n=4)
   assert np.all((after != 0).sum(1) == 7)
   before = [
     ((after > 1000) & (after % 1000 == i)).any(1).mean()
@@ -164,7 +167,7 @@ def test_without_similar_items_all_is_kept(name):
 
 
 @pytest.mark.parametrize('ratio', [0, -0.1, 1.01, 60, math.nan])
-@pytest.mark.parametrize('name', EDITS)
+@pytest.mark.parametrize('name', EVERY)
 def test_refuses_a_ratio_outside_its_range(name, ratio):
   with pytest.raises(ValueError, match=r'ratio must be in \(0, 1\]'):
-    EDITS[name](jax.random.key(0), every_length()[5], ratio=ratio)
+    EVERY[name](jax.random.key(0), every_length()[5], ratio=ratio)
