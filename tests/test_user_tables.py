@@ -119,6 +119,8 @@ def test_labels_of_their_own_table_equal_those_in_the_events(tmp_path, suffix):
   of_user = {row[0]: row[3] for row in EVENTS if row[3]}
   # Rows may be repeated, and may belong to users without behaviours.
   rows = [*of_user.items(), ('anna', 'old'), ('stranger', 'other')]
+  # An empty label is none.
+  rows += [('日本', '')]
   labels = write(tmp_path / f'l.{suffix}', rows[::-1], ('user_id', 'age'))
   own = load(tmp_path, events, labels=str(labels), label_column='age')
   inside = load(tmp_path, events, label_column='age')
@@ -324,9 +326,12 @@ def test_a_memory_limit_that_cannot_be_used_is_an_error(tmp_path):
       read(tmp_path, [path], memory_limit=limit)
 
 
-def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path):
+@pytest.mark.parametrize(
+  'error', [duckdb.IOException, duckdb.TransactionException]
+)
+def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path, error):
   with pytest.raises(OSError, match='full'), open_database(tmp_path):
-    raise duckdb.IOException('the disk is full')
+    raise error('the disk is full')
   assert not list(tmp_path.iterdir())
 
 

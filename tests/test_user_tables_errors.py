@@ -151,6 +151,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   assert labels in error_of(tmp_path, events, **settings)
   other = write(tmp_path / 'e.jsonl', EVENTS).rename(tmp_path / 'e.xlsx')
   assert f'{other}: unknown format' in error_of(tmp_path, other)
+  packed = tmp_path / 'e.csv.gz'
+  packed.touch()
+  assert error_of(tmp_path, packed).endswith('; decompress it first')
   # A device, which never ends, is refused as well.
   assert 'unknown format' in error_of(tmp_path, '/dev/zero')
   (tmp_path / 'endless.csv').symlink_to('/dev/zero')
@@ -181,13 +184,14 @@ def test_errors_of_a_table_of_labels(tmp_path):
   labels = tmp_path / 'l.csv'
   settings = {'labels': str(labels), 'label_column': 'job'}
   for text, reason in (
-    ('u1,x\nu2,\n', f"{labels}, line 3: column 'job' is empty"),
     ('u1,x\n,y\n', f"{labels}, line 3: column 'user_id' is empty"),
     (
       'u1,x\nu2,x\nu1,y\n',
       f"'x' in {labels}, line 2 and 'y' in {labels}, line 4",
     ),
+    ('u1,\nu1,y\n', f"'' in {labels}, line 2 and 'y' in {labels}, line 3"),
     ('who,x\n', 'no user of the events has a label'),
+    ('u1,\n', 'no user of the events has a label'),
   ):
     labels.write_text(f'user_id,job\n{text}')
     assert reason in error_of(tmp_path, events, **settings)

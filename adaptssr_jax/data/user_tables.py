@@ -83,7 +83,8 @@ def user_tables_config(
     events: files of behaviours: one path, several paths separated by commas, or
       a sequence; `*` and `?` match parts of a name. Files are read in this
       order.
-    labels: file of labels; None if labels are a column of the events.
+    labels: file of labels; None if labels are a column of the events. An empty
+      label is a user without a label, in either.
     user_column: name of the column of user ids, in both tables.
     item_column: name of the column of item ids.
     time_column: name of the column of times.
@@ -125,7 +126,8 @@ def user_tables_config(
   key += [[time_format, where]] if time_format or where else []
   of_labels = tables if label else None
   if own_labels:
-    of_labels = Tables([own_labels], Columns(users | label))
+    columns = Columns(users | label, optional=('label',))
+    of_labels = Tables([own_labels], columns)
   task = label_column or 'pretrain'
   return UserTablesConfig(
     name=_name(task, key),

@@ -61,7 +61,8 @@ def open_database(
       raise DataError(
         f'preparing needs more memory, raise the memory limit: {error}'
       ) from None
-    except duckdb.IOException as error:
+    # A full disk makes either the write or the commit fail.
+    except (duckdb.IOException, duckdb.TransactionException) as error:
       raise OSError(str(error)) from None
     finally:
       database.close()

@@ -45,6 +45,7 @@ from adaptssr_jax.data.rows import DataError
 FILE = 1 << 40
 _CSV = '.csv'
 _FORMATS = (_CSV, '.jsonl', '.ndjson', '.json', *PARQUET)
+_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst', '.zip')
 _SELECT_ALL = 'select *, null::varchar as wrong from block'
 # Rows of a block that are read one by one, and that a DuckDB thread processes.
 _ROWS = 65_536
@@ -100,6 +101,8 @@ def _location(path: pathlib.Path, line: int) -> str:
 
 def check_path(path: pathlib.Path) -> None:
   """Raises `DataError` unless the path is a file in a supported format."""
+  if path.suffix.lower() in _COMPRESSED:
+    raise DataError(f'{path} is compressed; decompress it first')
   if path.suffix.lower() not in _FORMATS:
     raise DataError(
       f'{path}: unknown format; its name must end in {", ".join(_FORMATS)}'
