@@ -1,6 +1,7 @@
-"""Fine-tunes a user model on a task, and tests it once.
+r"""Fine-tunes a user model on a task, and tests it once.
 
-  python -m experiments.finetune --task=age --pretrained=runs/latest
+  python -m experiments.finetune --task=age --pretrained=runs/latest \
+    --workdir=runs/age
 
 It starts from the encoder of the run in --pretrained; without that flag it
 starts from a random encoder.

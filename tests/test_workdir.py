@@ -12,6 +12,7 @@ import pytest
 from adaptssr_jax.data import UserData, Vocabulary
 from adaptssr_jax.files import locked
 from experiments.flags.binder import SettingsError, from_flagfile
+from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
 from experiments.run import workdir
 from experiments.run.workdir import (
@@ -50,6 +51,16 @@ def test_a_folder_is_made_with_the_flags_of_its_run(tmp_path):
 
 def test_an_empty_folder_is_taken(tmp_path):
   assert opened(settings(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize('name', ['pretrained', 'init_from'])
+def test_a_run_is_not_overwritten_by_one_that_starts_from_it(begun, name):
+  types = {'pretrained': FinetuneSettings, 'init_from': PretrainSettings}
+  wanted = types[name](workdir=str(begun), **{name: f'{begun}/../run'})
+  before = files(begun)
+  with pytest.raises(SettingsError, match=f'is the folder of --{name}: choose'):
+    opened(wanted)
+  assert files(begun) == before
 
 
 def test_the_same_settings_open_it_again(begun):

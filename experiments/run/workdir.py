@@ -68,11 +68,19 @@ def _refuse_other_settings(settings: RunSettings, folder: pathlib.Path) -> None:
     settings.mutable_names(),
     defaults=settings.default_values(),
   )
-  if differing:
-    raise SettingsError(
-      f'--workdir={settings.workdir} holds a run with other settings: '
-      f'{differing}. Choose another folder, or give it the settings of {saved}'
-    )
+  if not differing:
+    return
+  for name in ('pretrained', 'init_from'):
+    source = getattr(settings, name, '')
+    if source and folder.resolve() == pathlib.Path(source).resolve():
+      raise SettingsError(
+        f'--workdir={settings.workdir} is the folder of --{name}: choose '
+        'another one for this run'
+      )
+  raise SettingsError(
+    f'--workdir={settings.workdir} holds a run with other settings: '
+    f'{differing}. Choose another folder, or give it the settings of {saved}'
+  )
 
 
 @contextlib.contextmanager
