@@ -2,7 +2,9 @@ r"""Writes the vectors of all users of a data set, by a trained encoder.
 
   python -m experiments.embed --pretrained=runs/latest --output=users.parquet
 
-The users need no labels. --output has one row per user and two columns:
+encodes the users of the data set of the run, which is read from where the run
+read it, unless flags of the data are given. The users need no labels. --output
+has one row per user and two columns:
 
   user_id  the raw id, text
   vector   float32 [dim]
@@ -46,7 +48,6 @@ if __name__ == '__main__':
   run('experiments.embed', EmbedSettings)
 
 import collections
-import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,13 +56,13 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.data import UserArrays, UserData
 from experiments.embedding.neighbours import check_neighbours, write_neighbours
 from experiments.embedding.users import progress, read_new_users, users_of_part
 from experiments.flags.binder import SettingsError
-from experiments.flags.shared import DataSettings
 from experiments.run import loop
-from experiments.run.data import open_data
+from experiments.run.data import open_data, with_data_of
 from experiments.run.encoder import (
   Model,
   Source,
@@ -164,10 +165,15 @@ def with_users(
     )
     users = read_new_users(settings, known, folder=folder)
     return [users], [with_items(one, known) for one in sources]
-  named = settings.dataset or DataSettings.dataset
-  data = open_data(
-    dataclasses.replace(settings, dataset=named), task=settings.task
-  )
+  if not settings.dataset:
+    flags = restore_description(settings.pretrained).flags
+    settings = with_data_of(settings, flags)
+  if not settings.dataset:
+    raise SettingsError(
+      f'{settings.pretrained} does not say on which data it was trained: give '
+      '--dataset=NAME or --events=FILE'
+    )
+  data = open_data(settings, task=settings.task)
   items = data.vocabulary.items
   users = users_of(settings, data)
   return users, [with_items(source, items) for source in sources]

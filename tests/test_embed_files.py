@@ -78,6 +78,34 @@ def test_of_tables_that_are_known_that_is_told(settings, tmp_path, capsys):
   assert 'knows all 2 items' in capsys.readouterr().out
 
 
+def test_without_flags_of_data_they_are_those_of_the_run(settings, tmp_path):
+  data = dataclasses.replace(settings, dataset='user_tables')
+  expected = read(written(data, tmp_path, output='expected.npz'))
+  flags = data.flag_values() | {'labels': 'gone.csv', 'task': 'plan'}
+  run = save_run(tmp_path / 'run', KNOWN, seed=0, flags=flags)
+  alone = embed.EmbedSettings(
+    pretrained=run, batch_size=16, buckets=2, microbatch=1
+  )
+  ids, vectors = read(written(alone, tmp_path, output='users.npz'))
+  assert ids == expected[0]
+  np.testing.assert_array_equal(vectors, expected[1])
+  unsaid = dataclasses.replace(alone, pretrained=settings.pretrained)
+  with pytest.raises(SettingsError, match=r'does not say .* --dataset=NAME'):
+    written(unsaid, tmp_path, output='other.npz')
+
+
+def test_a_run_that_knows_no_item_is_a_warning(settings, tmp_path, capsys):
+  events = [(f'user {number}', '1', 0) for number in range(20)]
+  path = write(tmp_path / 'e.csv', events, ('who', 'what', 'when'))
+  new = dataclasses.replace(settings, events=(str(path),))
+  for dataset in ('', 'user_tables'):
+    of = dataclasses.replace(new, dataset=dataset)
+    written(of, tmp_path, output=f'users_{dataset}.npz')
+    told = capsys.readouterr().out
+    assert 'WARNING: ' in told
+    assert 'Are the item ids those of the data set of that run' in told
+
+
 def test_the_item_table_by_raw_id(settings, tmp_path):
   _, params, _ = restore_encoder(settings.pretrained)
   expected = np.asarray(params['item_embedding'])[1:-1]

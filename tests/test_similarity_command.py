@@ -37,7 +37,9 @@ ITEMS = [f'item_{number}' for number in range(1, 61)]
 USERS = 20
 
 
-def save_run(folder, items, seed, *, max_length=6, embed_dim=8, **fields):
+def save_run(
+  folder, items, seed, *, flags=None, max_length=6, embed_dim=8, **fields
+):
   """What a run leaves of its encoder."""
   encoder = UserEncoder(
     num_items=len(items),
@@ -49,7 +51,7 @@ def save_run(folder, items, seed, *, max_length=6, embed_dim=8, **fields):
   params = drawn_params(encoder, seed)
   run = Checkpoints(folder, keep=1)
   state = init_state(model_params(params), optax.sgd(1.0))
-  run.save(state, describe(encoder, items, flags={}))
+  run.save(state, describe(encoder, items, flags=flags or {}))
   run.close()
   return str(folder)
 

@@ -12,6 +12,7 @@ from adaptssr_jax.data.user_tables import read_tables
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
+from experiments.run.encoder import OTHER_IDS
 from experiments.run.process import is_quiet, print_line
 
 # The number of unknown items that are named.
@@ -80,6 +81,8 @@ def _print_unknown(
       'masked'
     )
   print_line(f'{len(items):,} users; {text}')
+  if len(unknown) == len(found.items):
+    print_line(f'WARNING: all items are unknown. {OTHER_IDS}')
 
 
 def users_of_part(splits: Sequence[UserArrays], part: str) -> list[UserArrays]:

@@ -39,7 +39,7 @@ class EmbedSettings(
   dataset: str = flag(
     '',
     'The data set, NAME or NAME/SIZE, as for experiments.pretrain [the tables '
-    f'of --events, without preparing them; else {DataSettings.dataset}].',
+    'of --events, without preparing them; else the data set of the run].',
   )
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'

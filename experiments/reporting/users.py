@@ -1,7 +1,6 @@
 """Sections that show user vectors: a map, and the nearest users of a few."""
 
 import collections
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
@@ -9,8 +8,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from experiments.embedding.neighbours import nearest_users
-from experiments.flags.binder import SettingsError, given_values
-from experiments.flags.shared import DataSettings
+from experiments.flags.binder import SettingsError
 from experiments.flags.small_commands import ReportSettings
 from experiments.reporting.charts import (
   MOST_USERS,
@@ -18,7 +16,7 @@ from experiments.reporting.charts import (
   scatter_chart,
 )
 from experiments.reporting.elements import figure, legend, table, tag
-from experiments.run.data import open_data
+from experiments.run.data import open_data, with_data_of
 from experiments.run.vector_files import read_vectors
 
 _SHOWN, _NEAREST = 5, 5
@@ -36,7 +34,7 @@ def classes_of_users(
   """
   if not settings.task:
     return {}
-  settings = _with_data_of(settings, flags)
+  settings = with_data_of(settings, flags)
   if not settings.dataset:
     raise SettingsError(f'--task={settings.task} needs --dataset=NAME')
   data = open_data(settings, settings.task)
@@ -52,21 +50,6 @@ def classes_of_users(
       part.user_ids(np.arange(len(part.items))), part.label, strict=True
     )
   }
-
-
-def _with_data_of(
-  settings: ReportSettings, flags: Mapping[str, str]
-) -> ReportSettings:
-  """The settings; flags of the data that are not given come from a run."""
-  if settings.dataset not in ('', flags.get('dataset')):
-    return settings
-  words = [
-    f'--{field.name}={flags[field.name]}'
-    for field in dataclasses.fields(DataSettings)
-    if field.name in flags
-    and getattr(settings, field.name) == getattr(ReportSettings, field.name)
-  ]
-  return dataclasses.replace(settings, **given_values(DataSettings, words))
 
 
 def users_section(

