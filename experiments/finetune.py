@@ -24,6 +24,7 @@ import numpy as np
 from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.data import UserData
 from adaptssr_jax.training.devices import replicate
+from adaptssr_jax.training.step import TrainState
 from experiments.finetuning.data import event_of, examples_of, open_task
 from experiments.finetuning.predictions import (
   make_predict,
@@ -34,23 +35,22 @@ from experiments.finetuning.step import make_finetuning
 from experiments.finetuning.tasks import KINDS, make_model, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
-from experiments.planning.plan import check_plan, plan_run, shapes_of
+from experiments.planning.plan import check_plan, plan_run
 from experiments.planning.report import Plan
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.process import print_result_line
-from experiments.run.speed import check_table_update, lengths_of
-from experiments.run.trackers import find_trackers
+from experiments.run.speed import Training, sequences_of
 from experiments.run.workdir import RESULT, opened_workdir, write_dataset
+
+_TESTED = ('validation', 'test')
 
 
 def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   """Fine-tunes, and returns the content of `result.json`, or the plan."""
   settings = with_defaults(settings)
-  loop.check_devices(settings)
-  find_trackers(settings)
-  check_table_update(settings)
+  loop.check_run(settings)
   if settings.plan:
     return plan(settings)
   with opened_workdir(settings) as folder:
@@ -81,6 +81,8 @@ def finetune_in(
       for path in settings.concatenate
     ]
     best, outputs = probe(settings, folder, data, models)
+  elif settings.mode == 'zero_shot':
+    best, outputs = zero_shot(settings, data, model, params)
   else:
     if settings.head == 'probe':
       params['head'] = probe_head(settings, data, model['encoder'], params)
@@ -102,35 +104,15 @@ def plan(settings: FinetuneSettings) -> Plan:
     )
   check_plan(settings, source=settings.pretrained)
   data = open_task(settings)
-  items = range(settings.plan_items) or data.vocabulary.items
-  known = data._replace(vocabulary=data.vocabulary._replace(items=items))
-  model, params = shapes_of(
-    functools.partial(make_model, settings, known),
-    jax.random.key(settings.seed),
-  )
-  examples = examples_of(settings, data)
-  length, encoded, buckets = lengths_of(
-    settings, examples.values(), model['encoder']
-  )
-  make = functools.partial(
-    make_finetuning,
-    settings,
-    data,
-    model,
-    train=examples['train'],
-    buckets=buckets,
-    length=length,
-  )
-  return plan_run(
-    settings,
-    data,
-    examples['train'],
-    *shapes_of(make, params),
-    length=length,
-    buckets=buckets,
-    encoded=encoded,
-    sequences=1,
-  )
+  return plan_run(settings, data, functools.partial(make_run, settings))
+
+
+def make_run(
+  settings: FinetuneSettings, data: UserData, key: jax.Array
+) -> tuple[Training, TrainState]:
+  """The run that `tune` trains, and its initial state."""
+  model, params = make_model(settings, data, key)
+  return make_finetuning(settings, data, model, params)
 
 
 def tune(
@@ -145,42 +127,24 @@ def tune(
 
   The outputs are those for the validation and the test rows.
   """
-  encoder, kind = model['encoder'], KINDS[data.kind]
-  examples = examples_of(settings, data)
-  length, _, buckets = lengths_of(settings, examples.values(), encoder)
-  predict = make_predict(settings, kind, model, buckets=buckets, length=length)
-  tested = {name: examples[name] for name in ('validation', 'test')}
-  if settings.mode == 'zero_shot':
-    params = replicate(params)
-    return {'best_step': 0}, {
-      name: predict(params, users=users) for name, users in tested.items()
-    }
-  step, state = make_finetuning(
-    settings,
-    data,
-    model,
-    params,
-    train=examples['train'],
-    buckets=buckets,
-    length=length,
-  )
+  kind = KINDS[data.kind]
+  training, state = make_finetuning(settings, data, model, params)
+  predict = make_predict(settings, kind, model, training.sequences)
   best = loop.train(
     loop.Run(
       settings=settings,
       folder=folder,
-      users=examples['train'],
-      length=length,
-      step=step,
+      training=training,
       key=key,
       description=describe(
-        encoder,
+        training.encoder,
         data.vocabulary.items,
         settings.flag_values(),
         data.vocabulary.labels,
       ),
       on_epoch=functools.partial(
         validate,
-        users=examples['validation'],
+        users=training.splits['validation'],
         predict=predict,
         kind=kind,
         metric=select_by(settings, data),
@@ -190,7 +154,25 @@ def tune(
     state,
   )
   return {'best_step': int(best.step)}, {
-    name: predict(best.params, users=users) for name, users in tested.items()
+    name: predict(best.params, users=training.splits[name]) for name in _TESTED
+  }
+
+
+def zero_shot(
+  settings: FinetuneSettings,
+  data: UserData,
+  model: dict[str, Any],
+  params: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Returns the same as `tune`, without training."""
+  splits = examples_of(settings, data)
+  sequences = sequences_of(
+    settings, splits.values(), model['encoder'].max_length
+  )
+  predict = make_predict(settings, KINDS[data.kind], model, sequences)
+  params = replicate(params)
+  return {'best_step': 0}, {
+    name: predict(params, users=splits[name]) for name in _TESTED
   }
 
 
@@ -202,7 +184,7 @@ def print_result(result: dict[str, Any], settings: FinetuneSettings) -> None:
   if settings.mode == 'probe':
     best = probe_name(result)
   print_result_line(f'{result["task"]} from {start}, {best}:')
-  for split in ('validation', 'test'):
+  for split in _TESTED:
     values = ', '.join(
       f'{name} {"none" if value is None else format(value, ".4f")}'
       for name, value in result[split].items()

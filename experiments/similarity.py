@@ -47,7 +47,7 @@ from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import print_line, print_result_line
-from experiments.run.speed import lengths_of
+from experiments.run.speed import sequences_of
 from experiments.run.workdir import (
   SIMILARITIES,
   atomic_savez,
@@ -161,18 +161,21 @@ def measure(
     source=open_source(settings, source),
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
-  length, _, buckets = lengths_of(settings, [users], encoder)
+  sequences = sequences_of(settings, [users], encoder.max_length)
   step = pmap_step(
     functools.partial(
       similarity_step,
-      encoding=Encoding(encoder, buckets),
+      encoding=Encoding(encoder, sequences.buckets),
       augmentations=tuple(augmentations.values()),
     ),
     num_replicated_args=1,
   )
   params, user_key = replicate((params, user_key))
   outputs = outputs_in_order(
-    lambda batch: step(params, batch, user_key), users, settings, length
+    lambda batch: step(params, batch, user_key),
+    users,
+    batch_size=settings.batch_size,
+    length=sequences.length,
   )
   found = zip(*(both for _, both in outputs), strict=True)
   vectors, cosines = map(np.concatenate, found)

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +144,7 @@ def test_scores_are_those_of_scikit_learn(data_dir, classes):
     None,
     users=split_of(labels),
     predict=predict,
-    settings=types.SimpleNamespace(batch_size=16),
+    batch_size=16,
     length=1,
   )
   found = tasks.measure_classes(outputs, labels)

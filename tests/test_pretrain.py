@@ -17,7 +17,7 @@ from adaptssr_jax.diagnostics import ViewSimilarities
 from adaptssr_jax.objectives.views import views_objective
 from experiments import pretrain
 from experiments.flags.binder import SettingsError, from_flagfile
-from experiments.pretraining import context
+from experiments.pretraining import context, validation
 from experiments.run import batches as run_batches
 from experiments.run.workdir import opened_workdir
 from tests.tiny_runs import (
@@ -227,7 +227,7 @@ def equally_good(state, **_):
 def test_a_run_without_patience_left_stops_and_stays_stopped(
   tmp_path, data_dir, capsys, monkeypatch
 ):
-  monkeypatch.setattr(pretrain, 'validate', equally_good)
+  monkeypatch.setattr(validation, 'validate', equally_good)
   settings = pretrain_settings(
     tmp_path, data_dir, num_steps=0, num_epochs=9, patience=2
   )

@@ -12,7 +12,6 @@ from experiments.flags.binder import SettingsError
 from experiments.pretraining import validation
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import MAKERS, init_head
-from experiments.pretraining.step import item_shares
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -114,7 +113,7 @@ def test_views_are_encoded_once_and_compared_as_published(name, similarity):
   similar = np.zeros((11, 2), np.int32)
   users = UserArrays(None, Ragged.from_rows([[1]]), similar_items=similar)
   made = MAKERS[name](
-    Context(settings, users, Encoding(UserEncoder(9)))
+    Context(settings, users, Encoding(UserEncoder(9)), num_steps=1)
   ).keywords
   assert made['encode'].keywords['passes'] == 1
   assert not made['encode'].keywords['encoding'].deterministic
@@ -155,15 +154,14 @@ def test_the_bias_starts_at_the_shares_of_the_items():
   users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
   encoder = UserEncoder(3, embed_dim=2)
   settings = pretrain_settings('', '', **POOLED)
-  shares = item_shares(encoder, users)
-  bias = init_head(settings, encoder, shares=shares)['head']['bias']
+  bias = init_head(settings, encoder, users)['head']['bias']
   # One more of each: padding, then items 1, 2 and 3.
   np.testing.assert_allclose(
     np.exp(bias), np.array([1, 5, 1, 2]) / 9, rtol=1e-6
   )
   zeros = pretrain_settings('', '', output_bias='zeros', **POOLED)
-  assert not init_head(zeros, encoder, shares=shares)['head']['bias'].any()
-  assert init_head(pretrain_settings('', ''), encoder, shares=shares) == {}
+  assert not init_head(zeros, encoder, users)['head']['bias'].any()
+  assert init_head(pretrain_settings('', ''), encoder, users) == {}
 
 
 def test_probes_of_several_tasks_choose_by_their_mean(

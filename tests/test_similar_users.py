@@ -24,8 +24,8 @@ from adaptssr_jax.training.devices import AXIS, shard
 from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
+from experiments.planning.plan import shapes_of
 from experiments.pretraining.step import encoded_lengths
-from experiments.run.batches import training_batch
 from tests.bounds import assert_same_to_rounding
 from tests.summed import summed
 from tests.tiny_runs import (
@@ -328,10 +328,11 @@ def test_a_killed_run_goes_on_to_the_bit(run, tmp_path, data_dir, monkeypatch):
 
 
 def test_a_plan_has_the_batches_of_the_run(tmp_path, data_dir, monkeypatch):
-  def traced(settings, data, users, step, state, *, length, **_):
-    batch = training_batch(users, 0, settings=settings, length=length)
-    key = jax.eval_shape(jax.random.key, settings.seed)
-    step = pmap_step(step, num_replicated_args=1)
+  def traced(settings, data, make):
+    key = jax.random.key(settings.seed)
+    training, state = shapes_of(functools.partial(make, data), key)
+    batch = training.batches.on_devices(0)
+    step = pmap_step(training.step, num_replicated_args=1)
     jax.make_jaxpr(step)(state, batch, key)
     return {name: x.shape for name, x in batch.items()}
 

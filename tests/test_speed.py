@@ -22,7 +22,7 @@ from experiments.pretraining.step import encoded_lengths
 from experiments.run.speed import (
   effective_length,
   make_buckets,
-  make_training,
+  make_step,
   sample_lengths,
 )
 from tests.tiny_runs import (
@@ -123,13 +123,13 @@ def training_of(num_items, **changes):
   """The step and the state, of batches of 2 users with 2 behaviours: 6 rows."""
   encoder = UserEncoder(num_items, max_length=2, embed_dim=2)
   settings = pretrain_settings('', '', batch_size=2, **changes)
-  step, state = make_training(
+  step, state = make_step(
     settings,
     encoder,
     {'table': jnp.ones((num_items + 2, 2)), 'encoder': {}},
     lambda params, batch, key: None,
     optax.sgd(1.0),
-    length=2,
+    ids_per_user=2,
     sampled_items=settings.sampled_items,
   )
   return step, isinstance(state.opt_state, RowOptState)

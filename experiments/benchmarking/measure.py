@@ -23,20 +23,9 @@ from experiments.benchmarking.work import (
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.planning.counting import padding_share
-from experiments.pretraining.objectives import init_head
-from experiments.pretraining.step import (
-  encoded_of_a_user,
-  item_shares,
-  lengths_of,
-  make_pretraining,
-)
+from experiments.pretraining.step import make_pretraining
 from experiments.run import loop, speed
-from experiments.run.batches import (
-  batches_in_order,
-  training_batch,
-  training_batches,
-)
-from experiments.run.encoder import make_encoder
+from experiments.run.batches import Batches, batches_in_order
 from experiments.run.process import num_cores
 
 # Enough users that batches are read from memory rather than from a CPU cache.
@@ -59,46 +48,34 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     The results by name; rates are those of the median step. A number that
     cannot be measured on this machine is None.
   """
-  num_items = settings.catalogues[0]
   pretraining = settings.pretraining()
-  loop.check_devices(pretraining)
+  loop.check_run(pretraining)
   data = synthetic_data(settings, max(_USERS, 2 * settings.batch_size))
-  users = data.splits['train']
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
-  encoder, params = make_encoder(pretraining, range(num_items), init_key)
-  params |= init_head(pretraining, encoder, shares=item_shares(encoder, users))
-  length, lengths, buckets = lengths_of(pretraining, data, encoder)
-  step, state = make_pretraining(
-    pretraining, encoder, params, buckets, length=length, users=users
-  )
-  state, found = _time_training(
-    settings,
-    pretraining,
-    length,
-    users,
-    step,
-    state,
-    key=train_key,
-    dtype=encoder.dtype,
-  )
-  found |= {'num_items': num_items, 'batch_size': settings.batch_size}
-  found |= {'widths': buckets.widths}
-  found['input_users_per_second'] = _input_rate(users, pretraining, length)
-  sequences = encoded_of_a_user(pretraining)
-  scored = scored_of_a_user(
-    pretraining.objective[0], speed.sample_lengths(users, encoder.max_length)
-  )
+  training, state = make_pretraining(pretraining, data, init_key)
+  encoder, sequences = training.encoder, training.sequences
+  users = training.batches.users
+  state, found = _time_training(settings, training, state, train_key)
+  found |= {
+    'num_items': encoder.num_items,
+    'batch_size': settings.batch_size,
+    'widths': sequences.buckets.widths,
+    'input_users_per_second': _input_rate(training.batches),
+  }
   found |= _share_of_machine(
     settings,
     encoder,
-    lengths,
+    sequences,
     rate=found['users_per_second'],
-    sequences=sequences,
-    scored=scored,
+    scored=scored_of_a_user(
+      pretraining.objective[0], speed.sample_lengths(users, encoder.max_length)
+    ),
   )
-  rows = sequences * settings.batch_size // jax.local_device_count()
   found['padding_share'] = padding_share(
-    lengths, rows=rows, buckets=buckets, length=length
+    sequences.lengths,
+    rows=sequences.per_user * settings.batch_size // jax.local_device_count(),
+    buckets=sequences.buckets,
+    length=sequences.length,
   )
   if settings.inference:
     params = apply_pending_updates(state)
@@ -110,21 +87,15 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
 
 def _time_training(
   settings: BenchmarkSettings,
-  pretraining: PretrainSettings,
-  length: int,
-  users: UserArrays,
-  step: Callable,
+  training: speed.Training,
   state: TrainState,
-  *,
   key: jax.Array,
-  dtype: str,
 ) -> tuple[TrainState, dict[str, Any]]:
   rows = isinstance(state.opt_state, RowOptState)
-  state = replicate(state)
-  key = replicate(key)
-  step_fn = pmap_step(step, num_replicated_args=1, donate=True)
+  state, key = replicate((state, key))
+  step_fn = pmap_step(training.step, num_replicated_args=1, donate=True)
   steps = _WARM_UP + settings.steps
-  batches = training_batches(users, pretraining, length, range(steps))
+  batches = training.batches.prefetched(range(steps))
   with contextlib.closing(batches):
     first = next(batches)
     began = time.perf_counter()
@@ -152,17 +123,14 @@ def _time_training(
     'loss': float(metrics['loss']),
   }
   if settings.profile:
-    others = [
-      training_batch(users, at, settings=pretraining, length=length)
-      for at in range(steps, steps + _PROFILED)
-    ]
+    later = range(steps, steps + _PROFILED)
     state, found['parts'] = profiled(
       step_fn,
       state,
-      others,
+      [training.batches.on_devices(step) for step in later],
       key,
       text=compiled.as_text(),
-      dtype=dtype,
+      dtype=training.encoder.dtype,
     )
   return state, found
 
@@ -194,21 +162,21 @@ def _time_steps(
 def _share_of_machine(
   settings: BenchmarkSettings,
   encoder: UserEncoder,
-  lengths: np.ndarray,
+  sequences: speed.Sequences,
   *,
   rate: float,
-  sequences: int,
   scored: float | None,
 ) -> dict[str, float]:
   """Rates of tokens and operations, and the rate of one large product."""
-  found = {'tokens_per_second': rate * sequences * float(lengths.mean())}
+  tokens = sequences.per_user * float(sequences.lengths.mean())
+  found = {'tokens_per_second': rate * tokens}
   if scored is None:
     return found
   flops = step_flops(
-    lengths,
+    sequences.lengths,
     users=settings.batch_size,
     encoder=encoder,
-    sequences=sequences,
+    sequences=sequences.per_user,
     scored=scored,
   )
   done = rate / settings.batch_size * flops
@@ -225,17 +193,14 @@ def _rate(settings: BenchmarkSettings, seconds: Iterable[float]) -> float:
   return float(settings.batch_size / np.median(seconds))
 
 
-def _input_rate(
-  users: UserArrays, pretraining: PretrainSettings, length: int
-) -> float:
+def _input_rate(batches: Batches) -> float:
   """Users per second of the input pipeline without training."""
-  training_batch(users, 0, settings=pretraining, length=length)
-  began, batches = time.perf_counter(), 0
+  batches.on_devices(0)
+  began, step = time.perf_counter(), 0
   while time.perf_counter() - began < 0.5:
-    batches += 1
-    training_batch(users, batches, settings=pretraining, length=length)
-  seconds = time.perf_counter() - began
-  return batches * pretraining.batch_size / seconds
+    step += 1
+    batches.on_devices(step)
+  return step * batches.batch_size / (time.perf_counter() - began)
 
 
 def _time_encoding(
@@ -246,13 +211,13 @@ def _time_encoding(
   users: UserArrays,
 ) -> list[float]:
   """The seconds that it takes to encode each batch without dropout."""
-  length, _, buckets = speed.lengths_of(pretraining, [users], encoder)
-  step_fn, params = speed.make_encoding(
-    pretraining, encoder, params, buckets=buckets, length=length
-  )
+  size = settings.batch_size
+  sequences = speed.sequences_of(pretraining, [users], encoder.max_length)
+  step_fn = speed.encoding_step(encoder, sequences, batch_size=size)
+  params = speed.encoding_params(params, shard_table=settings.shard_table)
   done = []
-  some = users.first((_WARM_UP + settings.steps) * settings.batch_size)
-  batches = batches_in_order(some, pretraining, length)
+  some = users.first((_WARM_UP + settings.steps) * size)
+  batches = batches_in_order(some, batch_size=size, length=sequences.length)
   with contextlib.closing(batches):
     for batch, _ in batches:
       np.asarray(step_fn(params, batch))

@@ -8,11 +8,7 @@ import time
 from collections.abc import Callable
 
 from experiments.flags.binder import SettingsError, flag, unknown
-from experiments.flags.pretraining import (
-  PretrainSettings,
-  with_causal_encoder,
-  with_defaults,
-)
+from experiments.flags.pretraining import PretrainSettings, with_defaults
 from experiments.flags.process import ProcessSettings, SpeedSettings
 from experiments.flags.shared import EncoderSettings
 from experiments.flags.traits import TRAITS
@@ -187,7 +183,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     settings = PretrainSettings(
       **shared, objective=self.objective_names[:1], curriculum_steps=1
     )
-    return with_defaults(with_causal_encoder(settings))
+    return with_defaults(settings)
 
 
 def check(settings: BenchmarkSettings) -> None:

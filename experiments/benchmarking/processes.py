@@ -24,7 +24,10 @@ from experiments.benchmarking.cases import (
 )
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.work import synthetic_data, synthetic_users
-from experiments.pretraining.step import lengths_of
+from experiments.pretraining.step import (
+  batches_of,
+  with_partners_and_similar,
+)
 from experiments.run.process import num_cores, num_cpu_devices
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -128,11 +131,17 @@ def _run_pytorch(
     num_items=settings.catalogues[0], **pretraining.encoder_fields()
   )
   steps = _WARM_UP + settings.steps
-  data = synthetic_data(settings, size * steps)
-  length, _, _ = lengths_of(pretraining, data, encoder)
-  users = data.splits['train']
+  splits = with_partners_and_similar(
+    pretraining,
+    synthetic_data(settings, size * steps).splits,
+    num_items=encoder.num_items,
+  )
+  made, _ = batches_of(pretraining, splits, encoder.max_length)
+  users = made.users
   batches = [
-    batch_at(users, step, batch_size=size, length=length, num_devices=1, seed=0)
+    batch_at(
+      users, step, batch_size=size, length=made.length, num_devices=1, seed=0
+    )
     for step in range(steps)
   ]
   arrays = {

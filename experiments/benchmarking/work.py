@@ -10,7 +10,6 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.step import with_partners_and_similar
 
 # Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -129,12 +128,9 @@ def synthetic_users(
 
 
 def synthetic_data(settings: BenchmarkSettings, num_users: int) -> UserData:
-  """Puts synthetic users into the data set that the objective needs."""
+  """A data set of synthetic users, all of them in the training split."""
   num_items = settings.catalogues[0]
   users = synthetic_users(
     num_users, num_items=num_items, longest=settings.longest
   )
-  data = UserData('synthetic', {'train': users}, Vocabulary(range(num_items)))
-  return with_partners_and_similar(
-    settings.pretraining(), data, num_items=num_items
-  )
+  return UserData('synthetic', {'train': users}, Vocabulary(range(num_items)))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.finetuning.tasks import (
   KINDS,
@@ -21,7 +20,7 @@ from experiments.finetuning.tasks import (
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import outputs_in_order
 from experiments.run.process import print_line
-from experiments.run.speed import on_table
+from experiments.run.speed import Sequences, on_table
 from experiments.run.workdir import RESULT, atomic_savez, atomic_write
 
 PREDICTIONS = 'predictions.npz'
@@ -31,23 +30,18 @@ def make_predict(
   settings: FinetuneSettings,
   kind: Kind,
   model: dict[str, Any],
-  *,
-  buckets: Buckets,
-  length: int,
+  sequences: Sequences,
 ) -> Callable[..., np.ndarray]:
   """Returns (params, users) -> the outputs for all rows of a split."""
+  size, length = settings.batch_size, sequences.length
+  step = on_table(
+    with_buckets(kind.predict, model, sequences.buckets),
+    model['encoder'],
+    batch_size=size,
+    ids_per_user=length,
+  )
   return functools.partial(
-    predict_users,
-    predict=pmap_step(
-      on_table(
-        settings,
-        with_buckets(kind.predict, model, buckets),
-        model['encoder'],
-        length=length,
-      )
-    ),
-    settings=settings,
-    length=length,
+    predict_users, predict=pmap_step(step), batch_size=size, length=length
   )
 
 
@@ -56,7 +50,7 @@ def predict_users(
   *,
   users: UserArrays,
   predict: Callable,
-  settings: FinetuneSettings,
+  batch_size: int,
   length: int,
 ) -> np.ndarray:
   """An output for each labelled row of a split, in the order of the rows.
@@ -68,7 +62,7 @@ def predict_users(
     [rows, ...], without those of padding.
   """
   step = functools.partial(predict, params)
-  found = outputs_in_order(step, users, settings, length)
+  found = outputs_in_order(step, users, batch_size=batch_size, length=length)
   outputs = np.concatenate([some for _, some in found])
   if users.places is None:
     return outputs

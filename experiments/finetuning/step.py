@@ -1,24 +1,23 @@
 """The training step of fine-tuning."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
-from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.prepared.batches import steps_per_epoch
+from adaptssr_jax.data import UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ranking import softmax_ranking_objective
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.step import LossFn, TrainState
+from experiments.finetuning.data import examples_of
 from experiments.finetuning.tasks import KINDS, with_buckets
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
-from experiments.run.batches import steps_of_run
-from experiments.run.speed import make_training
+from experiments.run.batches import Batches
+from experiments.run.speed import Training, make_step, sequences_of
 
 
 def make_finetuning(
@@ -26,35 +25,40 @@ def make_finetuning(
   data: UserData,
   model: dict[str, Any],
   params: dict[str, Any],
-  *,
-  train: UserArrays,
-  buckets: Buckets,
-  length: int,
-) -> tuple[Callable, TrainState]:
-  """The step of a run, before `pmap_step`, and the initial state."""
-  encoder = model['encoder']
-  in_epoch = steps_per_epoch(len(train.items), settings.batch_size)
-  num_steps = steps_of_run(settings, train)
-  head_steps = settings.head_epochs * in_epoch
+) -> tuple[Training, TrainState]:
+  """The batches and the step of a run, and its initial state."""
+  encoder, splits = model['encoder'], examples_of(settings, data)
+  sequences = sequences_of(settings, splits.values(), encoder.max_length)
+  length = sequences.length
+  batches = Batches(
+    splits['train'],
+    settings.batch_size,
+    length,
+    settings.seed,
+    settings.window,
+  )
+  num_steps = settings.total_steps(batches.steps_per_epoch)
+  head_steps = settings.head_epochs * batches.steps_per_epoch
   if head_steps >= num_steps:
     raise SettingsError(
       f'--head_epochs={settings.head_epochs} leaves none of the {num_steps} '
       'steps for the encoder: take fewer, or a longer run'
     )
-  return make_training(
+  step, state = make_step(
     settings,
     encoder,
     params,
-    training_loss(settings, data, model, buckets),
+    training_loss(settings, data, model, sequences.buckets),
     make_optimizer(
       settings,
       encoder,
       num_steps=num_steps,
       head_steps=head_steps,
     ),
-    length=length,
+    ids_per_user=length,
     table_rate=layer_rates(settings, encoder)['table'],
   )
+  return Training(encoder, splits, batches, num_steps, sequences, step), state
 
 
 def training_loss(

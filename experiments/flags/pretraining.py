@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from typing import TypeVar
 
 from experiments.flags.binder import SettingsError, flag
 from experiments.flags.objectives import (
@@ -14,10 +13,6 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.shared import EncoderSettings, PlanSettings
 from experiments.flags.traits import traits_of
-
-CAUSAL_ITEMS = 'causal_items'
-_Settings = TypeVar('_Settings', bound=EncoderSettings)
-
 
 # The initial item table is wider if the user vector predicts items: at 0.02 all
 # scores are so similar that training makes no progress for epochs.
@@ -58,40 +53,27 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """Sets flags that were not given to the defaults of the objective."""
-  if 'idicl' in settings.objective and not settings.init_from:
-    pooling = settings.cosine_pooling
-    settings = dataclasses.replace(
-      settings,
-      num_queries=settings.num_queries or _INTERESTS,
-      cosine_pooling=True if pooling is None else pooling,
-    )
-  predicts = any(traits_of(name).from_the_vector for name in settings.objective)
-  if settings.item_stddev is None and predicts:
-    return dataclasses.replace(settings, item_stddev=_ITEM_STDDEV)
-  return settings
-
-
-def with_causal_encoder(settings: _Settings) -> _Settings:
-  """Sets the flags of the encoder that causal items need, unless given."""
-  if CAUSAL_ITEMS not in settings.objective:
-    return settings
-  if settings.causal is False:
-    raise SettingsError(
-      '--objective=causal_items needs --causal=true, or each state would see '
-      'the item that it predicts: leave --causal out'
-    )
-  readout = settings.readout
-  if settings.objective == (CAUSAL_ITEMS,):
+  objective, defaults = settings.objective, {}
+  if 'causal_items' in objective:
+    if settings.causal is False:
+      raise SettingsError(
+        '--objective=causal_items needs --causal=true, or each state would see '
+        'the item that it predicts: leave --causal out'
+      )
+    defaults['causal'] = True
+  if objective == ('causal_items',):
     # Only the last state learns to predict, and the pooling is not trained.
-    readout = readout or 'last'
-  return dataclasses.replace(settings, causal=True, readout=readout)
-
-
-def longest_sequence(settings: EncoderSettings, max_length: int) -> int:
-  """The behaviours of a user in a batch; one more if an objective needs it."""
-  return max_length + any(
-    traits_of(name).sees_target for name in settings.objective
-  )
+    defaults['readout'] = 'last'
+  if 'idicl' in objective and not settings.init_from:
+    defaults |= {'num_queries': _INTERESTS, 'cosine_pooling': True}
+  if any(traits_of(name).from_the_vector for name in objective):
+    defaults['item_stddev'] = _ITEM_STDDEV
+  missing = {
+    name: value
+    for name, value in defaults.items()
+    if getattr(settings, name) is None
+  }
+  return dataclasses.replace(settings, **missing)
 
 
 def check_objective(settings: ObjectiveSettings) -> None:

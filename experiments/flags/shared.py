@@ -201,6 +201,10 @@ class RunSettings(
     mutable_on_resume=True,
   )
 
+  def total_steps(self, steps_per_epoch: int) -> int:
+    """The number of updates of the run, by --num_steps or --num_epochs."""
+    return self.num_steps or self.num_epochs * steps_per_epoch
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSettings(RunSettings, group='plan'):

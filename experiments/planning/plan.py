@@ -8,6 +8,7 @@ the item table need not fit into the memory of this machine.
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -16,16 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.data.prepared.batches import steps_per_epoch
-from adaptssr_jax.ops.buckets import Buckets
+from adaptssr_jax.data import UserData
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
-from experiments.run.batches import steps_of_run, training_batch
 from experiments.run.process import print_result_line
+from experiments.run.speed import Training
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:
@@ -46,47 +45,42 @@ def check_plan(settings: PlanSettings, *, source: str) -> None:
 def plan_run(
   settings: PlanSettings,
   data: UserData,
-  users: UserArrays,
-  step: Callable,
-  state: TrainState,
-  *,
-  length: int,
-  buckets: Buckets,
-  encoded: np.ndarray,
-  sequences: int,
-  longest: int | None = None,
+  make: Callable[[UserData, jax.Array], tuple[Training, TrainState]],
 ) -> Plan:
   """Compiles the step of a run, and prints the resources that it needs.
 
   Args:
-    step: the step, before `pmap_step`.
-    state: the state of the run, as shapes.
-    length: the length to which users are padded in a batch.
-    buckets: how the step groups sequences for encoding.
-    encoded: lengths of a sample of sequences as the step encodes them.
-    sequences: number of sequences that are encoded for each user.
-    longest: the length to which these sequences are padded [`length`].
+    make: makes the run, and its initial state from a key. It is traced, so that
+      the arrays of the state are never computed.
   """
-  devices = jax.device_count()
-  batch = training_batch(users, 0, settings=settings, length=length)
+  items = range(settings.plan_items) or data.vocabulary.items
+  training, state = shapes_of(
+    functools.partial(
+      make, data._replace(vocabulary=data.vocabulary._replace(items=items))
+    ),
+    jax.random.key(settings.seed),
+  )
+  devices, batches = jax.device_count(), training.batches
+  batch = batches.on_devices(0)
   key = jax.eval_shape(jax.random.key, settings.seed)
-  step_fn = pmap_step(step, num_replicated_args=1, donate=True)
+  step_fn = pmap_step(training.step, num_replicated_args=1, donate=True)
   compiled = step_fn.lower(state, batch, key).compile()
   memory = compiled.memory_analysis()
   traced = jax.make_jaxpr(step_fn)(state, batch, key)
+  sequences = training.sequences
   shares = program_shares(
-    encoded,
-    rows=sequences * settings.batch_size // devices,
-    buckets=buckets,
-    length=longest or length,
+    sequences.lengths,
+    rows=sequences.per_user * settings.batch_size // devices,
+    buckets=sequences.buckets,
+    length=sequences.length,
   )
   last = np.eye(len(shares))[-1]
   plan = Plan(
     backend=jax.default_backend(),
     simulated=settings.plan_devices > 0,
     devices=devices,
-    steps_per_epoch=steps_per_epoch(len(users.items), settings.batch_size),
-    num_steps=steps_of_run(settings, users),
+    steps_per_epoch=batches.steps_per_epoch,
+    num_steps=training.num_steps,
     batch_size=settings.batch_size,
     arguments=memory.argument_size_in_bytes,
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -94,7 +88,7 @@ def plan_run(
     flops=devices * flops_of(traced, shares=shares),
     most_flops=devices * flops_of(traced, shares=last),
     sent=sent_of(compiled.as_text(), devices=devices),
-    **_sizes_of_data(settings, data, users),
+    **_sizes_of_data(settings, data, training),
     **_sizes_of_state(state),
   )
   print_result_line(report(plan))
@@ -127,20 +121,21 @@ def shapes_of(make: Callable[..., tuple], *args: Any) -> tuple[Any, Any]:
 
 
 def _sizes_of_data(
-  settings: PlanSettings, data: UserData, users: UserArrays
+  settings: PlanSettings, data: UserData, training: Training
 ) -> dict[str, Any]:
   folder = pathlib.Path(settings.data_dir) / data.name
   files = (path for path in folder.rglob('*') if path.is_file())
   # Memory-mapped arrays stay on disk.
   in_memory = {
     id(array): array.nbytes
-    for array in _arrays((data.splits, users))
+    for array in _arrays((data.splits, training.splits))
     if not isinstance(array, np.memmap)
   }
   names = data.vocabulary.items
   items = settings.plan_items or len(names)
   # The bytes of a reference and a string.
   name = 8 + sum(map(sys.getsizeof, names)) / len(names)
+  users = training.batches.users
   order = 2 * 8 * len(users.items)
   return {
     'dataset': data.name,

@@ -1,4 +1,4 @@
-"""Shared by the makers of objectives: encoding, augmentations, windows."""
+"""Shared by the makers of objectives: augmentations, encoding, windows."""
 
 import dataclasses
 import functools
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from adaptssr_jax import augment
@@ -36,6 +37,7 @@ from experiments.flags.traits import traits_of
 
 # Number of users whose anchors are compared at a time.
 BLOCK = 1024
+_COUNTED_AT_ONCE = 2**24
 
 
 def make_augmentations(
@@ -112,6 +114,7 @@ class Context(NamedTuple):
   # How sequences are encoded. It is deterministic for the validation loss,
   # which also reads the last behaviours of a user instead of a random window.
   encoding: Encoding
+  num_steps: int  # the number of updates of the run
 
   @property
   def encoder(self) -> UserEncoder:
@@ -202,3 +205,22 @@ def run_on_window(
     draw = functools.partial(augment.random_slice, lengths=(length, length))
     items = jax.vmap(draw)(keys, batch['items'])[:, :length]
   return objective(params, batch | {'items': items}, key)
+
+
+def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
+  """The number of behaviours per id, int64 [1 + items]; id 0 is padding.
+
+  Example:
+    >>> from adaptssr_jax.data import Ragged
+    >>> users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
+    >>> item_counts(UserEncoder(3), users).tolist()
+    [0, 4, 0, 1]
+  """
+  counts = np.zeros(encoder.mask_id, np.int64)
+  values = users.items.values
+  # In parts, since NumPy copies the values that it counts.
+  for start in range(0, len(values), _COUNTED_AT_ONCE):
+    some = values[start : start + _COUNTED_AT_ONCE]
+    # With --plan_items the encoder may know fewer items than the data.
+    counts += np.bincount(some, minlength=len(counts))[: len(counts)]
+  return counts

@@ -35,7 +35,6 @@ from experiments.pretraining.context import (
   make_augmentations,
   view_augmentations,
 )
-from experiments.run.batches import steps_of_run
 
 
 def make_clue(context: Context) -> LossFn:
@@ -128,7 +127,7 @@ def make_ccl(context: Context) -> LossFn:
     augmentations_at=functools.partial(
       view_augmentations, settings, context.encoder, names, has_second=True
     ),
-    num_steps=curriculum_steps(context),
+    num_steps=settings.curriculum_steps or context.num_steps,
     passes=1,
     encoding=context.encoding,
   )
@@ -141,22 +140,15 @@ def make_ccl_filled(context: Context) -> LossFn:
   For the model, and what differs from the paper, see `fill_masked`. The share
   that is masked grows as in `make_ccl`, up to `--mask_ratio` (default 0.3).
   """
+  settings = context.settings
   encode = functools.partial(
     encode_filled,
-    ratio=mask_ratio_of(context.settings, 'ccl_filled'),
-    num_steps=curriculum_steps(context),
+    ratio=mask_ratio_of(settings, 'ccl_filled'),
+    num_steps=settings.curriculum_steps or context.num_steps,
     encoding=context.encoding,
   )
-  loss = _nt_xent(context.settings, 'ccl_filled')
+  loss = _nt_xent(settings, 'ccl_filled')
   return loss_of_views(encode, ccl_filled=loss)
-
-
-def curriculum_steps(context: Context) -> int:
-  """The number of updates until augmentations have their full strength."""
-  settings = context.settings
-  if settings.curriculum_steps:
-    return settings.curriculum_steps
-  return steps_of_run(settings, context.users)
 
 
 def make_coles(context: Context) -> LossFn:

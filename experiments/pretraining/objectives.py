@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adaptssr_jax.data import UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.adaptssr import rank_views
 from adaptssr_jax.objectives.causal_items import causal_items_objective
@@ -49,6 +50,7 @@ from experiments.pretraining.context import (
   Context,
   check_dropout,
   encoding_of_views,
+  item_counts,
   loss_of_views,
   view_augmentations,
   with_window,
@@ -214,23 +216,24 @@ def sampled_of(settings: ObjectiveSettings) -> int:
 
 
 def init_head(
-  settings: PretrainSettings,
-  encoder: UserEncoder,
-  *,
-  shares: np.ndarray | None,
+  settings: PretrainSettings, encoder: UserEncoder, users: UserArrays
 ) -> dict[str, Any]:
   """Initialises the parameters that objectives add to the encoder.
 
   Args:
-    shares: of `item_shares`; the bias of each id starts at the log of its
-      share. None starts it at zero.
+    users: the training split. With --output_bias=shares the bias of each id
+      starts at the log of its share of their behaviours, with 1 added to each
+      count.
   """
   head = {}
   traits = [traits_of(name) for name in settings.objective]
   if any(trait.has_bias for trait in traits):
     head |= init_masked_items(encoder)
-    if shares is not None and settings.output_bias == 'shares':
-      head['bias'] = jnp.asarray(np.log(shares), jnp.float32)
+    # A plan needs only the shape, and may have more items than memory holds.
+    if settings.output_bias == 'shares' and not settings.plan:
+      counts = 1.0 + item_counts(encoder, users)
+      bias = np.log(counts / counts.sum())
+      head['bias'] = jnp.asarray(bias, jnp.float32)
   if any(trait.from_the_vector for trait in traits):
     head |= init_projection(encoder)
   if 'msdp' in settings.objective:

@@ -1,11 +1,11 @@
-"""The training step of pre-training, and the data statistics that it needs."""
+"""Makes the model, the batches and the step of pre-training."""
 
-import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
@@ -13,7 +13,6 @@ from adaptssr_jax.data.prepared.batches import by_last_item
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ptum import draw_negatives
 from adaptssr_jax.objectives.users import Encoding
-from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import PrepareFn, TrainState
 from experiments.flags.objectives import (
@@ -23,74 +22,129 @@ from experiments.flags.objectives import (
   slice_lengths_of,
   uses_histories,
 )
-from experiments.flags.pretraining import PretrainSettings, longest_sequence
+from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.traits import traits_of
-from experiments.pretraining.context import Context
-from experiments.pretraining.objectives import make_objective, sampled_of
+from experiments.pretraining.context import Context, item_counts
+from experiments.pretraining.objectives import (
+  init_head,
+  make_objective,
+  sampled_of,
+)
 from experiments.run import loop
-from experiments.run.batches import steps_of_run
+from experiments.run.batches import Batches
+from experiments.run.encoder import make_encoder, open_source, restored_head
 from experiments.run.speed import (
+  Sequences,
+  Training,
   effective_length,
   make_buckets,
-  make_training,
+  make_step,
   sample_lengths,
 )
 
-_COUNTED_AT_ONCE = 2**24
-
-
-def lengths_of(
-  settings: PretrainSettings, data: UserData, encoder: UserEncoder
-) -> tuple[int, np.ndarray, Buckets]:
-  """The lengths with which a step is built.
-
-  Returns:
-    The length of the sequences in a batch; the lengths of the sequences that
-    are encoded for a sample of users, int [sequences]; and the buckets chosen
-    for these lengths.
-  """
-  longest = longest_sequence(settings, encoder.max_length)
-  if uses_histories(settings):
-    longest = sys.maxsize
-  length = effective_length(data.splits.values(), longest)
-  seen = sample_lengths(data.splits['train'], length)
-  encoded = encoded_lengths(settings, seen, max_length=encoder.max_length)
-  return length, encoded, make_buckets(settings, encoded)
-
 
 def make_pretraining(
-  settings: PretrainSettings,
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  buckets: Buckets,
-  *,
-  length: int,
-  users: UserArrays,
-) -> tuple[Callable, TrainState]:
-  """The training step of a run, before `pmap_step`, and the initial state."""
-  context = Context(settings, users, Encoding(encoder, buckets, axis_name=AXIS))
-  return make_training(
+  settings: PretrainSettings, data: UserData, key: jax.Array
+) -> tuple[Training, TrainState]:
+  """Makes the model of a run, its batches, its step and its initial state.
+
+  `--plan` calls it too, and computes only the shapes of the arrays.
+  """
+  encoder, params = make_model(settings, data, key)
+  splits = with_partners_and_similar(
+    settings, data.splits, num_items=encoder.num_items
+  )
+  batches, sequences = batches_of(settings, splits, encoder.max_length)
+  num_steps = settings.total_steps(batches.steps_per_epoch)
+  encoding = Encoding(encoder, sequences.buckets, axis_name=AXIS)
+  context = Context(settings, batches.users, encoding, num_steps)
+  step, state = make_step(
     settings,
     encoder,
     params,
     make_objective(context),
-    loop.make_optimizer(
-      settings, loop.learning_rate(settings, steps_of_run(settings, users))
-    ),
-    length=length + drawn_of_a_user(context),
+    loop.make_optimizer(settings, loop.learning_rate(settings, num_steps)),
+    ids_per_user=ids_of_a_user(settings, batches.length),
     sampled_items=sampled_of(settings),
     draw=make_drawing(context),
   )
+  return Training(encoder, splits, batches, num_steps, sequences, step), state
 
 
-def batch_settings(settings: PretrainSettings) -> PretrainSettings:
-  """The settings with which batches are made.
+def make_model(
+  settings: PretrainSettings, data: UserData, key: jax.Array
+) -> tuple[UserEncoder, dict[str, Any]]:
+  """The encoder, and the initial parameters of the model."""
+  items = data.vocabulary.items
+  source = open_source(settings, settings.init_from)
+  encoder, params = make_encoder(settings, items, key, source=source)
+  head = init_head(settings, encoder, data.splits['train'])
+  if source and head:
+    head = {'head': restored_head(head['head'], items, source)}
+  return encoder, params | head
 
-  If batches hold full histories, objectives draw random runs from them.
+
+def with_partners_and_similar(
+  settings: ObjectiveSettings,
+  splits: Mapping[str, UserArrays],
+  *,
+  num_items: int,
+) -> dict[str, UserArrays]:
+  """Adds partners of users and similar items, if the objective needs them.
+
+  Partners are in the same split. Similarities of items are computed from the
+  histories of `train`.
   """
-  if uses_histories(settings):
-    return dataclasses.replace(settings, window='last')
-  return settings
+  traits = [traits_of(name) for name in settings.objective]
+  more = {}
+  if any(each.sees_similar for each in traits):
+    # Imported here, since SciPy takes 0.1 s and few runs need it.
+    from adaptssr_jax.data.similar_items import similar_items
+
+    more['similar_items'] = similar_items(
+      splits['train'].items, num_items=num_items, k=settings.num_similar
+    )
+  added = {}
+  for name, users in splits.items():
+    if any(each.sees_partners for each in traits):
+      more['by_last_item'] = by_last_item(users.items)
+    added[name] = users._replace(**more)
+  return added
+
+
+def batches_of(
+  settings: PretrainSettings, splits: Mapping[str, UserArrays], max_length: int
+) -> tuple[Batches, Sequences]:
+  """The batches of a run, and the sequences that a step encodes.
+
+  Args:
+    max_length: the longest sequence that the encoder reads.
+  """
+  has_histories = uses_histories(settings)
+  longest = max_length + any(
+    traits_of(name).sees_target for name in settings.objective
+  )
+  length = effective_length(
+    splits.values(), sys.maxsize if has_histories else longest
+  )
+  users = splits['train']
+  encoded = encoded_lengths(
+    settings, sample_lengths(users, length), max_length=max_length
+  )
+  batches = Batches(
+    users,
+    settings.batch_size,
+    length,
+    settings.seed,
+    # Objectives draw random runs from full histories themselves.
+    'last' if has_histories else settings.window,
+  )
+  return batches, Sequences(
+    min(length, longest),
+    encoded,
+    make_buckets(settings, encoded),
+    encoded_of_a_user(settings),
+  )
 
 
 def encoded_of_a_user(settings: ObjectiveSettings) -> int:
@@ -139,23 +193,27 @@ def encoded_lengths(
   return np.concatenate(found).astype(int)
 
 
-def item_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The number of behaviours per id, int64 [1 + items]; id 0 is padding.
+def ids_of_a_user(settings: ObjectiveSettings, length: int) -> int:
+  """The most item ids that a user adds to a batch.
 
-  Example:
-    >>> from adaptssr_jax.data import Ragged
-    >>> users = UserArrays(None, Ragged.from_rows([[1, 1, 1], [3, 1]]))
-    >>> item_counts(UserEncoder(3), users).tolist()
-    [0, 4, 0, 1]
+  Args:
+    length: of the sequences in a batch.
   """
-  counts = np.zeros(encoder.mask_id, np.int64)
-  values = users.items.values
-  # In parts, since NumPy copies the values that it counts.
-  for start in range(0, len(values), _COUNTED_AT_ONCE):
-    counts += np.bincount(
-      values[start : start + _COUNTED_AT_ONCE], minlength=encoder.mask_id
-    )
-  return counts
+  traits = [traits_of(name) for name in settings.objective]
+  drawn = sum(each.draws for each in traits)
+  # A behaviour may come with one of a partner, and with similar items.
+  ids = 1 + any(each.sees_partners for each in traits)
+  if any(each.sees_similar for each in traits):
+    ids += settings.num_similar
+  return (length + drawn) * ids
+
+
+def make_drawing(context: Context) -> PrepareFn | None:
+  """Returns (batch, key) -> batch with drawn items; None if none are drawn."""
+  if not any(traits_of(name).draws for name in context.settings.objective):
+    return None
+  ends = cumulative_counts(context.encoder, context.users)
+  return functools.partial(draw_negatives, ends=ends)
 
 
 def cumulative_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
@@ -167,47 +225,3 @@ def cumulative_counts(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
   counts = item_counts(encoder, users)
   scale = max(int(counts.sum()) // 2**30, 1)
   return np.cumsum(-(-counts // scale)).astype(np.int32)
-
-
-def drawn_of_a_user(context: Context) -> int:
-  """The number of items that a step draws per user."""
-  return sum(traits_of(name).draws for name in context.settings.objective)
-
-
-def make_drawing(context: Context) -> PrepareFn | None:
-  """Returns (batch, key) -> batch with drawn items; None if none are drawn."""
-  if not drawn_of_a_user(context):
-    return None
-  ends = cumulative_counts(context.encoder, context.users)
-  return functools.partial(draw_negatives, ends=ends)
-
-
-def with_partners_and_similar(
-  settings: ObjectiveSettings, data: UserData, *, num_items: int
-) -> UserData:
-  """Adds partners of users and similar items, if the objective needs them.
-
-  Partners are in the same split. Similarities of items are computed from the
-  histories of `train`.
-  """
-  traits = [traits_of(name) for name in settings.objective]
-  more = {}
-  if any(each.sees_similar for each in traits):
-    # Imported here, since SciPy takes 0.1 s and few runs need it.
-    from adaptssr_jax.data.similar_items import similar_items
-
-    more['similar_items'] = similar_items(
-      data.splits['train'].items, num_items=num_items, k=settings.num_similar
-    )
-  splits = {}
-  for name, users in data.splits.items():
-    if any(each.sees_partners for each in traits):
-      more['by_last_item'] = by_last_item(users.items)
-    splits[name] = users._replace(**more)
-  return data._replace(splits=splits)
-
-
-def item_shares(encoder: UserEncoder, users: UserArrays) -> np.ndarray:
-  """The share of behaviours per id, with 1 added to each count."""
-  counts = 1.0 + item_counts(encoder, users)
-  return counts / counts.sum()

@@ -24,8 +24,7 @@ from adaptssr_jax import diagnostics
 from adaptssr_jax.data import UserArrays, UserData
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import Encoding, last_behaviours
-from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.devices import AXIS, replicate
 from adaptssr_jax.training.step import (
   LossFn,
   PmapStep,
@@ -38,13 +37,18 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.shared import RunSettings
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import make_objective
-from experiments.pretraining.step import drawn_of_a_user, make_drawing
+from experiments.pretraining.step import ids_of_a_user, make_drawing
 from experiments.probing.classifiers import best_of
 from experiments.probing.probe import probe_candidates
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data, renumbered
 from experiments.run.process import print_line
-from experiments.run.speed import encoding_step, lengths_of, on_table
+from experiments.run.speed import (
+  Training,
+  encoding_step,
+  on_table,
+  sequences_of,
+)
 
 # Runs that learn are far from these limits.
 _LARGEST_MEAN_COSINE = 0.95
@@ -65,20 +69,48 @@ _ADVICE = {
 
 def make_validation(
   settings: PretrainSettings,
-  encoder: UserEncoder,
-  buckets: Buckets,
+  training: Training,
   *,
-  length: int,
-  users: UserArrays,
+  items: Sequence[str],
+  key: jax.Array,
+) -> Callable[[TrainState], tuple[dict[str, float], float | None]]:
+  """Returns `validate`, with all but the state bound.
+
+  Args:
+    items: the raw ids of the items, by which those of a probe are matched.
+  """
+  probes = settings.probe_task if settings.select_by == 'probe' else ()
+  return functools.partial(
+    validate,
+    users=training.splits['validation'],
+    settings=settings,
+    length=training.batches.length,
+    step=make_validation_step(settings, training),
+    key=replicate(key),
+    probes={
+      task: open_probe(settings, training.encoder, items, task=task)
+      for task in probes
+    },
+  )
+
+
+def make_validation_step(
+  settings: PretrainSettings, training: Training
 ) -> PmapStep:
   """Returns `validation_step` for all devices: (params, batch, key)."""
-  encoding = Encoding(encoder, buckets, deterministic=True, axis_name=AXIS)
-  context = Context(settings, users, encoding)
-  step = functools.partial(
-    validation_step, loss_fn=make_objective(context), encoding=encoding
+  encoder, batches = training.encoder, training.batches
+  encoding = Encoding(
+    encoder, training.sequences.buckets, deterministic=True, axis_name=AXIS
   )
-  length += drawn_of_a_user(context)
-  step = on_table(settings, step, encoder, length=length)
+  context = Context(settings, batches.users, encoding, training.num_steps)
+  step = on_table(
+    functools.partial(
+      validation_step, loss_fn=make_objective(context), encoding=encoding
+    ),
+    encoder,
+    batch_size=batches.batch_size,
+    ids_per_user=ids_of_a_user(settings, batches.length),
+  )
   draw = make_drawing(context)
 
   def on_drawn(
@@ -123,7 +155,9 @@ def validate(
   the lowest of all.
   """
   totals, vectors = None, []
-  for batch, rows in batches_in_order(users, settings, length):
+  for batch, rows in batches_in_order(
+    users, batch_size=settings.batch_size, length=length
+  ):
     sums, encoded = step(state.params, batch, key)
     sums = jax.device_get(sums)
     totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
@@ -219,16 +253,17 @@ def open_probe(
     if list(own) != list(items):
       histories = renumbered(histories, own, items)
     users[name] = UserArrays(split.user_id, histories)
-  length, _, buckets = lengths_of(settings, users.values(), encoder)
-  encode = pmap_step(
-    encoding_step(settings, encoder, buckets=buckets, length=length)
-  )
+  size = settings.batch_size
+  sequences = sequences_of(settings, users.values(), encoder.max_length)
   return functools.partial(
     probe_score,
     users=users,
     data=data._replace(splits=scored),
     encode=functools.partial(
-      predict_users, predict=encode, settings=settings, length=length
+      predict_users,
+      predict=encoding_step(encoder, sequences, batch_size=size),
+      batch_size=size,
+      length=sequences.length,
     ),
   )
 

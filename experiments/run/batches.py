@@ -2,12 +2,11 @@
 
 import collections
 import contextlib
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +14,42 @@ import numpy as np
 from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import batch_at, steps_per_epoch
 from adaptssr_jax.training.devices import shard_batch
-from experiments.flags.shared import RunSettings
+
+
+class Batches(NamedTuple):
+  """The batches of some users; each is a function of its step alone."""
+
+  users: UserArrays
+  batch_size: int  # users of a batch, over all devices
+  length: int  # to which the behaviours of a user are cut or padded
+  seed: int | None = None  # of the order of users; None: the stored order
+  window: str = 'last'  # the behaviours of a longer history: last or random
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """The number of batches in which each user is used once."""
+    return steps_per_epoch(len(self.users.items), self.batch_size)
+
+  def at(self, step: int) -> dict[str, np.ndarray]:
+    """This process's part of the batch of a step in NumPy, see `batch_at`."""
+    return batch_at(
+      self.users,
+      step,
+      batch_size=self.batch_size,
+      length=self.length,
+      num_devices=jax.device_count(),
+      part=(jax.process_index(), jax.process_count()),
+      seed=self.seed,
+      window=self.window,
+    )
+
+  def on_devices(self, step: int) -> dict[str, jax.Array]:
+    """This process's part of the batch of a step, on its devices."""
+    return _to_devices(self.at(step))
+
+  def prefetched(self, steps: range) -> 'Prefetch':
+    """The batches of these steps, prefetched to the devices."""
+    return Prefetch(self.at, steps, to_devices=_to_devices)
 
 
 class Prefetch(Iterator):
@@ -73,50 +107,13 @@ class Prefetch(Iterator):
     self._pool.shutdown(cancel_futures=True)
 
 
-def steps_of_run(settings: RunSettings, users: UserArrays) -> int:
-  """The number of updates of a run, by --num_steps or --num_epochs."""
-  in_epoch = steps_per_epoch(len(users.items), settings.batch_size)
-  return settings.num_steps or settings.num_epochs * in_epoch
-
-
-def training_batches(
-  users: UserArrays, settings: RunSettings, length: int, steps: range
-) -> Prefetch:
-  """The batches of these steps, prefetched to the devices."""
-  make = _maker(users, settings, length, seed=settings.seed)
-  return Prefetch(make, steps, to_devices=_on_devices)
-
-
-def training_batch(
-  users: UserArrays, step: int, *, settings: RunSettings, length: int
-) -> dict[str, jax.Array]:
-  """This process's part of the batch of a step, on its devices."""
-  return _on_devices(_maker(users, settings, length, seed=settings.seed)(step))
-
-
-def _maker(
-  users: UserArrays, settings: RunSettings, length: int, *, seed: int | None
-) -> Callable[[int], dict[str, np.ndarray]]:
-  """Step -> this process's part of its batch in NumPy, see `batch_at`."""
-  return functools.partial(
-    batch_at,
-    users,
-    batch_size=settings.batch_size,
-    length=length,
-    num_devices=jax.device_count(),
-    part=(jax.process_index(), jax.process_count()),
-    seed=seed,
-    window='last' if seed is None else settings.window,
-  )
-
-
-def _on_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def _to_devices(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   # Otherwise the dispatch of the step would wait for the transfer.
   return jax.block_until_ready(shard_batch(batch))
 
 
 def batches_in_order(
-  users: UserArrays, settings: RunSettings, length: int
+  users: UserArrays, *, batch_size: int, length: int
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
   """The batches of one pass over a split, in the stored order.
 
@@ -124,18 +121,19 @@ def batches_in_order(
     This process's part of a batch in NumPy; and the rows of the split that are
     the users of the whole batch, int [users]. Later rows of it are padding.
   """
-  make = _maker(users, settings, length, seed=None)
-  size, total = settings.batch_size, len(users.items)
-  steps = range(steps_per_epoch(total, size))
-  with contextlib.closing(Prefetch(make, steps)) as batches:
+  stored, total = Batches(users, batch_size, length), len(users.items)
+  steps = range(stored.steps_per_epoch)
+  with contextlib.closing(Prefetch(stored.at, steps)) as batches:
     for step, batch in enumerate(batches):
-      yield batch, np.arange(step * size, min((step + 1) * size, total))
+      begin = step * batch_size
+      yield batch, np.arange(begin, min(begin + batch_size, total))
 
 
 def outputs_in_order(
   step: Callable[[dict[str, Any]], Any],
   users: UserArrays,
-  settings: RunSettings,
+  *,
+  batch_size: int,
   length: int,
 ) -> Iterator[tuple[np.ndarray, Any]]:
   """Runs a step on every batch of one pass over a split, in the stored order.
@@ -148,7 +146,9 @@ def outputs_in_order(
     them as NumPy arrays, without those for padding.
   """
   before = None
-  for batch, rows in batches_in_order(users, settings, length):
+  for batch, rows in batches_in_order(
+    users, batch_size=batch_size, length=length
+  ):
     after = rows, step(batch)
     # The devices compute this batch while the one before is read.
     if before is not None:

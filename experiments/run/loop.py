@@ -10,16 +10,13 @@ import optax
 
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.items import Description
-from adaptssr_jax.data import UserArrays
-from adaptssr_jax.data.prepared.batches import steps_per_epoch, users_per_device
+from adaptssr_jax.data.prepared.batches import users_per_device
 from adaptssr_jax.training.devices import replicate
-from adaptssr_jax.training.row_step import (
-  apply_pending_updates,
-)
+from adaptssr_jax.training.row_step import apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.batches import Prefetch, steps_of_run, training_batches
+from experiments.run.batches import Prefetch
 from experiments.run.interruption import (
   Interrupted,
   asked_to_stop,
@@ -27,7 +24,9 @@ from experiments.run.interruption import (
 )
 from experiments.run.logs import Progress, mend_metrics
 from experiments.run.process import print_line
+from experiments.run.speed import Training, check_table_update
 from experiments.run.step_log import StepLog
+from experiments.run.trackers import find_trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +35,19 @@ class Run:
 
   settings: RunSettings
   folder: pathlib.Path
-  users: UserArrays  # the split that is trained on
-  length: int  # of the sequences in a batch
-  # (state, batch, key) -> (state, metrics), without `pmap_step`.
-  step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
+  training: Training
   key: jax.Array  # the random key from which those of all steps are derived
   description: Description  # stored in checkpoints
   # State -> (numbers to log, score of the checkpoint or None).
   on_epoch: Callable[[TrainState], tuple[dict[str, float], float | None]]
   score_start: bool = False  # whether to validate before the first step
 
-  @property
-  def steps_per_epoch(self) -> int:
-    """The number of updates of an epoch."""
-    return steps_per_epoch(len(self.users.items), self.settings.batch_size)
 
-  @property
-  def num_steps(self) -> int:
-    """The number of updates of the whole run."""
-    return steps_of_run(self.settings, self.users)
+def check_run(settings: RunSettings) -> None:
+  """Raises `SettingsError` for flags with which training would fail."""
+  check_devices(settings)
+  find_trackers(settings)
+  check_table_update(settings)
 
 
 def check_devices(settings: RunSettings) -> None:
@@ -131,7 +124,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     if is_stopped:
       raise Interrupted(
         f'{run.folder}: stopped after step {int(state.step):,} of '
-        f'{run.num_steps:,}, which is saved'
+        f'{run.training.num_steps:,}, which is saved'
       )
   return state._replace(params=apply_pending_updates(state))
 
@@ -141,20 +134,25 @@ def _train_on(
 ) -> tuple[TrainState, bool]:
   """Trains to the end; the last state, and whether a signal stopped it."""
   state = checkpoints.restore(like=state) or state
-  start, total, saved = int(state.step), run.num_steps, checkpoints.logs()
+  settings, training, saved = run.settings, run.training, checkpoints.logs()
+  start, total = int(state.step), training.num_steps
   if start >= total or _out_of_patience(run, start, checkpoints):
     mend_metrics(run.folder, resume_at=start, saved=saved)
     print_line(f'{run.folder}: finished at step {start:,}; nothing to train')
     return state, False
   if start:
     print_line(f'{run.folder}: resumes at step {start:,} of {total:,}')
-  settings, users = run.settings, run.users
-  batches = training_batches(users, settings, run.length, range(start, total))
+  batches = training.batches.prefetched(range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.
   with contextlib.ExitStack() as stack:
     stack.enter_context(contextlib.closing(batches))
     log = StepLog(
-      run.folder, settings, users, start=start, num_steps=total, saved=saved
+      run.folder,
+      settings,
+      training.batches.users,
+      start=start,
+      num_steps=total,
+      saved=saved,
     )
     stack.enter_context(contextlib.closing(log))
     progress = Progress(
@@ -181,8 +179,9 @@ def _take_steps(
   progress: Progress,
 ) -> tuple[TrainState, bool]:
   """Takes the steps of a run; returns as `_train_on`."""
-  step_fn = pmap_step(run.step, num_replicated_args=1, donate=True)
-  key, metrics, stop = replicate(run.key), None, False
+  training, key = run.training, replicate(run.key)
+  step_fn = pmap_step(training.step, num_replicated_args=1, donate=True)
+  metrics, stop = None, False
   for step, batch in enumerate(batches, int(state.step) + 1):
     before = metrics
     state, metrics = step_fn(state, batch, key)
@@ -190,8 +189,8 @@ def _take_steps(
     # loop is at most one step ahead of them.
     if before is not None:
       log.write_step(step - 1, before)
-    stop, is_last = asked_to_stop(step), step == run.num_steps
-    epoch_ends = step % run.steps_per_epoch == 0 or is_last
+    stop, is_last = asked_to_stop(step), step == training.num_steps
+    epoch_ends = step % training.batches.steps_per_epoch == 0 or is_last
     due = step % run.settings.checkpoint_every == 0 or is_last or stop
     loss, score = metrics['loss'], None
     if epoch_ends or due:
@@ -226,7 +225,8 @@ def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
 
 def _out_of_patience(run: Run, step: int, checkpoints: Checkpoints) -> bool:
   """Whether validation has not improved for `--patience` epochs."""
-  best = checkpoints.best_step() if run.settings.patience else None
+  patience = run.settings.patience
+  best = checkpoints.best_step() if patience else None
   if best is None:
     return False
-  return step - best >= run.settings.patience * run.steps_per_epoch
+  return step - best >= patience * run.training.batches.steps_per_epoch

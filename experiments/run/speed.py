@@ -1,8 +1,8 @@
 """How batches are encoded in buckets, and how a training step is made."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from experiments.flags.process import (
   TableSettings,
 )
 from experiments.flags.traits import traits_of
-from experiments.run.batches import outputs_in_order
+from experiments.run.batches import Batches, outputs_in_order
 
 # Sequences encoded at once. On a CPU, the activations of 16 fit the cache.
 _MICROBATCH_ON_CPU, _MICROBATCH_ELSEWHERE = 16, 256
@@ -43,6 +43,27 @@ _SAMPLE = 1_000_000
 # Updating the whole table is faster if it has at most this many items for each
 # row of a batch.
 _MIN_ITEMS_PER_ROW = 3
+
+
+class Sequences(NamedTuple):
+  """The sequences that a step encodes."""
+
+  length: int  # to which they are padded, unless a bucket is shorter
+  lengths: np.ndarray  # of a sample of them, without padding, int [sequences]
+  buckets: Buckets  # chosen for these lengths
+  per_user: int = 1  # sequences for each user of a batch
+
+
+class Training(NamedTuple):
+  """All that the loop and `--plan` need to know of a model and its data."""
+
+  encoder: UserEncoder
+  splits: Mapping[str, UserArrays]  # as batches hold them
+  batches: Batches  # of the split that is trained on
+  num_steps: int  # updates of the run
+  sequences: Sequences
+  # (state, batch, key) -> (state, metrics), before `pmap_step`.
+  step: Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]
 
 
 def effective_length(splits: Iterable[UserArrays], max_length: int) -> int:
@@ -70,30 +91,23 @@ def make_buckets(settings: EncodingSettings, lengths: np.ndarray) -> Buckets:
   return Buckets(widths if settings.buckets > 1 else (), size or None)
 
 
-def lengths_of(
-  settings: EncodingSettings,
-  splits: Collection[UserArrays],
-  encoder: UserEncoder,
-) -> tuple[int, np.ndarray, Buckets]:
-  """Computes sequence lengths and buckets for the users of some splits.
-
-  Returns:
-    The length of the sequences in a batch; the lengths of a sample of users,
-    int [users]; and the buckets chosen for these.
-  """
-  length = effective_length(splits, encoder.max_length)
-  seen = np.concatenate([sample_lengths(users, length) for users in splits])
-  return length, seen, make_buckets(settings, seen)
+def sequences_of(
+  settings: EncodingSettings, splits: Collection[UserArrays], max_length: int
+) -> Sequences:
+  """The last behaviours of the users of some splits, one sequence a user."""
+  length = effective_length(splits, max_length)
+  lengths = np.concatenate([sample_lengths(users, length) for users in splits])
+  return Sequences(length, lengths, make_buckets(settings, lengths))
 
 
-def make_training(
+def make_step(
   settings: SpeedSettings,
   encoder: UserEncoder,
   params: dict[str, Any],
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   *,
-  length: int,
+  ids_per_user: int,
   table_rate: float | None = None,
   sampled_items: int = 0,
   draw: PrepareFn | None = None,
@@ -101,21 +115,24 @@ def make_training(
   """Makes the step of a run, without `pmap_step`, and its initial state.
 
   Args:
-    length: items per user whose rows a step needs: the sequence length plus
-      the number of items drawn for each user.
+    ids_per_user: the most item ids that a user adds to a batch.
     table_rate: learning rate of the item table [--learning_rate].
     sampled_items: number of items from which a step estimates softmaxes; 0:
       softmaxes are exact.
     draw: (batch, key of the step) -> batch with items drawn for each user.
   """
-  params = with_split_table(settings, params)
-  size = _rows_of_a_batch(settings, encoder, length, sampled_items)
+  params = with_split_table(params, shard_table=settings.shard_table)
+  # The most rows of the table that a step needs on a device.
+  users = settings.batch_size
+  if settings.shard_table:
+    users = users_per_device(users, jax.device_count())
+  ids = users * ids_per_user + sampled_items
+  size = min(ids, encoder.num_items) + 2
   shared = {
     'optimizer': optimizer,
     'axis_name': AXIS,
     'prepare': _preparing(encoder, sampled_items, draw),
   }
-  check_table_update(settings)
   updates_rows = settings.table_update == 'rows'
   if settings.table_update == 'auto':
     few = encoder.num_items <= _MIN_ITEMS_PER_ROW * size
@@ -155,43 +172,53 @@ def _preparing(
 
 
 def with_split_table(
-  settings: TableSettings, params: dict[str, Any]
+  params: dict[str, Any], *, shard_table: bool
 ) -> dict[str, Any]:
   """The parameters, with a sharded item table if --shard_table is set."""
   table = params['table']
-  if not settings.shard_table or is_shards(table):
+  if not shard_table or is_shards(table):
     return params
   return params | {'table': shard(table)}
 
 
 def on_table(
-  settings: TableSettings,
   function: Callable,
   encoder: UserEncoder,
   *,
-  length: int,
+  batch_size: int,
+  ids_per_user: int,
 ) -> Callable:
   """Makes a function that reads rows by `look_up` accept a sharded table."""
+  ids = users_per_device(batch_size, jax.device_count()) * ids_per_user
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,
-    size=_rows_of_a_batch(settings, encoder, length),
+    size=min(ids, encoder.num_items) + 2,
     axis_name=AXIS,
   )
 
 
-def make_encoding(
-  settings: TableSettings,
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  *,
-  buckets: Buckets,
-  length: int,
-) -> tuple[PmapStep, dict[str, Any]]:
-  """Makes a step (params, batch) -> user vectors; replicates its params."""
-  step = encoding_step(settings, encoder, buckets=buckets, length=length)
+def encoding_step(
+  encoder: UserEncoder, sequences: Sequences, *, batch_size: int
+) -> PmapStep:
+  """Makes a step (params, batch) -> user vectors."""
+  encoding = Encoding(encoder, sequences.buckets, axis_name=AXIS)
+  return pmap_step(
+    on_table(
+      encoding.all_users,
+      encoder,
+      batch_size=batch_size,
+      ids_per_user=sequences.length,
+    )
+  )
+
+
+def encoding_params(
+  params: dict[str, Any], *, shard_table: bool
+) -> dict[str, Any]:
+  """The parameters that `encoding_step` needs, on the devices."""
   needed = {name: params[name] for name in ('table', 'encoder')}
-  return pmap_step(step), replicate(with_split_table(settings, needed))
+  return replicate(with_split_table(needed, shard_table=shard_table))
 
 
 def encoded(
@@ -206,44 +233,16 @@ def encoded(
     The split; the rows of it that are in the batch; and their vectors, float32
     [rows, features].
   """
-  length, _, buckets = lengths_of(settings, splits, encoder)
-  encode, params = make_encoding(
-    settings, encoder, params, buckets=buckets, length=length
-  )
+  size = settings.batch_size
+  sequences = sequences_of(settings, splits, encoder.max_length)
+  encode = encoding_step(encoder, sequences, batch_size=size)
+  params = encoding_params(params, shard_table=settings.shard_table)
   step = functools.partial(encode, params)
   for users in splits:
-    for rows, vectors in outputs_in_order(step, users, settings, length):
+    for rows, vectors in outputs_in_order(
+      step, users, batch_size=size, length=sequences.length
+    ):
       yield users, rows, vectors
-
-
-def encoding_step(
-  settings: TableSettings,
-  encoder: UserEncoder,
-  *,
-  buckets: Buckets,
-  length: int,
-) -> Callable:
-  """The step of `make_encoding`, without `pmap_step`."""
-  encoding = Encoding(encoder, buckets, axis_name=AXIS)
-  return on_table(settings, encoding.all_users, encoder, length=length)
-
-
-def _rows_of_a_batch(
-  settings: TableSettings,
-  encoder: UserEncoder,
-  length: int,
-  sampled_items: int = 0,
-) -> int:
-  """The most rows of the table that a step needs on a device."""
-  users = settings.batch_size
-  if settings.shard_table:
-    users = users_per_device(users, jax.device_count())
-  traits = [traits_of(name) for name in getattr(settings, 'objective', ())]
-  # A behaviour may come with one of a partner, and with similar items.
-  ids = 1 + any(each.sees_partners for each in traits)
-  if any(each.sees_similar for each in traits):
-    ids += settings.num_similar
-  return min(users * length * ids + sampled_items, encoder.num_items) + 2
 
 
 def check_table_update(settings: SpeedSettings) -> None:
