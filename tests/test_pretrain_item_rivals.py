@@ -133,3 +133,6 @@ def test_negatives_are_drawn_from_the_behaviours_of_users():
   ends = cumulative_counts(UserEncoder(3, embed_dim=2), users)
   assert ends.tolist() == [0, 4, 4, 5]
   assert ends.dtype == np.int32
+  # With --plan_items there may be fewer items than in the data.
+  fewer = cumulative_counts(UserEncoder(1, embed_dim=2), users)
+  assert fewer.tolist() == [0, 4]

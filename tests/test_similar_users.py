@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.contrast import contrast_views
 from adaptssr_jax.objectives.coserec import coserec_edits
@@ -25,7 +26,10 @@ from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.planning.plan import shapes_of
-from experiments.pretraining.step import encoded_lengths
+from experiments.pretraining.step import (
+  encoded_lengths,
+  with_partners_and_similar,
+)
 from tests.bounds import assert_same_to_rounding
 from tests.summed import summed
 from tests.tiny_runs import (
@@ -353,6 +357,14 @@ def test_a_plan_has_the_batches_of_the_run(tmp_path, data_dir, monkeypatch):
     )
   )
   assert not (tmp_path / 'no').exists()
+
+
+def test_a_plan_may_have_fewer_items_than_the_data():
+  users = UserArrays(None, Ragged.from_rows([[1, 5, 9], [5, 9]]))
+  settings = pretrain_settings('', '', objective=('coserec',))
+  splits = with_partners_and_similar(settings, {'train': users}, num_items=2)
+  # Rows for padding, the mask, and all items that a batch may hold.
+  assert splits['train'].similar_items.shape == (11, 1)
 
 
 def test_partners_share_the_last_of_all_behaviours(tmp_path, data_dir):

@@ -101,8 +101,11 @@ def with_partners_and_similar(
     # Imported here, since SciPy takes 0.1 s and few runs need it.
     from adaptssr_jax.data.similar_items import similar_items
 
+    items = splits['train'].items
+    # With --plan_items the encoder may know fewer items than the data.
+    num_items = max(num_items, int(items.values.max(initial=0)))
     more['similar_items'] = similar_items(
-      splits['train'].items, num_items=num_items, k=settings.num_similar
+      items, num_items=num_items, k=settings.num_similar
     )
   added = {}
   for name, users in splits.items():
