@@ -85,7 +85,8 @@ def main(settings: EmbedSettings) -> pathlib.Path:
   paths = check_outputs(settings)
   loop.check_devices(settings)
   runs = settings.pretrained, *settings.concatenate
-  sources = [open_source(settings, run) for run in runs]
+  shard_table = settings.shard_table
+  sources = [open_source(run, shard_table=shard_table) for run in runs]
   if paths.keys() - {'item_vectors'}:
     splits, models = with_users(settings, sources)
     if settings.dtype:

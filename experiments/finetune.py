@@ -71,15 +71,17 @@ def finetune_in(
   model, params = make_model(settings, data, model_key)
   if settings.mode == 'probe':
     models = [(model['encoder'], params)]
-    models += [
-      make_encoder(
-        settings,
-        data.vocabulary.items,
-        model_key,
-        source=open_source(settings, path),
+    for path in settings.concatenate:
+      source = open_source(path, shard_table=settings.shard_table)
+      models.append(
+        make_encoder(
+          settings,
+          data.vocabulary.items,
+          model_key,
+          source=source,
+          shard_table=settings.shard_table,
+        )
       )
-      for path in settings.concatenate
-    ]
     best, outputs = probe(settings, folder, data, models)
   elif settings.mode == 'zero_shot':
     best, outputs = zero_shot(settings, data, model, params)

@@ -158,7 +158,7 @@ def measure(
     EncoderSettings(dropout_rate=settings.dropout_rate),
     items,
     init_key,
-    source=open_source(settings, source),
+    source=open_source(source),
   )
   augmentations = make_augmentations(settings, encoder.mask_id)
   sequences = sequences_of(settings, [users], encoder.max_length)

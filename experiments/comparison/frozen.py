@@ -104,12 +104,14 @@ def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
     batch_size = -(-settings.batch_size // devices) * devices
     settings = dataclasses.replace(settings, batch_size=batch_size)
     loop.check_devices(settings)
-    items = data.vocabulary.items
+    items, shard_table = data.vocabulary.items, settings.shard_table
     if settings.pretrained:
       runs = settings.pretrained, *settings.concatenate
-      models = [with_items(open_source(settings, run), items) for run in runs]
+      sources = [open_source(run, shard_table=shard_table) for run in runs]
+      models = [with_items(source, items) for source in sources]
     else:
-      models = [make_encoder(settings, items, jax.random.key(settings.seed))]
+      key = jax.random.key(settings.seed)
+      models = [make_encoder(settings, items, key, shard_table=shard_table)]
     vectors = encode_concatenated(settings, [stored_users(data)], models)
     atomic_savez(folder / VECTORS, vector=vectors)
     return vectors

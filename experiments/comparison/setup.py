@@ -17,10 +17,10 @@ from experiments.finetuning.data import check_task, open_task
 from experiments.flags.binder import Settings, SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from experiments.flags.pretraining import PretrainSettings, check_objective
+from experiments.flags.process import check_table_update
 from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.data import open_data
-from experiments.run.speed import check_table_update
 
 # Each stage of pre-training has a flag of `CompareSettings`, and rows of
 # `methods.METHODS`. The `--objective` of its file must have these alone, first,

@@ -156,9 +156,12 @@ def make_model(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """The encoder and its head by name; and the parameters of the model."""
   items, labels = data.vocabulary
+  shard_table = settings.shard_table
   encoder_key, head_key = jax.random.split(key)
-  source = open_source(settings, settings.pretrained)
-  encoder, params = make_encoder(settings, items, encoder_key, source=source)
+  source = open_source(settings.pretrained, shard_table=shard_table)
+  encoder, params = make_encoder(
+    settings, items, encoder_key, source=source, shard_table=shard_table
+  )
   if settings.tied_targets:
     head, head_params = make_tied_targets(
       settings, data, encoder, head_key, source=source

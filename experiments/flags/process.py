@@ -3,6 +3,7 @@
 import dataclasses
 
 from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.traits import traits_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,3 +146,40 @@ class SpeedSettings(EncodingSettings, TableSettings, group='speed'):
     'of the batch, with the same result (rows), or whichever is faster (auto).',
     choices=('auto', 'dense', 'rows'),
   )
+
+
+def check_table_update(settings: SpeedSettings) -> None:
+  """Raises `SettingsError` if flags exclude a sharded table or row updates."""
+  for name in getattr(settings, 'objective', ()):
+    if traits_of(name).fills and settings.shard_table:
+      raise SettingsError(
+        f'--shard_table does not go with --objective={name}, which draws items '
+        'whose rows may be on another device: leave it out'
+      )
+  needs = whole_table_flag(settings)
+  if settings.table_update == 'rows' and needs:
+    raise SettingsError(
+      f'--table_update=rows does not go with {needs}, which needs the whole '
+      'table in every step, or none of it: take --table_update=auto'
+    )
+
+
+def whole_table_flag(settings: SpeedSettings) -> str:
+  """The flag by which a step updates the whole table or none of it, or ''."""
+  if settings.weight_decay:
+    return f'--weight_decay={settings.weight_decay:g}'
+  if settings.schedule != 'constant':
+    return f'--schedule={settings.schedule}'
+  if settings.warmup_steps:
+    return f'--warmup_steps={settings.warmup_steps}'
+  for name in getattr(settings, 'objective', ()):
+    # An exact softmax changes every row.
+    if traits_of(name).over_all_items and not settings.sampled_items:
+      return f'--objective={name}'
+  if getattr(settings, 'tied_targets', False):
+    return '--tied_targets'
+  if getattr(settings, 'mode', 'full') != 'full':
+    return f'--mode={settings.mode}'
+  if getattr(settings, 'head_epochs', 0):
+    return f'--head_epochs={settings.head_epochs}'
+  return ''

@@ -75,9 +75,11 @@ def make_model(
   settings: PretrainSettings, data: UserData, key: jax.Array
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """The encoder, and the initial parameters of the model."""
-  items = data.vocabulary.items
-  source = open_source(settings, settings.init_from)
-  encoder, params = make_encoder(settings, items, key, source=source)
+  items, shard_table = data.vocabulary.items, settings.shard_table
+  source = open_source(settings.init_from, shard_table=shard_table)
+  encoder, params = make_encoder(
+    settings, items, key, source=source, shard_table=shard_table
+  )
   head = init_head(settings, encoder, data.splits['train'])
   if source and head:
     head = {'head': restored_head(head['head'], items, source)}

@@ -14,7 +14,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.encoder.transfer import map_item_rows
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.devices import host_device, init_in_parts
-from experiments.flags.binder import Settings, SettingsError
+from experiments.flags.binder import SettingsError
 from experiments.flags.shared import EncoderSettings
 from experiments.run.process import print_line
 
@@ -37,11 +37,12 @@ class Source(NamedTuple):
   vocabulary: Sequence[str]  # the raw ids of its items
 
 
-def open_source(settings: Settings, path: str) -> Source | None:
+def open_source(path: str, *, shard_table: bool = False) -> Source | None:
   """Restores the model of a run; None without a path.
 
-  With --shard_table the parameters stay on the host, so that no accelerator
-  ever has to hold the whole table.
+  Args:
+    shard_table: the flag. With it the parameters stay on the host, so that no
+      accelerator ever has to hold the whole table.
 
   Raises:
     CheckpointError: the run cannot be read.
@@ -50,7 +51,9 @@ def open_source(settings: Settings, path: str) -> Source | None:
     return None
   # A plan traces its caller.
   with jax.ensure_compile_time_eval():
-    return Source(path, *restore_model(path, device=_source_device(settings)))
+    return Source(
+      path, *restore_model(path, device=_source_device(shard_table))
+    )
 
 
 def make_encoder(
@@ -59,17 +62,18 @@ def make_encoder(
   key: jax.Array,
   *,
   source: Source | None = None,
+  shard_table: bool = False,
 ) -> tuple[UserEncoder, dict[str, Any]]:
   """Makes an encoder for the items of a data set, and its parameters.
 
   Args:
     items: the raw ids of the items.
     source: the run to start from; None starts at random.
+    shard_table: the flag. With it no device holds the whole table: a new table
+      consists of `Shards`, and that of a source is on the host.
 
   Returns:
-    The encoder, and the parameters `table` and `encoder` of the model. With
-    --shard_table no device holds the whole table: a new table consists of
-    `Shards`, and that of a source is on the host.
+    The encoder, and the parameters `table` and `encoder` of the model.
   """
   given = settings.encoder_fields()
   if source is None:
@@ -79,7 +83,7 @@ def make_encoder(
       raise SettingsError(f'the encoder cannot be built: {error}') from error
     init = functools.partial(_init, encoder, settings.item_stddev)
     # A plan traces this function, and needs the shapes only.
-    if is_split(settings) and not isinstance(key, jax.core.Tracer):
+    if shard_table and not isinstance(key, jax.core.Tracer):
       return encoder, init_in_parts(init, key)
     return encoder, init(key)
 
@@ -92,7 +96,7 @@ def make_encoder(
       )
   free = {name: given[name] for name in OVERRIDABLE_FIELDS if name in given}
   encoder = source.encoder.clone(num_items=len(items), **free)
-  with jax.default_device(_source_device(settings)):
+  with jax.default_device(_source_device(shard_table)):
     fresh = _init(encoder, settings.item_stddev, key)['table']
   table, found = map_item_rows(
     source.params['table'], fresh, source.vocabulary, items
@@ -155,13 +159,8 @@ def restored_head(
   return head | found
 
 
-def is_split(settings: Settings) -> bool:
-  """Whether --shard_table is set."""
-  return getattr(settings, 'shard_table', False)
-
-
-def _source_device(settings: Settings) -> jax.Device:
-  return host_device() if is_split(settings) else jax.local_devices()[0]
+def _source_device(shard_table: bool) -> jax.Device:
+  return host_device() if shard_table else jax.local_devices()[0]
 
 
 # Jitted, because it takes seconds op by op; compiled once per process.

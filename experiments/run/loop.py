@@ -15,6 +15,7 @@ from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.flags.binder import SettingsError
+from experiments.flags.process import check_table_update
 from experiments.flags.shared import RunSettings
 from experiments.run.batches import Prefetch
 from experiments.run.interruption import (
@@ -24,7 +25,7 @@ from experiments.run.interruption import (
 )
 from experiments.run.logs import Progress, mend_metrics
 from experiments.run.process import print_line
-from experiments.run.speed import Training, check_table_update
+from experiments.run.speed import Training
 from experiments.run.step_log import StepLog
 from experiments.run.trackers import find_trackers
 

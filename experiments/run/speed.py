@@ -28,13 +28,12 @@ from adaptssr_jax.training.step import (
   pmap_step,
   train_step,
 )
-from experiments.flags.binder import SettingsError
 from experiments.flags.process import (
   EncodingSettings,
   SpeedSettings,
   TableSettings,
+  whole_table_flag,
 )
-from experiments.flags.traits import traits_of
 from experiments.run.batches import Batches, outputs_in_order
 
 # Sequences encoded at once. On a CPU, the activations of 16 fit the cache.
@@ -136,7 +135,7 @@ def make_step(
   updates_rows = settings.table_update == 'rows'
   if settings.table_update == 'auto':
     few = encoder.num_items <= _MIN_ITEMS_PER_ROW * size
-    updates_rows = not (few or _whole_table(settings))
+    updates_rows = not (few or whole_table_flag(settings))
   if not updates_rows:
     loss_fn = with_batch_rows(
       loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
@@ -243,40 +242,3 @@ def encoded(
       step, users, batch_size=size, length=sequences.length
     ):
       yield users, rows, vectors
-
-
-def check_table_update(settings: SpeedSettings) -> None:
-  """Raises `SettingsError` if flags exclude a sharded table or row updates."""
-  for name in getattr(settings, 'objective', ()):
-    if traits_of(name).fills and settings.shard_table:
-      raise SettingsError(
-        f'--shard_table does not go with --objective={name}, which draws items '
-        'whose rows may be on another device: leave it out'
-      )
-  needs = _whole_table(settings)
-  if settings.table_update == 'rows' and needs:
-    raise SettingsError(
-      f'--table_update=rows does not go with {needs}, which needs the whole '
-      'table in every step, or none of it: take --table_update=auto'
-    )
-
-
-def _whole_table(settings: SpeedSettings) -> str:
-  """The flag with which a step updates the whole table or nothing of it."""
-  if settings.weight_decay:
-    return f'--weight_decay={settings.weight_decay:g}'
-  if settings.schedule != 'constant':
-    return f'--schedule={settings.schedule}'
-  if settings.warmup_steps:
-    return f'--warmup_steps={settings.warmup_steps}'
-  for name in getattr(settings, 'objective', ()):
-    # An exact softmax changes every row.
-    if traits_of(name).over_all_items and not settings.sampled_items:
-      return f'--objective={name}'
-  if getattr(settings, 'tied_targets', False):
-    return '--tied_targets'
-  if getattr(settings, 'mode', 'full') != 'full':
-    return f'--mode={settings.mode}'
-  if getattr(settings, 'head_epochs', 0):
-    return f'--head_epochs={settings.head_epochs}'
-  return ''
