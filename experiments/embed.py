@@ -74,7 +74,7 @@ from experiments.run.process import (
   print_line,
   print_result_line,
 )
-from experiments.run.speed import encoded
+from experiments.run.steps import encoded
 from experiments.run.vector_files import Piece, check_file, write_vectors
 
 

@@ -41,7 +41,7 @@ from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.process import print_result_line
-from experiments.run.speed import Training, sequences_of
+from experiments.run.steps import Training, sequences_of
 from experiments.run.workdir import RESULT, opened_workdir, write_dataset
 
 _TESTED = ('validation', 'test')

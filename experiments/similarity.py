@@ -47,7 +47,7 @@ from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.pictures import draw_similarities
 from experiments.run.process import print_line, print_result_line
-from experiments.run.speed import sequences_of
+from experiments.run.steps import sequences_of
 from experiments.run.workdir import (
   SIMILARITIES,
   atomic_savez,

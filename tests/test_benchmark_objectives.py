@@ -13,7 +13,7 @@ from experiments import benchmark
 from experiments.benchmarking import cases, options, processes
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
-from experiments.benchmarking.work import scored_of_a_user
+from experiments.benchmarking.work import scored_per_user
 from experiments.flags.binder import SettingsError
 from experiments.flags.traits import TRAITS
 from tests.test_benchmark import changed, measured, script
@@ -149,7 +149,7 @@ def test_each_objective_is_measured(objective):
 
 def test_operations_of_models_that_predict_replacements_are_unknown():
   for name in ('ecl', 'ccl_filled'):
-    assert scored_of_a_user(name, np.array([3])) is None
+    assert scored_per_user(name, np.array([3])) is None
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from experiments.flags.pretraining import with_defaults
 from experiments.pretraining.context import view_augmentations
 from experiments.pretraining.step import (
   encoded_lengths,
-  encoded_of_a_user,
+  sequences_per_user,
 )
 from tests.summed import summed
 from tests.tiny_runs import lines, pretrain_settings, saved_state
@@ -292,11 +292,11 @@ def test_idicl_needs_interests(tmp_path, data_dir):
   assert started.num_queries is None
 
 
-def test_what_is_encoded_of_a_user():
+def test_what_is_sequences_per_user():
   counts = {'clue': 2, 'cl4srec': 2, 'idicl': 2, 'ccl': 2, 'coles': 2}
   for name, count in counts.items():
     settings = pretrain_settings('', '', objective=(name,))
-    assert encoded_of_a_user(settings) == count
+    assert sequences_per_user(settings) == count
     lengths = encoded_lengths(settings, np.array([10]), max_length=10)
     # A crop keeps 0.4.
     wanted = {4, 10} if name in ('cl4srec', 'ccl') else {10}

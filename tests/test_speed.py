@@ -19,7 +19,7 @@ from experiments import finetune, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.process import EncodingSettings
 from experiments.pretraining.step import encoded_lengths
-from experiments.run.speed import (
+from experiments.run.steps import (
   effective_length,
   make_buckets,
   make_step,

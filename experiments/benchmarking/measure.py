@@ -17,16 +17,24 @@ from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import product_rate, profiled
 from experiments.benchmarking.work import (
-  scored_of_a_user,
+  scored_per_user,
   step_flops,
   synthetic_data,
 )
 from experiments.flags.pretraining import PretrainSettings
 from experiments.planning.counting import padding_share
 from experiments.pretraining.step import make_pretraining
-from experiments.run import loop, speed
+from experiments.run import loop
 from experiments.run.batches import Batches, batches_in_order
 from experiments.run.process import num_cores
+from experiments.run.steps import (
+  Sequences,
+  Training,
+  encoding_params,
+  encoding_step,
+  sample_lengths,
+  sequences_of,
+)
 
 # Enough users that batches are read from memory rather than from a CPU cache.
 _USERS = 32_768
@@ -67,8 +75,8 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
     encoder,
     sequences,
     rate=found['users_per_second'],
-    scored=scored_of_a_user(
-      pretraining.objective[0], speed.sample_lengths(users, encoder.max_length)
+    scored=scored_per_user(
+      pretraining.objective[0], sample_lengths(users, encoder.max_length)
     ),
   )
   found['padding_share'] = padding_share(
@@ -87,7 +95,7 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
 
 def _time_training(
   settings: BenchmarkSettings,
-  training: speed.Training,
+  training: Training,
   state: TrainState,
   key: jax.Array,
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -162,7 +170,7 @@ def _time_steps(
 def _share_of_machine(
   settings: BenchmarkSettings,
   encoder: UserEncoder,
-  sequences: speed.Sequences,
+  sequences: Sequences,
   *,
   rate: float,
   scored: float | None,
@@ -212,9 +220,9 @@ def _time_encoding(
 ) -> list[float]:
   """The seconds that it takes to encode each batch without dropout."""
   size = settings.batch_size
-  sequences = speed.sequences_of(pretraining, [users], encoder.max_length)
-  step_fn = speed.encoding_step(encoder, sequences, batch_size=size)
-  params = speed.encoding_params(params, shard_table=settings.shard_table)
+  sequences = sequences_of(pretraining, [users], encoder.max_length)
+  step_fn = encoding_step(encoder, sequences, batch_size=size)
+  params = encoding_params(params, shard_table=settings.shard_table)
   done = []
   some = users.first((_WARM_UP + settings.steps) * size)
   batches = batches_in_order(some, batch_size=size, length=sequences.length)

@@ -83,7 +83,7 @@ def step_flops(
   return float(3 * forward + (sequences * users) ** 2 * features + softmax)
 
 
-def scored_of_a_user(
+def scored_per_user(
   objective: str, lengths: Int[np.ndarray, 'users']
 ) -> float | None:
   """Mean number of vectors that an exact softmax scores for a user.
@@ -91,7 +91,7 @@ def scored_of_a_user(
   It is None for an objective for which the number is not known.
 
   Example:
-    >>> scored_of_a_user('masked_items', np.array([5, 10]))
+    >>> scored_per_user('masked_items', np.array([5, 10]))
     2.5
   """
   if objective in _SCORED:

@@ -20,7 +20,7 @@ from experiments.finetuning.tasks import (
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.batches import outputs_in_order
 from experiments.run.process import print_line
-from experiments.run.speed import Sequences, on_table
+from experiments.run.steps import Sequences, on_table
 from experiments.run.workdir import RESULT, atomic_savez, atomic_write
 
 PREDICTIONS = 'predictions.npz'

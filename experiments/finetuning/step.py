@@ -17,7 +17,7 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run import loop
 from experiments.run.batches import Batches
-from experiments.run.speed import Training, make_step, sequences_of
+from experiments.run.steps import Training, make_step, sequences_of
 
 
 def make_finetuning(

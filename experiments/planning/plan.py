@@ -24,7 +24,7 @@ from experiments.flags.shared import PlanSettings
 from experiments.planning.counting import flops_of, program_shares, sent_of
 from experiments.planning.report import Plan, report
 from experiments.run.process import print_result_line
-from experiments.run.speed import Training
+from experiments.run.steps import Training
 
 
 def check_plan(settings: PlanSettings, *, source: str) -> None:

@@ -207,7 +207,7 @@ def make_objective(context: Context) -> LossFn:
   return functools.partial(sum_objective, objectives=made, weights=weights)
 
 
-def sampled_of(settings: ObjectiveSettings) -> int:
+def num_sampled_items(settings: ObjectiveSettings) -> int:
   """The number of items that a training step samples for softmaxes; 0: none."""
   uses_softmax = any(
     traits_of(name).over_all_items for name in settings.objective

@@ -28,12 +28,12 @@ from experiments.pretraining.context import Context, item_counts
 from experiments.pretraining.objectives import (
   init_head,
   make_objective,
-  sampled_of,
+  num_sampled_items,
 )
 from experiments.run import loop
 from experiments.run.batches import Batches
 from experiments.run.encoder import make_encoder, open_source, restored_head
-from experiments.run.speed import (
+from experiments.run.steps import (
   Sequences,
   Training,
   effective_length,
@@ -64,8 +64,8 @@ def make_pretraining(
     params,
     make_objective(context),
     loop.make_optimizer(settings, loop.learning_rate(settings, num_steps)),
-    ids_per_user=ids_of_a_user(settings, batches.length),
-    sampled_items=sampled_of(settings),
+    ids_per_user=max_ids_per_user(settings, batches.length),
+    sampled_items=num_sampled_items(settings),
     draw=make_drawing(context),
   )
   return Training(encoder, splits, batches, num_steps, sequences, step), state
@@ -148,11 +148,11 @@ def batches_of(
     min(length, longest),
     encoded,
     make_buckets(settings, encoded),
-    encoded_of_a_user(settings),
+    sequences_per_user(settings),
   )
 
 
-def encoded_of_a_user(settings: ObjectiveSettings) -> int:
+def sequences_per_user(settings: ObjectiveSettings) -> int:
   """The number of sequences that a step encodes per user."""
   total = 0
   for name in settings.objective:
@@ -198,7 +198,7 @@ def encoded_lengths(
   return np.concatenate(found).astype(int)
 
 
-def ids_of_a_user(settings: ObjectiveSettings, length: int) -> int:
+def max_ids_per_user(settings: ObjectiveSettings, length: int) -> int:
   """The most item ids that a user adds to a batch.
 
   Args:

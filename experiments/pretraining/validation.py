@@ -37,13 +37,13 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.shared import RunSettings
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import make_objective
-from experiments.pretraining.step import ids_of_a_user, make_drawing
+from experiments.pretraining.step import make_drawing, max_ids_per_user
 from experiments.probing.classifiers import best_of
 from experiments.probing.probe import probe_candidates
 from experiments.run.batches import batches_in_order
 from experiments.run.data import open_data, renumbered
 from experiments.run.process import print_line
-from experiments.run.speed import (
+from experiments.run.steps import (
   Training,
   encoding_step,
   on_table,
@@ -109,7 +109,7 @@ def make_validation_step(
     ),
     encoder,
     batch_size=batches.batch_size,
-    ids_per_user=ids_of_a_user(settings, batches.length),
+    ids_per_user=max_ids_per_user(settings, batches.length),
   )
   draw = make_drawing(context)
 

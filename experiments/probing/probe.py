@@ -29,7 +29,7 @@ from experiments.probing.features import Features, bags, tf_idf
 from experiments.probing.rankings import ranking_candidates
 from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
-from experiments.run.speed import encoded
+from experiments.run.steps import encoded
 
 
 def probe(

@@ -25,8 +25,8 @@ from experiments.run.interruption import (
 )
 from experiments.run.logs import Progress, mend_metrics
 from experiments.run.process import print_line
-from experiments.run.speed import Training
 from experiments.run.step_log import StepLog
+from experiments.run.steps import Training
 from experiments.run.trackers import find_trackers
 
 

@@ -1,4 +1,4 @@
-"""How batches are encoded in buckets, and how a training step is made."""
+"""Makes the steps of a run: those that train, and those that encode users."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -120,7 +120,7 @@ def make_step(
       softmaxes are exact.
     draw: (batch, key of the step) -> batch with items drawn for each user.
   """
-  params = with_split_table(params, shard_table=settings.shard_table)
+  params = with_sharded_table(params, shard_table=settings.shard_table)
   # The most rows of the table that a step needs on a device.
   users = settings.batch_size
   if settings.shard_table:
@@ -170,7 +170,7 @@ def _preparing(
   return draw_both if draw else sample
 
 
-def with_split_table(
+def with_sharded_table(
   params: dict[str, Any], *, shard_table: bool
 ) -> dict[str, Any]:
   """The parameters, with a sharded item table if --shard_table is set."""
@@ -217,7 +217,7 @@ def encoding_params(
 ) -> dict[str, Any]:
   """The parameters that `encoding_step` needs, on the devices."""
   needed = {name: params[name] for name in ('table', 'encoder')}
-  return replicate(with_split_table(needed, shard_table=shard_table))
+  return replicate(with_sharded_table(needed, shard_table=shard_table))
 
 
 def encoded(
