@@ -34,8 +34,8 @@ from experiments.flags.small_commands import (
 from experiments.run import process
 from experiments.run.command import group_of, help_of
 from experiments.run.data import open_data
-from experiments.run.logs import Progress
 from experiments.run.process import be_quiet, call, inner_run, print_result_line
+from experiments.run.progress import Progress
 from tests.tiny_runs import ROOT
 
 # What is slow to import.

@@ -13,7 +13,7 @@ from experiments.run.interruption import (
   defer_signals,
   handle_signals,
 )
-from experiments.run.logs import Progress
+from experiments.run.progress import Progress
 from tests.tiny_runs import (
   assert_same_run,
   finetune_settings,

@@ -15,7 +15,8 @@ from tensorboardX.record_writer import masked_crc32c
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run import logs
-from experiments.run.logs import MetricsLog, Progress, mend_metrics
+from experiments.run.logs import MetricsLog, mend_metrics
+from experiments.run.progress import Progress
 
 
 def read(folder):
@@ -205,7 +206,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
   clock = Clock()
-  monkeypatch.setattr(logs, 'time', types.SimpleNamespace(monotonic=clock))
+  fake = types.SimpleNamespace(monotonic=clock)
+  monkeypatch.setattr('experiments.run.progress.time', fake)
   monkeypatch.setattr('tqdm.std.time', clock)
   return clock
 

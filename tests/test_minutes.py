@@ -9,7 +9,7 @@ import pytest
 from experiments import pretrain, report
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import validation
-from experiments.run.step_log import StepLog
+from experiments.run.logs import StepLog
 from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
 
 

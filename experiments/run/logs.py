@@ -1,30 +1,25 @@
-"""The logs of a run: metrics in files, and progress on the screen."""
+"""The logs of a run: metrics in files, and steps that were skipped."""
 
-import collections
-import itertools
+import contextlib
 import json
 import math
 import pathlib
-import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import tqdm
-from jax.typing import ArrayLike
+import jax
 
+from adaptssr_jax.data import UserArrays
+from adaptssr_jax.data.prepared.batches import batch_at
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
-from experiments.run.process import is_main_process, is_quiet, print_line
+from experiments.run.process import is_main_process, print_line
 from experiments.run.trackers import find_trackers
 from experiments.run.workdir import METRICS, atomic_write, writing
 
-# The number of last steps from which the rate is computed.
-_WINDOW = 100
-# Seconds between two updates of the bar of a terminal.
-_REDRAWN = 0.5
-_LINE = '{desc}: step {n:,}/{total:,}{postfix}, {remaining} left'
+# The number of users of a batch that an error names.
+_NAMED = 5
 
 
 class MetricsLog:
@@ -109,6 +104,95 @@ class MetricsLog:
         print_line(f'--log_to={name} fails and is not used any more: {error}')
 
 
+class StepLog(MetricsLog):
+  """A `MetricsLog` that also counts the steps that were skipped.
+
+  A step whose loss or gradient is not finite is skipped: it changes nothing.
+
+  Args:
+    users: the split that is trained on.
+    start: number of steps that are done already.
+    num_steps: number of steps of the run.
+    saved: results of `since_save` from checkpoints.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    settings: RunSettings,
+    users: UserArrays,
+    *,
+    start: int,
+    num_steps: int,
+    saved: Sequence[dict[str, Any]],
+  ):
+    super().__init__(folder, settings, resume_at=start, saved=saved)
+    self._settings, self._users = settings, users
+    self._last, self._in_a_row = num_steps, 0
+    seconds = 0.0
+    if saved and saved[-1]['until'] == start:
+      self._in_a_row = saved[-1]['skipped_in_a_row']
+      seconds = saved[-1].get('seconds', 0.0)
+    self._began = time.perf_counter() - seconds
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[dict[str, float]]:
+    """Stops the clock until exit; yields the seconds so far, if logged."""
+    at = time.perf_counter()
+    yield self._seconds()
+    self._began += time.perf_counter() - at
+
+  def _seconds(self) -> dict[str, float]:
+    if not self._settings.log_seconds:
+      return {}
+    return {'seconds': time.perf_counter() - self._began}
+
+  def write_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Waits for a step, and writes its numbers at every --log_every steps."""
+    jax.block_until_ready(metrics)
+    metrics = dict(metrics)
+    if not float(metrics.pop('skipped')):
+      self._in_a_row = 0
+      if step % self._settings.log_every == 0 or step == self._last:
+        values = jax.device_get(metrics)
+        self.write(step, {name: float(value) for name, value in values.items()})
+      return
+    self.write(step, {'skipped': 1})
+    self._in_a_row += 1
+    if self._in_a_row == 1:
+      print_line(
+        f'WARNING: step {step:,} is skipped: its loss or gradient is not finite'
+      )
+    if 0 < self._settings.max_skipped <= self._in_a_row:
+      raise SettingsError(
+        f'{self._folder}: stops at step {step:,}, the last of '
+        f'{self._in_a_row} in a row whose loss or gradient is not finite '
+        f'(--max_skipped={self._settings.max_skipped}). Users of its batch: '
+        f'{self._users_of(step)}. The newest '
+        'checkpoint is good: look at these users, or use a smaller '
+        '--learning_rate in another --workdir'
+      )
+
+  def since_save(self, step: int) -> dict[str, Any]:
+    """The state of the log for the checkpoint of a step."""
+    since = {'skipped_in_a_row': self._in_a_row} | self._seconds()
+    return super().since_save(step) | since
+
+  def _users_of(self, step: int) -> str:
+    batch = batch_at(
+      self._users,
+      step - 1,
+      batch_size=self._settings.batch_size,
+      length=1,
+      num_devices=1,
+      seed=self._settings.seed,
+    )
+    rows = batch['example_id'][batch['where']]
+    named = ', '.join(self._users.user_ids(rows[:_NAMED]))
+    more = len(rows) - _NAMED
+    return named + (f' and {more:,} more' if more > 0 else '')
+
+
 def mend_metrics(
   folder: pathlib.Path,
   *,
@@ -172,85 +256,3 @@ def _mended(
     own = [(until, line) for line in part.get('lines', ())]
     lines = before + own + behind
   return [line for _, line in lines]
-
-
-class Progress(tqdm.tqdm):
-  """Users per second, loss and time left: a bar, or lines without a terminal.
-
-  The rate and the time left are computed from the median time of the last
-  steps, which excludes the time between steps, such as validation.
-
-  Args:
-    title: text in front of the bar or line.
-    total: number of steps of the run.
-    start: number of steps that are done already.
-    users: users per step.
-    every: seconds between two lines if there is no terminal.
-    waited: returns the seconds that steps have waited for input so far.
-  """
-
-  # `update` refreshes the bar, so that no thread is needed.
-  monitor_interval = 0
-
-  def __init__(
-    self,
-    title: str,
-    *,
-    total: int,
-    start: int,
-    users: int,
-    every: float = 10.0,
-    waited: Callable[[], float] | None = None,
-  ):
-    self._users, self._waited, self._loss = users, waited, None
-    # The times at which steps were counted, and the waiting time until then, in
-    # seconds.
-    self._times: collections.deque[tuple] = collections.deque(maxlen=_WINDOW)
-    self._is_bar = sys.stderr.isatty()
-    super().__init__(
-      desc=title,
-      total=total,
-      disable=is_quiet() or not is_main_process(),
-      initial=start,
-      unit='step',
-      miniters=1,
-      mininterval=_REDRAWN if self._is_bar else every,
-      leave=self._is_bar,
-      bar_format=None if self._is_bar else _LINE,
-    )
-
-  def update(self, loss: ArrayLike) -> None:
-    """Counts one step; waits for its loss only if the loss is displayed."""
-    if self.disable:  # By --quiet, or by TQDM_DISABLE.
-      return
-    # The first step has only been dispatched, and may run for a long time yet.
-    if self.n > self.initial:
-      waited = self._waited() if self._waited else 0.0
-      self._times.append((time.monotonic(), waited))
-    self._loss = loss
-    if not super().update() and self.n == self.total:
-      self.refresh()
-
-  @property
-  def format_dict(self) -> dict[str, Any]:
-    """The values for tqdm, with the rate and the loss of the last steps."""
-    if len(self._times) < 2:
-      return super().format_dict
-    now, waited = zip(*self._times, strict=True)
-    # The median excludes validation and compilation, which come between steps.
-    seconds = statistics.median(
-      after - before for before, after in itertools.pairwise(now)
-    )
-    rate = 1 / max(seconds, 1e-9)  # A coarse clock may show no difference.
-    postfix = f'{rate * self._users:,.0f} users/s, loss {float(self._loss):.4f}'
-    if self._waited:
-      share = (waited[-1] - waited[0]) / max(now[-1] - now[0], 1e-9)
-      postfix += f', input wait {share:.1%}'
-    return super().format_dict | {'rate': rate, 'postfix': postfix}
-
-  def display(self, msg: str | None = None, pos: int | None = None) -> None:
-    """Draws the bar, or prints a line as soon as there is a rate."""
-    if self._is_bar:
-      super().display(msg, pos)
-    elif msg is None and len(self._times) > 1:
-      print(self, file=sys.stderr, flush=True)

@@ -23,9 +23,9 @@ from experiments.run.interruption import (
   asked_to_stop,
   defer_signals,
 )
-from experiments.run.logs import Progress, mend_metrics
+from experiments.run.logs import StepLog, mend_metrics
 from experiments.run.process import print_line
-from experiments.run.step_log import StepLog
+from experiments.run.progress import Progress
 from experiments.run.steps import Training
 from experiments.run.trackers import find_trackers
 
