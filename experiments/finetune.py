@@ -35,8 +35,7 @@ from experiments.finetuning.step import make_finetuning
 from experiments.finetuning.tasks import KINDS, make_model, select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
-from experiments.planning.plan import check_plan, plan_run
-from experiments.planning.report import Plan
+from experiments.planning.plan import Plan, check_plan, plan_run
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source

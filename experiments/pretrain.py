@@ -22,8 +22,7 @@ from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import check_objective, with_defaults
 from experiments.flags.shared import LEAVE_ONE_OUT
-from experiments.planning.plan import check_plan, plan_run
-from experiments.planning.report import Plan
+from experiments.planning.plan import Plan, check_plan, plan_run
 from experiments.pretraining.step import make_pretraining
 from experiments.pretraining.validation import make_validation
 from experiments.run import loop

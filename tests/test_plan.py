@@ -28,8 +28,7 @@ from experiments.planning.counting import (
   program_shares,
   sent_of,
 )
-from experiments.planning.plan import shapes_of
-from experiments.planning.report import size_text
+from experiments.planning.plan import shapes_of, size_text
 from tests.tiny_runs import (
   ROOT,
   files,
