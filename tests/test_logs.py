@@ -15,7 +15,7 @@ from tensorboardX.record_writer import masked_crc32c
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
 from experiments.run import logs
-from experiments.run.logs import MetricsLog, mend_metrics
+from experiments.run.logs import MetricsLog, restore_metrics
 from experiments.run.progress import Progress
 
 
@@ -151,10 +151,10 @@ def test_lines_that_are_lost_come_from_the_checkpoints(tmp_path):
   # Of three checkpoints the first is gone.
   for kept, expected in [(0, [4, 5, 6]), (2, [1, 2, 4, 5, 6])]:
     path.write_text(''.join(whole[:kept]) + whole[kept][:-4])
-    mend_metrics(tmp_path, resume_at=6, saved=saved[1:])
+    restore_metrics(tmp_path, resume_at=6, saved=saved[1:])
     assert [line['step'] for line in read(tmp_path)] == expected
   path.write_text(whole[0])
-  mend_metrics(tmp_path, resume_at=6, saved=saved)
+  restore_metrics(tmp_path, resume_at=6, saved=saved)
   assert path.read_text() == ''.join(whole[:6])
 
 

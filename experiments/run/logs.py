@@ -48,7 +48,7 @@ class MetricsLog:
     self._is_muted = not is_main_process()
     if self._is_muted:
       return
-    mend_metrics(folder, resume_at=resume_at, saved=saved)
+    restore_metrics(folder, resume_at=resume_at, saved=saved)
     self._after, self._recent = resume_at, []
     with writing(folder):
       self._file = path.open('a')
@@ -193,7 +193,7 @@ class StepLog(MetricsLog):
     return named + (f' and {more:,} more' if more > 0 else '')
 
 
-def mend_metrics(
+def restore_metrics(
   folder: pathlib.Path,
   *,
   resume_at: int,
@@ -201,7 +201,7 @@ def mend_metrics(
 ) -> None:
   """Cuts `metrics.jsonl` after a step; restores lines, see `MetricsLog`."""
   path = folder / METRICS
-  lines = _mended(_lines_of(path), [*saved, {'after': resume_at}])
+  lines = _restored(_lines_of(path), [*saved, {'after': resume_at}])
   atomic_write(path, ''.join(lines))
 
 
@@ -237,16 +237,16 @@ def _step_of(line: bytes) -> int | None:
   return step if isinstance(step, int) else None
 
 
-def _mended(
+def _restored(
   lines: list[tuple[int, str]], saved: Sequence[Mapping[str, Any]]
 ) -> list[str]:
   """Replaces the lines of some steps by those saved in checkpoints.
 
   Example:
     >>> lines = [(1, 'a'), (2, 'broken'), (9, 'z')]
-    >>> _mended(lines, [{'after': 1, 'until': 3, 'lines': ['b', 'c']}])
+    >>> _restored(lines, [{'after': 1, 'until': 3, 'lines': ['b', 'c']}])
     ['a', 'b', 'c', 'z']
-    >>> _mended(lines, [{'after': 2}])
+    >>> _restored(lines, [{'after': 2}])
     ['a', 'broken']
   """
   for part in saved:

@@ -23,7 +23,7 @@ from experiments.run.interruption import (
   asked_to_stop,
   defer_signals,
 )
-from experiments.run.logs import StepLog, mend_metrics
+from experiments.run.logs import StepLog, restore_metrics
 from experiments.run.process import print_line
 from experiments.run.progress import Progress
 from experiments.run.steps import Training
@@ -138,7 +138,7 @@ def _train_on(
   settings, training, saved = run.settings, run.training, checkpoints.logs()
   start, total = int(state.step), training.num_steps
   if start >= total or _out_of_patience(run, start, checkpoints):
-    mend_metrics(run.folder, resume_at=start, saved=saved)
+    restore_metrics(run.folder, resume_at=start, saved=saved)
     print_line(f'{run.folder}: finished at step {start:,}; nothing to train')
     return state, False
   if start:

@@ -40,10 +40,10 @@ def new_file(
   """
   own = f'.{os.getpid()}'
   try:
-    with atomic_path(path, suffix=f'{own}.part') as aside:
-      yield aside
+    with atomic_path(path, suffix=f'{own}.part') as temporary:
+      yield temporary
       if path.exists():
-        other = aside.rename(path.with_suffix(own + path.suffix))
+        other = temporary.rename(path.with_suffix(own + path.suffix))
         raise SettingsError(
           f'--{flag}={path} was written by another process in the meantime: '
           f'the file of this process is {other}'

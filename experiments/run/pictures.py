@@ -74,8 +74,8 @@ def save(
   """Writes `stem.png` and `stem.svg` atomically."""
   for ending in endings:
     path = stem.with_name(f'{stem.name}.{ending}')
-    with writing(path.parent), atomic_path(path) as aside:
-      figure.savefig(aside, format=ending, dpi=150)
+    with writing(path.parent), atomic_path(path) as temporary:
+      figure.savefig(temporary, format=ending, dpi=150)
 
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:

@@ -45,8 +45,8 @@ def write_vectors(
     name: the name of the column of ids.
     flag: the flag that names the file.
   """
-  with new_file(path, flag=flag) as aside:
-    _WRITERS[path.suffix](aside, pieces, shape, name)
+  with new_file(path, flag=flag) as temporary:
+    _WRITERS[path.suffix](temporary, pieces, shape, name)
 
 
 def has_vectors(path: pathlib.Path) -> bool:

@@ -48,7 +48,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
   if not is_main_process():
     yield folder
     return
-  _refuse_other_things(folder)
+  _refuse_other_files(folder)
   with contextlib.ExitStack() as stack:
     with writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _in_use(folder: pathlib.Path) -> SettingsError:
   )
 
 
-def _refuse_other_things(folder: pathlib.Path) -> None:
+def _refuse_other_files(folder: pathlib.Path) -> None:
   with writing(folder):
     if not folder.is_dir() or (folder / _FLAGS).exists():
       return
@@ -223,8 +223,8 @@ def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
     return
   if isinstance(content, str):
     content = content.encode()
-  with writing(path.parent), atomic_path(path, suffix=_PART) as aside:
-    aside.write_bytes(content)
+  with writing(path.parent), atomic_path(path, suffix=_PART) as temporary:
+    temporary.write_bytes(content)
 
 
 def atomic_savez(path: pathlib.Path, **arrays: np.ndarray) -> None:
