@@ -15,7 +15,7 @@ from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.work import scored_per_user
 from experiments.flags.binder import SettingsError
-from experiments.flags.traits import TRAITS
+from experiments.flags.objectives import TRAITS
 from tests.test_benchmark import changed, measured, script
 from tests.tiny_runs import PLAIN
 

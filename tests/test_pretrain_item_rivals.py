@@ -10,7 +10,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives import ptum
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
-from experiments.flags.traits import traits_of
+from experiments.flags.objectives import traits_of
 from experiments.pretraining.step import cumulative_counts
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 

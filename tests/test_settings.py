@@ -18,8 +18,7 @@ from experiments.flags.binder import (
   from_flags,
 )
 from experiments.flags.finetuning import FinetuneSettings
-from experiments.flags.objectives import parse_fusion
-from experiments.flags.pretraining import PretrainSettings
+from experiments.flags.pretraining import PretrainSettings, parse_fusion
 from experiments.quickstart import QuickstartSettings
 from experiments.similarity import SimilaritySettings
 from tests.tiny_runs import ROOT

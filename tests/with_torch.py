@@ -26,7 +26,7 @@ from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.sampled_softmax import distinct
 from experiments import convert
 from experiments.flags.binder import SettingsError
-from experiments.flags.traits import TRAITS
+from experiments.flags.objectives import TRAITS
 
 MODELS = {
   'AdaptSSR': ('encoder_k4_cos', 'AdaptSSR.model', 'PretrainModel'),

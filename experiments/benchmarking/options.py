@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from experiments.flags.binder import SettingsError, flag, unknown
+from experiments.flags.objectives import TRAITS
 from experiments.flags.pretraining import PretrainSettings, with_defaults
 from experiments.flags.process import ProcessSettings, SpeedSettings
 from experiments.flags.shared import EncoderSettings
-from experiments.flags.traits import TRAITS
 
 # Numbers of items: about those of MovieLens-100k and of TTL.
 CATALOGUES = (4048, 645_973)

@@ -9,7 +9,7 @@ from adaptssr_jax.data import UserArrays, UserData, Vocabulary
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.flags.traits import traits_of
+from experiments.flags.objectives import traits_of
 
 # Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -1,15 +1,71 @@
-"""The flags of the pre-training objectives."""
+"""The objectives of pre-training: their properties, and their flags."""
 
 import dataclasses
+from typing import NamedTuple
 
 from experiments.flags.binder import Settings, SettingsError, flag
-from experiments.flags.traits import EDITS, TRAITS, traits_of
 
+EDITS = ('crop', 'mask', 'reorder')
 AUGMENTATIONS = (*EDITS, 'slice')
-# The objectives that can share their views.
-OF_VIEWS = ('pooled_items', 'adaptssr')
-# The shortest slice, unless the encoder reads fewer behaviours.
-_SLICE_FROM = 15
+
+
+class Traits(NamedTuple):
+  """The properties of an objective."""
+
+  views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
+  passes: int = 1  # dropout passes of each of them
+  is_augmented: bool = False  # whether --augmentations makes its views
+  edits: tuple[str, ...] = ()  # else the edits of which each view has one
+  is_sliced: bool = False  # whether its views are slices of the whole history
+  sees_histories: bool = False  # whether it needs the whole history of a user
+  over_all_items: bool = False  # whether it computes a softmax over all items
+  has_bias: bool = False  # whether it learns a bias per item
+  from_the_vector: bool = False  # whether the user vector predicts items
+  sees_target: bool = False  # whether it needs max_length + 1 behaviours
+  sees_partners: bool = False  # whether its batches have `partner_items`
+  sees_similar: bool = False  # whether its batches have `similar_items`
+  has_curriculum: bool = False  # whether augmentations get stronger in a run
+  mask_ratio: float = 0.6  # the default of --mask_ratio
+  temperature: float = 1.0  # the default of --temperature
+  draws: int = 0  # number of negative items drawn for each user
+  fills: bool = False  # whether it replaces masked items by draws of the model
+
+
+_SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
+_ITEMS = Traits(over_all_items=True, has_bias=True, mask_ratio=0.3)
+_FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
+
+TRAITS = {
+  'adaptssr': Traits(views=0, passes=2, is_augmented=True),
+  'masked_items': _ITEMS,
+  'causal_items': _ITEMS._replace(sees_target=True),
+  'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
+  'next_items': _FROM_THE_VECTOR,
+  'clue': Traits(passes=2, temperature=0.1),
+  'cl4srec': Traits(views=2, edits=EDITS),
+  'idicl': Traits(passes=2, temperature=0.1),
+  'ccl': Traits(views=0, is_augmented=True, has_curriculum=True),
+  'coles': _SLICED,
+  # Two views, each encoded masked and filled.
+  'ccl_filled': _ITEMS._replace(views=4, fills=True, has_curriculum=True),
+  # Four negatives for the masked behaviour, and for each of the last two.
+  'ptum': Traits(views=2, from_the_vector=True, draws=12),
+  'msdp': _FROM_THE_VECTOR._replace(views=2),
+  # Two dropout passes, the masked sequence, and the filled sequence.
+  'ecl': _ITEMS._replace(views=4, mask_ratio=0.2, temperature=0.05, fills=True),
+  'coserec': Traits(
+    views=2, edits=(*EDITS, 'insert', 'substitute'), sees_similar=True
+  ),
+  'duorec': Traits(views=2, sees_target=True, sees_partners=True),
+}
+# The traits of the user's own objective, MODULE:FUNCTION, are not known: its
+# step gets the whole table.
+_UNKNOWN = Traits(over_all_items=True)
+
+
+def traits_of(objective: str) -> Traits:
+  """The traits of an objective by its name."""
+  return _UNKNOWN if ':' in objective else TRAITS[objective]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,98 +222,3 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
         f'--objective must be {" or ".join(TRAITS)}, or MODULE:FUNCTION, not '
         f'{",".join(unknown)!r}'
       )
-
-
-def uses_histories(settings: ObjectiveSettings) -> bool:
-  """Whether batches contain whole histories, from which slices are drawn."""
-  names = augmentations_of(settings) + (settings.second_augmentations or ())
-  traits = [traits_of(name) for name in settings.objective]
-  return any(each.sees_histories for each in traits) or (
-    'slice' in names and any(each.is_augmented for each in traits)
-  )
-
-
-def augmentations_of(
-  settings: ObjectiveSettings, objective: str = 'adaptssr'
-) -> tuple[str, ...]:
-  """The explicit augmentations of the first view."""
-  if settings.augmentations is not None:
-    return settings.augmentations
-  is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
-  return ('slice',) if is_slice else EDITS
-
-
-def shares_views(settings: ObjectiveSettings) -> bool:
-  """Whether AdaptSSR and pooled items use the same views: plain slices."""
-  return set(OF_VIEWS) <= set(settings.objective) and (
-    augmentations_of(settings) == ('slice',)
-    and settings.second_augmentations in (None, ('slice',))
-  )
-
-
-def slice_lengths_of(
-  settings: ObjectiveSettings, max_length: int
-) -> tuple[int, int]:
-  """The lengths of the shortest and of the longest slice."""
-  if not settings.slice_lengths:
-    return min(_SLICE_FROM, max_length), max_length
-  text = ','.join(settings.slice_lengths)
-  try:
-    low, high = map(int, settings.slice_lengths)
-  except ValueError:
-    low = high = 0
-  if not 1 <= low <= high:
-    raise SettingsError(
-      '--slice_lengths must be two numbers, the shortest and longest slice, '
-      f'such as 15,100; not {text}'
-    )
-  if high > max_length:
-    raise SettingsError(
-      f'--slice_lengths={text}: the encoder reads {max_length} behaviours; '
-      'shorten the slices or give a larger --max_length'
-    )
-  return low, high
-
-
-def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--temperature`, or the default of an objective."""
-  return settings.temperature or traits_of(objective).temperature
-
-
-def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--mask_ratio`, or the default of an objective."""
-  return settings.mask_ratio or traits_of(objective).mask_ratio
-
-
-def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
-  """`--objective_weights` by objective; empty if the flag is not given."""
-  words = settings.objective_weights
-  if not words:
-    return {}
-  try:
-    weights = [float(word) for word in words]
-  except ValueError:
-    weights = []
-  if len(weights) != len(settings.objective) or not all(
-    0 < weight < float('inf') for weight in weights
-  ):
-    raise SettingsError(
-      f'--objective_weights={",".join(words)} must be a number above 0 for '
-      f'each of --objective={",".join(settings.objective)}'
-    )
-  return dict(zip(settings.objective, weights, strict=True))
-
-
-def parse_fusion(text: str) -> str | float:
-  """Parses `--fusion`: a word, or a number in [0, 1]."""
-  if text in ('adaptive', 'batch_mean'):
-    return text
-  try:
-    value = float(text)
-  except ValueError:
-    value = -1.0
-  if not 0 <= value <= 1:
-    raise SettingsError(
-      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
-    )
-  return value

@@ -1,19 +1,16 @@
-"""The flags of pre-training, with defaults and checks by objective."""
+"""The flags of pre-training: defaults, checks, and what follows from them."""
 
 import dataclasses
 import sys
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import (
-  ObjectiveSettings,
-  augmentations_of,
-  parse_fusion,
-  parse_weights,
-  slice_lengths_of,
-)
+from experiments.flags.objectives import EDITS, ObjectiveSettings, traits_of
 from experiments.flags.shared import EncoderSettings, PlanSettings
-from experiments.flags.traits import traits_of
 
+# The objectives that can share their views.
+OF_VIEWS = ('pooled_items', 'adaptssr')
+# The shortest slice, unless the encoder reads fewer behaviours.
+_SLICE_FROM = 15
 # The initial item table is wider if the user vector predicts items: at 0.02 all
 # scores are so similar that training makes no progress for epochs.
 _ITEM_STDDEV = 0.06
@@ -132,3 +129,98 @@ def _check_ranking(settings: ObjectiveSettings) -> None:
       '--hard_negatives=false is for --loss_form=pairs; a list always has all '
       'negatives: leave it out'
     )
+
+
+def uses_histories(settings: ObjectiveSettings) -> bool:
+  """Whether batches contain whole histories, from which slices are drawn."""
+  names = augmentations_of(settings) + (settings.second_augmentations or ())
+  traits = [traits_of(name) for name in settings.objective]
+  return any(each.sees_histories for each in traits) or (
+    'slice' in names and any(each.is_augmented for each in traits)
+  )
+
+
+def augmentations_of(
+  settings: ObjectiveSettings, objective: str = 'adaptssr'
+) -> tuple[str, ...]:
+  """The explicit augmentations of the first view."""
+  if settings.augmentations is not None:
+    return settings.augmentations
+  is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
+  return ('slice',) if is_slice else EDITS
+
+
+def shares_views(settings: ObjectiveSettings) -> bool:
+  """Whether AdaptSSR and pooled items use the same views: plain slices."""
+  return set(OF_VIEWS) <= set(settings.objective) and (
+    augmentations_of(settings) == ('slice',)
+    and settings.second_augmentations in (None, ('slice',))
+  )
+
+
+def slice_lengths_of(
+  settings: ObjectiveSettings, max_length: int
+) -> tuple[int, int]:
+  """The lengths of the shortest and of the longest slice."""
+  if not settings.slice_lengths:
+    return min(_SLICE_FROM, max_length), max_length
+  text = ','.join(settings.slice_lengths)
+  try:
+    low, high = map(int, settings.slice_lengths)
+  except ValueError:
+    low = high = 0
+  if not 1 <= low <= high:
+    raise SettingsError(
+      '--slice_lengths must be two numbers, the shortest and longest slice, '
+      f'such as 15,100; not {text}'
+    )
+  if high > max_length:
+    raise SettingsError(
+      f'--slice_lengths={text}: the encoder reads {max_length} behaviours; '
+      'shorten the slices or give a larger --max_length'
+    )
+  return low, high
+
+
+def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
+  """`--temperature`, or the default of an objective."""
+  return settings.temperature or traits_of(objective).temperature
+
+
+def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
+  """`--mask_ratio`, or the default of an objective."""
+  return settings.mask_ratio or traits_of(objective).mask_ratio
+
+
+def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:
+  """`--objective_weights` by objective; empty if the flag is not given."""
+  words = settings.objective_weights
+  if not words:
+    return {}
+  try:
+    weights = [float(word) for word in words]
+  except ValueError:
+    weights = []
+  if len(weights) != len(settings.objective) or not all(
+    0 < weight < float('inf') for weight in weights
+  ):
+    raise SettingsError(
+      f'--objective_weights={",".join(words)} must be a number above 0 for '
+      f'each of --objective={",".join(settings.objective)}'
+    )
+  return dict(zip(settings.objective, weights, strict=True))
+
+
+def parse_fusion(text: str) -> str | float:
+  """Parses `--fusion`: a word, or a number in [0, 1]."""
+  if text in ('adaptive', 'batch_mean'):
+    return text
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise SettingsError(
+      f'--fusion must be adaptive, batch_mean or a number in [0, 1], not {text}'
+    )
+  return value

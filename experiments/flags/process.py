@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments.flags.binder import Settings, SettingsError, flag
-from experiments.flags.traits import traits_of
+from experiments.flags.objectives import traits_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,11 +29,13 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import (
   AugmentationSettings,
   ObjectiveSettings,
+  traits_of,
+)
+from experiments.flags.pretraining import (
   augmentations_of,
   slice_lengths_of,
   uses_histories,
 )
-from experiments.flags.traits import traits_of
 
 # Number of users whose anchors are compared at a time.
 BLOCK = 1024

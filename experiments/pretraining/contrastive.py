@@ -19,13 +19,12 @@ from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import (
-  ObjectiveSettings,
+from experiments.flags.objectives import EDITS, ObjectiveSettings
+from experiments.flags.pretraining import (
   augmentations_of,
   mask_ratio_of,
   temperature_of,
 )
-from experiments.flags.traits import EDITS
 from experiments.pretraining.context import (
   BLOCK,
   Context,

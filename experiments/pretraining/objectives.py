@@ -31,9 +31,10 @@ from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import function_of
-from experiments.flags.objectives import (
+from experiments.flags.objectives import ObjectiveSettings, traits_of
+from experiments.flags.pretraining import (
   OF_VIEWS,
-  ObjectiveSettings,
+  PretrainSettings,
   augmentations_of,
   mask_ratio_of,
   parse_fusion,
@@ -41,9 +42,7 @@ from experiments.flags.objectives import (
   shares_views,
   temperature_of,
 )
-from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.shared import LEAVE_ONE_OUT
-from experiments.flags.traits import traits_of
 from experiments.pretraining import contrastive
 from experiments.pretraining.context import (
   BLOCK,

@@ -15,15 +15,14 @@ from adaptssr_jax.objectives.ptum import draw_negatives
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import PrepareFn, TrainState
-from experiments.flags.objectives import (
-  ObjectiveSettings,
+from experiments.flags.objectives import ObjectiveSettings, traits_of
+from experiments.flags.pretraining import (
+  PretrainSettings,
   augmentations_of,
   shares_views,
   slice_lengths_of,
   uses_histories,
 )
-from experiments.flags.pretraining import PretrainSettings
-from experiments.flags.traits import traits_of
 from experiments.pretraining.context import Context, item_counts
 from experiments.pretraining.objectives import (
   init_head,
