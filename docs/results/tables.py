@@ -16,6 +16,7 @@ import json
 import pathlib
 import re
 import statistics
+from collections.abc import Mapping
 
 HERE = pathlib.Path(__file__).parent
 PAGES = (HERE.parent / 'results.md', HERE.parent.parent / 'README.md')
@@ -90,6 +91,13 @@ TITLES |= {
     ),
   )
 }
+# See `ml1m_seeds`.
+TITLES |= {
+  f'pooled_items+learning_rate=0.002+num_epochs={epochs}+num_layers=1': (
+    f'Pooled items, {epochs} epochs'
+  )
+  for epochs in (12, 24)
+}
 # See `ml1m_sweeps` and `ml1m_temperatures`.
 TITLES |= {f'adaptssr_rho_0.{n}': f'AdaptSSR, rho .{n}' for n in range(1, 10)}
 TITLES |= {
@@ -141,6 +149,14 @@ TITLES |= {
     ),
   )
 }
+# Titles of rows that are named otherwise in the other tables.
+TITLES_OF = {
+  'ml1m_seeds': {
+    'joint+learning_rate=0.002+num_epochs=12+num_layers=1': (
+      'Pooled items and AdaptSSR from the start, 12 epochs'
+    )
+  }
+}
 MODES = {
   'frozen': '{}',
   'frozen_with_bag': '+ bag',
@@ -151,8 +167,12 @@ _TABLE = re.compile(
 )
 
 
-def mean_and_error(values: list[float]) -> str:
-  """Formats the mean over splits and its standard error, in percent."""
+def mean_and_error(of_splits: Mapping[int, list[float]]) -> str:
+  """Formats the mean over splits and its standard error, in percent.
+
+  A split has a value for each seed of pre-training, which are averaged first.
+  """
+  values = [statistics.fmean(values) for values in of_splits.values()]
   mean, error = statistics.fmean(values), statistics.stdev(values)
   digits = 1 if mean >= 0.1 else 2
   error /= len(values) ** 0.5
@@ -163,11 +183,11 @@ def table(
   names: list[str], shares: list[str], tasks: list[str], modes: list[str]
 ) -> str:
   """A table in Markdown with one row per method; - where there is no number."""
-  found = collections.defaultdict(list)
+  found = collections.defaultdict(lambda: collections.defaultdict(list))
   (name,) = names
   for cell in json.loads((HERE / f'{name}.json').read_text()):
     key = cell['method'], cell['mode'], cell['task'], cell['share']
-    found[key].append(cell['test'])
+    found[key][cell['split']].append(cell['test'])
   columns = [
     (mode, task, float(share))
     for share in shares
@@ -183,7 +203,7 @@ def table(
     f'| vectors | {" | ".join(titles)} |',
     '| --- |' + ' --- |' * len(titles),
   ]
-  for method, title in TITLES.items():
+  for method, title in (TITLES | TITLES_OF.get(name, {})).items():
     values = [found.get((method, *column)) for column in columns]
     if any(values):
       cells = [mean_and_error(v) if v else '-' for v in values]
@@ -213,7 +233,7 @@ def collect(
     if words[2].startswith('share'):
       # Without a mode in the path, cells with a seed are fine-tuned, and those
       # without one are baselines, whose vectors are frozen.
-      has_seed = words[-1] == 'seed_0'
+      has_seed = words[-1].startswith('seed_')
       words.insert(2, 'fine_tuned' if has_seed else 'frozen')
     method, task, mode, share, split = words[:5]
     result = json.loads(path.read_text())
@@ -226,6 +246,7 @@ def collect(
         'task': task,
         'share': float(share.removeprefix('share_')),
         'split': int(split.removeprefix('split_')),
+        'seed': int((*words, 'seed_0')[5].removeprefix('seed_')),
         'validation': round(result['validation'][metric], 6),
         'test': round(result['test'][metric], 6),
       }
