@@ -222,3 +222,8 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
         f'--objective must be {" or ".join(TRAITS)}, or MODULE:FUNCTION, not '
         f'{",".join(unknown)!r}'
       )
+
+  @property
+  def traits(self) -> tuple[Traits, ...]:
+    """The properties of the objectives, in their order."""
+    return tuple(traits_of(name) for name in self.objective)

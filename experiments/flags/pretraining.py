@@ -42,7 +42,7 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
   def mutable_names(self) -> set[str]:
     """Excludes the length of a run during which augmentations get stronger."""
     free = super().mutable_names()
-    grows = any(traits_of(name).has_curriculum for name in self.objective)
+    grows = any(each.has_curriculum for each in self.traits)
     if grows and not self.curriculum_steps:
       free -= {'num_epochs', 'num_steps'}
     return free
@@ -63,7 +63,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
     defaults['readout'] = 'last'
   if 'idicl' in objective and not settings.init_from:
     defaults |= {'num_queries': _INTERESTS, 'cosine_pooling': True}
-  if any(traits_of(name).from_the_vector for name in objective):
+  if any(each.from_the_vector for each in settings.traits):
     defaults['item_stddev'] = _ITEM_STDDEV
   missing = {
     name: value
@@ -85,7 +85,7 @@ def check_objective(settings: ObjectiveSettings) -> None:
       'once, and a weight by --objective_weights'
     )
   if settings.window == 'random' and any(
-    traits_of(name).sees_partners for name in settings.objective
+    each.sees_partners for each in settings.traits
   ):
     raise SettingsError(
       '--window=random does not go with --objective=duorec, whose partners '
@@ -134,7 +134,7 @@ def _check_ranking(settings: ObjectiveSettings) -> None:
 def uses_histories(settings: ObjectiveSettings) -> bool:
   """Whether batches contain whole histories, from which slices are drawn."""
   names = augmentations_of(settings) + (settings.second_augmentations or ())
-  traits = [traits_of(name) for name in settings.objective]
+  traits = settings.traits
   return any(each.sees_histories for each in traits) or (
     'slice' in names and any(each.is_augmented for each in traits)
   )

@@ -31,7 +31,7 @@ from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import function_of
-from experiments.flags.objectives import ObjectiveSettings, traits_of
+from experiments.flags.objectives import ObjectiveSettings
 from experiments.flags.pretraining import (
   OF_VIEWS,
   PretrainSettings,
@@ -208,9 +208,7 @@ def make_objective(context: Context) -> LossFn:
 
 def num_sampled_items(settings: ObjectiveSettings) -> int:
   """The number of items that a training step samples for softmaxes; 0: none."""
-  uses_softmax = any(
-    traits_of(name).over_all_items for name in settings.objective
-  )
+  uses_softmax = any(each.over_all_items for each in settings.traits)
   return settings.sampled_items if uses_softmax else 0
 
 
@@ -224,16 +222,15 @@ def init_head(
       starts at the log of its share of their behaviours, with 1 added to each
       count.
   """
-  head = {}
-  traits = [traits_of(name) for name in settings.objective]
-  if any(trait.has_bias for trait in traits):
+  head, traits = {}, settings.traits
+  if any(each.has_bias for each in traits):
     head |= init_masked_items(encoder)
     # A plan needs only the shape, and may have more items than memory holds.
     if settings.output_bias == 'shares' and not settings.plan:
       counts = 1.0 + item_counts(encoder, users)
       bias = np.log(counts / counts.sum())
       head['bias'] = jnp.asarray(bias, jnp.float32)
-  if any(trait.from_the_vector for trait in traits):
+  if any(each.from_the_vector for each in traits):
     head |= init_projection(encoder)
   if 'msdp' in settings.objective:
     head |= init_msdp(encoder, max_window=settings.max_window)

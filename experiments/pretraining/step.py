@@ -96,8 +96,7 @@ def with_partners_and_similar(
   Partners are in the same split. Similarities of items are computed from the
   histories of `train`.
   """
-  traits = [traits_of(name) for name in settings.objective]
-  more = {}
+  traits, more = settings.traits, {}
   if any(each.sees_similar for each in traits):
     # Imported here, since SciPy takes 0.1 s and few runs need it.
     from adaptssr_jax.data.similar_items import similar_items
@@ -125,9 +124,7 @@ def batches_of(
     max_length: the longest sequence that the encoder reads.
   """
   has_histories = uses_histories(settings)
-  longest = max_length + any(
-    traits_of(name).sees_target for name in settings.objective
-  )
+  longest = max_length + any(each.sees_target for each in settings.traits)
   length = effective_length(
     splits.values(), sys.maxsize if has_histories else longest
   )
@@ -203,7 +200,7 @@ def max_ids_per_user(settings: ObjectiveSettings, length: int) -> int:
   Args:
     length: of the sequences in a batch.
   """
-  traits = [traits_of(name) for name in settings.objective]
+  traits = settings.traits
   drawn = sum(each.draws for each in traits)
   # A behaviour may come with one of a partner, and with similar items.
   ids = 1 + any(each.sees_partners for each in traits)
@@ -214,7 +211,7 @@ def max_ids_per_user(settings: ObjectiveSettings, length: int) -> int:
 
 def make_drawing(context: Context) -> PrepareFn | None:
   """Returns (batch, key) -> batch with drawn items; None if none are drawn."""
-  if not any(traits_of(name).draws for name in context.settings.objective):
+  if not any(each.draws for each in context.settings.traits):
     return None
   ends = cumulative_counts(context.encoder, context.users)
   return functools.partial(draw_negatives, ends=ends)
