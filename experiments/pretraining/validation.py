@@ -83,8 +83,9 @@ def make_validation(
   return functools.partial(
     validate,
     users=training.splits['validation'],
-    settings=settings,
+    batch_size=settings.batch_size,
     length=training.batches.length,
+    objective=settings.objective,
     step=make_validation_step(settings, training),
     key=replicate(key),
     probes={
@@ -141,8 +142,9 @@ def validate(
   state: TrainState,
   *,
   users: UserArrays,
+  batch_size: int,
   length: int,
-  settings: PretrainSettings,
+  objective: tuple[str, ...],
   step: Callable,
   key: jax.Array,
   probes: Mapping[str, Callable[[dict[str, Any]], float]],
@@ -156,7 +158,7 @@ def validate(
   """
   totals, vectors = None, []
   for batch, rows in batches_in_order(
-    users, batch_size=settings.batch_size, length=length
+    users, batch_size=batch_size, length=length
   ):
     sums, encoded = step(state.params, batch, key)
     sums = jax.device_get(sums)
@@ -174,7 +176,7 @@ def validate(
     values |= {f'probe_{task}': value for task, value in found.items()}
     selected_by = values['probe'] = statistics.fmean(found.values())
   warning = collapse_warning(
-    values, objective=settings.objective, largest_rank=min(vectors.shape)
+    values, objective=objective, largest_rank=min(vectors.shape)
   )
   if warning:
     print_line(f'WARNING at step {int(state.step):,}: {warning}')
