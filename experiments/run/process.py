@@ -1,7 +1,6 @@
 """The processes of a run: how each starts and fails, and which prints."""
 
 import contextlib
-import dataclasses
 import gc
 import os
 import pathlib
@@ -89,23 +88,19 @@ def prepare_process(settings: Settings) -> None:
   """
   if isinstance(settings, QuietSettings):
     be_quiet(settings.quiet)
-  if isinstance(settings, PlanSettings) and settings.plan:
-    if settings.plan_devices:
-      jax.config.update('jax_platforms', 'cpu')
-    settings = dataclasses.replace(
-      settings,
-      plan=False,
-      plan_devices=0,
-      plan_items=0,
-      compilation_cache='off',
-      cpu_devices=settings.plan_devices or settings.cpu_devices,
-    )
+  is_plan = isinstance(settings, PlanSettings) and settings.plan
+  if is_plan and settings.plan_devices:
+    jax.config.update('jax_platforms', 'cpu')
   if isinstance(settings, DistributedSettings):
     join_processes(settings)
   if not isinstance(settings, ProcessSettings):
     return
-  enable_compilation_cache(settings.compilation_cache, workdir=settings.workdir)
   devices = settings.cpu_devices
+  if is_plan:
+    devices = settings.plan_devices or devices
+  else:
+    cache = settings.compilation_cache
+    enable_compilation_cache(cache, workdir=settings.workdir)
   is_set = (
     os.environ.get('JAX_NUM_CPU_DEVICES')
     or '--xla_force_host_platform_device_count'
