@@ -1,5 +1,6 @@
 """Fine-tuning that is impossible: no finite loss, or nothing to learn."""
 
+import dataclasses
 import json
 import types
 
@@ -116,6 +117,38 @@ def test_auc_needs_both_classes_in_every_split(split, kind, other):
   words = f'all 2 {split} rows are yes: take --select_by={other}'
   with pytest.raises(SettingsError, match=words):
     check_task(settings, data_of(kind, **labels))
+
+
+@pytest.mark.parametrize(
+  ('trained', 'allowed', 'refused', 'words'),
+  [
+    (
+      'buys',
+      {},
+      {'split_seed': 1},
+      'test rows of --split_seed=1',
+    ),
+    ('buys', {'task': 'age', 'split_seed': 1}, None, None),
+    ('thumb_up', {'task': 'age'}, {'task': 'click'}, 'that --task=click holds'),
+  ],
+)
+def test_a_source_that_has_seen_test_rows_is_refused(
+  monkeypatch, trained, allowed, refused, words
+):
+  source = finetune.FinetuneSettings(
+    dataset='movielens_users/1m', task=trained, pretrained='a'
+  )
+  monkeypatch.setattr(
+    'experiments.finetuning.data.restore_description',
+    lambda run: types.SimpleNamespace(flags=source.flag_values()),
+  )
+  labels = data_of('classification', **{name: [0, 1] for name in SPLITS})
+  check_task(dataclasses.replace(source, **allowed), labels)
+  other_data = {'dataset': 'movielens_users/100k'} | (refused or {})
+  check_task(dataclasses.replace(source, **other_data), labels)
+  if refused:
+    with pytest.raises(SettingsError, match=words):
+      check_task(dataclasses.replace(source, **refused), labels)
 
 
 def test_more_training_rows_than_there_are_are_refused(data_dir):

@@ -70,6 +70,9 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--kind=conversion needs 2 classes; {task} has {len(labels)}'
     )
   check_ranking(settings, data)
+  if settings.pretrained:
+    for run in (settings.pretrained, *settings.concatenate):
+      _refuse_known_rows(settings, run)
   check_flags(settings, data.kind)
   _check_select_by(settings, data)
 
@@ -125,6 +128,35 @@ def _refuse_known_targets(
       f'--{flag}={run} was fine-tuned on '
       f'--task={flags["task"]}, so that it may have seen films that '
       f'--task={settings.task} holds out: take a pre-training run'
+    )
+
+
+def _refuse_known_rows(settings: FinetuneSettings, run: str) -> None:
+  """Refuses a source run that was fine-tuned on test rows of this task.
+
+  Rankings of a MovieLens data set hold out the same films, but split them
+  differently, so that one task is trained on test rows of another.
+  """
+  flags, own = restore_description(run).flags, settings.flag_values()
+  if any(flags.get(name) != own[name] for name in ('dataset', 'events')):
+    return
+  trained, seed = flags.get('task', ''), flags.get('split_seed')
+  if trained == settings.task and seed != own['split_seed']:
+    raise SettingsError(
+      f'{run} was fine-tuned on --task={trained} with --split_seed={seed}, so '
+      'that it has seen labels of the test rows of '
+      f'--split_seed={settings.split_seed}: take that seed, or a pre-training '
+      'run'
+    )
+  same_films = ('click', 'thumb_up', 'click_by_user', 'thumb_up_by_user')
+  if (
+    settings.dataset.startswith('movielens_users/')
+    and trained != settings.task
+    and {trained, settings.task} <= set(same_films)
+  ):
+    raise SettingsError(
+      f'{run} was fine-tuned on --task={trained}, so that it has seen films '
+      f'that --task={settings.task} holds out: take a pre-training run'
     )
 
 
