@@ -180,11 +180,8 @@ def test_csv_is_cut_only_where_no_quoted_cell_may_be(
   path = tmp_path / 'a.csv'
   rows = [f'u{row},i,{row}\n' for row in range(15)]
   path.write_text(f'user_id,item_id,time\n{"".join(rows)}u,{cell},1\n')
-  scanned = [
-    found
-    for span in pipeline.cut_file(path)
-    for _, found in pipeline.scan(('a', span))
-  ]
+  spans = pipeline.cut_file(path)
+  scanned = [pipeline.scan(('a', span))[1] for span in spans]
   assert len(scanned) > 3
   found = [span for _, span in pipeline.with_lines('a', scanned)]
   assert len(found) == parts
@@ -288,7 +285,6 @@ def test_options_that_are_tried_do_not_swallow_the_log(monkeypatch):
 def _fail(number):
   if number:
     raise OSError(28, 'No space left on device', f'/disk/{number}')
-  yield number
 
 
 @pytest.mark.slow
@@ -300,5 +296,9 @@ def test_what_the_system_refuses_to_a_worker_is_no_traceback_of_beam(tmp_path):
     beam.errors_left_in(tmp_path),
     apache_beam.Pipeline(options=options) as begin,
   ):
-    _ = begin | apache_beam.Create([0, 1]) | pipeline.each(_fail, tmp_path)
+    _ = (
+      begin
+      | apache_beam.Create([0, 1])
+      | apache_beam.Map(pipeline.guarded, _fail, tmp_path)
+    )
   assert '/disk/1' in str(error.value)

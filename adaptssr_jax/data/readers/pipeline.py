@@ -32,33 +32,22 @@ _SPAN = 1 << 26
 _BUCKETS = 256
 
 
-class Guarded(beam.DoFn):
-  """Calls a generator function with each element, on any worker.
+def guarded(
+  element: Any, function: Callable, folder: pathlib.Path, *side_inputs: Any
+) -> Any:
+  """Calls a function with an element, in `beam.Map` or `beam.FlatMap`.
 
   Args:
-    function: the function. `beam.errors_left_in` raises its `DataError` or
-      `OSError` again.
+    function: called with the element and the side inputs; no generator. If it
+      raises a `DataError` or an `OSError`, `beam.errors_left_in` raises that
+      again.
     folder: for errors.
   """
-
-  def __init__(self, function: Callable, folder: pathlib.Path) -> None:
-    self._function = function
-    self._folder = str(folder)
-
-  def process(self, element: Any, *side_inputs: Any) -> Iterator:
-    """Calls the function with the element and the side inputs."""
-    try:
-      yield from self._function(element, *side_inputs)
-    except (DataError, OSError) as error:
-      leave_error(error, self._folder)
-      raise
-
-
-def each(
-  function: Callable, folder: pathlib.Path, *side_inputs: Any
-) -> beam.ParDo:
-  """Calls a generator function with each element; see `Guarded`."""
-  return beam.ParDo(Guarded(function, folder), *side_inputs)
+  try:
+    return function(element, *side_inputs)
+  except (DataError, OSError) as error:
+    leave_error(error, str(folder))
+    raise
 
 
 @beam.ptransform_fn
@@ -76,7 +65,7 @@ def spans_of(
     begin
     | 'cut' >> beam.Create(cut)
     | 'scan anywhere' >> beam.Reshuffle()
-    | 'scan' >> each(scan, folder)
+    | 'scan' >> beam.Map(guarded, scan, folder)
     | 'file' >> beam.GroupByKey()
     | 'count lines' >> beam.FlatMapTuple(with_lines)
     | 'read anywhere' >> beam.Reshuffle()
@@ -101,7 +90,7 @@ def cut_file(path: pathlib.Path) -> list[Span]:
 
 def scan(
   element: tuple[Hashable, Span],
-) -> Iterator[tuple[Hashable, tuple[Span, int, bool]]]:
+) -> tuple[Hashable, tuple[Span, int, bool]]:
   """Counts the lines of a span and checks that none has an open quotation."""
   file, span = element
   lines, is_plain = 0, True
@@ -111,7 +100,7 @@ def scan(
     if b'"' in block.text and span.path.suffix.lower() == '.csv':
       counts = (line.count(b'"') for line in block.text.split(b'\n'))
       is_plain = is_plain and not any(count % 2 for count in counts)
-  yield file, (span, lines, is_plain)
+  return file, (span, lines, is_plain)
 
 
 def with_lines(
@@ -194,7 +183,7 @@ def split_examples(
   """
   # One generator draws the order of all rows, so one worker draws the splits.
   draw = functools.partial(_positions, split=split, source=source)
-  positions = total | 'positions' >> each(draw, folder)
+  positions = total | 'positions' >> beam.Map(guarded, draw, folder)
   splits = tuple(split(0))
   take = beam.FlatMap(_take, AsSingleton(positions))
   taken = rows | 'take' >> take.with_outputs(*splits)
@@ -203,14 +192,14 @@ def split_examples(
 
 def _positions(
   total: int, *, split: Callable[[int], dict[str, np.ndarray]], source: str
-) -> Iterator[dict[str, tuple[int, np.ndarray]]]:
+) -> tuple[np.ndarray, dict[str, int]]:
   """The position of each row in all splits together, and {split: size}."""
   parts = split(total)
   for name, part in parts.items():
     check_count(len(part), where=f'{name} split of {source}')
   position = np.empty(total, np.int64)
   position[np.concatenate(list(parts.values()))] = np.arange(total)
-  yield position, {name: len(part) for name, part in parts.items()}
+  return position, {name: len(part) for name, part in parts.items()}
 
 
 def _take(

@@ -7,7 +7,6 @@ database, in the way in which all rows are processed without Beam.
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -46,21 +45,22 @@ def user_examples(
   files = {('events', at): path for at, path in enumerate(events.paths)}
   if labels not in (None, events):
     files |= {('labels', at): path for at, path in enumerate(labels.paths)}
-  read = pipeline.each(functools.partial(_read, tables=both), folder)
+  read = beam.FlatMap(pipeline.guarded, _read, folder, both)
   outputs = ('events', 'labels', 'items', 'times')
   spans = begin | 'spans' >> pipeline.spans_of(files, folder)
   read = spans | 'read' >> read.with_outputs(*outputs)
   time_order = (
     read.times
     | 'all times' >> beam.combiners.ToList()
-    | 'time order'
-    >> pipeline.each(functools.partial(_time_order, events=events), folder)
+    | 'time order' >> beam.Map(pipeline.guarded, _time_order, folder, events)
   )
-  group = functools.partial(_group, **both)
   users = (
     {'events': read.events, 'labels': read.labels}
     | 'user' >> beam.CoGroupByKey()
-    | 'group' >> pipeline.each(group, folder, AsSingleton(time_order))
+    | 'group'
+    >> beam.FlatMap(
+      pipeline.guarded, _group, folder, AsSingleton(time_order), events, labels
+    )
   )
   items = read.items | 'items' >> pipeline.in_order()
   _ = items | 'save items' >> pipeline.save(folder / 'items.json')
@@ -76,7 +76,7 @@ def user_examples(
     users
     | 'first' >> beam.Map(lambda users: users.first)
     | 'all first' >> beam.combiners.ToList()
-    | 'order' >> pipeline.each(functools.partial(_order, events=events), folder)
+    | 'order' >> beam.Map(pipeline.guarded, _order, folder, events)
   )
   rows = users | 'rows' >> beam.FlatMap(
     _rows, AsSingleton(order), AsSingleton(items), AsSingleton(classes)
@@ -87,40 +87,40 @@ def user_examples(
 
 
 def _read(
-  element: tuple[tuple[str, int], Span], *, tables: dict[str, Tables]
-) -> Iterator[TaggedOutput]:
+  element: tuple[tuple[str, int], Span], tables: dict[str, Tables]
+) -> list[TaggedOutput]:
   (name, file), span = element
   with duckdb.connect() as connection:
     found = list(read_columns(connection, span, tables[name].columns))
   # No line may begin in the span, or none may meet the condition.
   if not sum(map(len, found)):
-    return
+    return []
   table = pa.concat_tables(found)
   row = pc.add(table.column('line'), file * FILE)
   table = table.set_column(0, 'line', row)
-  for bucket in pipeline.buckets(table, 'user_id'):
-    yield TaggedOutput(name, bucket)
+  buckets = pipeline.buckets(table, 'user_id')
+  outputs = [TaggedOutput(name, bucket) for bucket in buckets]
   if name == 'events':
     items = pa.table({'id': table['item_id'], 'position': row})
-    yield TaggedOutput('items', pipeline.first_positions([items]))
+    outputs.append(TaggedOutput('items', pipeline.first_positions([items])))
     with duckdb.connect() as connection:
       connection.register('part', table.rename_columns({'line': 'row'}))
       times = table_groups.first_times(connection, 'part')
-    yield TaggedOutput('times', times)
+    outputs.append(TaggedOutput('times', times))
+  return outputs
 
 
-def _time_order(found: list[tuple], *, events: Tables) -> Iterator[str]:
+def _time_order(found: list[tuple], events: Tables) -> str:
   table_users.check_any_row(events, len(found))
-  yield table_groups.sort_key(events, found)
+  return table_groups.sort_key(events, found)
 
 
 def _group(
   bucket: tuple[int, dict[str, Iterable[pa.Table]]],
   time_order: str,
-  *,
   events: Tables,
   labels: Tables | None,
-) -> Iterator[Users]:
+) -> list[Users]:
   _, tables = bucket
   with duckdb.connect() as database:
     database.execute(table_groups.DATABASE)
@@ -128,14 +128,13 @@ def _group(
       for part in parts:
         table_users.insert(database, name, part)
     users = table_groups.group_users(database, events, labels, time_order)
-  if len(users.first):
-    yield users
+  return [users] if len(users.first) else []
 
 
-def _order(first: list[np.ndarray], *, events: Tables) -> Iterator[np.ndarray]:
+def _order(first: list[np.ndarray], events: Tables) -> np.ndarray:
   order = np.sort(np.concatenate([np.zeros(0, np.int64), *first]))
   table_users.check_any_user(events, len(order))
-  yield order
+  return order
 
 
 def _rows(

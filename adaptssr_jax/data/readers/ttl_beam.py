@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -13,7 +12,6 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton, PBegin, PCollection
 
 from adaptssr_jax.data.readers import pipeline
-from adaptssr_jax.data.readers.lines import Span
 from adaptssr_jax.data.readers.ttl_lines import (
   Lines,
   last_lines,
@@ -23,9 +21,6 @@ from adaptssr_jax.data.readers.ttl_lines import (
   users_of,
 )
 from adaptssr_jax.data.rows import Kind, Rows
-
-# The byte offset at which a span begins, and its lines.
-_Part = tuple[int, Lines]
 
 
 def ttl_examples(
@@ -53,7 +48,8 @@ def ttl_examples(
   if task is not None:
     users = AsSingleton(
       lines
-      | 'users' >> pipeline.each(_users, folder, AsSingleton(items))
+      | 'users'
+      >> beam.Map(pipeline.guarded, users_of, folder, AsSingleton(items))
       | 'last lines' >> beam.CombineGlobally(last_lines)
     )
     lines = begin | 'lines of the task' >> _read(task, kind, folder)
@@ -64,20 +60,18 @@ def ttl_examples(
   _ = (
     tuple(every)
     | beam.Flatten()
-    | 'dropped'
-    >> beam.MapTuple(lambda _, lines: (str(lines.path), lines.dropped))
+    | 'dropped' >> beam.Map(lambda of: (str(of.span.path), of.dropped))
     | 'all dropped' >> beam.combiners.ToList()
     | 'notes' >> beam.Map(notes_of)
     | 'save notes' >> pipeline.save(folder / 'notes.json')
   )
   counts = (
     lines
-    | 'count' >> beam.MapTuple(lambda start, of_span: (start, of_span.num_rows))
+    | 'count' >> beam.Map(lambda of: (of.span.start, of.num_rows))
     | 'all counts' >> beam.combiners.ToList()
   )
-  rows = lines | 'rows' >> pipeline.each(
-    _rows, folder, AsSingleton(counts), AsSingleton(items), users, tails
-  )
+  sides = AsSingleton(counts), AsSingleton(items), users, tails
+  rows = lines | 'rows' >> beam.Map(pipeline.guarded, _rows, folder, *sides)
   total = counts | 'total' >> beam.Map(
     lambda counts: sum(count for _, count in counts)
   )
@@ -91,17 +85,12 @@ def _read(
   begin: PBegin, path: pathlib.Path, kind: Kind, folder: pathlib.Path
 ) -> PCollection:
   """The lines of a file, with one element per span."""
-  read = functools.partial(_lines, kind=kind)
   return (
     begin
     | pipeline.spans_of({path.name: path}, folder)
-    | 'read' >> pipeline.each(read, folder)
+    | beam.Values()
+    | 'read' >> beam.Map(pipeline.guarded, read_lines, folder, kind)
   )
-
-
-def _lines(element: tuple[str, Span], *, kind: Kind) -> Iterator[_Part]:
-  _, span = element
-  yield span.start, read_lines(span, kind)
 
 
 @beam.ptransform_fn
@@ -109,29 +98,26 @@ def _ids(lines: PCollection, name: str) -> PCollection:
   """The raw ids of all spans, in the order in which they first appear."""
   return (
     lines
-    | 'ids' >> beam.MapTuple(functools.partial(_with_positions, name=name))
+    | 'ids' >> beam.Map(functools.partial(_with_positions, name=name))
     | pipeline.in_order()
   )
 
 
-def _with_positions(start: int, lines: Lines, *, name: str) -> pa.Table:
+def _with_positions(lines: Lines, *, name: str) -> pa.Table:
   ids = getattr(lines, name)
   # An id takes at least one byte of the span, so positions of spans differ.
-  return pa.table({'id': ids, 'position': start + np.arange(len(ids))})
-
-
-def _users(part: _Part, items: pa.Int64Array) -> Iterator[pa.Table]:
-  yield users_of(part[1], items)
+  position = lines.span.start + np.arange(len(ids))
+  return pa.table({'id': ids, 'position': position})
 
 
 def _rows(
-  part: _Part,
+  lines: Lines,
   counts: list[tuple[int, int]],
   items: pa.Int64Array,
   users: pa.Table | None,
   tails: pa.Int64Array | None,
-) -> Iterator[tuple[np.ndarray, Rows]]:
-  start, lines = part
+) -> tuple[np.ndarray, Rows]:
+  start = lines.span.start
   before = sum(count for other, count in counts if other < start)
   rows = rows_of(lines, items, users, tails)
-  yield before + np.arange(lines.num_rows), rows
+  return before + np.arange(lines.num_rows), rows

@@ -48,10 +48,10 @@ _UNUSUAL = (
 
 
 class Lines(NamedTuple):
-  """Consecutive lines of a file.
+  """The lines of a span of a file.
 
   Args:
-    path: the file.
+    span: the span.
     kind: the kind of its lines.
     number: the line number of each line with behaviours, int64 [rows].
     items: the items of each line without zeros, as indices into `item_ids`.
@@ -63,7 +63,7 @@ class Lines(NamedTuple):
     dropped: the line numbers of the lines without behaviours, int64.
   """
 
-  path: pathlib.Path
+  span: Span
   kind: Kind
   number: np.ndarray
   items: Ragged
@@ -96,43 +96,30 @@ def read_lines(span: Span, kind: Kind) -> Lines:
     kept = of_block[0].lengths > 0
     numbers.append(number[kept])
     dropped.append(number[~kept])
-    # Blocks are encoded separately and merged at the end: looking up all ids in
-    # one dictionary takes twice as long.
     for rows, parts in zip(of_block, (items, tails), strict=True):
-      rows = rows if kept.all() else rows.take(np.flatnonzero(kept))
-      parts.append((pa.array(rows.values).dictionary_encode(), rows.lengths))
+      parts.append(rows if kept.all() else rows.take(np.flatnonzero(kept)))
   nothing = [np.zeros(0, np.int64)]
   return Lines(
-    span.path,
+    span,
     kind,
     np.concatenate(numbers or nothing),
-    *_merged(items),
-    *_merged(tails),
+    *_encoded(items),
+    *_encoded(tails),
     np.concatenate(dropped or nothing),
   )
 
 
-def _merged(
-  parts: list[tuple[pa.DictionaryArray, np.ndarray]],
-) -> tuple[Ragged, pa.Int64Array]:
-  """Joins encoded blocks: all rows as indices, and the ids; empties `parts`."""
-  encoded = pa.chunked_array(
-    [values for values, _ in parts], pa.dictionary(pa.int32(), pa.int64())
-  )
-  lengths = [np.zeros(0, np.int64), *(lengths for _, lengths in parts)]
-  # Each copy is as large as the file: never hold more than two.
+def _encoded(parts: list[Ragged]) -> tuple[Ragged, pa.Int64Array]:
+  """Joins rows of ids, as indices into the distinct ids; empties `parts`."""
+  values = pa.chunked_array([part.values for part in parts], pa.int64())
+  lengths = [np.zeros(0, np.int64), *(part.lengths for part in parts)]
+  # The raw ids are as large as the file: free them before the next copy.
   parts.clear()
-  encoded = encoded.unify_dictionaries()
-  indices = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-  rows = Ragged.from_lengths(
-    np.concatenate([np.zeros(0, np.int32), *indices]), np.concatenate(lengths)
-  )
-  ids = pa.array([], pa.int64())
-  if encoded.num_chunks:
-    ids = encoded.chunk(0).dictionary
-  del encoded, indices
+  values = values.dictionary_encode()
+  values = values.combine_chunks()
   pa.default_memory_pool().release_unused()
-  return rows, ids
+  rows = Ragged.from_lengths(values.indices.to_numpy(), np.concatenate(lengths))
+  return rows, values.dictionary
 
 
 def _parse(
@@ -207,8 +194,8 @@ def items_of(lines: Lines, item_ids: pa.Int64Array) -> Ragged:
     row = np.searchsorted(items.offsets, at, side='right') - 1
     item = lines.item_ids[lines.items.values[at]]
     raise DataError(
-      f'{lines.path}, line {lines.number[row]}: item {item} is not in '
-      f'{PRETRAIN_FILE}; take all files from the same archive'
+      f'{lines.span.path}, line {lines.number[row]}: item {item} is not '
+      f'in {PRETRAIN_FILE}; take all files from the same archive'
     )
   return items
 
@@ -261,8 +248,9 @@ def rows_of(
     missing = pc.index(index.is_valid(), False).as_py()
     if missing >= 0:
       raise DataError(
-        f'{lines.path}, line {number[missing]}: no line of {PRETRAIN_FILE} has '
-        'these behaviours; take all files from the same archive'
+        f'{lines.span.path}, line {number[missing]}: no line of '
+        f'{PRETRAIN_FILE} has these behaviours; take all files from the same '
+        'archive'
       )
     number = users['number'].take(index).to_numpy()
   rows = Rows(list(map(str, number.tolist())), items)
