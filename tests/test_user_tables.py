@@ -280,10 +280,9 @@ def read(tmp_path, paths, **settings):
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
   events = Tables(paths, Columns(texts, 'time'))
   said = []
-  with open_database(tmp_path / 'database', **settings) as database:
-    users, vocabulary = read_users(
-      database, events, None, on_progress=said.append
-    )
+  users, vocabulary = read_users(
+    events, None, tmp_path / 'database', on_progress=said.append, **settings
+  )
   assert not list((tmp_path / 'database').iterdir())
   return users, vocabulary, said
 

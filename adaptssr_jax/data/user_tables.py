@@ -21,20 +21,19 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.readers.table_sql import check_time_format, columns_of
-from adaptssr_jax.data.readers.table_users import open_database, read_users
+from adaptssr_jax.data.readers.table_users import read_users
 from adaptssr_jax.data.readers.tables import Columns, Tables, check_path
 from adaptssr_jax.data.rows import (
   DataError,
   Rows,
   Vocabulary,
-  ignore_progress,
   split_for,
   split_rows,
 )
@@ -170,33 +169,6 @@ def _fingerprint(path: pathlib.Path) -> list[str]:
   return [path.suffix, digest]
 
 
-def read_tables(
-  config: UserTablesConfig,
-  folder: pathlib.Path,
-  *,
-  on_progress: Callable[[str], None] = ignore_progress,
-  memory_limit: str = '',
-) -> tuple[Rows, Vocabulary]:
-  """Reads the users of the tables without preparing a data set.
-
-  Args:
-    folder: for data that does not fit in memory; it is left empty again.
-    on_progress: called with each line of progress.
-    memory_limit: of DuckDB, such as '4GB'; by default 80% of the machine's.
-
-  Returns:
-    The users and the items, each in the order in which they first appear.
-
-  Raises:
-    DataError: a row is invalid, or the memory limit is too low.
-    OSError: the disk is full or the folder cannot be written to.
-  """
-  with open_database(folder, memory_limit=memory_limit) as database:
-    return read_users(
-      database, config.events, config.labels, on_progress=on_progress
-    )
-
-
 class UserTables(UserBuilder):
   """Users from tables of behaviours and labels."""
 
@@ -214,11 +186,12 @@ class UserTables(UserBuilder):
     del dl_manager
     config = self.builder_config
     self.info.metadata['source'] = config.source
-    rows, vocabulary = read_tables(
-      config,
+    rows, vocabulary = read_users(
+      config.events,
+      config.labels,
       pathlib.Path(self.data_dir_root),
-      on_progress=self.on_progress,
       memory_limit=self.memory_limit,
+      on_progress=self.on_progress,
     )
     return split_rows(rows, config.task), vocabulary
 

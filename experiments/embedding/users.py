@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from adaptssr_jax.data import Ragged, UserArrays, Vocabulary
-from adaptssr_jax.data.user_tables import read_tables
+from adaptssr_jax.data.readers.table_users import read_users
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import renumbered, tables_config
@@ -50,8 +50,12 @@ def read_new_users(
   """
   config = tables_config(settings, 'pretrain')
   try:
-    rows, found = read_tables(
-      config, folder, on_progress=print_line, memory_limit=settings.memory_limit
+    rows, found = read_users(
+      config.events,
+      config.labels,
+      folder,
+      memory_limit=settings.memory_limit,
+      on_progress=print_line,
     )
   except OSError as error:
     raise SettingsError(

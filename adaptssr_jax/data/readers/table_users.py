@@ -25,7 +25,12 @@ from adaptssr_jax.data.readers.table_groups import (
   sort_key,
 )
 from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
-from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
+from adaptssr_jax.data.rows import (
+  DataError,
+  Rows,
+  Vocabulary,
+  ignore_progress,
+)
 
 # Between two lines of progress.
 _SECONDS = 10.0
@@ -69,17 +74,20 @@ def open_database(
 
 
 def read_users(
-  database: duckdb.DuckDBPyConnection,
   events: Tables,
   labels: Tables | None,
+  folder: pathlib.Path,
   *,
-  on_progress: Callable[[str], None],
+  memory_limit: str = '',
+  threads: int = 0,
+  on_progress: Callable[[str], None] = ignore_progress,
 ) -> tuple[Rows, Vocabulary]:
   """Reads behaviours and labels, and groups them by user.
 
   Args:
     labels: the labels, equal to `events` if they are a column of it; None for
       pre-training.
+    folder: as for `open_database`, like the next two arguments.
     on_progress: called with each line of progress.
 
   Returns:
@@ -88,16 +96,21 @@ def read_users(
     the names of the classes.
 
   Raises:
-    DataError: a row is invalid, or a user has different labels.
+    DataError: a row is invalid, a user has different labels, or the memory
+      limit is too low.
+    OSError: the disk is full or the folder cannot be written to.
   """
-  database.execute(DATABASE)
-  _load(database, 'events', events, on_progress)
-  time_order = sort_key(events, [first_times(database, 'events')])
-  if labels not in (None, events):
-    _load(database, 'labels', labels, on_progress)
-  users = group_users(
-    database, events, labels, time_order, on_progress=on_progress
-  )
+  with open_database(
+    folder, memory_limit=memory_limit, threads=threads
+  ) as database:
+    database.execute(DATABASE)
+    _load(database, 'events', events, on_progress)
+    time_order = sort_key(events, [first_times(database, 'events')])
+    if labels not in (None, events):
+      _load(database, 'labels', labels, on_progress)
+    users = group_users(
+      database, events, labels, time_order, on_progress=on_progress
+    )
   check_any_user(events, len(users.first))
   classes = class_names(users.label_names)
   rows = users.rows(users.items.values, classes)
