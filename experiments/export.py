@@ -118,6 +118,9 @@ def write_encoder(
     params: the parameters for `UserEncoder.apply`.
     vocabulary: the raw item ids, that of item i at i - 1.
     dataset: the name of the data set that the encoder was trained on.
+
+  Raises:
+    OSError: the disk is full.
   """
   import safetensors.numpy
 
@@ -125,7 +128,10 @@ def write_encoder(
     name: np.asarray(array, np.float32)
     for name, array in flatten_dict(params, sep='.').items()
   }
-  safetensors.numpy.save_file(weights, folder / 'weights.safetensors')
+  try:
+    safetensors.numpy.save_file(weights, folder / 'weights.safetensors')
+  except safetensors.SafetensorError as error:
+    raise OSError(str(error)) from error
   program = folder / 'encoder.jaxexport'
   program.write_bytes(lowered(encoder, weights))
   # safetensors may leave them readable by their owner only.

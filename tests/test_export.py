@@ -220,6 +220,17 @@ def test_a_folder_is_never_overwritten(run, folder):
   assert files(folder) == before
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(run, tmp_path, monkeypatch):
+  def fail(*_):
+    raise safetensors.SafetensorError('No space left on device')
+
+  monkeypatch.setattr('safetensors.numpy.save_file', fail)
+  settings = export.ExportSettings(pretrained=run, output=str(tmp_path / 'out'))
+  with pytest.raises(SettingsError, match='was not written: No space left'):
+    export.main(settings)
+  assert not list(tmp_path.iterdir())
+
+
 def test_without_its_packages_the_extra_is_named(run, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
   settings = export.ExportSettings(pretrained=run, output=str(tmp_path / 'out'))

@@ -130,6 +130,14 @@ def test_a_column_that_is_there_twice_is_an_error(tmp_path):
   assert "two columns 'time'" in error_of(tmp_path, path)
 
 
+@pytest.mark.parametrize('separator', [';', '\t'])
+def test_cells_that_are_not_separated_by_commas_are_told(tmp_path, separator):
+  path = tmp_path / 'e.csv'
+  rows = [COLUMNS, ('u', 'i', '3')]
+  path.write_text(''.join(f'{separator.join(row)}\n' for row in rows))
+  assert error_of(tmp_path, path).endswith('; separate cells by commas')
+
+
 @pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])
 def test_a_file_without_rows_or_of_another_format_is_an_error(tmp_path, suffix):
   path = tmp_path / f'e.{suffix}'

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -47,11 +48,16 @@ def check_columns(
     count = list(present).count(name)
     some = list(present)[:_MOST_NAMES]
     if count != 1:
-      option = _OPTIONS.get(name)
+      advice = ''
+      if name in _OPTIONS:
+        advice = f'; name yours by {_OPTIONS[name]}'
+      is_csv = path.suffix.lower() == '.csv'
+      if is_csv and len(some) == 1 and re.search('[;\t|]', some[0]):
+        advice = '; separate cells by commas'
       raise DataError(
         f'{path}: {"two columns" if count else "no column"} {name!r}; its '
         f'columns are {", ".join(map(quote_cell, some)) or "none: it is empty"}'
-        + (f'; name yours by {option}' if option else '')
+        + advice
       )
 
 
