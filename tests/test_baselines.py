@@ -266,7 +266,10 @@ def test_a_baseline_leaves_what_fine_tuning_leaves(
     data = resplit(baselines.open_data(settings, task), 3)
     test = data.splits['test']
     assert (predictions['example_id'] == test.number).all()
+    users = test.user_ids(test.user_of_rows())
+    assert predictions['user_id'].tolist() == users
     if task == 'age':
+      assert predictions['classes'].tolist() == data.vocabulary.labels
       correct = predictions['logits'].argmax(axis=1) == test.label
       assert (predictions['correct'] == correct).all()
       name, value = 'accuracy', correct.mean()

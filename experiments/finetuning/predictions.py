@@ -102,8 +102,9 @@ def write_result(
 ) -> dict[str, Any]:
   """Writes `predictions.npz` and `result.json`.
 
-  The predictions are those for the test rows, with `example_id`: the number of
-  the row among all labelled rows, the same for all methods, seeds and splits.
+  The predictions are those for the test rows, with `user_id`, the raw id, and
+  `example_id`: the number of the row among all labelled rows, the same for all
+  methods, seeds and splits. With labels, `classes` has the name of each class.
 
   Args:
     about: the entries of the result in addition to the metrics.
@@ -117,7 +118,12 @@ def write_result(
   }
   test = data.splits['test']
   columns = KINDS[data.kind].columns(outputs['test'], test.label)
-  atomic_savez(folder / PREDICTIONS, example_id=test.number, **columns)
+  if test.label is not None:
+    columns['classes'] = np.array(data.vocabulary.labels)
+  user_id = np.array(test.user_ids(test.user_of_rows()))
+  atomic_savez(
+    folder / PREDICTIONS, user_id=user_id, example_id=test.number, **columns
+  )
   text = json.dumps(result, indent=2, allow_nan=False)
   atomic_write(folder / RESULT, text + '\n')
   return result
