@@ -34,11 +34,8 @@ from experiments.run.workdir import opened_workdir, write_dataset
 def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state with the best validation; or the plan."""
   settings = with_defaults(settings)
-  loop.check_run(settings)
-  check_objective(settings)
+  check(settings)
   if settings.plan:
-    check_plan(settings, source=settings.init_from)
-    check_source(settings)
     data = open_data(settings, task='pretrain')
     make = functools.partial(make_pretraining, settings)
     return plan_run(settings, data, make)
@@ -48,7 +45,6 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
 
 def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   """Pre-trains in an open folder."""
-  check_source(settings)
   data = open_data(settings, task='pretrain')
   items = data.vocabulary.items
   write_dataset(folder, data)
@@ -69,6 +65,15 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   )
   print_result_line(f'pre-trained: {folder}')
   return state
+
+
+def check(settings: PretrainSettings) -> None:
+  """Raises `SettingsError` for flags with which the run would fail."""
+  loop.check_run(settings)
+  check_objective(settings)
+  if settings.plan:
+    check_plan(settings, source=settings.init_from)
+  check_source(settings)
 
 
 def check_source(settings: PretrainSettings) -> None:

@@ -296,3 +296,4 @@ def test_a_source_that_is_none_is_refused(tmp_path, data_dir):
   )
   with pytest.raises(CheckpointError, match='absent: no such folder'):
     pretrain.main(settings)
+  assert not list(tmp_path.iterdir())
