@@ -102,6 +102,15 @@ def test_tuples_are_words_between_commas():
   assert parse(PretrainSettings, '--events=').events == ()
 
 
+def test_a_tilde_is_the_home_of_the_user(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/anna')
+  words = ('--workdir=~/run', '--events=~/a.csv,b~.csv', '--where=~x')
+  settings = parse(PretrainSettings, *words)
+  assert settings.workdir == '/home/anna/run'
+  assert settings.events == ('/home/anna/a.csv', 'b~.csv')
+  assert settings.where == '~x'
+
+
 def test_a_tuple_of_numbers_is_refused():
   words = r"--slice_lengths takes strings: \('5', '20'\), not \(5, 20\)"
   with pytest.raises(SettingsError, match=words):

@@ -216,16 +216,20 @@ def from_flags(
   settings_type: type[Settings], values: flags.FlagValues
 ) -> Settings:
   """The settings of parsed flags."""
-  named = {
-    field.name: values[field.name].value
-    for field in dataclasses.fields(settings_type)
-  }
   return settings_type(
     **{
-      name: tuple(filter(None, value)) if isinstance(value, list) else value
-      for name, value in named.items()
+      field.name: _parsed_value(values[field.name].value)
+      for field in dataclasses.fields(settings_type)
     }
   )
+
+
+def _parsed_value(value: Any) -> Any:
+  if isinstance(value, list):
+    return tuple(map(_parsed_value, filter(None, value)))
+  # A shell does not expand ~ in --workdir=~/runs, which would make a folder ~.
+  is_home = isinstance(value, str) and value.startswith('~/')
+  return os.path.expanduser(value) if is_home else value
 
 
 def from_flagfile(
