@@ -8,7 +8,6 @@ grows through the source.
 
 from __future__ import annotations
 
-import functools
 import json
 import pathlib
 import zlib
@@ -155,10 +154,10 @@ def first_positions(tables: Iterable[pa.Table]) -> pa.Table:
 
 def save(path: pathlib.Path) -> beam.PTransform:
   """Writes an element, a list or an array, as a JSON list of texts."""
-  return beam.Map(functools.partial(_save, path=str(path)))
+  return beam.Map(_save, str(path))
 
 
-def _save(values: Iterable, *, path: str) -> None:
+def _save(values: Iterable, path: str) -> None:
   pathlib.Path(path).write_text(json.dumps(list(map(str, values))))
 
 
@@ -182,8 +181,8 @@ def split_examples(
     source: the source, for messages.
   """
   # One generator draws the order of all rows, so one worker draws the splits.
-  draw = functools.partial(_positions, split=split, source=source)
-  positions = total | 'positions' >> beam.Map(guarded, draw, folder)
+  draw = beam.Map(guarded, _positions, folder, split, source)
+  positions = total | 'positions' >> draw
   splits = tuple(split(0))
   take = beam.FlatMap(_take, AsSingleton(positions))
   taken = rows | 'take' >> take.with_outputs(*splits)
@@ -191,7 +190,7 @@ def split_examples(
 
 
 def _positions(
-  total: int, *, split: Callable[[int], dict[str, np.ndarray]], source: str
+  total: int, split: Callable[[int], dict[str, np.ndarray]], source: str
 ) -> tuple[np.ndarray, dict[str, int]]:
   """The position of each row in all splits together, and {split: size}."""
   parts = split(total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 from typing import Any
 
@@ -96,14 +95,10 @@ def _read(
 @beam.ptransform_fn
 def _ids(lines: PCollection, name: str) -> PCollection:
   """The raw ids of all spans, in the order in which they first appear."""
-  return (
-    lines
-    | 'ids' >> beam.Map(functools.partial(_with_positions, name=name))
-    | pipeline.in_order()
-  )
+  return lines | 'ids' >> beam.Map(_with_positions, name) | pipeline.in_order()
 
 
-def _with_positions(lines: Lines, *, name: str) -> pa.Table:
+def _with_positions(lines: Lines, name: str) -> pa.Table:
   ids = getattr(lines, name)
   # An id takes at least one byte of the span, so positions of spans differ.
   position = lines.span.start + np.arange(len(ids))
