@@ -201,7 +201,7 @@ def _without_rounding(cells: pa.Array) -> pa.Array:
     return cells.cast(pa.float64())
   if pa.types.is_date(kind):
     return cells.cast(pa.timestamp('s'))
-  # DuckDB would read a timestamp with a zone in microseconds.
+  # A condition on times with a zone would depend on the zone of this machine.
   is_moment = pa.types.is_timestamp(kind)
   return cells.cast(pa.timestamp(kind.unit)) if is_moment else cells
 
