@@ -93,10 +93,10 @@ TITLES |= {
 }
 # See `ml1m_seeds`.
 TITLES |= {
-  f'pooled_items+learning_rate=0.002+num_epochs={epochs}+num_layers=1': (
-    f'Pooled items, {epochs} epochs'
+  f'pooled_items+learning_rate=0.00{rate}+num_epochs={epochs}+num_layers=1': (
+    f'Pooled items, {epochs} epochs, rate .00{rate}'
   )
-  for epochs in (12, 24)
+  for epochs, rate in ((12, 2), (24, 2), (24, 4))
 }
 # See `ml1m_sweeps` and `ml1m_temperatures`.
 TITLES |= {f'adaptssr_rho_0.{n}': f'AdaptSSR, rho .{n}' for n in range(1, 10)}
@@ -153,7 +153,7 @@ TITLES |= {
 TITLES_OF = {
   'ml1m_seeds': {
     'joint+learning_rate=0.002+num_epochs=12+num_layers=1': (
-      'Pooled items and AdaptSSR from the start, 12 epochs'
+      'Pooled items and AdaptSSR from the start, 12 epochs, rate .002'
     )
   }
 }
