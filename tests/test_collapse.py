@@ -1,9 +1,22 @@
 """Both kinds of collapse are reported, and a healthy run is not."""
 
+import types
+
 import numpy as np
 import pytest
 
-from experiments.pretraining.validation import collapse_warning, spread_of_users
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.ops.buckets import AT_ONCE
+from experiments.flags.pretraining import PretrainSettings
+from experiments.pretraining import validation
+from experiments.pretraining.validation import (
+  collapse_warning,
+  make_validation_step,
+  spread_of_users,
+  validate,
+)
+from experiments.run.batches import Batches
 
 HEALTHY = {'mean_cosine': 0.1, 'effective_rank': 38.0, 'uniformity': -3.0}
 VIEWS = {'explicit': 0.8, 'other': 0.1}
@@ -61,3 +74,45 @@ def test_what_is_wrong_is_said_with_its_numbers(values, words):
   assert bool(warning) == ('--init_from' in warning)
   assert words in warning
   assert bool(warning) == bool(words)
+
+
+USERS = UserArrays(None, Ragged.from_rows([[1]] * 20))
+
+
+def test_a_collapsed_state_has_no_score(capsys):
+  keys = []
+
+  def step(vectors, batch, key):
+    keys.append(key)
+    return {'loss': (3.0, 6.0)}, vectors
+
+  spread = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+  for vectors, expected in ((spread, -0.5), (np.ones_like(spread), None)):
+    values, score = validate(
+      types.SimpleNamespace(step=5, params=vectors),
+      users=USERS,
+      batch_size=16,
+      length=1,
+      objective=('adaptssr',),
+      step=step,
+      key='the same at each call',
+      probes={},
+    )
+    assert (values['validation_loss'], score) == (0.5, expected)
+  assert capsys.readouterr().out.startswith('WARNING at step 5: all users')
+  assert keys == ['the same at each call'] * 4
+
+
+def test_validation_is_without_dropout(monkeypatch):
+  seen = []
+  monkeypatch.setattr(validation, 'make_objective', seen.append)
+  training = types.SimpleNamespace(
+    encoder=UserEncoder(9),
+    batches=Batches(USERS, batch_size=16, length=6),
+    sequences=types.SimpleNamespace(buckets=AT_ONCE),
+    num_steps=1,
+  )
+  make_validation_step(PretrainSettings(), training)
+  (context,) = seen
+  assert context.encoding.deterministic
+  assert not context.is_training

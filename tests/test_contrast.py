@@ -23,9 +23,9 @@ from adaptssr_jax.objectives.views import (
   encode_views,
   views_objective,
 )
-from adaptssr_jax.table.lookup import model_params, with_batch_rows
-from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import init_state, pmap_step, train_step
+from adaptssr_jax.table.lookup import model_params
+from adaptssr_jax.training.devices import AXIS
+from adaptssr_jax.training.step import init_state, train_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import with_defaults
@@ -34,7 +34,9 @@ from experiments.pretraining.step import (
   encoded_lengths,
   sequences_per_user,
 )
-from tests.summed import summed
+from tests.bounds import assert_same_to_rounding
+from tests.eight_devices import batch_of, on_eight_devices
+from tests.reference import cosine
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
 ITEMS, USERS, LENGTH = 35, 16, 5
@@ -47,14 +49,7 @@ CROP = functools.partial(augment.crop, ratio=0.5)
 
 @pytest.fixture(scope='module')
 def batch():
-  rng = np.random.default_rng(0)
-  lengths = np.array([0, 1, 2, *rng.integers(3, LENGTH + 1, USERS - 3)])
-  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
-  return {
-    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
-    'where': np.arange(USERS) < USERS - 1,
-    'example_id': np.arange(USERS),
-  }
+  return batch_of(USERS, length=LENGTH, num_items=ITEMS)
 
 
 @pytest.fixture(scope='module')
@@ -87,10 +82,6 @@ whole = jax.jit(jax.value_and_grad(objective(), has_aux=True))
 
 def mean(pair):
   return float(pair[0] / pair[1])
-
-
-def cosine(a, b):
-  return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
 def test_all_views_and_passes_of_a_user_are_alike():
@@ -185,30 +176,23 @@ def test_augmentations_grow_with_the_step(params, batch):
 
 
 def test_eight_devices_and_a_split_table_change_nothing(params, batch):
-  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
-
   (expected, metrics), gradient = whole(params, batch, KEY)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
   assert np.abs(gradient['encoder']['pooling']['query']).max() > 1e-4
-  function = with_batch_rows(
+  loss, sums, grads = on_eight_devices(
     objective(AXIS),
+    params,
+    batch,
+    KEY,
     mask_id=ENCODER.mask_id,
     size=2 * LENGTH + 2,
-    axis_name=AXIS,
-  )
-  step = functools.partial(summed, function=function)
-  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
-    params | {'table': shard(params['table'])}, split, KEY
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   for name in ('nt_xent_loss', 'coles_loss'):
     np.testing.assert_allclose(
       mean(sums[name]), mean(metrics[name]), rtol=1e-5, err_msg=name
     )
-  # Each device has the sum over all of them.
-  wanted = np.asarray(gradient['table'])
-  table = grads['table'].rows.reshape(-1, 4)[: len(wanted)] / 8
-  np.testing.assert_allclose(table, wanted, atol=1e-5 * np.abs(wanted).max())
+  assert_same_to_rounding(grads['table'], gradient['table'])
 
 
 def test_padding_users_change_nothing(params, batch):

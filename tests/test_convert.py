@@ -101,6 +101,7 @@ def test_encoder_is_inferred_from_shapes():
       {'base_model.trm_encoder.layers.7.ffn.dense_1.bias': np.ones(3)},
       'missing weights: .*layers.2.ffn.*; unknown weights: .*layers.7.ffn',
     ),
+    ({'mask_token': np.full((1, 64), np.nan)}, '^mask_token has .* not finite'),
     ({'mask_token': np.ones((1, 7))}, r'mask_token is \(1, 7\), not \(1, 64\)'),
     (
       {'base_model.trm_encoder.layers.1.ffn.dense_1.weight': np.ones((64, 9))},

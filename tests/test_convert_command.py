@@ -200,6 +200,10 @@ def test_an_encoder_that_the_public_code_has_not(tmp_path, fields):
     ({'classifier.2.weight': np.ones(5)}, r'2.weight is \(5,\), not a matrix'),
     ({'base_model.mlm_head.bias': np.ones(9)}, r'is \(9,\), not \(30,\)$'),
     ({'base_model.mask_token': None}, 'missing weights: mask_token$'),
+    (
+      {'base_model.mlm_head.decoder_weight': np.zeros((30, 16))},
+      'to which it must be tied$',
+    ),
   ],
 )
 def test_weights_of_another_model_are_named(tmp_path, changes, message):

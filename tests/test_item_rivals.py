@@ -6,8 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from adaptssr_jax import augment
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.ecl import (
   ecl_objective,
@@ -16,6 +18,7 @@ from adaptssr_jax.objectives.ecl import (
 )
 from adaptssr_jax.objectives.fill import fill_masked
 from adaptssr_jax.objectives.msdp import (
+  _regularizer,
   init_msdp,
   msdp_objective,
   prefix_and_window,
@@ -28,17 +31,13 @@ from adaptssr_jax.objectives.ptum import (
 )
 from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.table.lookup import (
-  encoder_params,
-  model_params,
-  with_batch_rows,
-)
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.softmax import sample_items
-from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import pmap_step
+from adaptssr_jax.training.devices import AXIS
 from tests.bounds import assert_same_to_rounding
+from tests.eight_devices import batch_of, on_eight_devices
 from tests.random_params import random_params
-from tests.summed import summed
+from tests.reference import cosine
 
 ITEMS, USERS, LENGTH, WINDOW = 35, 16, 6, 4
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
@@ -49,15 +48,8 @@ ENDS = np.cumsum(np.arange(ITEMS + 1)).astype(np.int32)
 
 @pytest.fixture(scope='module')
 def batch():
-  rng = np.random.default_rng(0)
-  lengths = np.array([0, 1, 2, *rng.integers(3, LENGTH + 1, USERS - 3)])
   # Few items, so that some are there twice.
-  items = rng.integers(1, 9, (USERS, LENGTH)).astype(np.int32)
-  batch = {
-    'items': jnp.where(np.arange(LENGTH) < lengths[:, None], items, 0),
-    'where': jnp.arange(USERS) < USERS - 1,
-    'example_id': jnp.arange(USERS),
-  }
+  batch = batch_of(USERS, length=LENGTH, num_items=8)
   return draw_negatives(batch, KEY, ends=ENDS)
 
 
@@ -103,6 +95,9 @@ def real(row):
 encode = jax.jit(ENCODER.apply, static_argnames='deterministic')
 mask = functools.partial(mask_one, mask_id=ENCODER.mask_id)
 mask_by_keys = jax.jit(jax.vmap(mask, (0, None)))
+mask_some = jax.jit(
+  functools.partial(augment.mask, ratio=0.3, mask_id=ENCODER.mask_id)
+)
 cut_two = jax.jit(functools.partial(cut_last, num_next=2))
 cut = functools.partial(prefix_and_window, max_length=LENGTH, max_window=WINDOW)
 cut_by_keys = jax.jit(jax.vmap(cut, (0, None)))
@@ -208,24 +203,44 @@ def test_msdp_predicts_the_shares_of_items_in_a_window(params, batch):
 
 
 def test_the_regularizer_is_the_distance_of_a_masked_prefix(params, batch):
-  plain, _ = predict_shares(params, batch, KEY)
-  # A ratio that masks nothing leaves one vector, whose distance is that of the
-  # predictor.
-  loss, metrics = jax.jit(msdp(regularizer=0.5, ratio=1e-9))(
-    params, batch | {'items': batch['items'].at[:, 1:].set(0)}, KEY
-  )
-  vectors = encoded(params, batch['items'][1 : USERS - 1, :1])
-  predicted = vectors @ np.asarray(params['head']['predictor'], float)
-  cosines = np.sum(predicted * vectors, axis=1) / (
-    np.linalg.norm(predicted, axis=1) * np.linalg.norm(vectors, axis=1)
-  )
-  # Of one behaviour each, there is nothing to predict.
-  np.testing.assert_allclose(loss, 0.5 * np.mean(1 - cosines), rtol=1e-4)
+  predictor = np.asarray(params['head']['predictor'], float)
+  distances = []
+  # One user has no behaviours, and one is padding.
+  for user in range(1, USERS - 1):
+    keys = jax.random.split(jax.random.fold_in(KEY, user), 4)
+    (prefix, *_), _ = cut_by_keys(keys, batch['items'][user])
+    masked = mask_some(keys[3], prefix)
+    first, second = encoded(params, jnp.stack([prefix, masked]))
+    distances += [
+      1 - cosine(first @ predictor, second),
+      1 - cosine(second @ predictor, first),
+    ]
+  (loss, metrics), _ = value_and_grad(msdp)(params, batch, KEY)
   assert metrics['regularizer_loss'][1] == USERS - 2
+  found = mean(metrics['regularizer_loss'])
+  np.testing.assert_allclose(found, np.mean(distances), rtol=1e-4)
   # Its default weight is 0.1.
-  (both, metrics), _ = value_and_grad(msdp)(params, batch, KEY)
-  extra = 0.1 * mean(metrics['regularizer_loss'])
-  np.testing.assert_allclose(both, plain + extra, rtol=1e-5)
+  plain, _ = predict_shares(params, batch, KEY)
+  np.testing.assert_allclose(loss, plain + 0.1 * found, rtol=1e-5)
+
+
+def test_the_vector_that_is_predicted_has_no_gradient():
+  rng = np.random.default_rng(6)
+  shapes = (4, 4), (5, 4), (5, 4)
+  predictor, *pair = (jnp.asarray(rng.normal(size=x), 'f') for x in shapes)
+
+  def loss(first, second):
+    everyone = jnp.ones(5, bool)
+    return _regularizer(
+      predictor, first, second, where=everyone, axis_name=None
+    )[0]
+
+  def distance(mine, other):
+    return (1 - optax.losses.cosine_similarity(mine @ predictor, other)).mean()
+
+  for place, found in enumerate(jax.grad(loss, (0, 1))(*pair)):
+    expected = jax.grad(distance)(pair[place], pair[1 - place]) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('n', [0, 1, 2, 6])
@@ -338,24 +353,17 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
   (expected, metrics), gradient = value_and_grad(make)(params, batch, KEY)
   sampled = {name: batch[name] for name in ('sampled',) if name in batch}
   users = {name: x for name, x in batch.items() if name not in sampled}
-  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), users)
-  # The items and the negatives of a device's two users, padding and mask: a row
-  # that is not there would be nan.
-  function = with_batch_rows(
+  loss, sums, grads = on_eight_devices(
     make(axis_name=AXIS),
+    params,
+    users,
+    KEY,
     mask_id=ENCODER.mask_id,
+    # The items and the negatives of a device's two users, padding and mask.
     size=min(2 * (LENGTH + 12) + 20, ITEMS) + 2,
-    axis_name=AXIS,
-  )
-  step = functools.partial(summed, function=function, more=sampled)
-  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
-    params | {'table': shard(params['table'])}, split, KEY
+    shared=sampled,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
-  # Each device has the sum over all of them.
-  rows = grads['table'].rows.reshape(-1, 4)[: len(params['table'])] / 8
   # That of the bias of the keys is 0: what is left is rounding of terms of 1.
-  assert_same_to_rounding(
-    grads | {'table': rows}, gradient, share=2e-5, least=0.03
-  )
+  assert_same_to_rounding(grads, gradient, share=2e-5, least=0.03)

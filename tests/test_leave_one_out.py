@@ -1,6 +1,8 @@
 """Leave-one-out on synthetic MovieLens ratings, and runs on that split."""
 
+import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from adaptssr_jax.data import load
 from adaptssr_jax.data.movielens_users import leave_one_out_rows
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import baselines, finetune, pretrain
+from experiments.finetuning import data as tuning_data
 from experiments.finetuning.tasks import CUTOFFS
 from experiments.flags.binder import SettingsError
 from experiments.run import data as datasets
@@ -282,6 +285,24 @@ def test_a_run_that_scores_no_items_ranks_none(made, pretrained, tmp_path):
   settings = zero_shot_settings(tmp_path / 'f', made, pretrained.workdir)
   with pytest.raises(SettingsError, match='has not learned to score items'):
     finetune.main(settings)
+
+
+def test_a_run_that_has_seen_held_out_films_starts_no_other(
+  made, trained, tmp_path, monkeypatch
+):
+  start = pretrain_settings('unused', **made | {'init_from': str(trained)})
+  pretrain.check_source(start)
+  with pytest.raises(SettingsError, match='that are held out without this fla'):
+    pretrain.check_source(dataclasses.replace(start, split='last_ten'))
+  # Nor one that was fine-tuned on another task.
+  flags = {'split': 'leave_one_out', 'task': 'click'}
+  told = types.SimpleNamespace(flags=flags)
+  monkeypatch.setattr(tuning_data, 'restore_description', lambda run: told)
+  settings = zero_shot_settings(tmp_path, made, trained)
+  with pytest.raises(SettingsError, match='--task=click, so that it may have'):
+    finetune.open_task(settings)
+  flags['task'] = 'next_item'
+  finetune.open_task(settings)
 
 
 @pytest.mark.parametrize(

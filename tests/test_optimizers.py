@@ -223,6 +223,19 @@ def test_only_rows_of_the_batch_are_written():
   np.testing.assert_array_equal(optimizer.gather(new, new_state, ids), new[ids])
 
 
+def test_a_step_that_is_left_out_changes_nothing():
+  optimizer, table, state = some_steps()
+  nothing = jnp.full((2, DIM), jnp.nan)
+  new, new_state = optimizer.update(
+    nothing, state, table, jnp.array([7, 3]), where=False
+  )
+  np.testing.assert_allclose(
+    new_state.to_come_now, state.to_come_now, rtol=1e-6
+  )
+  new_state = new_state._replace(to_come_now=state.to_come_now)
+  assert_same((new, new_state), (table, state))
+
+
 def test_jit_or_not():
   optimizer, table, state = some_steps()
   ids, gradients = zipf_batches(1, seed=1)

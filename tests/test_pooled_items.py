@@ -27,16 +27,12 @@ from adaptssr_jax.objectives.views import (
   views_objective,
 )
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.table.lookup import (
-  encoder_params,
-  model_params,
-  with_batch_rows,
-)
+from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.softmax import sample_items
-from adaptssr_jax.training.devices import AXIS, shard
-from adaptssr_jax.training.step import pmap_step
+from adaptssr_jax.training.devices import AXIS
+from tests.bounds import assert_same_to_rounding
+from tests.eight_devices import batch_of, on_eight_devices
 from tests.random_params import random_params
-from tests.summed import summed
 
 # Histories of up to 12 behaviours, of which the encoder reads 5.
 ITEMS, USERS, HISTORY, LENGTH = 35, 16, 12, 5
@@ -47,14 +43,7 @@ SLICE = functools.partial(augment.random_slice, lengths=(2, LENGTH))
 
 @pytest.fixture(scope='module')
 def batch():
-  rng = np.random.default_rng(0)
-  lengths = np.array([0, 1, 2, *rng.integers(3, HISTORY + 1, USERS - 3)])
-  items = rng.integers(1, ITEMS + 1, (USERS, HISTORY)).astype(np.int32)
-  return {
-    'items': jnp.where(np.arange(HISTORY) < lengths[:, None], items, 0),
-    'where': jnp.arange(USERS) < USERS - 1,
-    'example_id': jnp.arange(USERS),
-  }
+  return batch_of(USERS, length=HISTORY, num_items=ITEMS)
 
 
 @pytest.fixture(scope='module')
@@ -175,26 +164,19 @@ def test_an_encoder_reads_the_end_of_a_history(batch):
 
 @pytest.mark.parametrize('make', [pooled_items, next_items])
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
-  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
   (expected, metrics), gradient = value_and_grad(make)(params, batch, KEY)
-  # The rows of a device's two users, padding and mask.
-  size = 2 * HISTORY + 2
-  function = with_batch_rows(
+  loss, sums, grads = on_eight_devices(
     make(axis_name=AXIS),
+    params,
+    batch,
+    KEY,
     mask_id=ENCODER.mask_id,
-    size=size,
-    axis_name=AXIS,
-  )
-  step = functools.partial(summed, function=function)
-  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
-    params | {'table': shard(params['table'])}, split, KEY
+    # The rows of a device's two users, padding and mask.
+    size=2 * HISTORY + 2,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])
-  wanted = np.asarray(gradient['table'])
-  # Each device has the sum over all of them.
-  found = grads['table'].rows.reshape(-1, 4)[: len(wanted)] / 8
-  np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+  assert_same_to_rounding(grads['table'], gradient['table'])
 
 
 def test_buckets_and_the_order_of_users_change_nothing(params, batch):

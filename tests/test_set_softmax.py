@@ -128,19 +128,6 @@ def test_many_samples_come_near_the_whole_softmax(scores):
   np.testing.assert_array_equal(look_up(ids[:2]), few)
 
 
-def test_samples_that_are_labels_count_once():
-  # Both ids are labels, so the sum is over these two for any sample.
-  found = jax.jit(sampled_softmax_losses)(
-    np.array([0, 1, 1, 0, 1]),
-    np.array([[1.0]], np.float32),
-    np.array([[0.0], [2.0]], np.float32),
-    np.zeros(2, np.float32),
-    np.array([[0, 1]]),
-    where=np.array([[True, True]]),
-  )
-  np.testing.assert_allclose(found, np.log(1 + np.exp(2)) - 1, rtol=1e-6)
-
-
 def test_distinct_marks_repeated_items_once():
   items = jnp.array([[3, 3, 5, 3, 0, 0], [0] * 6, [9, 8, 7, 9, 8, 7]])
   assert distinct(items).tolist() == [
@@ -158,6 +145,7 @@ def test_a_repeated_label_is_one_class_of_twice_the_weight(is_sampled):
   where = jnp.array([[True, True, True, False]])
   function = losses_of
   if is_sampled:
+    # All samples are labels, so that the sum is over these two for any sample.
     function = functools.partial(sampled_softmax_losses, jnp.array([0, 1, 1]))
   found = jax.jit(function)(*arrays, labels, where=where)
   expected = np.log(1 + np.exp(2)) - (2 * 2 + 0) / 3

@@ -16,12 +16,8 @@ from adaptssr_jax.objectives.duorec import before_last, duorec_objective
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.objectives.views import encode_views, views_objective
 from adaptssr_jax.ops.buckets import Buckets
-from adaptssr_jax.table.lookup import (
-  encoder_params,
-  model_params,
-  with_batch_rows,
-)
-from adaptssr_jax.training.devices import AXIS, shard
+from adaptssr_jax.table.lookup import encoder_params, model_params
+from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import pmap_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
@@ -31,7 +27,7 @@ from experiments.pretraining.step import (
   with_partners_and_similar,
 )
 from tests.bounds import assert_same_to_rounding
-from tests.summed import summed
+from tests.eight_devices import on_eight_devices
 from tests.tiny_runs import (
   Interruption,
   assert_same_run,
@@ -238,27 +234,21 @@ def test_padding_users_and_their_order_change_nothing(params, batch, name):
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_eight_devices_and_a_split_table_change_nothing(params, batch, name):
   params = params[name]
-  split = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch)
   (expected, _), gradient = value_and_grad[name](params, batch, KEY)
-  # Behaviours of two users, those of partners, two similar to each, and ends.
-  size = 2 * LENGTH * 4 + 2
-  function = with_batch_rows(
+  loss, sums, grads = on_eight_devices(
     OBJECTIVES[name](axis_name=AXIS),
+    params,
+    batch,
+    KEY,
     mask_id=ENCODER.mask_id,
-    size=size,
-    axis_name=AXIS,
-  )
-  step = functools.partial(summed, function=function)
-  loss, sums, grads = pmap_step(step, num_replicated_args=1)(
-    params | {'table': shard(params['table'])}, split, KEY
+    # Behaviours of two users, those of partners, two similar to each, and ends.
+    size=2 * LENGTH * 4 + 2,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   np.testing.assert_allclose(
     sums['loss'][0] / sums['loss'][1], expected, rtol=1e-5
   )
-  # Each device has the sum over all of them.
-  rows = grads['table'].rows.reshape(-1, 4)[: ITEMS + 2] / 8
-  found = {'table': rows, **grads['encoder']['pooling']}
+  found = {'table': grads['table'], **grads['encoder']['pooling']}
   wanted = {'table': gradient['table'], **gradient['encoder']['pooling']}
   assert_same_to_rounding(found, wanted)
 
@@ -329,6 +319,22 @@ def test_a_killed_run_goes_on_to_the_bit(run, tmp_path, data_dir, monkeypatch):
       pretrain.main(settings)
   pretrain.main(settings)
   assert_same_run(tmp_path, run)
+
+
+def test_similar_items_are_those_of_training_and_partners_of_the_split():
+  rows = {'train': [[1, 2], [2, 1], [3, 4]], 'validation': [[1, 4], [2, 4]]}
+  splits = {
+    name: UserArrays(None, Ragged.from_rows(some))
+    for name, some in rows.items()
+  }
+  settings = pretrain_settings(
+    '', '', objective=('coserec', 'duorec'), num_similar=1
+  )
+  found = with_partners_and_similar(settings, splits, num_items=4)
+  for users in found.values():
+    assert users.similar_items[1:5, 0].tolist() == [2, 1, 4, 3]
+  assert found['train'].by_last_item[4].tolist() == [2]
+  assert found['validation'].by_last_item[4].tolist() == [0, 1]
 
 
 def test_a_plan_has_the_batches_of_the_run(tmp_path, data_dir, monkeypatch):

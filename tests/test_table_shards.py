@@ -47,11 +47,16 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments.planning.counting import sent_of
 from tests.bounds import assert_same_training
-from tests.quick_objective import quick_objective
+from tests.quick_objective import (
+  LENGTH,
+  USERS,
+  quick_objective,
+  random_batch,
+)
 from tests.random_params import widened
 
 # 37 rows on 8 devices: 5 per device, with 3 padding rows in all.
-ITEMS, USERS, LENGTH, STEPS = 35, 16, 5, 4
+ITEMS, STEPS = 35, 4
 SIZE, OWN_SIZE = USERS * LENGTH + 2, USERS // 8 * LENGTH + 2
 # Without dropout, which compiles slowly and does not depend on the table.
 ENCODER = UserEncoder(
@@ -72,19 +77,8 @@ causal_items = functools.partial(
   causal_items_objective,
   encoding=Encoding(ENCODER.clone(causal=True), axis_name=AXIS),
 )
+batch_of = functools.partial(random_batch, num_items=ITEMS, devices=8)
 sample = functools.partial(sample_items, num_sampled=6, num_ids=ENCODER.mask_id)
-
-
-def batch_of(step):
-  rng = np.random.default_rng(step)
-  lengths = rng.integers(0, LENGTH + 1, USERS)
-  items = rng.integers(1, ITEMS + 1, (USERS, LENGTH)).astype(np.int32)
-  batch = {
-    'items': np.where(np.arange(LENGTH) < lengths[:, None], items, 0),
-    'where': np.arange(USERS) < USERS - 1,
-    'example_id': np.arange(USERS, dtype=np.int32) + USERS * step,
-  }
-  return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,122 @@
+"""Each flag of pre-training reaches the objective that it is for."""
+
+import collections
+import functools
+import inspect
+
+import numpy as np
+import pytest
+
+from adaptssr_jax.data import Ragged, UserArrays
+from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.users import Encoding
+from experiments.pretraining.context import Context
+from experiments.pretraining.objectives import MAKERS
+from tests.tiny_runs import pretrain_settings
+
+ENCODER = UserEncoder(9, max_length=6, embed_dim=4, num_queries=3)
+USERS = UserArrays(
+  None, Ragged.from_rows([[1]]), similar_items=np.zeros((11, 2), np.int32)
+)
+
+
+def made(name, *, deterministic=False, **changes):
+  settings = pretrain_settings('', '', objective=(name,), **changes)
+  encoding = Encoding(ENCODER, deterministic=deterministic)
+  return MAKERS[name](Context(settings, USERS, encoding, num_steps=9))
+
+
+def bound(objective):
+  """What is bound to an objective and to its parts: {keyword: values}."""
+  found = collections.defaultdict(list)
+
+  def visit(value):
+    if isinstance(value, functools.partial):
+      for name, part in value.keywords.items():
+        found[name].append(part)
+      visit([*value.args, value.keywords])
+    elif isinstance(value, dict):
+      visit([*value.values()])
+    elif isinstance(value, list | tuple):
+      for part in value:
+        visit(part)
+    elif inspect.isfunction(value):
+      visit([cell.cell_contents for cell in value.__closure__ or ()])
+
+  visit(objective)
+  return found
+
+
+@pytest.mark.parametrize(
+  ('name', 'changes', 'keyword', 'value'),
+  [
+    ('adaptssr', {'fusion': '0.25'}, 'fusion', 0.25),
+    ('adaptssr', {'fusion': 'batch_mean'}, 'fusion', 'batch_mean'),
+    ('adaptssr', {'loss_form': 'list'}, 'form', 'list'),
+    ('adaptssr', {'hard_negatives': False}, 'hard_negatives', False),
+    ('adaptssr', {'smooth': 0.35}, 'smooth', 0.35),
+    *(
+      (name, {'temperature': 0.35}, 'temperature', 0.35)
+      for name in ('adaptssr', 'clue', 'cl4srec', 'ccl', 'coserec', 'duorec')
+    ),
+    ('ecl', {'temperature': 0.35}, 'temperature', 0.35),
+    # The cosine is divided by the number of interests too.
+    ('idicl', {'temperature': 0.35}, 'temperature', 3 * 0.35),
+    ('adaptssr', {'crop_ratio': 0.35}, 'ratio', 0.35),
+    ('cl4srec', {'reorder_ratio': 0.35}, 'ratio', 0.35),
+    ('masked_items', {'mask_ratio': 0.35}, 'ratio', 0.35),
+    ('msdp', {'mask_ratio': 0.35}, 'ratio', 0.35),
+    ('ecl', {'mask_ratio': 0.35}, 'ratio', 0.35),
+    ('ccl_filled', {'mask_ratio': 0.35}, 'ratio', 0.35),
+    ('coserec', {'substitute_ratio': 0.35}, 'ratio', 0.35),
+    ('coserec', {'insert_ratio': 0.35}, 'ratio', 0.35),
+    ('coserec', {'crop_ratio': 0.35}, 'ratio', 0.35),
+    ('next_items', {'num_next': 7}, 'num_next', 7),
+    ('msdp', {'max_window': 7}, 'max_window', 7),
+    ('msdp', {'msdp_regularizer': 0.35}, 'regularizer', 0.35),
+    ('ecl', {'ecl_contrast': 0.35}, 'contrast', 0.35),
+    ('ecl', {'ecl_discriminator': 0.35}, 'discriminator', 0.35),
+    ('ccl', {'curriculum_steps': 7}, 'num_steps', 7),
+    ('ccl_filled', {'curriculum_steps': 7}, 'num_steps', 7),
+    ('pooled_items', {'slice_lengths': ('2', '5')}, 'lengths', (2, 5)),
+    ('coles', {'slice_lengths': ('2', '5')}, 'lengths', (2, 5)),
+  ],
+)
+def test_a_flag_reaches_its_objective(name, changes, keyword, value):
+  assert value in bound(made(name, **changes))[keyword]
+  assert value not in bound(made(name))[keyword]
+
+
+def edits_of(augmentation):
+  """The ratios and the mask of an edit, which tell crop and mask apart."""
+  return set(bound(augmentation)) & {'ratio', 'mask_id'}
+
+
+def test_views_have_the_edits_of_the_flags():
+  changes = {'augmentations': ('crop',), 'num_slices': 3}
+  views = made('adaptssr', **changes).keywords['encode'].keywords
+  assert [edits_of(view) for view in views['augmentations']] == [{'ratio'}] * 3
+  changes = {'augmentations': ('crop',), 'second_augmentations': ('mask',)}
+  views = made('adaptssr', **changes).keywords['encode'].keywords
+  assert [edits_of(view) for view in views['augmentations']] == [
+    {'ratio'},
+    {'ratio', 'mask_id'},
+  ]
+  # Dropout makes the implicit views of AdaptSSR, and all those of CLUE.
+  for name in ('adaptssr', 'clue', 'idicl'):
+    encode = made(name, deterministic=True).keywords['encode'].keywords
+    assert encode['passes'] == 2
+    assert not encode['encoding'].deterministic
+
+
+def test_interests_are_kept_apart():
+  assert set(made('idicl').keywords['losses']) == {'idicl', 'query_overlap'}
+
+
+@pytest.mark.parametrize('split', ['last_ten', 'leave_one_out'])
+def test_only_the_new_item_is_validated_with_leave_one_out(split):
+  changes = {'split': split, 'dataset': 'movielens_users/100k'}
+  for deterministic in (False, True):
+    objective = made('causal_items', deterministic=deterministic, **changes)
+    expected = deterministic and split == 'leave_one_out'
+    assert objective.keywords['last_only'] == expected
