@@ -5,8 +5,8 @@ import builtins
 import dis
 import importlib
 import inspect
-import pathlib
 import pkgutil
+import shutil
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.tiny_runs import (
   finetune_settings,
   last_line_of,
   pretrain_settings,
+  saved_steps,
 )
 
 LIBRARY = sorted((ROOT / 'adaptssr_jax').rglob('*.py'))
@@ -346,13 +347,15 @@ assert not hasattr(adaptssr_jax, 'no_such_name')
   assert not {*HEAVY, 'experiments'} & set(found)
 
 
-def test_no_run_imports_tensorflow(tmp_path, data_dir):
-  pretrained = pretrain_settings(tmp_path / 'p', data_dir, num_steps=1)
+def test_no_run_imports_tensorflow(pretrained, tmp_path, data_dir):
+  # A run that is resumed for one more step finds its programs compiled.
+  shutil.copytree(pretrained.workdir, tmp_path / 'p')
+  longer = pretrain_settings(tmp_path / 'p', data_dir, num_steps=10)
   # Which imports more than it takes to train a head.
   tuned = finetune_settings(
     tmp_path / 'f', data_dir, pretrained=str(tmp_path / 'p'), mode='probe'
   )
-  for name, settings in (('p', pretrained), ('f', tuned)):
+  for name, settings in (('p', longer), ('f', tuned)):
     (tmp_path / f'{name}.flags').write_text(settings.to_flagfile())
   commands = [name for name in modules() if name.startswith('experiments.')]
   found = imported_by(f"""
@@ -367,4 +370,5 @@ finetune.main(from_flagfile(finetune.FinetuneSettings, folder / 'f.flags'))
 """)
   assert {'experiments', 'tensorflow_datasets', 'orbax'} <= set(found)
   assert not set(HEAVY) & set(found)
-  assert pathlib.Path(tmp_path / 'f' / 'result.json').exists()
+  assert saved_steps(tmp_path / 'p')[-1] == 10
+  assert (tmp_path / 'f' / 'result.json').exists()

@@ -19,6 +19,7 @@ from experiments.comparison.frozen import rows_of, stored_users
 from experiments.comparison.grid import Cell, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import page_of
+from experiments.comparison.significance import split_test
 from experiments.flags.binder import SettingsError
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder
@@ -165,7 +166,14 @@ def test_columns_are_those_of_all_modes(whole):
     == ('pooled_items', 'age', 'frozen_with_bag', 0.05)
   ]
   assert list(pooled['by_split'].values()) == of_cells
-  assert joined['random_encoder']['test'] == 'corrected resampled t'
+  random = joined['random_encoder']
+  assert random['test'] == 'corrected resampled t'
+  differences = [
+    random['by_split'][split] - pooled['by_split'][split] for split in '012'
+  ]
+  # Of 120 training rows and 40 test rows.
+  p = split_test(np.array(differences), test_per_train=1 / 3)
+  assert random['p'] == pytest.approx(p)
   tuned = found['age', 'fine_tuned', 0.05]['none']
   assert tuned['test'] == 'bootstrap'
   assert tuned['runs'] == 2

@@ -8,7 +8,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -16,7 +15,6 @@ from sklearn import metrics
 from adaptssr_jax import data
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
-from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import finetune
 from experiments.finetuning import tasks
@@ -24,6 +22,7 @@ from experiments.finetuning.predictions import predict_users
 from experiments.flags.binder import SettingsError
 from experiments.planning.plan import shapes_of
 from experiments.run.data import open_data
+from tests.fine_tuned import logits_by_hand
 from tests.tiny_runs import (
   Interruption,
   assert_same_bits,
@@ -32,7 +31,6 @@ from tests.tiny_runs import (
   finetune_settings,
   interrupt_at,
   lines,
-  saved_state,
 )
 
 
@@ -55,13 +53,7 @@ def result_of(settings):
 def expected_scores(settings, split, step):
   """The metrics of a saved model, without batches, devices or this library."""
   users = open_data(settings, task=settings.task).splits[split]
-  encoder, _, _ = restore_encoder(settings.workdir)
-  params = saved_state(settings.workdir, step)['params']
-  rows = np.arange(len(users.items))
-  items = jnp.asarray(users.items.padded(rows, encoder.max_length))
-  head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
-  vectors = jax.jit(encoder.apply)({'params': encoder_params(params)}, items)
-  logits = np.asarray(head.apply({'params': params['head']}, vectors))
+  logits = logits_by_hand(settings, step, users)
   guess, label = logits.argmax(axis=1), users.label
   return {
     'accuracy': metrics.accuracy_score(label, guess),

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
-from test_finetune_tasks import logits_by_hand, predictions
 
 from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.objectives.classification import conversion_objective
@@ -19,6 +18,7 @@ from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
 from tests.drawn_encoders import drawn_params
+from tests.fine_tuned import logits_by_hand, predictions
 from tests.tiny_runs import (
   assert_same_bits,
   finetune_settings,

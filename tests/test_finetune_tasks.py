@@ -9,14 +9,14 @@ import pytest
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
-from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.data import Ragged, UserArrays
-from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import finetune
+from experiments.finetuning.tasks import select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
 from experiments.probing import classifiers
+from tests.fine_tuned import logits_by_hand, predictions
 from tests.labelled_rows import rows_of, synthetic_clicks
 from tests.tiny_runs import (
   Interruption,
@@ -25,7 +25,6 @@ from tests.tiny_runs import (
   finetune_settings,
   interrupt_at,
   lines,
-  saved_state,
 )
 
 # 511 rows of click are of 193 users: 4 batches an epoch.
@@ -42,22 +41,6 @@ def clicked(tmp_path_factory, data_dir):
   folder = tmp_path_factory.mktemp('click') / 'run'
   settings = finetune_settings(folder, data_dir, **RESPLIT)
   return settings, finetune.main(settings)
-
-
-def predictions(settings):
-  with np.load(f'{settings.workdir}/predictions.npz') as saved:
-    return dict(saved)
-
-
-def logits_by_hand(settings, step, users):
-  """Of a saved model for a split, without batches and devices."""
-  encoder, _, _ = restore_encoder(settings.workdir)
-  params = saved_state(settings.workdir, step)['params']
-  rows = np.arange(len(users.items))
-  items = jnp.asarray(users.items.padded(rows, encoder.max_length))
-  head = TaskHead(num_outputs=params['head']['output']['kernel'].shape[1])
-  vectors = jax.jit(encoder.apply)({'params': encoder_params(params)}, items)
-  return np.asarray(head.apply({'params': params['head']}, vectors))
 
 
 def ranks_by_hand(settings, step, rows):
@@ -119,6 +102,8 @@ def test_the_best_epoch_of_a_ranking_is_that_of_ndcg_at_10(clicked):
   }
   assert list(scores) == [4, 8]
   assert result['best_step'] == max(scores, key=scores.get)
+  # All metrics may order two epochs alike.
+  assert select_by(settings, finetune.open_task(settings)) == 'ndcg@10'
 
 
 def test_an_interrupted_ranking_run_is_uninterrupted(

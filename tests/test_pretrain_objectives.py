@@ -13,10 +13,8 @@ from experiments.pretraining import validation
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import MAKERS, init_head
 from tests.tiny_runs import (
-  Interruption,
-  assert_same_run,
+  assert_same_bits,
   finetune_settings,
-  interrupt_at,
   lines,
   pretrain_settings,
   saved_state,
@@ -47,18 +45,6 @@ def test_pooled_items_learn(pooled):
   assert set(params) == {'table', 'encoder', 'head'}
   # Wide enough to begin with.
   assert 0.05 < params['table'].std() < 0.07
-
-
-def test_a_killed_run_goes_on_to_the_bit(
-  pooled, tmp_path, data_dir, monkeypatch
-):
-  settings = pretrain_settings(tmp_path, data_dir, num_steps=6, **POOLED)
-  with monkeypatch.context() as patch:
-    interrupt_at(patch, 5)
-    with pytest.raises(Interruption):
-      pretrain.main(settings)
-  pretrain.main(settings)
-  assert_same_run(tmp_path, pooled.workdir)
 
 
 def test_adaptssr_joins_from_the_first_stage(pooled, tmp_path, data_dir):
@@ -179,7 +165,16 @@ def test_probes_of_several_tasks_choose_by_their_mean(
   assert found[0]['validation_probe'] == pytest.approx(0.4)
 
 
-def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
+def test_the_probe_reads_the_vectors_of_the_epoch(
+  tmp_path, data_dir, monkeypatch
+):
+  probe_score, read = validation.probe_score, []
+
+  def recorded(params, **settings):
+    read.append(params)
+    return probe_score(params, **settings)
+
+  monkeypatch.setattr(validation, 'probe_score', recorded)
   settings = pretrain_settings(
     tmp_path,
     data_dir,
@@ -188,7 +183,10 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     probe_task=('gender', 'click'),
     **POOLED,
   )
-  pretrain.main(settings)
+  state = pretrain.main(settings)
+  for params in read:
+    assert_same_bits(params, state.params)
+  assert len(read) == 2
   (line,) = [line for line in lines(tmp_path) if 'validation_probe' in line]
   # Of 40 validation users, which are of two genders.
   gender = line['validation_probe_gender']
@@ -197,7 +195,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
   mean = (gender + line['validation_probe_click']) / 2
   assert line['validation_probe'] == pytest.approx(mean)
   # As the vectors of that step are read by themselves.
-  read = finetune_settings(
+  alone = finetune_settings(
     tmp_path / 'read',
     data_dir,
     task='click',
@@ -206,7 +204,7 @@ def test_the_probe_reads_the_vectors_of_the_epoch(tmp_path, data_dir):
     learning_rate=None,
     dropout_rate=None,
   )
-  found = finetune.main(read)['validation']['ndcg@10']
+  found = finetune.main(alone)['validation']['ndcg@10']
   assert line['validation_probe_click'] == pytest.approx(found, abs=0.01)
 
 

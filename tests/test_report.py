@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.files import locked
-from experiments import pretrain, report
+from experiments import report
 from experiments.flags.binder import SettingsError
 from experiments.reporting.elements import GENERATOR
 from experiments.run.vector_files import write_vectors
-from tests.tiny_runs import ROOT, files, pretrain_settings
+from tests.tiny_runs import ROOT, files
 
 BAD = '<script>alert(1)</script>&"'
 RESULTS = f"""# synthetic_users/tiny
@@ -59,11 +59,10 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory, data_dir):
+def folder(tmp_path_factory, pretrained):
   """The workdir of a run of AdaptSSR; its name must be escaped in HTML."""
   folder = tmp_path_factory.mktemp('report') / BAD.replace('/', '')
-  pretrain.main(pretrain_settings(folder, data_dir, objective='adaptssr'))
-  return folder
+  return shutil.copytree(pretrained.workdir, folder)
 
 
 @pytest.fixture

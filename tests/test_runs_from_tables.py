@@ -16,7 +16,6 @@ from tests.tiny_runs import (
   FINETUNE,
   PRETRAIN,
   lines,
-  pretrain_settings,
 )
 from tests.user_table_files import write
 
@@ -46,13 +45,6 @@ def tables(tmp_path_factory, data_dir):
     'item_column': 'what',
     'time_column': 'when',
   }
-
-
-@pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, data_dir):
-  folder = tmp_path_factory.mktemp('made') / 'run'
-  pretrain.main(pretrain_settings(folder, data_dir, num_steps=1))
-  return str(folder)
 
 
 def finetune_settings(tables, **changes):
@@ -90,13 +82,13 @@ def test_tables_are_pre_trained_and_fine_tuned_on(tables, tmp_path, capsys):
 
 
 def test_rows_of_the_item_table_are_found_by_raw_id(tables, pretrained, capsys):
-  settings = finetune_settings(tables, pretrained=pretrained)
+  settings = finetune_settings(tables, pretrained=pretrained.workdir)
   users = open_data(settings, task='buys')
   _, params = finetune.make_model(settings, users, jax.random.key(5))
   assert 'knows 3 of 6 items' in capsys.readouterr().out
 
   table = np.asarray(params['table'])
-  _, source, names = restore_encoder(pretrained)
+  _, source, names = restore_encoder(pretrained.workdir)
   expected = np.asarray(source['item_embedding'])
   assert table.shape == (len(ITEMS) + 2, 8)
   np.testing.assert_array_equal(table[[0, -1]], expected[[0, -1]])
@@ -116,7 +108,7 @@ def test_a_run_on_another_vocabulary_trains_and_is_tested(
   tables, pretrained, tmp_path, capsys
 ):
   settings = finetune_settings(
-    tables, workdir=str(tmp_path), pretrained=pretrained, num_steps=1
+    tables, workdir=str(tmp_path), pretrained=pretrained.workdir, num_steps=1
   )
   result = finetune.main(settings)
   assert result['best_step'] == 1

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.checkpoint.encoders import restore_encoder
+from adaptssr_jax.data import UserData, Vocabulary
 from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.objectives.classification import (
+  classification_objective,
+  conversion_objective,
+)
+from adaptssr_jax.objectives.ranking import (
+  ranking_objective,
+  softmax_ranking_objective,
+)
+from adaptssr_jax.ops.buckets import AT_ONCE
 from adaptssr_jax.table.lookup import model_params
 from experiments import finetune
 from experiments.finetuning import step as tuning
@@ -136,6 +146,25 @@ def test_rows_of_the_table_are_updated_at_its_rate(tmp_path, data_dir):
   # items are in no batch of 32 users.
   assert moved.max() == pytest.approx(0.004 * 0.5**2, rel=1e-3)
   assert 0 < np.mean(moved > 0.9 * moved.max()) < 1
+
+
+@pytest.mark.parametrize(
+  ('kind', 'changes', 'objective', 'weight'),
+  [
+    ('classification', {}, classification_objective, None),
+    ('conversion', {'positive_weight': 3.0}, conversion_objective, 3.0),
+    ('ranking', {}, ranking_objective, None),
+    ('ranking', {'ranking_loss': 'softmax'}, softmax_ranking_objective, None),
+  ],
+)
+def test_the_loss_is_that_of_the_task_and_the_flags(
+  kind, changes, objective, weight
+):
+  data = UserData('made', {}, Vocabulary(()), kind)
+  model = {'encoder': ENCODER, 'head': None}
+  loss = tuning.training_loss(FinetuneSettings(**changes), data, model, AT_ONCE)
+  assert loss.func == objective
+  assert loss.keywords.get('positive_weight') == weight
 
 
 def probed(folder, data_dir, **changes):
