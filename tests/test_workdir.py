@@ -53,6 +53,14 @@ def test_an_empty_folder_is_taken(tmp_path):
   assert opened(settings(tmp_path)) == tmp_path
 
 
+def test_at_most_eight_flags_that_differ_are_named(begun):
+  (begun / 'flags.txt').write_text(''.join(f'--old{i}=1\n' for i in range(9)))
+  with pytest.raises(SettingsError) as error:
+    opened(settings(begun))
+  assert str(error.value).count(' was ') == 8
+  assert '; and 1 more. Choose another folder' in str(error.value)
+
+
 @pytest.mark.parametrize('name', ['pretrained', 'init_from'])
 def test_a_run_is_not_overwritten_by_one_that_starts_from_it(begun, name):
   types = {'pretrained': FinetuneSettings, 'init_from': PretrainSettings}

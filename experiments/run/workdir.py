@@ -29,6 +29,9 @@ _FLAGS = 'flags.txt'
 _LOCK = '.lock'
 _HOLDER = '.lock_holder'
 _PART = '.part'
+# The number of flags that an error names; those of another command differ in
+# nearly all.
+_NAMED = 8
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
 SIMILARITIES = 'similarity.json'
@@ -209,12 +212,14 @@ def differing_flags(
     ''
   """
   before = {name: defaults[name] for name in now if name in defaults} | before
-  return '; '.join(
+  found = [
     f'--{name} was {before.get(name, "not given")}, '
     f'is {now.get(name, "not given")}'
     for name in sorted((before.keys() | now.keys()) - set(free))
     if before.get(name) != now.get(name)
-  )
+  ]
+  more = len(found) - _NAMED
+  return '; '.join(found[:_NAMED] + [f'and {more} more'] * (more > 0))
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
