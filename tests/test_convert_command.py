@@ -26,6 +26,7 @@ from adaptssr_jax.encoder.model import TaskHead, UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import convert, embed, export, finetune, pretrain
 from experiments.flags.binder import SettingsError
+from experiments.pretraining import step
 from experiments.run.data import open_data
 from tests.bounds import assert_same_to_rounding
 from tests.tiny_runs import finetune_settings, pretrain_settings
@@ -126,12 +127,10 @@ def test_every_command_starts_from_it(tmp_path, data_dir, monkeypatch):
   settings = pretrain_settings(
     tmp_path, data_dir, init_from=run, objective=('masked_items',), **fields
   )
-  users = open_data(settings, 'pretrain')
-  vocabulary, _ = users.vocabulary
+  data = open_data(settings, 'pretrain')
+  vocabulary, _ = data.vocabulary
   pretrain.check_source(settings)
-  encoder, params = pretrain.make_model(
-    settings, vocabulary, users.splits['train'], jax.random.key(0)
-  )
+  encoder, params = step.make_model(settings, data, jax.random.key(0))
   assert (encoder.embed_dim, encoder.num_layers) == (64, 2)
   for index in (1, 7, 48):
     at = 1 + vocabulary.index(f'item_{index}')
