@@ -1,5 +1,7 @@
 """The data of a task: opening, checking, and choosing the training rows."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from adaptssr_jax.checkpoint.encoders import restore_description
@@ -70,15 +72,13 @@ def check_task(settings: FinetuneSettings, data: UserData) -> None:
       f'--kind=conversion needs 2 classes; {task} has {len(labels)}'
     )
   check_ranking(settings, data)
-  if settings.pretrained:
-    for run in (settings.pretrained, *settings.concatenate):
-      _refuse_known_rows(settings, run)
+  _check_sources(settings, data)
   check_flags(settings, data.kind)
   _check_select_by(settings, data)
 
 
 def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
-  """Refuses flags and source runs that do not fit a ranking task."""
+  """Refuses flags that do not fit a ranking task."""
   zero_shot = settings.mode == 'zero_shot'
   if data.kind != 'ranking':
     if zero_shot:
@@ -102,17 +102,23 @@ def check_ranking(settings: FinetuneSettings, data: UserData) -> None:
       '--mode=zero_shot needs --pretrained=DIR, the workdir of a run that has '
       'learned to predict items: nothing is trained'
     )
-  if settings.pretrained:
-    _refuse_known_targets(settings, 'pretrained', settings.pretrained)
-  for run in settings.concatenate:
-    _refuse_known_targets(settings, 'concatenate', run)
+
+
+def _check_sources(settings: FinetuneSettings, data: UserData) -> None:
+  """Refuses source runs that have seen what the task tests."""
+  runs = [('pretrained', settings.pretrained)] if settings.pretrained else []
+  runs += [('concatenate', run) for run in settings.concatenate]
+  for flag, run in runs:
+    flags = restore_description(run).flags
+    if data.kind == 'ranking':
+      _refuse_known_targets(settings, flag, run, flags)
+    _refuse_known_rows(settings, run, flags)
 
 
 def _refuse_known_targets(
-  settings: FinetuneSettings, flag: str, run: str
+  settings: FinetuneSettings, flag: str, run: str, flags: Mapping[str, str]
 ) -> None:
   """Refuses a source run that was trained on items that the task holds out."""
-  flags = restore_description(run).flags
   if flags.get('split') == LEAVE_ONE_OUT != settings.split:
     raise SettingsError(
       f'--{flag}={run} was trained with '
@@ -131,13 +137,15 @@ def _refuse_known_targets(
     )
 
 
-def _refuse_known_rows(settings: FinetuneSettings, run: str) -> None:
+def _refuse_known_rows(
+  settings: FinetuneSettings, run: str, flags: Mapping[str, str]
+) -> None:
   """Refuses a source run that was fine-tuned on test rows of this task.
 
   Rankings of a MovieLens data set hold out the same films, but split them
   differently, so that one task is trained on test rows of another.
   """
-  flags, own = restore_description(run).flags, settings.flag_values()
+  own = settings.flag_values()
   if any(flags.get(name) != own[name] for name in ('dataset', 'events')):
     return
   trained, seed = flags.get('task', ''), flags.get('split_seed')
