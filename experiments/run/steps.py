@@ -121,12 +121,10 @@ def make_step(
     draw: (batch, key of the step) -> batch with items drawn for each user.
   """
   params = with_sharded_table(params, shard_table=settings.shard_table)
-  # The most rows of the table that a step needs on a device.
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  ids = users * ids_per_user + sampled_items
-  size = min(ids, encoder.num_items) + 2
+  size = max_rows(encoder, users * ids_per_user + sampled_items)
   shared = {
     'optimizer': optimizer,
     'axis_name': AXIS,
@@ -188,13 +186,19 @@ def on_table(
   ids_per_user: int,
 ) -> Callable:
   """Makes a function that reads rows by `look_up` accept a sharded table."""
-  ids = users_per_device(batch_size, jax.device_count()) * ids_per_user
+  users = users_per_device(batch_size, jax.device_count())
   return with_batch_rows(
     function,
     mask_id=encoder.mask_id,
-    size=min(ids, encoder.num_items) + 2,
+    size=max_rows(encoder, users * ids_per_user),
     axis_name=AXIS,
   )
+
+
+def max_rows(encoder: UserEncoder, num_ids: int) -> int:
+  """The most rows of the table that a step needs for so many item ids."""
+  # Those of padding and of the mask are always among them.
+  return min(num_ids, encoder.num_items) + 2
 
 
 def encoding_step(
