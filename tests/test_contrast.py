@@ -276,7 +276,7 @@ def test_idicl_needs_interests(tmp_path, data_dir):
   assert started.num_queries is None
 
 
-def test_what_is_sequences_per_user():
+def test_the_number_of_sequences_per_user():
   counts = {'clue': 2, 'cl4srec': 2, 'idicl': 2, 'ccl': 2, 'coles': 2}
   for name, count in counts.items():
     settings = pretrain_settings('', '', objective=(name,))

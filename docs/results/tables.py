@@ -235,7 +235,8 @@ def collect(
       # without one are baselines, whose vectors are frozen.
       has_seed = words[-1].startswith('seed_')
       words.insert(2, 'fine_tuned' if has_seed else 'frozen')
-    method, task, mode, share, split = words[:5]
+    # A baseline has no seed.
+    method, task, mode, share, split, *seed = words
     result = json.loads(path.read_text())
     metrics = ('accuracy', 'auc', 'ndcg@10')
     metric = next(name for name in metrics if name in result['test'])
@@ -246,7 +247,7 @@ def collect(
         'task': task,
         'share': float(share.removeprefix('share_')),
         'split': int(split.removeprefix('split_')),
-        'seed': int((*words, 'seed_0')[5].removeprefix('seed_')),
+        'seed': int(seed[0].removeprefix('seed_')) if seed else 0,
         'validation': round(result['validation'][metric], 6),
         'test': round(result['test'][metric], 6),
       }

@@ -218,8 +218,9 @@ def differing_flags(
     for name in sorted((before.keys() | now.keys()) - set(free))
     if before.get(name) != now.get(name)
   ]
-  more = len(found) - _NAMED
-  return '; '.join(found[:_NAMED] + [f'and {more} more'] * (more > 0))
+  if len(found) > _NAMED:
+    found[_NAMED:] = [f'and {len(found) - _NAMED} more']
+  return '; '.join(found)
 
 
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
