@@ -28,6 +28,7 @@ from experiments.comparison.commands import (
   record_of,
 )
 from experiments.comparison.grid import Cell, Grid, Run, plan
+from experiments.comparison.methods import FINE_TUNED
 from experiments.comparison.report import write_report
 from experiments.comparison.setup import read_grid
 from experiments.run.process import (
@@ -71,7 +72,8 @@ def make_all(grid: Grid, runs: Sequence[Run]) -> None:
         f'{" since it was resumed" if record["resumed"] else ""}; '
         f'{_in_words(*time_left(seconds, missing), " left")}'
       )
-    if is_new and not is_probe:
+    # The other cells compile only small programs, which the next ones use too.
+    if is_new and (not isinstance(one, Cell) or one.mode == FINE_TUNED):
       forget_compiled()
 
 
