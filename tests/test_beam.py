@@ -58,7 +58,7 @@ def tables(folder, **settings):
     write(folder / 'a.csv', EVENTS[:9]),
     plain,
     write(folder / 'b.parquet', floats[9:]),
-    write(folder / 'c.jsonl', EVENTS[2:7]),
+    write(folder / 'c.jsonl.gz', EVENTS[2:7]),
   ]
   jobs = [(user, f'{place % 3}') for place, (user, *_) in enumerate(EVENTS[7:])]
   if settings.get('label_column') == 'job':

@@ -1,6 +1,7 @@
 """User tables: three formats give one data set."""
 
 import csv
+import gzip
 import os
 import shutil
 
@@ -74,10 +75,25 @@ def test_behaviours_are_in_order_of_time_then_of_rows(tmp_path, suffix):
 @pytest.mark.parametrize('label', [None, 'age'])
 def test_all_formats_give_the_same_data_set(tmp_path, label):
   found = []
-  for suffix in ('csv', 'parquet', 'jsonl', 'ndjson'):
+  formats = 'csv parquet jsonl ndjson csv.gz json.bz2 csv.zst'
+  for suffix in formats.split():
     path = write(tmp_path / f'e.{suffix}', EVENTS)
     found.append(columns_of(load(tmp_path, path, label_column=label)))
-  assert found[0] == found[1] == found[2] == found[3]
+  assert len(found) == 7
+  assert all(columns == found[0] for columns in found)
+
+
+def test_compressed_files_are_read_in_blocks_and_several_members(
+  tmp_path, monkeypatch
+):
+  """As of `cat a.csv.gz b.csv.gz`, or of a tool that compresses in parallel."""
+  monkeypatch.setattr(lines, '_BYTES', 7)
+  path = write(tmp_path / 'e.csv', EVENTS)
+  whole = rows_of(path)
+  text = path.read_bytes()
+  path = tmp_path / 'E.CSV.GZ'
+  path.write_bytes(gzip.compress(text[:50]) + gzip.compress(text[50:]))
+  assert rows_of(path) == whole
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])

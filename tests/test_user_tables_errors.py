@@ -9,7 +9,14 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data.readers.table_files import json_header
-from tests.user_table_files import COLUMNS, EVENTS, csv_file, error_of, write
+from tests.user_table_files import (
+  COLUMNS,
+  EVENTS,
+  compress,
+  csv_file,
+  error_of,
+  write,
+)
 
 CSV_ERRORS = [
   ('u3,i,3', '3 cells, but the header has 4'),
@@ -150,6 +157,21 @@ def test_a_file_without_rows_or_of_another_format_is_an_error(tmp_path, suffix):
   assert error_of(tmp_path, path) == f'{path} has no rows'
 
 
+def test_errors_of_compressed_files_name_their_line_or_damage(tmp_path):
+  path = compress(csv_file(tmp_path, {9: 'u,i,soon,x'}), '.gz')
+  assert f'{path}, line 9: time' in error_of(tmp_path, path)
+  path = compress(csv_file(tmp_path, {}), '.gz')
+  path.write_bytes(path.read_bytes()[:-12])
+  assert f'{path} cannot be read: ' in error_of(tmp_path, path)
+  path.write_bytes(b'user_id,item_id,time\nu,i,1\n')
+  assert f'{path} cannot be read: ' in error_of(tmp_path, path)
+  path.write_bytes(b'')
+  assert 'columns are none: it is empty' in error_of(tmp_path, path)
+  # A span of a Parquet file must be found in it, so it is not compressed.
+  path = path.rename(tmp_path / 'e.parquet.gz')
+  assert f'{path}: unknown format' in error_of(tmp_path, path)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
   missing = tmp_path / 'none.csv'
   assert str(missing) in error_of(tmp_path, missing)
@@ -159,9 +181,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   assert labels in error_of(tmp_path, events, **settings)
   other = write(tmp_path / 'e.jsonl', EVENTS).rename(tmp_path / 'e.xlsx')
   assert f'{other}: unknown format' in error_of(tmp_path, other)
-  packed = tmp_path / 'e.csv.gz'
+  packed = tmp_path / 'e.csv.xz'
   packed.touch()
-  assert error_of(tmp_path, packed).endswith('; decompress it first')
+  assert '.csv' in error_of(tmp_path, packed)
+  assert error_of(tmp_path, packed).endswith(
+    'in one of these and .gz, .bz2, .zst'
+  )
   # A device, which never ends, is refused as well.
   assert 'unknown format' in error_of(tmp_path, '/dev/zero')
   (tmp_path / 'endless.csv').symlink_to('/dev/zero')

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from adaptssr_jax.data.readers.lines import COMPRESSED
 from adaptssr_jax.data.user_tables import user_tables_config
 
 COLUMNS = ('user_id', 'item_id', 'time')
@@ -27,8 +28,10 @@ EVENTS += [(f'u{row}', 'hat', row, 'new') for row in range(17)]
 
 
 def write(path, rows, names=(*COLUMNS, 'age')):
-  """Writes rows in the format of the path's suffix."""
+  """Writes rows in the format, and the compression, of the path's suffixes."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  if path.suffix in COMPRESSED:
+    return compress(write(path.with_suffix(''), rows, names), path.suffix)
   columns = [[row[place] for row in rows] for place in range(len(names))]
   table = pa.table(dict(zip(names, columns, strict=True)))
   if path.suffix == '.csv':
@@ -39,6 +42,15 @@ def write(path, rows, names=(*COLUMNS, 'age')):
     lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
     path.write_text('\n'.join(lines) + '\n')
   return path
+
+
+def compress(path, suffix):
+  """Replaces a file by a compressed one."""
+  packed = path.with_name(path.name + suffix)
+  with pa.output_stream(packed, compression='detect') as file:
+    file.write(path.read_bytes())
+  path.unlink()
+  return packed
 
 
 def load(tmp_path, events, **settings):

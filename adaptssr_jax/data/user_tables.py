@@ -1,8 +1,9 @@
 """Your own users, from tables of behaviours and of labels.
 
 A table of events, in one or several CSV, Parquet or JSON-lines files, has a
-user id, an item id and a time in each row. The labels are a column of this
-table, or a table of their own with a user id and a label in each row.
+user id, an item id and a time in each row; CSV and JSON lines may be
+compressed. The labels are a column of this table, or a table of their own with
+a user id and a label in each row.
 
 Users and items are numbered in the order in which they first appear, file by
 file and row by row, and their ids are kept as text. The behaviours of a user

@@ -30,7 +30,9 @@ class DataSettings(Settings, group='data'):
     mutable_on_resume=True,
   )
   events: tuple[str, ...] = flag(
-    (), 'user_tables: your files of behaviours, CSV, Parquet or JSON lines.'
+    (),
+    'user_tables: your files of behaviours, CSV, Parquet or JSON lines; text '
+    'may be compressed (.csv.gz).',
   )
   labels: str = flag(
     '',

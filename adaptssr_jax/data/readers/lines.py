@@ -6,9 +6,10 @@ file can be read independently.
 
 from __future__ import annotations
 
+import io
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,8 @@ import pyarrow.compute as pc
 from adaptssr_jax.data.rows import DataError
 
 PARQUET = ('.parquet', '.pq')
+# Text in these formats is decompressed while it is read.
+COMPRESSED = ('.gz', '.bz2', '.zst')
 # Bytes that are read at a time.
 _BYTES = 1 << 24
 
@@ -58,18 +61,41 @@ class Block(NamedTuple):
     return pc.binary_slice(lines, 0, -1)
 
 
+def format_of(path: pathlib.Path) -> str:
+  """The suffix of the format of a file, without that of a compression.
+
+  Example:
+    >>> format_of(pathlib.Path('a.CSV')), format_of(pathlib.Path('a.csv.gz'))
+    ('.csv', '.csv')
+  """
+  return (path.with_suffix('') if is_compressed(path) else path).suffix.lower()
+
+
+def is_compressed(path: pathlib.Path) -> bool:
+  """Whether a file is compressed as a whole, by its suffix."""
+  return path.suffix.lower() in COMPRESSED
+
+
 def is_parquet(path: pathlib.Path) -> bool:
   """Whether the suffix of a file is that of Parquet."""
-  return path.suffix.lower() in PARQUET
+  return format_of(path) in PARQUET
+
+
+def open_text(path: pathlib.Path) -> BinaryIO:
+  """Opens a text file for reading; if it is compressed, decompresses it."""
+  if not is_compressed(path):
+    return path.open('rb')
+  compression = pa.Codec.detect(path.name.lower()).name
+  return io.BufferedReader(pa.input_stream(path, compression, _BYTES))
 
 
 def text_blocks(span: Span) -> Iterator[Block]:
   """Yields the lines of a span in blocks."""
-  with span.path.open('rb') as file:
-    if span.start:
-      file.seek(span.start - 1)
-      file.readline()
-    offset, end, line = file.tell(), span.end, span.line
+  with open_text(span.path) as file:
+    offset, end, line = span.start, span.end, span.line
+    if offset:
+      file.seek(offset - 1)
+      offset += len(file.readline()) - 1
     while end is None or offset < end:
       text = file.read(_BYTES if end is None else min(_BYTES, end - offset))
       if text and not text.endswith(b'\n'):

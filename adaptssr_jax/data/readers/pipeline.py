@@ -22,7 +22,13 @@ from apache_beam.pvalue import AsSingleton, PBegin, PCollection, TaggedOutput
 
 from adaptssr_jax.data.beam import leave_error
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.lines import Span, is_parquet, text_blocks
+from adaptssr_jax.data.readers.lines import (
+  Span,
+  format_of,
+  is_compressed,
+  is_parquet,
+  text_blocks,
+)
 from adaptssr_jax.data.rows import DataError, Rows, check_count, examples_of
 
 # Bytes of a span of text, which take some seconds to process.
@@ -55,7 +61,8 @@ def spans_of(
 ) -> PCollection:
   """Divides files into spans of lines or row groups: (key of the file, span).
 
-  A CSV file in which a quoted cell may hold a line break becomes one span.
+  A compressed file, and a CSV file in which a quoted cell may hold a line
+  break, become one span.
   """
   cut = [
     (file, span) for file, path in files.items() for span in cut_file(path)
@@ -74,6 +81,8 @@ def spans_of(
 def cut_file(path: pathlib.Path) -> list[Span]:
   """The spans of a file, without line numbers."""
   starts = range(0, path.stat().st_size, _SPAN)
+  if is_compressed(path):
+    return [Span(path)]
   if is_parquet(path):
     try:
       metadata = pyarrow.parquet.read_metadata(path)
@@ -96,7 +105,7 @@ def scan(
   for block in () if is_parquet(span.path) else text_blocks(span):
     lines += block.text.count(b'\n')
     # A line break in a quoted cell leaves an odd number of marks in its line.
-    if b'"' in block.text and span.path.suffix.lower() == '.csv':
+    if b'"' in block.text and format_of(span.path) == '.csv':
       counts = (line.count(b'"') for line in block.text.split(b'\n'))
       is_plain = is_plain and not any(count % 2 for count in counts)
   return file, (span, lines, is_plain)

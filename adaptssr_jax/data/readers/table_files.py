@@ -17,7 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from adaptssr_jax.data.readers.lines import Span, decoded
+from adaptssr_jax.data.readers.lines import (
+  Span,
+  decoded,
+  format_of,
+  open_text,
+)
 from adaptssr_jax.data.rows import DataError, quote_cell
 
 # Not `string`, whose offsets end at 2 GiB of text.
@@ -51,7 +56,7 @@ def check_columns(
       advice = ''
       if name in _OPTIONS:
         advice = f'; name yours by {_OPTIONS[name]}'
-      is_csv = path.suffix.lower() == '.csv'
+      is_csv = format_of(path) == '.csv'
       if is_csv and len(some) == 1 and re.search('[;\t|]', some[0]):
         advice = '; separate cells by commas'
       raise DataError(
@@ -107,7 +112,7 @@ def csv_rows(
 
 def csv_header(path: pathlib.Path) -> tuple[list[str], int]:
   """The column names, and the number of lines before the first row."""
-  with path.open('rb') as file:
+  with open_text(path) as file:
     rows = csv_rows(path, file)
     line, names = next(rows, (1, []))
     if line > 1:
@@ -123,7 +128,7 @@ def csv_header(path: pathlib.Path) -> tuple[list[str], int]:
 def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
   """The names of the first object, and the wanted ones of later objects."""
   header = {}
-  with path.open('rb') as file:
+  with open_text(path) as file:
     for line, text in enumerate(decoded(path, file), 1):
       try:
         record = json.loads(text) if text.strip() else {}

@@ -23,10 +23,13 @@ import pyarrow.compute as pc
 
 from adaptssr_jax.data.readers import table_sql
 from adaptssr_jax.data.readers.lines import (
+  COMPRESSED,
   PARQUET,
   Block,
   Span,
   decoded,
+  format_of,
+  is_compressed,
   is_parquet,
   text_blocks,
 )
@@ -44,8 +47,7 @@ from adaptssr_jax.data.rows import DataError
 # Added to the line numbers of each further file; no file has as many lines.
 FILE = 1 << 40
 _CSV = '.csv'
-_FORMATS = (_CSV, '.jsonl', '.ndjson', '.json', *PARQUET)
-_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst', '.zip')
+_TEXTS = (_CSV, '.jsonl', '.ndjson', '.json')
 _SELECT_ALL = 'select *, null::varchar as wrong from block'
 # Rows of a block that are read one by one, and that a DuckDB thread processes.
 _ROWS = 65_536
@@ -101,11 +103,11 @@ def _location(path: pathlib.Path, line: int) -> str:
 
 def check_path(path: pathlib.Path) -> None:
   """Raises `DataError` unless the path is a file in a supported format."""
-  if path.suffix.lower() in _COMPRESSED:
-    raise DataError(f'{path} is compressed; decompress it first')
-  if path.suffix.lower() not in _FORMATS:
+  formats = _TEXTS if is_compressed(path) else (*_TEXTS, *PARQUET)
+  if format_of(path) not in formats:
     raise DataError(
-      f'{path}: unknown format; its name must end in {", ".join(_FORMATS)}'
+      f'{path}: unknown format; its name must end in {", ".join(formats)}'
+      f' or, for compressed text, in one of these and {", ".join(COMPRESSED)}'
     )
   # Reading a device might never end.
   if not os.path.isfile(path):
@@ -130,7 +132,7 @@ def read_columns(
   """
   check_path(span.path)
   read = _read_parquet if is_parquet(span.path) else _read_json
-  if span.path.suffix.lower() == _CSV:
+  if format_of(span.path) == _CSV:
     read = _read_csv
   try:
     for table in read(connection, span, columns):
