@@ -1,9 +1,11 @@
 """User tables: three formats give one data set."""
 
 import csv
+import decimal
 import gzip
 import os
 import shutil
+import uuid
 
 import duckdb
 import numpy as np
@@ -106,6 +108,30 @@ def test_integer_ids_are_text_and_labels_sort_by_value(tmp_path, suffix):
   users = load(tmp_path, path, label_column='age')
   assert list(users.vocabulary.labels) == [str(age) for age in range(-3, 24, 3)]
   assert contents(users)['12'] == (['2', '3', '0', '1'], '3')
+
+
+def test_parquet_may_hold_whole_decimals_and_uuids(tmp_path):
+  """Databases export integers and UUIDs in these types."""
+  numbers = [decimal.Decimal(10**30), decimal.Decimal(-7)]
+  ids = [uuid.UUID(int=number).bytes for number in (5, 6)]
+  table = {
+    'user_id': pa.array(numbers, pa.decimal128(38, 0)),
+    'item_id': pa.array(ids, pa.uuid()),
+    'time': pa.array([decimal.Decimal(2), decimal.Decimal(1)]),
+  }
+  path = tmp_path / 'e.parquet'
+  pyarrow.parquet.write_table(pa.table(table), path)
+  uuids = ['00000000-0000-0000-0000-00000000000' + last for last in '56']
+  assert [row[:4] for row in rows_of(path)] == [
+    (1, str(10**30), uuids[0], 2),
+    (2, '-7', uuids[1], 1),
+  ]
+  with pytest.raises(data.DataError, match=r"'item_id' holds .*uuid"):
+    rows_of(path, time_column='item_id')
+  table['user_id'] = pa.array([decimal.Decimal('1.5')] * 2)
+  pyarrow.parquet.write_table(pa.table(table), path)
+  with pytest.raises(data.DataError, match="'user_id' holds decimal"):
+    rows_of(path)
 
 
 def test_labels_that_are_not_all_integers_sort_as_text(tmp_path):
@@ -253,7 +279,8 @@ def test_the_name_follows_the_contents_the_columns_and_the_task(tmp_path):
 def rows_of(path, connection=None, *, start=0, end=None, **settings):
   """The rows of a span of a file: line, user, item and time."""
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
-  columns = Columns(texts, 'time', **settings)
+  time = settings.pop('time_column', 'time')
+  columns = Columns(texts, time, **settings)
   connection = connection or duckdb.connect()
   blocks = list(read_columns(connection, Span(path, start, end), columns))
   return [tuple(row.values()) for block in blocks for row in block.to_pylist()]

@@ -44,7 +44,7 @@ def test_a_bad_line_of_csv_is_named(tmp_path, bad, reason):
 
 JSON_ERRORS = [
   ('{"user_id": "u", "item_id": "i", "time": 3', 'malformed JSON'),
-  ('["u", "i", 3]', 'not a JSON object'),
+  ('["u", "i", 3]', 'not a JSON object; write one per line'),
   ('{"user_id": null, "item_id": "i", "time": 3}', "'user_id' is empty"),
   ('{"item_id": "i", "time": 3}', "'user_id' is empty"),
   ('{"user_id": "", "item_id": "i", "time": 3}', "'user_id' is empty"),
@@ -192,7 +192,19 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   (tmp_path / 'endless.csv').symlink_to('/dev/zero')
   assert 'no such file' in error_of(tmp_path, tmp_path / 'endless.csv')
   (tmp_path / 'folder.csv').mkdir()
-  assert 'folder.csv' in error_of(tmp_path, tmp_path / 'folder.csv')
+  folder = tmp_path / 'folder.csv'
+  assert f"{folder} is a folder; give its files, such as '{folder}/" in (
+    error_of(tmp_path, folder)
+  )
+
+
+def test_a_relative_path_is_named_with_its_folder(tmp_path, monkeypatch):
+  """A run may be resumed from another working directory."""
+  monkeypatch.chdir(tmp_path)
+  begin = "there is no file 'day*.csv' in the folder "
+  assert error_of(tmp_path, 'day*.csv').startswith(f'{begin}{tmp_path};')
+  message = error_of(tmp_path, f'{tmp_path}/day*.csv')
+  assert message.startswith(f"there is no file '{tmp_path}/day*.csv';")
 
 
 @pytest.mark.parametrize('before', ['x', ''])

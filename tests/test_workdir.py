@@ -229,8 +229,13 @@ def test_data_that_changed_under_a_run_is_refused(begun, changed):
   (begun / METRICS).write_text('{"step": 1}\n')
   write_dataset(begun, dataset(['a', 'b']))
   before = files(begun)
-  with pytest.raises(SettingsError, match='holds a run on other data'):
+  with pytest.raises(SettingsError, match='holds a run on other data') as error:
     write_dataset(begun, changed)
+  assert str(error.value).endswith(
+    f'--init_from={begun} starts from the encoder of this run'
+  )
+  with pytest.raises(SettingsError, match=r'Choose another folder$'):
+    write_dataset(begun, changed._replace(kind='ranking'))
   assert files(begun) == before
 
 

@@ -146,7 +146,12 @@ def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
     exists = pathlib.Path(pattern).exists()
     found = [pattern] if exists else sorted(glob.glob(pattern))
     if not found:
-      raise DataError(f'there is no file {pattern!r}; give the path of events')
+      # A run that is resumed elsewhere may have been given a relative path.
+      absolute = pathlib.Path(pattern).is_absolute()
+      where = '' if absolute else f' in the folder {pathlib.Path.cwd()}'
+      raise DataError(
+        f'there is no file {pattern!r}{where}; give the path of events'
+      )
     paths += found
   if not paths:
     raise DataError('there are no files of events; give at least one path')

@@ -251,12 +251,15 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
     return
   items = (f'{json.dumps(item)}\n' for item in data.vocabulary.items)
   texts = {'dataset.txt': f'{data.name}\n', 'vocabulary': ''.join(items)}
+  advice = 'Choose another folder'
+  if data.kind == 'pretrain':
+    advice += f'; --init_from={folder} starts from the encoder of this run'
   for name, text in texts.items():
     path = folder / name
     if _has_trained(folder) and path.exists() and path.read_text() != text:
       raise SettingsError(
         f'--workdir={folder} holds a run on other data: its {name} differs '
-        f'from that of {data.name}. Choose another folder'
+        f'from that of {data.name}. {advice}'
       )
   for name, text in texts.items():
     atomic_write(folder / name, text)

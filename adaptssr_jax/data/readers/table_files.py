@@ -137,7 +137,9 @@ def json_header(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
           f'{path}, line {line}: malformed JSON: {error}'
         ) from None
       if not isinstance(record, dict):
-        raise DataError(f'{path}, line {line}: not a JSON object')
+        raise DataError(
+          f'{path}, line {line}: not a JSON object; write one per line'
+        )
       # Some writers leave out null values.
       found = [name for name in wanted if name in record]
       header |= dict.fromkeys(found if header else record)
@@ -187,12 +189,19 @@ def kind_of(type_: pa.DataType) -> str:
   """The kind of a column of `parquet_blocks`; '' if it is not supported."""
   kinds = {
     'text': pa.types.is_large_string,
-    'number': pa.types.is_integer,
+    'uuid': lambda type_: type_ == pa.uuid(),
+    'number': _is_whole,
     'real': pa.types.is_floating,
     'moment': pa.types.is_timestamp,
     'boolean': pa.types.is_boolean,
   }
   return next((kind for kind, holds in kinds.items() if holds(type_)), '')
+
+
+def _is_whole(type_: pa.DataType) -> bool:
+  """Whether a type holds whole numbers; databases export some as decimals."""
+  is_decimal = pa.types.is_decimal128(type_) and type_.scale == 0
+  return is_decimal or pa.types.is_integer(type_)
 
 
 def _without_rounding(cells: pa.Array) -> pa.Array:

@@ -91,7 +91,7 @@ def json_cells(lines: str, names: Sequence[str], ids: Sequence[str]) -> str:
   pointers = [quoted(f'/{name}') for name in escaped]
   wrong = [
     "when kinds is null then 'malformed JSON, or half a surrogate pair'",
-    "when kinds[1] <> 'OBJECT' then 'not a JSON object'",
+    "when kinds[1] <> 'OBJECT' then 'not a JSON object; write one per line'",
   ]
   for at, name in enumerate(ids, 1):
     reason = f'column {name!r} is no text, integer or boolean, but '

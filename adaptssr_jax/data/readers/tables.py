@@ -103,6 +103,10 @@ def _location(path: pathlib.Path, line: int) -> str:
 
 def check_path(path: pathlib.Path) -> None:
   """Raises `DataError` unless the path is a file in a supported format."""
+  if path.is_dir():
+    raise DataError(
+      f"{path} is a folder; give its files, such as '{path}/*.parquet'"
+    )
   formats = _TEXTS if is_compressed(path) else (*_TEXTS, *PARQUET)
   if format_of(path) not in formats:
     raise DataError(
@@ -155,12 +159,13 @@ def _read_parquet(
     types = dict(zip(names, block.schema.types[1:], strict=True))
     kinds = {name: kind_of(kind) for name, kind in types.items()}
     for name in [*columns.texts.values(), *filter(None, [columns.time])]:
-      refused = ('boolean',) if name == columns.time else ('real', 'moment')
+      is_time = name == columns.time
+      refused = ('boolean', 'uuid') if is_time else ('real', 'moment')
       if kinds[name] in ('', *refused):
         raise DataError(
           f'{span.path}: column {name!r} holds {types[name]}; ids and labels '
-          'must be text, integers or booleans, times numbers, timestamps or '
-          'text'
+          'must be text, integers, booleans or UUIDs, times numbers, '
+          'timestamps or text'
         )
     cells = dict(zip(names, block.column_names[1:], strict=True))
     kind = kinds.get(columns.time, 'text')
