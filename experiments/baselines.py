@@ -45,7 +45,7 @@ from experiments.probing.probe import (
   vectors_by_split,
 )
 from experiments.probing.rankings import blocks, ranks_of
-from experiments.run.data import check_split_seed, open_data
+from experiments.run.data import check_data, check_split_seed, open_data
 from experiments.run.process import print_result_line
 from experiments.run.workdir import opened_workdir
 
@@ -65,6 +65,15 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
       f'--num_components is for --method=bag_svd, not {settings.method}: leave '
       'it out'
     )
+  if settings.method not in ('bag_of_items', 'bag_svd') and (
+    settings.max_length != BaselineSettings.max_length
+  ):
+    raise SettingsError(
+      f'--max_length is for bags of items, not --method={settings.method}: '
+      'leave it out'
+    )
+  check_data(settings, settings.task)
+  check_split_seed(settings)
   with opened_workdir(settings) as folder:
     return baseline_in(folder, settings)
 
@@ -73,7 +82,6 @@ def baseline_in(
   folder: pathlib.Path, settings: BaselineSettings
 ) -> dict[str, Any]:
   """Fits the baseline in an open folder."""
-  check_split_seed(settings)
   data = resplit(open_data(settings, settings.task), settings.split_seed)
   train = data.splits['train'].first(settings.train_users)
   all_rows = data

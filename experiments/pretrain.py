@@ -26,7 +26,7 @@ from experiments.planning.plan import Plan, check_plan, plan_run
 from experiments.pretraining.step import make_pretraining
 from experiments.pretraining.validation import make_validation
 from experiments.run import loop
-from experiments.run.data import open_data
+from experiments.run.data import check_data, open_data
 from experiments.run.process import print_result_line
 from experiments.run.workdir import opened_workdir, write_dataset
 
@@ -71,6 +71,7 @@ def check(settings: PretrainSettings) -> None:
   """Raises `SettingsError` for flags with which the run would fail."""
   loop.check_run(settings)
   check_objective(settings)
+  check_data(settings, 'pretrain')
   if settings.plan:
     check_plan(settings, source=settings.init_from)
   check_source(settings)

@@ -294,6 +294,19 @@ def test_a_task_of_another_kind_is_refused(tmp_path, data_dir, method, task):
     baselines.main(settings)
 
 
+def test_no_folder_is_made_for_a_length_or_a_task_that_is_refused(tmp_path):
+  for changes, words in (
+    ({'method': 'last_item', 'max_length': 9}, '--max_length is for bags'),
+    ({'task': 'gendr'}, "did you mean 'gender'"),
+  ):
+    settings = baselines.BaselineSettings(
+      workdir=str(tmp_path / 'run'), data_dir=str(tmp_path), **changes
+    )
+    with pytest.raises(SettingsError, match=words):
+      baselines.main(settings)
+  assert not list(tmp_path.iterdir())
+
+
 def test_components_are_those_of_the_svd(tmp_path):
   settings = baselines.BaselineSettings(
     num_components=8, workdir=str(tmp_path / 'run')

@@ -17,11 +17,13 @@ from adaptssr_jax.encoder.model import READOUTS, UserEncoder
 from experiments import baselines
 from experiments.__main__ import commands
 from experiments.benchmarking.options import BenchmarkSettings
+from experiments.comparison.options import CompareSettings
 from experiments.flags import shared
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.flag_files import (
   CONFIGS,
+  FlagFileWord,
   with_flagfiles,
   with_location,
 )
@@ -32,7 +34,7 @@ from experiments.flags.small_commands import (
   SimilaritySettings,
 )
 from experiments.run import process
-from experiments.run.command import group_of, help_of
+from experiments.run.command import group_of, help_of, refuse_unused
 from experiments.run.data import open_data
 from experiments.run.process import be_quiet, call, inner_run, print_result_line
 from experiments.run.progress import Progress
@@ -206,6 +208,50 @@ def test_a_bad_flag_is_told_with_its_file_and_line(tmp_path, lines, words):
     rf'error: {words} \(b.flags, line 2\)(; --help lists the flags)?\n',
     done.stderr,
   ), done.stderr
+
+
+@pytest.mark.parametrize(
+  ('settings', 'words', 'message'),
+  [
+    (PretrainSettings(num_next=7), ['--num_next=7'], 'it is for next_items'),
+    (
+      FinetuneSettings(mode='probe', num_epochs=7),
+      ['--mode=probe', '--num_epochs=7'],
+      'has no effect with --mode=probe',
+    ),
+    (
+      FinetuneSettings(mode='zero_shot', train_users=7),
+      ['--train_users', '7'],
+      'has no effect with --mode=zero_shot',
+    ),
+    (CompareSettings(probe_splits=7), ['--probe_splits=7'], 'is for --modes='),
+    (
+      CompareSettings(modes=('frozen',), crossed=False),
+      ['--nocrossed'],
+      'is for --modes=fine_tuned',
+    ),
+    (
+      ReportSettings(runs=('a',), follow_every=7.0),
+      ['--follow_every=7'],
+      'is for --follow',
+    ),
+  ],
+)
+def test_a_flag_without_effect_is_refused_but_in_a_file(
+  settings, words, message
+):
+  with pytest.raises(SettingsError, match=f'^--.*{message}'):
+    refuse_unused(settings, words)
+  in_file = [FlagFileWord(word) for word in words]
+  for word in in_file:
+    word.location = 'a.flags, line 1'
+  (unused,) = refuse_unused(settings, in_file)
+  assert unused.lstrip('-') in ' '.join(words)
+
+
+def test_defaults_are_never_without_effect():
+  for settings in (PretrainSettings(), FinetuneSettings(), CompareSettings()):
+    assert not refuse_unused(settings, ['--num_next=10', '--window=last'])
 
 
 def test_the_last_flag_is_the_one_that_is_told(tmp_path, monkeypatch):

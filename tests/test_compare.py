@@ -220,7 +220,7 @@ def test_one_pre_training_may_serve_all_seeds(stand_ins, settings, tmp_path):
     f'{folder}/adaptssr/seed_0',
   }
   text = (tmp_path / 'compare' / 'results.md').read_text()
-  assert 'Pre-trained with 1 of the 2 seeds.' in text
+  assert 'Seeds used for pre-training: 1 of 2.' in text
 
 
 def test_a_pre_training_that_collapsed_is_marked(stand_ins, settings):

@@ -1,5 +1,7 @@
 """Errors of a comparison name the run and the flag."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -128,6 +130,23 @@ def test_a_flag_file_is_refused_before_anything_is_made(
     compare.main(settings)
   assert not stand_ins.calls
   assert not (tmp_path / 'compare').exists()
+
+
+def test_more_seeds_of_pre_training_than_seeds_are_refused(
+  stand_ins, settings, tmp_path
+):
+  with pytest.raises(SettingsError, match=r'^--pretrain_seeds is more than'):
+    compare.main(changed(settings, pretrain_seeds=3))
+  assert not (tmp_path / 'compare').exists()
+
+
+def test_a_comparison_without_its_reference_says_so(stand_ins, settings):
+  methods = {'methods': ('last_item',), 'tasks': ('click',)}
+  compare.main(changed(settings, **methods))
+  page = pathlib.Path(settings.workdir, 'results.md').read_text()
+  assert 'in points, without a comparison with none:' in page
+  assert '- No tests: no row is compared with none. How the' in page
+  assert 'Seeds used for pre-training' not in page
 
 
 def test_an_error_names_its_run(settings, monkeypatch):

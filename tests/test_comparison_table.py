@@ -84,7 +84,7 @@ def test_the_table_to_the_letter():
 | Bag of items | - | - |
 | AdaptSSR | - | - |
 
-95 % intervals of the metric, and of its difference to None, in points:
+95 % intervals of the metric, in points, without a comparison with None:
 
 | Pre-train | age accuracy | difference | p | Holm |
 |---|--:|--:|--:|--:|
@@ -93,6 +93,12 @@ def test_the_table_to_the_letter():
 | AdaptSSR | - | - | - | - |
 """
   )
+
+
+def test_a_table_without_its_reference_names_no_difference():
+  page = markdown({FEW: {'ssr': values_of(0.3)}}, TITLES, reference='bag')
+  assert 'in points, without a comparison with Bag of items:' in page
+  assert 'difference to' not in page
 
 
 def test_the_best_is_that_of_the_rows_shown():

@@ -3,6 +3,7 @@
 import collections
 import functools
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import Encoding
+from experiments.flags.pretraining import flags_of
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import MAKERS
 from tests.tiny_runs import pretrain_settings
@@ -85,6 +87,80 @@ def bound(objective):
 def test_a_flag_reaches_its_objective(name, changes, keyword, value):
   assert value in bound(made(name, **changes))[keyword]
   assert value not in bound(made(name))[keyword]
+
+
+# A value for each flag that is for some objectives only.
+CHANGES = {
+  'fusion': '0.25',
+  'loss_form': 'list',
+  'smooth': 0.35,
+  'hard_negatives': False,
+  'temperature': 0.35,
+  'augmentations': ('crop', 'mask'),
+  'second_augmentations': ('reorder',),
+  'num_slices': 4,
+  'slice_lengths': ('2', '5'),
+  'crop_ratio': 0.35,
+  'mask_ratio': 0.35,
+  'reorder_ratio': 0.35,
+  'substitute_ratio': 0.35,
+  'insert_ratio': 0.35,
+  'num_next': 7,
+  'max_window': 7,
+  'msdp_regularizer': 0.35,
+  'ecl_contrast': 0.35,
+  'ecl_discriminator': 0.35,
+  'curriculum_steps': 7,
+}
+# These do not change the function of the objective, but the batch or the head.
+ELSEWHERE = {'num_similar', 'sampled_items', 'output_bias', 'window'}
+
+
+def described(value):
+  """All that is bound to a function and to its parts, as text."""
+  if isinstance(value, functools.partial):
+    keywords = dict(value.keywords)
+    if 'augmentations_at' in keywords:
+      keywords['augmentations_at'] = keywords['augmentations_at'](1.0)
+    return described([value.func, value.args, keywords])
+  if isinstance(value, dict):
+    return described([*value.items()])
+  if isinstance(value, list | tuple) and not hasattr(value, '_fields'):
+    return f'({", ".join(map(described, value))})'
+  if inspect.isfunction(value):
+    # In tests, a decorator checks the types of arguments.
+    value = inspect.unwrap(value)
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    return f'{value.__qualname__}{described(cells)}'
+  return re.sub(' at 0x[0-9a-f]+', '', repr(value))
+
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_the_flags_without_effect_change_no_objective(name):
+  before = described(made(name))
+  changing = {
+    flag
+    for flag, value in CHANGES.items()
+    if described(made(name, **{flag: value})) != before
+  }
+  settings = pretrain_settings('', '', objective=(name,))
+  assert changing == flags_of(settings, name) - ELSEWHERE
+
+
+@pytest.mark.parametrize(
+  ('changes', 'flag', 'words'),
+  [
+    ({'objective': ('masked_items',)}, 'fusion', 'it is for adaptssr'),
+    ({'augmentations': ('mask',)}, 'crop_ratio', '--augmentations=mask'),
+    ({}, 'objective_weights', 'several objectives'),
+    ({}, 'probe_task', '--select_by=probe'),
+    ({'num_steps': 3}, 'num_epochs', '--num_steps=3'),
+    ({'objective': ('coles',)}, 'window', 'has no effect'),
+  ],
+)
+def test_why_a_flag_has_no_effect_is_told(changes, flag, words):
+  unused = pretrain_settings('', '', **changes).without_effect()
+  assert words in unused[flag]
 
 
 def edits_of(augmentation):

@@ -255,6 +255,8 @@ def test_a_run_without_patience_left_stops_and_stays_stopped(
     ({'dataset': 'user_tables'}, r'needs --events=FILE'),
     ({'events': ('log.csv',)}, r'is for --dataset=user_tables, not for'),
     ({'where': 'true'}, r'--where is for --dataset=user_tables, not for'),
+    ({'time_column': 't'}, r'--time_column is for --dataset=user_tables'),
+    ({'beam': True}, r'--beam is for --dataset=ttl or user_tables, not'),
     ({'data_dir': '/dev/null/data'}, r'--data_dir=/dev/null/data cannot be'),
     ({'fusion': 'both'}, r'--fusion must be adaptive, batch_mean or'),
     ({'num_heads': 3}, r'num_heads must divide embed_dim'),

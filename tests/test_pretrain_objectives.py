@@ -219,7 +219,10 @@ def test_the_probe_reads_the_vectors_of_the_epoch(
       'a number above 0 for each of --objective=',
     ),
     ({'objective_weights': ('1', '-1')}, '--objective_weights=1,-1 must be'),
-    ({'objective': ('adaptssr', 'adaptssr')}, 'names one twice'),
+    (
+      {'objective': ('adaptssr', 'adaptssr')},
+      "--objective has 'adaptssr' twice",
+    ),
     ({'objective': ('mask',)}, '--objective must be adaptssr or masked_items'),
     ({'slice_lengths': '1,2'}, '--slice_lengths takes several words'),
     ({'augmentations': 'crop'}, '--augmentations takes several words'),

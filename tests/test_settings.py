@@ -190,6 +190,22 @@ def test_not_a_number_is_within_no_bounds():
     parse(PretrainSettings, '--crop_ratio=nan')
 
 
+@pytest.mark.parametrize(
+  'word', ['--learning_rate=inf', '--smooth=inf', '--weight_decay=Infinity']
+)
+def test_infinity_is_no_number_for_a_flag(word):
+  name = word.partition('=')[0]
+  with pytest.raises(SettingsError, match=rf'^{name} must be finite, not inf'):
+    parse(PretrainSettings, word)
+
+
+def test_a_word_is_given_once_unless_it_may_repeat():
+  with pytest.raises(SettingsError, match=r"^--events has 'a\.csv' twice"):
+    parse(PretrainSettings, '--events=a.csv,b.csv,a.csv')
+  weights = parse(PretrainSettings, '--objective_weights=1,1')
+  assert weights.objective_weights == ('1', '1')
+
+
 def test_the_bounds_themselves_are_within():
   settings = PretrainSettings(crop_ratio=1.0, batch_size=1, dropout_rate=0.0)
   assert settings.crop_ratio == 1

@@ -124,6 +124,15 @@ class CompareSettings(DataSettings, ProcessSettings):
     mutable_on_resume=True,
   )
 
+  def without_effect(self) -> dict[str, str]:
+    """The flags of columns that this comparison does not have."""
+    if self.modes == (FINE_TUNED,):
+      return {'probe_splits': 'is for --modes=frozen or frozen_with_bag'}
+    if FINE_TUNED in self.modes:
+      return {}
+    why = f'is for --modes={FINE_TUNED}; frozen columns have --probe_splits'
+    return {'splits': why, 'crossed': why}
+
   def mutable_names(self) -> set[str]:
     """All but the flags of the data: each run checks its own flags."""
     names = {field.name for field in dataclasses.fields(self)}

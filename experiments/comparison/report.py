@@ -111,7 +111,7 @@ def _outcome(grid: Grid, cell: Cell, metric: str, rows: np.ndarray) -> Outcome:
         f'{cell.name} was not tested on the test rows of split {cell.split}: '
         f'delete {cell.name} and {cell.name}.json in --workdir'
       )
-  value = _result(grid, cell)['test'][metric]
+  value = _result(grid, cell)['test'].get(metric)
   if value is None:
     raise SettingsError(
       f'{cell.name} diverged and has no {metric}: set a smaller '

@@ -46,6 +46,8 @@ def read_grid(settings: CompareSettings) -> Grid:
   shares = numbers_of(
     'train_shares', settings.train_shares, float, above=0.0, high=1.0
   )
+  if settings.pretrain_seeds > len(seeds):
+    raise SettingsError('--pretrain_seeds is more than the number of --seeds')
   chosen = _choose_methods(settings)
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
@@ -156,7 +158,9 @@ def _read_finetuning(
     _check_tuning(settings, tuned, kind)
     for split in splits:
       open_task(dataclasses.replace(tuned, split_seed=split))
-    for split in probe_splits:
+    # Methods are compared by the default of --select_by.
+    tuned = dataclasses.replace(tuned, select_by=None)
+    for split in sorted({*splits, *probe_splits}):
       check_task(tuned, resplit(users, split))
   return finetuning
 

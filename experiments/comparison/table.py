@@ -1,7 +1,7 @@
 """The tables of a comparison, in the form of the paper, and notes on them."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.comparison.grid import Grid, collapse_of
@@ -52,19 +52,30 @@ def markdown(
     summary: for each column and method, the result of `summary.summarise`; a
       method is missing where it cannot do the task.
   """
-  shares = list(dict.fromkeys(column.share for column in summary))
+  reference = titles.get(reference, reference)
   parts = []
-  for share in shares:
+  for share in dict.fromkeys(column.share for column in summary):
     columns = [column for column in summary if column.share == share]
     heading = 'All' if share == 1 else f'{_percent(share)} of the'
+    compared = f'and of its difference to {reference}, in points'
+    if not is_tested(summary[column] for column in columns):
+      compared = f'in points, without a comparison with {reference}'
     parts += [
       f'## {heading} training labels\n',
       _means(summary, columns, titles),
-      '95 % intervals of the metric, and of its difference to '
-      f'{titles.get(reference, reference)}, in points:\n',
+      f'95 % intervals of the metric, {compared}:\n',
       _intervals(summary, columns, titles),
     ]
   return '\n'.join(parts)
+
+
+def is_tested(columns: Iterable[Mapping[str, Mapping[str, Any]]]) -> bool:
+  """Whether a row of some column is compared with the reference."""
+  return any(
+    values['p'] is not None
+    for methods in columns
+    for values in methods.values()
+  )
 
 
 def _names(columns: Sequence[Column]) -> list[str]:
@@ -171,22 +182,29 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:
   """The facts of this comparison, as a list in Markdown."""
   title = results['titles'].get(grid.reference, grid.reference)
+  mark = f'{MARK}: p < {LEVEL} in a paired test against {title}.'
+  if not is_tested(column['methods'] for column in results['summary']):
+    mark = f'No tests: no row is compared with {title}.'
   lines = [
-    f'{MARK}: p < {LEVEL} in a paired test against {title}. How the numbers, '
-    'intervals and tests are computed: docs/comparing.md, "How to read the '
-    'tables".'
+    f'{mark} How the numbers, intervals and tests are computed: '
+    'docs/comparing.md, "How to read the tables".'
   ]
   if any(FINE_TUNED in grid.modes_of(task) for task in grid.tasks):
     lines.append(
-      f'Fine-tuned: {len(grid.runs())} runs for each value, with '
-      f'{len(grid.seeds)} seeds and {len(grid.splits)} splits. Updates up to '
-      f'the best epoch: {_ranges(grid, results["cells"], "best_step")}.'
+      f'Runs for each fine-tuned value: {len(grid.runs())} (seeds: '
+      f'{len(grid.seeds)}, splits: {len(grid.splits)}); for a baseline: '
+      f'{len(grid.splits)}. Updates up to the best epoch: '
+      f'{_ranges(grid, results["cells"], "best_step")}.'
     )
   if grid.modes != (FINE_TUNED,):
-    lines.append(f'Frozen: {len(grid.probe_splits)} splits.')
+    lines.append(f'Splits in frozen columns: {len(grid.probe_splits)}.')
+  if results['pretraining']:
+    lines.append(
+      f'Seeds used for pre-training: {len(grid.pretrain_seeds)} of '
+      f'{len(grid.seeds)}. Steps of each stage: '
+      f'{_ranges(grid, results["pretraining"])}.'
+    )
   lines += [
-    f'Pre-trained with {len(grid.pretrain_seeds)} of the {len(grid.seeds)} '
-    f'seeds. Steps of each stage: {_ranges(grid, results["pretraining"])}.',
     f'Commit {", ".join(results["commits"])}; on '
     f'{", ".join(results["devices"])}; '
     + ', '.join(

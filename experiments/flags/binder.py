@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import io
+import math
 import operator
 import os
 import types
@@ -26,6 +27,7 @@ def flag(
   high: float | None = None,
   choices: tuple[str, ...] = (),
   repeated: bool = False,
+  may_repeat: bool = False,
   mutable_on_resume: bool = False,
 ) -> Any:
   """A dataclass field that is a flag.
@@ -38,6 +40,7 @@ def flag(
     choices: the allowed words; a tuple may hold several of them.
     repeated: whether a tuple is given by one flag per value, which may then
       contain commas, instead of by one flag for all values.
+    may_repeat: whether a tuple may have the same value twice.
     mutable_on_resume: whether a run may be resumed with another value.
   """
   return dataclasses.field(
@@ -49,6 +52,7 @@ def flag(
       'high': high,
       'choices': choices,
       'repeated': repeated,
+      'may_repeat': may_repeat,
       'mutable_on_resume': mutable_on_resume,
     },
   )
@@ -76,6 +80,10 @@ class Settings:
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       _check(field, getattr(self, field.name))
+
+  def without_effect(self) -> dict[str, str]:
+    """Flags that have no effect with the values of the others, and why."""
+    return {}
 
   def flag_values(self, *, without: Collection[str] = ()) -> dict[str, str]:
     """The values of flags as text, by name; without flags that are None.
@@ -123,6 +131,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       f'--{field.name} takes strings: {tuple(map(str, value))}, not {value}'
     )
   for word in words:
+    if words.count(word) > 1 and not rule['may_repeat']:
+      raise SettingsError(f'--{field.name} has {word!r} twice: give it once')
     # A flag file has one line per flag.
     if isinstance(word, str) and len(f'{word}.'.splitlines()) > 1:
       raise SettingsError(f'--{field.name} must be one line, not {word!r}')
@@ -141,6 +151,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
       raise SettingsError(
         f'--{field.name} must be {words} {rule[bound]}, not {value}'
       )
+  if isinstance(value, float) and not math.isfinite(value):
+    raise SettingsError(f'--{field.name} must be finite, not {value}')
 
 
 _BOUNDS = (

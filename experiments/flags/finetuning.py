@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.flags.binder import SettingsError, flag
+from experiments.flags.binder import SettingsError, flag, unknown
 from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,
@@ -43,6 +43,15 @@ _ONLY_FOR = {
   'head_epochs': (('full',), SELECT_BY),
   'positive_weight': (_ALL_MODES, ('conversion',)),
 }
+# Flags that have no effect in a mode without training steps.
+_OF_TRAINING = (
+  *('num_epochs', 'num_steps', 'patience', 'window', 'learning_rate'),
+  *('schedule', 'warmup_steps', 'weight_decay', 'dropout_rate'),
+  *('table_update', 'max_skipped', 'checkpoint_every', 'keep_checkpoints'),
+  *('log_every', 'log_seconds'),
+)
+# Flags that have no effect in a mode without training rows.
+_OF_LABELS = ('train_users', 'select_by', 'log_to')
 _LEARNING_RATES = {'life_status': 1e-4, 'click': 5e-4, 'thumb_up': 5e-4}
 _BATCH_SIZES = {'click': 512}
 
@@ -150,6 +159,13 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'accuracy, conversion auc, ranking ndcg@10].',
   )
 
+  def without_effect(self) -> dict[str, str]:
+    """The flags of training, in the modes that do not train."""
+    names = {'probe': _OF_TRAINING, 'zero_shot': _OF_TRAINING + _OF_LABELS}
+    why = f'has no effect with --mode={self.mode}'
+    found = dict.fromkeys(names.get(self.mode, ()), why)
+    return super().without_effect() | found
+
   def mutable_names(self) -> set[str]:
     """Without the length: a run that was tested is not trained further."""
     length = {'num_epochs', 'num_steps', 'patience'}
@@ -198,6 +214,9 @@ def check_flags(settings: FinetuneSettings, kind: str | None = None) -> None:
         f'--{name} is for {" or ".join(kinds)} tasks; {settings.task} is a '
         f'{kind} task: leave it out'
       )
+  known = [name for names in SELECT_BY.values() for name in names]
+  if settings.select_by not in (None, *known):
+    raise SettingsError(f'--select_by: {unknown(settings.select_by, known)}')
   if settings.concatenate and not settings.pretrained:
     raise SettingsError(
       '--concatenate adds the vectors of more runs to those of --pretrained: '

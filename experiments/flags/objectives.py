@@ -100,7 +100,9 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
     f'Available: {", ".join(TRAITS)}.',
   )
   objective_weights: tuple[str, ...] = flag(
-    (), 'The weights of the --objective losses, in their order [1 each].'
+    (),
+    'The weights of the --objective losses, in their order [1 each].',
+    may_repeat=True,
   )
   augmentations: tuple[str, ...] | None = flag(
     None,
@@ -119,6 +121,7 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   slice_lengths: tuple[str, ...] = flag(
     (),
     'The shortest and longest slice, in behaviours [15 and --max_length].',
+    may_repeat=True,
   )
   num_slices: int = flag(2, 'Explicit views of each user.', low=2)
   substitute_ratio: float = flag(

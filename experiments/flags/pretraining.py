@@ -4,7 +4,12 @@ import dataclasses
 import sys
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import EDITS, ObjectiveSettings, traits_of
+from experiments.flags.objectives import (
+  EDITS,
+  TRAITS,
+  ObjectiveSettings,
+  traits_of,
+)
 from experiments.flags.shared import EncoderSettings, PlanSettings
 
 # The objectives that can share their views.
@@ -47,6 +52,66 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
       free -= {'num_epochs', 'num_steps'}
     return free
 
+  def without_effect(self) -> dict[str, str]:
+    """The flags of objectives and tasks that this run does not have."""
+    used = set().union(*(flags_of(self, name) for name in self.objective))
+    every = {name: flags_of(self, name) for name in TRAITS}
+    given = f'--objective={",".join(self.objective)}'
+    if self.augmentations is not None:
+      given += f' --augmentations={",".join(self.augmentations)}'
+    found = {}
+    for flag_name in sorted(set().union(*every.values()) - used):
+      names = [name for name, flags in every.items() if flag_name in flags]
+      found[flag_name] = (
+        f'has no effect with {given}; it is for {" or ".join(names)}'
+      )
+    if len(self.objective) == 1:
+      found['objective_weights'] = 'is for several objectives'
+    if self.select_by != 'probe':
+      found['probe_task'] = 'is for --select_by=probe'
+    return found | super().without_effect()
+
+
+# The flags that only some objectives have, beyond those of their `Traits`.
+_OWN_FLAGS = {
+  'adaptssr': (
+    *('fusion', 'loss_form', 'smooth', 'hard_negatives', 'temperature'),
+  ),
+  'masked_items': ('mask_ratio',),
+  'next_items': ('num_next',),
+  'clue': ('temperature',),
+  'cl4srec': ('temperature',),
+  'idicl': ('temperature',),
+  'ccl': ('temperature',),
+  'ccl_filled': ('mask_ratio', 'temperature'),
+  'msdp': ('mask_ratio', 'max_window', 'msdp_regularizer'),
+  'ecl': ('mask_ratio', 'temperature', 'ecl_contrast', 'ecl_discriminator'),
+  'coserec': ('temperature', 'num_similar'),
+  'duorec': ('temperature',),
+}
+
+
+def flags_of(settings: ObjectiveSettings, objective: str) -> set[str]:
+  """The flags of objectives, and of windows, that an objective uses."""
+  traits, edits = traits_of(objective), traits_of(objective).edits
+  is_sliced, found = traits.is_sliced, {*_OWN_FLAGS.get(objective, ())}
+  if traits.is_augmented:
+    edits = augmentations_of(settings, objective)
+    edits += settings.second_augmentations or ()
+    is_sliced = 'slice' in edits
+  used = {
+    'augmentations': traits.is_augmented,
+    'second_augmentations': traits.is_augmented,
+    'num_slices': not traits.views,
+    'slice_lengths': is_sliced,
+    'curriculum_steps': traits.has_curriculum,
+    'sampled_items': traits.over_all_items,
+    'output_bias': traits.has_bias,
+    'window': not (is_sliced or traits.sees_histories or traits.sees_partners),
+  }
+  found |= {name for name, is_used in used.items() if is_used}
+  return found | {f'{edit}_ratio' for edit in edits if edit != 'slice'}
+
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
   """Sets flags that were not given to the defaults of the objective."""
@@ -79,11 +144,6 @@ def check_objective(settings: ObjectiveSettings) -> None:
   parse_fusion(settings.fusion)
   # The length that the encoder reads is not known yet.
   slice_lengths_of(settings, sys.maxsize)
-  if len(set(settings.objective)) < len(settings.objective):
-    raise SettingsError(
-      f'--objective={",".join(settings.objective)} names one twice: give each '
-      'once, and a weight by --objective_weights'
-    )
   if settings.window == 'random' and any(
     each.sees_partners for each in settings.traits
   ):

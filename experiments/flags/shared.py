@@ -69,6 +69,7 @@ class DataSettings(Settings, group='data'):
     (),
     '--beam: options of the pipeline, such as --runner=FlinkRunner,'
     '--flink_master=HOST:8081; by default FnApiRunner runs it on this machine.',
+    may_repeat=True,
     mutable_on_resume=True,
   )
 
@@ -202,6 +203,12 @@ class RunSettings(
     'wandb, MODULE:FUNCTION of your own, or several of them.',
     mutable_on_resume=True,
   )
+
+  def without_effect(self) -> dict[str, str]:
+    """The number of epochs, if there is a number of steps."""
+    if not self.num_steps:
+      return {}
+    return {'num_epochs': f'is overridden by --num_steps={self.num_steps}'}
 
   def total_steps(self, steps_per_epoch: int) -> int:
     """The number of updates of the run, by --num_steps or --num_epochs."""

@@ -159,12 +159,15 @@ class SimilaritySettings(
   is_resumable = False
 
   checkpoints: tuple[str, ...] = flag(
-    (), 'Workdirs of the runs whose encoders to compare, or checkpoints.'
+    (),
+    'Workdirs of the runs whose encoders to compare, or checkpoints.',
+    may_repeat=True,
   )
   names: tuple[str, ...] = flag(
     (),
     'Names for --checkpoints [the name of each folder; with that of its parent '
     'if two are the same].',
+    may_repeat=True,
   )
   workdir: str = flag(
     'runs/similarity',
@@ -237,8 +240,8 @@ class ReportSettings(DataSettings, QuietSettings):
 
   runs: tuple[str, ...] = flag(
     (),
-    'Folders to show, also without --runs=: workdirs of runs, comparisons and '
-    'similarities.',
+    'Folders of runs, comparisons and similarities, also without --runs=.',
+    may_repeat=True,
   )
   output: str = flag(
     '',
@@ -252,7 +255,9 @@ class ReportSettings(DataSettings, QuietSettings):
     '--select_by=probe --log_seconds, and the scores of baselines in --runs.',
   )
   vectors: tuple[str, ...] = flag(
-    (), 'Files of user vectors to show, written by experiments.embed.'
+    (),
+    'Files of user vectors to show, written by experiments.embed.',
+    may_repeat=True,
   )
   map: str = flag(
     'pca',
@@ -277,6 +282,11 @@ class ReportSettings(DataSettings, QuietSettings):
   follow_every: float = flag(
     5.0, '--follow: seconds between two checks of the runs.', above=0.0
   )
+
+  def without_effect(self) -> dict[str, str]:
+    """The flags of following and of the task, without either."""
+    follows = {} if self.follow else {'follow_every': 'is for --follow'}
+    return follows | ({} if self.task else {'dataset': 'is for --task'})
 
   def __post_init__(self) -> None:
     super().__post_init__()

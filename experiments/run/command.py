@@ -112,12 +112,36 @@ def _start(
   sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
   try:
     settings = from_flags(settings_type, flags.FLAGS)
+    unused = refuse_unused(settings, words)
   except SettingsError as error:
     sys.exit(f'error: {with_location(str(error), words)}')
+  if unused and not getattr(settings, 'quiet', False):
+    print(f'without effect: {", ".join(unused)}', flush=True)
   # Imported here because it imports JAX.
   from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)
+
+
+def refuse_unused(settings: Settings, words: Sequence[str]) -> list[str]:
+  """Refuses a flag of the command line that has no effect with the others.
+
+  Returns:
+    Such flags of flag files, as `--NAME`. They are not refused, since one file
+    may serve several objectives and modes.
+  """
+  defaults = {
+    field.name: field.default for field in dataclasses.fields(settings)
+  }
+  found = []
+  for name, why in settings.without_effect().items():
+    if getattr(settings, name) == defaults[name]:
+      continue
+    message = f'--{name} {why}: leave it out'
+    if with_location(message, words) == message:
+      raise SettingsError(message)
+    found.append(f'--{name}')
+  return found
 
 
 def _report(report_any: Callable[[Any], object], event: Any) -> None:

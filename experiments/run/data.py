@@ -29,6 +29,10 @@ _DOWNLOAD = (
   *('--ignore-requires-python', '--quiet', '--timeout=5', '--retries=1'),
   '--disable-pip-version-check',
 )
+_OF_TABLES = (
+  *('events', 'labels', 'user_column', 'item_column', 'time_column'),
+  *('time_format', 'where', 'memory_limit'),
+)
 _BUILDERS = (
   data.SyntheticUsers,
   data.MovielensUsers,
@@ -50,9 +54,7 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
-  if settings.beam_options and not settings.beam:
-    raise SettingsError('--beam_options is for --beam: give that too')
-  builder = _builder(settings, task)
+  builder = check_data(settings, task)
   load = functools.partial(
     data.load,
     builder,
@@ -86,6 +88,13 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
   return users
 
 
+def check_data(settings: DataSettings, task: str) -> data.UserBuilder:
+  """The builder of a task, which is not prepared; refuses wrong flags."""
+  if settings.beam_options and not settings.beam:
+    raise SettingsError('--beam_options is for --beam: give that too')
+  return _builder(settings, task)
+
+
 def check_split_seed(settings: SplitSettings) -> None:
   """Raises `SettingsError` if --split_seed contradicts the split or task."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
@@ -109,12 +118,17 @@ def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
   if name == data.UserTables.name:
     config = tables_config(settings, task)
     return tfds.builder(name, config=config, data_dir=settings.data_dir)
-  for flag in ('events', 'labels', 'time_format', 'where', 'memory_limit'):
-    if getattr(settings, flag):
+  for flag in _OF_TABLES:
+    if getattr(settings, flag) != getattr(DataSettings, flag):
       raise SettingsError(
         f'--{flag} is for --dataset=user_tables, not for '
         f'--dataset={settings.dataset}'
       )
+  if settings.beam and name != data.Ttl.name:
+    raise SettingsError(
+      f'--beam is for --dataset=ttl or user_tables, not for '
+      f'--dataset={settings.dataset}: leave it out'
+    )
   start = ''.join(f'{part}_' for part in (size, split) if part)
   configs = [config.name for config in builders[name].BUILDER_CONFIGS]
   _check_config(settings, task, configs, start=start)
