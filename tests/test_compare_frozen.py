@@ -185,7 +185,7 @@ def test_the_page_is_made_from_the_results_alone(whole):
   results = json.loads((folder / 'results.json').read_text())
   assert page.startswith(page_of(results))
   assert 'gender accuracy, frozen + bag |' in page
-  assert 'Frozen: 3 splits.' in page
+  assert 'Splits in frozen columns: 3.' in page
   assert 'paired test against Pooled items' in page
 
 

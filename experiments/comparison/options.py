@@ -36,6 +36,7 @@ class CompareSettings(DataSettings, ProcessSettings):
     'as --variant="pooled_items --embed_dim=256 --num_epochs=6". May be given '
     'several times.',
     repeated=True,
+    may_repeat=True,
   )
   concatenated: tuple[str, ...] = flag(
     (),
@@ -44,6 +45,7 @@ class CompareSettings(DataSettings, ProcessSettings):
     'times. The name of a variant is that in results.json: '
     'pooled_items+embed_dim=256.',
     repeated=True,
+    may_repeat=True,
   )
   reference: str = flag(
     REFERENCE, 'The row that all others are compared with by paired tests.'
