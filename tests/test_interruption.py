@@ -1,6 +1,8 @@
 """A run that is asked to stop saves, and resumes with equal results."""
 
+import errno
 import functools
+import os
 import signal
 
 import pytest
@@ -22,7 +24,17 @@ from tests.tiny_runs import (
 )
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture(autouse=True)
+def with_a_terminal():
+  """SIGHUP is not ignored, although `nohup` may have started the tests."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_a_signal_ends_what_does_not_ask(number):
   before = signal.getsignal(number)
   with (
@@ -52,6 +64,22 @@ def test_a_signal_waits_where_somebody_asks(capfd):
     answers += asks()
   assert answers == [False, True]
   assert 'SIGTERM: saving and stopping after' in capfd.readouterr().err
+
+
+def test_nohup_stays_in_force():
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  with handle_signals():
+    signal.raise_signal(signal.SIGHUP)
+  assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_closed_terminal_cannot_be_told(monkeypatch):
+  def write(number, text):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(os, 'write', write)
+  with pytest.raises(Interrupted), handle_signals(), defer_signals():
+    signal.raise_signal(signal.SIGHUP)
 
 
 def press_twice():

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from experiments.flags.binder import (
   help_text,
 )
 from experiments.flags.flag_files import CONFIGS, with_flagfiles, with_location
+from experiments.run.streams import lost_output, make_streams_last
 
 # The flags that most runs need, in the order in which a user thinks of them.
 _FIRST = (
@@ -68,16 +70,32 @@ _ORDER = (
 
 def run(module: str, settings_type: type[Settings]) -> None:
   """Calls `main(settings)` of a module with the settings of the flags."""
+  make_streams_last()
   if asks_for_help(sys.argv[1:]):
     print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
   try:
     words = with_flagfiles(sys.argv[1:])
+    _check_encoding(words)
   except SettingsError as error:
     sys.exit(f'error: {error}')
   start = functools.partial(_start, module, settings_type, words)
   app.run(start, flags_parser=functools.partial(_parse, words))
+
+
+def _check_encoding(words: Sequence[str]) -> None:
+  """Raises `SettingsError` for characters that cannot be in a path."""
+  for word in words:
+    try:
+      word.encode()
+      os.fsencode(word)
+    except UnicodeEncodeError as error:
+      raise SettingsError(
+        f'{word!a} has characters outside of the encoding of this '
+        f'process, {sys.getfilesystemencoding()}: set PYTHONUTF8=1, or use '
+        'other characters'
+      ) from error
 
 
 def _parse(words: list[str], argv: list[str]) -> list[str]:
@@ -121,6 +139,11 @@ def _start(
   from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)
+  if reason := lost_output(sys.stdout):
+    sys.exit(
+      f'error: the standard output could not be written ({reason}); the '
+      'command did everything else'
+    )
 
 
 def refuse_unused(settings: Settings, words: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
-"""SIGTERM and Ctrl-C: training stops between two steps, and saves.
+"""SIGTERM, SIGHUP and Ctrl-C: training stops between two steps, and saves.
 
-A preemptible machine sends SIGTERM before it is taken away.
+A preemptible machine sends SIGTERM before it is taken away, and a terminal that
+is closed sends SIGHUP.
 """
 
 import contextlib
@@ -24,14 +25,18 @@ _SIGNAL = types.SimpleNamespace(name=None, is_polled=False)
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
-  """Handles SIGTERM and SIGINT: they raise `Interrupted`, or are deferred.
+  """Handles SIGTERM, SIGHUP and SIGINT: `Interrupted` is raised, or deferred.
 
   Enter it before `jax.distributed.initialize`, which installs JAX's own SIGTERM
   handler, to notify all processes. With several processes, none may stop alone:
-  SIGTERM is then handled during training only, and Ctrl-C at other times ends
-  all of them.
+  SIGTERM is then handled during training only, and Ctrl-C or SIGHUP at other
+  times ends all of them. SIGHUP stays ignored under `nohup`.
   """
-  numbers = (signal.SIGTERM, signal.SIGINT)
+  numbers = [signal.SIGTERM, signal.SIGINT]
+  # Windows has no such signal.
+  hangup = getattr(signal, 'SIGHUP', None)
+  if hangup and signal.getsignal(hangup) != signal.SIG_IGN:
+    numbers.append(hangup)
   before = [signal.signal(number, _on_signal) for number in numbers]
   try:
     yield
@@ -72,9 +77,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   del frame
   name, together = signal.Signals(number).name, jax.distributed.is_initialized()
   is_unpolled = together and not _SIGNAL.is_polled
-  if name == 'SIGINT' and (_SIGNAL.name == name or is_unpolled):
+  is_again = name == 'SIGINT' and _SIGNAL.name == name
+  if is_again or (name != 'SIGTERM' and is_unpolled):
     # A second Ctrl-C stops at once.
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(name)
   # Stored, because code that is running now may swallow the exception.
   _SIGNAL.name = name
   if not _SIGNAL.is_polled:
@@ -82,5 +88,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   if together:
     # No process may stop alone; SIGTERM makes JAX notify the others.
     os.kill(os.getpid(), signal.SIGTERM)
-  # By os.write, since the signal may have interrupted a print.
-  os.write(2, f'\n{name}: saving and stopping after this step\n'.encode())
+  # By os.write, since the signal may have interrupted a print. A terminal that
+  # was closed cannot be written.
+  with contextlib.suppress(OSError):
+    os.write(2, f'\n{name}: saving and stopping after this step\n'.encode())
