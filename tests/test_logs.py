@@ -137,6 +137,12 @@ def test_what_is_broken_between_whole_lines_is_an_error(tmp_path):
   assert path.read_bytes() == before
 
 
+def test_metrics_that_cannot_be_read_are_one_error(tmp_path):
+  (tmp_path / 'metrics.jsonl').mkdir()
+  with pytest.raises(SettingsError, match=r'written \(Is a directory'):
+    restore_metrics(tmp_path, resume_at=0)
+
+
 def test_lines_that_are_lost_come_from_the_checkpoints(tmp_path):
   log = MetricsLog(tmp_path, RunSettings(), resume_at=0)
   saved = []

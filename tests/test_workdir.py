@@ -239,6 +239,14 @@ def test_data_that_changed_under_a_run_is_refused(begun, changed):
   assert files(begun) == before
 
 
+def test_a_vocabulary_that_is_no_text_is_one_of_other_data(begun):
+  data = dataset(['a'])
+  write_dataset(begun, data)
+  (begun / 'vocabulary').write_bytes(b'\xff')
+  with pytest.raises(SettingsError, match='its vocabulary differs'):
+    write_dataset(begun, data)
+
+
 def test_a_checkpoint_binds_to_settings_as_a_metric_does(begun):
   (begun / METRICS).unlink()
   (begun / 'checkpoints' / '4').mkdir(parents=True)

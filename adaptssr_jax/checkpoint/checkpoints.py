@@ -40,7 +40,7 @@ class Checkpoints:
     on_progress: called with each line of progress.
 
   Raises:
-    CheckpointError: the scores of all checkpoints are damaged.
+    CheckpointError: the scores or logs of all checkpoints are damaged.
   """
 
   def __init__(
@@ -53,7 +53,7 @@ class Checkpoints:
     self._folder = pathlib.Path(workdir).absolute() / files.FOLDER
     self._on_progress = on_progress
     self._in_first_process(
-      lambda: self._quarantine(files.unreadable_scores(self._folder))
+      lambda: self._quarantine(files.unreadable(self._folder))
     )
     policy = ocp.checkpoint_managers
     best = policy.BestN(
@@ -87,6 +87,11 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps())
     found = [files.log_of(self._folder / str(step)) for step in steps]
     return [log for log in found if log]
+
+  def flags(self, step: int) -> dict[str, str]:
+    """The flags of the run that saved the checkpoint of a step."""
+    items = {'flags': ocp.args.JsonRestore()}
+    return read_items(self._folder / str(step), items)['flags']
 
   def save(
     self,

@@ -66,7 +66,7 @@ def saved_steps(folder: pathlib.Path) -> list[int]:
   """The steps of all checkpoints in a folder, in order, damaged or not."""
   if not folder.is_dir():
     return []
-  names = [path.name for path in folder.iterdir()]
+  names = [path.name for path in folder.iterdir() if path.is_dir()]
   return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -134,16 +134,17 @@ def best_of(folder: pathlib.Path) -> int | None:
   return max(scored, key=keys.__getitem__, default=None)
 
 
-def unreadable_scores(folder: pathlib.Path) -> list[DamagedError]:
-  """Finds checkpoints with a damaged score, which Orbax does not name.
+def unreadable(folder: pathlib.Path) -> list[DamagedError]:
+  """Finds checkpoints with a damaged score or log, which Orbax does not name.
 
   Raises:
-    CheckpointError: the scores of all checkpoints are damaged.
+    CheckpointError: the scores or logs of all checkpoints are damaged.
   """
   found, steps = [], saved_steps(folder)
   for step in steps:
     try:
       _saved_key(folder / str(step))
+      log_of(folder / str(step))
     except DamagedError as error:
       found.append(error)
   if found and len(found) == len(steps):
@@ -179,7 +180,10 @@ def log_of(path: pathlib.Path) -> dict[str, Any] | None:
   """The log entry that was saved with a checkpoint; None without one."""
   file = path / LOG / 'metadata'
   with reading(path):
-    return json.loads(file.read_bytes()) if file.parent.exists() else None
+    log = json.loads(file.read_bytes()) if file.parent.exists() else None
+    if not isinstance(log, dict | None):
+      raise ValueError('its log is not an object')
+    return log
 
 
 def all_damaged(newest: DamagedError) -> CheckpointError:

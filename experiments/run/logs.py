@@ -201,7 +201,8 @@ def restore_metrics(
 ) -> None:
   """Cuts `metrics.jsonl` after a step; restores lines, see `MetricsLog`."""
   path = folder / METRICS
-  lines = _restored(_lines_of(path), [*saved, {'after': resume_at}])
+  with writing(folder):
+    lines = _restored(_lines_of(path), [*saved, {'after': resume_at}])
   atomic_write(path, ''.join(lines))
 
 

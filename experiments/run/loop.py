@@ -28,6 +28,7 @@ from experiments.run.process import print_line
 from experiments.run.progress import Progress
 from experiments.run.steps import Training
 from experiments.run.trackers import find_trackers
+from experiments.run.workdir import differing_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _train_on(
     print_line(f'{run.folder}: finished at step {start:,}; nothing to train')
     return state, False
   if start:
+    _refuse_other_run(run, start, checkpoints)
     print_line(f'{run.folder}: resumes at step {start:,} of {total:,}')
   batches = training.batches.prefetched(range(start, total))
   # Closed even if interrupted, so that no thread outlives the run.
@@ -169,6 +171,22 @@ def _train_on(
       since = log.since_save(start)
       checkpoints.save(state, run.description, score=score, log=since)
     return _take_steps(run, state, checkpoints, batches, log, progress)
+
+
+def _refuse_other_run(run: Run, step: int, checkpoints: Checkpoints) -> None:
+  """Raises `SettingsError` if another run saved the checkpoint of a step."""
+  differing = differing_flags(
+    checkpoints.flags(step),
+    run.settings.flag_values(),
+    run.settings.mutable_names(),
+    defaults=run.settings.default_values(),
+  )
+  if differing:
+    raise SettingsError(
+      f'{run.folder}: the checkpoint of step {step:,} is of a run with other '
+      f'settings: {differing}. Remove it from the folder, or choose another '
+      '--workdir'
+    )
 
 
 def _take_steps(

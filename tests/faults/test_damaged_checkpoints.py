@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -26,6 +27,9 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import init_state
+from experiments.flags.binder import SettingsError
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run import loop
 from tests.tiny_runs import assert_same_bits, saved_steps
 
 ENCODER = UserEncoder(num_items=5, max_length=3, embed_dim=4, num_layers=1)
@@ -108,6 +112,36 @@ def test_a_run_goes_on_from_the_one_before(copied, item, damage):
   # Once: now it is as if it had never been there.
   assert saved_steps(copied) == [2]
   assert restore(copied)[1] == []
+
+
+@pytest.mark.parametrize('text', ['{"after":', '[1]'])
+def test_a_damaged_log_of_an_older_checkpoint_does_not_stop_the_run(
+  copied, text
+):
+  older = copied / 'checkpoints' / '2'
+  (older / 'log' / 'metadata').write_text(text)
+  with Checkpoints(copied, keep=2, on_progress=(told := []).append) as run:
+    assert_same_bits(run.restore(state_of(ENCODER)), state_of(ENCODER, 4, 0.5))
+    assert run.logs() == [LOG]
+  assert [line.partition(' (')[0] for line in told] == [f'{older}: damaged']
+  assert saved_steps(copied) == [4]
+
+
+def test_a_file_with_the_name_of_a_step_is_no_checkpoint(copied):
+  (copied / 'checkpoints' / '9').touch()
+  state, told = restore(copied)
+  assert_same_bits(state, state_of(ENCODER, 4, 0.5))
+  assert told == []
+
+
+def test_a_checkpoint_of_other_flags_is_refused(copied):
+  settings = PretrainSettings(seed=2)
+  run = types.SimpleNamespace(settings=settings, folder=copied)
+  with Checkpoints(copied, keep=2) as checkpoints:
+    with pytest.raises(SettingsError, match=r'step 4 is .* --seed was 3'):
+      loop._refuse_other_run(run, 4, checkpoints)
+    run.settings = PretrainSettings(seed=3)
+    loop._refuse_other_run(run, 4, checkpoints)
 
 
 @pytest.mark.slow
