@@ -21,6 +21,7 @@ from experiments.flags.process import (
   QuietSettings,
 )
 from experiments.flags.shared import PlanSettings
+from experiments.run.agreement import check_same_flags
 from experiments.run.interruption import Interrupted, handle_signals
 
 _is_quiet = False
@@ -43,15 +44,19 @@ def call(
   try:
     with handle_signals():
       prepare_process(settings)
+      check_same_flags(settings)
       main(settings)
   except Interrupted as notice:
-    advice = 'give the same command to'
+    text = f'{notice}: {_advice(settings)}'
     if not settings.is_resumable:
-      _fail(f'error: {notice}: {advice} start again')
+      _fail(f'error: {text}')
     if not jax.distributed.is_initialized() or jax.process_index() == 0:
-      print(f'{notice}: {advice} resume', flush=True)
+      print(text, flush=True)
   except (SettingsError, DataError, CheckpointError) as error:
     _fail(f'error: {with_location(str(error), words)}')
+  except KeyboardInterrupt as error:
+    signal_name = str(error) or 'SIGINT'
+    _fail(f'error: stopped at once by {signal_name}: {_advice(settings)}')
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
@@ -65,6 +70,12 @@ def call(
         f'resume ({str(error).splitlines()[0]})'
       )
     _fail(text)
+
+
+def _advice(settings: Settings) -> str:
+  """What to do after a command was stopped."""
+  then = 'resume' if settings.is_resumable else 'start again'
+  return f'give the same command to {then}'
 
 
 def _fail(text: str) -> None:

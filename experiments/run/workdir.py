@@ -23,6 +23,7 @@ from adaptssr_jax.data import UserData
 from adaptssr_jax.files import atomic_path, locked
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import RunSettings
+from experiments.run.agreement import check_shared
 from experiments.run.process import is_main_process
 
 _FLAGS = 'flags.txt'
@@ -49,6 +50,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
   """
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
+    check_shared(folder / _HOLDER)
     yield folder
     return
   _refuse_other_files(folder)
@@ -58,6 +60,7 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
       stack.enter_context(_locked(folder))
       _refuse_other_settings(settings, folder)
     atomic_write(folder / _FLAGS, settings.to_flagfile())
+    check_shared(folder / _HOLDER)
     yield folder
 
 
@@ -255,8 +258,8 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   if data.kind == 'pretrain':
     advice += f'; --init_from={folder} starts from the encoder of this run'
   for name, text in texts.items():
-    path = folder / name
-    if _has_trained(folder) and path.exists() and path.read_text() != text:
+    path, wanted = folder / name, text.encode()
+    if _has_trained(folder) and path.exists() and path.read_bytes() != wanted:
       raise SettingsError(
         f'--workdir={folder} holds a run on other data: its {name} differs '
         f'from that of {data.name}. {advice}'
