@@ -169,6 +169,25 @@ def test_labels_of_their_own_table_equal_those_in_the_events(tmp_path, suffix):
   assert columns_of(own) == columns_of(inside)
 
 
+def test_users_that_a_task_leaves_out_are_told(tmp_path):
+  events = write(tmp_path / 'e.csv', EVENTS)
+  users = {row[0] for row in EVENTS}
+  rows = [(user, 'x') for user in sorted(users)[3:]]
+  rows += [('stranger', 'x'), ('another', 'y'), ('third', '')]
+  labels = write(tmp_path / 'l.csv', sorted(rows), ('user_id', 'age'))
+  told = []
+  config = user_tables_config(
+    events=str(events), labels=str(labels), label_column='age'
+  )
+  builder = tfds.builder('user_tables', config=config, data_dir=tmp_path / 'd')
+  data.load(builder, on_progress=told.append)
+  count = len(users)
+  assert told[-2:] == [
+    f'users without behaviours are left out, 2 of {count - 1} with a label',
+    f'users without a label are left out, 3 of {count} with behaviours',
+  ]
+
+
 def test_files_are_read_one_after_the_other(tmp_path):
   write(tmp_path / 'e1.csv', EVENTS[:3])
   write(tmp_path / 'e2.jsonl', EVENTS[3:9])
@@ -323,7 +342,7 @@ def read(tmp_path, paths, **settings):
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
   events = Tables(paths, Columns(texts, 'time'))
   said = []
-  users, vocabulary = read_users(
+  users, vocabulary, _ = read_users(
     events, None, tmp_path / 'database', on_progress=said.append, **settings
   )
   assert not list((tmp_path / 'database').iterdir())

@@ -192,13 +192,14 @@ class UserTables(UserBuilder):
     del dl_manager
     config = self.builder_config
     self.info.metadata['source'] = config.source
-    rows, vocabulary = read_users(
+    rows, vocabulary, notes = read_users(
       config.events,
       config.labels,
       pathlib.Path(self.data_dir_root),
       memory_limit=self.memory_limit,
       on_progress=self.on_progress,
     )
+    self.info.metadata['notes'] = notes
     return split_rows(rows, config.task), vocabulary
 
   def _examples(

@@ -50,7 +50,7 @@ def read_new_users(
   """
   config = tables_config(settings, 'pretrain')
   try:
-    rows, found = read_users(
+    rows, found, _ = read_users(
       config.events,
       config.labels,
       folder,

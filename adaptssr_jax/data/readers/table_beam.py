@@ -38,7 +38,7 @@ def user_examples(
   Args:
     labels: the labels, equal to `events` if they are a column of it; None for
       pre-training.
-    folder: for errors, and for items and labels as JSON.
+    folder: for errors, and for items, labels and notes as JSON.
     **split: arguments of `pipeline.split_examples`.
   """
   both = {'events': events, 'labels': labels}
@@ -62,6 +62,14 @@ def user_examples(
       pipeline.guarded, _group, folder, AsSingleton(time_order), events, labels
     )
   )
+  _ = (
+    users
+    | 'counts' >> beam.Map(lambda users: users.counts)
+    | 'all counts' >> beam.combiners.ToList()
+    | 'notes' >> beam.Map(table_groups.notes_of)
+    | 'save notes' >> pipeline.save(folder / 'notes.json')
+  )
+  users |= 'any' >> beam.Filter(lambda users: len(users.first) > 0)
   items = read.items | 'items' >> pipeline.in_order()
   _ = items | 'save items' >> pipeline.save(folder / 'items.json')
   classes = (
@@ -127,8 +135,7 @@ def _group(
     for name, parts in tables.items():
       for part in parts:
         table_users.insert(database, name, part)
-    users = table_groups.group_users(database, events, labels, time_order)
-  return [users] if len(users.first) else []
+    return [table_groups.group_users(database, events, labels, time_order)]
 
 
 def _order(first: list[np.ndarray], events: Tables) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import duckdb
@@ -36,6 +36,7 @@ class Users(NamedTuple):
     item_ids: raw item ids, text [items], in the order in which they first
       appear, which is that of their numbers.
     labels: text [users]; None for pre-training.
+    counts: the number of users who have behaviours, a label, and both.
   """
 
   ids: pa.ChunkedArray
@@ -43,6 +44,7 @@ class Users(NamedTuple):
   items: Ragged
   item_ids: pa.ChunkedArray
   labels: pa.ChunkedArray | None
+  counts: tuple[int, int, int]
 
   @property
   def label_names(self) -> list[str]:
@@ -120,6 +122,29 @@ def class_names(names: Collection[str]) -> list[str]:
   return sorted(names, key=lambda name: (int(name) if integers else 0, name))
 
 
+def notes_of(counts: Iterable[tuple[int, int, int]]) -> list[str]:
+  """Notes on users that a task leaves out, from the `Users.counts` of parts.
+
+  Example:
+    >>> notes_of([(3, 2, 1), (4, 4, 4)])
+    ['users without behaviours are left out, 1 of 6 with a label', \
+'users without a label are left out, 2 of 7 with behaviours']
+  """
+  users, labelled, both = np.sum([(0, 0, 0), *counts], axis=0)
+  notes = []
+  if labelled > both:
+    notes.append(
+      f'users without behaviours are left out, {labelled - both:,} of '
+      f'{labelled:,} with a label'
+    )
+  if users > both:
+    notes.append(
+      f'users without a label are left out, {users - both:,} of {users:,} with '
+      'behaviours'
+    )
+  return notes
+
+
 def group_users(
   database: duckdb.DuckDBPyConnection,
   events: Tables,
@@ -148,14 +173,18 @@ def group_users(
     'create table items as select item_id, row_number() over (order by '
     'min(row)) as item_number from events group by item_id'
   )
-  users = (
-    'select user_id, min(row) as first, count(*) as size from events '
-    'group by user_id'
+  database.execute(
+    'create table users as select user_id, min(row) as first, count(*) as size '
+    'from events group by user_id'
   )
+  users = labelled = _count(database, 'users')
   if labels is not None:
     _label_users(database, 'events' if labels == events else 'labels', labels)
-    users = f'select * from ({users}) join labelled using (user_id)'
-  database.execute(f'create table users as {users}')
+    labelled = _count(database, 'labelled')
+    database.execute(
+      'create or replace table users as from users join labelled using '
+      '(user_id)'
+    )
   found = database.sql('from users order by first').to_arrow_table()
   sizes = found['size'].to_numpy()
   on_progress(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
@@ -167,7 +196,13 @@ def group_users(
     Ragged.from_lengths(items, sizes),
     item_ids.to_arrow_table()['item_id'],
     None if labels is None else found['label'],
+    (users, labelled, len(sizes)),
   )
+
+
+def _count(database: duckdb.DuckDBPyConnection, name: str) -> int:
+  ((count,),) = database.execute(f'select count(*) from {name}').fetchall()
+  return count
 
 
 def _label_users(

@@ -22,6 +22,7 @@ from adaptssr_jax.data.readers.table_groups import (
   class_names,
   first_times,
   group_users,
+  notes_of,
   sort_key,
 )
 from adaptssr_jax.data.readers.tables import FILE, Tables, read_columns
@@ -81,7 +82,7 @@ def read_users(
   memory_limit: str = '',
   threads: int = 0,
   on_progress: Callable[[str], None] = ignore_progress,
-) -> tuple[Rows, Vocabulary]:
+) -> tuple[Rows, Vocabulary, list[str]]:
   """Reads behaviours and labels, and groups them by user.
 
   Args:
@@ -92,8 +93,8 @@ def read_users(
 
   Returns:
     The users in the order in which they first appear, for a task only those
-    with a label; and the items in the order in which they first appear, with
-    the names of the classes.
+    with a label; the items in the order in which they first appear, with the
+    names of the classes; and notes on the users that a task leaves out.
 
   Raises:
     DataError: a row is invalid, a user has different labels, or the memory
@@ -114,7 +115,8 @@ def read_users(
   check_any_user(events, len(users.first))
   classes = class_names(users.label_names)
   rows = users.rows(users.items.values, classes)
-  return rows, Vocabulary(users.item_ids.to_pylist(), classes)
+  vocabulary = Vocabulary(users.item_ids.to_pylist(), classes)
+  return rows, vocabulary, notes_of([users.counts])
 
 
 def _load(
