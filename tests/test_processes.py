@@ -1,6 +1,7 @@
 """Several processes that train together give the results of one process."""
 
 import dataclasses
+import socket
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from experiments import embed, pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.process import DistributedSettings
 from experiments.run.process import join_processes
-from tests.processes import end, start_all
+from tests.processes import end, start, start_all
 from tests.tiny_runs import lines, pretrain_settings, saved_steps
 
 RUN = {
@@ -142,3 +143,15 @@ def test_a_process_that_is_told_of_no_others(monkeypatch):
   with pytest.raises(SettingsError, match='the processes are not known'):
     join_processes(DistributedSettings(distributed='on'))
   join_processes(DistributedSettings())
+
+
+@pytest.mark.parametrize('process', [0, 1])
+def test_a_process_whose_peers_do_not_come_ends_with_one_error(process):
+  with socket.create_server(('localhost', 0)) as server:
+    port = server.getsockname()[1]
+  flags = [f'--coordinator=localhost:{port}', '--num_processes=2']
+  flags += [f'--process_id={process}', '--join_timeout=1']
+  output = end(start('pretrain', flags, devices=1), code=1)
+  told = [line for line in output.splitlines() if 'error' in line]
+  assert len(told) == 1, output
+  assert 'not all processes have joined within --join_timeout=1 s' in told[0]

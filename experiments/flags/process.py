@@ -64,7 +64,7 @@ class DistributedSettings(ProcessSettings, group='several processes'):
   )
   join_timeout: int = flag(
     300,
-    'Seconds to wait for all processes at the start, before JAX ends this one.',
+    'Seconds to wait for all processes at the start, before this one ends.',
     low=1,
     mutable_on_resume=True,
   )

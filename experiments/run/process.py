@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ _is_quiet = False
 _is_inner = False
 # Next to the folder of the run; the user may keep other things there, too.
 _FOLDER = 'jax_compilation_cache'
+# Seconds after --join_timeout at which JAX would abort the process.
+_JOIN_MARGIN = 30
 # The variables in which Slurm and Open MPI give the number of processes.
 _SIZES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
@@ -226,12 +229,17 @@ def join_processes(settings: DistributedSettings) -> None:
   if not (settings.distributed == 'on' or settings.coordinator or may_be_many):
     return
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  limit = threading.Timer(
+    settings.join_timeout, _end_unjoined, [settings.join_timeout]
+  )
+  limit.daemon = True
+  limit.start()
   try:
     jax.distributed.initialize(
       settings.coordinator or None,
       settings.num_processes,
       settings.process_id,
-      initialization_timeout=settings.join_timeout,
+      initialization_timeout=settings.join_timeout + _JOIN_MARGIN,
       heartbeat_timeout_seconds=settings.heartbeat_timeout,
     )
   except ValueError as error:
@@ -246,3 +254,16 @@ def join_processes(settings: DistributedSettings) -> None:
       f'joined ({str(error).splitlines()[0]}). To run a single process, '
       'give --distributed=off'
     ) from error
+  finally:
+    limit.cancel()
+
+
+def _end_unjoined(seconds: int) -> None:
+  """Ends the process with an error, before JAX aborts it with a stack trace."""
+  message = (
+    f'error: not all processes have joined within --join_timeout={seconds} '
+    'seconds: look at their output, and give the same command to all of them, '
+    'each with another --process_id'
+  )
+  print(message, file=sys.stderr, flush=True)
+  os._exit(1)
