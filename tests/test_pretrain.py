@@ -181,7 +181,7 @@ def test_a_run_starts_from_the_encoder_of_another(
     num_steps=1,
   )
   pretrain.main(settings)
-  assert 'knows 60 of 60 items' in capsys.readouterr().out
+  assert 'knows all 60 items' in capsys.readouterr().out
   encoder, params, _ = restore_encoder(tmp_path / 'run')
   source, expected, _ = restore_encoder(pretrained.workdir)
   assert encoder == source

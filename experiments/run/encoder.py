@@ -126,10 +126,12 @@ def _print_found(
   source: Source, found: int, items: Sequence[str], others: str
 ) -> None:
   """Prints how many items a run knows, and what happens to the others."""
-  line = (
-    f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
-    f'{others}'
-  )
+  line = f'{source.path}: knows all {len(items):,} items'
+  if found < len(items):
+    line = (
+      f'{source.path}: knows {found:,} of {len(items):,} items; the others are '
+      f'{others}'
+    )
   print_line(line if found else f'WARNING: {line}. {OTHER_IDS}')
 
 
