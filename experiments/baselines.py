@@ -83,6 +83,12 @@ def baseline_in(
 ) -> dict[str, Any]:
   """Fits the baseline in an open folder."""
   data = resplit(open_data(settings, settings.task), settings.split_seed)
+  rows = data.splits['train'].num_rows
+  if settings.train_users > rows:
+    raise SettingsError(
+      f'--train_users={settings.train_users} is more than the {rows} training '
+      f'rows of {settings.task}: take at most {rows}, or 0 for all'
+    )
   train = data.splits['train'].first(settings.train_users)
   all_rows = data
   data = data._replace(splits=data.splits | {'train': train})

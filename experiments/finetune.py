@@ -55,18 +55,20 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   check_split_seed(settings)
   if settings.plan:
     return plan(settings)
+  is_finished = pathlib.Path(settings.workdir, RESULT).exists()
+  # Before the folder is made, since the task may be refused.
+  data = None if is_finished else open_task(settings)
   with opened_workdir(settings) as folder:
-    return finetune_in(folder, settings)
+    return finetune_in(folder, settings, data)
 
 
 def finetune_in(
-  folder: pathlib.Path, settings: FinetuneSettings
+  folder: pathlib.Path, settings: FinetuneSettings, data: UserData | None
 ) -> dict[str, Any]:
   """Fine-tunes in an open folder, unless it has a result."""
-  if (folder / RESULT).exists():
+  if data is None or (folder / RESULT).exists():
     print_result_line(f'{folder}: finished, see {RESULT}')
     return json.loads((folder / RESULT).read_text())
-  data = open_task(settings)
   write_dataset(folder, data)
   event = event_of(settings, data)
   model_key, train_key = jax.random.split(jax.random.key(settings.seed))

@@ -307,6 +307,18 @@ def test_no_folder_is_made_for_a_length_or_a_task_that_is_refused(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_more_training_rows_than_there_are_are_refused(tmp_path, data_dir):
+  settings = baselines.BaselineSettings(
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
+    workdir=str(tmp_path / 'run'),
+    train_users=121,
+  )
+  words = '--train_users=121 is more than the 120 training rows of gender'
+  with pytest.raises(SettingsError, match=words):
+    baselines.main(settings)
+
+
 def test_components_are_those_of_the_svd(tmp_path):
   settings = baselines.BaselineSettings(
     num_components=8, workdir=str(tmp_path / 'run')

@@ -29,6 +29,13 @@ def refuse(constant):
   raise AssertionError(f'{constant} is not JSON')
 
 
+def test_no_folder_is_made_for_a_task_that_is_refused(tmp_path, data_dir):
+  settings = finetune_settings(tmp_path / 'run', data_dir, train_users=10**6)
+  with pytest.raises(SettingsError, match='--train_users=1000000 is more'):
+    finetune.main(settings)
+  assert not (tmp_path / 'run').exists()
+
+
 def save_broken_run(folder):
   """An encoder without a finite number, of the shape of other tiny runs."""
   encoder = UserEncoder(num_items=len(ITEMS), **ENCODER)

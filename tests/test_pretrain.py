@@ -259,6 +259,10 @@ def test_a_run_without_patience_left_stops_and_stays_stopped(
     ({'beam': True}, r'--beam is for --dataset=ttl or user_tables, not'),
     ({'data_dir': '/dev/null/data'}, r'--data_dir=/dev/null/data cannot be'),
     ({'fusion': 'both'}, r'--fusion must be adaptive, batch_mean or'),
+    (
+      {'objective': ('coserec',), 'num_similar': 10**9},
+      r'--num_similar=1000000000 is more than the 60 items',
+    ),
     ({'num_heads': 3}, r'num_heads must divide embed_dim'),
   ],
 )

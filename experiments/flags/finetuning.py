@@ -1,6 +1,7 @@
 """The flags of fine-tuning, and defaults that depend on the task."""
 
 import dataclasses
+import itertools
 
 from experiments.flags.binder import SettingsError, flag, unknown
 from experiments.flags.shared import (
@@ -214,7 +215,7 @@ def check_flags(settings: FinetuneSettings, kind: str | None = None) -> None:
         f'--{name} is for {" or ".join(kinds)} tasks; {settings.task} is a '
         f'{kind} task: leave it out'
       )
-  known = [name for names in SELECT_BY.values() for name in names]
+  known = list(dict.fromkeys(itertools.chain(*SELECT_BY.values())))
   if settings.select_by not in (None, *known):
     raise SettingsError(f'--select_by: {unknown(settings.select_by, known)}')
   if settings.concatenate and not settings.pretrained:

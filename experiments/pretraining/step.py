@@ -15,6 +15,7 @@ from adaptssr_jax.objectives.ptum import draw_negatives
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import PrepareFn, TrainState
+from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import ObjectiveSettings, traits_of
 from experiments.flags.pretraining import (
   PretrainSettings,
@@ -98,6 +99,11 @@ def with_partners_and_similar(
   """
   traits, more = settings.traits, {}
   if any(each.sees_similar for each in traits):
+    if settings.num_similar > num_items:
+      raise SettingsError(
+        f'--num_similar={settings.num_similar} is more than the {num_items:,} '
+        'items: take fewer'
+      )
     # Imported here, since SciPy takes 0.1 s and few runs need it.
     from adaptssr_jax.data.similar_items import similar_items
 
