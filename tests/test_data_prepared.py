@@ -189,6 +189,17 @@ def test_a_lost_label_is_an_error(tmp_path):
     load(tfds.builder(name, data_dir=tmp_path))
 
 
+def test_a_full_disk_is_one_error_of_the_folder(tmp_path, monkeypatch):
+  def fail(*_, **__):
+    # As ArrayRecord does.
+    raise RuntimeError('write() failed: No space left on device; writing a')
+
+  monkeypatch.setattr(datasets.data, 'load', fail)
+  match = f'--data_dir={tmp_path} cannot be used .*: make room, or choose'
+  with pytest.raises(SettingsError, match=match):
+    datasets.open_data(DataSettings(data_dir=str(tmp_path)), 'pretrain')
+
+
 @pytest.mark.parametrize('folder', ['manual', 'data'])
 def test_the_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch, folder):
   def refuse(*_, **__):

@@ -45,6 +45,22 @@ def test_a_signal_ends_what_does_not_ask(number):
   assert signal.getsignal(number) is before
 
 
+def test_a_second_signal_does_not_disturb_the_cleanup():
+  cleaned = []
+
+  def command():
+    try:
+      signal.raise_signal(signal.SIGTERM)
+    finally:
+      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGHUP)
+      cleaned.append('all')
+
+  with pytest.raises(Interrupted), handle_signals():
+    command()
+  assert cleaned == ['all']
+
+
 def asks():
   """Whether to stop, before a notice and after it."""
   before = asked_to_stop(1)

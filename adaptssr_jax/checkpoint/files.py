@@ -28,6 +28,16 @@ _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_full_disk(error: Exception) -> bool:
+  """Whether an error of any library says that a disk or a quota is full.
+
+  Example:
+    >>> is_full_disk(RuntimeError('write() failed: No space left on device'))
+    True
+  """
+  return any(os.strerror(number) in str(error) for number in NO_ROOM)
+
+
 class DamagedError(CheckpointError):
   """Files of a checkpoint are missing or unreadable.
 
@@ -104,7 +114,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
     for path in folder.glob('[0-9]*tmp*'):
       shutil.rmtree(path, ignore_errors=True)
     reason, advice = _reason(error), 'fix this'
-    if any(os.strerror(number) in str(error) for number in NO_ROOM):
+    if is_full_disk(error):
       advice = 'make room'
     raise CheckpointError(
       f'{folder}: a checkpoint could not be written ({reason}). Earlier '

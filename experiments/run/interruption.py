@@ -7,6 +7,7 @@ is closed sends SIGHUP.
 import contextlib
 import os
 import signal
+import sys
 import types
 from collections.abc import Iterator
 from types import FrameType
@@ -81,6 +82,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   if is_again or (name != 'SIGTERM' and is_unpolled):
     # A second Ctrl-C stops at once.
     raise KeyboardInterrupt(name)
+  if isinstance(sys.exception(), Interrupted):
+    # The first signal is ending the command, and its cleanup is not disturbed.
+    return
   # Stored, because code that is running now may swallow the exception.
   _SIGNAL.name = name
   if not _SIGNAL.is_polled:
