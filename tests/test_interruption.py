@@ -4,6 +4,8 @@ import errno
 import functools
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +19,7 @@ from experiments.run.interruption import (
 )
 from experiments.run.progress import Progress
 from tests.tiny_runs import (
+  ROOT,
   assert_same_run,
   finetune_settings,
   pretrain_settings,
@@ -59,6 +62,18 @@ def test_a_second_signal_does_not_disturb_the_cleanup():
   with pytest.raises(Interrupted), handle_signals():
     command()
   assert cleaned == ['all']
+
+
+def test_a_signal_does_not_change_the_status_of_what_has_ended():
+  code = """
+import os, signal
+from experiments.run.interruption import ignore_signals
+ignore_signals()
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+  os.kill(os.getpid(), number)
+"""
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT)
+  assert done.returncode == 0
 
 
 def asks():

@@ -136,9 +136,11 @@ def _start(
   if unused and not getattr(settings, 'quiet', False):
     print(f'without effect: {", ".join(unused)}', flush=True)
   # Imported here because it imports JAX.
+  from experiments.run.interruption import ignore_signals
   from experiments.run.process import call
 
   call(importlib.import_module(module).main, settings, words)
+  ignore_signals()
   if reason := lost_output(sys.stdout):
     sys.exit(
       f'error: the standard output could not be written ({reason}); the '

@@ -33,11 +33,7 @@ def handle_signals() -> Iterator[None]:
   SIGTERM is then handled during training only, and Ctrl-C or SIGHUP at other
   times ends all of them. SIGHUP stays ignored under `nohup`.
   """
-  numbers = [signal.SIGTERM, signal.SIGINT]
-  # Windows has no such signal.
-  hangup = getattr(signal, 'SIGHUP', None)
-  if hangup and signal.getsignal(hangup) != signal.SIG_IGN:
-    numbers.append(hangup)
+  numbers = _numbers()
   before = [signal.signal(number, _on_signal) for number in numbers]
   try:
     yield
@@ -45,6 +41,28 @@ def handle_signals() -> Iterator[None]:
     _SIGNAL.name = None
     for number, handler in zip(numbers, before, strict=True):
       signal.signal(number, handler)
+
+
+def _numbers() -> list[signal.Signals]:
+  """The signals that are handled."""
+  numbers = [signal.SIGTERM, signal.SIGINT]
+  # Windows has no such signal.
+  hangup = getattr(signal, 'SIGHUP', None)
+  if hangup and signal.getsignal(hangup) != signal.SIG_IGN:
+    numbers.append(hangup)
+  return numbers
+
+
+def ignore_signals() -> None:
+  """Ignores further signals in a process that has done its work and ends.
+
+  A second SIGTERM would otherwise replace the exit status of the first. With
+  several processes it does nothing, since the end of one waits for the others.
+  """
+  if jax.distributed.is_initialized():
+    return
+  for number in _numbers():
+    signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
