@@ -14,8 +14,11 @@ Map it over users by `jax.vmap`; bind its settings by `functools.partial`:
 (3, 3)
 """
 
+import operator
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray
 
@@ -76,7 +79,7 @@ def mask(
   items: Int[ArrayLike, ' length'],
   *,
   ratio: Ratio,
-  mask_id: int,
+  mask_id: int | np.integer,
 ) -> Int[Array, ' length']:
   """Replaces random behaviours by `mask_id`.
 
@@ -93,7 +96,8 @@ def mask(
     `[length]`, with as many behaviours as before.
 
   Raises:
-    ValueError: If `ratio` is outside (0, 1], or `mask_id` is not positive.
+    ValueError: If `ratio` is outside (0, 1], or `mask_id` is not positive or
+      too large for the dtype of `items`.
 
   Example:
     >>> masked = mask(
@@ -102,10 +106,16 @@ def mask(
     >>> jnp.sort(masked)
     Array([0, 7, 7, 9, 9], dtype=int32)
   """
+  items, mask_id = jnp.asarray(items), operator.index(mask_id)
   if mask_id <= 0:
     raise ValueError(
       f'mask_id must be positive (0 is padding), not {mask_id}; '
       'use the number of items + 1.'
+    )
+  if mask_id > jnp.iinfo(items.dtype).max:
+    raise ValueError(
+      f'mask_id {mask_id} does not fit items of {items.dtype}; use a larger '
+      'integer dtype.'
     )
   n, size = length_and_size(items, ratio)
   masked = random_positions(key, is_real(items), jnp.minimum(size, n - 1))

@@ -5,6 +5,7 @@ every user they are 0, not nan.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from adaptssr_jax.ops.similarity import (
   all_users,
   exact_dot,
   is_other_user,
+  join_passes,
   unit_length,
   unit_users,
 )
@@ -107,7 +109,7 @@ def view_similarities(
       own,
       views[0, 0],
       views[0, 1],
-      jnp.moveaxis(views[1:], 2, 0).reshape(len(own), -1, views.shape[-1]),
+      jnp.swapaxes(join_passes(views[1:]), 0, 1),
       size=_BLOCK,
     )
     for views in rotations
@@ -128,12 +130,13 @@ def _rank_views(
   implicit = exact_dot('bd,bd->b', anchors, implicit_view)
   explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
   other = exact_dot('bd,vpad->bvpa', anchors, vectors)
-  other = other.reshape(len(anchors), -1)
+  other = other.reshape(len(anchors), math.prod(vectors.shape[:3]))
   exists = jnp.tile(is_other_user(own, ids), 2 * len(vectors))
   count = jnp.sum(exists, axis=-1)
   # A batch of one has no other users: all sums and shares are 0.
-  at_least_one = jnp.maximum(count, 1)
+  at_least_one = jnp.maximum(count, 1).astype(other.dtype)
   nearer = explicit[:, :, None] > other[:, None, :]
+  nearer = jnp.sum(nearer & exists[:, None, :], axis=(-2, -1))
   hardest = jnp.max(other, axis=-1, where=exists, initial=-jnp.inf)
   return ViewSimilarities(
     implicit=implicit,
@@ -141,7 +144,7 @@ def _rank_views(
     other=jnp.sum(other, axis=-1, where=exists) / at_least_one,
     hardest=jnp.where(count > 0, hardest, 0),
     implicit_over_explicit=jnp.mean(implicit[:, None] > explicit, axis=-1),
-    explicit_over_other=jnp.sum(nearer & exists[:, None, :], axis=(-2, -1))
+    explicit_over_other=nearer.astype(other.dtype)
     / (explicit.shape[1] * at_least_one),
   )
 

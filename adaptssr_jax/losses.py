@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
@@ -33,7 +34,12 @@ from adaptssr_jax.ops.reductions import (
   reduce_losses,
   zero_unless,
 )
-from adaptssr_jax.ops.similarity import cosines, exact_dot, unit_users
+from adaptssr_jax.ops.similarity import (
+  cosines,
+  exact_dot,
+  join_passes,
+  unit_users,
+)
 
 __all__ = [
   'adaptssr_loss',
@@ -190,8 +196,9 @@ def _anchors_loss(
   """The ranking losses of the anchors `views[0, 0]`, all of length 1."""
   anchors = views[0, 0]
   implicit = cosines(anchors, views[0, 1:])
-  explicit = cosines(anchors, views[1:].reshape(-1, *anchors.shape))
-  if only_hardest and block_size is not None:
+  explicit = cosines(anchors, join_passes(views[1:]))
+  # Without users there is no hardest negative to look for.
+  if only_hardest and block_size is not None and len(anchors):
     # One product per anchor is differentiated, so nothing is recomputed.
     best, index = most_similar(
       anchors, own, negatives, count=1, size=block_size
@@ -265,12 +272,12 @@ def augmentation_weight(
       ]
       return 1 - jnp.mean(jnp.maximum(jnp.stack(pairs), 0), axis=(0, 2, 3))
     if fusion == 'batch_mean':
-      others = users[1:].reshape(-1, *users.shape[2:])
-      means = jnp.mean(cosines(users[0, 0], others), axis=-1)
+      means = jnp.mean(cosines(users[0, 0], join_passes(users[1:])), axis=-1)
       return 1 - reduce_losses(means, where, jnp.mean, axis_name)
   elif jnp.isscalar(fusion) and (
-    # A traced number has no value yet to check.
-    isinstance(fusion, jax.core.Tracer) or 0 <= fusion <= 1
+    # A traced number has no value yet to check. In NumPy, because jax.jit would
+    # also trace the comparison of a constant.
+    isinstance(fusion, jax.core.Tracer) or 0 <= np.asarray(fusion) <= 1
   ):
     return lax.stop_gradient(jnp.asarray(fusion, users.dtype))
   raise ValueError(

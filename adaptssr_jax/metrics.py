@@ -104,11 +104,10 @@ def macro_f1(
   valid = valid.astype(jnp.float32)
   true = jnp.bincount(labels, valid, length=num_classes)
   predicted = jnp.bincount(predictions, valid, length=num_classes)
-  hits = jnp.bincount(
-    labels, valid * (predictions == labels), length=num_classes
-  )
+  correct = (predictions == labels).astype(jnp.float32)
+  hits = jnp.bincount(labels, valid * correct, length=num_classes)
   seen = true + predicted > 0
-  return jnp.mean(2 * hits / (true + predicted), where=seen)
+  return jnp.mean(2 * hits / jnp.maximum(true + predicted, 1), where=seen)
 
 
 def rank(
@@ -162,7 +161,8 @@ def hit_rate(
     >>> hit_rate(jnp.array([1.0, 5.0, 5.5]), k=5).tolist()
     [1.0, 1.0, 0.0]
   """
-  return (jnp.asarray(ranks) <= k).astype(jnp.float32)
+  # As floats: an int8 cannot be compared with a k of 200.
+  return (jnp.asarray(ranks, jnp.float32) <= k).astype(jnp.float32)
 
 
 def reciprocal_rank(
@@ -183,8 +183,7 @@ def reciprocal_rank(
     >>> reciprocal_rank(jnp.array([1.0, 5.0, 5.5]), k=5).tolist()
     [1.0, 0.20000000298023224, 0.0]
   """
-  ranks = jnp.asarray(ranks)
-  return hit_rate(ranks, k=k) / ranks
+  return hit_rate(ranks, k=k) / jnp.asarray(ranks, jnp.float32)
 
 
 def ndcg(ranks: Num[ArrayLike, '*batch'], *, k: int) -> Float[Array, '*batch']:
@@ -209,5 +208,6 @@ def ndcg(ranks: Num[ArrayLike, '*batch'], *, k: int) -> Float[Array, '*batch']:
     Järvelin & Kekäläinen, Cumulated gain-based evaluation of IR techniques,
     ACM TOIS 2002.
   """
-  ranks = jnp.asarray(ranks)
+  # As floats: adding 1 to the largest int8 would overflow.
+  ranks = jnp.asarray(ranks, jnp.float32)
   return hit_rate(ranks, k=k) / jnp.log2(ranks + 1)

@@ -267,3 +267,19 @@ def test_two_of_gives_each_view_a_key_of_its_own():
 def test_two_of_refuses_one():
   with pytest.raises(ValueError, match='two_of needs 2 or more'):
     augment.two_of(augment.crop)
+
+
+def test_a_share_in_float32_is_its_digits():
+  items = jnp.array([1, 2, 3, 4, 5])
+  for ratio in (np.float32(0.4), np.float64(0.4), 0.4):
+    cropped = augment.crop(jax.random.key(0), items, ratio=ratio)
+    assert jnp.sum(cropped != 0) == 2
+
+
+def test_mask_keeps_small_integers():
+  items = np.array([1, 2, 3], np.int8)
+  key = jax.random.key(0)
+  masked = augment.mask(key, items, ratio=0.5, mask_id=np.int64(9))
+  assert masked.dtype == np.int8
+  with pytest.raises(ValueError, match='mask_id 300 does not fit'):
+    augment.mask(key, items, ratio=0.5, mask_id=300)

@@ -1,12 +1,14 @@
 """Checkpoints are restored exactly, or an error names the damage."""
 
 import asyncio
+import inspect
 import json
 import pathlib
 import shutil
 import sys
 import types
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -386,3 +388,37 @@ def test_an_encoder_trained_elsewhere_is_restored(tmp_path):
   with pytest.raises(ValueError, match='does not fit an encoder of'):
     save_encoder(tmp_path / 'new', ENCODER, params, names[1:])
   assert not (tmp_path / 'new').exists()
+
+
+def test_parameters_may_be_arrays_of_numpy_in_a_frozen_dict(tmp_path):
+  params = params_of(ENCODER)
+  names = [f'item {number}' for number in range(ENCODER.num_items)]
+  frozen = flax.core.freeze(jax.device_get(params))
+  save_encoder(tmp_path, ENCODER, frozen, names)
+  _, restored, _ = restore_encoder(tmp_path)
+  assert_same_bits(restored, params)
+
+
+def test_a_number_of_numpy_is_described_as_a_number():
+  encoder = ENCODER.clone()
+  # Set like this, because in tests the annotations would raise.
+  object.__setattr__(encoder, 'num_items', np.int64(ENCODER.num_items))
+  assert json.dumps(describe(encoder, [], {}).encoder)
+
+
+def test_what_does_not_fit_an_encoder_is_not_saved(tmp_path):
+  params = params_of(ENCODER)
+  names = [f'item {number}' for number in range(ENCODER.num_items)]
+  without = {name: x for name, x in params.items() if name != 'pooling'}
+  for wrong in ({'params': params}, without):
+    with pytest.raises(ValueError, match='is missing, not'):
+      save_encoder(tmp_path, ENCODER, wrong, names)
+  wider = ENCODER.clone(embed_dim=2 * ENCODER.embed_dim)
+  with pytest.raises(ValueError, match='do not fit the encoder'):
+    save_encoder(tmp_path, wider, params, names)
+  with pytest.raises(ValueError, match='a raw item id is a string, not 0'):
+    # Unwrapped, because in tests the annotations would raise first.
+    inspect.unwrap(save_encoder)(
+      tmp_path, ENCODER, params, list(range(len(names)))
+    )
+  assert not list(tmp_path.iterdir())

@@ -169,3 +169,19 @@ def test_ndcg_equals_sklearn():
   ranks = rank(scores[:, 3], np.delete(scores, 3, axis=1))
   expected = sklearn_metrics.ndcg_score(relevance, scores, k=10)
   np.testing.assert_allclose(ndcg(ranks, k=10).mean(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [np.int8, np.uint8, np.int32])
+@pytest.mark.parametrize('metric', [hit_rate, reciprocal_rank, ndcg])
+def test_ranks_may_be_the_largest_integers(metric, dtype):
+  ranks = np.array([1, 3, np.iinfo(dtype).max])
+  found = metric(ranks.astype(dtype), k=255)
+  chex.assert_type(found, jnp.float32)
+  expected = metric(ranks.astype(np.float32), k=255)
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_classes_that_do_not_occur_make_no_nan():
+  labels = jnp.array([0, 2])
+  with jax.debug_nans(True):
+    assert macro_f1(labels, labels, num_classes=4) == 1

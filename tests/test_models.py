@@ -1,6 +1,7 @@
 """The user encoder: shapes, padding, pooling and dropout."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -181,8 +182,22 @@ def test_a_bad_length_is_refused(params, length):
     encode(params, jnp.ones((1, length), jnp.int32))
 
 
-def test_an_unknown_id_is_nan(params):
-  users = encode(params, ITEMS.at[0, 0].set(11))
+@pytest.mark.parametrize('items', [ITEMS[0], ITEMS[None]])
+def test_a_bad_shape_is_refused(items):
+  # Unwrapped, because in tests the annotations would raise first.
+  with pytest.raises(ValueError, match='one user is items'):
+    inspect.unwrap(UserEncoder.hidden_states)(ENCODER, items)
+
+
+def test_parameters_are_float32_in_a_program_of_float64():
+  with jax.enable_x64(True):
+    made = jax.eval_shape(ENCODER.init, jax.random.key(0), ITEMS)
+  assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize('unknown', [11, -1])
+def test_an_unknown_id_is_nan(params, unknown):
+  users = encode(params, ITEMS.at[0, 0].set(unknown))
   assert jnp.isnan(users).any(axis=-1).tolist() == [True, False, False, False]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
+import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
@@ -20,6 +22,7 @@ from adaptssr_jax.checkpoint.items import (
   read_description,
   read_items,
   saved_shapes,
+  shapes_by_path,
 )
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.errors import CheckpointError
@@ -38,7 +41,7 @@ _ROW_OPT_STATE = set(RowOptState._fields)
 def save_encoder(
   path: str | pathlib.Path,
   encoder: UserEncoder,
-  params: dict[str, Any],
+  params: Mapping[str, Any],
   vocabulary: Sequence[str],
 ) -> None:
   """Saves an encoder that was trained elsewhere as a run of this code base.
@@ -48,12 +51,14 @@ def save_encoder(
   Args:
     path: the folder of a new run, which must not hold checkpoints yet.
     encoder: the encoder.
-    params: its parameters, as `encoder.init` returns them.
+    params: its parameters, what `encoder.init` returns under 'params'; arrays
+      of JAX or NumPy.
     vocabulary: the raw item ids; that of item i is at index i - 1.
 
   Raises:
     CheckpointError: there are checkpoints already, or the disk is full.
-    ValueError: the length of the vocabulary is not `encoder.num_items`.
+    ValueError: the vocabulary does not have `encoder.num_items` strings, or
+      the parameters do not fit the encoder.
 
   Example:
     >>> import tempfile
@@ -71,8 +76,25 @@ def save_encoder(
       f'a vocabulary of {len(vocabulary)} ids does not fit an encoder of '
       f'{encoder.num_items} items'
     )
-  description = describe(encoder, list(vocabulary), flags={})
-  save_model(path, model_params(params), description)
+  for name in vocabulary:
+    if not isinstance(name, str):
+      raise ValueError(f'a raw item id is a string, not {name!r}')
+  _check_params(encoder, params)
+  params = model_params(jax.tree.map(jnp.asarray, flax.core.unfreeze(params)))
+  save_model(path, params, describe(encoder, list(vocabulary), flags={}))
+
+
+def _check_params(encoder: UserEncoder, params: Mapping[str, Any]) -> None:
+  items = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  made = jax.eval_shape(encoder.init, jax.random.key(0), items)['params']
+  found = shapes_by_path(params)
+  for name, shape in shapes_by_path(made).items():
+    if found.get(name) != shape:
+      raise ValueError(
+        f'the parameters do not fit the encoder: {name} is '
+        f'{found.get(name, "missing")}, not {shape}; give what encoder.init '
+        "returns under 'params'"
+      )
 
 
 def save_model(

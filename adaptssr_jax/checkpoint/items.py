@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from adaptssr_jax.checkpoint import files
@@ -49,6 +50,11 @@ def describe(
     field.name: getattr(encoder, field.name)
     for field in dataclasses.fields(encoder)
     if field.name not in ('parent', 'name')
+  }
+  # Numbers of NumPy, such as the largest id of an array, are no JSON.
+  fields = {
+    name: value.item() if isinstance(value, np.generic) else value
+    for name, value in fields.items()
   }
   return Description(fields, list(vocabulary), dict(flags), list(labels or []))
 
@@ -113,8 +119,8 @@ def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
   devices = jax.device_count()
   padded = devices * rows_per_device(rows, devices)
   for item, tree in wanted.items():
-    saved = _shapes_by_path(saved_shapes(path, item, None))
-    for name, shape in _shapes_by_path(tree).items():
+    saved = shapes_by_path(saved_shapes(path, item, None))
+    for name, shape in shapes_by_path(tree).items():
       found = saved.get(name)
       if found != shape and not (
         found
@@ -129,7 +135,8 @@ def check_shapes(path: pathlib.Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+  """The shapes of the arrays of a tree, by names such as `norm.scale`."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
     for path, leaf in jax.tree.leaves_with_path(tree)

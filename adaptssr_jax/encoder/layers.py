@@ -11,7 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 # The standard deviation of initial matrices and embeddings.
 INIT_STDDEV = 0.02
-normal = nn.initializers.normal(stddev=INIT_STDDEV)
+# Parameters are float32, also where jax_enable_x64 makes float64 the default.
+normal = nn.initializers.normal(stddev=INIT_STDDEV, dtype=jnp.float32)
+zeros = functools.partial(nn.initializers.zeros, dtype=jnp.float32)
 
 # As in BERT. E[x^2] - E[x]^2, the faster variance, is too inexact for this
 # epsilon.
@@ -43,7 +45,7 @@ class Dense(nn.Module):
     """Maps `[..., inputs]` to `[..., features]`."""
     inputs = x.shape[-1]
     kernel = self.param('kernel', normal, (inputs, self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    bias = self.param('bias', zeros, (self.features,))
     # As a matrix, because XLA would transpose the array to sum the gradient of
     # the bias over two axes.
     rows = jnp.asarray(x, self.dtype).reshape(-1, inputs)

@@ -18,6 +18,7 @@ from adaptssr_jax.encoder.blocks import (
 )
 from adaptssr_jax.encoder.dropout import dropout, row_seeds
 from adaptssr_jax.encoder.layers import Dense, LayerNorm, normal
+from adaptssr_jax.ops.rows import take_rows
 
 Items = Int[ArrayLike, 'batch length']
 Keys = Key[Array, 'batch']
@@ -35,7 +36,7 @@ class UserEncoder(nn.Module):
 
   Ids are 0 for padding (at the end of a sequence), 1..num_items, and
   `mask_id` = num_items + 1. A sequence without items is encoded as zeros. An id
-  beyond the table gives nan. Matrices and embeddings start as N(0, 0.02).
+  outside of the table gives nan. Matrices and embeddings start as N(0, 0.02).
 
   Attributes:
     num_items: Number of items, without padding and mask.
@@ -147,9 +148,7 @@ class UserEncoder(nn.Module):
 
   def embed(self, items: Items) -> States:
     """Looks up items [batch, length] in the table: [batch, length, embed]."""
-    # `take` returns nan for an id beyond the table; indexing would return the
-    # row of another item.
-    return jnp.take(self.item_embedding, items, axis=0)
+    return take_rows(self.item_embedding, items)
 
   def __call__(
     self,
@@ -214,9 +213,15 @@ class UserEncoder(nn.Module):
       `[batch, length, embed_dim]`; states at padding are meaningless.
 
     Raises:
-      ValueError: If `length` is not in 1..max_length.
+      ValueError: If `items` is not `[batch, length]` with `length` in
+        1..max_length.
     """
     items = jnp.asarray(items)
+    if items.ndim != 2:
+      raise ValueError(
+        f'items must be [batch, length], not {items.shape}: one user is '
+        'items[None]'
+      )
     length = items.shape[1]
     if not 1 <= length <= self.max_length:
       raise ValueError(
@@ -245,7 +250,7 @@ class UserEncoder(nn.Module):
       return [None] * self.num_dropouts
     if seeds is None:
       if keys is None:
-        keys = jax.random.split(self.make_rng('dropout'), len(items))
+        keys = jax.random.split(self.make_rng('dropout'), items.shape[0])
       seeds = row_seeds(keys, draws=self.num_dropouts)
     return list(jnp.moveaxis(seeds, 1, 0))
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 Augmentation = Callable[[PRNGKeyArray, ArrayLike], Array]
 Items = Int[ArrayLike, ' length']
-# A share of behaviours: a number, for which ceil(ratio * n) is exact, or an
+# A share of behaviours: a number, for which ceil(ratio * n) is exact, or a JAX
 # array, which may differ at each step and is not checked.
-Ratio = float | int | Float[Array, '']
+Ratio = float | int | np.floating | Float[Array, '']
 
 
 def is_real(items: Int[ArrayLike, ' length']) -> Bool[Array, ' length']:
@@ -27,11 +27,15 @@ def length_and_size(
   n = jnp.sum(is_real(items), dtype=jnp.int32)
   if isinstance(ratio, jax.Array):
     # A product that is an integer up to rounding must not be rounded up.
-    size = jnp.ceil(ratio * n * (1 - 1e-6)).astype(jnp.int32)
+    size = ratio.astype(jnp.float32) * n.astype(jnp.float32) * (1 - 1e-6)
+    size = jnp.ceil(size).astype(jnp.int32)
     return n, jnp.clip(size, jnp.minimum(n, 1), n)
   if not 0 < ratio <= 1:
     raise ValueError(f'ratio must be in (0, 1], not {ratio}.')
   # Computed on the host in float64: in float32, ceil(0.6 * 25) is 16.
+  # The digits of a number of float32 are meant: its 0.4 is above 0.4.
+  if isinstance(ratio, np.floating):
+    ratio = float(str(ratio))
   sizes = np.ceil(ratio * np.arange(len(items) + 1)).astype(np.int32)
   return n, jnp.asarray(sizes)[n]
 

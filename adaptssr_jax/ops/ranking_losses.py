@@ -165,6 +165,7 @@ def _mean_over_triples(
   triples = jnp.where(exists, -jax.nn.log_sigmoid(first + second), 0)
   count = jnp.sum(exists, axis=-1)
   without = -jax.nn.log_sigmoid(first[..., 0])
-  with_negatives = jnp.sum(triples, axis=-1) / jnp.maximum(count, 1)
+  at_least_one = jnp.maximum(count, 1).astype(triples.dtype)
+  with_negatives = jnp.sum(triples, axis=-1) / at_least_one
   pairs = jnp.where(count > 0, with_negatives, without)
   return jnp.mean(pairs, axis=(-2, -1))

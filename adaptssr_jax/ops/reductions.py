@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
@@ -30,8 +31,8 @@ def reduce_losses(
       `jax.lax.pmean`, equals that of all examples on one device.
 
   Returns:
-    The reduced loss, a scalar, 0 if `where` masks every example; or with
-    `reduce_fn=None` the losses, 0 for masked examples.
+    The reduced loss, a scalar, 0 if there are no examples or `where` masks
+    every one; or with `reduce_fn=None` the losses, 0 for masked examples.
 
   Example:
     >>> where = jnp.array([True, True, False])
@@ -42,6 +43,9 @@ def reduce_losses(
   if reduce_fn is None:
     return losses
   losses, where = gather(losses, axis_name), gather(where, axis_name)
+  if losses.size == 0:
+    # Reduce a zero: a mean over nothing would be nan.
+    losses, where = jnp.zeros(1, losses.dtype), None
   if where is None:
     reduced = reduce_fn(losses)
   else:
@@ -61,8 +65,11 @@ def check_size(name: str, size: int | None) -> None:
 
 def check_temperature(temperature: ArrayLike) -> None:
   """Raises `ValueError` if a temperature is known and not positive."""
-  # A traced temperature, such as a learned one, has no value yet to check.
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+  # A traced temperature, such as a learned one, has no value yet to check. In
+  # NumPy, because jax.jit would also trace the comparison of a constant.
+  if isinstance(temperature, jax.core.Tracer):
+    return
+  if not np.all(np.asarray(temperature) > 0):
     raise ValueError(f'temperature must be positive, not {temperature}.')
 
 

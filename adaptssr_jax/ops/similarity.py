@@ -45,6 +45,14 @@ def cosines(
   return exact_dot('bd,vbd->bv', anchors, views)
 
 
+def join_passes(
+  users: Float[Array, 'views passes batch dim'],
+) -> Float[Array, 'vectors batch dim']:
+  """Joins the first two axes; with -1, `reshape` would refuse no users."""
+  views, passes, *shape = users.shape
+  return users.reshape(views * passes, *shape)
+
+
 def smooth_max(
   values: Float[Array, '*batch n'], *, smooth: ArrayLike
 ) -> Float[Array, '*batch 1']:
@@ -92,12 +100,12 @@ def all_users(
 
   Ids are 1, 2, ... in order, except that the second result has 0 for padding.
   """
-  own = jnp.arange(users.shape[2]) + 1
+  own = jnp.arange(users.shape[2], dtype=jnp.int32) + 1
   if axis_name is not None:
     own += lax.axis_index(axis_name) * len(own)
     users = gather(users, axis_name, axis=2)
     where = gather(where, axis_name)
-  ids = jnp.arange(users.shape[2]) + 1
+  ids = jnp.arange(users.shape[2], dtype=jnp.int32) + 1
   if where is not None:
     ids = jnp.where(jnp.asarray(where), ids, 0)
   return users, ids, own

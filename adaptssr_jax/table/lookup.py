@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from adaptssr_jax.ops.rows import take_rows
 from adaptssr_jax.table.exchange import fetch_rows
 from adaptssr_jax.table.shards import is_shards
 
@@ -83,7 +84,7 @@ def look_up(
   if isinstance(table, ShardedTable):
     table = table.batch
   if not isinstance(table, BatchRows):
-    return jnp.take(table, ids, axis=0)
+    return take_rows(table, ids)
   rows = jnp.searchsorted(table.ids, ids)
   found = table.ids.at[rows].get(mode='clip') == ids
   # `take` returns nan out of range; indexing would return another item's row.

@@ -118,7 +118,7 @@ def gradients(
     grads = _average(grads, axis_name)
   checks = [jnp.isfinite(x).all() for x in jax.tree.leaves((loss, grads))]
   # All-reduce: with a sharded table each device sees only its own gradients.
-  bad = 1.0 - jnp.array(checks).all()
+  bad = 1 - jnp.array(checks).all().astype(jnp.float32)
   metrics = mean_metrics(metrics | {'skipped': (bad, 0)}, axis_name=axis_name)
   skipped = jnp.minimum(metrics['skipped'], 1)
   return grads, metrics | {'skipped': skipped}, skipped == 0
