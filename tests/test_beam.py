@@ -211,16 +211,25 @@ def test_row_groups_without_rows_are_no_parts(tmp_path):
   assert lines_of(spans) == [1, 2]
 
 
+def with_beam(tmp_path, **changes):
+  events = str(write(tmp_path / 'e.csv', EVENTS))
+  return DataSettings(
+    dataset='user_tables',
+    events=(events,),
+    data_dir=str(tmp_path),
+    beam=True,
+    **changes,
+  )
+
+
 def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'apache_beam', None)
-  settings = DataSettings(
-    dataset='synthetic_users/tiny', data_dir=str(tmp_path), beam=True
-  )
+  settings = with_beam(tmp_path)
   with pytest.raises(data.DataError, match=r"pip install -e '.\[beam\]'"):
-    open_data(settings, 'age')
+    open_data(settings, 'pretrain')
   assert not list(tmp_path.rglob('*1.0.0*'))
   # Without the flag, Beam is not needed.
-  open_data(dataclasses.replace(settings, beam=False), 'age')
+  open_data(dataclasses.replace(settings, beam=False), 'pretrain')
 
 
 def test_options_without_beam_are_refused(tmp_path):
@@ -241,14 +250,9 @@ def test_options_without_beam_are_refused(tmp_path):
   ],
 )
 def test_wrong_options_are_an_error_before_any_work(tmp_path, option, reason):
-  settings = DataSettings(
-    dataset='synthetic_users/tiny',
-    data_dir=str(tmp_path),
-    beam=True,
-    beam_options=(option,),
-  )
+  settings = with_beam(tmp_path, beam_options=(option,))
   with pytest.raises(data.DataError) as error:
-    open_data(settings, 'age')
+    open_data(settings, 'pretrain')
   assert f'--beam_options={option} cannot be used: ' in str(error.value)
   assert reason in str(error.value)
   assert not list(tmp_path.rglob('*1.0.0*'))

@@ -189,6 +189,9 @@ def test_of_a_ranking_task_a_user_has_one_row(settings, tmp_path):
     tmp_path,
     dataset='synthetic_users/tiny',
     events=(),
+    user_column='user_id',
+    item_column='item_id',
+    time_column='time',
     task='click',
     split='test',
   )

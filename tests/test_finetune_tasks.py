@@ -256,7 +256,14 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
     ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),
     ({'task': 'click', 'select_by': 'auc'}, 'not measured in a ranking task'),
     ({'positive_weight': 2.0}, '--positive_weight is for conversion tasks'),
-    ({'task': 'click_by_user', 'split_seed': 1}, 'would separate the rows'),
+    (
+      {
+        'dataset': 'movielens_users/100k',
+        'task': 'click_by_user',
+        'split_seed': 1,
+      },
+      'would separate the rows',
+    ),
     ({'mode': 'probe', 'train_users': 1}, 'take more than --train_users=1'),
   ],
 )
