@@ -53,6 +53,8 @@ _METHODS = {
   'labels': ('bag_of_items', 'bag_svd'),
   'ranking': ('most_popular', 'last_item', 'bag_svd'),
 }
+# The methods that regress on bags of items.
+BAGS = ('bag_of_items', 'bag_svd')
 # Inverse strengths of the penalty, the strongest first, for binary bags and for
 # bags of unit length.
 _STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
@@ -65,9 +67,8 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
       f'--num_components is for --method=bag_svd, not {settings.method}: leave '
       'it out'
     )
-  if settings.method not in ('bag_of_items', 'bag_svd') and (
-    settings.max_length != BaselineSettings.max_length
-  ):
+  is_default = settings.max_length == BaselineSettings.max_length
+  if settings.method not in BAGS and not is_default:
     raise SettingsError(
       f'--max_length is for bags of items, not --method={settings.method}: '
       'leave it out'

@@ -76,7 +76,7 @@ def test_tables_are_pre_trained_and_fine_tuned_on(tables, tmp_path, capsys):
     )
   )
   assert set(result['test']) == {'accuracy', 'macro_f1', 'auc'}
-  assert 'knows 6 of 6 items' in capsys.readouterr().out
+  assert 'knows all 6 items' in capsys.readouterr().out
   _, _, vocabulary = restore_encoder(tmp_path / 'f')
   assert sorted(vocabulary) == sorted(ITEMS)
 

@@ -131,9 +131,10 @@ def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
 def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
   method = grid.method(cell.method)
   fields = _cell_fields(grid, cell)
-  # The baseline sees as many behaviours of a user as the encoders.
-  default = UserEncoder.max_length
-  fields['max_length'] = grid.shape().get('max_length', default)
+  if method.baseline in baselines.BAGS:
+    # The baseline sees as many behaviours of a user as the encoders.
+    default = UserEncoder.max_length
+    fields['max_length'] = grid.shape().get('max_length', default)
   if method.baseline == 'bag_svd':
     # The SVD has as many features as the vectors.
     width = grid.shape().get('embed_dim', UserEncoder.embed_dim)
