@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from adaptssr_jax.data import UserArrays, UserData, resplit
+from adaptssr_jax.data import UserArrays, UserBuilder, UserData, resplit
 from experiments.finetuning.predictions import write_result
 from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
@@ -49,12 +49,12 @@ from experiments.run.data import check_data, check_split_seed, open_data
 from experiments.run.process import print_result_line
 from experiments.run.workdir import opened_workdir
 
-_METHODS = {
-  'labels': ('bag_of_items', 'bag_svd'),
-  'ranking': ('most_popular', 'last_item', 'bag_svd'),
-}
 # The methods that regress on bags of items.
 BAGS = ('bag_of_items', 'bag_svd')
+_METHODS = {
+  'labels': BAGS,
+  'ranking': ('most_popular', 'last_item', 'bag_svd'),
+}
 # Inverse strengths of the penalty, the strongest first, for binary bags and for
 # bags of unit length.
 _STRENGTHS = {'binary': (0.001, 0.01, 0.1, 1.0), 'tf_idf': BAG_STRENGTHS}
@@ -73,17 +73,18 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
       f'--max_length is for bags of items, not --method={settings.method}: '
       'leave it out'
     )
-  check_data(settings, settings.task)
+  builder = check_data(settings, settings.task)
   check_split_seed(settings)
   with opened_workdir(settings) as folder:
-    return baseline_in(folder, settings)
+    return baseline_in(folder, settings, builder)
 
 
 def baseline_in(
-  folder: pathlib.Path, settings: BaselineSettings
+  folder: pathlib.Path, settings: BaselineSettings, builder: UserBuilder
 ) -> dict[str, Any]:
   """Fits the baseline in an open folder."""
-  data = resplit(open_data(settings, settings.task), settings.split_seed)
+  data = open_data(settings, settings.task, builder)
+  data = resplit(data, settings.split_seed)
   rows = data.splits['train'].num_rows
   if settings.train_users > rows:
     raise SettingsError(

@@ -38,7 +38,6 @@ from experiments.flags.finetuning import with_defaults
 from experiments.planning.plan import Plan, check_plan, plan_run
 from experiments.probing.probe import probe, probe_head, probe_name
 from experiments.run import loop
-from experiments.run.data import check_data, check_split_seed
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.process import print_result_line
 from experiments.run.steps import Training, sequences_of
@@ -51,8 +50,6 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   """Fine-tunes, and returns the content of `result.json`, or the plan."""
   settings = with_defaults(settings)
   loop.check_run(settings)
-  check_data(settings, settings.task)
-  check_split_seed(settings)
   if settings.plan:
     return plan(settings)
   is_finished = pathlib.Path(settings.workdir, RESULT).exists()

@@ -18,6 +18,7 @@ import jax
 
 from adaptssr_jax.checkpoint.encoders import restore_description
 from adaptssr_jax.checkpoint.items import describe
+from adaptssr_jax.data import UserBuilder
 from adaptssr_jax.training.step import TrainState
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import check_objective, with_defaults
@@ -34,18 +35,20 @@ from experiments.run.workdir import opened_workdir, write_dataset
 def main(settings: PretrainSettings) -> TrainState | Plan:
   """Pre-trains, and returns the state with the best validation; or the plan."""
   settings = with_defaults(settings)
-  check(settings)
+  builder = check(settings)
   if settings.plan:
-    data = open_data(settings, task='pretrain')
+    data = open_data(settings, 'pretrain', builder)
     make = functools.partial(make_pretraining, settings)
     return plan_run(settings, data, make)
   with opened_workdir(settings) as folder:
-    return pretrain_in(folder, settings)
+    return pretrain_in(folder, settings, builder)
 
 
-def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
+def pretrain_in(
+  folder: pathlib.Path, settings: PretrainSettings, builder: UserBuilder
+) -> TrainState:
   """Pre-trains in an open folder."""
-  data = open_data(settings, task='pretrain')
+  data = open_data(settings, 'pretrain', builder)
   items = data.vocabulary.items
   write_dataset(folder, data)
   init_key, train_key, eval_key = jax.random.split(
@@ -67,14 +70,19 @@ def pretrain_in(folder: pathlib.Path, settings: PretrainSettings) -> TrainState:
   return state
 
 
-def check(settings: PretrainSettings) -> None:
-  """Raises `SettingsError` for flags with which the run would fail."""
+def check(settings: PretrainSettings) -> UserBuilder:
+  """Raises `SettingsError` for flags with which the run would fail.
+
+  Returns:
+    The builder of the data, whose files are hashed only once.
+  """
   loop.check_run(settings)
   check_objective(settings)
-  check_data(settings, 'pretrain')
+  builder = check_data(settings, 'pretrain')
   if settings.plan:
     check_plan(settings, source=settings.init_from)
   check_source(settings)
+  return builder
 
 
 def check_source(settings: PretrainSettings) -> None:

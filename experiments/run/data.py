@@ -45,18 +45,21 @@ _BUILDERS = (
 )
 
 
-def open_data(settings: DataSettings, task: str) -> data.UserData:
+def open_data(
+  settings: DataSettings, task: str, builder: data.UserBuilder | None = None
+) -> data.UserData:
   """Opens the data set of the flags for one task, and prepares it if needed.
 
   Every process of a run calls it. Of the processes that share a folder, one
-  prepares the data set, and the others wait for it.
+  prepares the data set, and the others wait for it. `builder` is the result of
+  `check_data`, if that was called before: to make it reads all of --events.
 
   Raises:
     DataError: the source cannot be found, downloaded or read.
   """
   if is_quiet() or not sys.stderr.isatty():
     tfds.disable_progress_bar()
-  builder = check_data(settings, task)
+  builder = builder or check_data(settings, task)
   load = functools.partial(
     data.load,
     builder,
@@ -102,13 +105,6 @@ def _errors_of_folders(settings: DataSettings) -> Iterator[None]:
     ) from error
 
 
-def check_data(settings: DataSettings, task: str) -> data.UserBuilder:
-  """The builder of a task, which is not prepared; refuses wrong flags."""
-  if settings.beam_options and not settings.beam:
-    raise SettingsError('--beam_options is for --beam: give that too')
-  return _builder(settings, task)
-
-
 def check_split_seed(settings: SplitSettings) -> None:
   """Raises `SettingsError` if --split_seed contradicts the split or task."""
   if settings.split_seed and settings.split == LEAVE_ONE_OUT:
@@ -123,7 +119,10 @@ def check_split_seed(settings: SplitSettings) -> None:
     )
 
 
-def _builder(settings: DataSettings, task: str) -> data.UserBuilder:
+def check_data(settings: DataSettings, task: str) -> data.UserBuilder:
+  """The builder of a task, which is not prepared; refuses wrong flags."""
+  if settings.beam_options and not settings.beam:
+    raise SettingsError('--beam_options is for --beam: give that too')
   name, _, size = settings.dataset.partition('/')
   builders = {builder.name: builder for builder in _BUILDERS}
   if name not in builders:
