@@ -70,12 +70,14 @@ def test_settings_may_be_constants_of_a_program():
 def test_no_dtype_is_promoted():
   labels = jnp.array([0, 1, 1])
   with jax.numpy_dtype_promotion('strict'):
-    for loss in EVERY.values():
-      loss(USERS)
-    diagnostics.view_similarities(USERS)
-    metrics.macro_f1(labels, labels, num_classes=3)
-    metrics.ndcg(labels + 1, k=2)
-    metrics.reciprocal_rank(labels + 1, k=2)
+    found = [loss(USERS) for loss in EVERY.values()]
+    found += [
+      diagnostics.view_similarities(USERS),
+      metrics.macro_f1(labels, labels, num_classes=3),
+      metrics.ndcg(labels + 1, k=2),
+      metrics.reciprocal_rank(labels + 1, k=2),
+    ]
+  assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype('f4')}
 
 
 def test_a_step_is_float32_whatever_the_default():

@@ -152,20 +152,14 @@ TITLES |= {
 # Titles of rows that are named otherwise in the other tables.
 TITLES_OF = {
   'ml1m_seeds': {
-    f'joint+learning_rate={flags}': (
-      f'Pooled items and AdaptSSR from the start, 12 epochs, {title}'
+    f'joint+learning_rate=0.00{rate}+num_epochs=12+num_layers=1{flags}': (
+      f'Pooled items and AdaptSSR from the start, 12 epochs, rate .00{title}'
     )
-    for flags, title in (
-      ('0.002+num_epochs=12+num_layers=1', 'rate .002'),
-      ('0.004+num_epochs=12+num_layers=1', 'rate .004'),
-      (
-        '0.004+num_epochs=12+num_layers=1+objective_weights=1-1',
-        'rate .004, weights 1 and 1',
-      ),
-      (
-        '0.004+num_epochs=12+num_layers=1+objective_weights=1-3',
-        'rate .004, weights 1 and 3',
-      ),
+    for rate, flags, title in (
+      (2, '', '2'),
+      (4, '', '4'),
+      (4, '+objective_weights=1-1', '4, weights 1 and 1'),
+      (4, '+objective_weights=1-3', '4, weights 1 and 3'),
     )
   }
 }

@@ -155,12 +155,9 @@ def refuse_unused(settings: Settings, words: Sequence[str]) -> list[str]:
     Such flags of flag files, as `--NAME`. They are not refused, since one file
     may serve several objectives and modes.
   """
-  defaults = {
-    field.name: field.default for field in dataclasses.fields(settings)
-  }
   found = []
   for name, why in settings.without_effect().items():
-    if getattr(settings, name) == defaults[name]:
+    if getattr(settings, name) == getattr(type(settings), name):
       continue
     message = f'--{name} {why}: leave it out'
     if with_location(message, words) == message:

@@ -62,13 +62,7 @@ def user_examples(
       pipeline.guarded, _group, folder, AsSingleton(time_order), events, labels
     )
   )
-  _ = (
-    users
-    | 'counts' >> beam.Map(lambda users: users.counts)
-    | 'all counts' >> beam.combiners.ToList()
-    | 'notes' >> beam.Map(table_groups.notes_of)
-    | 'save notes' >> pipeline.save(folder / 'notes.json')
-  )
+  _ = users | 'notes' >> _save_notes(folder)
   users |= 'any' >> beam.Filter(lambda users: len(users.first) > 0)
   items = read.items | 'items' >> pipeline.in_order()
   _ = items | 'save items' >> pipeline.save(folder / 'items.json')
@@ -136,6 +130,17 @@ def _group(
       for part in parts:
         table_users.insert(database, name, part)
     return [table_groups.group_users(database, events, labels, time_order)]
+
+
+@beam.ptransform_fn
+def _save_notes(users: PCollection, folder: pathlib.Path) -> PCollection:
+  return (
+    users
+    | 'counts' >> beam.Map(lambda users: users.counts)
+    | 'all counts' >> beam.combiners.ToList()
+    | 'join' >> beam.Map(table_groups.notes_of)
+    | 'save' >> pipeline.save(folder / 'notes.json')
+  )
 
 
 def _order(first: list[np.ndarray], events: Tables) -> np.ndarray:
