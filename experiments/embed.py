@@ -18,7 +18,8 @@ The rows are in the order of the prepared data set: all training users, then
 those of validation, then of test. That is not the order of your files: match
 rows by `user_id`. In a ranking task, a user has a row in each split that has
 positives of the user. If a user has more behaviours than the encoder reads, it
-reads the last ones.
+reads the last ones; with --history=whole the vector is the mean over windows
+of the whole history.
 
   python -m experiments.embed --pretrained=runs/latest --events=new.csv \
     --output=users.parquet
@@ -226,7 +227,10 @@ def embedded(
   models: Sequence[Model],
 ) -> Iterator[Piece]:
   """The users with their vectors by all models, concatenated."""
-  by_model = [encoded(settings, splits, *model) for model in models]
+  by_model = [
+    encoded(settings, splits, *model, history=settings.history)
+    for model in models
+  ]
   for batches in zip(*by_model, strict=True):
     users, rows, _ = batches[0]
     vectors = np.concatenate([some for *_, some in batches], axis=1)

@@ -93,6 +93,8 @@ def finetune_in(
   about = {'task': settings.task, 'pretrained': settings.pretrained}
   if settings.concatenate:
     about['concatenate'] = list(settings.concatenate)
+  if settings.mode == 'probe':
+    about['history'] = settings.history
   result = write_result(folder, about | event | best, outputs, data)
   print_result(result, settings)
   return result

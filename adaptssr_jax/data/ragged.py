@@ -86,6 +86,28 @@ class Ragged:
       values[begin:end] = self.values[positions]
     return taken
 
+  def split(self, length: int) -> tuple[Ragged, np.ndarray]:
+    """Splits each row into the fewest parts of at most `length` values.
+
+    The parts of a row are consecutive, and their lengths differ by at most one.
+    A row without values is one part.
+
+    Returns:
+      The parts of all rows, without a copy, and the number of parts of each
+      row, int64 [rows].
+
+    Example:
+      >>> parts, counts = Ragged.from_rows([[1, 2, 3], [4]]).split(2)
+      >>> [parts[part].tolist() for part in range(3)], counts.tolist()
+      ([[1], [2, 3], [4]], [2, 1])
+    """
+    lengths = self.lengths
+    counts = np.maximum(-(-lengths // length), 1)
+    within = _ranges(np.zeros(len(counts), np.int64), counts)
+    shares = np.repeat(lengths, counts) * within // np.repeat(counts, counts)
+    starts = np.repeat(self.offsets[:-1], counts) + shares
+    return Ragged(self.values, np.append(starts, self.offsets[-1])), counts
+
   def padded(
     self,
     rows: np.ndarray,
@@ -164,6 +186,16 @@ class RaggedView:
     """The rows with these indices, in this order."""
     return RaggedView(self.parts, self.picked[rows])
 
+  def split(self, length: int) -> tuple[RaggedView, np.ndarray]:
+    """As `Ragged.split`."""
+    parts, counts = zip(
+      *(part.split(length) for part in self.parts), strict=True
+    )
+    counts = np.concatenate(counts)
+    begins = np.cumsum(counts) - counts
+    counts = counts[self.picked]
+    return RaggedView(parts, _ranges(begins[self.picked], counts)), counts
+
   def padded(
     self,
     rows: np.ndarray,
@@ -190,3 +222,11 @@ class RaggedView:
       at = np.flatnonzero(owner == index)
       if len(at):
         yield at, part, number[at] - (ends[index] - len(part))
+
+
+def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """The numbers from each begin on, as many as each length, concatenated."""
+  ends = np.cumsum(lengths)
+  return np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+    begins - (ends - lengths), lengths
+  )

@@ -167,6 +167,7 @@ def _vector_settings(grid: Grid, run: Vectors) -> frozen.VectorSettings:
     workdir=str(grid.folder / run.name),
     pretrained=source,
     concatenate=tuple(more),
+    history=grid.method(run.method).history,
     seed=run.seed,
     **grid.data | ({} if source else grid.shape()),
   )

@@ -6,19 +6,26 @@ cell is then a regression on the CPU, which runs no JAX program.
 
 import dataclasses
 import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
+from experiments.comparison.methods import FROZEN, FROZEN_WITH_BAG, Method
+from experiments.comparison.options import CompareSettings
 from experiments.finetuning.predictions import write_result
-from experiments.flags.binder import flag
-from experiments.flags.process import EncodingSettings, TableSettings
+from experiments.flags.binder import SettingsError, flag, unknown
+from experiments.flags.process import (
+  EncodingSettings,
+  TableSettings,
+  UserVectorSettings,
+)
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
-  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
@@ -34,6 +41,63 @@ from experiments.run.encoder import make_encoder, open_source, with_items
 from experiments.run.workdir import atomic_savez, opened_workdir
 
 VECTORS = 'vectors.npz'
+
+
+def methods_of_vectors(
+  settings: CompareSettings, known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """The rows whose vectors are those of other methods, in another way."""
+  return concatenated_methods(
+    settings.concatenated, known
+  ) | whole_history_methods(settings.whole_history, known)
+
+
+def concatenated_methods(
+  rows: Sequence[str], known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """Methods whose vectors are those of several others, concatenated."""
+  found = {}
+  for row in rows:
+    names = tuple(row.split())
+    _check_trained(f'--concatenated={row}', names, known)
+    if len(set(names)) < max(len(names), 2):
+      raise SettingsError(f'--concatenated={row}: give two different methods')
+    key = '_and_'.join(names)
+    if len(key) > 200:  # The key is the name of a folder.
+      key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
+    found[key] = Method(
+      title=', concatenated with '.join(known[name].title for name in names),
+      concatenated=names,
+      modes=(FROZEN, FROZEN_WITH_BAG),
+    )
+  return found
+
+
+def whole_history_methods(
+  names: Sequence[str], known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """Methods whose vectors are those of others, of the whole history."""
+  _check_trained('--whole_history', names, known)
+  return {
+    f'{name}_whole': Method(
+      title=f'{known[name].title}, whole history',
+      concatenated=(name,),
+      history='whole',
+      modes=(FROZEN, FROZEN_WITH_BAG),
+    )
+    for name in names
+  }
+
+
+def _check_trained(
+  flag_text: str, names: Sequence[str], known: Mapping[str, Method]
+) -> None:
+  """Refuses names of methods that are unknown or not pre-trained."""
+  for name in names:
+    if name not in known:
+      raise SettingsError(f'{flag_text}: {unknown(name, known)}')
+    if not known[name].flags:
+      raise SettingsError(f'{flag_text}: {name} is not pre-trained')
 
 
 def stored_users(data: UserData) -> UserArrays:
@@ -57,7 +121,11 @@ def rows_of(users: UserArrays, data: UserData) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorSettings(
-  DataSettings, EncodingSettings, TableSettings, EncoderSettings
+  UserVectorSettings,
+  DataSettings,
+  EncodingSettings,
+  TableSettings,
+  EncoderSettings,
 ):
   """How the users of a data set are encoded."""
 
@@ -67,7 +135,6 @@ class VectorSettings(
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder is used; by default it is random.'
   )
-  concatenate: tuple[str, ...] = concatenate_flag()
   seed: int = flag(0, 'Seed of a random encoder.', low=0, high=2**32 - 1)
   batch_size: int = flag(
     512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
@@ -112,7 +179,9 @@ def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:
     else:
       key = jax.random.key(settings.seed)
       models = [make_encoder(settings, items, key, shard_table=shard_table)]
-    vectors = encode_concatenated(settings, [stored_users(data)], models)
+    vectors = encode_concatenated(
+      settings, [stored_users(data)], models, history=settings.history
+    )
     atomic_savez(folder / VECTORS, vector=vectors)
     return vectors
 

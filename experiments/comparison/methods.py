@@ -7,7 +7,6 @@ METHODS; a new flag file is a new entry of `setup.STAGES`.
 
 import dataclasses
 import itertools
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +51,7 @@ class Method:
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # The methods whose vectors are concatenated, for a method without training.
   concatenated: Sequence[str] = ()
+  history: str = 'last'  # what the vectors are of, see `UserVectorSettings`
   steps_of: str = ''  # the method that sets the number of pre-training steps
   rate_of: str = ''  # the flag whose file sets the learning rate, if another
   baseline: str = ''  # for baselines: the `--method` of `experiments.baselines`
@@ -231,31 +231,6 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
       method,
       title=', '.join([method.title, *named]).replace('=', ' '),
       changes=method.changes | changes,
-    )
-  return found
-
-
-def concatenated_methods(
-  rows: Sequence[str], known: Mapping[str, Method]
-) -> dict[str, Method]:
-  """Methods whose vectors are those of several others, concatenated."""
-  found = {}
-  for row in rows:
-    names = tuple(row.split())
-    for name in names:
-      if name not in known:
-        raise SettingsError(f'--concatenated={row}: {unknown(name, known)}')
-      if not known[name].flags:
-        raise SettingsError(f'--concatenated={row}: {name} is not pre-trained')
-    if len(set(names)) < max(len(names), 2):
-      raise SettingsError(f'--concatenated={row}: give two different methods')
-    key = '_and_'.join(names)
-    if len(key) > 200:  # The key is the name of a folder.
-      key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
-    found[key] = Method(
-      title=', concatenated with '.join(known[name].title for name in names),
-      concatenated=names,
-      modes=(FROZEN, FROZEN_WITH_BAG),
     )
   return found
 

@@ -47,6 +47,12 @@ class CompareSettings(DataSettings, ProcessSettings):
     repeated=True,
     may_repeat=True,
   )
+  whole_history: tuple[str, ...] = flag(
+    (),
+    'One more row, in the frozen columns, for each of these methods: its mean '
+    'vector over windows of the whole history. The name of a variant is that '
+    'in results.json.',
+  )
   reference: str = flag(
     REFERENCE, 'The row that all others are compared with by paired tests.'
   )

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from adaptssr_jax.data import UserData, resplit
-from experiments.comparison import methods
+from experiments.comparison import frozen, methods
 from experiments.comparison.grid import Grid, check_columns, check_shapes
 from experiments.comparison.methods import FINE_TUNED, REFERENCE
 from experiments.comparison.options import CompareSettings
@@ -123,7 +123,7 @@ def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
   if settings.augmentation_pairs:
     chosen |= methods.pair_methods()
   known = methods.METHODS | chosen
-  chosen |= methods.concatenated_methods(settings.concatenated, known)
+  chosen |= frozen.methods_of_vectors(settings, known)
   reference = settings.reference
   # The default reference need not be a row.
   if reference not in chosen and reference != REFERENCE:

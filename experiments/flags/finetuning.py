@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 
 from experiments.flags.binder import SettingsError, flag, unknown
+from experiments.flags.process import UserVectorSettings
 from experiments.flags.shared import (
   EncoderSettings,
   PlanSettings,
-  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
@@ -34,6 +34,7 @@ _LABELLED = ('classification', 'conversion')
 # Flags that have an effect only in some modes, or for some kinds of task.
 _ONLY_FOR = {
   'concatenate': (('probe',), SELECT_BY),
+  'history': (('probe',), SELECT_BY),
   'with_bag': (('probe',), _LABELLED),
   'probe_model': (('probe',), _LABELLED),
   'head': (_TRAINED, _LABELLED),
@@ -58,7 +59,7 @@ _BATCH_SIZES = {'click': 512}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(PlanSettings, EncoderSettings):
+class FinetuneSettings(UserVectorSettings, PlanSettings, EncoderSettings):
   """The flags of fine-tuning."""
 
   task: str = flag(
@@ -76,7 +77,6 @@ class FinetuneSettings(PlanSettings, EncoderSettings):
     'Workdir of the run from whose encoder to start; by default the encoder is '
     'random.',
   )
-  concatenate: tuple[str, ...] = concatenate_flag()
   mode: str = flag(
     'full',
     'What is trained. full: encoder and head; frozen: the head on a frozen '

@@ -84,15 +84,6 @@ def train_users_flag() -> int:
   )
 
 
-def concatenate_flag() -> tuple[str, ...]:
-  """The flag --concatenate of commands that use vectors of several encoders."""
-  return flag(
-    (),
-    'Workdirs of further runs, DIR or DIR,DIR, whose vectors are appended to '
-    'that of --pretrained.',
-  )
-
-
 def split_seed_flag() -> int:
   """The flag --split_seed of commands that learn from labelled rows."""
   return flag(

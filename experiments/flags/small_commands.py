@@ -15,11 +15,11 @@ from experiments.flags.process import (
   ProcessSettings,
   QuietSettings,
   TableSettings,
+  UserVectorSettings,
 )
 from experiments.flags.shared import (
   DataSettings,
   SplitSettings,
-  concatenate_flag,
   split_seed_flag,
   train_users_flag,
 )
@@ -27,6 +27,7 @@ from experiments.flags.shared import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedSettings(
+  UserVectorSettings,
   DataSettings,
   DistributedSettings,
   EncodingSettings,
@@ -44,7 +45,6 @@ class EmbedSettings(
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
   )
-  concatenate: tuple[str, ...] = concatenate_flag()
   output: str = flag(
     '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
   )

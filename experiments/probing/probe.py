@@ -48,7 +48,9 @@ def probe(
     test rows.
   """
   known = probe_rows(settings, data)
-  vectors = encode_concatenated(settings, known.splits.values(), models)
+  vectors = encode_concatenated(
+    settings, known.splits.values(), models, history=settings.history
+  )
   bag = None
   if settings.with_bag:
     # Document frequencies are counted over all rows, used for training or not.
@@ -185,15 +187,20 @@ def encode_splits(
   splits: Collection[UserArrays],
   encoder: UserEncoder,
   params: dict[str, Any],
+  *,
+  history: str = 'last',
 ) -> np.ndarray:
   """The vectors of the users, split after split, [users, features].
+
+  Args:
+    history: as in `encoded`.
 
   Raises:
     SettingsError: a vector has nan or infinity, which happens if the training
       of the encoder diverged.
   """
   splits = [UserArrays(users.user_id, users.items) for users in splits]
-  found = encoded(settings, splits, encoder, params)
+  found = encoded(settings, splits, encoder, params, history=history)
   vectors = np.concatenate([some for *_, some in found])
   if not np.isfinite(vectors).all():
     raise SettingsError(
@@ -207,10 +214,16 @@ def encode_concatenated(
   settings: EncodingSettings,
   splits: Collection[UserArrays],
   models: Sequence[Model],
+  *,
+  history: str,
 ) -> np.ndarray:
   """The vectors of several encoders by `encode_splits`, concatenated."""
   return np.concatenate(
-    [encode_splits(settings, splits, *model) for model in models], axis=1
+    [
+      encode_splits(settings, splits, *model, history=history)
+      for model in models
+    ],
+    axis=1,
   )
 
 

@@ -229,20 +229,66 @@ def encoded(
   splits: Collection[UserArrays],
   encoder: UserEncoder,
   params: dict[str, Any],
+  *,
+  history: str = 'last',
 ) -> Iterator[tuple[UserArrays, np.ndarray, np.ndarray]]:
   """Encodes the users of all splits, batch by batch, in the stored order.
 
+  Args:
+    history: 'last': the encoder reads the last behaviours of a history; or
+      'whole': the history is split into windows that the encoder can read, and
+      the vector is the mean over them, weighted by their lengths.
+
   Yields:
-    The split; the rows of it that are in the batch; and their vectors, float32
-    [rows, features].
+    The split; some rows of it; and their vectors, float32 [rows, features].
   """
-  size = settings.batch_size
-  sequences = sequences_of(settings, splits, encoder.max_length)
+  size, is_whole = settings.batch_size, history == 'whole'
+  read, counts = splits, [None] * len(splits)
+  if is_whole:
+    found = [users.items.split(encoder.max_length) for users in splits]
+    read = [UserArrays(None, windows) for windows, _ in found]
+    counts = [count for _, count in found]
+  sequences = sequences_of(settings, read, encoder.max_length)
   encode = encoding_step(encoder, sequences, batch_size=size)
   params = encoding_params(params, shard_table=settings.shard_table)
   step = functools.partial(encode, params)
-  for users in splits:
-    for rows, vectors in outputs_in_order(
-      step, users, batch_size=size, length=sequences.length
-    ):
+  for users, sequence, count in zip(splits, read, counts, strict=True):
+    outputs = outputs_in_order(
+      step, sequence, batch_size=size, length=sequences.length
+    )
+    if is_whole:
+      outputs = means_of_windows(outputs, sequence.items.lengths, count)
+    for rows, vectors in outputs:
       yield users, rows, vectors
+
+
+def means_of_windows(
+  outputs: Iterable[tuple[np.ndarray, np.ndarray]],
+  lengths: np.ndarray,
+  counts: np.ndarray,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """The mean vector over the windows of each user, weighted by their lengths.
+
+  Args:
+    outputs: the numbers and the vectors of windows, batch by batch, in order.
+    lengths: of the windows, int [windows].
+    counts: the number of windows of each user, from 1, int [users].
+
+  Yields:
+    The rows of some consecutive users, and their vectors.
+  """
+  ends = np.cumsum(counts)
+  begins = ends - counts
+  # A user without behaviours has one window, of length 0.
+  weights = np.maximum(lengths, 1).astype(np.float32)
+  weights /= np.repeat(np.add.reduceat(weights, begins), counts)
+  first, waiting = 0, []  # the first user not yet yielded, and its windows
+  for rows, vectors in outputs:
+    waiting.append(weights[rows, None] * vectors)
+    last = int(np.searchsorted(ends, rows[-1] + 1, side='right'))
+    if last > first:
+      known = np.concatenate(waiting)
+      at = begins[first:last] - begins[first]
+      size = ends[last - 1] - begins[first]
+      yield np.arange(first, last), np.add.reduceat(known[:size], at)
+      first, waiting = last, [known[size:]]
