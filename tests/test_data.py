@@ -10,7 +10,6 @@ from tensorflow_datasets.core import shuffle
 from adaptssr_jax.data import (
   DataError,
   Ragged,
-  RaggedView,
   Rows,
   UserBuilder,
   Vocabulary,
@@ -78,22 +77,9 @@ def test_padding_may_be_another_number():
   assert Ragged.from_rows([]).longest == 0
 
 
-def test_a_view_reads_like_the_rows_it_shows():
-  parts = tuple(Ragged.from_rows(rows) for rows in (ROWS, [[], [7, 7]], [[9]]))
-  picked = np.array([6, 0, 5, 3, 1, 0])
-  view = RaggedView(parts, picked)
-  copy = Ragged.from_rows([[9], [5, 3, 8], [7, 7], ROWS[3], [], [5, 3, 8]])
-  assert lists(view) == lists(copy)
-  assert view.lengths.tolist() == copy.lengths.tolist()
-  assert view.longest == copy.longest == 8
-  assert lists(view.first(2)) == lists(copy.first(2))
-  rows = np.array([4, 1, 3, 1, 0])
-  assert lists(view.take(rows)) == lists(copy.take(rows))
-  for skip in (0, np.array([0, 1, 4, 2, 0])):
-    found = view.padded(rows, 4, skip=skip, fill=-1)
-    expected = copy.padded(rows, 4, skip=skip, fill=-1)
-    np.testing.assert_array_equal(found, expected)
-    assert found.dtype == expected.dtype
+def test_rows_of_several_are_concatenated():
+  parts = [Ragged.from_rows(rows) for rows in (ROWS, [[], [7, 7]], [[9]])]
+  assert lists(Ragged.concatenate(parts)) == [*ROWS, [], [7, 7], [9]]
 
 
 def test_only_empty_rows_are_padded_to_zeros():

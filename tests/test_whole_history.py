@@ -8,7 +8,7 @@ from test_embed import EVENTS, read, settings
 from test_similarity_command import ITEMS, save_run
 
 from adaptssr_jax.checkpoint.encoders import restore_encoder
-from adaptssr_jax.data import Ragged, RaggedView
+from adaptssr_jax.data import Ragged
 from experiments import compare, embed, finetune
 from experiments.comparison.frozen import VectorSettings
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
@@ -40,16 +40,6 @@ def test_rows_are_split_into_few_even_parts(length):
     assert max(sizes) - min(sizes) <= 1
     first += count
   assert first == len(parts)
-
-
-def test_a_selection_of_rows_is_split_as_its_rows_are():
-  rows = Ragged.from_rows([range(5), [], range(3)])
-  others = Ragged.from_rows([range(4)])
-  picked = np.array([3, 1, 0])
-  parts, counts = RaggedView((rows, others), picked).split(2)
-  assert counts.tolist() == [2, 1, 3]
-  found = [parts[part].tolist() for part in range(len(parts))]
-  assert found == [[0, 1], [2, 3], [], [0], [1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize('size', [1, 2, 5, 100])

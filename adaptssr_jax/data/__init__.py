@@ -11,7 +11,7 @@ from adaptssr_jax.data.prepared.arrays import (
   resplit,
 )
 from adaptssr_jax.data.prepared.batches import batch_at, steps_per_epoch
-from adaptssr_jax.data.ragged import Ragged, RaggedView
+from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import DataError, Rows, Vocabulary
 from adaptssr_jax.data.synthetic_users import SyntheticUsers
 from adaptssr_jax.data.ta_feng import TaFeng
@@ -23,7 +23,6 @@ __all__ = [
   'DataError',
   'MovielensUsers',
   'Ragged',
-  'RaggedView',
   'Rows',
   'SyntheticUsers',
   'TaFeng',

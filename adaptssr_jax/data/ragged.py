@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -48,6 +48,13 @@ class Ragged:
     values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
     return cls.from_lengths(values, np.array([len(row) for row in arrays]))
 
+  @classmethod
+  def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+    """A copy of the rows of several `Ragged`, one after the other."""
+    values = [part.values[part.offsets[0] : part.offsets[-1]] for part in parts]
+    lengths = np.concatenate([part.lengths for part in parts])
+    return cls.from_lengths(np.concatenate(values), lengths)
+
   def __len__(self) -> int:
     return len(self.offsets) - 1
 
@@ -67,10 +74,6 @@ class Ragged:
   def longest(self) -> int:
     """The length of the longest row; 0 if there is none."""
     return int(self.lengths.max(initial=0))
-
-  def first(self, rows: int) -> Ragged:
-    """The first rows, without a copy."""
-    return Ragged(self.values, self.offsets[: rows + 1])
 
   def take(self, rows: np.ndarray) -> Ragged:
     """A copy of the rows with these indices, in this order."""
@@ -103,7 +106,8 @@ class Ragged:
     """
     lengths = self.lengths
     counts = np.maximum(-(-lengths // length), 1)
-    within = _ranges(np.zeros(len(counts), np.int64), counts)
+    ends = np.cumsum(counts)
+    within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
     shares = np.repeat(lengths, counts) * within // np.repeat(counts, counts)
     starts = np.repeat(self.offsets[:-1], counts) + shares
     return Ragged(self.values, np.append(starts, self.offsets[-1])), counts
@@ -133,100 +137,3 @@ class Ragged:
       return np.full(inside.shape, fill, self.values.dtype)
     # A Python number does not change the type of the values.
     return np.where(inside, self.values[positions], fill)
-
-
-@dataclasses.dataclass(frozen=True)
-class RaggedView:
-  """A selection of rows of several `Ragged`, read only when accessed.
-
-  Args:
-    parts: the sources; their rows are numbered from the first part to the last.
-    picked: the number of each selected row, int64 [rows].
-
-  Example:
-    >>> parts = Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4]])
-    >>> rows = RaggedView(parts, np.array([2, 1]))
-    >>> rows.padded(np.array([0, 1]), 2)
-    array([[4, 0],
-           [2, 3]], dtype=int32)
-  """
-
-  parts: tuple[Ragged, ...]
-  picked: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.picked)
-
-  def __getitem__(self, row: int | np.integer) -> np.ndarray:
-    ((_, part, rows),) = self._found(np.array([row]))
-    return part[rows[0]]
-
-  @property
-  def lengths(self) -> np.ndarray:
-    """The length of each row, int64 [rows]."""
-    return self.lengths_of(np.arange(len(self)))
-
-  def lengths_of(self, rows: np.ndarray) -> np.ndarray:
-    """The length of each of these rows, int64 [rows]."""
-    lengths = np.empty(len(rows), np.int64)
-    for at, part, of_part in self._found(rows):
-      lengths[at] = part.lengths_of(of_part)
-    return lengths
-
-  @functools.cached_property
-  def longest(self) -> int:
-    """The length of the longest row; 0 if there is none."""
-    return int(self.lengths.max(initial=0))
-
-  def first(self, rows: int) -> RaggedView:
-    """The first rows."""
-    return RaggedView(self.parts, self.picked[:rows])
-
-  def take(self, rows: np.ndarray) -> RaggedView:
-    """The rows with these indices, in this order."""
-    return RaggedView(self.parts, self.picked[rows])
-
-  def split(self, length: int) -> tuple[RaggedView, np.ndarray]:
-    """As `Ragged.split`."""
-    parts, counts = zip(
-      *(part.split(length) for part in self.parts), strict=True
-    )
-    counts = np.concatenate(counts)
-    begins = np.cumsum(counts) - counts
-    counts = counts[self.picked]
-    return RaggedView(parts, _ranges(begins[self.picked], counts)), counts
-
-  def padded(
-    self,
-    rows: np.ndarray,
-    length: int,
-    *,
-    skip: np.ndarray | int = 0,
-    fill: int = 0,
-  ) -> np.ndarray:
-    """As `Ragged.padded`."""
-    skip = np.broadcast_to(skip, len(rows))
-    padded = np.empty((len(rows), length), self.parts[0].values.dtype)
-    for at, part, of_part in self._found(rows):
-      padded[at] = part.padded(of_part, length, skip=skip[at], fill=fill)
-    return padded
-
-  def _found(
-    self, rows: np.ndarray
-  ) -> Iterator[tuple[np.ndarray, Ragged, np.ndarray]]:
-    """Yields, per part: positions in `rows`, the part, and rows of the part."""
-    ends = np.cumsum([len(part) for part in self.parts])
-    number = self.picked[rows]
-    owner = np.searchsorted(ends, number, side='right')
-    for index, part in enumerate(self.parts):
-      at = np.flatnonzero(owner == index)
-      if len(at):
-        yield at, part, number[at] - (ends[index] - len(part))
-
-
-def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-  """The numbers from each begin on, as many as each length, concatenated."""
-  ends = np.cumsum(lengths)
-  return np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-    begins - (ends - lengths), lengths
-  )

@@ -80,7 +80,7 @@ class Rows(NamedTuple):
 
   def take(self, rows: np.ndarray) -> Rows:
     """The examples of these indices, in this order."""
-    return Rows(*(_taken(column, rows) for column in self))
+    return Rows(*(taken(column, rows) for column in self))
 
   def with_positives(self, part: np.ndarray) -> Rows:
     """The rows of one split of a ranking task.
@@ -110,9 +110,10 @@ class Rows(NamedTuple):
     return users._replace(positives=positives, places=places)
 
 
-def _taken(
+def taken(
   column: Sequence[str] | Ragged | np.ndarray | None, rows: np.ndarray
 ) -> Sequence[str] | Ragged | np.ndarray | None:
+  """The cells of a column with these indices, in this order."""
   if isinstance(column, Ragged):
     return column.take(rows)
   if isinstance(column, np.ndarray):

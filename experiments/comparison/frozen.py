@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.data import RaggedView, UserArrays, UserData, resplit
+from adaptssr_jax.data import Ragged, UserArrays, UserData, resplit
 from experiments.comparison.methods import FROZEN, FROZEN_WITH_BAG, Method
 from experiments.comparison.options import CompareSettings
 from experiments.finetuning.predictions import write_result
@@ -109,7 +109,7 @@ def stored_users(data: UserData) -> UserArrays:
   first = np.unique(history_numbers(data), return_index=True)[1]
   parts = data.splits.values()
   columns = [part.user_id for part in parts], [part.items for part in parts]
-  return UserArrays(*(RaggedView(tuple(column), first) for column in columns))
+  return UserArrays(*(Ragged.concatenate(of).take(first) for of in columns))
 
 
 def rows_of(users: UserArrays, data: UserData) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptssr_jax.data import Ragged, RaggedView
+from adaptssr_jax.data import Ragged
 
 # An array [rows, dim], or a sparse matrix [rows, columns].
 Features = Any
@@ -16,9 +16,7 @@ Features = Any
 _BLOCK = 1024
 
 
-def bags(
-  histories: Ragged | RaggedView, num_items: int, *, max_length: int = 0
-) -> Features:
+def bags(histories: Ragged, num_items: int, *, max_length: int = 0) -> Features:
   """The sets of items in the histories of users, as binary vectors.
 
   Args:

@@ -237,7 +237,7 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
 
 
 def renumbered(
-  items: data.Ragged | data.RaggedView, own: Sequence[str], known: Sequence[str]
+  items: data.Ragged, own: Sequence[str], known: Sequence[str]
 ) -> data.Ragged:
   """Maps the item numbers of histories from one vocabulary to another.
 

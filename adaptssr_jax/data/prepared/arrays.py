@@ -7,7 +7,6 @@ the pages that are read.
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from adaptssr_jax.data.builder import UserBuilder
 from adaptssr_jax.data.prepare import ARRAYS, is_prepared, prepare
 from adaptssr_jax.data.prepared.columns import open_columns
-from adaptssr_jax.data.ragged import Ragged, RaggedView
+from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import (
   TASK_SHARES,
   Kind,
@@ -26,6 +25,7 @@ from adaptssr_jax.data.rows import (
   ignore_progress,
   split_numbers,
   split_users,
+  taken,
 )
 
 # Stored columns, without those that depend on the split of a ranking task.
@@ -33,7 +33,7 @@ _STORED = ('user_id', 'items', 'targets', 'label', 'user_number')
 
 
 class UserArrays(NamedTuple):
-  """The examples of one split, as read-only memory-mapped columns.
+  """The examples of one split, as columns that may be memory-mapped.
 
   The columns are those of `rows.Rows`, the user ids as UTF-8 bytes, and three
   more. A labelled row is an example, and in a ranking task a pair of a user and
@@ -43,15 +43,15 @@ class UserArrays(NamedTuple):
     number: an id of each labelled row, int64 [rows], that is the same in every
       split of every seed; None unless `resplit` was called.
     by_last_item: the result of `batches.by_last_item`; None unless batches need
-      `partner_items`. `first` drops it.
+      `partner_items`. `take` drops it.
     similar_items: the similar items of each id, int32 [ids, k], as from
       `data.similar_items`; None unless batches need them.
   """
 
-  user_id: Ragged | RaggedView
-  items: Ragged | RaggedView
+  user_id: Ragged
+  items: Ragged
   label: np.ndarray | None = None
-  targets: Ragged | RaggedView | None = None
+  targets: Ragged | None = None
   positives: Ragged | None = None
   places: Ragged | None = None
   user_number: np.ndarray | None = None
@@ -66,26 +66,25 @@ class UserArrays(NamedTuple):
       return len(self.items)
     return len(self.places.values)
 
-  def first(self, rows: int) -> UserArrays:
-    """The first labelled rows, or all of them if `rows` is 0."""
-    if not rows:
-      return self
-    count, lists = rows, {}
+  def take(self, numbers: np.ndarray) -> UserArrays:
+    """A copy of the labelled rows with these numbers, in this order."""
+    examples, lists = numbers, {}
     if self.places is not None:
-      # The first `rows` rows belong to the first users.
-      inside = self.places.values < rows
-      of_user = np.repeat(np.arange(len(self.places)), self.places.lengths)
-      lengths = np.bincount(of_user[inside])
-      count = len(lengths)
-      for name in ('positives', 'places'):
-        values = getattr(self, name).values[inside]
-        lists[name] = Ragged.from_lengths(values, lengths)
-    columns = {name: _first(getattr(self, name), count) for name in _STORED}
+      users = self.user_of_rows()[numbers]
+      positive = self.in_row_order(self.positives.values)[numbers]
+      first, positives, places = by_user(self.user_number[users], positive)
+      examples = users[first]
+      lists = {'positives': positives, 'places': places}
+    columns = {name: taken(getattr(self, name), examples) for name in _STORED}
     return UserArrays(
       **columns | lists,
-      number=_first(self.number, rows),
+      number=taken(self.number, numbers),
       similar_items=self.similar_items,
     )
+
+  def first(self, rows: int) -> UserArrays:
+    """The first labelled rows, or all of them if `rows` is 0."""
+    return self.take(np.arange(self.num_rows)[:rows]) if rows else self
 
   def user_ids(self, users: np.ndarray) -> list[str]:
     """The raw user ids of the examples with these indices."""
@@ -167,70 +166,49 @@ def load(
 def resplit(users: UserData, seed: int) -> UserData:
   """Splits the labelled rows of a task again, 60/20/20, and numbers them.
 
-  No history is copied: the new splits read the stored ones. A row has the same
-  number for every seed. In a conversion task, where a user may have several
-  rows, each with its own history, all rows of a user go to the same split.
+  A row has the same number for every seed. In a conversion task, where a user
+  may have several rows, each with its own history, all rows of a user go to the
+  same split.
 
   Args:
-    seed: seed of the order of the rows; 0 keeps the stored splits.
+    seed: seed of the order of the rows; 0 keeps the stored splits. Others copy
+      the columns into memory.
 
   Returns:
     The data set with new splits `train`, `validation` and `test`.
   """
-  pool = list(users.splits.values())
-  ends = np.cumsum([split.num_rows for split in pool])
+  ends = np.cumsum([split.num_rows for split in users.splits.values()])
+  numbered = {
+    name: split._replace(number=np.arange(end - split.num_rows, end))
+    for (name, split), end in zip(users.splits.items(), ends, strict=True)
+  }
   if seed == 0:
-    return users._replace(
-      splits={
-        name: split._replace(number=np.arange(end - split.num_rows, end))
-        for (name, split), end in zip(users.splits.items(), ends, strict=True)
-      }
-    )
+    return users._replace(splits=numbered)
+  pool = _concatenate([*numbered.values()])
   if users.kind == 'conversion':
-    every = [split.user_ids(np.arange(split.num_rows)) for split in pool]
-    parts = split_users(list(itertools.chain(*every)), TASK_SHARES, seed)
+    every = pool.user_ids(np.arange(pool.num_rows))
+    parts = split_users(every, TASK_SHARES, seed)
   else:
-    parts = split_numbers(int(ends[-1]), TASK_SHARES, seed)
+    parts = split_numbers(pool.num_rows, TASK_SHARES, seed)
   return users._replace(
-    splits={name: _pick(pool, numbers) for name, numbers in parts.items()}
+    splits={name: pool.take(numbers) for name, numbers in parts.items()}
   )
 
 
-def _first(
-  column: Ragged | RaggedView | np.ndarray | None, end: int
-) -> Ragged | RaggedView | np.ndarray | None:
-  if isinstance(column, Ragged | RaggedView):
-    return column.first(end)
-  return None if column is None else column[:end]
-
-
-def _pick(pool: list[UserArrays], numbers: np.ndarray) -> UserArrays:
-  """The rows with these numbers, which run through all splits of the pool."""
-  if pool[0].places is None:
-    return _view(pool, numbers)._replace(number=numbers)
-  begin = np.cumsum([0, *(len(split.items) for split in pool)])
-  example = [
-    split.user_of_rows() + start
-    for split, start in zip(pool, begin, strict=False)
-  ]
-  positive = [split.in_row_order(split.positives.values) for split in pool]
-  user_number = np.concatenate([split.user_number for split in pool])
-  example = np.concatenate(example)[numbers]
-  first, positives, places = by_user(
-    user_number[example], np.concatenate(positive)[numbers]
-  )
-  return _view(pool, example[first])._replace(
-    positives=positives, places=places, number=numbers
-  )
-
-
-def _view(pool: list[UserArrays], picked: np.ndarray) -> UserArrays:
-  """The examples with these numbers, which run through the whole pool."""
+def _concatenate(splits: Sequence[UserArrays]) -> UserArrays:
+  """The rows of all splits; a user of a ranking may be several examples."""
   columns = {}
-  for name in _STORED:
-    parts = tuple(getattr(split, name) for split in pool)
-    if isinstance(parts[0], np.ndarray):
-      columns[name] = np.concatenate(parts)[picked]
+  for name in (*_STORED, 'positives', 'places', 'number'):
+    parts = [getattr(split, name) for split in splits]
+    if isinstance(parts[0], Ragged):
+      columns[name] = Ragged.concatenate(parts)
     elif parts[0] is not None:
-      columns[name] = RaggedView(parts, picked)
-  return UserArrays(**columns)
+      columns[name] = np.concatenate(parts)
+  pool = UserArrays(**columns)
+  if pool.places is None:
+    return pool
+  # A place is the number of a row in its split, and a number that in all.
+  places = [split.number[split.places.values] for split in splits]
+  return pool._replace(
+    places=Ragged(np.concatenate(places), pool.places.offsets)
+  )

@@ -8,13 +8,13 @@ import functools
 import numpy as np
 
 from adaptssr_jax.data.prepared.arrays import UserArrays
-from adaptssr_jax.data.ragged import Ragged, RaggedView
+from adaptssr_jax.data.ragged import Ragged
 
 # Users whose last items are read at a time.
 _BLOCK = 65_536
 
 
-def by_last_item(items: Ragged | RaggedView) -> Ragged:
+def by_last_item(items: Ragged) -> Ragged:
   """Groups users by their last item.
 
   Args:
@@ -42,7 +42,7 @@ def by_last_item(items: Ragged | RaggedView) -> Ragged:
 
 
 def draw_partners(
-  items: Ragged | RaggedView,
+  items: Ragged,
   by_last: Ragged,
   rows: np.ndarray,
   draws: np.ndarray,
@@ -82,7 +82,7 @@ def draw_partners(
   return np.where(has_other, by_last.values[index], rows)
 
 
-def _last_of(items: Ragged | RaggedView, rows: np.ndarray) -> np.ndarray:
+def _last_of(items: Ragged, rows: np.ndarray) -> np.ndarray:
   """The last item of each user; 0 for fewer than two behaviours."""
   last = items.padded(rows, 1)[:, 0]
   return np.where(items.lengths_of(rows) > 1, last, 0)
