@@ -37,25 +37,28 @@ import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
-from xml.etree.ElementTree import Element
 
 from adaptssr_jax.files import atomic_path
 from experiments.flags.binder import SettingsError
-from experiments.reporting.elements import GENERATOR, page
 from experiments.reporting.measured import (
   COMPARISON,
-  SIMILARITIES,
   comparison_section,
   draw_minutes,
   similarity_section,
 )
+from experiments.reporting.page import GENERATOR, Section, render
 from experiments.reporting.runs import names_of, read_run, run_sections
 from experiments.reporting.users import classes_of_users, users_section
 from experiments.run.interruption import Interrupted
 from experiments.run.outputs import check_new
 from experiments.run.process import print_line, print_result_line
 from experiments.run.vector_files import has_vectors
-from experiments.run.workdir import METRICS, is_in_use, saved_flags
+from experiments.run.workdir import (
+  METRICS,
+  SIMILARITIES,
+  is_in_use,
+  saved_flags,
+)
 
 
 class Found(NamedTuple):
@@ -155,7 +158,7 @@ def output_of(settings: ReportSettings) -> pathlib.Path:
   return path
 
 
-def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
+def other_sections(settings: ReportSettings, found: Found) -> list[Section]:
   """All sections but those of runs, which change while the runs train."""
   if not found.vectors and (settings.task or settings.users):
     raise SettingsError(
@@ -177,17 +180,18 @@ def other_sections(settings: ReportSettings, found: Found) -> list[Element]:
 def write_page(
   path: pathlib.Path,
   found: Found,
-  others: Sequence[Element],
+  others: Sequence[Section],
   *,
   refresh: float | None = None,
 ) -> None:
   """Writes the page; if that fails, the file before stays as it is."""
   runs = [read_run(*named) for named in found.runs.items()]
   title = f'Report: {", ".join(name for kind in found for name in kind)}'
-  text = page(title, [*run_sections(runs), *others], refresh=refresh)
+  text = render(title, [*run_sections(runs), *others], refresh=refresh)
   try:
     with atomic_path(path) as aside:
-      aside.write_bytes(text.encode())
+      # A name of a folder need not be UTF-8.
+      aside.write_bytes(text.encode(errors='replace'))
   except OSError as error:
     raise SettingsError(f'--output={path} was not written: {error}') from error
 
@@ -196,7 +200,7 @@ def follow(
   settings: ReportSettings,
   found: Found,
   path: pathlib.Path,
-  others: Sequence[Element],
+  others: Sequence[Section],
 ) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 

@@ -45,7 +45,7 @@ from experiments.run import loop
 from experiments.run.batches import outputs_in_order
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder, open_source
-from experiments.run.pictures import draw_similarities
+from experiments.run.pictures import draw_similarities, save
 from experiments.run.process import print_line, print_result_line
 from experiments.run.steps import sequences_of
 from experiments.run.workdir import (
@@ -98,8 +98,8 @@ def measure_in(
   save_values(folder / 'similarity.npz', found, users)
   atomic_write(folder / SIMILARITIES, json.dumps(result, indent=2) + '\n')
   print_table(result)
-  # The picture comes last, so that numbers are written without Matplotlib too.
-  draw_similarities(folder, result)
+  figure = draw_similarities(result['methods'], result['edges'])
+  save(figure, folder / 'similarity', ['png'])
   print_result_line(f'similarities: {folder}')
   return result
 

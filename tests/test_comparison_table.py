@@ -7,14 +7,11 @@ from experiments.comparison import summary
 from experiments.comparison.pictures import (
   as_csv,
   draw_all,
-  methods_panel,
-  sweep_panels,
+  requested_sweeps,
   sweep_points,
 )
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, markdown
-from experiments.run import pictures
-from tests.tiny_runs import ROOT
 
 AGE = Column('age', 1.0, 'accuracy')
 CLICK = Column('click', 1.0, 'ndcg@10')
@@ -295,24 +292,37 @@ def sweep_summary():
   }
 
 
+SWEEPS = requested_sweeps(('0.5', '0.1'), pairs=True)
+
+
 def test_sweeps_are_listed_point_by_point():
-  found = sweep_points(sweep_summary(), ('0.5', '0.1'), pairs=True)
-  assert [one['rho'] for one in found['rho']] == [0.1, 0.1, 0.5, 0.5]
-  assert found['rho'][1]['task'] == 'click'
-  pairs = [(one['first'], one['second']) for one in found['augmentation_pairs']]
-  assert len(pairs) == 12
-  assert len(set(pairs)) == 6
-  lines = as_csv(found['rho']).splitlines()
+  found = sweep_points(sweep_summary(), SWEEPS['rho'])
+  assert [one['rho'] for one in found] == [0.1, 0.1, 0.5, 0.5]
+  assert found[1]['task'] == 'click'
+  lines = as_csv(found).splitlines()
   assert lines[0] == 'rho,task,share,metric,mode,mean,std,low,high'
   assert len(lines) == 5
-  assert sweep_points(sweep_summary(), (), pairs=False) == {}
+  found = sweep_points(sweep_summary(), SWEEPS['augmentation_pairs'])
+  pairs = [(one['first'], one['second']) for one in found]
+  assert len(pairs) == 12
+  assert len(set(pairs)) == 6
+  assert requested_sweeps((), pairs=False) == {}
 
 
-def test_the_picture_has_a_panel_a_column():
-  panels = [methods_panel(AGE, SUMMARY[AGE], TITLES)]
-  panels += [methods_panel(CLICK, SUMMARY[CLICK], TITLES)]
-  figure = pictures.draw_methods(panels)
-  age, click = figure.axes
+def drawn(monkeypatch, tmp_path, summary, sweeps):
+  """The figures of a comparison by the names of their files."""
+  figures = {}
+  monkeypatch.setattr(
+    'experiments.comparison.pictures.save',
+    lambda figure, stem: figures.update({stem.name: figure}),
+  )
+  draw_all(tmp_path, summary, TITLES, sweeps)
+  return figures
+
+
+def test_the_picture_has_a_panel_a_column(monkeypatch, tmp_path):
+  summary = {AGE: SUMMARY[AGE], CLICK: SUMMARY[CLICK]}
+  age, click = drawn(monkeypatch, tmp_path, summary, {})['results'].axes
   assert age.get_title() == 'age, accuracy'
   # A line and a point for each method that can do the task.
   assert (len(age.lines), len(click.lines)) == (6, 4)
@@ -322,47 +332,27 @@ def test_the_picture_has_a_panel_a_column():
   assert names == list(TITLES.values())
 
 
-def test_curves_and_heat_maps_show_their_numbers():
-  found = sweep_points(sweep_summary(), ('0.1', '0.5'), pairs=True)
-  figure = pictures.draw_curves(sweep_panels(found['rho'], 'rho'), label='rho')
-  assert len(figure.axes) == 2
-  (line,) = figure.axes[1].lines
+def test_curves_and_heat_maps_show_their_numbers(monkeypatch, tmp_path):
+  summary = sweep_summary()
+  summary[AGE._replace(mode='frozen')] = summary[AGE]
+  figures = drawn(monkeypatch, tmp_path, summary, SWEEPS)
+  titles = ['age, accuracy', 'click, ndcg@10', 'age, accuracy, frozen']
+  assert [axis.get_title() for axis in figures['rho'].axes] == titles
+  (line,) = figures['rho'].axes[1].lines
   assert line.get_xydata() == pytest.approx(np.array([[0.1, 0], [0.5, 10]]))
-  frozen = [point | {'mode': 'frozen'} for point in found['rho']]
-  panels = sweep_panels(found['rho'] + frozen, 'rho')
-  assert [panel.title for panel in panels] == [
-    'age, accuracy',
-    'click, ndcg@10',
-    'age, accuracy, frozen',
-    'click, ndcg@10, frozen',
-  ]
-  panels = sweep_panels(found['augmentation_pairs'], 'first', 'second')
-  names = ('crop', 'mask', 'reorder')
-  figure = pictures.draw_heat_maps(panels, names)
-  table = np.asarray(figure.axes[0].images[0].get_array())
+  heat_map = figures['augmentation_pairs'].axes[0]
+  names = [label.get_text() for label in heat_map.get_yticklabels()]
+  assert names == ['crop', 'mask', 'reorder']
+  table = np.asarray(heat_map.images[0].get_array())
   assert table == pytest.approx(
     np.array([[20, 50, 60], [50, 30, 70], [60, 70, 40]])
   )
 
 
 def test_the_files_are_pictures(tmp_path):
-  sweeps = sweep_points(sweep_summary(), ('0.1', '0.5'), pairs=True)
-  draw_all(tmp_path, SUMMARY, TITLES, sweeps)
+  draw_all(tmp_path, sweep_summary(), {'adaptssr_crop': 'Crop'}, SWEEPS)
   for name in ('results', 'rho', 'augmentation_pairs'):
     png = (tmp_path / f'{name}.png').read_bytes()
     assert png.startswith(b'\x89PNG\r\n\x1a\n')
     assert png.endswith(b'IEND\xaeB`\x82')
     assert '<svg' in (tmp_path / f'{name}.svg').read_text()
-
-
-def test_without_matplotlib_it_says_what_to_install(
-  tmp_path, monkeypatch, capsys
-):
-  monkeypatch.setitem(__import__('sys').modules, 'matplotlib.figure', None)
-  draw_all(tmp_path, SUMMARY, TITLES, {})
-  assert 'pip install "adaptssr_jax[plots]"' in capsys.readouterr().out
-  assert not list(tmp_path.iterdir())
-
-
-def test_the_extra_that_is_named_is_there():
-  assert 'plots =\n    matplotlib' in (ROOT / 'setup.cfg').read_text()

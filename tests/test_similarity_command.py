@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ from experiments import similarity
 from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.pretraining.context import make_augmentations
 from experiments.run.data import open_data
-from experiments.run.pictures import draw_similarities
+from experiments.run.pictures import draw_similarities, save
 from tests.drawn_encoders import drawn_params
 from tests.tiny_runs import PLAIN, files
 
@@ -254,20 +253,6 @@ def test_the_picture_is_a_png(settings, result):
   assert width > height > 300
 
 
-def test_the_same_numbers_are_written_without_matplotlib(
-  settings, result, tmp_path, monkeypatch
-):
-  monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-  again = changed(settings, tmp_path)
-  with pytest.raises(SettingsError, match='plots'):
-    similarity.main(again)
-  found = files(again.workdir)
-  assert 'similarity.png' not in found
-  expected = files(settings.workdir)
-  for name in ('similarity.json', 'similarity.npz'):
-    assert found[name] == expected[name]
-
-
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -311,8 +296,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
   (tmp_path / 'similarity.npz').write_text('values')
   (tmp_path / 'similarity.png').write_text('picture')
   before = files(tmp_path)
-  histogram = {'histogram': [1] * 2}
-  result = {'edges': [-1, 0, 1], 'methods': {'a': {'other': histogram}}}
+  methods = {'a': {'other': {'histogram': [1] * 2}}}
   rows = Ragged.from_rows([[1]], np.uint8)
   users = UserArrays(rows, rows)
   monkeypatch.setattr(pathlib.Path, 'write_bytes', full_disk)
@@ -323,7 +307,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
       tmp_path / 'similarity.npz', {'a': {'other': np.ones(1)}}, users
     )
   with pytest.raises(SettingsError, match=told):
-    draw_similarities(tmp_path, result)
+    save(draw_similarities(methods, [-1, 0, 1]), tmp_path / 'similarity')
   assert files(tmp_path) == before
 
 

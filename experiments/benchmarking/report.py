@@ -9,8 +9,7 @@ import numpy as np
 
 from experiments.benchmarking.cases import OURS, Run
 from experiments.benchmarking.parts import table_of
-from experiments.run.pictures import Lines, MissingPlotsError, draw_lines, save
-from experiments.run.process import print_line
+from experiments.run.pictures import Lines, draw_lines, save
 
 _DASH = '-'
 _RATES = {
@@ -46,24 +45,19 @@ def report(runs: Sequence[Run]) -> str:
 def draw_growth(runs: Sequence[Run], folder: pathlib.Path) -> None:
   """Draws rate and memory over each flag as `growth_NAME`, in PNG and SVG.
 
-  A value that failed is a cross. Without Matplotlib a message is printed.
+  A value that failed is a cross.
   """
-  try:
-    for section in dict.fromkeys(run['section'] for run in runs):
-      own = [run for run in runs if run['section'] == section]
-      name = section.rpartition('--')[2]
-      memory = (
-        'device_peak_mib' if own[0].get('device_peak_mib') else 'peak_mib'
-      )
-      panels = [
-        _panel('users/s', own, 'users_per_second'),
-        _panel('peak memory, MiB', own, memory),
-      ]
-      sizes = [int(size) for size in dict.fromkeys(run['name'] for run in own)]
-      figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
-      save(figure, folder / f'growth_{name}')
-  except MissingPlotsError as error:
-    print_line(f'no pictures: {error}')
+  for section in dict.fromkeys(run['section'] for run in runs):
+    own = [run for run in runs if run['section'] == section]
+    name = section.rpartition('--')[2]
+    memory = 'device_peak_mib' if own[0].get('device_peak_mib') else 'peak_mib'
+    panels = [
+      _panel('users/s', own, 'users_per_second'),
+      _panel('peak memory, MiB', own, memory),
+    ]
+    sizes = [int(size) for size in dict.fromkeys(run['name'] for run in own)]
+    figure = draw_lines(panels, label=f'--{name}', sizes=sizes)
+    save(figure, folder / f'growth_{name}')
 
 
 def _panel(title: str, runs: Sequence[Run], name: str) -> Lines:

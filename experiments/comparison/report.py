@@ -25,7 +25,12 @@ from experiments.comparison.methods import (
   pair_methods,
   rho_methods,
 )
-from experiments.comparison.pictures import as_csv, draw_all, sweep_points
+from experiments.comparison.pictures import (
+  as_csv,
+  draw_all,
+  requested_sweeps,
+  sweep_points,
+)
 from experiments.comparison.summary import Outcome, summarise, summarise_splits
 from experiments.comparison.table import Column, Summary, markdown, notes
 from experiments.finetuning.predictions import PREDICTIONS
@@ -44,15 +49,14 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
     comparison gives the same file; the file beside a run's folder has its time.
   """
   summary = _summary(grid)
-  sweeps = sweep_points(
-    summary, settings.rhos, pairs=settings.augmentation_pairs
-  )
-  results = _results(settings, grid, summary, sweeps)
+  sweeps = requested_sweeps(settings.rhos, pairs=settings.augmentation_pairs)
+  points = {name: sweep_points(summary, sweeps[name]) for name in sweeps}
+  results = _results(settings, grid, summary, points)
   text = json.dumps(results, indent=2, ensure_ascii=False)
   atomic_write(grid.folder / 'results.json', text + '\n')
   page = f'{page_of(results)}\n## How to read this\n\n{notes(grid, results)}'
   atomic_write(grid.folder / 'results.md', page)
-  for name, rows in sweeps.items():
+  for name, rows in points.items():
     atomic_write(grid.folder / f'{name}.csv', as_csv(rows))
   draw_all(grid.folder, summary, main_rows(results), sweeps)
   print_result_line(f'{grid.folder}: wrote results.md, results.json')
@@ -125,7 +129,7 @@ def _result(grid: Grid, cell: Cell) -> dict[str, Any]:
 
 
 def _results(
-  settings: Settings, grid: Grid, summary: Summary, sweeps: Mapping[str, Any]
+  settings: Settings, grid: Grid, summary: Summary, points: Mapping[str, Any]
 ) -> dict[str, Any]:
   runs = plan(grid)
   records = [
@@ -172,7 +176,7 @@ def _results(
       {**column._asdict(), 'methods': found}
       for column, found in summary.items()
     ],
-    'sweeps': sweeps,
+    'sweeps': points,
   }
 
 

@@ -3,85 +3,69 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree.ElementTree import Element, fromstring
 
 from markdown_it import MarkdownIt
 
 from experiments.flags.binder import SettingsError
-from experiments.reporting.charts import histogram_chart
-from experiments.reporting.elements import (
-  allowed,
-  figure,
-  legend,
-  scrolled,
-  table,
-  tag,
-)
+from experiments.reporting.charts import as_svg
+from experiments.reporting.page import Chart, Section, Table
 from experiments.reporting.runs import Run
 from experiments.run.outputs import new_file
-from experiments.run.pictures import Lines, draw_lines
-from experiments.run.workdir import reading_json
+from experiments.run.pictures import (
+  Lines,
+  draw_lines,
+  draw_similarities,
+)
+from experiments.run.workdir import SIMILARITIES, reading_json
 
-COMPARISON, SIMILARITIES = 'results.md', 'similarity.json'
+COMPARISON = 'results.md'
 _QUANTILES = ('5', '50', '95')
 _PROBE = 'validation_probe_'
 
 
-def comparison_section(name: str, folder: pathlib.Path) -> Element:
+def comparison_section(name: str, folder: pathlib.Path) -> Section:
   """The tables of a comparison, from its `results.md`."""
   # HTML, images and links are off: the page must not load anything.
   reader = MarkdownIt('commonmark', {'html': False}).enable('table')
   reader.disable(['image', 'link', 'autolink'])
-  text = reader.render((folder / COMPARISON).read_text('utf-8', 'replace'))
-  section = fromstring(f'<section>{allowed(text)}</section>')
-  for index, part in enumerate(section):
-    if part.tag == 'table':
-      for row in part.iterfind('tbody/tr'):
-        row[0].tag = 'th'
-        row[0].set('scope', 'row')
-      section[index] = scrolled(part, f'Comparison {name}')
-    elif part.tag in ('h1', 'h2', 'h3'):
-      part.tag = f'h{int(part.tag[1]) + 2}'
-  section.insert(0, tag('h2', f'Comparison: {name}'))
-  return section
+  tokens = reader.parse((folder / COMPARISON).read_text('utf-8', 'replace'))
+  for at, token in enumerate(tokens):
+    if token.type in ('heading_open', 'heading_close'):
+      token.tag = f'h{min(6, int(token.tag[1]) + 2)}'
+    elif token.type == 'tr_open' and tokens[at + 1].type == 'td_open':
+      # The first cell of a row, between its two tags, is a header.
+      tokens[at + 1].tag = tokens[at + 3].tag = 'th'
+      tokens[at + 1].attrSet('scope', 'row')
+  html = reader.renderer.render(tokens, reader.options, {})
+  return Section(f'Comparison: {name}', html=html)
 
 
-def similarity_section(name: str, folder: pathlib.Path) -> Element:
+def similarity_section(name: str, folder: pathlib.Path) -> Section:
   """The similarities that `experiments.similarity` measured."""
   path = folder / SIMILARITIES
   with reading_json(path, writer='experiments.similarity') as result:
     methods = result['methods']
-    kinds = next(iter(methods.values()))
-    return tag(
-      'section',
-      tag('h2', f'Similarities: {name}'),
-      tag(
-        'p',
-        f'{result["users"]:,} users of {result["dataset"]}: cosines of the '
-        'vector of a user with that of a second dropout pass, of augmented '
-        'behaviours, and of another user. Each histogram is scaled to the '
-        'height of the chart.',
-        class_='note',
-      ),
-      legend(kinds),
-      tag(
-        'div',
-        *(_chart(of, result['edges'], found) for of, found in methods.items()),
-        class_='charts',
-      ),
-      _table(methods),
+    return Section(
+      f'Similarities: {name}',
+      note=f'{result["users"]:,} users of {result["dataset"]}: cosines of the '
+      'vector of a user with that of a second dropout pass, of augmented '
+      'behaviours, and of another user. Each histogram is scaled to the '
+      'height of the chart.',
+      charts=[
+        Chart(
+          f'Histograms of similarities of {method}',
+          method,
+          '',
+          # Without a title, since the caption has the name.
+          as_svg(draw_similarities({'': found}, result['edges'])),
+        )
+        for method, found in methods.items()
+      ],
+      tables=[_table(methods)],
     )
 
 
-def _chart(
-  name: str, edges: Sequence[float], kinds: Mapping[str, Any]
-) -> Element:
-  counts = {kind: found['histogram'] for kind, found in kinds.items()}
-  label = f'Histograms of similarities of {name}'
-  return figure(histogram_chart(label, 'cosine', edges, counts), name)
-
-
-def _table(methods: Mapping[str, Mapping[str, Any]]) -> Element:
+def _table(methods: Mapping[str, Mapping[str, Any]]) -> Table:
   head = ['encoder', 'cosine with', 'mean', 'std']
   head += [f'{share} %' for share in _QUANTILES]
   rows = []
@@ -90,7 +74,7 @@ def _table(methods: Mapping[str, Mapping[str, Any]]) -> Element:
       numbers = [found['mean'], found['std']]
       numbers += [found['quantiles'][share] for share in _QUANTILES]
       rows.append([name, kind, *(f'{number:.3f}' for number in numbers)])
-  return table('Mean, standard deviation and quantiles', head, rows)
+  return Table('Mean, standard deviation and quantiles', head, rows)
 
 
 def draw_minutes(runs: Sequence[Run], path: pathlib.Path) -> list[str]:

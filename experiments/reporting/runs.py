@@ -4,10 +4,9 @@ import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element
 
-from experiments.reporting.charts import Line, curves
-from experiments.reporting.elements import figure, legend, table, tag
+from experiments.reporting.charts import Curve, as_svg, draw_chart
+from experiments.reporting.page import Chart, Section, Table
 from experiments.run.logs import read_metrics
 from experiments.run.workdir import RESULT, reading_json, saved_flags
 
@@ -84,15 +83,15 @@ def names_of(folders: Sequence[pathlib.Path]) -> list[str]:
   return [os.path.relpath(path, shared) for path in paths]
 
 
-def run_sections(runs: Sequence[Run]) -> list[Element]:
+def run_sections(runs: Sequence[Run]) -> list[Section]:
   """All sections about runs that have contents, in order."""
   if not runs:
     return []
   sections = [_overview(runs), _curves(runs), _results(runs), _settings(runs)]
-  return [section for section in sections if len(section)]
+  return [section for section in sections if section.tables or section.folded]
 
 
-def _overview(runs: Sequence[Run]) -> Element:
+def _overview(runs: Sequence[Run]) -> Section:
   head = ['run', 'trains', 'data set', 'steps', 'loss', 'best validation loss']
   rows = []
   for run in runs:
@@ -103,16 +102,13 @@ def _overview(runs: Sequence[Run]) -> Element:
     best = min(losses, key=lambda pair: pair[1], default=None)
     least = f'{best[1]:.4g} at step {best[0]:,}' if best else _DASH
     rows.append([run.name, trains, data, steps, _last(run, 'loss'), least])
-  return tag('section', tag('h2', 'Runs'), table('All runs', head, rows))
+  return Section('Runs', tables=[Table('All runs', head, rows)])
 
 
-def _curves(runs: Sequence[Run]) -> Element:
+def _curves(runs: Sequence[Run]) -> Section:
   """A chart for each metric, and a table of their last values."""
-  section = tag('section')
   logged = {name for run in runs for line in run.lines for name in line}
   found = {name.removeprefix(_VALIDATION) for name in logged - {'step'}}
-  if not found:
-    return section
   metrics = [name for name in _MEANING if name in found]
   metrics += sorted(found - _MEANING.keys())
   head = ['last value']
@@ -125,32 +121,24 @@ def _curves(runs: Sequence[Run]) -> Element:
     ]
     for name in metrics
   ]
-  section.extend(
-    [
-      tag('h2', 'Curves'),
-      tag('p', 'Lines: training; dots: validation.', class_='note'),
-      legend(run.name for run in runs),
-      tag('div', *(_chart(runs, name) for name in metrics), class_='charts'),
-      table('The last value of each curve', head, rows),
-    ]
+  return Section(
+    'Curves',
+    note='Lines: training; dots: validation.',
+    legend=[run.name for run in runs],
+    charts=[_chart(runs, name) for name in metrics],
+    tables=[Table('The last value of each curve', head, rows)] if rows else [],
   )
-  return section
 
 
-def _chart(runs: Sequence[Run], metric: str) -> Element:
-  lines = [
-    Line(run.name + suffix, index, *run.series(prefix + metric), bool(prefix))
+def _chart(runs: Sequence[Run], metric: str) -> Chart:
+  curves = [
+    Curve(index, *run.series(prefix + metric), dotted=bool(prefix))
     for index, run in enumerate(runs)
-    for prefix, suffix in (('', ''), (_VALIDATION, ', validation'))
-    if run.series(prefix + metric)[0]
+    for prefix in ('', _VALIDATION)
   ]
   label = f'{metric} over steps, of {len(runs)} runs'
-  meaning = _MEANING.get(metric, '')
-  return figure(
-    curves(label, 'step', lines),
-    tag('b', metric),
-    f': {meaning}' if meaning else '',
-  )
+  svg = as_svg(draw_chart(curves, label='step'))
+  return Chart(label, metric, _MEANING.get(metric, ''), svg)
 
 
 def _last(run: Run, metric: str) -> str:
@@ -158,9 +146,9 @@ def _last(run: Run, metric: str) -> str:
   return f'{values[-1]:.4g}' if values else _DASH
 
 
-def _results(runs: Sequence[Run]) -> Element:
+def _results(runs: Sequence[Run]) -> Section:
   """The metrics in `result.json` of each run that has them."""
-  section = tag('section')
+  tables = []
   for run in runs:
     splits = [name for name in _SPLITS if name in run.result]
     if not splits:
@@ -172,31 +160,25 @@ def _results(runs: Sequence[Run]) -> Element:
       cells = [_DASH if value is None else f'{value:.4f}' for value in values]
       rows.append([metric, *cells])
     caption = f'{run.name}, task {run.result.get("task", _DASH)}'
-    section.append(table(caption, ['metric', *splits], rows))
-  if len(section):
-    section.insert(0, tag('h2', 'Results'))
-  return section
+    tables.append(Table(caption, ['metric', *splits], rows))
+  return Section('Results', tables=tables)
 
 
-def _settings(runs: Sequence[Run]) -> Element:
+def _settings(runs: Sequence[Run]) -> Section:
   """A table of the flags that differ, and one of all flags."""
   names = sorted({name for run in runs for name in run.flags})
   differ = [n for n in names if len({run.flags.get(n) for run in runs}) > 1]
-  section = tag('section', tag('h2', 'Settings'))
-  if differ:
-    section.append(_flags('Settings that differ', runs, differ))
-  everything = _flags('All settings', runs, names)
-  section.append(
-    tag('details', tag('summary', f'All {len(names)} settings'), everything)
+  return Section(
+    'Settings',
+    tables=[_flags('Settings that differ', runs, differ)] if differ else [],
+    folded=_flags(f'All {len(names)} settings', runs, names),
   )
-  return section
 
 
-def _flags(caption: str, runs: Sequence[Run], names: Iterable[str]) -> Element:
+def _flags(caption: str, runs: Sequence[Run], names: Iterable[str]) -> Table:
+  head = ['flag', *(run.name for run in runs)]
   rows = [
     [f'--{name}', *(run.flags.get(name, _DASH) for run in runs)]
     for name in names
   ]
-  return table(
-    caption, ['flag', *(run.name for run in runs)], rows, class_='settings'
-  )
+  return Table(caption, head, rows, is_text=True)

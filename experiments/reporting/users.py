@@ -3,24 +3,21 @@
 import collections
 import pathlib
 from collections.abc import Mapping, Sequence
-from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from experiments.embedding.neighbours import nearest_users
 from experiments.flags.binder import SettingsError
 from experiments.flags.small_commands import ReportSettings
-from experiments.reporting.charts import (
-  MOST_USERS,
-  evenly_spaced,
-  scatter_chart,
-)
-from experiments.reporting.elements import figure, legend, table, tag
+from experiments.reporting.charts import as_svg, draw_map, evenly_spaced
+from experiments.reporting.page import Chart, Section, Table
 from experiments.run.data import open_data, with_data_of
 from experiments.run.vector_files import read_vectors
 
 _SHOWN, _NEAREST = 5, 5
 _MOST_CLASSES = 8
+# More points would not be visible.
+_MOST_USERS = 3000
 _REST, _UNKNOWN = 'other classes', 'not known'
 
 
@@ -57,7 +54,7 @@ def users_section(
   path: pathlib.Path,
   classes: Mapping[str, str],
   settings: ReportSettings,
-) -> Element:
+) -> Section:
   """The map of the vectors of a file, and a table of nearest users.
 
   Raises:
@@ -79,21 +76,7 @@ def users_section(
       f'{path} has vectors with nan or inf, which no map can show: write it '
       'again, by an encoder whose training did not diverge'
     )
-  return tag(
-    'section',
-    tag('h2', f'User vectors: {name}'),
-    *_map(users, vectors, classes, settings),
-    _nearest(users, vectors, classes, settings.users),
-  )
-
-
-def _map(
-  users: Sequence[str],
-  vectors: np.ndarray,
-  classes: Mapping[str, str],
-  settings: ReportSettings,
-) -> list[Element]:
-  shown = evenly_spaced(len(users), MOST_USERS)
+  shown = evenly_spaced(len(users), _MOST_USERS)
   points, note = _MAPS[settings.map](vectors, shown)
   groups = _groups([users[row] for row in shown], classes, settings.task)
   caption = (
@@ -101,11 +84,14 @@ def _map(
     f'features. {note}'
   )
   label = f'Map of users by {settings.map}'
-  parts = [figure(scatter_chart(label, points, groups), caption, class_='wide')]
-  if classes:
-    names = [f'{name} ({len(rows):,})' for name, rows in groups.items()]
-    parts.insert(0, legend(names))
-  return parts
+  sizes = [f'{name} ({len(rows):,})' for name, rows in groups.items()]
+  svg = as_svg(draw_map(points, [*groups.values()]))
+  return Section(
+    f'User vectors: {name}',
+    legend=sizes if classes else [],
+    charts=[Chart(label, '', caption, svg)],
+    tables=[_nearest(users, vectors, classes, settings.users)],
+  )
 
 
 def _pca(vectors: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, str]:
@@ -157,7 +143,7 @@ def _nearest(
   vectors: np.ndarray,
   classes: Mapping[str, str],
   asked: Sequence[str],
-) -> Element:
+) -> Table:
   unknown = set(asked) - set(users)
   if unknown:
     raise SettingsError(
@@ -174,4 +160,4 @@ def _nearest(
     for row, *near in zip(rows, places, cosines, strict=True)
   ]
   head = ['user', 'nearest', *(f'{n}.' for n in range(2, count + 1))]
-  return table('Nearest users by the cosine', head, lines)
+  return Table('Nearest users by the cosine', head, lines)

@@ -1,6 +1,6 @@
 """Pictures: points with intervals, curves, lines, heat maps, and similarities.
 
-Only these functions need Matplotlib, which is the extra `plots`.
+Matplotlib is imported when a figure is made, so that commands start quickly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from adaptssr_jax.files import atomic_path
-from experiments.flags.binder import SettingsError
 from experiments.run.workdir import writing
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ _LABELS = {
   'reorder': 'reorder',
   'other': 'other users',
 }
-_SIMILARITIES_A_ROW = 3
-
-
-class MissingPlotsError(SettingsError):
-  """Matplotlib is not installed."""
 
 
 class Panel(NamedTuple):
@@ -58,13 +52,8 @@ class Lines(NamedTuple):
 
 def new_figure(width: float, height: float) -> Figure:
   """Makes an empty figure, sized in inches, that needs no display."""
-  try:
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise MissingPlotsError(
-      'pictures need Matplotlib: pip install "adaptssr_jax[plots]"; the '
-      'numbers are written without it'
-    ) from error
+  from matplotlib.figure import Figure
+
   return Figure(figsize=(width, height), layout='constrained')
 
 
@@ -80,7 +69,9 @@ def save(
 
 def draw_methods(panels: Sequence[Panel]) -> Figure:
   """Draws a panel per task: a point with an interval for each method."""
-  figure, axes = _grid(panels, height=1.2 + 0.3 * len(panels[0].labels))
+  figure, axes = _grid(
+    [panel.title for panel in panels], height=1.2 + 0.3 * len(panels[0].labels)
+  )
   for axis, panel in zip(axes, panels, strict=True):
     for row in np.flatnonzero(np.isfinite(panel.means)):
       axis.plot([panel.lows[row], panel.highs[row]], [row, row], color='C0')
@@ -94,7 +85,7 @@ def draw_methods(panels: Sequence[Panel]) -> Figure:
 
 def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
   """Draws a panel per task: the mean as a line, the interval as a band."""
-  figure, axes = _grid(panels, height=3)
+  figure, axes = _grid([panel.title for panel in panels], height=3)
   for axis, panel in zip(axes, panels, strict=True):
     axis.plot(panel.labels, panel.means, marker='o', color='C0')
     axis.fill_between(
@@ -116,7 +107,7 @@ def draw_lines(
     sizes: ticks of the horizontal axes, which are then logarithmic; vertical
       axes then start at 0.
   """
-  figure, axes = _grid(panels, height=3.4)
+  figure, axes = _grid([panel.title for panel in panels], height=3.4)
   for axis, panel in zip(axes, panels, strict=True):
     for color, (name, points) in enumerate(panel.lines.items()):
       x, y = np.array(points, float).T
@@ -150,7 +141,7 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
     panels: have labels `first+second`, one for each pair of names.
     names: the names of rows and columns.
   """
-  figure, axes = _grid(panels, height=3)
+  figure, axes = _grid([panel.title for panel in panels], height=3)
   for axis, panel in zip(axes, panels, strict=True):
     table = np.full((len(names), len(names)), np.nan)
     for pair, mean in zip(panel.labels, panel.means, strict=True):
@@ -167,27 +158,31 @@ def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
   return figure
 
 
-def _grid(
-  panels: Sequence[Panel] | Sequence[Lines], *, height: float
-) -> tuple[Figure, list[Axes]]:
+def _grid(titles: Sequence[str], *, height: float) -> tuple[Figure, list[Axes]]:
   """A figure with a grid of titled panels."""
-  columns = min(len(panels), _PANELS_A_ROW)
-  rows = -(-len(panels) // columns)
+  columns = min(len(titles), _PANELS_A_ROW)
+  rows = -(-len(titles) // columns)
   figure = new_figure(1 + 3.2 * columns, height * rows)
-  axes = [
-    figure.add_subplot(rows, columns, index + 1) for index in range(len(panels))
-  ]
-  for axis, panel in zip(axes, panels, strict=True):
-    axis.set_title(textwrap.fill(panel.title, 28), fontsize='medium')
+  axes = []
+  for number, title in enumerate(titles, 1):
+    axis = figure.add_subplot(rows, columns, number)
+    # A dollar sign in a name does not begin a formula.
+    title = textwrap.fill(title, 28)
+    axis.set_title(title, fontsize='medium', parse_math=False)
+    axes.append(axis)
   return figure, axes
 
 
-def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
-  """Draws the histograms of `similarity.json` as `similarity.png`."""
-  methods, edges = result['methods'], np.array(result['edges'])
-  columns = min(len(methods), _SIMILARITIES_A_ROW)
-  rows = -(-len(methods) // columns)
-  figure = new_figure(1 + 3.4 * columns, 0.6 + 2.6 * rows)
+def draw_similarities(
+  methods: Mapping[str, Mapping[str, Any]], edges: Sequence[float]
+) -> Figure:
+  """Draws the histograms of `similarity.json`, a panel for each method.
+
+  Args:
+    methods: the summaries of each method, by kind of view.
+    edges: the edges of the bins of all histograms.
+  """
+  figure, axes = _grid([*methods], height=3)
   # The leftmost value of all panels; to the left of it they are empty.
   low = edges[
     min(
@@ -196,22 +191,20 @@ def draw_similarities(folder: pathlib.Path, result: dict[str, Any]) -> None:
       for summary in kinds.values()
     )
   ]
-  for index, (name, kinds) in enumerate(methods.items(), 1):
-    axis = figure.add_subplot(rows, columns, index)
+  for axis, kinds in zip(axes, methods.values(), strict=True):
     for color, (kind, summary) in enumerate(kinds.items()):
       counts = np.array(summary['histogram'])
       # Each has a height of 1: a sharp peak would flatten all others.
       heights = counts / counts.max()
       axis.stairs(heights, edges, fill=True, alpha=0.1, color=f'C{color}')
       axis.stairs(heights, edges, color=f'C{color}', label=_LABELS[kind])
-    axis.set_title(name, fontsize='medium')
     axis.set_xlim(low, 1)
     axis.set_xlabel('cosine similarity')
     axis.set_ylabel('density, peak = 1')
   figure.legend(
     *axis.get_legend_handles_labels(),
     loc='outside lower center',
-    ncols=3 * columns,
+    ncols=3 * min(len(axes), 2),
     fontsize=8,
   )
-  save(figure, folder / 'similarity', ['png'])
+  return figure
