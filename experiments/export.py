@@ -78,9 +78,8 @@ def main(settings: ExportSettings) -> pathlib.Path:
   aside = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
     aside.mkdir(parents=True)
-    write_encoder(
-      aside, encoder, encoder_params(params), vocabulary, dataset=dataset
-    )
+    about = {'history': settings.history, 'dataset': dataset}
+    write_encoder(aside, encoder, encoder_params(params), vocabulary, about)
     aside.rename(path)
   except OSError as error:
     raise SettingsError(f'--output={path} was not written: {error}') from error
@@ -109,15 +108,14 @@ def write_encoder(
   encoder: UserEncoder,
   params: dict[str, Any],
   vocabulary: Sequence[str],
-  *,
-  dataset: str,
+  about: dict[str, str],
 ) -> None:
   """Writes the files of an export into a folder.
 
   Args:
     params: the parameters for `UserEncoder.apply`.
     vocabulary: the raw item ids, that of item i at i - 1.
-    dataset: the name of the data set that the encoder was trained on.
+    about: further entries of `settings.json`.
 
   Raises:
     OSError: the disk is full.
@@ -141,7 +139,7 @@ def write_encoder(
   settings = {
     'encoder': describe(encoder, [], flags={}).encoder,
     'vector_dim': encoder.vector_dim,
-    'dataset': dataset,
+    **about,
     'commit': commit(),
     'jax': jax.__version__,
     'jaxlib': jaxlib.__version__,

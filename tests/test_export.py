@@ -112,6 +112,25 @@ def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
   np.testing.assert_array_equal(vectors[-1], 0)
 
 
+def test_the_whole_history_is_encoded_as_embed_does(run, tmp_path):
+  history = [ITEMS[place % 5] for place in range(23)]
+  whole = {'pretrained': run, 'history': 'whole'}
+  settings = export.ExportSettings(output=str(tmp_path / 'deployed'), **whole)
+  found = loader_of(export.main(settings))([history, [], history[:3]])
+  events = [('u', item, place) for place, item in enumerate(history)]
+  settings = embed.EmbedSettings(
+    output=str(tmp_path / 'users.npz'),
+    events=(str(write(tmp_path / 'e.parquet', events, COLUMNS)),),
+    **whole,
+  )
+  with np.load(embed.main(settings)) as arrays:
+    np.testing.assert_allclose(found[:1], arrays['vector'], atol=1e-6)
+  last = loader_of(tmp_path / 'deployed')
+  last.history = 'last'
+  assert np.abs(found[0] - last([history])[0]).max() > 1e-3
+  np.testing.assert_allclose(found[1:], last([[], history[:3]]), atol=1e-6)
+
+
 def test_the_folder_holds_weights_vocabulary_and_settings(run, folder):
   encoder, params, _ = restore_encoder(run)
   # Who may read one file may read all.

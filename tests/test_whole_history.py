@@ -131,7 +131,8 @@ def test_a_comparison_has_rows_of_whole_histories(
     data_dir,
     tasks=('gender',),
     methods=('joint',),
-    whole_history=('joint',),
+    whole_history=('joint', 'sasrec'),
+    concatenated=('joint_whole sasrec_whole',),
     modes=('frozen',),
     reference='joint',
     probe_splits=2,
@@ -141,14 +142,18 @@ def test_a_comparison_has_rows_of_whole_histories(
   made = plan(compare.read_grid(settings))
   kinds = [type(one) for one in made]
   counts = [kinds.count(kind) for kind in (Pretraining, Vectors, Cell)]
-  assert counts == [1, 2, 4]
+  assert counts == [2, 4, 8]
   compare.main(settings)
   encodings = [
     one for one in stand_ins.settings if isinstance(one, VectorSettings)
   ]
-  assert [one.history for one in encodings] == ['last', 'whole']
-  assert len({one.pretrained for one in encodings}) == 1
+  assert [one.history for one in encodings] == ['last', *['whole'] * 3]
+  runs = [(one.pretrained, *one.concatenate) for one in encodings]
+  assert runs[0] == runs[1]
+  assert runs[3] == runs[1] + runs[2]
   page = (tmp_path / 'compare' / 'results.md').read_text()
   assert '\n| Pooled items and AdaptSSR, whole history' in page
   with pytest.raises(SettingsError, match='whole_history: bag_svd is not pre-'):
     compare.main(changed(settings, whole_history=('bag_svd',)))
+  with pytest.raises(SettingsError, match='the whole history of all or of no'):
+    compare.main(changed(settings, concatenated=('joint_whole sasrec',)))

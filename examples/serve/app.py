@@ -82,9 +82,9 @@ app = fastapi.FastAPI(title='User vectors', lifespan=started)
 @app.post('/vectors')
 async def vectors(users: Users):
   """Returns a vector for each user, and the number of unknown items."""
-  known, length = app.state.encoder.numbers, app.state.encoder.max_length
-  read = (item for user in users.histories for item in user[-length:])
-  unknown = sum(item not in known for item in read)
+  encoder = app.state.encoder
+  read = (item for user in users.histories for item in encoder.read(user))
+  unknown = sum(item not in encoder.numbers for item in read)
   return {
     'vectors': await app.state.batcher(users.histories),
     'unknown_items': unknown,

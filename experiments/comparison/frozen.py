@@ -46,31 +46,9 @@ VECTORS = 'vectors.npz'
 def methods_of_vectors(
   settings: CompareSettings, known: Mapping[str, Method]
 ) -> dict[str, Method]:
-  """The rows whose vectors are those of other methods, in another way."""
-  return concatenated_methods(
-    settings.concatenated, known
-  ) | whole_history_methods(settings.whole_history, known)
-
-
-def concatenated_methods(
-  rows: Sequence[str], known: Mapping[str, Method]
-) -> dict[str, Method]:
-  """Methods whose vectors are those of several others, concatenated."""
-  found = {}
-  for row in rows:
-    names = tuple(row.split())
-    _check_trained(f'--concatenated={row}', names, known)
-    if len(set(names)) < max(len(names), 2):
-      raise SettingsError(f'--concatenated={row}: give two different methods')
-    key = '_and_'.join(names)
-    if len(key) > 200:  # The key is the name of a folder.
-      key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
-    found[key] = Method(
-      title=', concatenated with '.join(known[name].title for name in names),
-      concatenated=names,
-      modes=(FROZEN, FROZEN_WITH_BAG),
-    )
-  return found
+  """The rows of --whole_history, and those of --concatenated, of any rows."""
+  whole = whole_history_methods(settings.whole_history, known)
+  return whole | concatenated_methods(settings.concatenated, known | whole)
 
 
 def whole_history_methods(
@@ -89,6 +67,35 @@ def whole_history_methods(
   }
 
 
+def concatenated_methods(
+  rows: Sequence[str], known: Mapping[str, Method]
+) -> dict[str, Method]:
+  """Methods whose vectors are those of several others, concatenated."""
+  found = {}
+  for row in rows:
+    names, text = tuple(row.split()), f'--concatenated={row}'
+    _check_trained(text, names, known)
+    if len(set(names)) < max(len(names), 2):
+      raise SettingsError(f'{text}: give two different methods')
+    histories = {known[name].history for name in names}
+    if len(histories) > 1:
+      raise SettingsError(
+        f'{text}: give the vectors of the whole history of all or of none'
+      )
+    key = '_and_'.join(names)
+    if len(key) > 200:  # The key is the name of a folder.
+      key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
+    found[key] = Method(
+      title=', concatenated with '.join(known[name].title for name in names),
+      concatenated=[
+        run for name in names for run in known[name].concatenated or (name,)
+      ],
+      history=histories.pop(),
+      modes=(FROZEN, FROZEN_WITH_BAG),
+    )
+  return found
+
+
 def _check_trained(
   flag_text: str, names: Sequence[str], known: Mapping[str, Method]
 ) -> None:
@@ -96,7 +103,7 @@ def _check_trained(
   for name in names:
     if name not in known:
       raise SettingsError(f'{flag_text}: {unknown(name, known)}')
-    if not known[name].flags:
+    if not (known[name].flags or known[name].concatenated):
       raise SettingsError(f'{flag_text}: {name} is not pre-trained')
 
 

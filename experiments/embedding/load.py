@@ -10,6 +10,7 @@ The encoder is compiled once for each shape of its input. Both the number of
 users and the length are padded to powers of two, so that there are few shapes.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Encoder:
     folder = pathlib.Path(folder)
     settings = json.loads((folder / 'settings.json').read_text())
     self.max_length = settings['encoder']['max_length']
+    self.history = settings.get('history', 'last')
     items = (folder / 'vocabulary').read_text().splitlines()
     self.numbers = {json.loads(item): i for i, item in enumerate(items, 1)}
     self.weights = jax.device_put(read_weights(folder / 'weights.safetensors'))
@@ -45,8 +47,10 @@ class Encoder:
     """Encodes users.
 
     Args:
-      histories: the raw item ids of each user, oldest first. Only the last
-        `max_length` are used. An unknown item is treated as a masked item.
+      histories: the raw item ids of each user, oldest first. Of a longer one,
+        only the last `max_length` are used; if it was exported with
+        --history=whole, the vector is the mean over windows of all of them. An
+        unknown item is treated as a masked item.
 
     Returns:
       float32 [users, dim]; zeros for a user without items.
@@ -54,8 +58,7 @@ class Encoder:
     Raises:
       TypeError: a history is not a list of strings.
     """
-    unknown = len(self.numbers) + 1
-    rows = []
+    unknown, windows, counts = len(self.numbers) + 1, [], []
     for history in histories:
       if (
         isinstance(history, str)
@@ -63,16 +66,33 @@ class Encoder:
         or not all(isinstance(item, str) for item in history)
       ):
         raise TypeError(f'a history is a list of raw item ids, not {history!r}')
-      last = history[-self.max_length :]
-      rows.append([self.numbers.get(item, unknown) for item in last])
-    longest = max(map(len, rows), default=0)
-    users, length = (
-      1 << max(n - 1, 0).bit_length() for n in (len(rows), longest)
+      items = [self.numbers.get(item, unknown) for item in self.read(history)]
+      count = max(-(-len(items) // self.max_length), 1)
+      ends = [len(items) * window // count for window in range(count + 1)]
+      windows += [items[i:j] for i, j in itertools.pairwise(ends)]
+      counts.append(count)
+    vectors = self.encode_windows(windows)
+    if len(windows) == len(counts):
+      return vectors
+    weights = np.array([[max(len(w), 1)] for w in windows], np.float32)
+    begins = np.cumsum(counts) - counts
+    totals = np.add.reduceat(weights, begins)
+    return np.add.reduceat(weights * vectors, begins) / totals
+
+  def read(self, history: Sequence[str]) -> Sequence[str]:
+    """The behaviours of a history that are encoded."""
+    return history if self.history == 'whole' else history[-self.max_length :]
+
+  def encode_windows(self, windows: Sequence[Sequence[int]]) -> np.ndarray:
+    """The vectors of windows of item numbers, float32 [windows, dim]."""
+    longest = max(map(len, windows), default=0)
+    number, length = (
+      1 << max(n - 1, 0).bit_length() for n in (len(windows), longest)
     )
-    items = np.zeros((users, min(length, self.max_length)), np.int32)
-    for padded, row in zip(items, rows, strict=False):
-      padded[: len(row)] = row
-    return np.asarray(self.encode(self.weights, items))[: len(rows)]
+    items = np.zeros((number, min(length, self.max_length)), np.int32)
+    for padded, window in zip(items, windows, strict=False):
+      padded[: len(window)] = window
+    return np.asarray(self.encode(self.weights, items))[: len(windows)]
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:

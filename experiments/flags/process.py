@@ -125,19 +125,25 @@ class EncodingSettings(Settings, group='speed'):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UserVectorSettings(Settings):
+class HistorySettings(Settings):
+  """What is encoded of the history of a user."""
+
+  history: str = flag(
+    'last',
+    'What is encoded of a history that is longer than the encoder reads: its '
+    'last behaviours, or the whole of it: the mean vector of windows.',
+    choices=('last', 'whole'),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserVectorSettings(HistorySettings):
   """What the vector of a user is made of."""
 
   concatenate: tuple[str, ...] = flag(
     (),
     'Workdirs of further runs, DIR or DIR,DIR, whose vectors are appended to '
     'that of --pretrained.',
-  )
-  history: str = flag(
-    'last',
-    'What is encoded of a history that is longer than the encoder reads: its '
-    'last behaviours, or the whole of it: the mean vector of windows.',
-    choices=('last', 'whole'),
   )
 
 

@@ -1,7 +1,4 @@
-"""The flags of the commands that do not train an encoder themselves.
-
-These are baselines, convert, embed, export, quickstart, report and similarity.
-"""
+"""The flags of commands that train no encoder, such as embed and report."""
 
 import dataclasses
 import pathlib
@@ -12,6 +9,7 @@ from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import (
   DistributedSettings,
   EncodingSettings,
+  HistorySettings,
   ProcessSettings,
   QuietSettings,
   TableSettings,
@@ -123,7 +121,7 @@ class BaselineSettings(SplitSettings, QuietSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(QuietSettings):
+class ExportSettings(HistorySettings, QuietSettings):
   """The flags of `experiments.export`."""
 
   is_resumable = False
