@@ -22,26 +22,16 @@ if __name__ == '__main__':
   run('experiments.benchmark', BenchmarkSettings)
 
 import dataclasses
+import itertools
 import json
-import pathlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 
-from experiments.benchmarking.cases import (
-  CHOICES,
-  OURS,
-  Case,
-  ablation_cases,
-  choosing_cases,
-  fastest,
-  flagfile_of,
-  growth_cases,
-  main_cases,
-  objective_cases,
-)
+from experiments.benchmarking import cases
+from experiments.benchmarking.cases import Case, Run
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
@@ -53,6 +43,7 @@ from experiments.run.workdir import (
   commit,
   differing_flags,
   reading_json,
+  writing,
 )
 
 # Flags that may change before --growth or --objectives is resumed.
@@ -67,22 +58,20 @@ _MUTABLE = (
 )
 
 
-def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+def main(settings: BenchmarkSettings) -> list[Run]:
   """Measures what the flags ask for, prints it, and returns it."""
   check(settings)
+  if settings.gpu:
+    dtype = settings.dtype or 'bfloat16'
+    settings = dataclasses.replace(settings, dtype=dtype)
   if not settings.json:
-    try:
-      settings.json_file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise SettingsError(
-        f'--workdir={settings.workdir} cannot be created ({error.strerror}): '
-        'choose another folder'
-      ) from error
+    folder = settings.json_file.parent
+    with writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
   if settings.mode == 'quick':
     found = measure(settings)
-    _write(settings.json_file, found)
-    case = main_cases(settings)[0][0]
-    runs = [_named(case, 0, found)]
+    _write(settings, found)
+    runs = [_name(cases.main_cases(settings)[0][0], 0) | found]
   else:
     runs = _run_all(settings)
   print_line(f'{_title(runs)}\n{report(runs)}')
@@ -90,30 +79,80 @@ def main(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   return runs
 
 
-def _run_all(settings: BenchmarkSettings) -> list[dict[str, Any]]:
-  """Runs all cases, and writes the results to disk after each of them."""
+def _run_all(settings: BenchmarkSettings) -> list[Run]:
+  """Runs all cases, and writes the results to disk after each of them.
+
+  The cases of a group take turns: each is run once in each round. Cases whose
+  results are in the file already are skipped.
+  """
   # Otherwise this process would take GPU memory from those that it starts.
   jax.config.update('jax_platforms', 'cpu')
-  runs: list[dict[str, Any]] = []
+  runs = measured_before(settings) if settings.is_resumable else []
+  rounds = settings.rounds or (1 if settings.growth else 3)
   # A new cache, so that the first run of each case compiles its programs.
   with tempfile.TemporaryDirectory() as cache:
-    if settings.growth:
-      runs += measured_before(settings)
-      # No cache: the peak memory of each case includes compilation.
-      _run_interleaved(growth_cases(settings), settings, 'off', runs)
-      draw_growth(runs, settings.json_file.parent)
-    elif settings.objectives:
-      runs += measured_before(settings)
-      for group in objective_cases(settings):
-        _run_interleaved(group, settings, cache, runs)
-    elif settings.gpu:
-      _compare_on_gpu(settings, cache, runs)
-    else:
-      _compare(settings, cache, runs)
+    for group in _groups(settings, runs):
+      for round, case in itertools.product(range(rounds), group):
+        name = _name(case, round)
+        if any(name.items() <= run.items() for run in runs):
+          continue
+        # Without a cache the peak memory of growth includes compilation.
+        found = run_case(
+          case, settings, cache='off' if settings.growth else cache
+        )
+        rate = found.get('users_per_second')
+        print_line(
+          f'{case.section}, {case.name}, {case.who}, round {round + 1} of '
+          f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error'])
+        )
+        runs.append(name | found)
+        flags = settings.flag_values()
+        _write(settings, {'flags': flags, 'commit': commit(), 'runs': runs})
+  if settings.growth:
+    draw_growth(runs, settings.json_file.parent)
   return runs
 
 
-def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
+def _groups(
+  settings: BenchmarkSettings, runs: list[Run]
+) -> Iterator[Iterable[Case]]:
+  """Yields groups of cases that take turns.
+
+  Args:
+    runs: the results of the groups before, on which later groups may depend.
+  """
+  if settings.mode == 'growth':
+    yield cases.growth_cases(settings)
+  elif settings.mode == 'gpu':
+    yield from _groups_on_gpu(settings, runs)
+  elif settings.mode == 'objectives':
+    yield from cases.objective_cases(settings)
+  else:
+    yield from cases.main_cases(settings)
+    if settings.ablation:
+      cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
+      yield from cases.ablation_cases(settings, cpu=cpu)
+
+
+def _groups_on_gpu(
+  settings: BenchmarkSettings, runs: list[Run]
+) -> Iterator[Iterable[Case]]:
+  """For each catalogue, chooses flags, and then compares to the reference."""
+  for size, group in zip(
+    settings.catalogues, cases.main_cases(settings), strict=True
+  ):
+    chosen: dict[str, Any] = {}
+    for name in cases.CHOICES:
+      tried = cases.choosing_cases(settings, size, name, chosen)
+      yield tried
+      chosen = cases.fastest(tried, runs)
+    path = settings.json_file.with_name(f'chosen_{size}.flags')
+    atomic_write(path, cases.flagfile_of(settings, chosen, runs))
+    print_result_line(f'--flagfile={path}')
+    yield [case._replace(changes=chosen) for case in group]
+
+
+def measured_before(settings: BenchmarkSettings) -> list[Run]:
   """Returns the successful runs in the file of results, if there is one.
 
   Raises:
@@ -136,86 +175,21 @@ def measured_before(settings: BenchmarkSettings) -> list[dict[str, Any]]:
   return [run for run in runs if 'error' not in run]
 
 
-def _compare(
-  settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
-) -> None:
-  """Times ours against the reference and, with --ablation, against itself."""
-  for group in main_cases(settings):
-    _run_interleaved(group, settings, cache, runs)
-  if settings.ablation:
-    plain = dataclasses.replace(settings, profile=False)
-    cpu = all(run.get('backend', 'cpu') == 'cpu' for run in runs)
-    for group in ablation_cases(settings, cpu=cpu):
-      _run_interleaved(group, plain, cache, runs)
+def _name(case: Case, round: int) -> dict[str, Any]:
+  """What tells a run from others in the file of results."""
+  names = {'section': case.section, 'name': case.name, 'who': case.who}
+  return names | {'round': round}
 
 
-def _compare_on_gpu(
-  settings: BenchmarkSettings, cache: str, runs: list[dict[str, Any]]
-) -> None:
-  """Chooses flags for each catalogue, then times ours against the reference."""
-  settings = dataclasses.replace(settings, dtype=settings.dtype or 'bfloat16')
-  plain = dataclasses.replace(settings, profile=False)
-  for size, group in zip(
-    settings.catalogues, main_cases(settings), strict=True
-  ):
-    chosen: dict[str, Any] = {}
-    for name in CHOICES:
-      cases = choosing_cases(settings, size, name, chosen)
-      _run_interleaved(cases, plain, cache, runs)
-      chosen = fastest(cases, runs)
-    path = settings.json_file.with_name(f'chosen_{size}.flags')
-    atomic_write(path, flagfile_of(settings, chosen, runs))
-    print_result_line(f'--flagfile={path}')
-    group = [case._replace(changes=chosen) for case in group]
-    _run_interleaved(group, settings, cache, runs)
-
-
-def _run_interleaved(
-  cases: Iterable[Case],
-  settings: BenchmarkSettings,
-  cache: str,
-  runs: list[dict[str, Any]],
-) -> None:
-  """Runs all cases once in each round, and appends their results to `runs`.
-
-  Cases that `runs` already holds are skipped.
-  """
-  cases, rounds = list(cases), settings.rounds or (1 if settings.growth else 3)
-  names = ('section', 'name', 'who', 'round')
-  done = {tuple(run[name] for name in names) for run in runs}
-  for round in range(rounds):
-    for case in cases:
-      if (case.section, case.name, case.who, round) in done:
-        continue
-      found = run_case(case, settings, cache=cache)
-      rate = found.get('users_per_second')
-      print_line(
-        f'{case.section}, {case.name}, {case.who}, round {round + 1} of '
-        f'{rounds}: ' + (f'{rate:,.0f} users/s' if rate else found['error'])
-      )
-      runs.append(_named(case, round, found))
-      results = {
-        'flags': settings.flag_values(),
-        'commit': commit(),
-        'runs': runs,
-      }
-      _write(settings.json_file, results)
-
-
-def _named(case: Case, round: int, found: dict[str, Any]) -> dict[str, Any]:
-  name = {'section': case.section, 'name': case.name, 'who': case.who}
-  return name | {'round': round} | found
-
-
-def _title(runs: Sequence[dict[str, Any]]) -> str:
+def _title(runs: list[Run]) -> str:
   """The commit, the version of JAX and the device of the results."""
   names = ('jax', 'device', 'devices', 'cores')
-  ours = [found for found in runs if found['who'] == OURS]
+  ours = [found for found in runs if found['who'] == cases.OURS]
   used = {'commit': commit()} | {
     name: found[name] for found in ours for name in names if name in found
   }
   return '\n# ' + ', '.join(f'{name} {value}' for name, value in used.items())
 
 
-def _write(path: pathlib.Path, values: dict[str, Any]) -> None:
-  atomic_write(path, json.dumps(values, indent=1) + '\n')
+def _write(settings: BenchmarkSettings, values: dict[str, Any]) -> None:
+  atomic_write(settings.json_file, json.dumps(values, indent=1) + '\n')

@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import math
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments import benchmark
@@ -23,6 +21,8 @@ from experiments.benchmarking.work import (
   synthetic_users,
 )
 from experiments.flags.binder import SettingsError
+from experiments.planning.counting import flops_of
+from experiments.run.command import refuse_unused
 from tests.tiny_runs import PLAIN, start
 
 TINY = BenchmarkSettings(
@@ -41,19 +41,6 @@ def changed(**changes):
   return dataclasses.replace(TINY, **changes)
 
 
-def products(jaxpr):
-  """Counts the operations of the matrix products of a program."""
-  total = 0
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == 'dot_general':
-      (contracted, _), _ = equation.params['dimension_numbers']
-      left = equation.invars[0].aval.shape
-      inner = math.prod(left[axis] for axis in contracted)
-      total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
-    total += sum(map(products, jaxprs_in_params(equation.params)))
-  return total
-
-
 @pytest.mark.parametrize('queries', [1, 3])
 def test_operations_equal_those_of_the_traced_program(queries):
   encoder = UserEncoder(
@@ -65,9 +52,9 @@ def test_operations_equal_those_of_the_traced_program(queries):
   def encode(params):
     return encoder.apply(params, items, deterministic=True).sum()
 
-  forward = products(jax.make_jaxpr(encode)(params).jaxpr)
+  forward = flops_of(jax.make_jaxpr(encode)(params))
   assert forward == encoding_flops(np.array(7), encoder)
-  both = products(jax.make_jaxpr(jax.value_and_grad(encode))(params).jaxpr)
+  both = flops_of(jax.make_jaxpr(jax.value_and_grad(encode))(params))
   assert both == 3 * forward
 
 
@@ -106,33 +93,76 @@ def test_the_timed_run_has_the_flags_of_the_benchmark():
   assert (run.batch_size, run.microbatch) == (16, 4)
 
 
-def test_flags_that_would_fail_are_refused(tmp_path):
-  checkout = tmp_path / 'checkout'
-  (checkout / 'Code' / 'AdaptSSR').mkdir(parents=True)
-  without_torch = script(tmp_path, 'exit 1')
-  known = {'reference': str(checkout), 'reference_python': without_torch}
-  for changes, message in [
+@pytest.fixture(name='paths')
+def paths_of_refused_flags(tmp_path):
+  (tmp_path / 'checkout' / 'Code' / 'AdaptSSR').mkdir(parents=True)
+  script(tmp_path, 'exit 1')
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
     ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
     ({'num_items': ('1',)}, '--num_items must be'),
+    ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
+    ({'objectives': ('cleu',)}, "--objectives: no 'cleu'; did you mean 'clue'"),
+    ({'objectives': ('clue', 'ptum'), 'quick': True}, 'a single objective'),
+    ({'quick': True, 'num_items': ('4', '5')}, 'a single catalogue'),
+    ({'growth': True, 'num_items': ('4', '5')}, 'a single catalogue'),
+    ({'cpu_time': True}, 'give --cpu_devices=1'),
+    ({'json': 'PATHS/no/file'}, 'no folder .*/no$'),
+    ({'json': 'PATHS'}, 'is a folder'),
+    ({'reference': 'PATHS'}, 'no folder Code/AdaptSSR'),
     (
-      {'quick': True, 'ablation': True, 'rounds': None},
-      'leave out --ablation',
+      {'reference': 'PATHS/checkout', 'reference_python': 'PATHS/script'},
+      'cannot import numpy and torch',
     ),
-    ({'growth': True, 'gpu': True}, 'leave out --gpu'),
-    ({'growth': True, 'reference': 'a'}, 'leave out --reference'),
-    ({'gpu': True, 'ablation': True}, 'leave out --ablation'),
     (
-      {'quick': True, 'num_items': ('4', '5'), 'rounds': None},
-      'leave out --num_items',
+      {'objectives': ('clue',), 'reference_python': 'PATHS/script'},
+      'cannot import numpy and torch',
     ),
-    ({'json': str(tmp_path / 'no' / 'file')}, 'no folder .*/no$'),
-    ({'json': str(tmp_path)}, 'is a folder'),
-    ({'reference': str(tmp_path)}, 'no folder Code/AdaptSSR'),
-    (known, 'cannot import numpy and torch'),
-    (known | {'reference_python': str(tmp_path / 'no')}, 'cannot be run'),
-  ]:
-    with pytest.raises(SettingsError, match=message):
-      check(changed(**changes))
+    (
+      {'reference': 'PATHS/checkout', 'reference_python': 'PATHS/no'},
+      'cannot be run',
+    ),
+  ],
+)
+def test_flags_that_would_fail_are_refused(paths, changes, message):
+  changes = {
+    name: value.replace('PATHS', str(paths))
+    if isinstance(value, str)
+    else value
+    for name, value in changes.items()
+  }
+  with pytest.raises(SettingsError, match=message):
+    check(changed(**changes))
+
+
+@pytest.mark.parametrize(
+  ('mode', 'changes'),
+  [
+    ('quick', {'rounds': 1}),
+    ('quick', {'ablation': True}),
+    ('growth', {'gpu': True}),
+    ('growth', {'reference': 'a'}),
+    ('growth', {'objectives': ('clue',)}),
+    ('gpu', {'ablation': True}),
+    ('objectives', {'objectives': ('clue',), 'profile': True}),
+  ],
+)
+def test_flags_that_a_measurement_cannot_use(mode, changes):
+  settings = BenchmarkSettings(**{mode: True} | changes)
+  assert settings.mode == mode
+  with pytest.raises(SettingsError, match=f'does not go with --{mode}: leave'):
+    refuse_unused(settings, [])
+
+
+def test_a_gpu_is_not_needed_to_try_its_flags():
+  check(changed(gpu=True, quick=True))
+
+
+def test_batches_that_devices_cannot_share_are_refused():
   with pytest.raises(SettingsError, match='--batch_size'):
     measure(changed(batch_size=15))
 

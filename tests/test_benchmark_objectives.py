@@ -14,7 +14,6 @@ from experiments.benchmarking import cases, options, processes
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.work import scored_per_user
-from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import TRAITS
 from tests.test_benchmark import changed, measured, script
 from tests.tiny_runs import PLAIN
@@ -106,29 +105,6 @@ def test_pytorch_gets_our_batches(tmp_path, stub):
   written = ast.parse(pathlib.Path(found['script']).read_text())
   names = {node.name for node in ast.walk(written) if hasattr(node, 'name')}
   assert TRAITS.keys() <= names
-
-
-def test_what_cannot_be_compared_is_refused(tmp_path):
-  without_torch = script(tmp_path, 'exit 1')
-  for changes, message in [
-    ({'objectives': ('cleu',)}, "--objectives: no 'cleu'; did you mean 'clue'"),
-    ({'objectives': ('clue',), 'growth': True}, 'leave out --objectives'),
-    ({'objectives': ('clue',), 'profile': True}, 'leave out --profile'),
-    (
-      {'objectives': ('clue', 'ptum'), 'quick': True, 'rounds': None},
-      'leave out --objectives=NAME,NAME',
-    ),
-    (
-      {'objectives': ('clue',), 'reference_python': without_torch},
-      'cannot import numpy and torch',
-    ),
-    ({'quick': True}, 'leave out --rounds'),
-    ({'cpu_time': True}, 'give --cpu_devices=1'),
-    ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
-  ]:
-    with pytest.raises(SettingsError, match=message):
-      check(changed(**changes))
-  check(changed(gpu=True, quick=True))
 
 
 @pytest.mark.parametrize(

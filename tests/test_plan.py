@@ -29,6 +29,7 @@ from experiments.planning.counting import (
   sent_of,
 )
 from experiments.planning.plan import shapes_of, size_text
+from experiments.run.steps import Sequences
 from tests.tiny_runs import (
   ROOT,
   files,
@@ -315,7 +316,7 @@ def widths(items):
 def test_shares_equal_those_of_the_widths_taken():
   lengths = np.array([1, 2, 2, 3, 5, 9])
   buckets = Buckets(widths=(2, 4), size=3)
-  shares = program_shares(lengths, rows=8, buckets=buckets, length=9)
+  shares = program_shares(Sequences(9, lengths, buckets, 2), users=4)
   drawn = np.random.default_rng(0).choice(lengths, (100, 8))
   encode = jax.jit(functools.partial(in_buckets, widths, buckets=buckets))
   taken = []
@@ -328,17 +329,22 @@ def test_shares_equal_those_of_the_widths_taken():
   assert math.isclose(shares.sum(), 1)
 
 
-def test_padding_share():
-  share = functools.partial(padding_share, rows=4, length=8)
-  assert share(np.array([2]), buckets=AT_ONCE) == 0.75
-  assert share(np.array([2]), buckets=Buckets((2, 5), 2)) == 0
-  assert share(np.array([3]), buckets=Buckets((2, 5), 2)) == pytest.approx(0.4)
-  # Sequences longer than the batch are cut to its length.
-  assert share(np.array([11]), buckets=Buckets((2, 5), 2)) == 0
-  # Groups of 1 are cut to 2 or to 8; groups of 4 nearly always have length 8.
-  mixed = functools.partial(share, np.array([2, 8]))
-  assert mixed(buckets=Buckets((2,), 1)) == pytest.approx(0)
-  assert mixed(buckets=Buckets((2,), 4)) > 0.25
+@pytest.mark.parametrize(
+  ('lengths', 'buckets', 'expected'),
+  [
+    ([2], AT_ONCE, 0.75),
+    ([2], Buckets((2, 5), 2), 0),
+    ([3], Buckets((2, 5), 2), pytest.approx(0.4)),
+    # Sequences longer than the batch are cut to its length.
+    ([11], Buckets((2, 5), 2), 0),
+    # Groups of 1 are cut to 2 or to 8; groups of 4 nearly always have length 8.
+    ([2, 8], Buckets((2,), 1), pytest.approx(0)),
+    ([2, 8], Buckets((2,), 4), pytest.approx(0.36, abs=0.11)),
+  ],
+)
+def test_padding_share(lengths, buckets, expected):
+  sequences = Sequences(8, np.array(lengths), buckets)
+  assert padding_share(sequences, users=4) == expected
 
 
 def test_shapes_take_no_memory_and_other_results_are_returned():

@@ -12,6 +12,8 @@ from experiments.run.workdir import commit
 
 # The results of one case in one round, by name.
 Run = dict[str, Any]
+# The section that compares ours with the reference.
+PRE_TRAINING = 'Pre-training'
 OURS = 'ours'
 PADDED = 'reference, padded'
 TRIMMED = 'reference, trimmed'
@@ -43,10 +45,10 @@ class Case(NamedTuple):
 
 def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
   """For each catalogue size, ours and the reference, which take turns."""
-  peers = [PADDED, TRIMMED] if settings.reference else []
+  peers = (PADDED, TRIMMED) if settings.reference else ()
   return [
     [
-      Case('Pre-training', items(size), who, catalogue(size))
+      Case(PRE_TRAINING, _items(size), who, _catalogue(size))
       for who in (OURS, *peers)
     ]
     for size in settings.catalogues
@@ -55,28 +57,24 @@ def main_cases(settings: BenchmarkSettings) -> list[list[Case]]:
 
 def objective_cases(settings: BenchmarkSettings) -> list[list[Case]]:
   """For each catalogue and objective, ours and the one in plain PyTorch."""
-  return [
-    [
-      Case(
-        f'Objectives, {items(size)}',
-        name,
-        who,
-        catalogue(size) | {'objectives': (name,)},
+  groups = []
+  for size in settings.catalogues:
+    for name in settings.objective_names:
+      section = f'Objectives, {_items(size)}'
+      changes = _catalogue(size) | {'objectives': (name,)}
+      groups.append(
+        [Case(section, name, who, changes) for who in (OURS, PYTORCH)]
       )
-      for who in (OURS, PYTORCH)
-    ]
-    for size in settings.catalogues
-    for name in settings.objective_names
-  ]
+  return groups
 
 
 def growth_cases(settings: BenchmarkSettings) -> Iterator[Case]:
   """Cases that change one flag at a time, from its least value upwards."""
   for name, values in _GROWTH.items():
-    for value in few(values, settings):
-      change = catalogue(settings.catalogues[0]) | {name: value}
+    for value in _few(values, settings):
+      change = _catalogue(settings.catalogues[0]) | {name: value}
       if name == 'num_items':
-        change = catalogue(value)
+        change = _catalogue(value)
       if name == 'max_length':
         # Users have more behaviours, or a longer maximum would hardly matter.
         change['longest'] = value
@@ -90,33 +88,31 @@ def ablation_cases(
   off = {'buckets': 1, 'microbatch': 0, 'table_update': 'dense'}
   if cpu:
     off['cpu_devices'] = 1
-  changes = [{}, *({name: value} for name, value in off.items()), off]
-  names = ['all on', *(f'--{name}={value}' for name, value in off.items())]
-  names.append('all off')
+  changes = {'all on': {}}
+  changes |= {f'--{name}={value}': {name: value} for name, value in off.items()}
+  changes['all off'] = off
   return [
     [
-      Case(f'Switched off, {items(size)}', name, OURS, catalogue(size) | change)
-      for name, change in zip(names, changes, strict=True)
+      Case(
+        f'Switched off, {_items(size)}', name, OURS, _catalogue(size) | change
+      )
+      for name, change in changes.items()
     ]
     for size in settings.catalogues
   ]
 
 
 def choosing_cases(
-  settings: BenchmarkSettings,
-  size: int,
-  name: str,
-  chosen: Mapping[str, Any],
+  settings: BenchmarkSettings, size: int, name: str, chosen: dict[str, Any]
 ) -> list[Case]:
   """One case for each value of a flag, with the values chosen before it."""
+  section, before = (
+    f'Choosing --{name}, {_items(size)}',
+    _catalogue(size) | chosen,
+  )
   return [
-    Case(
-      f'Choosing --{name}, {items(size)}',
-      f'--{name}={value}',
-      OURS,
-      catalogue(size) | chosen | {name: value},
-    )
-    for value in few(CHOICES[name], settings)
+    Case(section, f'--{name}={value}', OURS, before | {name: value})
+    for value in _few(CHOICES[name], settings)
   ]
 
 
@@ -173,16 +169,16 @@ def too_large(settings: BenchmarkSettings) -> str:
   return f'left out, since it needs about {needed:.0f} GiB'
 
 
-def few(values: Sequence, settings: BenchmarkSettings) -> Sequence:
+def _few(values: Sequence, settings: BenchmarkSettings) -> Sequence:
   """All values, or the first two with --quick."""
   return values[: 2 if settings.quick else None]
 
 
-def items(size: int) -> str:
+def _items(size: int) -> str:
   """The name of a catalogue."""
   return f'{size:,} items'
 
 
-def catalogue(size: int) -> dict[str, Any]:
+def _catalogue(size: int) -> dict[str, Any]:
   """The change of settings for a catalogue of this size."""
   return {'num_items': (str(size),)}

@@ -9,8 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from adaptssr_jax.data import UserArrays
-from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
@@ -21,14 +19,12 @@ from experiments.benchmarking.work import (
   step_flops,
   synthetic_data,
 )
-from experiments.flags.pretraining import PretrainSettings
 from experiments.planning.counting import padding_share
 from experiments.pretraining.step import make_pretraining
 from experiments.run import loop
 from experiments.run.batches import Batches, batches_in_order
 from experiments.run.process import num_cores
 from experiments.run.steps import (
-  Sequences,
   Training,
   encoding_params,
   encoding_step,
@@ -61,33 +57,19 @@ def measure(settings: BenchmarkSettings) -> dict[str, Any]:
   data = synthetic_data(settings, max(_USERS, 2 * settings.batch_size))
   init_key, train_key = jax.random.split(jax.random.key(pretraining.seed))
   training, state = make_pretraining(pretraining, data, init_key)
-  encoder, sequences = training.encoder, training.sequences
-  users = training.batches.users
   state, found = _time_training(settings, training, state, train_key)
   found |= {
-    'num_items': encoder.num_items,
+    'num_items': training.encoder.num_items,
     'batch_size': settings.batch_size,
-    'widths': sequences.buckets.widths,
+    'widths': training.sequences.buckets.widths,
     'input_users_per_second': _input_rate(training.batches),
   }
-  found |= _share_of_machine(
-    settings,
-    encoder,
-    sequences,
-    rate=found['users_per_second'],
-    scored=scored_per_user(
-      pretraining.objective[0], sample_lengths(users, encoder.max_length)
-    ),
-  )
+  found |= _share_of_machine(settings, training, found['users_per_second'])
   found['padding_share'] = padding_share(
-    sequences.lengths,
-    rows=sequences.per_user * settings.batch_size // jax.local_device_count(),
-    buckets=sequences.buckets,
-    length=sequences.length,
+    training.sequences, users=settings.batch_size // jax.local_device_count()
   )
   if settings.inference:
-    params = apply_pending_updates(state)
-    seconds = _time_encoding(settings, pretraining, encoder, params, users)
+    seconds = _time_encoding(settings, training, apply_pending_updates(state))
     found['encoding_seconds'] = seconds
     found['encoded_users_per_second'] = _rate(settings, seconds)
   return found
@@ -168,16 +150,14 @@ def _time_steps(
 
 
 def _share_of_machine(
-  settings: BenchmarkSettings,
-  encoder: UserEncoder,
-  sequences: Sequences,
-  *,
-  rate: float,
-  scored: float | None,
+  settings: BenchmarkSettings, training: Training, rate: float
 ) -> dict[str, float]:
   """Rates of tokens and operations, and the rate of one large product."""
+  encoder, sequences = training.encoder, training.sequences
   tokens = sequences.per_user * float(sequences.lengths.mean())
   found = {'tokens_per_second': rate * tokens}
+  lengths = sample_lengths(training.batches.users, encoder.max_length)
+  scored = scored_per_user(settings.objective_names[0], lengths)
   if scored is None:
     return found
   flops = step_flops(
@@ -212,15 +192,12 @@ def _input_rate(batches: Batches) -> float:
 
 
 def _time_encoding(
-  settings: BenchmarkSettings,
-  pretraining: PretrainSettings,
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  users: UserArrays,
+  settings: BenchmarkSettings, training: Training, params: dict[str, Any]
 ) -> list[float]:
   """The seconds that it takes to encode each batch without dropout."""
+  users, encoder = training.batches.users, training.encoder
   size = settings.batch_size
-  sequences = sequences_of(pretraining, [users], encoder.max_length)
+  sequences = sequences_of(settings, [users], encoder.max_length)
   step_fn = encoding_step(encoder, sequences, batch_size=size)
   params = encoding_params(params, shard_table=settings.shard_table)
   done = []

@@ -122,7 +122,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     Raises:
       SettingsError: If --num_items has anything but numbers of 2 or more.
     """
-    one = self.quick or self.objectives
+    one = self.quick or self.growth or self.objectives
     words = self.num_items or CATALOGUES[: 1 if one else None]
     try:
       sizes = tuple(int(word) for word in words)
@@ -169,6 +169,11 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     name = self.mode or 'benchmark'
     return pathlib.Path(self.json or pathlib.Path(self.workdir, f'{name}.json'))
 
+  def without_effect(self) -> dict[str, str]:
+    """The flags that the chosen measurement cannot use."""
+    unused = _UNUSED.get(self.mode, ())
+    return dict.fromkeys(unused, f'does not go with --{self.mode}')
+
   def pretraining(self) -> PretrainSettings:
     """The settings of the pre-training run whose steps are timed.
 
@@ -188,21 +193,17 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
 
 def check(settings: BenchmarkSettings) -> None:
   """Raises `SettingsError` for flags with which the benchmark would fail."""
-  mode, several = settings.mode, len(settings.catalogues) > 1
+  mode, sizes = settings.mode, settings.catalogues
   names = settings.objective_names
-  wrong = [
-    f'--{field.name}'
-    for field in dataclasses.fields(settings)
-    if field.name in _UNUSED.get(mode, ())
-    and getattr(settings, field.name) != field.default
-  ]
-  if settings.num_items and several and mode in ('quick', 'growth'):
-    wrong.append('--num_items=N,N')
-  if mode == 'quick' and len(names) > 1:
-    wrong.append('--objectives=NAME,NAME')
-  if wrong:
+  if mode in ('quick', 'growth') and len(sizes) > 1:
     raise SettingsError(
-      f'--{mode} does not go with {wrong[0]}: leave out {wrong[0]}, or --{mode}'
+      f'--{mode} measures a single catalogue: give --num_items=N, or leave out '
+      f'--{mode}'
+    )
+  if mode == 'quick' and len(names) > 1:
+    raise SettingsError(
+      '--quick measures a single objective: give --objectives=NAME, or leave '
+      'out --quick'
     )
   if settings.json and not settings.json_file.parent.is_dir():
     raise SettingsError(

@@ -12,16 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.data import batch_at
 from adaptssr_jax.encoder.model import UserEncoder
-from experiments.benchmarking import reference
-from experiments.benchmarking.cases import (
-  OURS,
-  PYTORCH,
-  TRIMMED,
-  Case,
-  too_large,
-)
+from experiments.benchmarking import cases, reference
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.work import synthetic_data, synthetic_users
 from experiments.pretraining.step import (
@@ -38,7 +32,7 @@ _WARM_UP, _WARM_UP_COMPILED = 2, 6
 
 
 def run_case(
-  case: Case, settings: BenchmarkSettings, *, cache: str
+  case: cases.Case, settings: BenchmarkSettings, *, cache: str
 ) -> dict[str, Any]:
   """Runs a case; returns its results, or the reason of a failure as `error`.
 
@@ -47,18 +41,21 @@ def run_case(
   """
   settings = dataclasses.replace(settings, **case.changes)
   with tempfile.TemporaryDirectory() as scratch:
-    if case.who == OURS:
-      return _run_ours(settings, pathlib.Path(scratch), cache)
-    if case.who == PYTORCH:
-      return _run_pytorch(settings, pathlib.Path(scratch))
-    trim = case.who == TRIMMED
-    return _run_reference(settings, pathlib.Path(scratch), trim)
+    folder = pathlib.Path(scratch)
+    if case.who == cases.OURS:
+      # The choice of flags and the ablation need no profiles.
+      profile = settings.profile and case.section == cases.PRE_TRAINING
+      settings = dataclasses.replace(settings, profile=profile)
+      return _run_ours(settings, folder, cache)
+    if case.who == cases.PYTORCH:
+      return _run_pytorch(settings, folder)
+    return _run_reference(settings, folder, trim=case.who == cases.TRIMMED)
 
 
 def _run_ours(
   settings: BenchmarkSettings, scratch: pathlib.Path, cache: str
 ) -> dict[str, Any]:
-  reason = too_large(settings)
+  reason = cases.too_large(settings)
   if reason:
     return {'error': reason}
   result = scratch / 'result.json'
@@ -80,7 +77,7 @@ def _run_ours(
 
 
 def _run_reference(
-  settings: BenchmarkSettings, scratch: pathlib.Path, trim: bool
+  settings: BenchmarkSettings, scratch: pathlib.Path, *, trim: bool
 ) -> dict[str, Any]:
   pretraining = settings.pretraining()
   encoder = UserEncoder(
@@ -155,11 +152,7 @@ def _run_pytorch(
   options = {
     'objective': pretraining.objective[0],
     'arrays': str(scratch / 'arrays.npz'),
-    'encoder': {
-      field.name: getattr(encoder, field.name)
-      for field in dataclasses.fields(encoder)
-      if field.name not in ('parent', 'name')
-    },
+    'encoder': describe(encoder, [], {}).encoder,
     'threads': settings.cpu_devices or num_cpu_devices(size, num_cores()),
     'learning_rate': pretraining.learning_rate,
     'warm_up': _WARM_UP,

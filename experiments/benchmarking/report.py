@@ -1,13 +1,12 @@
 """The tables and pictures of the benchmark."""
 
-import functools
 import pathlib
 import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.benchmarking.cases import OURS, Run
+from experiments.benchmarking.cases import OURS, PRE_TRAINING, Run
 from experiments.benchmarking.parts import table_of
 from experiments.run.pictures import Lines, draw_lines, save
 
@@ -90,7 +89,7 @@ def _table(section: str, runs: Sequence[Run]) -> str:
   lines = [[title, *(found[title] for found in cells)] for title in cells[0]]
   lines = [line for line in lines if set(line[1:]) != {_DASH}]
   lines.insert(0, ['', *names])
-  if kind != _CATALOGUES:
+  if kind != PRE_TRAINING:
     lines = [list(row) for row in zip(*lines, strict=True)]
   return markdown(lines)
 
@@ -100,11 +99,11 @@ def _cells(
 ) -> dict[str, str]:
   """The numbers of a configuration by title: ours, and those of each peer."""
   ours = _of(runs, name, OURS)
-  cells = {title: _SHOW[title](ours) for title in titles}
+  cells = {title: _show(title, ours) for title in titles}
   for who in dict.fromkeys(run['who'] for run in runs if run['who'] != OURS):
     theirs = _of(runs, name, who)
     for title in (*_RATES, 'peak memory, MiB'):
-      cells[f'{who}: {title}'] = _SHOW[title](theirs)
+      cells[f'{who}: {title}'] = _show(title, theirs)
     for title, rate in _RATES.items():
       cells[f'ours / {who}: {title}'] = _ratio(ours, theirs, rate=rate)
   return cells
@@ -138,13 +137,13 @@ def _of(runs: Sequence[Run], name: str, who: str) -> list[Run]:
   ]
 
 
-def _median(runs: Sequence[Run], *, name: str, form: str = ',.0f') -> str:
+def _median(runs: Sequence[Run], name: str, form: str = ',.0f') -> str:
   """The median over the rounds."""
   values = [run[name] for run in runs if run.get(name) is not None]
   return format(statistics.median(values), form) if values else _DASH
 
 
-def _quartiles(runs: Sequence[Run], *, seconds: str) -> str:
+def _quartiles(runs: Sequence[Run], seconds: str) -> str:
   """Median and quartiles of the users per second over batches of all rounds."""
   rates = [
     run['batch_size'] / second
@@ -178,48 +177,48 @@ def _step(runs: Sequence[Run]) -> str:
 
 
 def _product(runs: Sequence[Run]) -> str:
-  of = _median(runs, name='product_gflops')
-  share = _median(runs, name='product_share', form='.0%')
+  of = _median(runs, 'product_gflops')
+  share = _median(runs, 'product_share', '.0%')
   return _DASH if share == _DASH else f'{share} of {of}'
 
 
-def _compiling(runs: Sequence[Run], *, name: str, again: bool = False) -> str:
-  """Seconds of the first round, or of later ones, which find a filled cache."""
-  some = [run for run in runs if (run['round'] > 0) == again]
-  return _median(some, name=name, form='.1f')
+def _first_round(runs: Sequence[Run], name: str) -> str:
+  """Seconds of the first round, which fills the cache of compiled programs."""
+  return _median([run for run in runs if not run['round']], name, '.1f')
 
 
+def _later_rounds(runs: Sequence[Run], name: str) -> str:
+  """Seconds of later rounds, which find a filled cache."""
+  return _median([run for run in runs if run['round']], name, '.1f')
+
+
+def _show(title: str, runs: Sequence[Run]) -> str:
+  """Formats a number of our tables for the rounds of a case."""
+  function, *settings = _SHOW[title]
+  return function(runs, *settings)
+
+
+# The function that formats each number, and its arguments after the runs.
 _SHOW = {
-  'ms a step': _step,
-  'users/s': functools.partial(_quartiles, seconds='step_seconds'),
-  'tokens/s': functools.partial(_median, name='tokens_per_second'),
-  'padding among encoded positions': functools.partial(
-    _median, name='padding_share', form='.0%'
-  ),
-  'GFLOP/s of real tokens': functools.partial(_median, name='gflops'),
-  'of a large product': _product,
-  'compilation, s': functools.partial(_compiling, name='compile_seconds'),
-  'compilation from the cache, s': functools.partial(
-    _compiling, name='compile_seconds', again=True
-  ),
-  'first step with compilation, s': functools.partial(
-    _compiling, name='first_step_seconds'
-  ),
-  'peak memory, MiB': functools.partial(_median, name='peak_mib'),
-  'peak device memory, MiB': functools.partial(_median, name='device_peak_mib'),
-  'temporary memory of a step, MiB': functools.partial(
-    _median, name='temp_mib'
-  ),
-  'input, users/s': functools.partial(_median, name='input_users_per_second'),
-  'input wait': functools.partial(_median, name='input_wait_share', form='.1%'),
-  'encoding, users/s': functools.partial(
-    _quartiles, seconds='encoding_seconds'
-  ),
+  'ms a step': (_step,),
+  'users/s': (_quartiles, 'step_seconds'),
+  'tokens/s': (_median, 'tokens_per_second'),
+  'padding among encoded positions': (_median, 'padding_share', '.0%'),
+  'GFLOP/s of real tokens': (_median, 'gflops'),
+  'of a large product': (_product,),
+  'compilation, s': (_first_round, 'compile_seconds'),
+  'compilation from the cache, s': (_later_rounds, 'compile_seconds'),
+  'first step with compilation, s': (_first_round, 'first_step_seconds'),
+  'peak memory, MiB': (_median, 'peak_mib'),
+  'peak device memory, MiB': (_median, 'device_peak_mib'),
+  'temporary memory of a step, MiB': (_median, 'temp_mib'),
+  'input, users/s': (_median, 'input_users_per_second'),
+  'input wait': (_median, 'input_wait_share', '.1%'),
+  'encoding, users/s': (_quartiles, 'encoding_seconds'),
 }
-_CATALOGUES = 'Pre-training'
 # Our numbers in the tables of sections, by the start of the section's title.
 _TITLES = {
-  _CATALOGUES: tuple(_SHOW),
+  PRE_TRAINING: tuple(_SHOW),
   'Objectives': ('users/s', 'GFLOP/s of real tokens', 'peak memory, MiB'),
 }
 # Our numbers in the tables of all other sections.

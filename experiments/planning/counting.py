@@ -8,9 +8,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Float, Int
 
-from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table.exchange import OVERFLOW
 from experiments.planning.hlo import Program
+from experiments.run.steps import Sequences
 
 # Batches, and sequences in all, drawn at most to sample the lengths in a batch.
 _BATCHES = 100
@@ -113,67 +113,60 @@ def _product(eqn: JaxprEqn) -> float:
 
 
 def program_shares(
-  lengths: Int[np.ndarray, 'sequences'],
-  *,
-  rows: int,
-  buckets: Buckets,
-  length: int,
+  sequences: Sequences, *, users: int
 ) -> Float[np.ndarray, 'programs']:
   """Estimates how often `in_buckets` encodes a group at each of its widths.
 
   Args:
-    lengths: lengths of sequences as they are encoded, cut to `length`; batches
-      are drawn from them at random, always the same ones.
-    rows: number of sequences of a batch on one device.
-    length: the length to which a batch is padded before it is grouped.
+    sequences: the sequences of a step. Batches are drawn from their lengths at
+      random, always the same ones.
+    users: number of users of a batch on one device.
 
   Returns:
     The share of groups for each width; the last width is the full length.
 
   Example:
+    >>> from adaptssr_jax.ops.buckets import Buckets
     >>> buckets = Buckets(widths=(4,), size=1)
-    >>> lengths = np.array([3, 3, 3, 9])
-    >>> program_shares(lengths, rows=4, buckets=buckets, length=9).round(1)
+    >>> sequences = Sequences(9, np.array([3, 3, 3, 9]), buckets)
+    >>> program_shares(sequences, users=4).round(1)
     array([0.7, 0.3])
   """
-  widths = _widths(buckets, length)
-  size = min(buckets.size or rows, rows)
+  longest = np.sort(_draw(sequences, users), axis=1)
+  rows, size = longest.shape[1], sequences.buckets.size
+  size = min(size or rows, rows)
   last = np.minimum(np.arange(0, rows, size) + size, rows) - 1
-  longest = np.sort(_draw(lengths, rows, length), axis=1)[:, last]
-  which = np.searchsorted(widths, longest.reshape(-1))
+  widths = _widths(sequences)
+  which = np.searchsorted(widths, longest[:, last].reshape(-1))
   return np.bincount(which, minlength=len(widths)) / len(which)
 
 
-def padding_share(
-  lengths: Int[np.ndarray, 'sequences'],
-  *,
-  rows: int,
-  buckets: Buckets,
-  length: int,
-) -> float:
+def padding_share(sequences: Sequences, *, users: int) -> float:
   """Estimates the share of padding among the positions that are encoded.
 
   Args: as of `program_shares`.
 
   Example:
-    >>> buckets = Buckets(widths=(4,), size=1)
-    >>> padding_share(np.array([3]), rows=2, buckets=buckets, length=9)
+    >>> from adaptssr_jax.ops.buckets import Buckets
+    >>> sequences = Sequences(9, np.array([3]), Buckets(widths=(4,), size=1))
+    >>> padding_share(sequences, users=2)
     0.25
   """
-  shares = program_shares(lengths, rows=rows, buckets=buckets, length=length)
-  encoded = shares @ np.array(_widths(buckets, length))
-  return 1 - float(_draw(lengths, rows, length).mean() / encoded)
+  shares = program_shares(sequences, users=users)
+  encoded = shares @ np.array(_widths(sequences))
+  return 1 - float(_draw(sequences, users).mean() / encoded)
 
 
-def _draw(
-  lengths: Int[np.ndarray, 'sequences'], rows: int, length: int
-) -> Int[np.ndarray, 'batches rows']:
+def _draw(sequences: Sequences, users: int) -> Int[np.ndarray, 'batches rows']:
   """The lengths in random batches, the same ones at each call."""
+  rows = sequences.per_user * users
   batches = max(min(_BATCHES, _MOST_DRAWN // rows), 1)
-  drawn = np.random.default_rng(0).choice(lengths, (batches, rows))
-  return np.minimum(drawn, length)
+  rng = np.random.default_rng(0)
+  drawn = rng.choice(sequences.lengths, (batches, rows))
+  return np.minimum(drawn, sequences.length)
 
 
-def _widths(buckets: Buckets, length: int) -> list[int]:
-  """The widths to which `in_buckets` may cut a batch of this length."""
-  return [*(width for width in buckets.widths if width < length), length]
+def _widths(sequences: Sequences) -> list[int]:
+  """The widths to which `in_buckets` may cut a batch of these sequences."""
+  widths, length = sequences.buckets.widths, sequences.length
+  return [*(width for width in widths if width < length), length]

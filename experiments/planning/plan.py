@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,12 +104,8 @@ def plan_run(
   compiled = step_fn.lower(state, batch, key).compile()
   memory = compiled.memory_analysis()
   traced = jax.make_jaxpr(step_fn)(state, batch, key)
-  sequences = training.sequences
   shares = program_shares(
-    sequences.lengths,
-    rows=sequences.per_user * settings.batch_size // devices,
-    buckets=sequences.buckets,
-    length=sequences.length,
+    training.sequences, users=settings.batch_size // devices
   )
   last = np.eye(len(shares))[-1]
   plan = Plan(
@@ -184,18 +180,13 @@ def _sizes_of_data(
   }
 
 
-def _arrays(thing: Any) -> Iterator[np.ndarray]:
+def _arrays(tree: Any) -> Iterator[np.ndarray]:
   """All arrays in the columns of users, at any depth."""
-  if isinstance(thing, np.ndarray):
-    yield thing
-  elif isinstance(thing, dict):
-    yield from _arrays(tuple(thing.values()))
-  elif isinstance(thing, tuple):
-    for part in thing:
-      yield from _arrays(part)
-  elif dataclasses.is_dataclass(thing):
-    for field in dataclasses.fields(thing):
-      yield from _arrays(getattr(thing, field.name))
+  for leaf in jax.tree.leaves(tree):
+    if isinstance(leaf, np.ndarray):
+      yield leaf
+    elif dataclasses.is_dataclass(leaf):
+      yield from _arrays(vars(leaf))
 
 
 def _sizes_of_state(state: TrainState) -> dict[str, int]:
@@ -273,16 +264,18 @@ def size_text(size: float) -> str:
   """
   if size < 1024:
     return f'{size:.0f} B'
-  for unit in ('KiB', 'MiB', 'GiB', 'TiB'):
-    size /= 1024
-    if size < 1024 or unit == 'TiB':
-      break
-  return f'{size:,.1f} {unit}'
+  return _scaled(size / 1024, 1024, ('KiB', 'MiB', 'GiB', 'TiB'))
 
 
 def _flops(flops: float) -> str:
-  for unit in ('MFLOP', 'GFLOP', 'TFLOP', 'PFLOP'):
-    flops /= 1e6 if unit == 'MFLOP' else 1e3
-    if flops < 1000:
-      break
-  return f'{flops:,.1f} {unit}'
+  return _scaled(flops / 1e6, 1000, ('MFLOP', 'GFLOP', 'TFLOP', 'PFLOP'))
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+  """Formats a value, which is in the first unit, by the unit that suits it."""
+  *smaller, largest = units
+  for unit in smaller:
+    if value < base:
+      return f'{value:,.1f} {unit}'
+    value /= base
+  return f'{value:,.1f} {largest}'
