@@ -138,7 +138,9 @@ def test_a_curriculum_has_twenty_levels():
 
 
 def test_augmentations_grow_with_the_step(params, batch):
-  settings = pretrain_settings('', '', mask_ratio=0.8, crop_ratio=0.2)
+  settings = functools.partial(
+    pretrain_settings, '', '', mask_ratio=0.8, crop_ratio=0.2
+  )
   items = np.tile(np.arange(1, 6, dtype=np.int32), (USERS, 1))
   batch = batch | {'items': items}
 
@@ -149,7 +151,7 @@ def test_augmentations_grow_with_the_step(params, batch):
       KEY,
       encoding=Encoding(ENCODER, deterministic=True),
       augmentations_at=functools.partial(
-        view_augmentations, settings, ENCODER, (name,), has_second=True
+        view_augmentations, settings(augmentations=(name,)), ENCODER, 'ccl'
       ),
       num_steps=40,
       passes=1,

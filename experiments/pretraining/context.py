@@ -70,23 +70,21 @@ def make_augmentations(
 def view_augmentations(
   settings: ObjectiveSettings,
   encoder: UserEncoder,
-  first: tuple[str, ...],
+  objective: str,
   strength: Float[Array, ''] | None = None,
-  *,
-  has_second: bool,
 ) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view.
+  """One augmentation for each view of an objective: of the flags, or a slice.
 
   Args:
-    first: names of the augmentations of the first view.
     strength: see `make_augmentations`.
-    has_second: whether --second_augmentations applies to this objective.
   """
-  second = (settings.second_augmentations if has_second else None) or first
-  choices = make_augmentations(settings, encoder.mask_id, strength)
+  first = second = ('slice',)
+  if traits_of(objective).is_augmented:
+    first = augmentations_of(settings, objective)
+    second = settings.second_augmentations or first
   make = functools.partial(
     _augmentation,
-    choices=choices,
+    choices=make_augmentations(settings, encoder.mask_id, strength),
     lengths=slice_lengths_of(settings, encoder.max_length),
   )
   return make(first), *[make(second)] * (settings.num_slices - 1)

@@ -19,12 +19,8 @@ from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import EDITS, ObjectiveSettings
-from experiments.flags.pretraining import (
-  augmentations_of,
-  mask_ratio_of,
-  temperature_of,
-)
+from experiments.flags.objectives import EDITS
+from experiments.flags.pretraining import mask_ratio_of, temperature_of
 from experiments.pretraining.context import (
   BLOCK,
   Context,
@@ -47,7 +43,7 @@ def make_clue(context: Context) -> LossFn:
     users of the batch as negatives, and no projection head.
   """
   check_dropout(context, 'clue')
-  loss = _nt_xent(context.settings, 'clue')
+  loss = _nt_xent(context, 'clue')
   encode = encoding_of_views(context, (no_augmentation,), passes=2)
   return loss_of_views(encode, clue=loss)
 
@@ -63,7 +59,7 @@ def make_cl4srec(context: Context) -> LossFn:
     vectors instead of last states, and next-item prediction is left out.
   """
   edits = make_augmentations(context.settings, context.encoder.mask_id)
-  loss = _nt_xent(context.settings, 'cl4srec', similarity='dot')
+  loss = _nt_xent(context, 'cl4srec', similarity='dot')
   encode = encoding_of_views(
     context, augment.two_of(*(edits[name] for name in EDITS))
   )
@@ -96,7 +92,7 @@ def make_idicl(context: Context) -> LossFn:
       'and no --readout=last, or start from a run that has them'
     )
   check_dropout(context, 'idicl')
-  loss = _nt_xent(context.settings, 'idicl', times=encoder.num_queries)
+  loss = _nt_xent(context, 'idicl', times=encoder.num_queries)
   encode = encoding_of_views(context, (no_augmentation,), passes=2)
   return loss_of_views(encode, idicl=loss, query_overlap=query_overlap)
 
@@ -120,17 +116,16 @@ def make_ccl(context: Context) -> LossFn:
     are anchors.
   """
   settings = context.settings
-  names = augmentations_of(settings, 'ccl')
   encode = functools.partial(
     encode_curriculum,
     augmentations_at=functools.partial(
-      view_augmentations, settings, context.encoder, names, has_second=True
+      view_augmentations, settings, context.encoder, 'ccl'
     ),
     num_steps=settings.curriculum_steps or context.num_steps,
     passes=1,
     encoding=context.encoding,
   )
-  return loss_of_views(encode, ccl=_nt_xent(settings, 'ccl'))
+  return loss_of_views(encode, ccl=_nt_xent(context, 'ccl'))
 
 
 def make_ccl_filled(context: Context) -> LossFn:
@@ -146,7 +141,7 @@ def make_ccl_filled(context: Context) -> LossFn:
     num_steps=settings.curriculum_steps or context.num_steps,
     encoding=context.encoding,
   )
-  loss = _nt_xent(settings, 'ccl_filled')
+  loss = _nt_xent(context, 'ccl_filled')
   return loss_of_views(encode, ccl_filled=loss)
 
 
@@ -163,9 +158,7 @@ def make_coles(context: Context) -> LossFn:
   loss = functools.partial(
     contrast_views, loss=losses.coles_loss, axis_name=AXIS
   )
-  slices = view_augmentations(
-    context.settings, context.encoder, ('slice',), has_second=False
-  )
+  slices = view_augmentations(context.settings, context.encoder, 'coles')
   return loss_of_views(encoding_of_views(context, slices), coles=loss)
 
 
@@ -195,7 +188,7 @@ def make_coserec(context: Context) -> LossFn:
     mask_ratio=mask_ratio_of(settings, 'coserec'),
     reorder_ratio=settings.reorder_ratio,
   )
-  loss = _nt_xent(settings, 'coserec', similarity='dot')
+  loss = _nt_xent(context, 'coserec', similarity='dot')
   return loss_of_views(encoding_of_views(context, (edits, edits)), coserec=loss)
 
 
@@ -211,7 +204,7 @@ def make_duorec(context: Context) -> LossFn:
 
 
 def _nt_xent(
-  settings: ObjectiveSettings,
+  context: Context,
   name: str,
   *,
   similarity: str = 'cosine',
@@ -220,7 +213,7 @@ def _nt_xent(
   """NT-Xent at `times` the temperature of the flags."""
   return functools.partial(
     contrast_views,
-    temperature=times * temperature_of(settings, name),
+    temperature=times * temperature_of(context.settings, name),
     similarity=similarity,
     block_size=BLOCK,
     axis_name=AXIS,

@@ -35,7 +35,6 @@ from experiments.flags.objectives import ObjectiveSettings
 from experiments.flags.pretraining import (
   OF_VIEWS,
   PretrainSettings,
-  augmentations_of,
   mask_ratio_of,
   parse_fusion,
   parse_weights,
@@ -92,9 +91,7 @@ def make_next_items(context: Context) -> LossFn:
 
 def make_pooled_items(context: Context) -> LossFn:
   """Predicts the items of a slice from the vector of another slice."""
-  slices = view_augmentations(
-    context.settings, context.encoder, ('slice',), has_second=False
-  )
+  slices = view_augmentations(context.settings, context.encoder, 'pooled_items')
   encode = encoding_of_views(context, slices)
   return loss_of_views(encode, pooled_items=_predict_views)
 
@@ -124,9 +121,7 @@ def make_adaptssr(
     axis_name=AXIS,
   )
   predicts = {'pooled_items': _predict_views} if with_pooled else {}
-  views = view_augmentations(
-    settings, context.encoder, augmentations_of(settings), has_second=True
-  )
+  views = view_augmentations(settings, context.encoder, 'adaptssr')
   # Dropout makes the implicit views.
   encode = encoding_of_views(context, views, passes=2)
   return loss_of_views(encode, weights, **predicts, adaptssr=ranks)
