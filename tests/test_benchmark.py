@@ -93,11 +93,8 @@ def test_the_timed_run_has_the_flags_of_the_benchmark():
   assert (run.batch_size, run.microbatch) == (16, 4)
 
 
-@pytest.fixture(name='paths')
-def paths_of_refused_flags(tmp_path):
-  (tmp_path / 'checkout' / 'Code' / 'AdaptSSR').mkdir(parents=True)
-  script(tmp_path, 'exit 1')
-  return tmp_path
+CLUE, REFERENCE = {'objectives': ('clue',)}, {'reference': 'checkout'}
+NO_TORCH = {'reference_python': './script'}
 
 
 @pytest.mark.parametrize(
@@ -105,36 +102,26 @@ def paths_of_refused_flags(tmp_path):
   [
     ({'num_items': ('40', 'x')}, '--num_items must be numbers .* not 40,x'),
     ({'num_items': ('1',)}, '--num_items must be'),
-    ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
-    ({'objectives': ('cleu',)}, "--objectives: no 'cleu'; did you mean 'clue'"),
-    ({'objectives': ('clue', 'ptum'), 'quick': True}, 'a single objective'),
     ({'quick': True, 'num_items': ('4', '5')}, 'a single catalogue'),
     ({'growth': True, 'num_items': ('4', '5')}, 'a single catalogue'),
+    ({'objectives': ('clue', 'ptum'), 'quick': True}, 'a single objective'),
+    ({'objectives': ('cleu',)}, "--objectives: no 'cleu'; did you mean 'clue'"),
+    ({'gpu': True}, '--gpu measures on a GPU, and JAX sees none'),
     ({'cpu_time': True}, 'give --cpu_devices=1'),
-    ({'json': 'PATHS/no/file'}, 'no folder .*/no$'),
-    ({'json': 'PATHS'}, 'is a folder'),
-    ({'reference': 'PATHS'}, 'no folder Code/AdaptSSR'),
-    (
-      {'reference': 'PATHS/checkout', 'reference_python': 'PATHS/script'},
-      'cannot import numpy and torch',
-    ),
-    (
-      {'objectives': ('clue',), 'reference_python': 'PATHS/script'},
-      'cannot import numpy and torch',
-    ),
-    (
-      {'reference': 'PATHS/checkout', 'reference_python': 'PATHS/no'},
-      'cannot be run',
-    ),
+    ({'json': 'no/file'}, 'no folder no$'),
+    ({'json': 'checkout'}, 'is a folder'),
+    ({'reference': 'Code'}, 'no folder Code/AdaptSSR'),
+    (REFERENCE | NO_TORCH, 'cannot import numpy and torch'),
+    (CLUE | NO_TORCH, 'cannot import numpy and torch'),
+    (REFERENCE | {'reference_python': './no'}, 'cannot be run'),
   ],
 )
-def test_flags_that_would_fail_are_refused(paths, changes, message):
-  changes = {
-    name: value.replace('PATHS', str(paths))
-    if isinstance(value, str)
-    else value
-    for name, value in changes.items()
-  }
+def test_flags_that_would_fail_are_refused(
+  tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'checkout/Code/AdaptSSR').mkdir(parents=True)
+  script(tmp_path, 'exit 1')
   with pytest.raises(SettingsError, match=message):
     check(changed(**changes))
 
@@ -145,10 +132,10 @@ def test_flags_that_would_fail_are_refused(paths, changes, message):
     ('quick', {'rounds': 1}),
     ('quick', {'ablation': True}),
     ('growth', {'gpu': True}),
-    ('growth', {'reference': 'a'}),
-    ('growth', {'objectives': ('clue',)}),
+    ('growth', REFERENCE),
+    ('growth', CLUE),
     ('gpu', {'ablation': True}),
-    ('objectives', {'objectives': ('clue',), 'profile': True}),
+    ('objectives', CLUE | {'profile': True}),
   ],
 )
 def test_flags_that_a_measurement_cannot_use(mode, changes):
@@ -220,15 +207,34 @@ def measured(rate, **others):
   } | others
 
 
-def test_a_failed_case_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+def answered(monkeypatch, answer):
+  """Answers cases by a function; returns those that ran, with their caches."""
+  ran = []
+
   def run_case(case, settings, *, cache):
+    ran.append((case, cache))
+    return answer(case)
+
+  monkeypatch.setattr(benchmark, 'run_case', run_case)
+  monkeypatch.setattr(benchmark, 'check', lambda settings: None)
+  return ran
+
+
+def rows_of(shown):
+  """The rows of all tables that are printed, by their first cell."""
+  lines = [line.strip('|').split('|') for line in shown.splitlines()]
+  cells = [[cell.strip() for cell in line] for line in lines if len(line) > 1]
+  return {first: others for first, *others in cells}
+
+
+def test_a_failed_case_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+  def answer(case):
     if '--buckets=1' in case.name:
       return {'error': 'killed'}
     rate = 8 if case.changes.get('table_update') == 'dense' else 16
     return measured(2 if case.who != cases.OURS else rate, backend='cpu')
 
-  monkeypatch.setattr(benchmark, 'run_case', run_case)
-  monkeypatch.setattr(benchmark, 'check', lambda settings: None)
+  answered(monkeypatch, answer)
   path = tmp_path / 'new' / 'folder'
   runs = benchmark.main(
     changed(ablation=True, rounds=2, reference='there', workdir=str(path))
@@ -241,14 +247,10 @@ def test_a_failed_case_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
   assert turns == [(i, who) for i in (0, 1) for who in three]
   shown = capsys.readouterr().out
   assert shown.count('--buckets=1, ours: killed') == 1
-  cells = {
-    cells[0]: cells[1:]
-    for line in shown.splitlines()
-    if len(cells := [cell.strip() for cell in line.strip('|').split('|')]) > 1
-  }
-  assert cells[f'ours / {cases.TRIMMED}: users/s'] == ['8.00 (8.00..8.00)']
-  assert cells['--buckets=1'][0] == '-'
-  assert cells['all off'][-1] == '0.50 (0.50..0.50)'
+  rows = rows_of(shown)
+  assert rows[f'ours / {cases.TRIMMED}: users/s'] == ['8.00 (8.00..8.00)']
+  assert rows['--buckets=1'][0] == '-'
+  assert rows['all off'][-1] == '0.50 (0.50..0.50)'
 
 
 def test_ratios_compare_rates_of_the_same_round():

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarking import cases, options, processes
+from experiments.benchmarking import cases, processes
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
 from experiments.benchmarking.work import scored_per_user
 from experiments.flags.objectives import TRAITS
-from tests.test_benchmark import changed, measured, script
+from tests.test_benchmark import (
+  answered,
+  changed,
+  measured,
+  rows_of,
+  script,
+)
 from tests.tiny_runs import PLAIN
 
 # A script that pretends to be a Python with torch, and returns its arguments.
@@ -42,38 +48,32 @@ def python_without_torch(tmp_path):
 def test_objectives_alternate_with_pytorch_and_resume(
   tmp_path, monkeypatch, capsys
 ):
-  ran, lost = [], [('clue', cases.PYTORCH)]
+  lost = [('clue', cases.PYTORCH)]
 
-  def run_case(case, settings, *, cache):
-    ran.append((case.name, case.who))
+  def answer(case):
     if (case.name, case.who) in lost:
       return {'error': 'killed'}
     rate = 8 if case.who == cases.OURS else 4
     return measured(rate, gflops=3.0, peak_mib=70.0)
 
-  monkeypatch.setattr(benchmark, 'run_case', run_case)
-  monkeypatch.setattr(options, '_check_python', lambda settings: None)
+  ran = answered(monkeypatch, answer)
   settings = changed(
     objectives=('clue', 'ptum'), rounds=2, workdir=str(tmp_path)
   )
   benchmark.main(settings)
   two = [cases.OURS, cases.PYTORCH]
-  assert ran == [(name, who) for name in ('clue', 'ptum') for who in two * 2]
+  turns = [(case.name, case.who) for case, _ in ran]
+  assert turns == [(name, who) for name in ('clue', 'ptum') for who in two * 2]
   shown = capsys.readouterr().out
   assert 'Objectives, 40 items, clue, PyTorch: killed' in shown
   ran.clear()
   lost.clear()
   runs = benchmark.main(dataclasses.replace(settings, rounds=3))
   # The failed case and the new round.
-  assert [name for name, _ in ran] == ['clue'] * 4 + ['ptum'] * 2
+  assert [case.name for case, _ in ran] == ['clue'] * 4 + ['ptum'] * 2
   assert json.loads((tmp_path / 'objectives.json').read_text())['runs'] == runs
-  (row,) = [
-    [cell.strip() for cell in line.strip('|').split('|')]
-    for line in capsys.readouterr().out.splitlines()
-    if line.startswith('| ptum')
-  ]
-  assert row == [
-    *('ptum', '8 (8..8)', '3', '70', '4 (4..4)', '70', '2.00 (2.00..2.00)')
+  assert rows_of(capsys.readouterr().out)['ptum'] == [
+    *('8 (8..8)', '3', '70', '4 (4..4)', '70', '2.00 (2.00..2.00)')
   ]
 
 

@@ -7,27 +7,21 @@ import pytest
 from experiments import benchmark, pretrain
 from experiments.benchmarking import cases
 from experiments.flags.binder import SettingsError, from_flagfile
-from tests.test_benchmark import changed, measured
+from tests.test_benchmark import answered, changed, measured
 from tests.tiny_runs import PLAIN
 
 
 @pytest.fixture(name='ran')
 def cases_that_are_run(monkeypatch):
   """The cases in the order in which they run, with rates given by name."""
-  ran = []
 
-  def run_case(case, settings, *, cache):
-    ran.append(case)
-    # With a cache, the peak memory would not include compilation.
-    assert (cache == 'off') == case.section.startswith('Growth')
+  def answer(case):
     if case.changes.get('embed_dim') == 128:
       return {'error': 'not done after 9 s'}
-    rate = 9 if case.name in FAST else 5
     machine = {'peak_mib': 70.0, 'device': 'H1', 'jax': '1', 'num_items': 40}
-    return measured(rate) | machine
+    return measured(9 if case.name in FAST else 5) | machine
 
-  monkeypatch.setattr(benchmark, 'run_case', run_case)
-  return ran
+  return answered(monkeypatch, answer)
 
 
 FAST = ('--microbatch=64', '--buckets=1', '--table_update=rows')
@@ -37,6 +31,8 @@ def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
   settings = changed(growth=True, workdir=str(tmp_path / 'growth'))
   runs = benchmark.main(settings)
   assert len(runs) == len(ran) == 20
+  # With a cache, the peak memory would not include compilation.
+  assert {cache for _, cache in ran} == {'off'}
   path = tmp_path / 'growth' / 'growth.json'
   whole = json.loads(path.read_text())
   assert whole['runs'] == runs
@@ -64,7 +60,7 @@ def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
   ran.clear()
   kept = [run for run in whole['runs'] if 'error' not in run]
   assert benchmark.main(settings) == [*kept, *lost, last]
-  assert [(case.section, case.name) for case in ran] == [
+  assert [(case.section, case.name) for case, _ in ran] == [
     ('Growth with --embed_dim', '128'),
     ('Growth with --cpu_devices', '8'),
   ]
@@ -73,7 +69,7 @@ def test_growth_is_measured_drawn_and_resumed(ran, tmp_path, capsys):
 def test_growth_of_other_flags_or_code_is_not_resumed(ran, tmp_path):
   settings = changed(growth=True, quick=True, workdir=str(tmp_path))
   benchmark.main(settings)
-  assert [(case.section[14:], case.name) for case in ran[:3]] == [
+  assert [(case.section[14:], case.name) for case, _ in ran[:3]] == [
     ('batch_size', '128'),
     ('batch_size', '1024'),
     ('max_length', '50'),
@@ -93,35 +89,25 @@ def test_growth_of_other_flags_or_code_is_not_resumed(ran, tmp_path):
     benchmark.main(settings)
 
 
-def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path, monkeypatch):
-  monkeypatch.setattr(benchmark, 'check', lambda settings: None)
+def test_flags_are_chosen_for_a_gpu_and_can_be_read(ran, tmp_path):
   settings = changed(gpu=True, reference='there', workdir=str(tmp_path))
   runs = benchmark.main(settings)
-  names = [case.name for case in ran]
-  assert names == [
+  assert 'off' not in {cache for _, cache in ran}
+  tried = [case for case, _ in ran]
+  assert [case.name for case in tried] == [
     *(f'--microbatch={n}' for n in (0, 64, 256, 1024)),
     *(f'--buckets={n}' for n in (1, 2, 4, 8)),
     '--table_update=dense',
     '--table_update=rows',
     *['40 items'] * 3,
   ]
-  chosen = {
-    'num_items': ('40',),
-    'microbatch': 64,
-    'buckets': 1,
-    'table_update': 'rows',
-  }
   # Chosen values are kept for the next choices and for the comparison.
-  assert ran[4].changes == {
-    'num_items': ('40',),
-    'microbatch': 64,
-    'buckets': 1,
-  }
-  assert [case.changes for case in ran[-3:]] == [chosen] * 3
-  assert [case.who for case in ran[-3:]] == [
-    cases.OURS,
-    cases.PADDED,
-    cases.TRIMMED,
+  chosen = {'num_items': ('40',), 'microbatch': 64, 'buckets': 1}
+  assert tried[4].changes == chosen
+  chosen |= {'table_update': 'rows'}
+  three = (cases.OURS, cases.PADDED, cases.TRIMMED)
+  assert [(case.who, case.changes) for case in tried[-3:]] == [
+    (who, chosen) for who in three
   ]
   whole = json.loads((tmp_path / 'gpu.json').read_text())
   assert whole['runs'] == runs

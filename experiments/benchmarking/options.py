@@ -181,9 +181,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
     """
     names = {field.name for field in dataclasses.fields(PretrainSettings)}
     shared = {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name in names
+      name: value for name, value in vars(self).items() if name in names
     }
     settings = PretrainSettings(
       **shared, objective=self.objective_names[:1], curriculum_steps=1

@@ -48,6 +48,13 @@ _UNINFORMATIVE = {
   *('broadcast', 'reshape', 'transpose', 'copy', 'slice', 'convert', 'compare'),
 }
 _PASSES = ('forward', 'again', 'gradient', 'other')
+# The numbers of a row, and their formats, by the heads of their columns.
+_COLUMNS = {
+  **{key: (key, '.1f') for key in ('ms', *_PASSES)},
+  'of all': ('share', '.1%'),
+  'of products': ('of_products', '.0%'),
+  'of memory': ('of_memory', '.0%'),
+}
 
 
 def profiled(
@@ -189,35 +196,24 @@ def _pass_of(op_name: str) -> str:
   return 'forward' if 'jvp(' in op_name else 'other'
 
 
-def table_of(parts: Sequence[dict[str, Any]]) -> list:
+def table_of(parts: Sequence[dict[str, Any]]) -> list[list[str]]:
   """The table of a profile, in which small fusions of several parts are one."""
-  small = {
-    row['name']
-    for row in parts[:-1]
-    if ' + ' in row['name'] and row['share'] < 0.01
-  }
-  rows = [['part', 'ms', *_PASSES, 'of all', 'of products', 'of memory']]
-  *others, clock = parts
-  rows += [_shown(row) for row in others if row['name'] not in small]
+  *rows, clock = parts
+  small = [row for row in rows if ' + ' in row['name'] and row['share'] < 0.01]
+  rows = [row for row in rows if row not in small]
   if small:
-    rest = [row for row in parts if row['name'] in small]
-    summed = {
-      key: sum(row[key] for row in rest) for key in ('ms', 'share', *_PASSES)
+    sums = {
+      key: sum(row[key] for row in small) for key in ('ms', 'share', *_PASSES)
     }
-    rows.append(_shown({'name': 'other parts, fused', **summed}))
-  return [*rows, _shown(clock)]
-
-
-def _shown(row: dict[str, Any]) -> list[str]:
-  def of(name: str, form: str) -> str:
-    return format(row[name], form) if name in row else '-'
-
-  return [
-    row['name'],
-    *(of(name, '.1f') for name in ('ms', *_PASSES)),
-    of('share', '.1%'),
-    *(of(name, '.0%') for name in ('of_products', 'of_memory')),
-  ]
+    rows.append({'name': 'other parts, fused'} | sums)
+  table = [['part', *_COLUMNS]]
+  for row in (*rows, clock):
+    cells = [
+      format(row[key], form) if key in row else '-'
+      for key, form in _COLUMNS.values()
+    ]
+    table.append([row['name'], *cells])
+  return table
 
 
 def product_rate(

@@ -12,7 +12,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,9 +26,16 @@ from experiments.run.process import print_result_line
 from experiments.run.steps import Training
 
 
+class Size(NamedTuple):
+  """The size of a tree of arrays."""
+
+  count: int  # elements of all arrays
+  bytes: int  # their memory
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """The resources that a run needs; sizes are in bytes."""
+  """The resources that a run needs; memory is in bytes."""
 
   dataset: str
   backend: str  # the backend for which the step was compiled
@@ -44,13 +51,10 @@ class Plan:
   steps_per_epoch: int  # steps in which every user is used once
   num_steps: int  # steps of the run
   batch_size: int  # users of a step, on all devices
-  # Number of parameters, including frozen ones and the padding of a sharded
-  # table.
-  parameters: int
-  parameters_size: int
-  table: int  # number of parameters in the item table
-  table_size: int
-  optimizer_size: int  # size of the optimizer's state
+  # All parameters, including frozen ones and the padding of a sharded table.
+  parameters: Size
+  table: Size  # the parameters of the item table
+  optimizer: Size  # the state of the optimizer
   arguments: int  # state and batch on one device
   results: int  # results on one device that do not reuse memory of arguments
   temporaries: int  # peak size of temporary arrays on one device
@@ -115,6 +119,9 @@ def plan_run(
     steps_per_epoch=batches.steps_per_epoch,
     num_steps=training.num_steps,
     batch_size=settings.batch_size,
+    parameters=_size(state.params),
+    table=_size(state.params['table']),
+    optimizer=_size(state.opt_state),
     arguments=memory.argument_size_in_bytes,
     results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
@@ -122,7 +129,6 @@ def plan_run(
     most_flops=devices * flops_of(traced, shares=last),
     sent=sent_of(compiled.as_text(), devices=devices),
     **_sizes_of_data(settings, data, training),
-    **_sizes_of_state(state),
   )
   print_result_line(report(plan))
   return plan
@@ -189,22 +195,9 @@ def _arrays(tree: Any) -> Iterator[np.ndarray]:
       yield from _arrays(vars(leaf))
 
 
-def _sizes_of_state(state: TrainState) -> dict[str, int]:
-  parameters, parameters_size = _size(state.params)
-  table, table_size = _size(state.params['table'])
-  return {
-    'parameters': parameters,
-    'parameters_size': parameters_size,
-    'table': table,
-    'table_size': table_size,
-    'optimizer_size': _size(state.opt_state)[1],
-  }
-
-
-def _size(tree: Any) -> tuple[int, int]:
-  """The number of elements in the arrays of a tree, and their bytes."""
+def _size(tree: Any) -> Size:
   arrays = jax.tree.leaves(tree)
-  return (
+  return Size(
     sum(x.size for x in arrays),
     sum(x.size * x.dtype.itemsize for x in arrays),
   )
@@ -234,9 +227,9 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
   yield '  users of a step', f'{plan.batch_size:,}', ''
   yield '    on a device', f'{plan.batch_size // plan.devices:,}', ''
   yield 'model', '', ''
-  yield _both('  parameters', plan.parameters, plan.parameters_size)
-  yield _both('    of the item table', plan.table, plan.table_size)
-  yield '  state of the optimizer', '', size_text(plan.optimizer_size)
+  yield _both('  parameters', plan.parameters)
+  yield _both('    of the item table', plan.table)
+  yield '  state of the optimizer', '', size_text(plan.optimizer.bytes)
   yield 'memory of a device', '', ''
   yield '  model, optimizer, batch', '', size_text(plan.arguments)
   yield '  other results', '', size_text(plan.results)
@@ -251,16 +244,16 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield f'    {name}', '', size_text(size)
 
 
-def _both(name: str, count: int, size: int) -> tuple[str, str, str]:
-  return name, f'{count:,}', size_text(size)
+def _both(name: str, size: Size) -> tuple[str, str, str]:
+  return name, f'{size.count:,}', size_text(size.bytes)
 
 
 def size_text(size: float) -> str:
   """Formats a size in bytes with a binary unit.
 
   Example:
-    >>> size_text(130), size_text(1536), size_text(25.6e9)
-    ('130 B', '1.5 KiB', '23.8 GiB')
+    >>> [size_text(size) for size in (130, 1536, 25.6e9, 2**51)]
+    ['130 B', '1.5 KiB', '23.8 GiB', '2,048.0 TiB']
   """
   if size < 1024:
     return f'{size:.0f} B'

@@ -33,6 +33,7 @@ from experiments.flags.objectives import (
 )
 from experiments.flags.pretraining import (
   augmentations_of,
+  flags_of,
   slice_lengths_of,
   uses_histories,
 )
@@ -172,18 +173,15 @@ def with_window(context: Context, name: str, objective: LossFn) -> LossFn:
 
   Objectives that draw slices, prefixes or partners get full histories.
   """
-  settings, traits = context.settings, traits_of(name)
-  is_sliced = traits.is_augmented and 'slice' in augmentations_of(
-    settings, name
-  )
-  if is_sliced or traits.sees_histories or traits.sees_partners:
+  settings = context.settings
+  if 'window' not in flags_of(settings, name):
     return objective
   # If batches do not hold full histories, windows are drawn with the batch.
   is_drawn = context.is_training and uses_histories(settings)
   return functools.partial(
     run_on_window,
     objective=objective,
-    length=context.encoder.max_length + traits.sees_target,
+    length=context.encoder.max_length + traits_of(name).sees_target,
     window=settings.window if is_drawn else 'last',
   )
 
