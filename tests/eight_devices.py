@@ -24,9 +24,7 @@ def batch_of(num_users, *, length, num_items):
   }
 
 
-def on_eight_devices(
-  objective, params, batch, key, *, mask_id, size, shared=None
-):
+def on_eight_devices(objective, params, batch, key, *, mask_id, shared=None):
   """The loss, the metrics and the gradients of a batch of all devices.
 
   Args:
@@ -35,13 +33,9 @@ def on_eight_devices(
     batch: of all users; each device gets an eighth of them.
     key: of the step.
     mask_id: the last row of the table.
-    size: number of rows of the table that a device fetches for its users. A row
-      that it lacks is nan.
     shared: entries of the batch that every device gets whole.
   """
-  function = with_batch_rows(
-    objective, mask_id=mask_id, size=size, axis_name=AXIS
-  )
+  function = with_batch_rows(objective, mask_id=mask_id, axis_name=AXIS)
   step = functools.partial(_summed, function=function, shared=shared or {})
   split = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
   loss, metrics, grads = pmap_step(step, num_replicated_args=1)(

@@ -187,7 +187,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch):
     batch,
     KEY,
     mask_id=ENCODER.mask_id,
-    size=2 * LENGTH + 2,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   for name in ('nt_xent_loss', 'coles_loss'):

@@ -14,7 +14,6 @@ from adaptssr_jax.ops.item_draws import draw_ids
 from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import (
   BatchRows,
-  ShardedTable,
   encoder_params,
   model_params,
 )
@@ -161,7 +160,7 @@ def test_rows_of_a_batch_need_sampled_items(params):
   rows = BatchRows(ids, params['table'][ids])
   keys, states = jax.random.split(KEY, 5), jnp.ones((5, 4))
   bias = params['head']['bias']
-  for table in (rows, ShardedTable(params['table'][:2], rows)):
+  for table in (rows, rows._replace(shard=params['table'][:2])):
     found = draw_items(table, bias, states, keys, sampled=ids)
     whole = draw_items(params['table'], bias, states, keys, sampled=ids)
     np.testing.assert_array_equal(found, whole)

@@ -359,8 +359,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
     users,
     KEY,
     mask_id=ENCODER.mask_id,
-    # The items and the negatives of a device's two users, padding and mask.
-    size=min(2 * (LENGTH + 12) + 20, ITEMS) + 2,
     shared=sampled,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)

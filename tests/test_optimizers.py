@@ -282,37 +282,36 @@ def test_decays_whose_sums_diverge_are_refused(decays):
 BEYOND = np.iinfo(np.int32).max
 
 
-@pytest.mark.parametrize('size', [26, 12, 8])
 @pytest.mark.parametrize('masked', [0.0, 0.3])
-def test_distinct_ids(size, masked):
+def test_distinct_ids(masked):
   rng = np.random.default_rng(3)
   known = np.array([2, 3, 5, 40, 97, 98], np.int32)
   items = rng.permuted(np.tile(np.append(known, [0, 0]), 3)).reshape(4, 6)
   items[rng.random(items.shape) < masked] = 99
   assert set(known) <= set(items.ravel())
-  ids = distinct_ids(jnp.asarray(items), mask_id=99, size=size)
-  np.testing.assert_array_equal(ids, [0, *known, 99, *[BEYOND] * (size - 8)])
+  ids = distinct_ids(jnp.asarray(items), mask_id=99)
+  np.testing.assert_array_equal(ids, [0, *known, 99, *[BEYOND] * 18])
   assert ids.dtype == jnp.int32
   rows = look_up(BatchRows(ids, 2.0 * ids[:, None]), jnp.asarray(items))
   np.testing.assert_array_equal(rows[..., 0], 2 * items)
 
 
-def test_every_slot_is_filled_at_the_size_that_is_always_enough():
-  items = jnp.array([9, 4, 1, 7])
-  ids = distinct_ids(items, mask_id=50, size=items.size + 2)
-  np.testing.assert_array_equal(ids, [0, 1, 4, 7, 9, 50])
+@pytest.mark.parametrize(
+  ('items', 'expected'),
+  [
+    ([9, 4, 1, 7], [0, 1, 4, 7, 9, 50]),
+    ([[0, 50], [0, 0]], [0, 50] + [BEYOND] * 4),
+    (np.zeros((0, 3), int), [0, 50]),
+  ],
+)
+def test_there_is_room_for_all_ids_and_for_padding_and_mask(items, expected):
+  ids = distinct_ids(jnp.array(items, int), mask_id=50)
+  np.testing.assert_array_equal(ids, expected)
 
 
-@pytest.mark.parametrize('size', [2, 3, 9])
-def test_padding_and_mask_need_two_rows(size):
-  for items in ([[0, 50], [0, 0]], [[0, 0]], np.zeros((0, 3), int)):
-    ids = distinct_ids(jnp.array(items, int), mask_id=50, size=size)
-    np.testing.assert_array_equal(ids, [0, 50] + [BEYOND] * (size - 2))
-
-
-def test_distinct_ids_need_room():
-  with pytest.raises(ValueError, match='size must be at least 2, not 1'):
-    distinct_ids(jnp.array([1]), mask_id=9, size=1)
+def test_there_are_no_more_ids_than_rows():
+  ids = distinct_ids(jnp.array([3, 1, 2, 3, 1, 2, 4]), mask_id=4)
+  np.testing.assert_array_equal(ids, [0, 1, 2, 3, 4])
 
 
 def test_an_item_without_a_row_is_nan():
@@ -335,7 +334,7 @@ def loss(rows):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def both_from_items(optimizer, dense, rows, whole, items):
   table, state = rows
-  ids = distinct_ids(items, mask_id=29, size=10)
+  ids = distinct_ids(items, mask_id=29)
   gradients = jax.grad(lambda rows: loss(look_up(BatchRows(ids, rows), items)))(
     optimizer.gather(table, state, ids)
   )

@@ -171,8 +171,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, make):
     batch,
     KEY,
     mask_id=ENCODER.mask_id,
-    # The rows of a device's two users, padding and mask.
-    size=2 * HISTORY + 2,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   np.testing.assert_allclose(sums['loss'][1], metrics['loss'][1])

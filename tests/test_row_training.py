@@ -24,16 +24,10 @@ from adaptssr_jax.training.row_step import (
 )
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from tests.bounds import assert_same_training
-from tests.quick_objective import (
-  LENGTH,
-  USERS,
-  quick_objective,
-  random_batch,
-)
+from tests.quick_objective import LENGTH, quick_objective, random_batch
 from tests.random_params import random_params
 
 ITEMS, STEPS = 300, 6
-SIZE = USERS * LENGTH + 2
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
 KEY = jax.random.key(3)
 # eps exceeds the rounding errors of gradients that are 0 in exact arithmetic,
@@ -67,7 +61,6 @@ row_step = functools.partial(
   optimizer=optax.adam(*ADAM),
   table_optimizer=row_adam(*ADAM),
   mask_id=ENCODER.mask_id,
-  size=SIZE,
 )
 
 

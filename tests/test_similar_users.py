@@ -241,8 +241,6 @@ def test_eight_devices_and_a_split_table_change_nothing(params, batch, name):
     batch,
     KEY,
     mask_id=ENCODER.mask_id,
-    # Behaviours of two users, those of partners, two similar to each, and ends.
-    size=2 * LENGTH * 4 + 2,
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   np.testing.assert_allclose(

@@ -47,17 +47,11 @@ from adaptssr_jax.training.row_step import (
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments.planning.counting import sent_of
 from tests.bounds import assert_same_training
-from tests.quick_objective import (
-  LENGTH,
-  USERS,
-  quick_objective,
-  random_batch,
-)
+from tests.quick_objective import LENGTH, quick_objective, random_batch
 from tests.random_params import widened
 
 # 37 rows on 8 devices: 5 per device, with 3 padding rows in all.
 ITEMS, STEPS = 35, 4
-SIZE, OWN_SIZE = USERS * LENGTH + 2, USERS // 8 * LENGTH + 2
 # Without dropout, which compiles slowly and does not depend on the table.
 ENCODER = UserEncoder(
   ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1, dropout_rate=0.0
@@ -112,14 +106,13 @@ def run(step, state):
   return state, losses
 
 
-def rows_of(loss_fn, size, **settings):
+def rows_of(loss_fn, **settings):
   return functools.partial(
     row_train_step,
     loss_fn=loss_fn,
     optimizer=optax.adam(*ADAM),
     table_optimizer=row_adam(*ADAM),
     mask_id=ENCODER.mask_id,
-    size=size,
     axis_name=AXIS,
     **settings,
   )
@@ -131,13 +124,13 @@ def start_rows(params):
 
 @pytest.fixture(scope='module')
 def split_rows(params):
-  step = rows_of(quick, OWN_SIZE + 6, prepare=sample)
+  step = rows_of(quick, prepare=sample)
   return run(step, start_rows(split_table(params)))
 
 
 def test_rows_of_a_sharded_table(params, split_rows):
   state, losses = split_rows
-  step = rows_of(quick, SIZE + 6, prepare=sample)
+  step = rows_of(quick, prepare=sample)
   whole, expected = run(step, start_rows(params))
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   trained = joined(apply_pending_updates(state))
@@ -167,15 +160,13 @@ def train_dense(loss_fn, params, optimizer, prepare=None):
 
 
 def test_a_softmax_over_all_items_needs_the_whole_table(params):
-  step = rows_of(masked_items, SIZE)
+  step = rows_of(masked_items)
   with pytest.raises(ValueError, match='estimate it from sampled items'):
     run(step, start_rows(params))
 
 
 def train_split(loss_fn, params, optimizer, prepare=None):
-  loss_fn = with_batch_rows(
-    loss_fn, mask_id=ENCODER.mask_id, size=OWN_SIZE + 6, axis_name=AXIS
-  )
+  loss_fn = with_batch_rows(loss_fn, mask_id=ENCODER.mask_id, axis_name=AXIS)
   state, losses = train_dense(loss_fn, split_table(params), optimizer, prepare)
   assert isinstance(state.opt_state[0].mu['table'], Shards)
   return losses, joined(state.params)
@@ -195,9 +186,7 @@ def test_dense_updates_of_a_sharded_table(params, loss_fn):
 def test_a_sampled_softmax_with_row_and_dense_updates_of_shards(params):
   optimizer, of_rows = optax.adam(*ADAM), start_rows(split_table(params))
   dense, expected = train_dense(masked_items, params, optimizer, sample)
-  state, losses = run(
-    rows_of(masked_items, OWN_SIZE + 6, prepare=sample), of_rows
-  )
+  state, losses = run(rows_of(masked_items, prepare=sample), of_rows)
   by_rows = losses, joined(apply_pending_updates(state))
   split = train_split(masked_items, params, optimizer, sample)
   for losses, trained in (by_rows, split):

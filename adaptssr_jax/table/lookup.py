@@ -3,9 +3,8 @@
 The parameters of a model are `table`, `encoder`, and `head` for what an
 objective or a task adds. Objectives read rows by `look_up`, and compute
 softmaxes over all items by `table.softmax`. Inside a step `params['table']` is
-an array (every device has all rows), a `ShardedTable` (each has a shard)
-or `BatchRows` (the step has only the rows of its batch). Only this package and
-the training steps distinguish them.
+an array (every device has all rows) or `BatchRows` (the step has the rows of
+its batch). Only this package and the training steps distinguish them.
 """
 
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -28,37 +28,20 @@ class BatchRows(NamedTuple):
     ids: `[size]`, the ids of the rows in ascending order, followed by ids
       beyond the table for empty rows.
     rows: `[size, dim]`, the rows.
+    shard: `[shard_rows, dim]`, the rows that this device holds of a table that
+      is sharded over devices; None if the step does not have them.
   """
 
   ids: Int[Array, ' size']
   rows: Float[Array, 'size dim']
+  shard: Float[Array, 'shard_rows dim'] | None = None
 
 
-class ShardedTable(NamedTuple):
-  """A table that is sharded over devices, as one device sees it in a step.
-
-  Args:
-    shard: `[rows, dim]`, the rows that this device holds.
-    batch: the rows that this device's part of the batch needs, fetched from all
-      devices.
-  """
-
-  shard: Float[Array, 'rows dim']
-  batch: BatchRows
-
-
-# Arrays of a batch that hold item ids whose rows are looked up: behaviours of
-# the users and of their partners, items that augmentations may insert,
-# negatives, and the sample from which a softmax is estimated.
-_ITEM_ARRAYS = (
-  'items',
-  'partner_items',
-  'similar_items',
-  'negatives',
-  'sampled',
-)
+# Arrays of a batch that hold item ids of its users: their behaviours and those
+# of their partners, items that augmentations may insert, and negatives.
+_ITEM_ARRAYS = ('items', 'partner_items', 'similar_items', 'negatives')
 # What `params['table']` may be inside a step.
-Table = Float[Array, 'rows dim'] | BatchRows | ShardedTable
+Table = Float[Array, 'rows dim'] | BatchRows
 
 
 @jax.named_scope('look_up')
@@ -81,8 +64,6 @@ def look_up(
     [[7.0, 5.0], [nan, 0.0]]
   """
   ids = jnp.asarray(ids)
-  if isinstance(table, ShardedTable):
-    table = table.batch
   if not isinstance(table, BatchRows):
     return take_rows(table, ids)
   rows = jnp.searchsorted(table.ids, ids)
@@ -93,47 +74,55 @@ def look_up(
 
 
 def distinct_ids(
-  items: Int[Array, '...'], *, mask_id: int, size: int
+  items: Int[Array, '...'], *, mask_id: int
 ) -> Int[Array, ' size']:
-  """The ids of the rows that a batch needs, padding and mask included.
+  """The distinct ids of items, with those of padding and of the mask.
 
   Args:
     items: ids in 0..mask_id, 0 for padding.
     mask_id: the last row of the table, which augmentations may insert.
-    size: at least the number of distinct items other than padding and mask,
-      plus 2. `items.size + 2` is always enough.
 
   Returns:
-    `[size]`, the distinct ids in ascending order, padded with the largest
-    integer, which is beyond any table. If `size` is too small, the highest ids
-    are missing.
-
-  Raises:
-    ValueError: If `size` is below 2.
+    `[size]`, the ids in ascending order, padded with the largest integer, which
+    is beyond any table; `size` is the most that there can be.
 
   Example:
     >>> items = jnp.array([[30, 10, 30], [50, 0, 0]])
-    >>> distinct_ids(items, mask_id=99, size=6).tolist()
+    >>> distinct_ids(items, mask_id=99).tolist()[:6]
     [0, 10, 30, 50, 99, 2147483647]
   """
-  if size < 2:
-    raise ValueError(f'size must be at least 2, not {size}.')
+  size = min(items.size, mask_id - 1) + 2
   beyond = jnp.iinfo(items.dtype).max
   ends = jnp.array([0, mask_id], items.dtype)
   # Sorting twice takes a third of the time of jnp.unique.
   ids = jnp.sort(jnp.append(items, ends))
   ids = jnp.sort(jnp.where(jnp.diff(ids, prepend=-1) > 0, ids, beyond))
-  return jnp.pad(ids, (0, size), constant_values=beyond)[:size]
+  return ids[:size]
 
 
-def needed_items(batch: dict[str, Array]) -> Int[Array, ' n']:
-  """All item ids of a batch whose rows are looked up, in one flat array."""
-  names = [name for name in _ITEM_ARRAYS if name in batch]
-  return jnp.concatenate([batch[name].reshape(-1) for name in names])
+def needed_ids(
+  batch: dict[str, Array], *, mask_id: int, all_of: str | None = None
+) -> Int[Array, ' size']:
+  """The `distinct_ids` of the rows that a batch needs.
+
+  Args:
+    batch: this device's part of a batch.
+    mask_id: the last row of the table.
+    all_of: a device axis; the ids are then those of all its devices.
+  """
+  items = jnp.concatenate(
+    [batch[name].reshape(-1) for name in _ITEM_ARRAYS if name in batch]
+  )
+  if all_of is not None:
+    items = lax.all_gather(items, all_of)
+  # The sample from which a softmax is estimated is the same on every device.
+  if 'sampled' in batch:
+    items = jnp.append(items, batch['sampled'])
+  return distinct_ids(items, mask_id=mask_id)
 
 
 def with_batch_rows(
-  function: Callable[..., Any], *, mask_id: int, size: int, axis_name: str
+  function: Callable[..., Any], *, mask_id: int, axis_name: str
 ) -> Callable[..., Any]:
   """Makes a function accept parameters whose table is sharded.
 
@@ -141,8 +130,6 @@ def with_batch_rows(
     function: (params, batch, *args) -> result; reads `params['table']` by
       `look_up` and `table.softmax` only.
     mask_id: the last row of the table.
-    size: upper bound of the distinct rows in a device's batch, see
-      `distinct_ids`.
     axis_name: the device axis.
 
   Returns:
@@ -156,14 +143,14 @@ def with_batch_rows(
     table = params['table']
     if is_shards(table):
       shard = table.rows
-      ids = distinct_ids(needed_items(batch), mask_id=mask_id, size=size)
+      ids = needed_ids(batch, mask_id=mask_id)
       rows = fetch_rows(
         lambda rows: shard.at[rows].get(mode='fill', fill_value=0),
         ids,
         num_rows=len(shard),
         axis_name=axis_name,
       )
-      table = ShardedTable(shard, BatchRows(ids, rows))
+      table = BatchRows(ids, rows, shard)
     return function(params | {'table': table}, batch, *args)
 
   return on_any_table

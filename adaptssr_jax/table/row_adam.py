@@ -6,7 +6,7 @@ updated when a batch needs it, and the time of a step is proportional to the
 size of the batch, not of the table. If the table is donated, rows are written
 in place:
 
-    ids = distinct_ids(items, mask_id=mask_id, size=size)
+    ids = distinct_ids(items, mask_id=mask_id)
     gradients = jax.grad(loss)(optimizer.gather(table, state, ids))
     table, state = optimizer.update(gradients, state, table, ids)
 """

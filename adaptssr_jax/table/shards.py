@@ -45,6 +45,13 @@ def combine(shards: Any, replicated: Any) -> Any:
   )
 
 
+def local_rows(tree: Any) -> Any:
+  """A tree with the array of each `Shards` in its place."""
+  return jax.tree.map(
+    lambda x: x.rows if is_shards(x) else x, tree, is_leaf=is_shards
+  )
+
+
 def rows_per_device(num_rows: int, num_devices: int) -> int:
   """Rows on each device; those of the last devices may be padding."""
   return -(-num_rows // num_devices)

@@ -23,7 +23,7 @@ from adaptssr_jax.ops.padded_softmax import (
   real_softmax_losses_and_best,
 )
 from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
-from adaptssr_jax.table.lookup import BatchRows, ShardedTable, Table, look_up
+from adaptssr_jax.table.lookup import BatchRows, Table, look_up
 
 # A softmax of more scores than this (512 MiB) is computed in chunks.
 _MOST_SCORES = 2**27
@@ -107,7 +107,7 @@ def label_losses(
       sampled, hidden, rows_of, bias, labels, where=where
     )
     return losses, None
-  if isinstance(table, ShardedTable):
+  if isinstance(table, BatchRows) and table.shard is not None:
     size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
     return shard_softmax_losses_and_best(
       hidden,
@@ -171,7 +171,7 @@ def draw_items(
     rows = look_up(table, sampled)
     drawn = draw_ids(keys, hidden, rows, bias[sampled], chunk_size=_CHUNK)
     return sampled[drawn]
-  if isinstance(table, BatchRows | ShardedTable):
+  if isinstance(table, BatchRows):
     raise ValueError(
       'this device does not have the rows of all items, and may draw one that '
       'is missing: draw it from sampled items, or replicate the table'

@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax import lax
 from jaxtyping import Array, Int, Key
 
 from adaptssr_jax.table.exchange import fetch_rows, gather_gradients
-from adaptssr_jax.table.lookup import BatchRows, distinct_ids, needed_items
+from adaptssr_jax.table.lookup import BatchRows, needed_ids
 from adaptssr_jax.table.row_adam import (
   RowAdamState,
   RowTransformation,
   apply_pending_rows,
 )
-from adaptssr_jax.table.shards import Shards, is_shards
+from adaptssr_jax.table.shards import Shards, is_shards, local_rows
 from adaptssr_jax.training.step import (
   LossFn,
   PrepareFn,
@@ -71,7 +70,6 @@ def row_train_step(
   optimizer: optax.GradientTransformation,
   table_optimizer: RowTransformation,
   mask_id: int,
-  size: int,
   axis_name: str | None = None,
   prepare: PrepareFn | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -91,8 +89,6 @@ def row_train_step(
     optimizer: for all parameters except the item table.
     table_optimizer: for the rows of the table.
     mask_id: the last row of the table.
-    size: upper bound of the distinct rows, see `distinct_ids`, in this device's
-      part of the batch if the table is sharded, else in the whole batch.
     axis_name: the device axis; None: one device.
     prepare: see `train_step`.
 
@@ -105,17 +101,15 @@ def row_train_step(
   # For losses that change during training, such as a curriculum.
   batch = batch | {'step': state.step}
   table, others = _take_table(state.params)
-  rows_here, table_state = _rows_here(table, state.opt_state.table)
+  sharded = table, state.opt_state.table
+  rows_here, table_state = local_rows(sharded)
   read = functools.partial(table_optimizer.gather, rows_here, table_state)
-  needed = needed_items(batch)
   exchange = {'num_rows': len(rows_here), 'axis_name': axis_name}
   if is_shards(table):
-    ids = distinct_ids(needed, mask_id=mask_id, size=size)
+    ids = needed_ids(batch, mask_id=mask_id)
     rows = Shards(fetch_rows(read, ids, **exchange))
   else:
-    if axis_name is not None:
-      needed = lax.all_gather(needed, axis_name)
-    ids = distinct_ids(needed, mask_id=mask_id, size=size)
+    ids = needed_ids(batch, mask_id=mask_id, all_of=axis_name)
     rows = read(ids)
   grads, metrics, finite = gradients(
     functools.partial(_loss_of_rows, loss_fn, ids),
@@ -127,15 +121,17 @@ def row_train_step(
   row_grads, grads = _take_table(grads)
   if is_shards(table):
     row_grads, ids = gather_gradients(row_grads.rows, ids, **exchange)
-  rows_here, table_state = table_optimizer.update(
+  updated = table_optimizer.update(
     row_grads, table_state, rows_here, ids, where=finite
+  )
+  # The same arrays are `Shards` as before.
+  table, table_state = jax.tree.unflatten(
+    jax.tree.structure(sharded), jax.tree.leaves(updated)
   )
   others, opt_state = apply_gradients(
     optimizer, grads, state.opt_state.others, others, finite
   )
-  if is_shards(table):
-    rows_here, table_state = Shards(rows_here), _shard_state(table_state)
-  params = others | {'table': rows_here}
+  params = others | {'table': table}
   opt_state = RowOptState(table_state, opt_state)
   return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -150,10 +146,11 @@ def apply_pending_updates(state: TrainState) -> Any:
   if not isinstance(state.opt_state, RowOptState):
     return state.params
   table, others = _take_table(state.params)
+  parts = table, state.opt_state.table
   if is_shards(table):
-    table = _mapped(_apply_pending)((table, state.opt_state.table), None)
+    table = _mapped(_apply_pending)(parts, None)
   else:
-    table = apply_pending_rows(table, state.opt_state.table)
+    table = apply_pending_rows(*parts)
   return others | {'table': table}
 
 
@@ -170,9 +167,8 @@ def _loss_of_rows(
   *args: Any,
 ) -> tuple[Array, dict[str, Any]]:
   """A loss as a function of the rows of a batch."""
-  rows = params['table']
-  rows = rows.rows if is_shards(rows) else rows
-  return loss_fn(params | {'table': BatchRows(ids, rows)}, *args)
+  table = BatchRows(ids, local_rows(params['table']))
+  return loss_fn(params | {'table': table}, *args)
 
 
 # Cached, so that each function is compiled once.
@@ -182,27 +178,12 @@ _mapped = functools.cache(pmap_step)
 def _init_shard(
   optimizer: RowTransformation, table: Shards, _: None
 ) -> RowAdamState:
-  return _shard_state(optimizer.init(table.rows))
+  state = optimizer.init(table.rows)
+  names = ('mu', 'nu', 'last', 'to_come')
+  return state._replace(
+    **{name: Shards(getattr(state, name)) for name in names}
+  )
 
 
 def _apply_pending(parts: tuple[Shards, RowAdamState], _: None) -> Shards:
-  return Shards(apply_pending_rows(*_rows_here(*parts)))
-
-
-_ROW_FIELDS = ('mu', 'nu', 'last', 'to_come')
-
-
-def _shard_state(state: RowAdamState) -> RowAdamState:
-  """Marks the per-row arrays of the state as `Shards`."""
-  rows = {name: Shards(getattr(state, name)) for name in _ROW_FIELDS}
-  return state._replace(**rows)
-
-
-def _rows_here(
-  table: Array | Shards, state: RowAdamState
-) -> tuple[Array, RowAdamState]:
-  """The rows of the table and of the state on this device."""
-  if not is_shards(table):
-    return table, state
-  rows = {name: getattr(state, name).rows for name in _ROW_FIELDS}
-  return table.rows, state._replace(**rows)
+  return Shards(apply_pending_rows(*local_rows(parts)))

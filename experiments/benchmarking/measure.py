@@ -198,7 +198,7 @@ def _time_encoding(
   users, encoder = training.batches.users, training.encoder
   size = settings.batch_size
   sequences = sequences_of(settings, [users], encoder.max_length)
-  step_fn = encoding_step(encoder, sequences, batch_size=size)
+  step_fn = encoding_step(encoder, sequences.buckets)
   params = encoding_params(params, shard_table=settings.shard_table)
   done = []
   some = users.first((_WARM_UP + settings.steps) * size)

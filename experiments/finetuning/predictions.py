@@ -33,15 +33,14 @@ def make_predict(
   sequences: Sequences,
 ) -> Callable[..., np.ndarray]:
   """Returns (params, users) -> the outputs for all rows of a split."""
-  size, length = settings.batch_size, sequences.length
   step = on_table(
-    with_buckets(kind.predict, model, sequences.buckets),
-    model['encoder'],
-    batch_size=size,
-    ids_per_user=length,
+    with_buckets(kind.predict, model, sequences.buckets), model['encoder']
   )
   return functools.partial(
-    predict_users, predict=pmap_step(step), batch_size=size, length=length
+    predict_users,
+    predict=pmap_step(step),
+    batch_size=settings.batch_size,
+    length=sequences.length,
   )
 
 

@@ -37,7 +37,7 @@ from experiments.flags.pretraining import PretrainSettings
 from experiments.flags.shared import RunSettings
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import make_objective
-from experiments.pretraining.step import make_drawing, max_ids_per_user
+from experiments.pretraining.step import make_drawing
 from experiments.probing.classifiers import best_of
 from experiments.probing.probe import probe_candidates
 from experiments.run.batches import batches_in_order
@@ -109,8 +109,6 @@ def make_validation_step(
       validation_step, loss_fn=make_objective(context), encoding=encoding
     ),
     encoder,
-    batch_size=batches.batch_size,
-    ids_per_user=max_ids_per_user(settings, batches.length),
   )
   draw = make_drawing(context)
 
@@ -263,7 +261,7 @@ def open_probe(
     data=data._replace(splits=scored),
     encode=functools.partial(
       predict_users,
-      predict=encoding_step(encoder, sequences, batch_size=size),
+      predict=encoding_step(encoder, sequences.buckets),
       batch_size=size,
       length=sequences.length,
     ),

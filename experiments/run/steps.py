@@ -124,7 +124,6 @@ def make_step(
   users = settings.batch_size
   if settings.shard_table:
     users = users_per_device(users, jax.device_count())
-  size = max_rows(encoder, users * ids_per_user + sampled_items)
   shared = {
     'optimizer': optimizer,
     'axis_name': AXIS,
@@ -132,12 +131,12 @@ def make_step(
   }
   updates_rows = settings.table_update == 'rows'
   if settings.table_update == 'auto':
-    few = encoder.num_items <= _MIN_ITEMS_PER_ROW * size
+    # Those of padding and of the mask are always among them.
+    rows = users * ids_per_user + sampled_items + 2
+    few = encoder.num_items <= _MIN_ITEMS_PER_ROW * rows
     updates_rows = not (few or whole_table_flag(settings))
   if not updates_rows:
-    loss_fn = with_batch_rows(
-      loss_fn, mask_id=encoder.mask_id, size=size, axis_name=AXIS
-    )
+    loss_fn = on_table(loss_fn, encoder)
     step = functools.partial(train_step, loss_fn=loss_fn, **shared)
     return step, init_state(params, optimizer)
   table_optimizer = row_adam(table_rate or settings.learning_rate)
@@ -146,7 +145,6 @@ def make_step(
     loss_fn=loss_fn,
     table_optimizer=table_optimizer,
     mask_id=encoder.mask_id,
-    size=size,
     **shared,
   )
   return step, init_row_state(params, optimizer, table_optimizer)
@@ -178,42 +176,15 @@ def with_sharded_table(
   return params | {'table': shard(table)}
 
 
-def on_table(
-  function: Callable,
-  encoder: UserEncoder,
-  *,
-  batch_size: int,
-  ids_per_user: int,
-) -> Callable:
+def on_table(function: Callable, encoder: UserEncoder) -> Callable:
   """Makes a function that reads rows by `look_up` accept a sharded table."""
-  users = users_per_device(batch_size, jax.device_count())
-  return with_batch_rows(
-    function,
-    mask_id=encoder.mask_id,
-    size=max_rows(encoder, users * ids_per_user),
-    axis_name=AXIS,
-  )
+  return with_batch_rows(function, mask_id=encoder.mask_id, axis_name=AXIS)
 
 
-def max_rows(encoder: UserEncoder, num_ids: int) -> int:
-  """The most rows of the table that a step needs for so many item ids."""
-  # Those of padding and of the mask are always among them.
-  return min(num_ids, encoder.num_items) + 2
-
-
-def encoding_step(
-  encoder: UserEncoder, sequences: Sequences, *, batch_size: int
-) -> PmapStep:
+def encoding_step(encoder: UserEncoder, buckets: Buckets) -> PmapStep:
   """Makes a step (params, batch) -> user vectors."""
-  encoding = Encoding(encoder, sequences.buckets, axis_name=AXIS)
-  return pmap_step(
-    on_table(
-      encoding.all_users,
-      encoder,
-      batch_size=batch_size,
-      ids_per_user=sequences.length,
-    )
-  )
+  encoding = Encoding(encoder, buckets, axis_name=AXIS)
+  return pmap_step(on_table(encoding.all_users, encoder))
 
 
 def encoding_params(
@@ -249,7 +220,7 @@ def encoded(
     read = [UserArrays(None, windows) for windows, _ in found]
     counts = [count for _, count in found]
   sequences = sequences_of(settings, read, encoder.max_length)
-  encode = encoding_step(encoder, sequences, batch_size=size)
+  encode = encoding_step(encoder, sequences.buckets)
   params = encoding_params(params, shard_table=settings.shard_table)
   step = functools.partial(encode, params)
   for users, sequence, count in zip(splits, read, counts, strict=True):
