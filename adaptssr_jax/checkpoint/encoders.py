@@ -17,7 +17,6 @@ from adaptssr_jax.checkpoint import files
 from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.items import (
   Description,
-  checkpoint_at,
   describe,
   read_description,
   read_items,
@@ -122,7 +121,7 @@ def save_model(
 
 def restore_description(path: str | pathlib.Path) -> Description:
   """Reads the description in a checkpoint; for `path` see `restore_encoder`."""
-  return read_description(checkpoint_at(path))
+  return read_description(files.checkpoint_at(path))
 
 
 def restore_encoder(
@@ -165,7 +164,7 @@ def restore_model(
     CheckpointError: there is no checkpoint, or it is damaged.
   """
   sharding = SingleDeviceSharding(device or jax.local_devices()[0])
-  found = checkpoint_at(path)
+  found = files.checkpoint_at(path)
   description = read_description(found)
   wanted = {
     'params': saved_shapes(found, 'params', sharding),

@@ -60,16 +60,24 @@ def _advice(path: pathlib.Path) -> str:
   return f' The checkpoint before it is {path.with_name(str(max(before)))}'
 
 
-def find(path: str | pathlib.Path) -> tuple[pathlib.Path, int | None]:
-  """The folder of checkpoints for a path, and the step if the path has one."""
+def checkpoint_at(path: str | pathlib.Path) -> pathlib.Path:
+  """The folder of one checkpoint for a path, see `restore_encoder`."""
   folder = pathlib.Path(path).absolute()
   if (folder / FOLDER).is_dir():
     folder = folder / FOLDER
   if not folder.is_dir():
     raise CheckpointError(f'{path}: no such folder; give the workdir of a run')
+  # The path of one checkpoint needs no score.
   if folder.name.isdigit() and folder.parent.name == FOLDER:
-    return folder.parent, int(folder.name)
-  return folder, None
+    return folder
+  steps = saved_steps(folder)
+  if not steps:
+    raise CheckpointError(
+      f'{path}: holds no checkpoint; give the workdir of a run that has saved '
+      'one'
+    )
+  best = best_of(folder)
+  return folder / str(steps[-1] if best is None else best)
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
@@ -187,13 +195,20 @@ def _items_of(path: pathlib.Path) -> set[str]:
 
 
 def log_of(path: pathlib.Path) -> dict[str, Any] | None:
-  """The log entry that was saved with a checkpoint; None without one."""
+  """The log entry that was saved with a checkpoint; None without one.
+
+  Raises:
+    DamagedError: the entry cannot be read, or is that of another step.
+  """
   file = path / LOG / 'metadata'
   with reading(path):
     log = json.loads(file.read_bytes()) if file.parent.exists() else None
     if not isinstance(log, dict | None):
       raise ValueError('its log is not an object')
-    return log
+  saved_at = log.get('until') if log else None
+  if saved_at not in (None, int(path.name)):
+    raise DamagedError(path, f'it was saved at step {saved_at}')
+  return log
 
 
 def all_damaged(newest: DamagedError) -> CheckpointError:

@@ -141,19 +141,3 @@ def shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
     for path, leaf in jax.tree.leaves_with_path(tree)
   }
-
-
-def checkpoint_at(path: str | pathlib.Path) -> pathlib.Path:
-  """The folder of one checkpoint for a path, see `restore_encoder`."""
-  folder, step = files.find(path)
-  # The path of one checkpoint needs no score.
-  if step is None:
-    step = files.best_of(folder)
-  if step is None:
-    step = max(files.saved_steps(folder), default=None)
-  if step is None:
-    raise CheckpointError(
-      f'{path}: holds no checkpoint; give the workdir of a run that has saved '
-      'one'
-    )
-  return folder / str(step)

@@ -55,7 +55,7 @@ def saved(tmp_path_factory):
       state_of(ENCODER, step, step / 8),
       describe(ENCODER, list('abcde'), {'seed': '3'}),
       score=step / 10,
-      log=LOG,
+      log=LOG | {'until': step},
     )
   run.close()
   return folder
@@ -142,6 +142,15 @@ def test_a_checkpoint_of_other_flags_is_refused(copied):
       loop._refuse_other_run(run, 4, checkpoints)
     run.settings = PretrainSettings(seed=3)
     loop._refuse_other_run(run, 4, checkpoints)
+
+
+def test_a_checkpoint_that_was_renamed_to_another_step_is_not_believed(copied):
+  folder = copied / 'checkpoints'
+  (folder / '4').rename(folder / '7')
+  state, told = restore(copied)
+  assert_same_bits(state, state_of(ENCODER, 2, 0.25))
+  (line,) = told
+  assert line.startswith(f'{folder}/7: damaged (it was saved at step 4)')
 
 
 @pytest.mark.slow
