@@ -5,7 +5,9 @@ import functools
 import chex
 import flax.errors
 import jax
+import jax.export
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -110,6 +112,27 @@ def test_keys_are_split_from_the_one_of_flax(params):
   chex.assert_trees_all_equal(users, compiled(jax.random.key(0)))
   for other in (others, users[::-1]):
     assert jnp.abs(users - other).max(axis=1).min() > 1e-2
+
+
+def test_an_encoder_with_dropout_is_exported_for_any_number_of_users(
+  params, monkeypatch
+):
+  # jaxtyping does not know that a free length may broadcast.
+  monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+
+  def encode_with(items, key):
+    return ENCODER.apply(
+      {'params': params}, items, deterministic=False, rngs={'dropout': key}
+    )
+
+  (users,) = jax.export.symbolic_shape('users')
+  items = jax.ShapeDtypeStruct((users, 4), jnp.int32)
+  key = jax.random.key(0)
+  exported = jax.export.export(jax.jit(encode_with))(items, key)
+  read = jax.export.deserialize(exported.serialize())
+  for rows in (ITEMS, ITEMS[:1]):
+    expected = jax.jit(encode_with)(rows, key)
+    chex.assert_trees_all_close(read.call(rows, key), expected, atol=1e-6)
 
 
 def seeds_of(seed, rows, draws=1):

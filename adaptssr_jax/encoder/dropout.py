@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key, UInt8, UInt32
@@ -42,7 +43,13 @@ def dropout(
   if seeds is None or rate == 0:
     return x
   dropped = min(max(round(256 * rate), 1), 255)
-  draw = functools.partial(random_bytes, shape=x.shape[1:])
+  draw = functools.partial(
+    random_bytes,
+    shape=x.shape[1:],
+    # A program that is exported for any number of rows cannot be called if it
+    # has a bitcast to another number of axes.
+    bitcast=not jax.export.is_symbolic_dim(x.shape[0]),
+  )
   keep = jax.vmap(draw)(seeds) >= dropped
   return jnp.where(keep, x * (256 / (256 - dropped)), 0)
 
@@ -57,7 +64,7 @@ def row_seeds(
 
 
 def random_bytes(
-  seed: UInt32[Array, '2'], shape: tuple[int, ...]
+  seed: UInt32[Array, '2'], shape: tuple[int, ...], *, bitcast: bool = True
 ) -> UInt8[Array, '...']:
   """Draws bytes whose values do not change if the last two axes grow.
 
@@ -73,6 +80,7 @@ def random_bytes(
   Args:
     seed: two words.
     shape: `[..., rows, columns]`, or shorter.
+    bitcast: False takes the bytes out of words by shifts. They are the same.
 
   Returns:
     Bytes of this shape.
@@ -87,7 +95,12 @@ def random_bytes(
   counters = (math.prod(sequences), rows, math.ceil(columns / 4))
   s, t, j = (lax.broadcasted_iota(jnp.uint32, counters, i) for i in range(3))
   row = mixed((t * counters[0] + s) ^ seed[0]) + seed[1]
-  draws = lax.bitcast_convert_type(mixed(mixed(row ^ j)), jnp.uint8)
+  words = mixed(mixed(row ^ j))
+  if bitcast:
+    draws = lax.bitcast_convert_type(words, jnp.uint8)
+  else:
+    shifts = 8 * lax.broadcasted_iota(jnp.uint32, (*counters, 4), 3)
+    draws = (words[..., None] >> shifts).astype(jnp.uint8)
   draws = draws.reshape(*counters[:2], 4 * counters[2])[..., :columns]
   return draws.reshape(shape)
 

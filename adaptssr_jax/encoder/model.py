@@ -84,12 +84,11 @@ class UserEncoder(nn.Module):
   readout: str = 'pooled'
 
   def __post_init__(self):
-    names = 'num_items max_length embed_dim num_layers num_heads num_queries'
-    for name in names.split():
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name} must be at least 1, not {getattr(self, name)}'
-        )
+    sizes = 'num_items max_length embed_dim num_layers num_heads num_queries'
+    for name in sizes.split():
+      size = getattr(self, name)
+      if size < 1:
+        raise ValueError(f'{name} must be at least 1, not {size}')
     if self.embed_dim % self.num_heads:
       raise ValueError(
         f'num_heads must divide embed_dim: {self.embed_dim} features do not '
@@ -202,12 +201,7 @@ class UserEncoder(nn.Module):
   ) -> States:
     """Computes a contextual state for each item of each user.
 
-    Args:
-      items: `[batch, length]`, ids, 0 at the end for padding.
-      deterministic: False applies dropout, see `__call__`.
-      keys: see `__call__`.
-      seeds: see `__call__`.
-      embedded: see `__call__`.
+    The arguments are those of `__call__`.
 
     Returns:
       `[batch, length, embed_dim]`; states at padding are meaningless.

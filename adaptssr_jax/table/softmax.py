@@ -118,7 +118,12 @@ def label_losses(
       chunk_size=size,
       axis_name=axis_name,
     )
-  rows, (size, chunk) = _all_rows(table, bias), parts_at_once(len(bias))
+  if isinstance(table, BatchRows):
+    raise ValueError(
+      'a softmax over all items needs the whole table, but the step has only '
+      'the rows of its batch: estimate it from sampled items'
+    )
+  size, chunk = parts_at_once(len(bias))
   compute = functools.partial(
     softmax_losses_and_best, chunk_size=chunk_size(len(labels), len(bias))
   )
@@ -126,19 +131,7 @@ def label_losses(
     compute = functools.partial(
       real_softmax_losses_and_best, size=size, chunk_size=chunk
     )
-  return compute(hidden, rows, bias, labels, where=where)
-
-
-def _all_rows(
-  table: Table, bias: Float[Array, ' ids']
-) -> Float[Array, 'ids dim']:
-  """The rows of padding and all items, without that of the mask."""
-  if isinstance(table, BatchRows):
-    raise ValueError(
-      'a softmax over all items needs the whole table, but the step has only '
-      'the rows of its batch: estimate it from sampled items'
-    )
-  return table[: len(bias)]
+  return compute(hidden, table[: len(bias)], bias, labels, where=where)
 
 
 def draw_items(
