@@ -30,7 +30,7 @@ from adaptssr_jax.table.lookup import (
   with_batch_rows,
 )
 from adaptssr_jax.table.row_adam import row_adam
-from adaptssr_jax.table.shards import Shards
+from adaptssr_jax.table.shards import Shards, rows_per_device
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import (
   AXIS,
@@ -231,6 +231,40 @@ def test_a_checkpoint_restores_with_and_without_sharding(
   assert encoder == ENCODER
   expected = encoder_params(joined(apply_pending_updates(state)))
   assert_same_training(restored, expected, encoder_params(params))
+
+
+def start_dense(params):
+  return init_state(params, optax.adam(*ADAM))
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+@pytest.mark.parametrize('start', [start_dense, start_rows])
+def test_a_checkpoint_of_another_number_of_devices(
+  params, tmp_path, start, devices
+):
+  """It has another number of padding rows, which are zeros."""
+  num_rows = ITEMS + 2
+  extra = devices * rows_per_device(num_rows, devices) - num_rows
+
+  def with_padding(leaf):
+    if not leaf.ndim or len(leaf) != num_rows:
+      return leaf
+    return jnp.append(leaf, jnp.zeros_like(leaf[:extra]), axis=0)
+
+  state = jax.tree.map(
+    lambda leaf: leaf + jnp.arange(leaf.size).reshape(leaf.shape), start(params)
+  )
+  save(jax.tree.map(with_padding, state), tmp_path)
+  whole = restore(start(params), tmp_path)
+  sharded = to_global(restore(start(split_table(params)), tmp_path))
+  for restored in (whole, sharded):
+    jax.tree.map(
+      lambda found, wanted: np.testing.assert_array_equal(
+        found[: len(wanted)] if wanted.ndim else found, wanted
+      ),
+      restored,
+      state,
+    )
 
 
 # A few rows of each device; all rows of one device, within its capacity; and
