@@ -9,30 +9,30 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
-from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.table.row_adam import row_adam
 from adaptssr_jax.training.devices import AXIS, replicate
-from adaptssr_jax.training.row_step import (
-  apply_pending_updates,
-  init_row_state,
-  row_train_step,
-)
-from adaptssr_jax.training.step import init_state, pmap_step, train_step
+from adaptssr_jax.training.row_step import apply_pending_updates, row_train_step
+from adaptssr_jax.training.step import pmap_step, train_step
 from tests.bounds import assert_same_training
-from tests.quick_objective import LENGTH, quick_objective, random_batch
+from tests.quick_objective import (
+  ADAM,
+  LENGTH,
+  quick_objective,
+  random_batch,
+  restore,
+  save,
+  start_dense,
+  start_rows,
+  train,
+)
 from tests.random_params import random_params
 
 ITEMS, STEPS = 300, 6
 ENCODER = UserEncoder(ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1)
-KEY = jax.random.key(3)
-# eps exceeds the rounding errors of gradients that are 0 in exact arithmetic,
-# such as those of the bias of keys.
-ADAM = 0.01, 0.9, 0.999, 1e-4
 
 
 # `test_speed` and `test_table_shards` train real objectives by rows.
@@ -43,14 +43,6 @@ batch_of = functools.partial(random_batch, num_items=ITEMS)
 @pytest.fixture(scope='module')
 def params():
   return model_params(random_params(ENCODER, batch_of(0)['items']))
-
-
-def dense_start(params):
-  return init_state(params, optax.adam(*ADAM))
-
-
-def row_start(params):
-  return init_row_state(params, optax.adam(*ADAM), row_adam(*ADAM))
 
 
 dense_step = functools.partial(
@@ -64,17 +56,13 @@ row_step = functools.partial(
 )
 
 
-def run(step, state, devices=None, start=0):
-  losses = []
-  for i in range(start, STEPS):
-    state, metrics = step(state, batch_of(i, devices=devices), KEY)
-    losses.append(float(metrics['loss']))
-  return state, losses
+def run(step, state, steps=range(STEPS), devices=None):
+  return train(step, state, [batch_of(i, devices=devices) for i in steps])
 
 
 @pytest.fixture(scope='module')
 def dense(params):
-  return run(jax.jit(dense_step), dense_start(params))
+  return run(jax.jit(dense_step), start_dense(params))
 
 
 step_by_rows = jax.jit(functools.partial(row_step, loss_fn=loss_of))
@@ -82,7 +70,7 @@ step_by_rows = jax.jit(functools.partial(row_step, loss_fn=loss_of))
 
 @pytest.fixture(scope='module')
 def by_rows(params):
-  return run(step_by_rows, row_start(params))
+  return run(step_by_rows, start_rows(params))
 
 
 def test_same_losses_and_parameters(params, dense, by_rows):
@@ -101,7 +89,7 @@ def test_same_on_eight_devices(params, by_rows):
   step = functools.partial(row_step, loss_fn=loss_fn, axis_name=AXIS)
   state, losses = run(
     pmap_step(step, num_replicated_args=1),
-    replicate(row_start(params)),
+    replicate(start_rows(params)),
     devices=8,
   )
   np.testing.assert_allclose(losses, by_rows[1], rtol=1e-5)
@@ -126,18 +114,11 @@ def test_a_dense_state_has_no_pending_updates(dense):
 def test_a_checkpoint_resumes_to_the_bit_and_applies_pending_updates(
   params, by_rows, tmp_path
 ):
-  state = row_start(params)
-  for i in range(3):
-    state, _ = step_by_rows(state, batch_of(i), KEY)
-  run_of = Checkpoints(tmp_path, keep=1)
-  items = [str(i) for i in range(ITEMS)]
-  run_of.save(state, describe(ENCODER, items, flags={}))
-  run_of.close()
-  run_of = Checkpoints(tmp_path, keep=1)
-  restored = run_of.restore(like=row_start(params))
-  run_of.close()
+  state, _ = run(step_by_rows, start_rows(params), range(3))
+  save(state, tmp_path, ENCODER)
+  restored = restore(start_rows(params), tmp_path)
   chex.assert_trees_all_equal(restored, state)
-  again, _ = run(step_by_rows, restored, start=3)
+  again, _ = run(step_by_rows, restored, range(3, STEPS))
   chex.assert_trees_all_equal(again, by_rows[0])
 
   _, restored, _ = restore_encoder(tmp_path)

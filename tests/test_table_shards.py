@@ -9,9 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from adaptssr_jax.checkpoint.checkpoints import Checkpoints
 from adaptssr_jax.checkpoint.encoders import restore_encoder
-from adaptssr_jax.checkpoint.items import describe
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.causal_items import causal_items_objective
 from adaptssr_jax.objectives.masked_items import (
@@ -39,15 +37,21 @@ from adaptssr_jax.training.devices import (
   shard,
   to_global,
 )
-from adaptssr_jax.training.row_step import (
-  apply_pending_updates,
-  init_row_state,
-  row_train_step,
-)
+from adaptssr_jax.training.row_step import apply_pending_updates, row_train_step
 from adaptssr_jax.training.step import init_state, pmap_step, train_step
 from experiments.planning.counting import sent_of
 from tests.bounds import assert_same_training
-from tests.quick_objective import LENGTH, quick_objective, random_batch
+from tests.quick_objective import (
+  ADAM,
+  LENGTH,
+  quick_objective,
+  random_batch,
+  restore,
+  save,
+  start_dense,
+  start_rows,
+  train,
+)
 from tests.random_params import widened
 
 # 37 rows on 8 devices: 5 per device, with 3 padding rows in all.
@@ -56,10 +60,6 @@ ITEMS, STEPS = 35, 4
 ENCODER = UserEncoder(
   ITEMS, max_length=LENGTH, embed_dim=4, num_layers=1, dropout_rate=0.0
 )
-KEY = jax.random.key(3)
-# eps exceeds the rounding errors of gradients that are 0 in exact arithmetic,
-# such as those of the bias of keys.
-ADAM = 0.01, 0.9, 0.999, 1e-4
 
 quick = functools.partial(
   quick_objective, encoding=Encoding(ENCODER, axis_name=AXIS)
@@ -95,15 +95,8 @@ def joined(params):
 
 
 def run(step, state):
-  step, state, losses = (
-    pmap_step(step, num_replicated_args=1),
-    replicate(state),
-    [],
-  )
-  for i in range(STEPS):
-    state, metrics = step(state, batch_of(i), KEY)
-    losses.append(float(metrics['loss']))
-  return state, losses
+  step = pmap_step(step, num_replicated_args=1)
+  return train(step, replicate(state), map(batch_of, range(STEPS)))
 
 
 def rows_of(loss_fn, **settings):
@@ -116,10 +109,6 @@ def rows_of(loss_fn, **settings):
     axis_name=AXIS,
     **settings,
   )
-
-
-def start_rows(params):
-  return init_row_state(params, optax.adam(*ADAM), row_adam(*ADAM))
 
 
 @pytest.fixture(scope='module')
@@ -194,31 +183,18 @@ def test_a_sampled_softmax_with_row_and_dense_updates_of_shards(params):
     assert_same_training(trained, dense.params, params)
 
 
-def save(state, folder):
-  checkpoints = Checkpoints(folder, keep=1)
-  items = [str(i) for i in range(ITEMS)]
-  checkpoints.save(state, describe(ENCODER, items, flags={}))
-  checkpoints.close()
-
-
-def restore(like, folder):
-  checkpoints = Checkpoints(folder, keep=1)
-  restored = checkpoints.restore(like=replicate(like))
-  checkpoints.close()
-  return restored
-
-
 def test_a_checkpoint_restores_with_and_without_sharding(
   params, split_rows, tmp_path
 ):
   state, _ = split_rows
-  save(state, tmp_path / 'split')
-  again = restore(start_rows(split_table(params)), tmp_path / 'split')
+  split_like = replicate(start_rows(split_table(params)))
+  save(state, tmp_path / 'split', ENCODER)
+  again = restore(split_like, tmp_path / 'split')
   chex.assert_trees_all_equal(again, state)
-  whole = restore(start_rows(params), tmp_path / 'split')
+  whole = restore(replicate(start_rows(params)), tmp_path / 'split')
   chex.assert_trees_all_equal(whole.params, joined(state.params))
-  save(whole, tmp_path / 'whole')
-  back = restore(start_rows(split_table(params)), tmp_path / 'whole')
+  save(whole, tmp_path / 'whole', ENCODER)
+  back = restore(split_like, tmp_path / 'whole')
   chex.assert_trees_all_equal(joined(back.params), joined(state.params))
   for again in (back, whole):
     assert_same_training(
@@ -231,10 +207,6 @@ def test_a_checkpoint_restores_with_and_without_sharding(
   assert encoder == ENCODER
   expected = encoder_params(joined(apply_pending_updates(state)))
   assert_same_training(restored, expected, encoder_params(params))
-
-
-def start_dense(params):
-  return init_state(params, optax.adam(*ADAM))
 
 
 @pytest.mark.parametrize('devices', [1, 2])
@@ -254,10 +226,9 @@ def test_a_checkpoint_of_another_number_of_devices(
   state = jax.tree.map(
     lambda leaf: leaf + jnp.arange(leaf.size).reshape(leaf.shape), start(params)
   )
-  save(jax.tree.map(with_padding, state), tmp_path)
-  whole = restore(start(params), tmp_path)
-  sharded = to_global(restore(start(split_table(params)), tmp_path))
-  for restored in (whole, sharded):
+  save(jax.tree.map(with_padding, state), tmp_path, ENCODER)
+  for like in (params, split_table(params)):
+    restored = to_global(restore(replicate(start(like)), tmp_path))
     jax.tree.map(
       lambda found, wanted: np.testing.assert_array_equal(
         found[: len(wanted)] if wanted.ndim else found, wanted
