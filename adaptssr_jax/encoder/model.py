@@ -145,10 +145,6 @@ class UserEncoder(nn.Module):
   def _parts(self) -> list[str]:
     return self.readout.split(',')
 
-  def embed(self, items: Items) -> States:
-    """Looks up items [batch, length] in the table: [batch, length, embed]."""
-    return take_rows(self.item_embedding, items)
-
   def __call__(
     self,
     items: Items,
@@ -223,8 +219,9 @@ class UserEncoder(nn.Module):
         'shorten the sequences or make the encoder longer'
       )
     first, *others = self._seeds(items, deterministic, keys, seeds)
-    hidden = self.embed(items) if embedded is None else embedded
-    hidden = self.norm(hidden + self.position_embedding[None, :length])
+    if embedded is None:
+      embedded = take_rows(self.item_embedding, items)
+    hidden = self.norm(embedded + self.position_embedding[None, :length])
     hidden = dropout(first, hidden, rate=self.dropout_rate)
     for i, block in enumerate(self.blocks):
       hidden = block(

@@ -94,13 +94,10 @@ def gather_gradients(
     `[rows]`, which are distinct; `num_rows` marks an unused entry.
   """
   requests = _requests(ids, num_rows, axis_name)
-  most = len(ids) * lax.axis_size(axis_name)
-  if requests.always_fits:
-    most = requests.ids.size
   add = functools.partial(
     _add_up,
     num_rows=num_rows,
-    size=min(most, num_rows + 1),
+    size=min(len(ids) * lax.axis_size(axis_name), num_rows + 1),
     axis_name=axis_name,
   )
 
