@@ -26,6 +26,8 @@ _TASK = {
   'classifier.2.weight': 'head/output/kernel',
   'classifier.2.bias': 'head/output/bias',
 }
+# By the prefix of their names.
+_HEADS = {'mlm_head.': _MASKED_ITEMS, 'classifier.': _TASK}
 
 # Name within a layer of the public code -> path within `Block`.
 _DENSE = {
@@ -102,7 +104,10 @@ def model_from_reference(
   layers = {name.split('.')[3] for name in weights if name.startswith(_LAYERS)}
   # If there is no layer, the error names the weights of the first one.
   num_layers = max(len(layers), 1)
-  paths = _paths(num_layers) | _head_paths(weights)
+  paths = _paths(num_layers)
+  for prefix, head in _HEADS.items():
+    if any(name.startswith(prefix) for name in weights):
+      paths |= head
   _check_names(weights, {*paths, _MASK})
   _check_matrices(weights)
   rows, embed_dim = np.shape(weights[_ITEMS])
@@ -115,9 +120,8 @@ def model_from_reference(
     num_queries=len(weights[_QUERY]),
     cosine_pooling=cosine_pooling,
   )
-  _check_shapes(weights, _expected_shapes(encoder, paths, weights))
   arrays = {name: np.asarray(weights[name], np.float32) for name in weights}
-  _check_values(arrays)
+  _check_arrays(arrays, _expected_shapes(encoder, paths, weights))
   arrays[_ITEMS] = np.concatenate([arrays[_ITEMS], arrays[_MASK]])
   flat = {
     path: jnp.asarray(arrays[name].T if _is_matrix(path) else arrays[name])
@@ -172,18 +176,6 @@ def model_to_reference(
     )
     for name, array in arrays.items()
   }
-
-
-def _head_paths(weights: Mapping[str, Any]) -> dict[str, str]:
-  """The `_paths` of the heads that have weights."""
-  paths = {}
-  for prefix, head in {
-    'mlm_head.': _MASKED_ITEMS,
-    'classifier.': _TASK,
-  }.items():
-    if any(name.startswith(prefix) for name in weights):
-      paths |= head
-  return paths
 
 
 def _paths(num_layers: int) -> dict[str, str]:
@@ -241,7 +233,17 @@ def _check_names(weights: Mapping[str, Any], expected: set[str]) -> None:
     raise ValueError(text)
 
 
-def _check_values(arrays: Mapping[str, np.ndarray]) -> None:
+def _check_arrays(
+  arrays: Mapping[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
+) -> None:
+  """Checks shapes, that values are finite, and that tied weights are equal."""
+  wrong = [
+    f'{name} is {arrays[name].shape}, not {shape}'
+    for name, shape in shapes.items()
+    if arrays[name].shape != shape
+  ]
+  if wrong:
+    raise ValueError(f'weights of a wrong shape: {", ".join(wrong)}')
   for name, array in arrays.items():
     if not np.isfinite(array).all():
       raise ValueError(f'{name} has values that are not finite')
@@ -259,15 +261,3 @@ def _check_matrices(weights: Mapping[str, Any]) -> None:
       shape = np.shape(weights[name])
       if len(shape) != 2:
         raise ValueError(f'{name} is {shape}, not a matrix')
-
-
-def _check_shapes(
-  weights: Mapping[str, Any], expected: dict[str, tuple[int, ...]]
-) -> None:
-  wrong = [
-    f'{name} is {np.shape(weights[name])}, not {shape}'
-    for name, shape in expected.items()
-    if np.shape(weights[name]) != shape
-  ]
-  if wrong:
-    raise ValueError(f'weights of a wrong shape: {", ".join(wrong)}')
