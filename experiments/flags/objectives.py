@@ -14,9 +14,8 @@ class Traits(NamedTuple):
 
   views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
   passes: int = 1  # dropout passes of each of them
-  is_augmented: bool = False  # whether --augmentations makes its views
-  edits: tuple[str, ...] = ()  # else the edits of which each view has one
-  is_sliced: bool = False  # whether its views are slices of the whole history
+  augmentations: tuple[str, ...] = ()  # of its views
+  is_augmented: bool = False  # whether --augmentations may name others
   sees_histories: bool = False  # whether it needs the whole history of a user
   over_all_items: bool = False  # whether it computes a softmax over all items
   has_bias: bool = False  # whether it learns a bias per item
@@ -25,38 +24,68 @@ class Traits(NamedTuple):
   sees_partners: bool = False  # whether its batches have `partner_items`
   sees_similar: bool = False  # whether its batches have `similar_items`
   has_curriculum: bool = False  # whether augmentations get stronger in a run
-  mask_ratio: float = 0.6  # the default of --mask_ratio
-  temperature: float = 1.0  # the default of --temperature
+  mask_ratio: float | None = None  # the default of --mask_ratio, if it has one
+  temperature: float | None = None  # the default of --temperature, likewise
   draws: int = 0  # number of negative items drawn for each user
   fills: bool = False  # whether it replaces masked items by draws of the model
+  flags: tuple[str, ...] = ()  # the flags that no other objective has
 
 
-_SLICED = Traits(views=0, is_sliced=True, sees_histories=True)
-_ITEMS = Traits(over_all_items=True, has_bias=True, mask_ratio=0.3)
+_ITEMS = Traits(over_all_items=True, has_bias=True)
 _FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
 
 TRAITS = {
-  'adaptssr': Traits(views=0, passes=2, is_augmented=True),
-  'masked_items': _ITEMS,
+  'adaptssr': Traits(
+    views=0,
+    passes=2,
+    augmentations=EDITS,
+    is_augmented=True,
+    temperature=1.0,
+    flags=('fusion', 'loss_form', 'smooth', 'hard_negatives'),
+  ),
+  'masked_items': _ITEMS._replace(mask_ratio=0.3),
   'causal_items': _ITEMS._replace(sees_target=True),
-  'pooled_items': _FROM_THE_VECTOR._replace(views=0, is_sliced=True),
-  'next_items': _FROM_THE_VECTOR,
+  'pooled_items': _FROM_THE_VECTOR._replace(views=0, augmentations=('slice',)),
+  'next_items': _FROM_THE_VECTOR._replace(flags=('num_next',)),
   'clue': Traits(passes=2, temperature=0.1),
-  'cl4srec': Traits(views=2, edits=EDITS),
+  'cl4srec': Traits(views=2, augmentations=EDITS, temperature=1.0),
   'idicl': Traits(passes=2, temperature=0.1),
-  'ccl': Traits(views=0, is_augmented=True, has_curriculum=True),
-  'coles': _SLICED,
+  'ccl': Traits(
+    views=0,
+    augmentations=EDITS,
+    is_augmented=True,
+    has_curriculum=True,
+    temperature=1.0,
+  ),
+  'coles': Traits(views=0, augmentations=('slice',)),
   # Two views, each encoded masked and filled.
-  'ccl_filled': _ITEMS._replace(views=4, fills=True, has_curriculum=True),
+  'ccl_filled': _ITEMS._replace(
+    views=4, fills=True, has_curriculum=True, mask_ratio=0.3, temperature=1.0
+  ),
   # Four negatives for the masked behaviour, and for each of the last two.
   'ptum': Traits(views=2, from_the_vector=True, draws=12),
-  'msdp': _FROM_THE_VECTOR._replace(views=2),
-  # Two dropout passes, the masked sequence, and the filled sequence.
-  'ecl': _ITEMS._replace(views=4, mask_ratio=0.2, temperature=0.05, fills=True),
-  'coserec': Traits(
-    views=2, edits=(*EDITS, 'insert', 'substitute'), sees_similar=True
+  'msdp': _FROM_THE_VECTOR._replace(
+    views=2, mask_ratio=0.3, flags=('max_window', 'msdp_regularizer')
   ),
-  'duorec': Traits(views=2, sees_target=True, sees_partners=True),
+  # Two dropout passes, the masked sequence, and the filled sequence.
+  'ecl': _ITEMS._replace(
+    views=4,
+    fills=True,
+    mask_ratio=0.2,
+    temperature=0.05,
+    flags=('ecl_contrast', 'ecl_discriminator'),
+  ),
+  'coserec': Traits(
+    views=2,
+    augmentations=(*EDITS, 'insert', 'substitute'),
+    sees_similar=True,
+    mask_ratio=0.6,
+    temperature=1.0,
+    flags=('num_similar',),
+  ),
+  'duorec': Traits(
+    views=2, sees_target=True, sees_partners=True, temperature=1.0
+  ),
 }
 # The traits of the user's own objective, MODULE:FUNCTION, are not known: its
 # step gets the whole table.

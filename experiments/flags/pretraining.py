@@ -4,12 +4,7 @@ import dataclasses
 import sys
 
 from experiments.flags.binder import SettingsError, flag
-from experiments.flags.objectives import (
-  EDITS,
-  TRAITS,
-  ObjectiveSettings,
-  traits_of,
-)
+from experiments.flags.objectives import TRAITS, ObjectiveSettings, traits_of
 from experiments.flags.shared import EncoderSettings, PlanSettings
 
 # The objectives that can share their views.
@@ -72,45 +67,25 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
     return found | super().without_effect()
 
 
-# The flags that only some objectives have, beyond those of their `Traits`.
-_OWN_FLAGS = {
-  'adaptssr': (
-    *('fusion', 'loss_form', 'smooth', 'hard_negatives', 'temperature'),
-  ),
-  'masked_items': ('mask_ratio',),
-  'next_items': ('num_next',),
-  'clue': ('temperature',),
-  'cl4srec': ('temperature',),
-  'idicl': ('temperature',),
-  'ccl': ('temperature',),
-  'ccl_filled': ('mask_ratio', 'temperature'),
-  'msdp': ('mask_ratio', 'max_window', 'msdp_regularizer'),
-  'ecl': ('mask_ratio', 'temperature', 'ecl_contrast', 'ecl_discriminator'),
-  'coserec': ('temperature', 'num_similar'),
-  'duorec': ('temperature',),
-}
-
-
 def flags_of(settings: ObjectiveSettings, objective: str) -> set[str]:
   """The flags of objectives, and of windows, that an objective uses."""
-  traits, edits = traits_of(objective), traits_of(objective).edits
-  is_sliced, found = traits.is_sliced, {*_OWN_FLAGS.get(objective, ())}
-  if traits.is_augmented:
-    edits = augmentations_of(settings, objective)
-    edits += settings.second_augmentations or ()
-    is_sliced = 'slice' in edits
+  traits = traits_of(objective)
+  drawn = set().union(*augmentations_of(settings, objective))
   used = {
     'augmentations': traits.is_augmented,
     'second_augmentations': traits.is_augmented,
     'num_slices': not traits.views,
-    'slice_lengths': is_sliced,
+    'slice_lengths': 'slice' in drawn,
+    'mask_ratio': traits.mask_ratio,
+    'temperature': traits.temperature,
     'curriculum_steps': traits.has_curriculum,
     'sampled_items': traits.over_all_items,
     'output_bias': traits.has_bias,
-    'window': not (is_sliced or traits.sees_histories or traits.sees_partners),
+    'window': not (sees_histories(settings, objective) or traits.sees_partners),
   }
-  found |= {name for name, is_used in used.items() if is_used}
-  return found | {f'{edit}_ratio' for edit in edits if edit != 'slice'}
+  found = {name for name, is_used in used.items() if is_used}
+  ratios = {f'{name}_ratio' for name in drawn - {'slice'}}
+  return found | ratios | {*traits.flags}
 
 
 def with_defaults(settings: PretrainSettings) -> PretrainSettings:
@@ -158,13 +133,11 @@ def check_objective(settings: ObjectiveSettings) -> None:
 def _check_second(settings: ObjectiveSettings) -> None:
   """Refuses --second_augmentations that contradict other flags."""
   second = settings.second_augmentations
-  for name in settings.objective if second else ():
-    first = augmentations_of(settings, name)
-    if traits_of(name).is_augmented and ('slice' in first) != (
-      'slice' in second
-    ):
+  for name in settings.objective:
+    first, *_, last = augmentations_of(settings, name)
+    if ('slice' in first) != ('slice' in last):
       raise SettingsError(
-        f'--objective={name}: --second_augmentations={",".join(second)} and '
+        f'--objective={name}: --second_augmentations={",".join(last)} and '
         f'--augmentations={",".join(first)}: give slice to both views or to '
         'neither'
       )
@@ -191,31 +164,38 @@ def _check_ranking(settings: ObjectiveSettings) -> None:
     )
 
 
-def uses_histories(settings: ObjectiveSettings) -> bool:
-  """Whether batches contain whole histories, from which slices are drawn."""
-  names = augmentations_of(settings) + (settings.second_augmentations or ())
-  traits = settings.traits
-  return any(each.sees_histories for each in traits) or (
-    'slice' in names and any(each.is_augmented for each in traits)
-  )
-
-
 def augmentations_of(
-  settings: ObjectiveSettings, objective: str = 'adaptssr'
-) -> tuple[str, ...]:
-  """The explicit augmentations of the first view."""
-  if settings.augmentations is not None:
-    return settings.augmentations
-  is_slice = objective == 'adaptssr' and 'pooled_items' in settings.objective
-  return ('slice',) if is_slice else EDITS
+  settings: ObjectiveSettings, objective: str
+) -> tuple[tuple[str, ...], ...]:
+  """The names of the augmentations of each view of an objective.
+
+  Slice is always applied, and one of the others is drawn.
+  """
+  traits = traits_of(objective)
+  first = second = traits.augmentations
+  if traits.is_augmented:
+    if objective == 'adaptssr' and 'pooled_items' in settings.objective:
+      first = ('slice',)
+    first = settings.augmentations or first
+    second = settings.second_augmentations or first
+  return first, *[second] * ((traits.views or settings.num_slices) - 1)
+
+
+def sees_histories(settings: ObjectiveSettings, objective: str) -> bool:
+  """Whether an objective needs whole histories, for example to draw slices."""
+  views = augmentations_of(settings, objective)
+  return traits_of(objective).sees_histories or any('slice' in v for v in views)
+
+
+def uses_histories(settings: ObjectiveSettings) -> bool:
+  """Whether batches contain whole histories."""
+  return any(sees_histories(settings, name) for name in settings.objective)
 
 
 def shares_views(settings: ObjectiveSettings) -> bool:
   """Whether AdaptSSR and pooled items use the same views: plain slices."""
-  return set(OF_VIEWS) <= set(settings.objective) and (
-    augmentations_of(settings) == ('slice',)
-    and settings.second_augmentations in (None, ('slice',))
-  )
+  views = {augmentations_of(settings, name) for name in OF_VIEWS}
+  return set(OF_VIEWS) <= set(settings.objective) and len(views) == 1
 
 
 def slice_lengths_of(

@@ -74,21 +74,17 @@ def view_augmentations(
   objective: str,
   strength: Float[Array, ''] | None = None,
 ) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view of an objective: of the flags, or a slice.
+  """One augmentation for each view of an objective.
 
   Args:
     strength: see `make_augmentations`.
   """
-  first = second = ('slice',)
-  if traits_of(objective).is_augmented:
-    first = augmentations_of(settings, objective)
-    second = settings.second_augmentations or first
   make = functools.partial(
     _augmentation,
     choices=make_augmentations(settings, encoder.mask_id, strength),
     lengths=slice_lengths_of(settings, encoder.max_length),
   )
-  return make(first), *[make(second)] * (settings.num_slices - 1)
+  return tuple(map(make, augmentations_of(settings, objective)))
 
 
 def _augmentation(

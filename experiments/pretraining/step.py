@@ -185,17 +185,16 @@ def encoded_lengths(
   recent = np.minimum(lengths, max_length)
   found = []
   for objective in settings.objective:
-    traits = traits_of(objective)
-    views = traits.edits
-    if traits.is_augmented:
-      # The augmentations of all views of a user, as often as they are drawn.
-      views = augmentations_of(settings, objective)
-      second = settings.second_augmentations or views
-      views += second * (settings.num_slices - 1)
-    seen = slices if traits.is_sliced or 'slice' in views else recent
+    views = augmentations_of(settings, objective)
+    if not traits_of(objective).is_augmented:
+      # The others have the same lengths.
+      views = views[:1]
+    # As often as they are drawn for the views of a user.
+    names = [name for view in views for name in view]
+    seen = slices if 'slice' in names else recent
     found += [
       np.ceil(settings.crop_ratio * seen) if name == 'crop' else seen
-      for name in views or ('',)
+      for name in names or ['']
     ]
   return np.concatenate(found).astype(int)
 
