@@ -26,8 +26,7 @@ from experiments.flags.process import (
 from experiments.flags.shared import (
   DataSettings,
   EncoderSettings,
-  split_seed_flag,
-  train_users_flag,
+  LabelSettings,
 )
 from experiments.probing import classifiers, features
 from experiments.probing.probe import (
@@ -149,7 +148,7 @@ class VectorSettings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeSettings(DataSettings):
+class ProbeSettings(DataSettings, LabelSettings):
   """The probe of a frozen cell."""
 
   workdir: str = flag(
@@ -161,8 +160,6 @@ class ProbeSettings(DataSettings):
   max_length: int = flag(
     0, 'The number of last behaviours in the bag; 0: all.', low=0
   )
-  split_seed: int = split_seed_flag()
-  train_users: int = train_users_flag()
 
 
 def encode(settings: VectorSettings, *, data: UserData) -> np.ndarray:

@@ -11,51 +11,32 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from absl import flags
 
 from experiments.flags.flag_files import SettingsError, with_flagfiles
 
 
-def flag(
-  default: Any,
-  help: str,
-  *,
-  low: float | None = None,
-  above: float | None = None,
-  high: float | None = None,
-  choices: tuple[str, ...] = (),
-  repeated: bool = False,
-  may_repeat: bool = False,
-  mutable_on_resume: bool = False,
-) -> Any:
-  """A dataclass field that is a flag.
+class Rule(NamedTuple):
+  """What `--help` says of a flag, and the values that it may have."""
 
-  Args:
-    help: the text of `--help`, with the unit of the value.
-    low: the smallest allowed value.
-    above: a value that must be exceeded.
-    high: the largest allowed value.
-    choices: the allowed words; a tuple may hold several of them.
-    repeated: whether a tuple is given by one flag per value, which may then
-      contain commas, instead of by one flag for all values.
-    may_repeat: whether a tuple may have the same value twice.
-    mutable_on_resume: whether a run may be resumed with another value.
-  """
-  return dataclasses.field(
-    default=default,
-    metadata={
-      'help': help,
-      'low': low,
-      'above': above,
-      'high': high,
-      'choices': choices,
-      'repeated': repeated,
-      'may_repeat': may_repeat,
-      'mutable_on_resume': mutable_on_resume,
-    },
-  )
+  help: str  # with the unit of the value
+  low: float | None = None  # the smallest allowed value
+  above: float | None = None  # a value that must be exceeded
+  high: float | None = None  # the largest allowed value
+  choices: tuple[str, ...] = ()  # allowed words; a tuple may hold several
+  # Whether a tuple is given by one flag per value, which may then contain
+  # commas, instead of by one flag for all values.
+  repeated: bool = False
+  may_repeat: bool = False  # whether a tuple may have the same value twice
+  mutable_on_resume: bool = False  # whether a resumed run may have another
+
+
+def flag(default: Any, help: str, **rule: Any) -> Any:
+  """A dataclass field that is a flag, with the fields of its `Rule`."""
+  metadata = Rule(help, **rule)._asdict()
+  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

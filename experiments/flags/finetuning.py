@@ -7,9 +7,8 @@ from experiments.flags.binder import SettingsError, flag, unknown
 from experiments.flags.process import UserVectorSettings
 from experiments.flags.shared import (
   EncoderSettings,
+  LabelSettings,
   PlanSettings,
-  split_seed_flag,
-  train_users_flag,
 )
 
 # The cutoffs k of the metrics of rankings, such as NDCG@k.
@@ -59,7 +58,9 @@ _BATCH_SIZES = {'click': 512}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(UserVectorSettings, PlanSettings, EncoderSettings):
+class FinetuneSettings(
+  UserVectorSettings, PlanSettings, EncoderSettings, LabelSettings
+):
   """The flags of fine-tuning."""
 
   task: str = flag(
@@ -152,8 +153,6 @@ class FinetuneSettings(UserVectorSettings, PlanSettings, EncoderSettings):
     '1, scores are not log-odds.',
     above=0.0,
   )
-  split_seed: int = split_seed_flag()
-  train_users: int = train_users_flag()
   select_by: str | None = flag(
     None,
     'The validation metric by which the best epoch is chosen [classification '

@@ -74,22 +74,20 @@ class DataSettings(Settings, group='data'):
   )
 
 
-def train_users_flag() -> int:
-  """The flag --train_users of commands that learn from labelled rows."""
-  return flag(
-    0,
-    'Number of labelled rows to train on, the first of the shuffled split; 0: '
-    'all.',
-    low=0,
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelSettings(Settings):
+  """The labelled rows that a command learns from."""
 
-
-def split_seed_flag() -> int:
-  """The flag --split_seed of commands that learn from labelled rows."""
-  return flag(
+  split_seed: int = flag(
     0,
     'Seed of a new random split of the labelled rows, 60/20/20; 0: the stored '
     'split.',
+    low=0,
+  )
+  train_users: int = flag(
+    0,
+    'Number of labelled rows to train on, the first of the shuffled split; 0: '
+    'all.',
     low=0,
   )
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from experiments.flags.binder import SettingsError, flag
+from experiments.flags.binder import Settings, SettingsError, flag
 from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import (
   DistributedSettings,
@@ -17,15 +17,30 @@ from experiments.flags.process import (
 )
 from experiments.flags.shared import (
   DataSettings,
+  LabelSettings,
   SplitSettings,
-  split_seed_flag,
-  train_users_flag,
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+  """A pre-trained encoder, and how it computes."""
+
+  pretrained: str = flag(
+    '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
+  )
+  dtype: str | None = flag(
+    None,
+    'Dtype of the computation in the encoder; vectors are float32 [as it was '
+    'trained].',
+    choices=('float32', 'bfloat16'),
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedSettings(
   UserVectorSettings,
+  ModelSettings,
   DataSettings,
   DistributedSettings,
   EncodingSettings,
@@ -39,9 +54,6 @@ class EmbedSettings(
     '',
     'The data set, NAME or NAME/SIZE, as for experiments.pretrain [the tables '
     'of --events, without preparing them; else the data set of the run].',
-  )
-  pretrained: str = flag(
-    '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
   )
   output: str = flag(
     '', 'The file to write, FILE.parquet or FILE.npz; never overwritten.'
@@ -70,12 +82,6 @@ class EmbedSettings(
     'Give each part its own --output.',
   )
   batch_size: int = flag(512, 'Users per batch, over all devices.', low=1)
-  dtype: str | None = flag(
-    None,
-    'Dtype of the computation in the encoder; vectors are float32 [as it was '
-    'trained].',
-    choices=('float32', 'bfloat16'),
-  )
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -96,7 +102,7 @@ class EmbedSettings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineSettings(SplitSettings, QuietSettings):
+class BaselineSettings(SplitSettings, QuietSettings, LabelSettings):
   """The flags of `experiments.baselines`."""
 
   is_resumable = False
@@ -116,26 +122,15 @@ class BaselineSettings(SplitSettings, QuietSettings):
   num_components: int | None = flag(
     None, 'bag_svd: number of features of a user [64].', low=1
   )
-  split_seed: int = split_seed_flag()
-  train_users: int = train_users_flag()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings(HistorySettings, QuietSettings):
+class ExportSettings(ModelSettings, HistorySettings, QuietSettings):
   """The flags of `experiments.export`."""
 
   is_resumable = False
 
-  pretrained: str = flag(
-    '', 'Workdir of the run whose encoder to use, or one of its checkpoints.'
-  )
   output: str = flag('', 'The folder to write; never overwritten.')
-  dtype: str | None = flag(
-    None,
-    'Dtype of the computation in the encoder; vectors are float32 [as it was '
-    'trained].',
-    choices=('float32', 'bfloat16'),
-  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
