@@ -40,7 +40,7 @@ def main(settings: PretrainSettings) -> TrainState | Plan:
     data = open_data(settings, 'pretrain', builder)
     make = functools.partial(make_pretraining, settings)
     return plan_run(settings, data, make)
-  with opened_workdir(settings) as folder:
+  with opened_workdir(settings, builder.info.full_name) as folder:
     return pretrain_in(folder, settings, builder)
 
 

@@ -356,6 +356,17 @@ def test_a_stopped_command_fails_unless_it_goes_on(
   )
 
 
+def test_too_little_memory_is_one_error(monkeypatch):
+  monkeypatch.setattr(process, 'prepare_process', lambda settings: None)
+
+  def allocate(settings):
+    raise MemoryError('Unable to allocate 43.7 TiB')
+
+  message = r'^error: .* memory \(Unable .* TiB\): take a smaller --batch_size'
+  with pytest.raises(SystemExit, match=message):
+    call(allocate, PretrainSettings())
+
+
 @pytest.mark.usefixtures('loud_again')
 def test_results_of_inner_runs_are_no_results(capsys):
   be_quiet(True)

@@ -1,6 +1,7 @@
 """The folder of a run is created, resumed, or refused."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
@@ -106,6 +107,21 @@ def test_some_settings_may_change_and_the_file_follows(begun):
 def test_a_folder_that_moved_goes_on(begun):
   moved = begun.rename(begun.with_name('moved'))
   assert opened(settings(moved, seed=3)) == moved
+
+
+def test_files_of_the_same_data_may_have_moved(begun):
+  tables = settings(begun, seed=3, dataset='user_tables', events=('a.csv',))
+  (begun / 'flags.txt').write_text(tables.to_flagfile())
+  (begun / 'dataset.txt').write_text('user_tables/pretrain_1f/1.0.0\n')
+  moved = dataclasses.replace(tables, events=('there/a.csv',))
+  for name in ('', 'user_tables/pretrain_2e/1.0.0'):
+    with (
+      pytest.raises(SettingsError, match=r'--events was a\.csv, is there/a'),
+      opened_workdir(moved, name),
+    ):
+      pass
+  with opened_workdir(moved, 'user_tables/pretrain_1f/1.0.0'):
+    assert from_flagfile(PretrainSettings, begun / 'flags.txt') == moved
 
 
 def test_a_run_that_never_began_may_be_given_other_settings(tmp_path):

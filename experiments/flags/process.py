@@ -25,7 +25,8 @@ class ProcessSettings(QuietSettings, group='devices'):
     'auto',
     'Folder where JAX keeps compiled programs, so that the next start takes '
     'less time: auto, jax_compilation_cache next to the folder of the run; '
-    'off; or a folder. JAX_COMPILATION_CACHE_DIR takes precedence.',
+    'off, as an empty value is; or a folder. JAX_COMPILATION_CACHE_DIR takes '
+    'precedence.',
     mutable_on_resume=True,
   )
   cpu_devices: int = flag(

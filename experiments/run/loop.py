@@ -28,7 +28,7 @@ from experiments.run.process import print_line
 from experiments.run.progress import Progress
 from experiments.run.steps import Training
 from experiments.run.trackers import find_trackers
-from experiments.run.workdir import differing_flags
+from experiments.run.workdir import differing_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,11 +175,9 @@ def _train_on(
 
 def _refuse_other_run(run: Run, step: int, checkpoints: Checkpoints) -> None:
   """Raises `SettingsError` if another run saved the checkpoint of a step."""
-  differing = differing_flags(
-    checkpoints.flags(step),
-    run.settings.flag_values(),
-    run.settings.mutable_names(),
-    defaults=run.settings.default_values(),
+  # The folder has been opened for these data, and refuses others.
+  differing = differing_settings(
+    checkpoints.flags(step), run.settings, same_data=True
   )
   if differing:
     raise SettingsError(

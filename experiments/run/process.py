@@ -57,6 +57,12 @@ def call(
       print(text, flush=True)
   except (SettingsError, DataError, CheckpointError) as error:
     _fail(f'error: {with_location(str(error), words)}')
+  except MemoryError as error:
+    smaller = '--batch_size' if hasattr(settings, 'batch_size') else 'input'
+    _fail(
+      f'error: there is not enough memory ({error}): take a smaller {smaller}, '
+      'or a machine with more memory'
+    )
   except KeyboardInterrupt as error:
     signal_name = str(error) or 'SIGINT'
     _fail(f'error: stopped at once by {signal_name}: {_advice(settings)}')
@@ -201,9 +207,9 @@ def enable_compilation_cache(cache: str, *, workdir: str | os.PathLike) -> None:
   share it at the same time.
 
   Args:
-    cache: 'auto', a folder next to the workdir; 'off'; or the folder.
+    cache: 'auto', a folder next to the workdir; 'off' or ''; or the folder.
   """
-  if cache == 'off' or jax.config.jax_compilation_cache_dir:
+  if cache in ('off', '') or jax.config.jax_compilation_cache_dir:
     return
   beside = pathlib.Path(workdir).absolute().parent / _FOLDER
   folder = beside if cache == 'auto' else pathlib.Path(cache).absolute()

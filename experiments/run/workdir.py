@@ -36,17 +36,26 @@ _NAMED = 8
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
 SIMILARITIES = 'similarity.json'
+_DATASET = 'dataset.txt'
+# The name of user tables contains a hash of these files, which may have moved.
+_MOVABLE = {'events', 'labels'}
 # Raised by a function that reads JSON of another form than it expects.
 _OTHER_CONTENT = (ValueError, LookupError, TypeError, AttributeError)
 _OTHER_CONTENT += (ArithmeticError, StopIteration)
 
 
 @contextlib.contextmanager
-def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
+def opened_workdir(
+  settings: RunSettings, data_name: str = ''
+) -> Iterator[pathlib.Path]:
   """Makes the folder of a run with its `flags.txt`, or opens it to resume.
 
   The folder is locked until exit. It is refused if it holds other files, or a
   run with other settings.
+
+  Args:
+    data_name: the name of the data, if it is known. For a run on these data the
+      files of --events and --labels may have moved.
   """
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
@@ -58,21 +67,21 @@ def opened_workdir(settings: RunSettings) -> Iterator[pathlib.Path]:
     with writing(folder):
       folder.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(folder))
-      _refuse_other_settings(settings, folder)
+      _refuse_other_settings(settings, folder, data_name)
     atomic_write(folder / _FLAGS, settings.to_flagfile())
     check_shared(folder / _HOLDER)
     yield folder
 
 
-def _refuse_other_settings(settings: RunSettings, folder: pathlib.Path) -> None:
-  saved = folder / _FLAGS
+def _refuse_other_settings(
+  settings: RunSettings, folder: pathlib.Path, data_name: str
+) -> None:
+  saved, dataset = folder / _FLAGS, folder / _DATASET
   if not (saved.exists() and _has_trained(folder)):
     return
-  differing = differing_flags(
-    saved_flags(folder),
-    settings.flag_values(),
-    settings.mutable_names(),
-    defaults=settings.default_values(),
+  is_same = dataset.exists() and dataset.read_text() == f'{data_name}\n'
+  differing = differing_settings(
+    saved_flags(folder), settings, same_data=is_same
   )
   if not differing:
     return
@@ -226,6 +235,23 @@ def differing_flags(
   return '; '.join(found)
 
 
+def differing_settings(
+  before: Mapping[str, str], settings: RunSettings, *, same_data: bool
+) -> str:
+  """Describes the flags with which a run cannot be resumed, if there are any.
+
+  Args:
+    before: the flags of the run.
+    same_data: whether the data are known to be those of the run.
+  """
+  return differing_flags(
+    before,
+    settings.flag_values(),
+    settings.mutable_names() | (_MOVABLE if same_data else set()),
+    defaults=settings.default_values(),
+  )
+
+
 def atomic_write(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file in the main process; a reader never finds a part of it."""
   if not is_main_process():
@@ -253,7 +279,7 @@ def write_dataset(folder: pathlib.Path, data: UserData) -> None:
   if not is_main_process():
     return
   items = (f'{json.dumps(item)}\n' for item in data.vocabulary.items)
-  texts = {'dataset.txt': f'{data.name}\n', 'vocabulary': ''.join(items)}
+  texts = {_DATASET: f'{data.name}\n', 'vocabulary': ''.join(items)}
   advice = 'Choose another folder'
   if data.kind == 'pretrain':
     advice += f'; --init_from={folder} starts from the encoder of this run'
