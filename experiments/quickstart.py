@@ -15,10 +15,9 @@ if __name__ == '__main__':
   run('experiments.quickstart', QuickstartSettings)
 
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from experiments import compare
 from experiments.flags.binder import from_flagfile
@@ -62,32 +61,20 @@ def main(settings: QuickstartSettings) -> dict[str, Any]:
   return results
 
 
-def accuracies(
-  cells: Sequence[Mapping[str, Any]],
-  method: str,
-  task: str,
-  labels: int,
-  split: str,
-) -> np.ndarray:
-  """The accuracy of a method on the rows of `split`, for each random split."""
-  shares = sorted({cell['share'] for cell in cells})
-  share = shares[LABELS.index(labels)]
-  return np.array(
-    [
-      cell[split]['accuracy']
-      for cell in cells
-      if (cell['method'], cell['task'], cell['share']) == (method, task, share)
-    ]
-  )
-
-
 def _last_lines(cells: Sequence[Mapping[str, Any]]) -> str:
+  """The mean accuracies of each method, over the random splits."""
   task, labels = _SHOWN
+  share = sorted({cell['share'] for cell in cells})[LABELS.index(labels)]
   head = f'{"vectors":<{_WIDTH}}{"validation":>{_WIDTH}}{"test":>{_WIDTH}}'
   lines = [head + '   (accuracy)']
   for name, method in ROWS.items():
+    found = [
+      cell
+      for cell in cells
+      if (cell['method'], cell['task'], cell['share']) == (method, task, share)
+    ]
     means = [
-      accuracies(cells, method, task, labels, split).mean()
+      statistics.mean(cell[split]['accuracy'] for cell in found)
       for split in ('validation', 'test')
     ]
     lines.append(

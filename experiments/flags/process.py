@@ -5,6 +5,13 @@ import dataclasses
 from experiments.flags.binder import Settings, SettingsError, flag
 from experiments.flags.objectives import traits_of
 
+# Flags, each of some commands, that need the whole table in every step or leave
+# it as it is, unless they have their default.
+_WHOLE_TABLE = (
+  *('weight_decay', 'schedule', 'warmup_steps'),
+  *('tied_targets', 'mode', 'head_epochs'),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuietSettings(Settings):
@@ -190,20 +197,12 @@ def check_table_update(settings: SpeedSettings) -> None:
 
 def whole_table_flag(settings: SpeedSettings) -> str:
   """The flag by which a step updates the whole table or none of it, or ''."""
-  if settings.weight_decay:
-    return f'--weight_decay={settings.weight_decay:g}'
-  if settings.schedule != 'constant':
-    return f'--schedule={settings.schedule}'
-  if settings.warmup_steps:
-    return f'--warmup_steps={settings.warmup_steps}'
+  for name in _WHOLE_TABLE:
+    value = getattr(settings, name, None)
+    if value and value != getattr(type(settings), name):
+      return f'--{name}={value}'
   for name in getattr(settings, 'objective', ()):
     # An exact softmax changes every row.
     if traits_of(name).over_all_items and not settings.sampled_items:
       return f'--objective={name}'
-  if getattr(settings, 'tied_targets', False):
-    return '--tied_targets'
-  if getattr(settings, 'mode', 'full') != 'full':
-    return f'--mode={settings.mode}'
-  if getattr(settings, 'head_epochs', 0):
-    return f'--head_epochs={settings.head_epochs}'
   return ''

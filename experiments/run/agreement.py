@@ -28,12 +28,10 @@ def check_same_flags(settings: Settings) -> None:
   uneven = jax.device_count() != jax.process_count() * jax.local_device_count()
   if jax.process_count() == 1 or uneven:
     return
-  text = _text(settings)
-  digest = _digest(text)
-  if (multihost_utils.process_allgather(digest) == digest).all():
+  first, *_ = texts = _texts_of_all(_text(settings))
+  other = next((i for i, text in enumerate(texts) if text != first), None)
+  if other is None:
     return
-  first, *_ = texts = _texts_of_all(text)
-  other = next(i for i, text in enumerate(texts) if text != first)
   differing = sorted(set(first.split('\n')) ^ set(texts[other].split('\n')))
   raise SettingsError(
     f'processes 0 and {other} were given different commands: they differ in '

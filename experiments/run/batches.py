@@ -15,6 +15,9 @@ from adaptssr_jax.data import UserArrays
 from adaptssr_jax.data.prepared.batches import batch_at, steps_per_epoch
 from adaptssr_jax.training.devices import shard_batch
 
+# The number of batches that are made in advance.
+_AHEAD = 2
+
 
 class Batches(NamedTuple):
   """The batches of some users; each is a function of its step alone."""
@@ -63,7 +66,6 @@ class Prefetch(Iterator):
       return the batch.
     steps: the steps whose batches are made, in order.
     to_devices: moves a batch to the devices; the thread waits for the transfer.
-    ahead: number of batches that are made in advance.
 
   Attributes:
     waited: seconds that `next` has waited for `make`, without the time in
@@ -76,13 +78,12 @@ class Prefetch(Iterator):
     steps: Iterable[int],
     *,
     to_devices: Callable[[Any], Any] | None = None,
-    ahead: int = 2,
   ):
     self.waited = 0.0
     self._make, self._to_devices, self._steps = make, to_devices, iter(steps)
     self._pool = ThreadPoolExecutor(1, thread_name_prefix='prefetch')
     self._made: collections.deque[Future] = collections.deque()
-    self._start(ahead)
+    self._start(_AHEAD)
 
   def __next__(self) -> Any:
     if not self._made:

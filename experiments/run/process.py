@@ -91,10 +91,15 @@ def _fail(text: str) -> None:
   """Prints the reason, and ends the process with status 1."""
   if not jax.distributed.is_initialized():
     sys.exit(text)
-  print(text, file=sys.stderr, flush=True)
-  sys.stdout.flush()
   # An ordinary exit would wait for the other processes, which may be waiting
   # for this one. JAX notifies them when it is gone.
+  _end(text)
+
+
+def _end(text: str) -> None:
+  """Prints the reason, and ends the process without any cleanup."""
+  print(text, file=sys.stderr, flush=True)
+  sys.stdout.flush()
   os._exit(1)
 
 
@@ -235,9 +240,13 @@ def join_processes(settings: DistributedSettings) -> None:
   if not (settings.distributed == 'on' or settings.coordinator or may_be_many):
     return
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  limit = threading.Timer(
-    settings.join_timeout, _end_unjoined, [settings.join_timeout]
+  text = (
+    'error: not all processes have joined within --join_timeout='
+    f'{settings.join_timeout} seconds: look at their output, and give the same '
+    'command to all of them, each with another --process_id'
   )
+  # Before JAX aborts the process with a stack trace.
+  limit = threading.Timer(settings.join_timeout, _end, [text])
   limit.daemon = True
   limit.start()
   try:
@@ -262,14 +271,3 @@ def join_processes(settings: DistributedSettings) -> None:
     ) from error
   finally:
     limit.cancel()
-
-
-def _end_unjoined(seconds: int) -> None:
-  """Ends the process with an error, before JAX aborts it with a stack trace."""
-  message = (
-    f'error: not all processes have joined within --join_timeout={seconds} '
-    'seconds: look at their output, and give the same command to all of them, '
-    'each with another --process_id'
-  )
-  print(message, file=sys.stderr, flush=True)
-  os._exit(1)
