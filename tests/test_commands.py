@@ -68,10 +68,18 @@ def imported(done):
   return {name.split('.')[0] for name in names}
 
 
-def test_the_list_takes_no_argument():
-  done = python('-m', 'experiments', 'pretrain')
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (('experiments', 'pretrain'), 'run a command by python -m experiments.'),
+    (('experiments.pretrain', 'my.flags'), 'of flags is --flagfile=my.flags'),
+  ],
+)
+def test_an_argument_that_is_no_flag_is_refused(words, message):
+  done = python('-m', *words)
   assert done.returncode == 1
-  assert 'python -m experiments.NAME' in done.stderr
+  assert done.stderr.startswith(f'error: unexpected argument {words[1]!r}: ')
+  assert message in done.stderr
 
 
 @pytest.mark.parametrize('name', commands())

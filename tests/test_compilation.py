@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -12,9 +11,8 @@ import pytest
 
 from adaptssr_jax.training.step import init_state
 from experiments.flags.shared import RunSettings
-from experiments.run import process as run_process
 from experiments.run.encoder import make_encoder
-from experiments.run.process import enable_compilation_cache, prepare_process
+from experiments.run.process import enable_compilation_cache
 from tests.tiny_runs import last_line_of, pretrain_settings, start
 
 FOLDER = 'jax_compilation_cache'
@@ -91,44 +89,6 @@ def test_a_cache_that_jax_has_already_is_left_alone(tmp_path):
   enable_compilation_cache('auto', workdir=tmp_path / 'run')
   enable_compilation_cache(str(tmp_path), workdir=tmp_path / 'run')
   assert jax.config.jax_compilation_cache_dir == before
-
-
-class Config:
-  """Stands in for JAX's, which is the tests' own."""
-
-  jax_compilation_cache_dir = None
-
-  def update(self, name, value):
-    setattr(self, name, value)
-
-
-@pytest.mark.parametrize(
-  ('cache', 'folder'),
-  [
-    ('auto', f'runs/{FOLDER}'),
-    ('chosen/folder', 'chosen/folder'),
-    ('off', None),
-    ('', None),
-  ],
-)
-def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
-  tmp_path, monkeypatch, cache, folder
-):
-  config = Config()
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.delenv(
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', raising=False
-  )
-  stand_in = types.SimpleNamespace(config=config, distributed=jax.distributed)
-  monkeypatch.setattr(run_process, 'jax', stand_in)
-  prepare_process(
-    RunSettings(workdir='runs/one', compilation_cache=cache, distributed='off')
-  )
-  chosen = str(tmp_path / folder) if folder else None
-  assert config.jax_compilation_cache_dir == chosen
-  is_set = hasattr(config, 'jax_persistent_cache_min_compile_time_secs')
-  assert is_set == bool(folder)
-  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_may_be_resumed_with_another_cache():

@@ -1,53 +1,73 @@
-"""Settings of a command for its process, seen in separate processes."""
+"""What a command sets for its process before it starts."""
 
-import os
-import subprocess
-import sys
+import types
 
+import jax
 import pytest
 
-from experiments.run.process import num_cpu_devices
-from tests.tiny_runs import ROOT
-
-DEVICES = """
-import jax
-from experiments.run.process import prepare_process
 from experiments.comparison.options import CompareSettings
 from experiments.flags.pretraining import PretrainSettings
-
-settings = {settings}
-prepare_process(settings)
-print(jax.local_device_count())
-"""
-
-
-def devices_of(settings, **variables):
-  told = ('JAX_NUM_CPU_DEVICES', 'JAX_COMPILATION_CACHE_DIR')
-  env = {name: value for name, value in os.environ.items() if name not in told}
-  code = DEVICES.format(settings=settings)
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    cwd=ROOT,
-    env=env | variables,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  return int(done.stdout)
+from experiments.run import process as run_process
+from experiments.run.process import (
+  num_cores,
+  num_cpu_devices,
+  prepare_process,
+)
 
 
-def test_each_core_is_a_device():
-  cores = len(os.sched_getaffinity(0))
-  assert devices_of('PretrainSettings()') == num_cpu_devices(128, cores)
-  assert devices_of('CompareSettings()') == num_cpu_devices(None, cores)
+class Config:
+  """Stands in for that of JAX, which the tests have set themselves."""
+
+  jax_compilation_cache_dir = None
+  jax_num_cpu_devices = None
+
+  def update(self, name, value):
+    setattr(self, name, value)
 
 
-def test_the_flag_comes_first_and_then_what_jax_was_told():
-  four = {'JAX_NUM_CPU_DEVICES': '4'}
-  assert devices_of('PretrainSettings()', **four) == 4
-  assert devices_of('PretrainSettings(cpu_devices=3)', **four) == 3
-  five = {'XLA_FLAGS': '--xla_force_host_platform_device_count=5'}
-  assert devices_of('PretrainSettings()', **five) == 5
+@pytest.fixture
+def config(monkeypatch):
+  for name in (
+    'JAX_NUM_CPU_DEVICES',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS',
+  ):
+    monkeypatch.delenv(name, raising=False)
+  config = Config()
+  stand_in = types.SimpleNamespace(config=config, distributed=jax.distributed)
+  monkeypatch.setattr(run_process, 'jax', stand_in)
+  return config
+
+
+def settings(**changes):
+  return PretrainSettings(distributed='off', **changes)
+
+
+def devices_of(config, settings):
+  """The number of devices that is set; None leaves it to JAX."""
+  prepare_process(settings)
+  return config.jax_num_cpu_devices
+
+
+def test_each_core_is_a_device(config):
+  cores = num_cores()
+  assert devices_of(config, settings()) == num_cpu_devices(128, cores)
+  expected = num_cpu_devices(None, cores)
+  assert devices_of(config, CompareSettings()) == expected
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('JAX_NUM_CPU_DEVICES', '4'),
+    ('XLA_FLAGS', '--xla_force_host_platform_device_count=5'),
+  ],
+)
+def test_the_flag_comes_first_and_then_what_jax_was_told(
+  config, monkeypatch, name, value
+):
+  monkeypatch.setenv(name, value)
+  assert devices_of(config, settings()) is None
+  assert devices_of(config, settings(cpu_devices=3)) == 3
 
 
 @pytest.mark.parametrize('batch_size', [1, 15, 16, 31, 96, 127, 128, 2048])
@@ -58,3 +78,24 @@ def test_parts_are_equal_and_not_too_small(batch_size, cores):
   assert batch_size % parts == 0
   if parts > 1:
     assert batch_size // parts >= 16
+
+
+@pytest.mark.parametrize(
+  ('cache', 'folder'),
+  [
+    ('auto', 'runs/jax_compilation_cache'),
+    ('chosen/folder', 'chosen/folder'),
+    ('off', None),
+    ('', None),
+  ],
+)
+def test_a_command_chooses_a_folder_and_leaves_making_it_to_jax(
+  config, tmp_path, monkeypatch, cache, folder
+):
+  monkeypatch.chdir(tmp_path)
+  prepare_process(settings(workdir='runs/one', compilation_cache=cache))
+  chosen = str(tmp_path / folder) if folder else None
+  assert config.jax_compilation_cache_dir == chosen
+  seconds = getattr(config, 'jax_persistent_cache_min_compile_time_secs', None)
+  assert seconds == (0.0 if folder else None)
+  assert list(tmp_path.iterdir()) == []
