@@ -37,11 +37,11 @@ from experiments.benchmarking.options import check
 from experiments.benchmarking.processes import run_case
 from experiments.benchmarking.report import draw_growth, report
 from experiments.flags.binder import SettingsError
+from experiments.flags.flag_files import differing_flags
 from experiments.run.process import print_line, print_result_line
 from experiments.run.workdir import (
   atomic_write,
   commit,
-  differing_flags,
   reading_json,
   writing,
 )

@@ -31,8 +31,9 @@ from experiments.comparison.grid import (
 )
 from experiments.comparison.methods import FROZEN_WITH_BAG
 from experiments.flags.binder import Settings, SettingsError
+from experiments.flags.flag_files import differing_flags
 from experiments.run.process import inner_run
-from experiments.run.workdir import atomic_write, commit, differing_flags
+from experiments.run.workdir import atomic_write, commit
 
 # On a share of the labels an epoch has fewer updates, so the number of epochs
 # is multiplied, by at most this factor.

@@ -1,12 +1,16 @@
-"""Flag files: found by path, or by name among those of the package."""
+"""Flag files: how they are found and read, and how the flags of two differ."""
 
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import types
+from collections.abc import Collection, Mapping, Sequence
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 _FLAG = '--flagfile'
+# The number of flags that an error names; those of another command differ in
+# nearly all.
+_NAMED = 8
 
 
 class SettingsError(ValueError):
@@ -110,3 +114,36 @@ def with_location(message: str, words: Sequence[str]) -> str:
   # The last occurrence sets the value.
   location = getattr(given[-1], 'location', '') if given else ''
   return f'{message} ({location})' if location else message
+
+
+def differing_flags(
+  before: Mapping[str, str],
+  now: Mapping[str, str],
+  free: Collection[str] = (),
+  *,
+  defaults: Mapping[str, str] = types.MappingProxyType({}),
+) -> str:
+  """Describes the flags whose values differ, except for mutable ones.
+
+  Args:
+    before: the flags of the existing run.
+    now: the flags of this command.
+    free: the names of flags that may differ.
+    defaults: the values in `before` of flags that it does not have.
+
+  Example:
+    >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
+    '--seed was 3, is not given'
+    >>> differing_flags({}, {'task': 'age'}, defaults={'task': 'age'})
+    ''
+  """
+  before = {name: defaults[name] for name in now if name in defaults} | before
+  found = [
+    f'--{name} was {before.get(name, "not given")}, '
+    f'is {now.get(name, "not given")}'
+    for name in sorted((before.keys() | now.keys()) - set(free))
+    if before.get(name) != now.get(name)
+  ]
+  if len(found) > _NAMED:
+    found[_NAMED:] = [f'and {len(found) - _NAMED} more']
+  return '; '.join(found)

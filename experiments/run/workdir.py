@@ -11,8 +11,7 @@ import os
 import pathlib
 import socket
 import subprocess
-import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import filelock
@@ -22,6 +21,7 @@ from adaptssr_jax.checkpoint.files import NO_ROOM
 from adaptssr_jax.data import UserData
 from adaptssr_jax.files import atomic_path, locked
 from experiments.flags.binder import SettingsError
+from experiments.flags.flag_files import differing_flags
 from experiments.flags.shared import RunSettings
 from experiments.run.agreement import check_shared
 from experiments.run.process import is_main_process
@@ -30,9 +30,6 @@ _FLAGS = 'flags.txt'
 _LOCK = '.lock'
 _HOLDER = '.lock_holder'
 _PART = '.part'
-# The number of flags that an error names; those of another command differ in
-# nearly all.
-_NAMED = 8
 METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
 SIMILARITIES = 'similarity.json'
@@ -200,39 +197,6 @@ def is_in_use(folder: pathlib.Path) -> bool:
     return True
   except OSError:
     return False
-
-
-def differing_flags(
-  before: Mapping[str, str],
-  now: Mapping[str, str],
-  free: Collection[str] = (),
-  *,
-  defaults: Mapping[str, str] = types.MappingProxyType({}),
-) -> str:
-  """Describes the flags whose values differ, except for mutable ones.
-
-  Args:
-    before: the flags of the existing run.
-    now: the flags of this command.
-    free: the names of flags that may differ.
-    defaults: the values in `before` of flags that it does not have.
-
-  Example:
-    >>> differing_flags({'seed': '3', 'task': 'age'}, {'task': 'age'})
-    '--seed was 3, is not given'
-    >>> differing_flags({}, {'task': 'age'}, defaults={'task': 'age'})
-    ''
-  """
-  before = {name: defaults[name] for name in now if name in defaults} | before
-  found = [
-    f'--{name} was {before.get(name, "not given")}, '
-    f'is {now.get(name, "not given")}'
-    for name in sorted((before.keys() | now.keys()) - set(free))
-    if before.get(name) != now.get(name)
-  ]
-  if len(found) > _NAMED:
-    found[_NAMED:] = [f'and {len(found) - _NAMED} more']
-  return '; '.join(found)
 
 
 def differing_settings(
