@@ -76,6 +76,26 @@ for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
   assert done.returncode == 0
 
 
+def test_a_stopped_command_ends_without_the_cleanup_of_jax():
+  """The cleanup crashes if a compilation was interrupted."""
+  code = """
+import atexit, os, signal
+from experiments.flags.pretraining import PretrainSettings
+from experiments.run import command
+
+def main(settings):
+  atexit.register(os.abort)
+  signal.raise_signal(signal.SIGTERM)
+
+command.run('__main__', PretrainSettings)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == 'stopped by SIGTERM: give the same command to resume\n'
+
+
 def asks():
   """Whether to stop, before a notice and after it."""
   before = asked_to_stop(1)

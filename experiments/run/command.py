@@ -137,15 +137,17 @@ def _start(
     print(f'without effect: {", ".join(unused)}', flush=True)
   # Imported here because it imports JAX.
   from experiments.run.interruption import ignore_signals
-  from experiments.run.process import call
+  from experiments.run.process import call, end_at_once
 
-  call(importlib.import_module(module).main, settings, words)
+  is_stopped = call(importlib.import_module(module).main, settings, words)
   ignore_signals()
   if reason := lost_output(sys.stdout):
     sys.exit(
       f'error: the standard output could not be written ({reason}); the '
       'command did everything else'
     )
+  if is_stopped:
+    end_at_once(0)
 
 
 def refuse_unused(settings: Settings, words: Sequence[str]) -> list[str]:

@@ -37,12 +37,16 @@ _SIZES = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
 
 def call(
   main: Callable[[Any], Any], settings: Settings, words: Sequence[str] = ()
-) -> None:
+) -> bool:
   """Prepares the process, calls `main(settings)`, and reports its errors.
 
   Args:
     words: the words of the command line, with those of flag files; see
       `with_flagfiles`.
+
+  Returns:
+    Whether a signal has stopped this process, which then has to end by
+    `end_at_once`.
   """
   try:
     with handle_signals():
@@ -52,9 +56,11 @@ def call(
   except Interrupted as notice:
     text = f'{notice}: {_advice(settings)}'
     if not settings.is_resumable:
-      _fail(f'error: {text}')
-    if not jax.distributed.is_initialized() or jax.process_index() == 0:
+      _fail(f'error: {text}', at_once=True)
+    is_alone = not jax.distributed.is_initialized()
+    if is_alone or jax.process_index() == 0:
       print(text, flush=True)
+    return is_alone
   except (SettingsError, DataError, CheckpointError) as error:
     _fail(f'error: {with_location(str(error), words)}')
   except MemoryError as error:
@@ -65,7 +71,8 @@ def call(
     )
   except KeyboardInterrupt as error:
     signal_name = str(error) or 'SIGINT'
-    _fail(f'error: stopped at once by {signal_name}: {_advice(settings)}')
+    text = f'error: stopped at once by {signal_name}: {_advice(settings)}'
+    _fail(text, at_once=True)
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
@@ -79,6 +86,7 @@ def call(
         f'resume ({str(error).splitlines()[0]})'
       )
     _fail(text)
+  return False
 
 
 def _advice(settings: Settings) -> str:
@@ -87,20 +95,23 @@ def _advice(settings: Settings) -> str:
   return f'give the same command to {then}'
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, *, at_once: bool = False) -> None:
   """Prints the reason, and ends the process with status 1."""
-  if not jax.distributed.is_initialized():
+  if not (at_once or jax.distributed.is_initialized()):
     sys.exit(text)
-  # An ordinary exit would wait for the other processes, which may be waiting
-  # for this one. JAX notifies them when it is gone.
-  _end(text)
-
-
-def _end(text: str) -> None:
-  """Prints the reason, and ends the process without any cleanup."""
   print(text, file=sys.stderr, flush=True)
+  end_at_once(1)
+
+
+def end_at_once(status: int) -> None:
+  """Ends the process without the cleanup that JAX does at an exit.
+
+  The cleanup crashes if an exception has interrupted a compilation. With
+  several processes it would wait for the others, which may be waiting for this
+  one; JAX notifies them when it is gone.
+  """
   sys.stdout.flush()
-  os._exit(1)
+  os._exit(status)
 
 
 def prepare_process(settings: Settings) -> None:
@@ -246,7 +257,9 @@ def join_processes(settings: DistributedSettings) -> None:
     'command to all of them, each with another --process_id'
   )
   # Before JAX aborts the process with a stack trace.
-  limit = threading.Timer(settings.join_timeout, _end, [text])
+  limit = threading.Timer(
+    settings.join_timeout, _fail, [text], {'at_once': True}
+  )
   limit.daemon = True
   limit.start()
   try:
