@@ -25,17 +25,22 @@ def of_two(monkeypatch):
   return monkeypatch
 
 
-def check_both(of_two, first, second):
-  """Checks the settings of process 0, of which process 1 has others."""
-  text = agreement._text(second)
+def send(of_two, text):
+  """The other process sends this text whenever this one sends a text."""
 
   def process_allgather(own):
-    if own.dtype == np.int32:
-      return np.stack([own, np.int32(len(text))])
-    padded = text.encode().ljust(len(own), b'\0')
-    return np.stack([own, np.frombuffer(padded, np.uint8)])
+    other = np.int32(len(text.encode()))
+    if own.dtype != np.int32:
+      other = np.frombuffer(text.encode().ljust(len(own), b'\0'), np.uint8)
+    both = [own, other] if jax.process_index() == 0 else [other, own]
+    return np.stack(both)
 
   of_two.setattr(multihost_utils, 'process_allgather', process_allgather)
+
+
+def check_both(of_two, first, second):
+  """Checks the settings of process 0, of which process 1 has others."""
+  send(of_two, agreement._text(second))
   check_same_flags(first)
 
 
@@ -59,16 +64,11 @@ def test_other_flags_of_another_process_are_named(of_two):
 @pytest.mark.parametrize('found', ['process 8 on b', None])
 def test_a_folder_that_is_not_shared_is_refused(of_two, tmp_path, found):
   path = tmp_path / '.lock_holder'
-  digests = []
-
-  def broadcast_one_to_all(digest):
-    digests.append(digest)
-    return digests[0]
-
-  of_two.setattr(multihost_utils, 'broadcast_one_to_all', broadcast_one_to_all)
   path.write_text('process 7 on a')
+  send(of_two, '')
   check_shared(path)
   of_two.setattr(jax, 'process_index', lambda: 1)
+  send(of_two, 'process 7 on a')
   check_shared(path)
   path.unlink()
   if found:

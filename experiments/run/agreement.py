@@ -1,7 +1,6 @@
 """Whether the processes of a run were given the same command and folder."""
 
 import dataclasses
-import hashlib
 import pathlib
 import time
 
@@ -59,10 +58,8 @@ def check_shared(path: pathlib.Path) -> None:
   """
   if jax.process_count() == 1:
     return
-  digest = np.zeros(32, np.uint8)
-  if jax.process_index() == 0:
-    digest = _digest(path.read_text())
-  wanted = multihost_utils.broadcast_one_to_all(digest)
+  text = path.read_text() if jax.process_index() == 0 else ''
+  wanted, *_ = _texts_of_all(text)
   deadline = time.monotonic() + _SECONDS
   while not _has(path, wanted):
     if time.monotonic() > deadline:
@@ -74,17 +71,13 @@ def check_shared(path: pathlib.Path) -> None:
     time.sleep(0.2)
 
 
-def _has(path: pathlib.Path, digest: np.ndarray) -> bool:
+def _has(path: pathlib.Path, text: str) -> bool:
   try:
     # A network file system looks for new files when a folder is listed.
     list(path.parent.iterdir())
-    return bool((_digest(path.read_text()) == digest).all())
+    return path.read_text() == text
   except OSError:
     return False
-
-
-def _digest(text: str) -> np.ndarray:
-  return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
 
 def _texts_of_all(text: str) -> list[str]:
