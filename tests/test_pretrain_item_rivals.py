@@ -10,7 +10,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives import ptum
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import traits_of
+from experiments.flags.objectives import TRAITS
 from experiments.pretraining.step import cumulative_counts
 from tests.tiny_runs import lines, pretrain_settings, saved_state
 
@@ -125,7 +125,7 @@ def test_a_curriculum_keeps_its_length():
 
 def test_as_many_negatives_are_drawn_as_room_is_made_for():
   drawn = (1 + ptum.NUM_NEXT) * ptum.NUM_NEGATIVES
-  assert traits_of('ptum').draws == drawn
+  assert TRAITS['ptum'].draws == drawn
 
 
 def test_negatives_are_drawn_from_the_behaviours_of_users():

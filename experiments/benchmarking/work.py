@@ -9,7 +9,7 @@ from adaptssr_jax.data import UserArrays, UserData, Vocabulary
 from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.flags.objectives import traits_of
+from experiments.flags.objectives import TRAITS
 
 # Number of vectors that an exact softmax scores for a user of n behaviours.
 _SCORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -96,7 +96,8 @@ def scored_per_user(
   """
   if objective in _SCORED:
     return float(_SCORED[objective](lengths).mean())
-  return None if traits_of(objective).over_all_items else 0.0
+  traits = TRAITS.get(objective)
+  return 0.0 if traits and not traits.over_all_items else None
 
 
 def synthetic_users(

@@ -14,7 +14,9 @@ class Traits(NamedTuple):
 
   views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
   passes: int = 1  # dropout passes of each of them
-  augmentations: tuple[str, ...] = ()  # of its views
+  # The augmentations of each view, of which one is drawn, but slice is always
+  # applied. One tuple stands for all views.
+  augmentations: tuple[tuple[str, ...], ...] = ((),)
   is_augmented: bool = False  # whether --augmentations may name others
   sees_histories: bool = False  # whether it needs the whole history of a user
   over_all_items: bool = False  # whether it computes a softmax over all items
@@ -24,40 +26,34 @@ class Traits(NamedTuple):
   sees_partners: bool = False  # whether its batches have `partner_items`
   sees_similar: bool = False  # whether its batches have `similar_items`
   has_curriculum: bool = False  # whether augmentations get stronger in a run
-  mask_ratio: float | None = None  # the default of --mask_ratio, if it has one
-  temperature: float | None = None  # the default of --temperature, likewise
+  mask_ratio: float | None = None  # --mask_ratio, if it has this flag
+  temperature: float | None = None  # --temperature, if it has this flag
   draws: int = 0  # number of negative items drawn for each user
   fills: bool = False  # whether it replaces masked items by draws of the model
   flags: tuple[str, ...] = ()  # the flags that no other objective has
 
 
+_AUGMENTED = Traits(
+  views=0, augmentations=(EDITS,), is_augmented=True, temperature=1.0
+)
+_SLICED = {'views': 0, 'augmentations': (('slice',),)}
 _ITEMS = Traits(over_all_items=True, has_bias=True)
 _FROM_THE_VECTOR = _ITEMS._replace(from_the_vector=True, sees_histories=True)
 
+# With the defaults of flags; see `traits_of`.
 TRAITS = {
-  'adaptssr': Traits(
-    views=0,
-    passes=2,
-    augmentations=EDITS,
-    is_augmented=True,
-    temperature=1.0,
-    flags=('fusion', 'loss_form', 'smooth', 'hard_negatives'),
+  'adaptssr': _AUGMENTED._replace(
+    passes=2, flags=('fusion', 'loss_form', 'smooth', 'hard_negatives')
   ),
   'masked_items': _ITEMS._replace(mask_ratio=0.3),
   'causal_items': _ITEMS._replace(sees_target=True),
-  'pooled_items': _FROM_THE_VECTOR._replace(views=0, augmentations=('slice',)),
+  'pooled_items': _FROM_THE_VECTOR._replace(**_SLICED),
   'next_items': _FROM_THE_VECTOR._replace(flags=('num_next',)),
   'clue': Traits(passes=2, temperature=0.1),
-  'cl4srec': Traits(views=2, augmentations=EDITS, temperature=1.0),
+  'cl4srec': Traits(views=2, augmentations=(EDITS,), temperature=1.0),
   'idicl': Traits(passes=2, temperature=0.1),
-  'ccl': Traits(
-    views=0,
-    augmentations=EDITS,
-    is_augmented=True,
-    has_curriculum=True,
-    temperature=1.0,
-  ),
-  'coles': Traits(views=0, augmentations=('slice',)),
+  'ccl': _AUGMENTED._replace(has_curriculum=True),
+  'coles': Traits(**_SLICED),
   # Two views, each encoded masked and filled.
   'ccl_filled': _ITEMS._replace(
     views=4, fills=True, has_curriculum=True, mask_ratio=0.3, temperature=1.0
@@ -77,7 +73,7 @@ TRAITS = {
   ),
   'coserec': Traits(
     views=2,
-    augmentations=(*EDITS, 'insert', 'substitute'),
+    augmentations=((*EDITS, 'insert', 'substitute'),),
     sees_similar=True,
     mask_ratio=0.6,
     temperature=1.0,
@@ -90,11 +86,6 @@ TRAITS = {
 # The traits of the user's own objective, MODULE:FUNCTION, are not known: its
 # step gets the whole table.
 _UNKNOWN = Traits(over_all_items=True)
-
-
-def traits_of(objective: str) -> Traits:
-  """The traits of an objective by its name."""
-  return _UNKNOWN if ':' in objective else TRAITS[objective]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,4 +249,25 @@ class ObjectiveSettings(AugmentationSettings, group='objective'):
   @property
   def traits(self) -> tuple[Traits, ...]:
     """The properties of the objectives, in their order."""
-    return tuple(traits_of(name) for name in self.objective)
+    return tuple(traits_of(self, name) for name in self.objective)
+
+
+def traits_of(settings: ObjectiveSettings, objective: str) -> Traits:
+  """The properties of an objective, with the values of the flags."""
+  traits = _UNKNOWN if ':' in objective else TRAITS[objective]
+  views = traits.views or settings.num_slices
+  ratio, temperature = traits.mask_ratio, traits.temperature
+  (first,) = (second,) = traits.augmentations
+  if traits.is_augmented:
+    if objective == 'adaptssr' and 'pooled_items' in settings.objective:
+      # It can then rank the views of pooled items.
+      first = ('slice',)
+    first = settings.augmentations or first
+    second = settings.second_augmentations or first
+  return traits._replace(
+    views=views,
+    augmentations=(first, *[second] * (views - 1)),
+    sees_histories=traits.sees_histories or 'slice' in first + second,
+    mask_ratio=ratio and (settings.mask_ratio or ratio),
+    temperature=temperature and (settings.temperature or temperature),
+  )

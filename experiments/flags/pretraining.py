@@ -69,19 +69,19 @@ class PretrainSettings(PlanSettings, EncoderSettings, ObjectiveSettings):
 
 def flags_of(settings: ObjectiveSettings, objective: str) -> set[str]:
   """The flags of objectives, and of windows, that an objective uses."""
-  traits = traits_of(objective)
-  drawn = set().union(*augmentations_of(settings, objective))
+  traits = traits_of(settings, objective)
+  drawn = set().union(*traits.augmentations)
   used = {
     'augmentations': traits.is_augmented,
     'second_augmentations': traits.is_augmented,
-    'num_slices': not traits.views,
+    'num_slices': traits.is_augmented or 'slice' in drawn,
     'slice_lengths': 'slice' in drawn,
     'mask_ratio': traits.mask_ratio,
     'temperature': traits.temperature,
     'curriculum_steps': traits.has_curriculum,
     'sampled_items': traits.over_all_items,
     'output_bias': traits.has_bias,
-    'window': not (sees_histories(settings, objective) or traits.sees_partners),
+    'window': not (traits.sees_histories or traits.sees_partners),
   }
   found = {name for name, is_used in used.items() if is_used}
   ratios = {f'{name}_ratio' for name in drawn - {'slice'}}
@@ -133,8 +133,8 @@ def check_objective(settings: ObjectiveSettings) -> None:
 def _check_second(settings: ObjectiveSettings) -> None:
   """Refuses --second_augmentations that contradict other flags."""
   second = settings.second_augmentations
-  for name in settings.objective:
-    first, *_, last = augmentations_of(settings, name)
+  for name, traits in zip(settings.objective, settings.traits, strict=True):
+    first, last = traits.augmentations[0], traits.augmentations[-1]
     if ('slice' in first) != ('slice' in last):
       raise SettingsError(
         f'--objective={name}: --second_augmentations={",".join(last)} and '
@@ -164,37 +164,9 @@ def _check_ranking(settings: ObjectiveSettings) -> None:
     )
 
 
-def augmentations_of(
-  settings: ObjectiveSettings, objective: str
-) -> tuple[tuple[str, ...], ...]:
-  """The names of the augmentations of each view of an objective.
-
-  Slice is always applied, and one of the others is drawn.
-  """
-  traits = traits_of(objective)
-  first = second = traits.augmentations
-  if traits.is_augmented:
-    if objective == 'adaptssr' and 'pooled_items' in settings.objective:
-      first = ('slice',)
-    first = settings.augmentations or first
-    second = settings.second_augmentations or first
-  return first, *[second] * ((traits.views or settings.num_slices) - 1)
-
-
-def sees_histories(settings: ObjectiveSettings, objective: str) -> bool:
-  """Whether an objective needs whole histories, for example to draw slices."""
-  views = augmentations_of(settings, objective)
-  return traits_of(objective).sees_histories or any('slice' in v for v in views)
-
-
-def uses_histories(settings: ObjectiveSettings) -> bool:
-  """Whether batches contain whole histories."""
-  return any(sees_histories(settings, name) for name in settings.objective)
-
-
 def shares_views(settings: ObjectiveSettings) -> bool:
   """Whether AdaptSSR and pooled items use the same views: plain slices."""
-  views = {augmentations_of(settings, name) for name in OF_VIEWS}
+  views = {traits_of(settings, name).augmentations for name in OF_VIEWS}
   return set(OF_VIEWS) <= set(settings.objective) and len(views) == 1
 
 
@@ -220,16 +192,6 @@ def slice_lengths_of(
       'shorten the slices or give a larger --max_length'
     )
   return low, high
-
-
-def temperature_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--temperature`, or the default of an objective."""
-  return settings.temperature or traits_of(objective).temperature
-
-
-def mask_ratio_of(settings: ObjectiveSettings, objective: str) -> float:
-  """`--mask_ratio`, or the default of an objective."""
-  return settings.mask_ratio or traits_of(objective).mask_ratio
 
 
 def parse_weights(settings: ObjectiveSettings) -> dict[str, float]:

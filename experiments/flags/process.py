@@ -182,7 +182,7 @@ class SpeedSettings(EncodingSettings, TableSettings, group='speed'):
 def check_table_update(settings: SpeedSettings) -> None:
   """Raises `SettingsError` if flags exclude a sharded table or row updates."""
   for name in getattr(settings, 'objective', ()):
-    if traits_of(name).fills and settings.shard_table:
+    if traits_of(settings, name).fills and settings.shard_table:
       raise SettingsError(
         f'--shard_table does not go with --objective={name}, which draws items '
         'whose rows may be on another device: leave it out'
@@ -203,6 +203,6 @@ def whole_table_flag(settings: SpeedSettings) -> str:
       return f'--{name}={value}'
   for name in getattr(settings, 'objective', ()):
     # An exact softmax changes every row.
-    if traits_of(name).over_all_items and not settings.sampled_items:
+    if traits_of(settings, name).over_all_items and not settings.sampled_items:
       return f'--objective={name}'
   return ''

@@ -32,10 +32,7 @@ from experiments.flags.objectives import (
   traits_of,
 )
 from experiments.flags.pretraining import (
-  augmentations_of,
-  flags_of,
   slice_lengths_of,
-  uses_histories,
 )
 
 # Number of users whose anchors are compared at a time.
@@ -84,7 +81,7 @@ def view_augmentations(
     choices=make_augmentations(settings, encoder.mask_id, strength),
     lengths=slice_lengths_of(settings, encoder.max_length),
   )
-  return tuple(map(make, augmentations_of(settings, objective)))
+  return tuple(map(make, traits_of(settings, objective).augmentations))
 
 
 def _augmentation(
@@ -169,15 +166,16 @@ def with_window(context: Context, name: str, objective: LossFn) -> LossFn:
 
   Objectives that draw slices, prefixes or partners get full histories.
   """
-  settings = context.settings
-  if 'window' not in flags_of(settings, name):
+  settings, traits = context.settings, traits_of(context.settings, name)
+  if traits.sees_histories or traits.sees_partners:
     return objective
   # If batches do not hold full histories, windows are drawn with the batch.
-  is_drawn = context.is_training and uses_histories(settings)
+  has_histories = any(each.sees_histories for each in settings.traits)
+  is_drawn = context.is_training and has_histories
   return functools.partial(
     run_on_window,
     objective=objective,
-    length=context.encoder.max_length + traits_of(name).sees_target,
+    length=context.encoder.max_length + traits.sees_target,
     window=settings.window if is_drawn else 'last',
   )
 

@@ -19,8 +19,7 @@ from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import EDITS
-from experiments.flags.pretraining import mask_ratio_of, temperature_of
+from experiments.flags.objectives import EDITS, traits_of
 from experiments.pretraining.context import (
   BLOCK,
   Context,
@@ -137,7 +136,7 @@ def make_ccl_filled(context: Context) -> LossFn:
   settings = context.settings
   encode = functools.partial(
     encode_filled,
-    ratio=mask_ratio_of(settings, 'ccl_filled'),
+    ratio=traits_of(settings, 'ccl_filled').mask_ratio,
     num_steps=settings.curriculum_steps or context.num_steps,
     encoding=context.encoding,
   )
@@ -185,7 +184,7 @@ def make_coserec(context: Context) -> LossFn:
     substitute_ratio=settings.substitute_ratio,
     insert_ratio=settings.insert_ratio,
     crop_ratio=settings.crop_ratio,
-    mask_ratio=mask_ratio_of(settings, 'coserec'),
+    mask_ratio=traits_of(settings, 'coserec').mask_ratio,
     reorder_ratio=settings.reorder_ratio,
   )
   loss = _nt_xent(context, 'coserec', similarity='dot')
@@ -198,7 +197,7 @@ def make_duorec(context: Context) -> LossFn:
     duorec_objective,
     # A user without a partner has two views that differ by dropout alone.
     encoding=context.with_dropout,
-    temperature=temperature_of(context.settings, 'duorec'),
+    temperature=traits_of(context.settings, 'duorec').temperature,
     block_size=BLOCK,
   )
 
@@ -213,7 +212,7 @@ def _nt_xent(
   """NT-Xent at `times` the temperature of the flags."""
   return functools.partial(
     contrast_views,
-    temperature=times * temperature_of(context.settings, name),
+    temperature=times * traits_of(context.settings, name).temperature,
     similarity=similarity,
     block_size=BLOCK,
     axis_name=AXIS,

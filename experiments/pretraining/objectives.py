@@ -31,15 +31,13 @@ from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import function_of
-from experiments.flags.objectives import ObjectiveSettings
+from experiments.flags.objectives import ObjectiveSettings, traits_of
 from experiments.flags.pretraining import (
   OF_VIEWS,
   PretrainSettings,
-  mask_ratio_of,
   parse_fusion,
   parse_weights,
   shares_views,
-  temperature_of,
 )
 from experiments.flags.shared import LEAVE_ONE_OUT
 from experiments.pretraining import contrastive
@@ -63,7 +61,7 @@ def make_masked_items(context: Context) -> LossFn:
   """Predicts masked items."""
   return functools.partial(
     masked_items_objective,
-    ratio=mask_ratio_of(context.settings, 'masked_items'),
+    ratio=traits_of(context.settings, 'masked_items').mask_ratio,
     encoding=context.encoding,
   )
 
@@ -114,7 +112,7 @@ def make_adaptssr(
     fusion=parse_fusion(settings.fusion),
     form=settings.loss_form,
     hard_negatives=settings.hard_negatives,
-    temperature=temperature_of(settings, 'adaptssr'),
+    temperature=traits_of(settings, 'adaptssr').temperature,
     smooth=settings.smooth,
     # Without hard negatives a small batch is one block, which takes less time.
     block_size=_RANKED if settings.hard_negatives else BLOCK,
@@ -139,7 +137,7 @@ def make_msdp(context: Context) -> LossFn:
     msdp_objective,
     max_window=settings.max_window,
     regularizer=settings.msdp_regularizer,
-    ratio=mask_ratio_of(settings, 'msdp'),
+    ratio=traits_of(settings, 'msdp').mask_ratio,
     encoding=context.encoding,
   )
 
@@ -150,10 +148,10 @@ def make_ecl(context: Context) -> LossFn:
   check_dropout(context, 'ecl')
   return functools.partial(
     ecl_objective,
-    ratio=mask_ratio_of(settings, 'ecl'),
+    ratio=traits_of(settings, 'ecl').mask_ratio,
     contrast=settings.ecl_contrast,
     discriminator=settings.ecl_discriminator,
-    temperature=temperature_of(settings, 'ecl'),
+    temperature=traits_of(settings, 'ecl').temperature,
     block_size=BLOCK,
     encoding=context.encoding,
   )

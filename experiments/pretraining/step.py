@@ -19,10 +19,8 @@ from experiments.flags.binder import SettingsError
 from experiments.flags.objectives import ObjectiveSettings, traits_of
 from experiments.flags.pretraining import (
   PretrainSettings,
-  augmentations_of,
   shares_views,
   slice_lengths_of,
-  uses_histories,
 )
 from experiments.pretraining.context import Context, item_counts
 from experiments.pretraining.objectives import (
@@ -129,7 +127,7 @@ def batches_of(
   Args:
     max_length: the longest sequence that the encoder reads.
   """
-  has_histories = uses_histories(settings)
+  has_histories = any(each.sees_histories for each in settings.traits)
   longest = max_length + any(each.sees_target for each in settings.traits)
   length = effective_length(
     splits.values(), sys.maxsize if has_histories else longest
@@ -161,8 +159,8 @@ def sequences_per_user(settings: ObjectiveSettings) -> int:
     if name == 'pooled_items' and shares_views(settings):
       # It uses the encodings of AdaptSSR, which has the same views.
       continue
-    traits = traits_of(name)
-    total += (traits.views or settings.num_slices) * traits.passes
+    traits = traits_of(settings, name)
+    total += traits.views * traits.passes
   return total
 
 
@@ -184,9 +182,9 @@ def encoded_lengths(
   slices = np.minimum(lengths[:, None], drawn).reshape(-1)
   recent = np.minimum(lengths, max_length)
   found = []
-  for objective in settings.objective:
-    views = augmentations_of(settings, objective)
-    if not traits_of(objective).is_augmented:
+  for traits in settings.traits:
+    views = traits.augmentations
+    if not traits.is_augmented:
       # The others have the same lengths.
       views = views[:1]
     # As often as they are drawn for the views of a user.
