@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import frozen, methods
 from experiments.comparison.grid import Grid, check_columns, check_shapes
@@ -268,7 +266,7 @@ def naming(path: str) -> Iterator[None]:
   """Prepends the name of a flag file to errors about it."""
   try:
     yield
-  except (flags.Error, SettingsError) as error:
+  except SettingsError as error:
     raise SettingsError(f'{path}: {error}') from error
 
 

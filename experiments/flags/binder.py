@@ -229,35 +229,28 @@ def from_flagfile(
   settings_type: type[Settings], path: str | os.PathLike, **changes: Any
 ) -> Settings:
   """The settings of a flag file, with `changes` made to them."""
-  values = _parsed(settings_type, with_flagfiles([f'--flagfile={path}']))
-  return dataclasses.replace(from_flags(settings_type, values), **changes)
+  words = with_flagfiles([f'--flagfile={path}'])
+  return settings_type(**given_values(settings_type, words) | changes)
 
 
 def given_values(
   settings_type: type[Settings], words: Sequence[str]
 ) -> dict[str, Any]:
   """The values of the flags that the words of a command line set."""
+  values = flags.FlagValues()
+  define_flags(settings_type, values)
   try:
-    values = _parsed(settings_type, words)
+    left = values(['', *words])[1:]
     settings = from_flags(settings_type, values)
   except flags.Error as error:
     raise SettingsError(str(error)) from error
+  if left:
+    raise SettingsError(f'{left[0]!r} is not a flag: write --NAME=VALUE')
   return {
     field.name: getattr(settings, field.name)
     for field in dataclasses.fields(settings)
     if values[field.name].present
   }
-
-
-def _parsed(
-  settings_type: type[Settings], words: Sequence[str]
-) -> flags.FlagValues:
-  values = flags.FlagValues()
-  define_flags(settings_type, values)
-  left = values(['', *words])[1:]
-  if left:
-    raise SettingsError(f'{left[0]!r} is not a flag: write --NAME=VALUE')
-  return values
 
 
 def function_of(flag: str, name: str) -> Callable:

@@ -51,6 +51,7 @@ _FLAGFILE = (
   'A file with one flag per line, which may include other such files: a path, '
   f'or the name of a file in {CONFIGS}.'
 )
+_HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 _MOST, _OWN = 'most runs', 'this command'
 # The other flags follow, by the `Settings.group` of the class that defines them
 # first.
@@ -71,7 +72,7 @@ _ORDER = (
 def run(module: str, settings_type: type[Settings]) -> None:
   """Calls `main(settings)` of a module with the settings of the flags."""
   make_streams_last()
-  if asks_for_help(sys.argv[1:]):
+  if not _HELP.isdisjoint(sys.argv[1:]):
     print(help_of(settings_type, sys.modules['__main__'].__doc__ or ''))
     sys.exit()
   define_flags(settings_type, flags.FLAGS, module_name=sys.argv[0])
@@ -179,11 +180,6 @@ def _report(report_any: Callable[[Any], object], event: Any) -> None:
   is_closed = str(event.exc_value) == 'Event loop is closed'
   if not is_closed and not inspect.iscoroutine(event.object):
     report_any(event)
-
-
-def asks_for_help(words: Sequence[str]) -> bool:
-  """Whether the words of a command line ask for help."""
-  return not {'--help', '-help', '-h', '-?', '--helpshort'}.isdisjoint(words)
 
 
 def help_of(settings_type: type[Settings], about: str) -> str:
