@@ -27,25 +27,9 @@ from experiments.run.streams import lost_output, make_streams_last
 
 # The flags that most runs need, in the order in which a user thinks of them.
 _FIRST = (
-  'dataset',
-  'events',
-  'pretrained',
-  'init_from',
-  'checkpoints',
-  'input',
-  'objective',
-  'task',
-  'tasks',
-  'method',
-  'methods',
-  'mode',
-  'workdir',
-  'output',
-  'num_epochs',
-  'batch_size',
-  'learning_rate',
-  'seed',
-  'quiet',
+  *('dataset', 'events', 'pretrained', 'init_from', 'checkpoints', 'input'),
+  *('objective', 'task', 'tasks', 'method', 'methods', 'mode', 'workdir'),
+  *('output', 'num_epochs', 'batch_size', 'learning_rate', 'seed', 'quiet'),
 )
 _FLAGFILE = (
   'A file with one flag per line, which may include other such files: a path, '
@@ -56,16 +40,8 @@ _MOST, _OWN = 'most runs', 'this command'
 # The other flags follow, by the `Settings.group` of the class that defines them
 # first.
 _ORDER = (
-  _MOST,
-  _OWN,
-  'objective',
-  'encoder',
-  'training',
-  'data',
-  'speed',
-  'devices',
-  'several processes',
-  'plan',
+  *(_MOST, _OWN, 'objective', 'encoder', 'training', 'data', 'speed'),
+  *('devices', 'several processes', 'plan'),
 )
 
 
