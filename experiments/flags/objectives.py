@@ -14,8 +14,8 @@ class Traits(NamedTuple):
 
   views: int = 1  # sequences of each user that a step encodes; 0: --num_slices
   passes: int = 1  # dropout passes of each of them
-  # The augmentations of each view, of which one is drawn, but slice is always
-  # applied. One tuple stands for all views.
+  # The augmentations of each view; in TRAITS one tuple stands for all views.
+  # Slice is always applied, and one of the others is drawn.
   augmentations: tuple[tuple[str, ...], ...] = ((),)
   is_augmented: bool = False  # whether --augmentations may name others
   sees_histories: bool = False  # whether it needs the whole history of a user
@@ -257,7 +257,8 @@ def traits_of(settings: ObjectiveSettings, objective: str) -> Traits:
   traits = _UNKNOWN if ':' in objective else TRAITS[objective]
   views = traits.views or settings.num_slices
   ratio, temperature = traits.mask_ratio, traits.temperature
-  (first,) = (second,) = traits.augmentations
+  (first,) = traits.augmentations
+  second = first
   if traits.is_augmented:
     if objective == 'adaptssr' and 'pooled_items' in settings.objective:
       # It can then rank the views of pooled items.

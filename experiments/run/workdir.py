@@ -76,9 +76,10 @@ def _refuse_other_settings(
   saved, dataset = folder / _FLAGS, folder / _DATASET
   if not (saved.exists() and _has_trained(folder)):
     return
-  is_same = dataset.exists() and dataset.read_text() == f'{data_name}\n'
+  same = f'{data_name}\n'.encode()
+  same_data = dataset.exists() and dataset.read_bytes() == same
   differing = differing_settings(
-    saved_flags(folder), settings, same_data=is_same
+    saved_flags(folder), settings, same_data=same_data
   )
   if not differing:
     return
