@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_embed import EVENTS, read, settings
+from test_embed import EVENTS, KNOWN, read, settings
 from test_similarity_command import ITEMS, save_run
 
 from adaptssr_jax.checkpoint.encoders import restore_encoder
@@ -54,7 +54,9 @@ def test_means_do_not_depend_on_the_batches(size):
     (numbers[start : start + size], vectors[start : start + size])
     for start in range(0, len(lengths), size)
   ]
-  found = list(means_of_windows(batches, lengths, counts))
+  found = list(means_of_windows(batches, lengths, counts, batch_size=4))
+  # The same users are together, whatever the batches of windows.
+  assert [len(rows) for rows, _ in found] == [4, 2]
   rows = np.concatenate([rows for rows, _ in found])
   assert rows.tolist() == list(range(len(counts)))
   user = np.repeat(rows, counts)
@@ -100,6 +102,22 @@ def test_the_vector_is_the_mean_over_windows(settings, tmp_path):
     expected = np.average(vectors, axis=0, weights=[len(w) for w in windows])
     np.testing.assert_allclose(whole[row], expected, atol=1e-5)
     assert np.abs(whole[row] - last[row]).max() > 1e-3
+
+
+def test_encoders_that_read_less_have_more_windows(settings, tmp_path):
+  short = save_run(tmp_path / 'short', KNOWN, 1, max_length=2)
+  whole = dataclasses.replace(settings, history='whole')
+  found = [
+    read(embed.main(dataclasses.replace(whole, **changes)))
+    for changes in (
+      {'output': str(tmp_path / 'long.npz')},
+      {'output': str(tmp_path / 'short.npz'), 'pretrained': short},
+      {'output': str(tmp_path / 'both.npz'), 'concatenate': (short,)},
+    )
+  ]
+  (ids, long), (same, short), (again, both) = found
+  assert ids == same == again
+  np.testing.assert_allclose(both, np.hstack([long, short]), atol=1e-6)
 
 
 def test_a_probe_reads_the_whole_history(data_dir, tmp_path):

@@ -228,7 +228,8 @@ def encoded(
       step, sequence, batch_size=size, length=sequences.length
     )
     if is_whole:
-      outputs = means_of_windows(outputs, sequence.items.lengths, count)
+      lengths = sequence.items.lengths
+      outputs = means_of_windows(outputs, lengths, count, batch_size=size)
     for rows, vectors in outputs:
       yield users, rows, vectors
 
@@ -237,6 +238,8 @@ def means_of_windows(
   outputs: Iterable[tuple[np.ndarray, np.ndarray]],
   lengths: np.ndarray,
   counts: np.ndarray,
+  *,
+  batch_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """The mean vector over the windows of each user, weighted by their lengths.
 
@@ -246,7 +249,8 @@ def means_of_windows(
     counts: the number of windows of each user, from 1, int [users].
 
   Yields:
-    The rows of some consecutive users, and their vectors.
+    The rows of the next `batch_size` users, and their vectors: the same users
+    for every encoder, although their windows differ.
   """
   ends = np.cumsum(counts)
   begins = ends - counts
@@ -257,9 +261,9 @@ def means_of_windows(
   for rows, vectors in outputs:
     waiting.append(weights[rows, None] * vectors)
     last = int(np.searchsorted(ends, rows[-1] + 1, side='right'))
-    if last > first:
-      known = np.concatenate(waiting)
-      at = begins[first:last] - begins[first]
-      size = ends[last - 1] - begins[first]
-      yield np.arange(first, last), np.add.reduceat(known[:size], at)
-      first, waiting = last, [known[size:]]
+    while last - first >= batch_size or first < last == len(counts):
+      stop = min(first + batch_size, last)
+      known, size = np.concatenate(waiting), ends[stop - 1] - begins[first]
+      at = begins[first:stop] - begins[first]
+      yield np.arange(first, stop), np.add.reduceat(known[:size], at)
+      first, waiting = stop, [known[size:]]
