@@ -11,7 +11,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from adaptssr_jax.encoder import blocks
+from adaptssr_jax.encoder import layers
 from adaptssr_jax.encoder import model as models
 from adaptssr_jax.encoder.dropout import dropout, mixed, random_bytes, row_seeds
 from adaptssr_jax.encoder.model import UserEncoder
@@ -71,7 +71,7 @@ def test_dropout_is_in_four_places(params, monkeypatch):
     return x
 
   monkeypatch.setattr(models, 'dropout', record)
-  monkeypatch.setattr(blocks, 'dropout', record)
+  monkeypatch.setattr(layers, 'dropout', record)
 
   def seeds_of_all(keys, deterministic):
     seen.clear()

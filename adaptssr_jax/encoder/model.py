@@ -8,16 +8,18 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from adaptssr_jax.encoder.blocks import (
+from adaptssr_jax.encoder.dropout import dropout, row_seeds
+from adaptssr_jax.encoder.layers import (
   AttentionPooling,
   Block,
+  Dense,
+  LayerNorm,
   Seeds,
   States,
   Users,
   last_states,
+  normal,
 )
-from adaptssr_jax.encoder.dropout import dropout, row_seeds
-from adaptssr_jax.encoder.layers import Dense, LayerNorm, normal
 from adaptssr_jax.ops.rows import take_rows
 
 Items = Int[ArrayLike, 'batch length']
