@@ -31,6 +31,7 @@ from adaptssr_jax.table.lookup import encoder_params, model_params
 from adaptssr_jax.training.devices import replicate
 from adaptssr_jax.training.step import TrainState, init_state, pmap_step
 from experiments.run import command
+from tests.random_params import random_params
 from tests.tiny_runs import assert_same_bits, saved_state, saved_steps
 
 ENCODER = UserEncoder(
@@ -43,20 +44,13 @@ OPTIMIZER = optax.adam(0.1)
 USER = np.array([[1, 5]], np.int32)
 
 
-def params_of(encoder):
-  """Drawn by NumPy, so that nothing is compiled."""
-  shapes = jax.eval_shape(encoder.init, jax.random.key(0), USER)['params']
-  draw = np.random.default_rng(0).standard_normal
-  return jax.device_put(jax.tree.map(lambda leaf: draw(leaf.shape), shapes))
-
-
 def plus(leaf, change):
   return jnp.asarray(np.asarray(leaf) + np.asarray(change, leaf.dtype))
 
 
 @pytest.fixture(scope='module')
 def state():
-  return init_state(model_params(params_of(ENCODER)), OPTIMIZER)
+  return init_state(model_params(random_params(ENCODER, USER)), OPTIMIZER)
 
 
 def at(state, step, change=0.0):
@@ -358,7 +352,7 @@ def test_a_vocabulary_on_the_disk_is_json(saved):
 
 
 def test_an_encoder_trained_elsewhere_is_restored(tmp_path):
-  params = params_of(ENCODER)
+  params = random_params(ENCODER, USER)
   save_encoder(tmp_path / 'run', ENCODER, params, NAMES)
   encoder, restored, vocabulary = restore_encoder(tmp_path / 'run')
   assert (encoder, vocabulary) == (ENCODER, NAMES)
@@ -371,7 +365,7 @@ def test_an_encoder_trained_elsewhere_is_restored(tmp_path):
 
 
 def test_parameters_may_be_arrays_of_numpy_in_a_frozen_dict(tmp_path):
-  params = params_of(ENCODER)
+  params = random_params(ENCODER, USER)
   frozen = flax.core.freeze(jax.device_get(params))
   save_encoder(tmp_path, ENCODER, frozen, NAMES)
   _, restored, _ = restore_encoder(tmp_path)
@@ -386,7 +380,7 @@ def test_a_number_of_numpy_is_described_as_a_number():
 
 
 def test_what_does_not_fit_an_encoder_is_not_saved(tmp_path):
-  params = params_of(ENCODER)
+  params = random_params(ENCODER, USER)
   without = {name: x for name, x in params.items() if name != 'pooling'}
   for wrong in ({'params': params}, without):
     with pytest.raises(ValueError, match='is missing, not'):
