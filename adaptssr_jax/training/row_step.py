@@ -101,8 +101,8 @@ def row_train_step(
   # For losses that change during training, such as a curriculum.
   batch = batch | {'step': state.step}
   table, others = _take_table(state.params)
-  sharded = table, state.opt_state.table
-  rows_here, table_state = local_rows(sharded)
+  parts = table, state.opt_state.table
+  rows_here, table_state = local_rows(parts)
   read = functools.partial(table_optimizer.gather, rows_here, table_state)
   exchange = {'num_rows': len(rows_here), 'axis_name': axis_name}
   if is_shards(table):
@@ -126,7 +126,7 @@ def row_train_step(
   )
   # The same arrays are `Shards` as before.
   table, table_state = jax.tree.unflatten(
-    jax.tree.structure(sharded), jax.tree.leaves(updated)
+    jax.tree.structure(parts), jax.tree.leaves(updated)
   )
   others, opt_state = apply_gradients(
     optimizer, grads, state.opt_state.others, others, finite
