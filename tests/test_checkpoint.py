@@ -388,6 +388,8 @@ def test_what_does_not_fit_an_encoder_is_not_saved(tmp_path):
   wider = ENCODER.clone(embed_dim=2 * ENCODER.embed_dim)
   with pytest.raises(ValueError, match='do not fit the encoder'):
     save_encoder(tmp_path, wider, params, NAMES)
+  with pytest.raises(ValueError, match="has the raw item id 'item 0' twice"):
+    save_encoder(tmp_path, ENCODER, params, [*NAMES[:-1], NAMES[0]])
   with pytest.raises(ValueError, match='a raw item id is a string, not 0'):
     # Unwrapped, because in tests the annotations would raise first.
     inspect.unwrap(save_encoder)(tmp_path, ENCODER, params, [0, 1, 2, 3, 4])

@@ -56,8 +56,8 @@ def save_encoder(
 
   Raises:
     CheckpointError: there are checkpoints already, or the disk is full.
-    ValueError: the vocabulary does not have `encoder.num_items` strings, or
-      the parameters do not fit the encoder.
+    ValueError: the vocabulary does not have `encoder.num_items` different
+      strings, or the parameters do not fit the encoder.
 
   Example:
     >>> import tempfile
@@ -75,9 +75,13 @@ def save_encoder(
       f'a vocabulary of {len(vocabulary)} ids does not fit an encoder of '
       f'{encoder.num_items} items'
     )
+  known = set()
   for name in vocabulary:
     if not isinstance(name, str):
       raise ValueError(f'a raw item id is a string, not {name!r}')
+    if name in known:
+      raise ValueError(f'the vocabulary has the raw item id {name!r} twice')
+    known.add(name)
   _check_params(encoder, params)
   params = model_params(jax.tree.map(jnp.asarray, flax.core.unfreeze(params)))
   save_model(path, params, describe(encoder, list(vocabulary), flags={}))
