@@ -17,37 +17,33 @@ if __name__ == '__main__':
   run('experiments.baselines', BaselineSettings)
 
 import functools
-import operator
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from adaptssr_jax.data import UserArrays, UserBuilder, UserData, resplit
+from adaptssr_jax.data import UserArrays, UserData
+from experiments.finetuning.data import open_rows, with_first_rows
 from experiments.finetuning.predictions import write_result
-from experiments.finetuning.tasks import KINDS
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import SELECT_BY
 from experiments.probing.classifiers import (
   BAG_STRENGTHS,
+  ProbeResult,
   best_of,
-  best_regression,
+  candidates,
+  scored,
 )
-from experiments.probing.features import bag_svd, tf_idf
+from experiments.probing.features import bag_svd, bags, tf_idf
 from experiments.probing.probe import (
-  bags_of_rows,
-  history_numbers,
-  labelled_rows,
-  outputs_of,
+  bags_by_split,
+  distinct_users,
   probe_candidates,
-  vectors_by_split,
 )
 from experiments.probing.rankings import blocks, ranks_of
-from experiments.run.data import check_data, check_split_seed, open_data
 from experiments.run.process import print_result_line
-from experiments.run.workdir import opened_workdir
+from experiments.run.workdir import opened_workdir, refuse_other_run
 
 # The methods that regress on bags of items.
 BAGS = ('bag_of_items', 'bag_svd')
@@ -73,107 +69,91 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
       f'--max_length is for bags of items, not --method={settings.method}: '
       'leave it out'
     )
-  builder = check_data(settings, settings.task)
-  check_split_seed(settings)
-  with opened_workdir(settings) as folder:
-    return baseline_in(folder, settings, builder)
-
-
-def baseline_in(
-  folder: pathlib.Path, settings: BaselineSettings, builder: UserBuilder
-) -> dict[str, Any]:
-  """Fits the baseline in an open folder."""
-  data = open_data(settings, settings.task, builder)
-  data = resplit(data, settings.split_seed)
-  rows = data.splits['train'].num_rows
-  if settings.train_users > rows:
-    raise SettingsError(
-      f'--train_users={settings.train_users} is more than the {rows} training '
-      f'rows of {settings.task}: take at most {rows}, or 0 for all'
-    )
-  train = data.splits['train'].first(settings.train_users)
-  all_rows = data
-  data = data._replace(splits=data.splits | {'train': train})
+  # Before the task, which may take long to prepare.
+  refuse_other_run(settings)
+  data = open_rows(settings)
   methods = _METHODS['ranking' if data.kind == 'ranking' else 'labels']
   if settings.method not in methods:
     raise SettingsError(
       f'--method={settings.method} cannot do --task={settings.task}, which is '
       f'a {data.kind} task: take --method={" or ".join(methods)}'
     )
+  with opened_workdir(settings) as folder:
+    return baseline_in(folder, settings, data)
+
+
+def baseline_in(
+  folder: pathlib.Path, settings: BaselineSettings, data: UserData
+) -> dict[str, Any]:
+  """Fits the baseline in an open folder."""
+  known = with_first_rows(data, settings.train_users)
   if settings.method == 'bag_svd':
-    chosen, outputs = probe_svd(
-      all_rows,
+    best = probe_svd(
+      data,
+      known,
       settings.max_length,
       num_components=settings.num_components or 64,
-      train_users=settings.train_users,
     )
   elif data.kind == 'ranking':
-    chosen, outputs = rank_by_counts(
-      data, last_item=settings.method == 'last_item'
-    )
+    best = rank_by_counts(known, last_item=settings.method == 'last_item')
   else:
-    chosen, outputs = classify_bags(data, settings.max_length)
-  about = {'task': settings.task, 'method': settings.method} | chosen
-  result = write_result(folder, about, outputs, data)
+    best = classify_bags(known, settings.max_length)
+  about = {'task': settings.task, 'method': settings.method} | best.chosen
+  result = write_result(folder, about, best.outputs, known)
   scores = (f'{name} {value:.4f}' for name, value in result['test'].items())
   print_result_line(f'{settings.method}, {settings.task}: {", ".join(scores)}')
   return result
 
 
-def classify_bags(
-  data: UserData, length: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def classify_bags(data: UserData, length: int) -> ProbeResult:
   """Logistic regression on bags of items, binary or weighted by TF-IDF.
 
   Args:
     length: the number of last behaviours that are used; 0: all.
 
   Returns:
-    The settings that validation chose, and the outputs for the validation and
-    test rows.
+    The result that is best on validation rows.
   """
-  labelled = labelled_rows(data)
-  bag, results = bags_of_rows(data, length), []
-  for weighting, strengths in _STRENGTHS.items():
-    features = bag
-    if weighting == 'tf_idf':
-      features = tf_idf(bag, rows=labelled.rows['train'])
-    found = best_regression(features, labelled, strengths=strengths)
-    chosen = {'weighting': weighting} | found.chosen
-    results.append(found._replace(chosen=chosen))
-  best = best_of(results)
-  return best.chosen, outputs_of(best, data)
+  return best_of(_bag_candidates(data, length))
+
+
+def _bag_candidates(data: UserData, length: int) -> Iterator[ProbeResult]:
+  bag = bags_by_split(data, max_length=length)
+  weighted = {
+    name: tf_idf(part, counted=bag['train']) for name, part in bag.items()
+  }
+  for weighting, features in (('binary', bag), ('tf_idf', weighted)):
+    strengths = _STRENGTHS[weighting]
+    for found in candidates(features, data, strengths=strengths):
+      chosen = {'weighting': weighting} | found.chosen
+      yield found._replace(chosen=chosen)
 
 
 def probe_svd(
-  data: UserData, length: int, *, num_components: int, train_users: int = 0
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  data: UserData, known: UserData, length: int, *, num_components: int
+) -> ProbeResult:
   """As `classify_bags`, on a truncated SVD of the bags of all users.
 
   In a ranking, the regression is that of `ranking_candidates`. A user who is in
   several splits contributes one bag to the SVD.
 
   Args:
-    train_users: the number of first labelled rows to train on; 0: all.
+    data: the task with all rows.
+    known: the same, with only the training rows that are used.
   """
-  bag = bags_of_rows(data, length)
-  _, first, place = np.unique(
-    history_numbers(data), return_index=True, return_inverse=True
-  )
-  once = bag_svd(tf_idf(bag[first]), num_components=num_components)
-  vectors = once[place]
-  chosen = {'num_components': vectors.shape[1]}
-  by_split = vectors_by_split(vectors, data)
-  train = data.splits['train'].first(train_users)
-  by_split['train'] = by_split['train'][: len(train.items)]
-  data = data._replace(splits=data.splits | {'train': train})
-  best = best_of(probe_candidates(by_split, data))
-  return chosen | best.chosen, outputs_of(best, data)
+  users, places = distinct_users(data)
+  bag = bags(users.items, len(data.vocabulary.items), max_length=length)
+  found = bag_svd(tf_idf(bag), num_components=num_components)
+  vectors = {
+    name: found[places[name][: len(part.items)]]
+    for name, part in known.splits.items()
+  }
+  best = best_of(probe_candidates(vectors, known))
+  chosen = {'num_components': found.shape[1]} | best.chosen
+  return best._replace(chosen=chosen)
 
 
-def rank_by_counts(
-  data: UserData, *, last_item: bool
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def rank_by_counts(data: UserData, *, last_item: bool) -> ProbeResult:
   """Ranks targets by their counts, overall or after the user's last item.
 
   The positives of the training rows are counted. The items in the histories of
@@ -189,10 +169,9 @@ def rank_by_counts(
     last_item: whether to count targets after the last item of a row.
 
   Returns:
-    {'histories': whether histories are counted}, and the ranks for the
-    validation and test rows, [rows].
+    The better result, whose `chosen` says whether histories are counted.
   """
-  kind, found = KINDS[data.kind], []
+  results = []
   for histories in (False, True):
     score = _score_of(data, last_item=last_item, histories=histories)
     ranks = {
@@ -201,13 +180,8 @@ def rank_by_counts(
       )
       for name in ('validation', 'test')
     }
-    values = kind.measure(ranks['validation'], data.splits['validation'].label)
-    found.append(
-      (values[SELECT_BY[data.kind][0]], {'histories': histories}, ranks)
-    )
-  # Among equals the first is taken, which is simpler.
-  _, chosen, ranks = max(found, key=operator.itemgetter(0))
-  return chosen, ranks
+    results.append(scored({'histories': histories}, ranks, data))
+  return best_of(results)
 
 
 def _score_of(

@@ -36,7 +36,7 @@ from experiments.run.process import (
   print_line,
   print_result_line,
 )
-from experiments.run.workdir import opened_workdir
+from experiments.run.workdir import opened_workdir, refuse_other_run
 
 
 def main(settings: CompareSettings) -> dict[str, Any]:
@@ -46,12 +46,14 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     The content of `results.json`. With --dry_run the missing runs are only
     listed, and their names are returned as 'missing'.
   """
+  # Before the tasks, which may take long to prepare.
+  refuse_other_run(settings)
   grid = read_grid(settings)
   if settings.dry_run:
     return {'missing': print_missing(grid, plan(grid))}
   with opened_workdir(settings):
     make_all(grid, plan(grid))
-    return write_report(settings, grid)
+    return write_report(grid)
 
 
 def make_all(grid: Grid, runs: Sequence[Run]) -> None:

@@ -41,7 +41,12 @@ from experiments.run import loop
 from experiments.run.encoder import make_encoder, open_source
 from experiments.run.process import print_result_line
 from experiments.run.steps import Training, sequences_of
-from experiments.run.workdir import RESULT, opened_workdir, write_dataset
+from experiments.run.workdir import (
+  RESULT,
+  opened_workdir,
+  refuse_other_run,
+  write_dataset,
+)
 
 _TESTED = ('validation', 'test')
 
@@ -52,6 +57,8 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   loop.check_run(settings)
   if settings.plan:
     return plan(settings)
+  # Before the task, which may take long to prepare.
+  refuse_other_run(settings)
   is_finished = pathlib.Path(settings.workdir, RESULT).exists()
   # Before the folder is made, since the task may be refused.
   data = None if is_finished else open_task(settings)
@@ -72,23 +79,22 @@ def finetune_in(
   model, params = make_model(settings, data, model_key)
   if settings.mode == 'probe':
     models = [(model['encoder'], params)]
-    for path in settings.concatenate:
-      source = open_source(path, shard_table=settings.shard_table)
-      models.append(
-        make_encoder(
-          settings,
-          data.vocabulary.items,
-          model_key,
-          source=source,
-          shard_table=settings.shard_table,
-        )
+    models += [
+      make_encoder(
+        settings,
+        data.vocabulary.items,
+        model_key,
+        source=open_source(path, shard_table=settings.shard_table),
+        shard_table=settings.shard_table,
       )
+      for path in settings.concatenate
+    ]
     best, outputs = probe(settings, folder, data, models)
   elif settings.mode == 'zero_shot':
     best, outputs = zero_shot(settings, data, model, params)
   else:
     if settings.head == 'probe':
-      params['head'] = probe_head(settings, data, model['encoder'], params)
+      params['head'] = probe_head(settings, data, (model['encoder'], params))
     best, outputs = tune(settings, folder, data, model, params, train_key)
   about = {'task': settings.task, 'pretrained': settings.pretrained}
   if settings.concatenate:
@@ -170,7 +176,7 @@ def zero_shot(
   params: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Returns the same as `tune`, without training."""
-  splits = examples_of(settings, data)
+  splits = examples_of(settings, data).splits
   sequences = sequences_of(
     settings, splits.values(), model['encoder'].max_length
   )

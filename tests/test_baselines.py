@@ -17,10 +17,12 @@ from adaptssr_jax.data import (
   resplit,
 )
 from experiments import baselines
+from experiments.finetuning.data import with_first_rows
 from experiments.flags.binder import SettingsError
 from experiments.probing import rankings
 from experiments.probing.features import bag_svd, bags, tf_idf
-from experiments.probing.probe import bags_of_rows, labelled_rows
+from experiments.probing.probe import bags_by_split
+from experiments.run.data import open_data
 from tests.labelled_rows import arrays_of, rows_of
 from tests.tiny_runs import files
 
@@ -39,7 +41,8 @@ def labelled(classes=3, kind='classification', sizes=(60, 30, 25)):
     label = [
       (items[row].max() + rng.integers(2)) % classes for row in range(size)
     ]
-    splits[name] = UserArrays(None, items, np.array(label, np.int32))
+    ids = Ragged.from_rows([[row] for row in range(size)], np.uint8)
+    splits[name] = UserArrays(ids, items, np.array(label, np.int32))
   names = [f'class {number}' for number in range(classes)]
   return UserData('made', splits, Vocabulary(range(9), names), kind)
 
@@ -75,26 +78,26 @@ def bag_by_hand(users, length):
 
 def test_bags_hold_the_last_items_once():
   data = labelled()
-  rows = labelled_rows(data, 'accuracy').rows
-  bags = bags_of_rows(data, 4)
-  weighed = tf_idf(bags, rows=rows['train'])
+  found = bags_by_split(data, max_length=4)
   train = bag_by_hand(data.splits['train'], 4)
   idf = np.log((1 + len(train)) / (1 + train.sum(axis=0))) + 1
   for name, users in data.splits.items():
     bag = bag_by_hand(users, 4)
-    assert bags[rows[name]].toarray() == pytest.approx(bag)
+    assert found[name].toarray() == pytest.approx(bag)
     expected = bag * idf / np.linalg.norm(bag * idf, axis=1, keepdims=True)
-    assert weighed[rows[name]].toarray() == pytest.approx(expected)
+    weighed = tf_idf(found[name], counted=found['train']).toarray()
+    assert weighed == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
   ('classes', 'kind'), [(3, 'classification'), (2, 'conversion')]
 )
 def test_the_model_is_that_of_scikit_learn(monkeypatch, classes, kind):
-  monkeypatch.setattr(baselines, '_STRENGTHS', {'binary': (0.5,)})
+  strengths = {'binary': (0.5,), 'tf_idf': ()}
+  monkeypatch.setattr(baselines, '_STRENGTHS', strengths)
   data = labelled(classes, kind)
-  chosen, outputs = baselines.classify_bags(data, 100)
-  assert chosen == {'weighting': 'binary', 'C': 0.5}
+  best = baselines.classify_bags(data, 100)
+  assert best.chosen == {'weighting': 'binary', 'C': 0.5}
   train, test = data.splits['train'], data.splits['test']
   model = LogisticRegression(C=0.5, max_iter=300)
   model.fit(bag_by_hand(train, 100), train.label)
@@ -102,21 +105,21 @@ def test_the_model_is_that_of_scikit_learn(monkeypatch, classes, kind):
   expected = model.predict_log_proba(bag)
   if kind == 'conversion':
     expected = model.decision_function(bag)
-  assert outputs['test'] == pytest.approx(expected, abs=1e-3)
+  assert best.outputs['test'] == pytest.approx(expected, abs=1e-3)
 
 
 def test_validation_chooses_the_strength():
   data = labelled()
-  chosen, outputs = baselines.classify_bags(data, 100)
+  best = baselines.classify_bags(data, 100)
   label = data.splits['validation'].label
-  best = (outputs['validation'].argmax(axis=1) == label).mean()
+  accuracy = (best.outputs['validation'].argmax(axis=1) == label).mean()
   train = data.splits['train']
   bags = {name: bag_by_hand(u, 100) for name, u in data.splits.items()}
   for strength in (0.001, 0.01, 0.1, 1.0):
     model = LogisticRegression(C=strength, max_iter=300)
     model.fit(bags['train'], train.label)
-    assert model.score(bags['validation'], label) <= best + 1e-6
-  assert chosen['weighting'] in ('binary', 'tf_idf')
+    assert model.score(bags['validation'], label) <= accuracy + 1e-6
+  assert best.chosen['weighting'] in ('binary', 'tf_idf')
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_labels_of_one_class_teach_nothing(classes, kind):
   train = data.splits['train']
   only = train._replace(label=np.ones_like(train.label))
   data = data._replace(splits=data.splits | {'train': only})
-  _, outputs = baselines.classify_bags(data, 100)
+  outputs = baselines.classify_bags(data, 100).outputs
   if kind == 'conversion':
     assert outputs['test'].tolist() == [30] * 25
   else:
@@ -138,15 +141,15 @@ def test_the_svd_is_of_all_rows_and_the_labels_of_some():
   data = labelled(2)
   rows = [items for users in data.splits.values() for items in users.items]
   vectors = bag_svd(tf_idf(bags(Ragged.from_rows(rows), 9)), num_components=4)
-  chosen, outputs = baselines.probe_svd(
-    data, 0, num_components=4, train_users=20
+  best = baselines.probe_svd(
+    data, with_first_rows(data, 20), 0, num_components=4
   )
   inputs = (vectors - vectors[:20].mean(axis=0)) / vectors[:20].std(axis=0)
-  model = LogisticRegression(C=chosen['C'], max_iter=1000)
+  model = LogisticRegression(C=best.chosen['C'], max_iter=1000)
   model.fit(inputs[:20], data.splits['train'].label[:20])
   expected = model.predict_log_proba(inputs[90:])
-  assert outputs['test'] == pytest.approx(expected, abs=0.02)
-  assert set(chosen) == {'num_components', 'C'}
+  assert best.outputs['test'] == pytest.approx(expected, abs=0.02)
+  assert set(best.chosen) == {'num_components', 'C'}
 
 
 def test_a_ridge_reads_vectors_in_a_ranking():
@@ -221,18 +224,18 @@ def test_ranks_are_those_of_brute_force(monkeypatch, last_item):
   choices = set()
   for seed in range(6):
     data = ranked(seed=seed)
-    chosen, found = baselines.rank_by_counts(data, last_item=last_item)
+    best = baselines.rank_by_counts(data, last_item=last_item)
     values = {
       histories: ndcg_by_hand(
         ranks_by_hand(data, 'validation', last_item, histories)
       )
       for histories in (False, True)
     }
-    assert chosen == {'histories': values[True] > values[False]}
-    for name, ranks in found.items():
-      expected = ranks_by_hand(data, name, last_item, chosen['histories'])
+    assert best.chosen == {'histories': values[True] > values[False]}
+    for name, ranks in best.outputs.items():
+      expected = ranks_by_hand(data, name, last_item, best.chosen['histories'])
       assert ranks.tolist() == expected
-    choices.add(chosen['histories'])
+    choices.add(best.chosen['histories'])
   # Or one of the two definitions was never seen.
   assert choices == {False, True}
 
@@ -263,7 +266,7 @@ def test_a_baseline_leaves_what_fine_tuning_leaves(
   assert {'flags.txt', 'result.json', 'predictions.npz'} == set(found)
   assert json.loads(found['result.json']) == result
   with np.load(tmp_path / 'run' / 'predictions.npz') as predictions:
-    data = resplit(baselines.open_data(settings, task), 3)
+    data = resplit(open_data(settings, task), 3)
     test = data.splits['test']
     assert (predictions['example_id'] == test.number).all()
     users = test.user_ids(test.user_of_rows())
@@ -280,49 +283,24 @@ def test_a_baseline_leaves_what_fine_tuning_leaves(
 
 
 @pytest.mark.parametrize(
-  ('method', 'task'), [('bag_of_items', 'click'), ('last_item', 'gender')]
-)
-def test_a_task_of_another_kind_is_refused(tmp_path, data_dir, method, task):
-  settings = baselines.BaselineSettings(
-    workdir=str(tmp_path),
-    data_dir=data_dir,
-    dataset='synthetic_users/tiny',
-    method=method,
-    task=task,
-  )
-  with pytest.raises(SettingsError, match=f'{method} cannot do --task={task}'):
-    baselines.main(settings)
-
-
-def test_no_folder_is_made_for_a_length_or_a_task_that_is_refused(tmp_path):
-  for changes, words in (
+  ('changes', 'words'),
+  [
+    ({'task': 'click'}, 'bag_of_items cannot do --task=click'),
+    ({'method': 'last_item'}, 'last_item cannot do --task=gender'),
     ({'method': 'last_item', 'max_length': 9}, '--max_length is for bags'),
+    ({'num_components': 8}, '--num_components is for --method=bag_svd'),
     ({'task': 'gendr'}, "did you mean 'gender'"),
-  ):
-    settings = baselines.BaselineSettings(
-      workdir=str(tmp_path / 'run'), data_dir=str(tmp_path), **changes
-    )
-    with pytest.raises(SettingsError, match=words):
-      baselines.main(settings)
-  assert not list(tmp_path.iterdir())
-
-
-def test_more_training_rows_than_there_are_are_refused(tmp_path, data_dir):
+    ({'task': 'pretrain'}, '--task=pretrain has no labels and no targets'),
+    ({'train_users': 121}, '121 is more than the 120 training rows of gender'),
+  ],
+)
+def test_what_cannot_be_fitted_is_refused(tmp_path, data_dir, changes, words):
   settings = baselines.BaselineSettings(
     dataset='synthetic_users/tiny',
     data_dir=data_dir,
     workdir=str(tmp_path / 'run'),
-    train_users=121,
+    **changes,
   )
-  words = '--train_users=121 is more than the 120 training rows of gender'
   with pytest.raises(SettingsError, match=words):
     baselines.main(settings)
-
-
-def test_components_are_those_of_the_svd(tmp_path):
-  settings = baselines.BaselineSettings(
-    num_components=8, workdir=str(tmp_path / 'run')
-  )
-  with pytest.raises(SettingsError, match='--num_components is for --method'):
-    baselines.main(settings)
-  assert not list(tmp_path.iterdir())
+  assert not (tmp_path / 'run').exists()

@@ -10,6 +10,7 @@ from experiments import compare
 from experiments.comparison import methods, setup
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.comparison.options import CompareSettings
+from experiments.comparison.rows import choose_methods
 from experiments.flags.binder import from_flagfile
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.run.process import forget_compiled
@@ -284,7 +285,7 @@ def test_the_configs_are_whole(name, data_dir, monkeypatch):
   monkeypatch.chdir(ROOT)
   path = ROOT / 'experiments' / 'configs' / f'{name}_compare.flags'
   settings = from_flagfile(CompareSettings, path)
-  chosen = methods.choose_methods(settings.methods)
+  chosen = choose_methods(settings.methods)
   found = setup.read_pretraining(settings, methods.METHODS, chosen)
   assert found
   for name, stage in found.items():

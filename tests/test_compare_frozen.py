@@ -15,12 +15,14 @@ from adaptssr_jax.data import resplit
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import compare, finetune
 from experiments.comparison import frozen
-from experiments.comparison.frozen import rows_of, stored_users
+from experiments.comparison.frozen import rows_of
 from experiments.comparison.grid import Cell, Vectors, plan
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.report import page_of
 from experiments.comparison.significance import split_test
 from experiments.flags.binder import SettingsError
+from experiments.flags.shared import DataSettings
+from experiments.probing.probe import distinct_users
 from experiments.run.data import open_data
 from experiments.run.encoder import make_encoder
 from tests.compare_stand_ins import (
@@ -288,7 +290,7 @@ def test_no_bag_is_joined_in_a_ranking(settings):
 def test_every_split_finds_its_users(settings):
   for task in ('gender', 'click'):
     data = open_data(settings, task)
-    users = stored_users(data)
+    users, _ = distinct_users(data)
     # In a ranking, a user who is in several splits is encoded once.
     assert len(users.items) == 200
     for seed in (0, 3):
@@ -299,30 +301,59 @@ def test_every_split_finds_its_users(settings):
   assert sum(len(part.items) for part in data.splits.values()) > 200
 
 
-def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
+@pytest.mark.parametrize(
+  ('num_encoders', 'changes', 'tolerance'),
+  [
+    (1, {'task': 'click', 'split_seed': 3, 'train_users': 300}, 1e-6),
+    (2, {'task': 'gender'}, 0.03),
+  ],
+)
+def test_vectors_are_read_as_by_a_probe(
+  tmp_path, data_dir, num_encoders, changes, tolerance
+):
+  first, *more = [
+    # They know the items in another order.
+    save_run(tmp_path / f'run {seed}', ITEMS[::-1], seed=seed)
+    for seed in range(num_encoders)
+  ]
   place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
-  place |= {'batch_size': 64}
-  source = {'pretrained': save_run(tmp_path / 'run', ITEMS, seed=3)}
-  task = {'task': 'click', 'split_seed': 3, 'train_users': 300}
-  data = open_data(frozen.VectorSettings(**place), 'click')
-  frozen.encode(
-    frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source, **place),
-    data=data,
-  )
+  source = place | {'pretrained': first, 'concatenate': tuple(more)}
+  data = open_data(DataSettings(**place), changes['task'])
+  vectors = frozen.VectorSettings(workdir=str(tmp_path / 'vectors'), **source)
+  frozen.encode(vectors, data=data)
   cell = frozen.ProbeSettings(
-    workdir=str(tmp_path / 'cell'),
-    vectors=str(tmp_path / 'vectors'),
-    dataset='synthetic_users/tiny',
-    data_dir=data_dir,
-    **task,
+    workdir=str(tmp_path / 'cell'), vectors=vectors.workdir, **place, **changes
   )
   read = frozen.probe_vectors(cell, data=data)
   probe = finetune.FinetuneSettings(
-    workdir=str(tmp_path / 'probe'), mode='probe', **source, **task, **place
+    workdir=str(tmp_path / 'probe'),
+    mode='probe',
+    batch_size=64,
+    **source,
+    **changes,
   )
   probed = finetune.main(probe)
-  for name in ('ridge', 'validation', 'test'):
-    assert read[name] == pytest.approx(probed[name], abs=1e-6)
+  assert probed.get('concatenate', []) == more
+  for name in ('validation', 'test'):
+    assert read[name] == pytest.approx(probed[name], abs=tolerance)
+  for name in {'ridge', 'C'} & {*read}:
+    assert read[name] == probed[name]
+
+
+def probe_of(tmp_path, data_dir, **changes):
+  """The settings of a cell that reads the vectors in `tmp_path`."""
+  return frozen.ProbeSettings(
+    workdir=str(tmp_path / 'cell'),
+    vectors=str(tmp_path),
+    dataset='synthetic_users/tiny',
+    data_dir=data_dir,
+    **changes,
+  )
+
+
+def labels_of(data):
+  """Those of all rows, in the order of `distinct_users`."""
+  return np.concatenate([part.label for part in data.splits.values()])
 
 
 @pytest.mark.parametrize('with_bag', [False, True])
@@ -332,18 +363,12 @@ def test_a_ranking_is_read_as_by_a_probe(tmp_path, data_dir):
 def test_vectors_are_read_by_the_row(
   tmp_path, data_dir, task, metric, with_bag
 ):
-  place = {'dataset': 'synthetic_users/tiny', 'data_dir': data_dir}
-  settings = frozen.ProbeSettings(
-    workdir=str(tmp_path / 'cell'),
-    vectors=str(tmp_path),
-    task=task,
-    with_bag=with_bag,
-    split_seed=3,
-    **place,
+  settings = probe_of(
+    tmp_path, data_dir, task=task, with_bag=with_bag, split_seed=3
   )
   data = open_data(settings, task)
-  # Vectors that are the label of the row, in the order of `stored_users`.
-  label = np.concatenate([part.label for part in data.splits.values()])
+  # Vectors that are the label of the row.
+  label = labels_of(data)
   ones = np.eye(len(data.vocabulary.labels), dtype=np.float32)
   np.savez(tmp_path / 'vectors.npz', vector=ones[label])
   found = frozen.probe_vectors(settings, data=data)
@@ -358,18 +383,10 @@ def test_vectors_are_read_by_the_row(
 
 
 def test_few_labels_are_the_first_of_the_training_rows(tmp_path, data_dir):
-  settings = frozen.ProbeSettings(
-    workdir=str(tmp_path / 'cell'),
-    vectors=str(tmp_path),
-    task='gender',
-    train_users=5,
-    split_seed=4,
-    dataset='synthetic_users/tiny',
-    data_dir=data_dir,
-  )
+  settings = probe_of(tmp_path, data_dir, train_users=5, split_seed=4)
   data = open_data(settings, 'gender')
   train = resplit(data, 4).splits['train']
-  label = np.concatenate([part.label for part in data.splits.values()])
+  label = labels_of(data)
   # The other training rows say the opposite of their label.
   says = label.copy()
   says[train.number[5:]] = 1 - label[train.number[5:]]
@@ -405,7 +422,7 @@ def test_vectors_are_those_of_the_encoder(tmp_path, data_dir, is_pretrained):
   with np.load(tmp_path / 'vectors' / 'vectors.npz') as found:
     assert np.array_equal(found['vector'], vectors)
   assert vectors.shape == (200, SHAPE['embed_dim'])
-  users = stored_users(data)
+  users, _ = distinct_users(data)
   rows = users.items.padded(np.array([3, 150]), SHAPE['max_length'])
   number = {item: place for place, item in enumerate(known, 1)}
   numbers = np.array([0, *(number[item] for item in items)])

@@ -10,23 +10,16 @@ from test_similarity_command import ITEMS, save_run
 
 from experiments import compare, embed, finetune
 from experiments.comparison import report
-from experiments.comparison.frozen import (
-  ProbeSettings,
-  VectorSettings,
-  encode,
-  probe_vectors,
-)
+from experiments.comparison.frozen import VectorSettings
 from experiments.comparison.grid import Pretraining, Vectors, plan
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import with_defaults
-from experiments.run.data import open_data
 from tests.compare_stand_ins import (
   changed,
   flag_files,
   settings_of,
   stand_ins,
 )
-from tests.tiny_runs import finetune_settings
 from tests.user_table_files import write
 
 __all__ = ['stand_ins']
@@ -88,41 +81,6 @@ def test_an_item_that_one_encoder_knows_is_read_by_it(settings, runs, tmp_path):
   alone = vectors_of(new, tmp_path / 'second.npz', runs[1:])
   np.testing.assert_array_equal(both['vector'][:, 8:], alone['vector'])
   assert len(np.unique(alone['vector'], axis=0)) == 6
-
-
-def test_a_probe_reads_them_as_a_comparison_does(data_dir, tmp_path):
-  runs = (
-    save_run(tmp_path / 'first', ITEMS, 0, max_length=6, embed_dim=8),
-    save_run(tmp_path / 'second', ITEMS[::-1], 1, max_length=4, embed_dim=4),
-  )
-  probing = finetune_settings(
-    tmp_path / 'probe',
-    data_dir,
-    mode='probe',
-    pretrained=runs[0],
-    concatenate=runs[1:],
-    learning_rate=None,
-    dropout_rate=None,
-  )
-  result = finetune.main(probing)
-  assert result['concatenate'] == [runs[1]]
-  data = open_data(probing, 'gender')
-  named = {'dataset': DATA, 'data_dir': data_dir}
-  encoding = VectorSettings(
-    workdir=str(tmp_path / 'vectors'),
-    pretrained=runs[0],
-    concatenate=runs[1:],
-    **named,
-  )
-  assert encode(encoding, data=data).shape == (200, 12)
-  probing = ProbeSettings(
-    workdir=str(tmp_path / 'read'), vectors=encoding.workdir, **named
-  )
-  found = probe_vectors(probing, data=data)
-  for split in ('validation', 'test'):
-    for name, value in found[split].items():
-      assert result[split][name] == pytest.approx(value, abs=0.03)
-  assert result['C'] == found['C']
 
 
 def test_what_does_not_go_with_several_encoders(runs, settings, tmp_path):

@@ -8,17 +8,13 @@ import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 from sklearn import metrics
 
-from adaptssr_jax import data
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.checkpoint.files import CheckpointError
 from adaptssr_jax.table.lookup import encoder_params
 from experiments import finetune
-from experiments.finetuning import tasks
-from experiments.finetuning.predictions import predict_users
 from experiments.flags.binder import SettingsError
 from experiments.planning.plan import shapes_of
 from experiments.run.data import open_data
@@ -117,39 +113,6 @@ def test_the_best_epoch_is_that_of_the_validation(tuned, tmp_path, select_by):
     assert result[split] == pytest.approx(expected, abs=1e-5)
 
 
-def split_of(labels):
-  rows = data.Ragged.from_rows([[1 + row] for row in range(len(labels))])
-  return data.UserArrays(None, rows, np.array(labels, np.int32))
-
-
-@pytest.mark.parametrize('classes', [2, 3, 7])
-def test_scores_are_those_of_scikit_learn(data_dir, classes):
-  rng = np.random.default_rng(0)
-  labels = rng.integers(0, classes, 45)
-  logits = rng.normal(size=(46, classes)).astype(np.float32)
-
-  def predict(params, batch):
-    del params
-    return logits[batch['items'].reshape(-1)]
-
-  outputs = predict_users(
-    None,
-    users=split_of(labels),
-    predict=predict,
-    batch_size=16,
-    length=1,
-  )
-  found = tasks.measure_classes(outputs, labels)
-  scores, guess = logits[1:], logits[1:].argmax(axis=1)
-  expected = {
-    'accuracy': metrics.accuracy_score(labels, guess),
-    'macro_f1': metrics.f1_score(labels, guess, average='macro'),
-  }
-  if classes == 2:
-    expected['auc'] = metrics.roc_auc_score(labels, scores[:, 1] - scores[:, 0])
-  assert found == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize(
   ('task', 'outputs'), [('gender', 2), ('age', 7), ('conversion', 1)]
 )
@@ -224,15 +187,6 @@ def test_steps_override_epochs_and_the_last_one_is_validated(few):
   assert result_of(settings)['best_step'] in validated
 
 
-def test_fewer_labelled_users_are_the_first_ones(few):
-  settings, _ = few
-  train = open_data(settings, task='gender').splits['train']
-  first = train.first(33)
-  assert len(first.items) == len(first.label) == 33
-  assert first.items[32].tolist() == train.items[32].tolist()
-  assert len(train.first(0).items) == 120
-
-
 def test_a_random_start_needs_no_other_run(few):
   settings, printed = few
   assert result_of(settings)['pretrained'] == ''
@@ -240,22 +194,16 @@ def test_a_random_start_needs_no_other_run(few):
   assert 'knows' not in printed
 
 
-@pytest.mark.parametrize(
-  ('changes', 'words'),
-  [
-    ({'task': 'gendr'}, r"no 'gendr'; did you mean 'gender'\? There are: p"),
-    ({'task': 'pretrain'}, r'--task=pretrain has no labels and no targets'),
-    ({'batch_size': 4}, r'--batch_size: .*take 8'),
-    ({'task': 'age', 'select_by': 'auc'}, r'needs 2 classes; age has 7'),
-    ({'pretrained': 'RUN', 'num_layers': 2}, r'--num_layers=2 contradicts'),
-    ({'pretrained': 'RUN', 'num_queries': 3}, r'--num_queries=3 contradicts'),
-  ],
-)
-def test_bad_input_is_refused(pretrained, tmp_path, data_dir, changes, words):
-  if 'pretrained' in changes:
-    changes = changes | {'pretrained': pretrained.workdir}
-  with pytest.raises(SettingsError, match=words):
-    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
+def test_a_folder_of_another_run_is_refused_before_the_task_is_opened(
+  tuned, tmp_path, monkeypatch
+):
+  monkeypatch.delattr(finetune, 'open_task')
+  other = dataclasses.replace(tuned, seed=1)
+  with pytest.raises(SettingsError, match='--seed was 0, is 1'):
+    finetune.main(other)
+  (tmp_path / 'notes.txt').touch()
+  with pytest.raises(SettingsError, match='is not the folder of a run'):
+    finetune.main(dataclasses.replace(tuned, workdir=str(tmp_path)))
 
 
 def test_dropout_may_differ_from_that_of_the_source(pretrained, data_dir):

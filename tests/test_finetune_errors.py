@@ -29,9 +29,69 @@ def refuse(constant):
   raise AssertionError(f'{constant} is not JSON')
 
 
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'task': 'gendr'}, r"no 'gendr'; did you mean 'gender'\? There are: p"),
+    ({'task': 'pretrain'}, r'--task=pretrain has no labels and no targets'),
+    ({'batch_size': 4}, r'--batch_size: .*take 8'),
+    ({'task': 'age', 'select_by': 'auc'}, r'needs 2 classes; age has 7'),
+    ({'pretrained': 'RUN', 'num_layers': 2}, r'--num_layers=2 contradicts'),
+    ({'pretrained': 'RUN', 'num_queries': 3}, r'--num_queries=3 contradicts'),
+    (
+      {'task': 'click', 'mode': 'probe', 'with_bag': True},
+      '--with_bag is for classification or conversion tasks; click is a ran',
+    ),
+    (
+      {'task': 'click', 'mode': 'probe', 'probe_model': 'lightgbm'},
+      '--probe_model is for classification or conversion tasks',
+    ),
+    (
+      {'task': 'click', 'mode': 'probe', 'tied_targets': True},
+      '--tied_targets is for --mode=full or frozen or zero_shot, not probe',
+    ),
+    (
+      {'task': 'click', 'mode': 'probe', 'ranking_loss': 'softmax'},
+      '--ranking_loss is for --mode=full or frozen, not probe',
+    ),
+    ({'task': 'click', 'kind': 'conversion'}, '--kind=conversion needs labels'),
+    ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
+    ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),
+    ({'task': 'click', 'select_by': 'auc'}, 'not measured in a ranking task'),
+    ({'positive_weight': 2.0}, '--positive_weight is for conversion tasks'),
+    (
+      {
+        'dataset': 'movielens_users/100k',
+        'task': 'click_by_user',
+        'split_seed': 1,
+      },
+      'would separate the rows',
+    ),
+    ({'task': 'click', 'head': 'linear'}, '--head is for classification or'),
+    ({'head': 'probe', 'train_users': 1}, '--head=probe needs training rows'),
+    (
+      {'head_epochs': 1, 'table_update': 'rows'},
+      '--table_update=rows does not go with --head_epochs=1',
+    ),
+    (
+      {'head_epochs': 1, 'num_steps': 4},
+      '--head_epochs=1 leaves none of the 4 steps for the encoder: take',
+    ),
+  ],
+)
+def test_what_does_not_fit_the_task_is_refused(
+  pretrained, tmp_path, data_dir, changes, words
+):
+  if 'pretrained' in changes:
+    changes = changes | {'pretrained': pretrained.workdir}
+  with pytest.raises(SettingsError, match=words):
+    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
+
+
 def test_no_folder_is_made_for_a_task_that_is_refused(tmp_path, data_dir):
-  settings = finetune_settings(tmp_path / 'run', data_dir, train_users=10**6)
-  with pytest.raises(SettingsError, match='--train_users=1000000 is more'):
+  settings = finetune_settings(tmp_path / 'run', data_dir, train_users=121)
+  words = '--train_users=121 is more than the 120 training rows of gender'
+  with pytest.raises(SettingsError, match=words):
     finetune.main(settings)
   assert not (tmp_path / 'run').exists()
 
@@ -158,14 +218,6 @@ def test_a_source_that_has_seen_test_rows_is_refused(
       check_task(dataclasses.replace(source, **refused), labels)
 
 
-def test_more_training_rows_than_there_are_are_refused(data_dir):
-  settings = finetune_settings('unused', data_dir, train_users=121)
-  words = '--train_users=121 is more than the 120 training rows'
-  with pytest.raises(SettingsError, match=words):
-    finetune.open_task(settings)
-  finetune.open_task(finetune_settings('unused', data_dir, train_users=120))
-
-
 @pytest.mark.parametrize(
   ('few', 'words'),
   [(2, r'all 2 .* take more than --train_users=2'), (0, r'all 3 .*frozen$')],
@@ -183,7 +235,9 @@ def test_a_probe_of_one_class_is_refused_before_it_encodes(
 
 def test_vectors_that_are_no_numbers_are_not_read(tmp_path, monkeypatch):
   vectors = np.full((3, 2), np.inf)
-  monkeypatch.setattr(probe, 'encoded', lambda *_: [(None, None, vectors)])
+  monkeypatch.setattr(
+    probe, 'encoded', lambda *_, **__: [(None, None, vectors)]
+  )
   settings = finetune.FinetuneSettings(mode='probe')
   data = data_of(**{name: [0, 1, 1] for name in SPLITS})
   with pytest.raises(SettingsError, match='nan or infinity'):

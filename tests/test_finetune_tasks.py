@@ -85,7 +85,7 @@ def test_a_ranking_is_that_of_rows_ranked_one_by_one(clicked):
 def test_few_labels_are_so_many_rows_and_not_so_many_users(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK, train_users=100)
   data = finetune.open_task(settings)
-  users = finetune.examples_of(settings, data)['train']
+  users = finetune.examples_of(settings, data).splits['train']
   assert users.num_rows == 100
   assert len(users.items) < 100
   assert [row[:3] for row in rows_of(users)] == [
@@ -232,52 +232,10 @@ def test_the_task_decides_what_no_flag_says(changes, expected):
   ) == expected
 
 
-@pytest.mark.parametrize(
-  ('changes', 'words'),
-  [
-    (
-      {'task': 'click', 'mode': 'probe', 'with_bag': True},
-      '--with_bag is for classification or conversion tasks; click is a ran',
-    ),
-    (
-      {'task': 'click', 'mode': 'probe', 'probe_model': 'lightgbm'},
-      '--probe_model is for classification or conversion tasks',
-    ),
-    (
-      {'task': 'click', 'mode': 'probe', 'tied_targets': True},
-      '--tied_targets is for --mode=full or frozen or zero_shot, not probe',
-    ),
-    (
-      {'task': 'click', 'mode': 'probe', 'ranking_loss': 'softmax'},
-      '--ranking_loss is for --mode=full or frozen, not probe',
-    ),
-    ({'task': 'click', 'kind': 'conversion'}, '--kind=conversion needs labels'),
-    ({'task': 'age', 'kind': 'conversion'}, 'needs 2 classes; age has 7'),
-    ({'select_by': 'ndcg@10'}, 'not measured in a classification task: take'),
-    ({'task': 'click', 'select_by': 'auc'}, 'not measured in a ranking task'),
-    ({'positive_weight': 2.0}, '--positive_weight is for conversion tasks'),
-    (
-      {
-        'dataset': 'movielens_users/100k',
-        'task': 'click_by_user',
-        'split_seed': 1,
-      },
-      'would separate the rows',
-    ),
-    ({'mode': 'probe', 'train_users': 1}, 'take more than --train_users=1'),
-  ],
-)
-def test_what_does_not_fit_the_task_is_refused(
-  tmp_path, data_dir, changes, words
-):
-  with pytest.raises(SettingsError, match=words):
-    finetune.main(finetune_settings(tmp_path, data_dir, **changes))
-
-
 def test_training_is_not_told_which_targets_are_tested(data_dir):
   settings = finetune_settings('unused', data_dir, **CLICK)
   data = finetune.open_task(settings)
-  examples = finetune.examples_of(settings, data)
+  examples = finetune.examples_of(settings, data).splits
   train, test = examples['train'], examples['test']
   own = {
     name: train.positives[row].tolist()

@@ -11,15 +11,20 @@ from experiments.comparison import significance
 def test_weights_are_resamples_of_all_users(monkeypatch):
   # Blocks of 3 resamples, the last one smaller.
   monkeypatch.setattr(significance, '_BLOCK', 15)
-  blocks = list(significance.user_weights(5, resamples=200))
-  assert [len(block) for block in blocks] == [3] * 66 + [2]
-  weights = np.concatenate(blocks)
+  blocks = []
+
+  def keep(weights):
+    blocks.append(len(weights))
+    return weights
+
+  weights = significance.bootstrap(keep, 5, resamples=200)
+  assert blocks == [3] * 66 + [2]
   assert (weights.sum(axis=1) == 5).all()
   # Binomial(5, 1/5): mean 1, variance 0.8.
   assert weights.mean() == 1
   assert weights.var() == pytest.approx(0.8, abs=0.1)
-  again = significance.user_weights(5, resamples=200)
-  assert (np.concatenate(list(again)) == weights).all()
+  again = significance.bootstrap(keep, 5, resamples=200)
+  assert (again == weights).all()
 
 
 def test_means_of_a_resample_are_those_of_its_rows():

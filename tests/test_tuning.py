@@ -264,23 +264,3 @@ def test_epochs_of_the_head_leave_the_encoder(harmed):
 def test_flags_of_another_mode_are_refused(changes, words):
   with pytest.raises(SettingsError, match=words):
     with_defaults(FinetuneSettings(**changes))
-
-
-@pytest.mark.parametrize(
-  ('changes', 'words'),
-  [
-    ({'task': 'click', 'head': 'linear'}, '--head is for classification or'),
-    ({'head': 'probe', 'train_users': 1}, '--head=probe needs training rows'),
-    (
-      {'head_epochs': 1, 'table_update': 'rows'},
-      '--table_update=rows does not go with --head_epochs=1',
-    ),
-    (
-      {'head_epochs': 1, 'num_steps': 4},
-      '--head_epochs=1 leaves none of the 4 steps for the encoder: take',
-    ),
-  ],
-)
-def test_heads_that_cannot_be_are_refused(tmp_path, data_dir, changes, words):
-  with pytest.raises(SettingsError, match=words):
-    finetune.main(finetune_settings(tmp_path, data_dir, **changes))

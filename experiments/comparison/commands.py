@@ -85,12 +85,9 @@ def needs_of(grid: Grid, run: Run) -> set[Run]:
 
 
 def _source_paths(grid: Grid, run: Run) -> list[str]:
-  return [str(grid.folder / source.name) for source in sources_of(grid, run)]
-
-
-def _source_path(grid: Grid, run: Run) -> str:
-  """The folder of the first source; '' without any."""
-  return next(iter(_source_paths(grid, run)), '')
+  """The folders of the sources; one '' without any."""
+  sources = sources_of(grid, run)
+  return [str(grid.folder / source.name) for source in sources] or ['']
 
 
 def _pretrain_settings(
@@ -98,8 +95,9 @@ def _pretrain_settings(
 ) -> pretrain.PretrainSettings:
   method = grid.method(run.method)
   settings = grid.pretraining[method.flags]
-  fields = {'init_from': _source_path(grid, run)}
-  if not fields['init_from']:
+  (start,) = _source_paths(grid, run)
+  fields = {'init_from': start}
+  if not start:
     # All rows have the same encoder, unless the file of one sets another.
     fields |= grid.shape() | settings.encoder_fields()
   if method.steps_of:
@@ -112,7 +110,7 @@ def _pretrain_settings(
     settings,
     workdir=str(grid.folder / run.name),
     seed=run.seed,
-    **fields | grid.data,
+    **fields | grid.settings.data_flags(),
   )
 
 
@@ -126,7 +124,7 @@ def _cell_fields(grid: Grid, cell: Cell) -> dict[str, Any]:
     'split_seed': cell.split,
     # 0 means all rows.
     'train_users': 0 if cell.share == 1 else few,
-  } | grid.data
+  } | grid.settings.data_flags()
 
 
 def _baseline_settings(grid: Grid, cell: Cell) -> baselines.BaselineSettings:
@@ -156,27 +154,28 @@ def _finetune_settings(grid: Grid, cell: Cell) -> finetune.FinetuneSettings:
     for name in ('num_epochs', 'patience')
   }
   # This overrides a --pretrained in the flag file.
-  fields['pretrained'] = _source_path(grid, cell)
+  (fields['pretrained'],) = _source_paths(grid, cell)
   if not fields['pretrained']:
     fields |= grid.shape() | settings.encoder_fields()
   return dataclasses.replace(settings, seed=cell.seed, **fields)
 
 
 def _vector_settings(grid: Grid, run: Vectors) -> frozen.VectorSettings:
-  source, *more = _source_paths(grid, run) or ['']
+  source, *more = _source_paths(grid, run)
   return frozen.VectorSettings(
     workdir=str(grid.folder / run.name),
     pretrained=source,
     concatenate=tuple(more),
     history=grid.method(run.method).history,
     seed=run.seed,
-    **grid.data | ({} if source else grid.shape()),
+    **grid.settings.data_flags() | ({} if source else grid.shape()),
   )
 
 
 def _probe_settings(grid: Grid, cell: Cell) -> frozen.ProbeSettings:
+  (vectors,) = _source_paths(grid, cell)
   return frozen.ProbeSettings(
-    vectors=_source_path(grid, cell),
+    vectors=vectors,
     with_bag=cell.mode == FROZEN_WITH_BAG,
     **_cell_fields(grid, cell),
   )

@@ -17,6 +17,7 @@ from experiments.comparison.methods import (
   METHODS,
   Method,
 )
+from experiments.comparison.options import CompareSettings
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings
@@ -104,25 +105,27 @@ Run = Pretraining | Vectors | Cell
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-  """All that a comparison needs to know: its data, rows, columns and flags."""
+  """All that a comparison needs to know: its flags, and what they name."""
 
-  folder: pathlib.Path  # of the comparison
-  data: Mapping[str, Any]  # the flags of the data set
+  settings: CompareSettings
   methods: Mapping[str, Method]  # the rows, by name
-  reference: str  # the row that the others are compared with
   tasks: Mapping[str, UserData]  # the columns, with the stored splits
-  modes: tuple[str, ...]  # how encoders are used, of `methods.MODES`
   shares: tuple[float, ...]  # of the training rows
   splits: tuple[int, ...]  # seeds of the splits of fine-tuned columns
-  probe_splits: tuple[int, ...]  # seeds of the splits of frozen columns
   seeds: tuple[int, ...]  # of fine-tuning
-  # True: every seed in every split. False: the first seed in the first split,
-  # the second in the second, and so on; the shorter list is repeated.
-  crossed: bool
-  pretrain_seeds: tuple[int, ...]  # fine-tuning cycles through them
   pretraining: Mapping[str, PretrainSettings]  # by the flag of its file
   pretrain_data: str  # the name of the data of pre-training; '' without any
   finetuning: Mapping[str, FinetuneSettings]  # by kind of task
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The folder of the comparison."""
+    return pathlib.Path(self.settings.workdir)
+
+  @property
+  def pretrain_seeds(self) -> tuple[int, ...]:
+    """The seeds of pre-training; fine-tuning cycles through them."""
+    return self.seeds[: self.settings.pretrain_seeds or len(self.seeds)]
 
   def method(self, name: str) -> Method:
     """The method of this name, which need not be a row of the table."""
@@ -130,17 +133,20 @@ class Grid:
 
   def modes_of(self, task: str) -> tuple[str, ...]:
     """The modes of a task: rankings have no column with a bag."""
+    modes = self.settings.modes
     if self.tasks[task].kind != 'ranking':
-      return self.modes
-    return tuple(mode for mode in self.modes if mode != FROZEN_WITH_BAG)
+      return modes
+    return tuple(mode for mode in modes if mode != FROZEN_WITH_BAG)
 
   def splits_of(self, mode: str) -> tuple[int, ...]:
     """The seeds of the splits in the columns of a mode."""
-    return self.splits if mode == FINE_TUNED else self.probe_splits
+    if mode == FINE_TUNED:
+      return self.splits
+    return tuple(range(self.settings.probe_splits))
 
   def runs(self) -> list[tuple[int, int]]:
     """The (split, seed) of each run behind one fine-tuned value."""
-    if self.crossed:
+    if self.settings.crossed:
       return list(itertools.product(self.splits, self.seeds))
     pairs = zip(itertools.cycle(self.splits), itertools.cycle(self.seeds))
     longer = max(len(self.splits), len(self.seeds))
@@ -177,8 +183,9 @@ def check_columns(grid: Grid) -> None:
   for task in grid.tasks:
     if not grid.modes_of(task):
       raise SettingsError(
-        f'--modes={",".join(grid.modes)} has no column for the ranking {task}: '
-        f'add frozen or fine_tuned, or leave {task} out of --tasks'
+        f'--modes={",".join(grid.settings.modes)} has no column for the '
+        f'ranking {task}: add frozen or fine_tuned, or leave {task} out of '
+        '--tasks'
       )
     for mode in grid.modes_of(task):
       rows = (cells_of(grid, name, task, 1.0, mode) for name in grid.methods)
@@ -234,7 +241,7 @@ def cells_of(
     # A baseline has no encoder and draws nothing at random.
     runs, mode = [(split, None) for split in grid.splits_of(mode)], ''
   elif mode != FINE_TUNED:
-    runs = itertools.product(grid.probe_splits, grid.pretrain_seeds)
+    runs = itertools.product(grid.splits_of(mode), grid.pretrain_seeds)
   return [Cell(name, task, share, split, seed, mode) for split, seed in runs]
 
 

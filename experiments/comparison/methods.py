@@ -1,4 +1,4 @@
-"""The rows of a comparison.
+"""The methods that a comparison knows.
 
 A method is a pre-training run, given by a flag file and by the flags that it
 changes, or a baseline without a user model. A new row is a new entry of
@@ -10,23 +10,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.flags.binder import SettingsError, given_values, unknown
 from experiments.flags.finetuning import SELECT_BY
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
-from experiments.flags.pretraining import PretrainSettings
-from experiments.flags.process import DistributedSettings
-from experiments.flags.shared import DataSettings, PlanSettings
 
 # The metric by which methods are compared, by the kind of task.
 METRICS = {kind: names[0] for kind, names in SELECT_BY.items()}
 LABELS = ('classification', 'conversion')
-# Flags of pre-training that a comparison sets.
-_SET_BY_COMPARISON = {
-  *('workdir', 'seed', 'init_from', 'split', 'select_by'),
-  *(field.name for field in dataclasses.fields(DataSettings)),
-  *(field.name for field in dataclasses.fields(DistributedSettings)),
-  *PlanSettings.__annotations__,
-}
 # The row that the others are compared with by default.
 REFERENCE = 'none'
 # How an encoder is used: it is trained on the task; or it is frozen, and a
@@ -183,56 +172,6 @@ MAIN_ROWS = (
   'adaptssr_cold',
   'adaptssr',
 )
-
-
-def choose_methods(names: Sequence[str]) -> dict[str, Method]:
-  """The methods of these names."""
-  for name in names:
-    if name not in METHODS:
-      raise SettingsError(f'--methods: {unknown(name, METHODS)}')
-  return {name: METHODS[name] for name in names}
-
-
-def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
-  """Methods with some flags of their pre-training changed.
-
-  Args:
-    variants: each is the name of a method and flags, separated by blanks.
-
-  Example:
-    >>> list(variant_methods(['pooled_items --embed_dim=256 --num_epochs=6']))
-    ['pooled_items+embed_dim=256+num_epochs=6']
-  """
-  found = {}
-  for variant in variants:
-    name, *words = variant.split() or ['']
-    try:
-      method = choose_methods([name])[name]
-      changes = given_values(PretrainSettings, words)
-      refused = changes.keys() & _SET_BY_COMPARISON
-      if not method.flags or refused or not changes:
-        raise SettingsError(
-          f'{name} is not pre-trained'
-          if not method.flags
-          else f'leave out --{min(refused)}, which the comparison sets'
-          if refused
-          else 'give the flags that it changes'
-        )
-    except SettingsError as error:
-      raise SettingsError(f'--variant={variant}: {error}') from error
-    texts = PretrainSettings(**changes).flag_values()
-    named = [f'{flag}={texts[flag]}' for flag in sorted(changes)]
-    if 'num_epochs' in changes:
-      # A number of steps, of the file or another method, would prevail.
-      changes.setdefault('num_steps', 0)
-    # The key is the name of a folder, and an item of comma-separated lists.
-    key = '+'.join([name, *named]).replace('/', '_').replace(',', '-')
-    found[key] = dataclasses.replace(
-      method,
-      title=', '.join([method.title, *named]).replace('=', ' '),
-      changes=method.changes | changes,
-    )
-  return found
 
 
 def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:

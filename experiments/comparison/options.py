@@ -1,6 +1,7 @@
 """The flags of `experiments.compare`."""
 
 import dataclasses
+from typing import Any
 
 from experiments.comparison import methods
 from experiments.comparison.methods import FINE_TUNED, MODES, REFERENCE
@@ -141,8 +142,12 @@ class CompareSettings(DataSettings, ProcessSettings):
     why = f'is for --modes={FINE_TUNED}; frozen columns have --probe_splits'
     return {'splits': why, 'crossed': why}
 
+  def data_flags(self) -> dict[str, Any]:
+    """The flags of the data set, which all runs share."""
+    fields = dataclasses.fields(DataSettings)
+    return {field.name: getattr(self, field.name) for field in fields}
+
   def mutable_names(self) -> set[str]:
     """All but the flags of the data: each run checks its own flags."""
     names = {field.name for field in dataclasses.fields(self)}
-    data = {field.name for field in dataclasses.fields(DataSettings)}
-    return super().mutable_names() | (names - data)
+    return super().mutable_names() | (names - self.data_flags().keys())

@@ -1,6 +1,7 @@
 """The results of a comparison: results.json, results.md, and pictures."""
 
 import contextlib
+import dataclasses
 import json
 import platform
 from collections.abc import Mapping
@@ -41,17 +42,17 @@ from experiments.run.workdir import RESULT, atomic_write
 _PACKAGES = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
 
 
-def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
+def write_report(grid: Grid) -> dict[str, Any]:
   """Writes all results of a comparison whose runs are finished.
 
   Returns:
     The content of `results.json`. It holds no times, so that a repeated
     comparison gives the same file; the file beside a run's folder has its time.
   """
-  summary = _summary(grid)
+  summary, settings = _summary(grid), grid.settings
   sweeps = requested_sweeps(settings.rhos, pairs=settings.augmentation_pairs)
   points = {name: sweep_points(summary, sweeps[name]) for name in sweeps}
-  results = _results(settings, grid, summary, points)
+  results = _results(grid, summary, points)
   text = json.dumps(results, indent=2, ensure_ascii=False)
   atomic_write(grid.folder / 'results.json', text + '\n')
   page = f'{page_of(results)}\n## How to read this\n\n{notes(grid, results)}'
@@ -65,7 +66,7 @@ def write_report(settings: Settings, grid: Grid) -> dict[str, Any]:
 
 def _summary(grid: Grid) -> Summary:
   """The summaries of all columns: of each task, mode and share of labels."""
-  summary = {}
+  summary, reference = {}, grid.settings.reference
   for task, data in grid.tasks.items():
     everybody = np.concatenate(
       [part.user_ids(part.user_of_rows()) for part in data.splits.values()]
@@ -83,11 +84,11 @@ def _summary(grid: Grid) -> Summary:
         outcomes = _outcomes(grid, column, rows)
         if mode == FINE_TUNED or len(rows) == 1:
           summary[column] = summarise(
-            outcomes, column.metric, users, reference=grid.reference
+            outcomes, column.metric, users, reference=reference
           )
         else:
           summary[column] = summarise_splits(
-            outcomes, test_per_train=test_per_train, reference=grid.reference
+            outcomes, test_per_train=test_per_train, reference=reference
           )
   return summary
 
@@ -129,24 +130,23 @@ def _result(grid: Grid, cell: Cell) -> dict[str, Any]:
 
 
 def _results(
-  settings: Settings, grid: Grid, summary: Summary, points: Mapping[str, Any]
+  grid: Grid, summary: Summary, points: Mapping[str, Any]
 ) -> dict[str, Any]:
   runs = plan(grid)
   records = [
     json.loads((grid.folder / f'{run.name}.json').read_text()) for run in runs
   ]
   # All flags, though a later comparison in this folder may change most.
-  paths = Settings.mutable_names(settings)
+  paths = Settings.mutable_names(grid.settings)
   return {
-    'flags': settings.flag_values(without=paths),
+    'flags': grid.settings.flag_values(without=paths),
     'commits': sorted({record['commit'] for record in records}),
     'devices': sorted({record['device'] for record in records}),
     'versions': _versions(),
     'titles': {name: method.title for name, method in grid.methods.items()},
     'pretraining': [
-      {
-        'method': run.method,
-        'seed': run.seed,
+      dataclasses.asdict(run)
+      | {
         'steps': steps_taken(grid, run),
         'best': best_validation(grid, run),
       }
@@ -154,15 +154,9 @@ def _results(
       if isinstance(run, Pretraining)
     ],
     'cells': [
-      {
-        'method': run.method,
-        'task': run.task,
-        'share': run.share,
-        'split': run.split,
-        'seed': run.seed,
-        # None for a baseline, whose result is the same in all columns.
-        'mode': run.mode or None,
-      }
+      dataclasses.asdict(run)
+      # None for a baseline, whose result is the same in all columns.
+      | {'mode': run.mode or None}
       # These would repeat the fields above, or name a folder.
       | {
         name: value

@@ -2,21 +2,20 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
-from experiments.comparison import frozen, methods
+from experiments.comparison import methods
 from experiments.comparison.grid import Grid, check_columns, check_shapes
-from experiments.comparison.methods import FINE_TUNED, REFERENCE
+from experiments.comparison.methods import FINE_TUNED
 from experiments.comparison.options import CompareSettings
+from experiments.comparison.rows import choose_rows
 from experiments.finetuning.data import check_task, open_task
 from experiments.flags.binder import Settings, SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from experiments.flags.pretraining import PretrainSettings, check_objective
 from experiments.flags.process import check_table_update
-from experiments.flags.shared import DataSettings
 from experiments.run import loop
 from experiments.run.data import open_data
 
@@ -46,39 +45,25 @@ def read_grid(settings: CompareSettings) -> Grid:
   )
   if settings.pretrain_seeds > len(seeds):
     raise SettingsError('--pretrain_seeds is more than the number of --seeds')
-  chosen = _choose_methods(settings)
+  rhos = numbers_of('rhos', settings.rhos, float, high=0.99, above=0.0)
+  chosen = choose_rows(settings, rhos)
   if not settings.tasks:
     raise SettingsError('--tasks needs at least one task')
-  has_probes = settings.modes != (FINE_TUNED,)
-  if has_probes:
+  if settings.modes != (FINE_TUNED,):
     _check_probe_splits(settings)
-  tasks = {task: open_data(settings, task) for task in settings.tasks}
   _check_crossing(settings, splits, seeds)
-  data_flags = {
-    field.name: getattr(settings, field.name)
-    for field in dataclasses.fields(DataSettings)
-  }
-  probe_splits = tuple(range(settings.probe_splits))
-  finetuning = _read_finetuning(
-    settings, tasks, data_flags, splits, probe_splits if has_probes else ()
-  )
   pretraining = read_pretraining(settings, methods.METHODS | chosen, chosen)
+  tasks = {task: open_data(settings, task) for task in settings.tasks}
   grid = Grid(
-    folder=pathlib.Path(settings.workdir),
-    data=data_flags,
+    settings=settings,
     methods=chosen,
-    reference=settings.reference,
     tasks=tasks,
-    modes=settings.modes,
     shares=shares,
     splits=splits,
-    probe_splits=probe_splits,
     seeds=seeds,
-    crossed=settings.crossed,
-    pretrain_seeds=seeds[: settings.pretrain_seeds or len(seeds)],
     pretraining=pretraining,
     pretrain_data=open_data(settings, 'pretrain').name if pretraining else '',
-    finetuning=finetuning,
+    finetuning=_read_finetuning(settings, tasks, splits),
   )
   check_columns(grid)
   for name in grid.trained_methods():
@@ -112,50 +97,30 @@ def _check_crossing(
     )
 
 
-def _choose_methods(settings: CompareSettings) -> dict[str, methods.Method]:
-  """The rows of all tables; those of --methods come first."""
-  chosen = methods.choose_methods(settings.methods)
-  chosen |= methods.variant_methods(settings.variant)
-  rhos = numbers_of('rhos', settings.rhos, float, high=0.99, above=0.0)
-  chosen |= methods.rho_methods(rhos)
-  if settings.augmentation_pairs:
-    chosen |= methods.pair_methods()
-  known = methods.METHODS | chosen
-  chosen |= frozen.methods_of_vectors(settings, known)
-  reference = settings.reference
-  # The default reference need not be a row.
-  if reference not in chosen and reference != REFERENCE:
-    raise SettingsError(
-      f'--reference={reference} is not among the rows: add it to --methods, or '
-      f'take one of {", ".join(chosen)}'
-    )
-  return chosen
-
-
 def _read_finetuning(
   settings: CompareSettings,
   tasks: Mapping[str, UserData],
-  data_flags: Mapping[str, Any],
   splits: Sequence[int],
-  probe_splits: Sequence[int],
 ) -> dict[str, FinetuneSettings]:
   """The settings of fine-tuning, by the kind of task.
 
   Tasks and splits that cannot be measured are refused, before hours of
   training.
   """
-  finetuning = {}
+  finetuning, probe_splits = {}, ()
+  if settings.modes != (FINE_TUNED,):
+    probe_splits = range(settings.probe_splits)
   for task, users in tasks.items():
     # `open_task` refuses a pre-training "task", which has no flag file.
     kind = users.kind if users.kind in methods.METRICS else 'classification'
     finetuning[kind] = read_flagfile(FinetuneSettings, settings, kind)
     # The methods decide what fine-tuning starts from.
     tuned = dataclasses.replace(
-      finetuning[kind], task=task, pretrained='', **data_flags
+      finetuning[kind], task=task, pretrained='', **settings.data_flags()
     )
     _check_tuning(settings, tuned, kind)
     for split in splits:
-      open_task(dataclasses.replace(tuned, split_seed=split))
+      open_task(dataclasses.replace(tuned, split_seed=split), users)
     # Methods are compared by the default of --select_by.
     tuned = dataclasses.replace(tuned, select_by=None)
     for split in sorted({*splits, *probe_splits}):

@@ -6,31 +6,13 @@ with many splits the split.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.stats
 
 # How many weights are drawn at a time: 32 MB.
 _BLOCK = 4_000_000
-
-
-def user_weights(num_users: int, *, resamples: int) -> Iterator[np.ndarray]:
-  """How often each user is drawn; the resamples are the same in every call.
-
-  Yields:
-    int [block, num_users], with a row for each of some resamples. Each row adds
-    up to `num_users`.
-  """
-  rng = np.random.default_rng(0)
-  rows_at_once = max(1, _BLOCK // num_users)
-  for start in range(0, resamples, rows_at_once):
-    rows = min(rows_at_once, resamples - start)
-    drawn = rng.integers(num_users, size=(rows, num_users))
-    # A single bincount serves all rows, whose users get different numbers.
-    drawn += num_users * np.arange(rows)[:, None]
-    weights = np.bincount(drawn.reshape(-1), minlength=rows * num_users)
-    yield weights.reshape(rows, num_users)
 
 
 def bootstrap(
@@ -41,8 +23,12 @@ def bootstrap(
 ) -> np.ndarray:
   """A statistic of each method, on resamples of the users.
 
+  The resamples are the same in every call.
+
   Args:
-    statistic: (weights [block, num_users]) -> its values [block, methods].
+    statistic: (weights, int [block, num_users]) -> its values [block, methods].
+      A row of the weights says how often each user is drawn in one of the
+      resamples, and adds up to `num_users`.
 
   Returns:
     [resamples, methods].
@@ -50,8 +36,16 @@ def bootstrap(
   Reference:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
   """
-  blocks = user_weights(num_users, resamples=resamples)
-  return np.concatenate([statistic(weights) for weights in blocks])
+  rng, found = np.random.default_rng(0), []
+  rows_at_once = max(1, _BLOCK // num_users)
+  for start in range(0, resamples, rows_at_once):
+    rows = min(rows_at_once, resamples - start)
+    drawn = rng.integers(num_users, size=(rows, num_users))
+    # A single bincount serves all rows, whose users get different numbers.
+    drawn += num_users * np.arange(rows)[:, None]
+    weights = np.bincount(drawn.reshape(-1), minlength=rows * num_users)
+    found.append(statistic(weights.reshape(rows, num_users)))
+  return np.concatenate(found)
 
 
 def weighted_means(

@@ -181,7 +181,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def notes(grid: Grid, results: Mapping[str, Any]) -> str:
   """The facts of this comparison, as a list in Markdown."""
-  title = results['titles'].get(grid.reference, grid.reference)
+  settings, reference = grid.settings, grid.settings.reference
+  title = results['titles'].get(reference, reference)
   mark = f'{MARK}: p < {LEVEL} in a paired test against {title}.'
   if not is_tested(column['methods'] for column in results['summary']):
     mark = f'No tests: no row is compared with {title}.'
@@ -196,8 +197,8 @@ def notes(grid: Grid, results: Mapping[str, Any]) -> str:
       f'{len(grid.splits)}. Updates up to the best epoch: '
       f'{_ranges(grid, results["cells"], "best_step")}.'
     )
-  if grid.modes != (FINE_TUNED,):
-    lines.append(f'Splits in frozen columns: {len(grid.probe_splits)}.')
+  if settings.modes != (FINE_TUNED,):
+    lines.append(f'Splits in frozen columns: {settings.probe_splits}.')
   if results['pretraining']:
     lines.append(
       f'Seeds used for pre-training: {len(grid.pretrain_seeds)} of '

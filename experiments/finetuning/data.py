@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from adaptssr_jax.checkpoint.encoders import restore_description
-from adaptssr_jax.data import UserArrays, UserData, resplit
+from adaptssr_jax.data import UserData, resplit
 from experiments.finetuning.tasks import select_by
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import (
@@ -14,32 +14,58 @@ from experiments.flags.finetuning import (
   check_flags,
 )
 from experiments.flags.shared import LEAVE_ONE_OUT
+from experiments.flags.small_commands import BaselineSettings
 from experiments.run.data import check_split_seed, open_data
 from experiments.run.process import print_line
 
 
-def open_task(settings: FinetuneSettings) -> UserData:
+def open_task(
+  settings: FinetuneSettings, data: UserData | None = None
+) -> UserData:
   """The data of the task, split by the flags.
+
+  Args:
+    data: the stored splits of the task, if it is open already.
 
   Raises:
     SettingsError: the flags do not fit the task.
   """
-  check_split_seed(settings)
-  data = open_data(settings, task=settings.task)
-  if data.kind == 'pretrain':
-    raise SettingsError(
-      f'--task={settings.task} has no labels and no targets: there is nothing '
-      'to fine-tune on'
-    )
+  data = open_rows(settings, data)
   if settings.kind and data.kind == 'ranking':
     raise SettingsError(
       f'--kind={settings.kind} needs labels; {settings.task} is a ranking '
       'task: leave it out'
     )
-  data = resplit(data, settings.split_seed)
   data = data._replace(kind=settings.kind or data.kind)
   check_task(settings, data)
   return data
+
+
+def open_rows(
+  settings: FinetuneSettings | BaselineSettings, data: UserData | None = None
+) -> UserData:
+  """As `open_task`, without what only fine-tuning refuses."""
+  check_split_seed(settings)
+  data = data or open_data(settings, settings.task)
+  task = settings.task
+  if data.kind == 'pretrain':
+    raise SettingsError(
+      f'--task={task} has no labels and no targets: there is nothing to learn'
+    )
+  data = resplit(data, settings.split_seed)
+  rows = data.splits['train'].num_rows
+  if settings.train_users > rows:
+    raise SettingsError(
+      f'--train_users={settings.train_users} is more than the {rows} training '
+      f'rows of {task}: take at most {rows}, or 0 for all'
+    )
+  return data
+
+
+def with_first_rows(data: UserData, train_users: int) -> UserData:
+  """The task with only the first training rows; 0: with all of them."""
+  train = data.splits['train'].first(train_users)
+  return data._replace(splits=data.splits | {'train': train})
 
 
 def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
@@ -56,12 +82,6 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
 def check_task(settings: FinetuneSettings, data: UserData) -> None:
   """Refuses a task that cannot be learned or measured with these flags."""
   task, labels = settings.task, data.vocabulary.labels
-  rows = data.splits['train'].num_rows
-  if settings.train_users > rows:
-    raise SettingsError(
-      f'--train_users={settings.train_users} is more than the {rows} training '
-      f'rows of {task}: take at most {rows}, or 0 for all'
-    )
   if len(labels) < 2:
     raise SettingsError(
       f'--task={task} has only one class or target, {labels[0]}: there is '
@@ -194,18 +214,17 @@ def _check_select_by(settings: FinetuneSettings, data: UserData) -> None:
       )
 
 
-def examples_of(
-  settings: FinetuneSettings, data: UserData
-) -> dict[str, UserArrays]:
-  """The examples of each split that are trained on, validated and tested.
+def examples_of(settings: FinetuneSettings, data: UserData) -> UserData:
+  """The task with the examples that are trained on, validated and tested.
 
   The training split has only the rows that `--train_users` asks for. In it, a
   user's validation and test positives may be drawn as negatives; excluding them
   would leak which targets are held out.
   """
-  train = data.splits['train'].first(settings.train_users)
+  data = with_first_rows(data, settings.train_users)
   # With leave-one-out, the targets of a training row are only those that the
   # user has seen before, so nothing leaks.
   if data.kind == 'ranking' and settings.split != LEAVE_ONE_OUT:
-    train = train._replace(targets=train.positives)
-  return data.splits | {'train': train}
+    train = data.splits['train']
+    data.splits['train'] = train._replace(targets=train.positives)
+  return data

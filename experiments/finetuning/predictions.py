@@ -14,7 +14,6 @@ from experiments.finetuning.tasks import (
   KINDS,
   Kind,
   as_score,
-  measured,
   with_buckets,
 )
 from experiments.flags.finetuning import FinetuneSettings
@@ -110,13 +109,19 @@ def write_result(
     outputs: for the validation and test rows.
 
   Returns:
-    The content of `result.json`.
+    The content of `result.json`. A metric that is not finite is None.
   """
-  result = about | {
-    name: measured(values, data, name) for name, values in outputs.items()
-  }
+  kind, result = KINDS[data.kind], dict(about)
+  for name, found in outputs.items():
+    values = kind.measure(found, data.splits[name].label)
+    # One output without a number makes all metrics meaningless.
+    broken = np.isnan(found).any()
+    result[name] = {
+      metric: None if broken or not np.isfinite(value) else value
+      for metric, value in values.items()
+    }
   test = data.splits['test']
-  columns = KINDS[data.kind].columns(outputs['test'], test.label)
+  columns = kind.columns(outputs['test'], test.label)
   if test.label is not None:
     columns['classes'] = np.array(data.vocabulary.labels)
   user_id = np.array(test.user_ids(test.user_of_rows()))

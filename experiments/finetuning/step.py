@@ -27,7 +27,7 @@ def make_finetuning(
   params: dict[str, Any],
 ) -> tuple[Training, TrainState]:
   """The batches and the step of a run, and its initial state."""
-  encoder, splits = model['encoder'], examples_of(settings, data)
+  encoder, splits = model['encoder'], examples_of(settings, data).splits
   sequences = sequences_of(settings, splits.values(), encoder.max_length)
   length = sequences.length
   batches = Batches(

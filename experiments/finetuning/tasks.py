@@ -131,21 +131,6 @@ def select_by(settings: FinetuneSettings, data: UserData) -> str:
   return settings.select_by or SELECT_BY[data.kind][0]
 
 
-def measured(
-  outputs: np.ndarray, data: UserData, split: str
-) -> dict[str, float | None]:
-  """The metrics of a split; None where a metric is not finite.
-
-  All are None if an output is nan, even if the other outputs are finite.
-  """
-  values = KINDS[data.kind].measure(outputs, data.splits[split].label)
-  broken = np.isnan(outputs).any()
-  return {
-    name: None if broken or not np.isfinite(value) else value
-    for name, value in values.items()
-  }
-
-
 def as_score(values: dict[str, float], metric: str) -> float:
   """The metric with its sign chosen so that larger is better."""
   return -values[metric] if metric == 'log_loss' else values[metric]

@@ -11,12 +11,15 @@ products are slower on several, and their rounding would depend on the number.
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.probing.features import Features, joined, moments, standardised
+from adaptssr_jax.data import UserData
+from experiments.finetuning.tasks import KINDS, as_score
+from experiments.flags.finetuning import SELECT_BY
+from experiments.probing.features import BySplit, moments, standardised
 
 # Inverse strengths of the penalty; the strongest penalty comes first.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -24,61 +27,45 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 TREES = (10, 30, 100, 300)
 # Inverse strengths of the penalty for bags of unit length.
 BAG_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
-# The weights of a bag that is joined to vectors.
-BAG_WEIGHTS = (0.5, 2.0, 8.0)
-_SPLITS = ('validation', 'test')
+_TESTED = ('validation', 'test')
 # A finite logit for classes without training rows.
 _ABSENT = -30.0
-
-
-class Labelled(NamedTuple):
-  """The labels of rows, and the split of each row."""
-
-  label: np.ndarray  # the class of each row, int [rows]
-  rows: Mapping[str, np.ndarray]  # the rows of 'train', 'validation' and 'test'
-  num_classes: int  # the number of classes of the task
-  positive_weight: float = 1.0  # the weight of training rows of class 1
-  # (outputs, labels) of the validation rows -> a score; higher is better. None
-  # means accuracy.
-  score: Callable[[np.ndarray, np.ndarray], float] | None = None
 
 
 class ProbeResult(NamedTuple):
   """The outputs and the score of a fitted model."""
 
-  chosen: dict[
-    str, Any
-  ]  # the settings that differ between candidates: {'C': 1}
-  # For the rows of 'validation' and 'test': the log-probabilities of the
-  # classes, float32 [rows, classes], -inf for classes without training rows; in
-  # a ranking the ranks of the positives, float32 [rows].
+  # The settings that differ between candidates: {'C': 1}
+  chosen: dict[str, Any]
+  # For the rows of 'validation' and 'test', what a network of this kind of task
+  # would give: logits of the classes, -inf for those without training rows;
+  # log-odds; or the ranks of the positives.
   outputs: dict[str, np.ndarray]
-  score: float  # on the validation rows
-  # The matrix [features, classes] and bias [classes] of a logistic regression,
-  # which give its logits from standardised features.
-  linear: tuple[np.ndarray, np.ndarray] | None = None
+  values: dict[str, float]  # the metrics on the validation rows
+  score: float  # one of them, with the sign by which higher is better
+  # The classes with training rows, and the matrix [features, classes] and bias
+  # [classes] of a logistic regression, which give their logits from
+  # standardised features.
+  linear: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
-def best_regression(
-  features: Features,
-  labelled: Labelled,
-  *,
-  strengths: Sequence[float] = STRENGTHS,
+def scored(
+  chosen: dict[str, Any],
+  outputs: dict[str, np.ndarray],
+  data: UserData,
+  metric: str | None = None,
 ) -> ProbeResult:
-  """The best logistic regression of the `candidates`.
+  """Scores the outputs of a model by its metrics on the validation rows.
 
-  Example:
-    >>> vectors = np.arange(12.0)[:, None]
-    >>> rows = {'train': np.arange(0, 12, 2), 'validation': np.array([1, 11])}
-    >>> rows['test'] = np.array([3, 9])
-    >>> labelled = Labelled(np.arange(12) // 6, rows, num_classes=2)
-    >>> result = best_regression(vectors, labelled)
-    >>> result.chosen, result.score
-    ({'C': 0.001}, 1.0)
-    >>> result.outputs['test'].argmax(axis=1)
-    array([0, 1])
+  Args:
+    metric: the metric that is the score [the first of `SELECT_BY`].
   """
-  return best_of(candidates(features, labelled, strengths=strengths))
+  label = data.splits['validation'].label
+  values = KINDS[data.kind].measure(outputs['validation'], label)
+  metric = metric or SELECT_BY[data.kind][0]
+  # The AUC is not defined if all validation rows are of one class.
+  score = as_score(values, metric) if metric in values else 0.0
+  return ProbeResult(chosen, outputs, values, score)
 
 
 def best_of(results: Iterable[ProbeResult]) -> ProbeResult:
@@ -86,65 +73,74 @@ def best_of(results: Iterable[ProbeResult]) -> ProbeResult:
   return max(results, key=operator.attrgetter('score'))
 
 
-def joined_candidates(
-  vectors: np.ndarray,
-  bag: Features,
-  labelled: Labelled,
-  model: str = 'logistic',
-) -> Iterator[ProbeResult]:
-  """As `candidates`, on vectors that are `joined` with bags of items.
-
-  Yields:
-    Results whose `chosen` has 'bag_weight' too.
-  """
-  # Trees depend only on the order of the values of a feature.
-  for weight in BAG_WEIGHTS if model == 'logistic' else (1.0,):
-    features = joined(vectors, bag, labelled.rows['train'], weight=weight)
-    for result in candidates(features, labelled, model):
-      chosen = {'bag_weight': weight} | result.chosen
-      yield result._replace(chosen=chosen)
-
-
 def candidates(
-  features: Features,
-  labelled: Labelled,
+  features: BySplit,
+  data: UserData,
   model: str = 'logistic',
   *,
+  metric: str | None = None,
+  positive_weight: float = 1.0,
   strengths: Sequence[float] = STRENGTHS,
 ) -> Iterator[ProbeResult]:
   """Fits a classifier with each of its settings, the simplest first.
 
   Args:
-    features: of all rows, [rows, dim], or sparse [rows, columns].
+    features: of the rows of each split, [rows, dim], or sparse [rows, columns].
+    data: the task with labels.
     model: 'logistic' regression, or 'lightgbm': boosted trees.
+    metric: as in `scored`.
+    positive_weight: the weight of training rows of class 1.
     strengths: inverse strengths of the penalty of the regression.
 
   Yields:
     A result for each strength, or for each number of trees.
+
+  Example:
+    >>> from adaptssr_jax.data import UserArrays, Vocabulary
+    >>> label = np.array([0, 0, 1, 1])
+    >>> names = ('train', 'validation', 'test')
+    >>> rows = UserArrays(None, None, label)
+    >>> data = UserData('buyers', dict.fromkeys(names, rows),
+    ...                 Vocabulary([], ['no', 'yes']), 'classification')
+    >>> features = dict.fromkeys(names, np.array([[1.0], [2.0], [5.0], [6.0]]))
+    >>> best = best_of(candidates(features, data))
+    >>> best.chosen, best.score
+    ({'C': 0.001}, 1.0)
+    >>> best.outputs['test'].argmax(axis=1)
+    array([0, 0, 1, 1])
   """
-  train = labelled.rows['train']
-  features, label = standardised(features, train), labelled.label[train]
-  inputs = {name: features[rows] for name, rows in labelled.rows.items()}
+  inputs = standardised(features)
+  label = np.asarray(data.splits['train'].label)
   if len(np.unique(label)) == 1:
     # If all training labels are of one class, it is predicted with certainty.
-    sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _SPLITS}
-    yield _result(labelled, {}, sure, label[:1])
-    return
-  weight = labelled.positive_weight
-  weight = None if weight == 1 else {1: weight}
-  if model == 'lightgbm':
-    yield from _boosted_trees(inputs, label, labelled, weight)
+    sure = {name: np.zeros((inputs[name].shape[0], 1)) for name in _TESTED}
+    fitted = [({}, sure, label[:1], None)]
   else:
-    yield from _regressions(inputs, label, labelled, weight, strengths)
+    weight = None if positive_weight == 1 else {1: positive_weight}
+    if model == 'lightgbm':
+      fitted = _boosted_trees(inputs, label, weight)
+    else:
+      fitted = _regressions(inputs, label, weight, strengths)
+  for chosen, known, classes, linear in fitted:
+    outputs = {
+      name: _task_outputs(values, classes, data)
+      for name, values in known.items()
+    }
+    result = scored(chosen, outputs, data, metric)
+    yield result._replace(linear=linear)
+
+
+# The settings of a fitted model; the log-probabilities of the classes with
+# training rows; these classes; and the field `linear` of its result.
+_Fitted = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray, Any]
 
 
 def _regressions(
-  inputs: Mapping[str, Features],
+  inputs: BySplit,
   label: np.ndarray,
-  labelled: Labelled,
   weight: dict[int, float] | None,
   strengths: Sequence[float],
-) -> Iterator[ProbeResult]:
+) -> Iterator[_Fitted]:
   """A logistic regression for each strength; each starts from the last one."""
   import sklearn.exceptions
   import sklearn.linear_model
@@ -160,32 +156,25 @@ def _regressions(
       # With a weak penalty it may not converge; validation judges the model.
       warnings.simplefilter('ignore', sklearn.exceptions.ConvergenceWarning)
       model.fit(inputs['train'], label)
-      scores = {name: model.decision_function(inputs[name]) for name in _SPLITS}
-    if len(model.classes_) == 2:
-      # The model gives the logit of the second class only.
-      scores = {
-        name: np.stack([np.zeros_like(logit), logit], axis=1)
-        for name, logit in scores.items()
-      }
-    # Probabilities would round to 0 and 1 where the model is certain.
-    outputs = {name: log_softmax(s, axis=1) for name, s in scores.items()}
+      logits = {name: model.decision_function(inputs[name]) for name in _TESTED}
     kernel, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:
+      # The model gives the logit of the second class only.
+      logits = {
+        name: np.stack([np.zeros_like(logit), logit], axis=1)
+        for name, logit in logits.items()
+      }
       kernel = np.concatenate([np.zeros_like(kernel), kernel], axis=1)
       bias = np.concatenate([np.zeros_like(bias), bias])
-    all_kernel = np.zeros((len(kernel), labelled.num_classes))
-    all_bias = np.full(labelled.num_classes, _ABSENT)
-    all_kernel[:, model.classes_], all_bias[model.classes_] = kernel, bias
-    result = _result(labelled, {'C': strength}, outputs, model.classes_)
-    yield result._replace(linear=(all_kernel, all_bias))
+    # Probabilities would round to 0 and 1 where the model is certain.
+    outputs = {name: log_softmax(s, axis=1) for name, s in logits.items()}
+    linear = model.classes_, kernel, bias
+    yield {'C': strength}, outputs, model.classes_, linear
 
 
 def _boosted_trees(
-  inputs: Mapping[str, Features],
-  label: np.ndarray,
-  labelled: Labelled,
-  weight: dict[int, float] | None,
-) -> Iterator[ProbeResult]:
+  inputs: BySplit, label: np.ndarray, weight: dict[int, float] | None
+) -> Iterator[_Fitted]:
   """Gradient boosting, evaluated after each number of trees."""
   import lightgbm
 
@@ -207,63 +196,48 @@ def _boosted_trees(
     found = [
       {
         name: np.log(model.predict_proba(inputs[name], num_iteration=trees))
-        for name in _SPLITS
+        for name in _TESTED
       }
       for trees in TREES
     ]
   for trees, outputs in zip(TREES, found, strict=True):
-    yield _result(labelled, {'trees': trees}, outputs, model.classes_)
+    yield {'trees': trees}, outputs, model.classes_, None
 
 
-def _result(
-  labelled: Labelled,
-  chosen: dict[str, float],
-  known: Mapping[str, np.ndarray],
-  classes: np.ndarray,
-) -> ProbeResult:
-  """Extends log-probabilities of some classes to all, and scores them."""
-  outputs = {}
-  for name, values in known.items():
-    # A class without training rows has probability 0.
-    shape = len(values), labelled.num_classes
-    outputs[name] = np.full(shape, -np.inf, np.float32)
-    outputs[name][:, classes] = values
-  label = labelled.label[labelled.rows['validation']]
-  score = (labelled.score or _accuracy)(outputs['validation'], label)
-  return ProbeResult(chosen, outputs, score)
+def _task_outputs(
+  values: np.ndarray, classes: np.ndarray, data: UserData
+) -> np.ndarray:
+  """The outputs that a network would have, from log-probabilities of classes.
 
-
-def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-  return float((outputs.argmax(axis=1) == labels).mean())
-
-
-def task_outputs(kind: str, outputs: np.ndarray) -> np.ndarray:
-  """The outputs that a network would have, from log-probabilities.
-
-  For classification these are logits, [rows, classes]. For conversion they are
-  log-odds, [rows], clipped so that the log loss is finite.
+  For classification these are logits, [rows, classes], -inf for other classes.
+  For conversion they are log-odds, [rows], clipped so that the log loss is
+  finite.
   """
-  if kind == 'conversion':
+  shape = len(values), len(data.vocabulary.labels)
+  outputs = np.full(shape, -np.inf, np.float32)
+  outputs[:, classes] = values
+  if data.kind == 'conversion':
     return np.clip(outputs[:, 1] - outputs[:, 0], -30, 30)
   return outputs
 
 
-def on_vectors(
-  linear: tuple[np.ndarray, np.ndarray], vectors: np.ndarray, train: np.ndarray
+def linear_head(
+  result: ProbeResult, vectors: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A linear model of standardised vectors as one of the vectors themselves.
+  """A logistic regression on standardised vectors as one on the vectors.
 
   (u - m) / s W + c = u (W / s) + (c - m (W / s))
 
   Args:
-    linear: the field of a `ProbeResult`.
-    vectors: of all rows, [rows, dim].
-    train: the rows over which they were standardised.
+    vectors: of the training rows, over which they were standardised.
 
   Returns:
     The matrix [dim, classes] and the bias [classes], in float32.
   """
-  kernel, bias = linear
-  mean, shrink = moments(vectors, train)
+  classes, known_kernel, known_bias = result.linear
+  kernel = np.zeros((len(known_kernel), num_classes))
+  bias = np.full(num_classes, _ABSENT)
+  kernel[:, classes], bias[classes] = known_kernel, known_bias
+  mean, shrink = moments(vectors)
   kernel = shrink[:, None] * kernel
   return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)

@@ -4,6 +4,7 @@ They need no labels, so they are computed once for all users of a data set,
 labelled or not.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from adaptssr_jax.data import Ragged
 
 # An array [rows, dim], or a sparse matrix [rows, columns].
 Features = Any
-# The number of histories that are padded at a time.
-_BLOCK = 1024
+# The features of the users of 'train', 'validation' and 'test'.
+BySplit = Mapping[str, Features]
 
 
 def bags(histories: Ragged, num_items: int, *, max_length: int = 0) -> Features:
@@ -37,33 +38,29 @@ def bags(histories: Ragged, num_items: int, *, max_length: int = 0) -> Features:
   """
   from scipy import sparse
 
-  users, items = [], []
-  for start in range(0, len(histories), _BLOCK):
-    rows = np.arange(start, min(start + _BLOCK, len(histories)))
-    longest = max(int(histories.lengths_of(rows).max()), 1)
-    padded = histories.padded(rows, min(longest, max_length or longest))
-    row, position = np.nonzero(padded)
-    users.append(row + start)
-    items.append(padded[row, position])
-  if not users:
-    return sparse.csr_matrix((0, num_items + 1))
-  found = np.concatenate(users), np.concatenate(items)
+  begin, end = histories.offsets[[0, -1]]
+  items, lengths = histories.values[begin:end], histories.lengths
+  row = np.repeat(np.arange(len(histories)), lengths)
+  if max_length:
+    # How many behaviours are left in the history, this one included.
+    left = np.repeat(histories.offsets[1:], lengths) - np.arange(begin, end)
+    row, items = row[left <= max_length], items[left <= max_length]
   shape = len(histories), num_items + 1
-  bag = sparse.csr_matrix((np.ones(len(found[0])), found), shape)
+  bag = sparse.csr_matrix((np.ones(len(items)), (row, items)), shape)
   # Repeated items were added up.
   bag.data[:] = 1
   return bag
 
 
-def tf_idf(bag: Features, *, rows: np.ndarray | None = None) -> Features:
+def tf_idf(bag: Features, *, counted: Features | None = None) -> Features:
   """Bags in which rarer items weigh more, with rows of unit length.
 
   b_i = x_i (1 + log((1 + n) / (1 + n_i))), divided by the length of b
 
   Args:
     bag: binary, sparse [users, columns].
-    rows: the users among whom frequencies are counted: n users, n_i of whom
-      have item i [all].
+    counted: the bags of the users among whom frequencies are counted: n users,
+      n_i of whom have item i [those of `bag`].
 
   Returns:
     Sparse [users, columns]. The row of a user without items is 0.
@@ -79,7 +76,7 @@ def tf_idf(bag: Features, *, rows: np.ndarray | None = None) -> Features:
   import sklearn.feature_extraction.text
 
   weigh = sklearn.feature_extraction.text.TfidfTransformer()
-  return weigh.fit(bag if rows is None else bag[rows]).transform(bag)
+  return weigh.fit(bag if counted is None else counted).transform(bag)
 
 
 def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
@@ -105,9 +102,7 @@ def bag_svd(bag: Features, *, num_components: int) -> np.ndarray:
     return svd.fit_transform(bag).astype(np.float32)
 
 
-def joined(
-  vectors: np.ndarray, bag: Features, train: np.ndarray, *, weight: float
-) -> Features:
+def joined(vectors: BySplit, bag: BySplit, *, weight: float) -> BySplit:
   """Vectors and bags of items, concatenated.
 
   x = [z, weight sqrt(dim) b],  z the standardised vector, b the bag
@@ -116,37 +111,39 @@ def joined(
   about the same length if the weight is 1.
 
   Args:
-    bag: of all rows, of unit length, sparse [rows, columns].
-    train: the rows over which vectors are standardised.
+    bag: of the same users, of unit length, sparse.
   """
   from scipy import sparse
 
-  vectors = standardised(vectors, train)
-  scale = weight * np.sqrt(vectors.shape[1])
-  parts = [sparse.csr_matrix(vectors), (bag * scale).astype(np.float32)]
-  return sparse.hstack(parts, format='csr')
+  found = {}
+  for name, users in standardised(vectors).items():
+    scale = weight * np.sqrt(users.shape[1])
+    parts = [sparse.csr_matrix(users), (bag[name] * scale).astype(np.float32)]
+    found[name] = sparse.hstack(parts, format='csr')
+  return found
 
 
-def standardised(features: Features, train: np.ndarray) -> Features:
+def standardised(features: BySplit) -> BySplit:
   """Columns of mean 0 and variance 1 over the training rows, in float32.
 
   A column that is constant over them becomes 0. Sparse features stay unchanged.
   """
-  if not isinstance(features, np.ndarray):
-    return features.astype(np.float32)
-  mean, shrink = moments(features, train)
-  return ((features - mean) * shrink).astype(np.float32)
+  if not isinstance(features['train'], np.ndarray):
+    return {name: rows.astype(np.float32) for name, rows in features.items()}
+  mean, shrink = moments(features['train'])
+  return {
+    name: ((rows - mean) * shrink).astype(np.float32)
+    for name, rows in features.items()
+  }
 
 
-def moments(
-  features: np.ndarray, train: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The mean of each column, and 1 / its standard deviation: [dim], [dim].
 
-  The latter is 0 for a column that is constant over the training rows.
+  The latter is 0 for a column that is constant.
   """
-  of_train = features[train].astype(np.float64)
-  scale = of_train.std(axis=0)
+  features = features.astype(np.float64)
+  scale = features.std(axis=0)
   # A smaller deviation is rounding; dividing by it would turn it into noise.
-  varies = scale > 1e-6 * np.abs(of_train).max(axis=0, initial=0)
-  return of_train.mean(axis=0), varies / np.where(varies, scale, 1)
+  varies = scale > 1e-6 * np.abs(features).max(axis=0, initial=0)
+  return features.mean(axis=0), varies / np.where(varies, scale, 1)

@@ -1,35 +1,33 @@
 """Fine-tuning by a probe: a simple model on the vectors of a frozen encoder."""
 
 import contextlib
+import functools
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from adaptssr_jax.data import UserArrays, UserData
-from adaptssr_jax.encoder.model import UserEncoder
+from adaptssr_jax.data import Ragged, UserArrays, UserData
 from experiments.finetuning.data import examples_of
-from experiments.finetuning.tasks import KINDS, as_score, select_by
 from experiments.flags.binder import SettingsError
-from experiments.flags.finetuning import SELECT_BY, FinetuneSettings
-from experiments.flags.process import EncodingSettings
+from experiments.flags.finetuning import FinetuneSettings
+from experiments.flags.process import UserVectorSettings
 from experiments.probing.classifiers import (
-  Labelled,
   ProbeResult,
   best_of,
-  best_regression,
   candidates,
-  joined_candidates,
-  on_vectors,
-  task_outputs,
+  linear_head,
 )
-from experiments.probing.features import Features, bags, tf_idf
+from experiments.probing.features import BySplit, bags, joined, tf_idf
 from experiments.probing.rankings import ranking_candidates
 from experiments.run.encoder import Model
 from experiments.run.logs import MetricsLog
 from experiments.run.steps import encoded
+
+# The weights of a bag that is joined to vectors.
+BAG_WEIGHTS = (0.5, 2.0, 8.0)
 
 
 def probe(
@@ -48,44 +46,29 @@ def probe(
     test rows.
   """
   known = probe_rows(settings, data)
-  vectors = encode_concatenated(
-    settings, known.splits.values(), models, history=settings.history
-  )
-  bag = None
-  if settings.with_bag:
-    # Document frequencies are counted over all rows, used for training or not.
-    rows = labelled_rows(data).rows
-    kept = [
-      rows[name][: len(users.items)] for name, users in known.splits.items()
-    ]
-    bag = tf_idf(bags_of_rows(data, 0))[np.concatenate(kept)]
   found = probe_candidates(
-    vectors_by_split(vectors, known),
+    encode_splits(settings, known.splits, models),
     known,
-    select_by(settings, data),
-    bag=bag,
+    bag=weighted_bags(data, known) if settings.with_bag else None,
     model=settings.probe_model,
+    metric=settings.select_by,
     positive_weight=settings.positive_weight,
   )
   results = []
   with contextlib.closing(MetricsLog(folder, settings, resume_at=0)) as log:
     for number, result in enumerate(found, 1):
-      outputs = outputs_of(result, known)['validation']
-      values = KINDS[data.kind].measure(
-        outputs, known.splits['validation'].label
-      )
-      validation = {
-        f'validation_{name}': value for name, value in values.items()
+      named = {
+        f'validation_{name}': value for name, value in result.values.items()
       }
-      log.write(number, result.chosen | validation)
+      log.write(number, result.chosen | named)
       results.append(result)
   best = best_of(results)
-  return {'best_step': 0} | best.chosen, outputs_of(best, data)
+  return {'best_step': 0} | best.chosen, best.outputs
 
 
 def probe_rows(settings: FinetuneSettings, data: UserData) -> UserData:
   """The data with the rows that the flags select; refuses a single class."""
-  known = data._replace(splits=examples_of(settings, data))
+  known = examples_of(settings, data)
   if data.kind != 'ranking':
     check_classes(np.asarray(known.splits['train'].label), settings)
   return known
@@ -94,28 +77,37 @@ def probe_rows(settings: FinetuneSettings, data: UserData) -> UserData:
 def probe_candidates(
   vectors: Mapping[str, np.ndarray],
   data: UserData,
-  metric: str | None = None,
   *,
-  bag: Features | None = None,
+  bag: BySplit | None = None,
   model: str = 'logistic',
+  metric: str | None = None,
   positive_weight: float = 1.0,
 ) -> Iterator[ProbeResult]:
   """Fits the candidates of a probe, for labels or for a ranking.
 
   Args:
     vectors: of the users of each split, [users, features].
-    metric: the metric on validation rows that is the score [the first of
-      `SELECT_BY`].
-    bag: bags of the same users, which are joined to the vectors of a task with
-      labels.
+    bag: bags of the same users, which are `joined` to the vectors of a task
+      with labels. The weight of the bag is `chosen`, too.
+    model: as in `classifiers.candidates`, like the remaining arguments.
   """
   if data.kind == 'ranking':
-    return ranking_candidates(vectors, data, metric or SELECT_BY['ranking'][0])
-  labelled = labelled_rows(data, metric, positive_weight=positive_weight)
-  features = np.concatenate(list(vectors.values()))
+    yield from ranking_candidates(vectors, data, metric)
+    return
+  fitted = functools.partial(
+    candidates,
+    data=data,
+    model=model,
+    metric=metric,
+    positive_weight=positive_weight,
+  )
   if bag is None:
-    return candidates(features, labelled, model)
-  return joined_candidates(features, bag, labelled, model)
+    yield from fitted(vectors)
+    return
+  # Trees depend only on the order of the values of a feature.
+  for weight in BAG_WEIGHTS if model == 'logistic' else (1.0,):
+    for result in fitted(joined(vectors, bag, weight=weight)):
+      yield result._replace(chosen={'bag_weight': weight} | result.chosen)
 
 
 def history_numbers(data: UserData) -> np.ndarray:
@@ -130,30 +122,43 @@ def history_numbers(data: UserData) -> np.ndarray:
   return np.arange(sum(len(part.items) for part in parts))
 
 
-def vectors_by_split(
-  vectors: np.ndarray, data: UserData
-) -> dict[str, np.ndarray]:
-  """Vectors by split, from those of all splits, one after another."""
-  ends = np.cumsum([len(users.items) for users in data.splits.values()])
-  return dict(zip(data.splits, np.split(vectors, ends[:-1]), strict=True))
+def distinct_users(data: UserData) -> tuple[UserArrays, dict[str, np.ndarray]]:
+  """The users of all splits, each once, without labels and targets.
+
+  A user of a ranking may be in several splits, with the same history.
+
+  Returns:
+    The users, in the order of `history_numbers`; and for each split, the place
+    of each of its users among them.
+  """
+  _, first, place = np.unique(
+    history_numbers(data), return_index=True, return_inverse=True
+  )
+  parts = data.splits.values()
+  columns = [part.user_id for part in parts], [part.items for part in parts]
+  users = [Ragged.concatenate(column).take(first) for column in columns]
+  ends = np.cumsum([len(part.items) for part in parts])
+  places = np.split(place, ends[:-1])
+  return UserArrays(*users), dict(zip(data.splits, places, strict=True))
 
 
 def probe_head(
-  settings: FinetuneSettings,
-  data: UserData,
-  encoder: UserEncoder,
-  params: dict[str, Any],
+  settings: FinetuneSettings, data: UserData, model: Model
 ) -> dict[str, Any]:
   """The parameters of a linear head that is equivalent to the best probe."""
   known = probe_rows(settings, data)
-  vectors = encode_splits(settings, known.splits.values(), encoder, params)
-  labelled = labelled_rows(
-    known,
-    select_by(settings, data),
-    positive_weight=settings.positive_weight,
+  vectors = encode_splits(settings, known.splits, [model])
+  best = best_of(
+    candidates(
+      vectors,
+      known,
+      metric=settings.select_by,
+      positive_weight=settings.positive_weight,
+    )
   )
-  best = best_regression(vectors, labelled)
-  kernel, bias = on_vectors(best.linear, vectors, labelled.rows['train'])
+  kernel, bias = linear_head(
+    best, vectors['train'], len(data.vocabulary.labels)
+  )
   if data.kind == 'conversion':
     # A network has one output: the log-odds.
     kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
@@ -183,48 +188,33 @@ def check_classes(label: np.ndarray, settings: FinetuneSettings) -> None:
 
 
 def encode_splits(
-  settings: EncodingSettings,
-  splits: Collection[UserArrays],
-  encoder: UserEncoder,
-  params: dict[str, Any],
-  *,
-  history: str = 'last',
-) -> np.ndarray:
-  """The vectors of the users, split after split, [users, features].
+  settings: UserVectorSettings,
+  splits: Mapping[str, UserArrays],
+  models: Sequence[Model],
+) -> dict[str, np.ndarray]:
+  """The vectors of the users of each split, [users, features].
 
   Args:
-    history: as in `encoded`.
+    models: the encoders, whose vectors are concatenated.
 
   Raises:
     SettingsError: a vector has nan or infinity, which happens if the training
       of the encoder diverged.
   """
-  splits = [UserArrays(users.user_id, users.items) for users in splits]
-  found = encoded(settings, splits, encoder, params, history=history)
-  vectors = np.concatenate([some for *_, some in found])
-  if not np.isfinite(vectors).all():
-    raise SettingsError(
-      'the encoder gives vectors with nan or infinity, on which no probe can '
-      'be fitted: take an encoder whose training did not diverge'
-    )
-  return vectors
-
-
-def encode_concatenated(
-  settings: EncodingSettings,
-  splits: Collection[UserArrays],
-  models: Sequence[Model],
-  *,
-  history: str,
-) -> np.ndarray:
-  """The vectors of several encoders by `encode_splits`, concatenated."""
-  return np.concatenate(
-    [
-      encode_splits(settings, splits, *model, history=history)
-      for model in models
-    ],
-    axis=1,
-  )
+  users = [UserArrays(part.user_id, part.items) for part in splits.values()]
+  parts = []
+  for model in models:
+    found = encoded(settings, users, *model, history=settings.history)
+    vectors = np.concatenate([some for *_, some in found])
+    if not np.isfinite(vectors).all():
+      raise SettingsError(
+        'the encoder gives vectors with nan or infinity, on which no probe can '
+        'be fitted: take an encoder whose training did not diverge'
+      )
+    parts.append(vectors)
+  ends = np.cumsum([len(part.items) for part in users])
+  found = np.split(np.concatenate(parts, axis=1), ends[:-1])
+  return dict(zip(splits, found, strict=True))
 
 
 def probe_name(result: dict[str, Any]) -> str:
@@ -239,58 +229,34 @@ def probe_name(result: dict[str, Any]) -> str:
   return 'a probe with ' + ', '.join(f'{x} {result[x]:g}' for x in names)
 
 
-def labelled_rows(
-  data: UserData, metric: str | None = None, *, positive_weight: float = 1.0
-) -> Labelled:
-  """The labels of all rows: those of train, then validation, then test.
-
-  Args:
-    metric: the metric on validation rows that is the score [the first of
-      `SELECT_BY`].
-  """
-  metric = metric or SELECT_BY[data.kind][0]
-  parts = {name: np.asarray(part.label) for name, part in data.splits.items()}
-
-  def score(outputs: np.ndarray, label: np.ndarray) -> float:
-    values = KINDS[data.kind].measure(task_outputs(data.kind, outputs), label)
-    # The AUC is not defined if all validation rows are of one class.
-    return as_score(values, metric) if metric in values else 0.0
-
-  ends = np.cumsum([len(label) for label in parts.values()])
-  rows = {
-    name: np.arange(end - len(label), end)
-    for (name, label), end in zip(parts.items(), ends, strict=True)
-  }
-  return Labelled(
-    np.concatenate(list(parts.values())),
-    rows,
-    len(data.vocabulary.labels),
-    positive_weight,
-    score,
-  )
-
-
-def outputs_of(result: ProbeResult, data: UserData) -> dict[str, np.ndarray]:
-  """The outputs for validation and test rows, in the form of a network's."""
-  return {
-    name: task_outputs(data.kind, outputs)
-    for name, outputs in result.outputs.items()
-  }
-
-
-def bags_of_rows(data: UserData, max_length: int) -> Features:
-  """The bags of all rows, in the order of `labelled_rows`.
+def bags_by_split(data: UserData, *, max_length: int = 0) -> BySplit:
+  """The bags of the users of each split.
 
   Args:
     max_length: the number of last behaviours that are used; 0: all.
   """
+  num_items = len(data.vocabulary.items)
+  return {
+    name: bags(part.items, num_items, max_length=max_length)
+    for name, part in data.splits.items()
+  }
+
+
+def weighted_bags(
+  data: UserData, known: UserData, *, max_length: int = 0
+) -> BySplit:
+  """The bags of the users of a task with labels, weighted by `tf_idf`.
+
+  Args:
+    data: the task. Document frequencies are counted over all of its users,
+      trained on or not.
+    known: the same, with only the training rows that are used.
+  """
   from scipy import sparse
 
-  num_items = len(data.vocabulary.items)
-  return sparse.vstack(
-    [
-      bags(users.items, num_items, max_length=max_length)
-      for users in data.splits.values()
-    ],
-    format='csr',
-  )
+  bag = bags_by_split(data, max_length=max_length)
+  everybody = sparse.vstack(list(bag.values()), format='csr')
+  return {
+    name: tf_idf(bag[name][: len(part.items)], counted=everybody)
+    for name, part in known.splits.items()
+  }

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from adaptssr_jax.data import UserArrays, UserData
-from experiments.finetuning.tasks import as_score, measure_ranks
-from experiments.probing.classifiers import ProbeResult
+from experiments.probing.classifiers import ProbeResult, scored
 from experiments.probing.features import moments
 
 # Features have a variance of 1; the strongest penalty comes first.
@@ -20,7 +19,9 @@ _ROWS = 256
 
 
 def ranking_candidates(
-  vectors: Mapping[str, np.ndarray], data: UserData, metric: str
+  vectors: Mapping[str, np.ndarray],
+  data: UserData,
+  metric: str | None = None,
 ) -> Iterator[ProbeResult]:
   """Ridge regression from vectors to targets, with each of the penalties.
 
@@ -36,7 +37,7 @@ def ranking_candidates(
   Args:
     vectors: of the users of each split, [users, features].
     data: the ranking task.
-    metric: the metric on validation rows that is the score, such as 'ndcg@10'.
+    metric: as in `scored`.
 
   Yields:
     A result for each penalty, which is `chosen['ridge']`, the strongest first.
@@ -46,7 +47,7 @@ def ranking_candidates(
   from scipy import linalg, sparse
 
   train = data.splits['train']
-  mean, shrink = moments(vectors['train'], np.arange(len(train.items)))
+  mean, shrink = moments(vectors['train'])
   known = {name: (users - mean) * shrink for name, users in vectors.items()}
   inputs = known['train']
   positives = train.positives
@@ -74,8 +75,7 @@ def ranking_candidates(
         )
         for name in ('validation', 'test')
       }
-    values = measure_ranks(outputs['validation'])
-    yield ProbeResult({'ridge': penalty}, outputs, as_score(values, metric))
+    yield scored({'ridge': penalty}, outputs, data, metric)
 
 
 def _score(

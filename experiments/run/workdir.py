@@ -59,28 +59,38 @@ def opened_workdir(
     check_shared(folder / _HOLDER)
     yield folder
     return
-  _refuse_other_files(folder)
   with contextlib.ExitStack() as stack:
     with writing(folder):
+      _refuse_other_files(folder)
       folder.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(folder))
-      _refuse_other_settings(settings, folder, data_name)
+    refuse_other_run(settings, data_name)
     atomic_write(folder / _FLAGS, settings.to_flagfile())
     check_shared(folder / _HOLDER)
     yield folder
 
 
-def _refuse_other_settings(
-  settings: RunSettings, folder: pathlib.Path, data_name: str
+def refuse_other_run(
+  settings: RunSettings, data_name: str | None = None
 ) -> None:
-  saved, dataset = folder / _FLAGS, folder / _DATASET
-  if not (saved.exists() and _has_trained(folder)):
-    return
-  same = f'{data_name}\n'.encode()
-  same_data = dataset.exists() and dataset.read_bytes() == same
-  differing = differing_settings(
-    saved_flags(folder), settings, same_data=same_data
-  )
+  """Refuses a folder that holds other files, or a run with other settings.
+
+  Args:
+    data_name: as in `opened_workdir`; None if the data are not open yet, and
+      may be those of the run.
+  """
+  folder = pathlib.Path(settings.workdir)
+  with writing(folder):
+    _refuse_other_files(folder)
+    if not _has_trained(folder):
+      return
+    dataset, same = folder / _DATASET, f'{data_name}\n'.encode()
+    same_data = data_name is None or (
+      dataset.exists() and dataset.read_bytes() == same
+    )
+    differing = differing_settings(
+      saved_flags(folder), settings, same_data=same_data
+    )
   if not differing:
     return
   for name in ('pretrained', 'init_from'):
@@ -92,7 +102,8 @@ def _refuse_other_settings(
       )
   raise SettingsError(
     f'--workdir={settings.workdir} holds a run with other settings: '
-    f'{differing}. Choose another folder, or give it the settings of {saved}'
+    f'{differing}. Choose another folder, or give it the settings of '
+    f'{folder / _FLAGS}'
   )
 
 
@@ -158,9 +169,8 @@ def _in_use(folder: pathlib.Path) -> SettingsError:
 
 
 def _refuse_other_files(folder: pathlib.Path) -> None:
-  with writing(folder):
-    if not folder.is_dir() or (folder / _FLAGS).exists():
-      return
+  if not folder.is_dir() or (folder / _FLAGS).exists():
+    return
   # Left by a run that was killed before it wrote its flags.
   ours = {_LOCK, _HOLDER, f'{_FLAGS}{_PART}'}
   if any(path.name not in ours for path in folder.iterdir()):
