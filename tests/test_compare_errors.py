@@ -99,6 +99,8 @@ def test_predictions_of_other_rows_are_refused(stand_ins, settings):
       '--batch_size: ',
     ),
     ('pretrain', '--fusion=1.5', r'--fusion must be .* not 1.5'),
+    ('pretrain', '--log_to=nowhere', '--log_to=nowhere must be one of'),
+    ('classification', '--log_to=nowhere', '--log_to=nowhere must be one of'),
     (
       'warm_start',
       '--objective=masked_items\n--table_update=rows',

@@ -15,7 +15,6 @@ from experiments.finetuning.data import check_task, open_task
 from experiments.flags.binder import Settings, SettingsError, from_flagfile
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from experiments.flags.pretraining import PretrainSettings, check_objective
-from experiments.flags.process import check_table_update
 from experiments.run import loop
 from experiments.run.data import open_data
 
@@ -144,8 +143,7 @@ def _check_tuning(
       'their own (--modes=frozen)'
     )
   with naming(path):
-    loop.check_devices(with_defaults(tuned))
-    check_table_update(tuned)
+    loop.check_run(with_defaults(tuned))
 
 
 def read_pretraining(
@@ -200,8 +198,7 @@ def check_objectives(name: str, path: str, objectives: tuple[str, ...]) -> None:
 
 def check_training(settings: PretrainSettings) -> None:
   """Refuses what pre-training would refuse after hours of other runs."""
-  loop.check_devices(settings)
-  check_table_update(settings)
+  loop.check_run(settings)
   check_objective(settings)
 
 
