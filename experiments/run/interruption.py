@@ -75,7 +75,7 @@ def defer_signals() -> Iterator[None]:
     _SIGNAL.is_polled = False
   # With several processes, the others may have finished without a signal.
   if _SIGNAL.name and not jax.distributed.is_initialized():
-    raise _interrupted()
+    raise Interrupted(f'stopped by {_SIGNAL.name}')
 
 
 def asked_to_stop(step: int) -> bool:
@@ -86,10 +86,6 @@ def asked_to_stop(step: int) -> bool:
   if jax.distributed.is_initialized():
     return multihost_utils.reached_preemption_sync_point(step)
   return _SIGNAL.name is not None
-
-
-def _interrupted() -> Interrupted:
-  return Interrupted(f'stopped by {_SIGNAL.name}')
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -106,7 +102,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
   # Stored, because code that is running now may swallow the exception.
   _SIGNAL.name = name
   if not _SIGNAL.is_polled:
-    raise _interrupted()
+    raise Interrupted(f'stopped by {_SIGNAL.name}')
   if together:
     # No process may stop alone; SIGTERM makes JAX notify the others.
     os.kill(os.getpid(), signal.SIGTERM)

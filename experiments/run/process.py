@@ -48,13 +48,15 @@ def call(
     Whether a signal has stopped this process, which then has to end by
     `end_at_once`.
   """
+  then = 'resume' if settings.is_resumable else 'start again'
+  advice = f'give the same command to {then}'
   try:
     with handle_signals():
       prepare_process(settings)
       check_same_flags(settings)
       main(settings)
   except Interrupted as notice:
-    text = f'{notice}: {_advice(settings)}'
+    text = f'{notice}: {advice}'
     if not settings.is_resumable:
       _fail(f'error: {text}', at_once=True)
     is_alone = not jax.distributed.is_initialized()
@@ -71,8 +73,7 @@ def call(
     )
   except KeyboardInterrupt as error:
     signal_name = str(error) or 'SIGINT'
-    text = f'error: stopped at once by {signal_name}: {_advice(settings)}'
-    _fail(text, at_once=True)
+    _fail(f'error: stopped at once by {signal_name}: {advice}', at_once=True)
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
@@ -87,12 +88,6 @@ def call(
       )
     _fail(text)
   return False
-
-
-def _advice(settings: Settings) -> str:
-  """What to do after a command was stopped."""
-  then = 'resume' if settings.is_resumable else 'start again'
-  return f'give the same command to {then}'
 
 
 def _fail(text: str, *, at_once: bool = False) -> None:
