@@ -14,6 +14,7 @@ from experiments.flags.binder import (
   flag,
   from_flagfile,
   from_flags,
+  mutable_flag,
 )
 from experiments.flags.finetuning import FinetuneSettings
 from experiments.flags.pretraining import PretrainSettings, parse_fusion
@@ -227,7 +228,7 @@ def test_a_class_of_settings_needs_no_more_than_its_fields():
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class Some(Settings):
     size: int = flag(2, 'A size.', low=1)
-    names: tuple[str, ...] = flag(('a',), 'Names.', mutable_on_resume=True)
+    names: tuple[str, ...] = mutable_flag(('a',), 'Names.')
 
   assert parse(Some, '--size=3').flag_values() == {'size': '3', 'names': 'a'}
   assert Some().mutable_names() == {'names'}

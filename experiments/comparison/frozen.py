@@ -14,7 +14,7 @@ import numpy as np
 from adaptssr_jax.data import UserArrays, UserData, resplit
 from experiments.finetuning.data import with_first_rows
 from experiments.finetuning.predictions import write_result
-from experiments.flags.binder import flag
+from experiments.flags.binder import flag, mutable_flag
 from experiments.flags.process import (
   EncodingSettings,
   TableSettings,
@@ -57,15 +57,13 @@ class VectorSettings(
 ):
   """How the users of a data set are encoded."""
 
-  workdir: str = flag(
-    'runs/vectors', 'Folder of the vectors.', mutable_on_resume=True
-  )
+  workdir: str = mutable_flag('runs/vectors', 'Folder of the vectors.')
   pretrained: str = flag(
     '', 'Workdir of the run whose encoder is used; by default it is random.'
   )
   seed: int = flag(0, 'Seed of a random encoder.', low=0, high=2**32 - 1)
-  batch_size: int = flag(
-    512, 'Users of a batch, over all devices.', low=1, mutable_on_resume=True
+  batch_size: int = mutable_flag(
+    512, 'Users of a batch, over all devices.', low=1
   )
 
 
@@ -73,9 +71,7 @@ class VectorSettings(
 class ProbeSettings(DataSettings, LabelSettings):
   """The probe of a frozen cell."""
 
-  workdir: str = flag(
-    'runs/probe', 'Folder of the result.', mutable_on_resume=True
-  )
+  workdir: str = mutable_flag('runs/probe', 'Folder of the result.')
   vectors: str = flag('', 'Folder of the vectors.')
   task: str = flag('gender', 'The task.')
   with_bag: bool = flag(False, 'Join the TF-IDF bag of items to each vector.')

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.comparison import methods
 from experiments.comparison.methods import FINE_TUNED, MODES, REFERENCE
-from experiments.flags.binder import flag
+from experiments.flags.binder import flag, mutable_flag
 from experiments.flags.process import ProcessSettings
 from experiments.flags.shared import DataSettings
 
@@ -21,10 +21,9 @@ _REPLACED = (
 class CompareSettings(DataSettings, ProcessSettings):
   """The flags of a comparison."""
 
-  workdir: str = flag(
+  workdir: str = mutable_flag(
     'runs/compare',
     'Folder of all runs and of the results; finished runs in it are reused.',
-    mutable_on_resume=True,
   )
   tasks: tuple[str, ...] = flag(('gender',), 'The tasks, columns of the table.')
   methods: tuple[str, ...] = flag(
@@ -126,11 +125,10 @@ class CompareSettings(DataSettings, ProcessSettings):
     'More rows: AdaptSSR with one augmentation for each view, all pairs.',
   )
 
-  dry_run: bool = flag(
+  dry_run: bool = mutable_flag(
     False,
     'Only list the missing runs, and estimate their time from finished runs '
     'of the same kind; nothing but the prepared data is written.',
-    mutable_on_resume=True,
   )
 
   def without_effect(self) -> dict[str, str]:

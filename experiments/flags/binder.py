@@ -39,6 +39,11 @@ def flag(default: Any, help: str, **rule: Any) -> Any:
   return dataclasses.field(default=default, metadata=metadata)
 
 
+def mutable_flag(default: Any, help: str, **rule: Any) -> Any:
+  """A flag whose value may change when a run is resumed."""
+  return flag(default, help, mutable_on_resume=True, **rule)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
   """Base class of the settings of all commands; checks every value.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.binder import Settings, SettingsError, flag, mutable_flag
 from experiments.flags.objectives import traits_of
 
 # Flags, each of some commands, that need the whole table in every step or leave
@@ -17,10 +17,8 @@ _WHOLE_TABLE = (
 class QuietSettings(Settings):
   """The flag that mutes progress."""
 
-  quiet: bool = flag(
-    False,
-    'Print only errors and the lines of the result.',
-    mutable_on_resume=True,
+  quiet: bool = mutable_flag(
+    False, 'Print only errors and the lines of the result.'
   )
 
 
@@ -28,22 +26,20 @@ class QuietSettings(Settings):
 class ProcessSettings(QuietSettings, group='devices'):
   """The compilation cache and the devices; for commands with --workdir."""
 
-  compilation_cache: str = flag(
+  compilation_cache: str = mutable_flag(
     'auto',
     'Folder where JAX keeps compiled programs, so that the next start takes '
     'less time: auto, jax_compilation_cache next to the folder of the run; '
     'off, as an empty value is; or a folder. JAX_COMPILATION_CACHE_DIR takes '
     'precedence.',
-    mutable_on_resume=True,
   )
-  cpu_devices: int = flag(
+  cpu_devices: int = mutable_flag(
     0,
     'Number of JAX devices on a CPU, which split each batch; each holds all '
     'parameters. 0: one per core, as long as each gets 16 users of a batch; or '
     "JAX's own setting, if a variable of JAX sets it or there are several "
     'processes.',
     low=0,
-    mutable_on_resume=True,
   )
 
 
@@ -51,36 +47,30 @@ class ProcessSettings(QuietSettings, group='devices'):
 class DistributedSettings(ProcessSettings, group='several processes'):
   """The processes of a run; each is given the same command."""
 
-  distributed: str = flag(
+  distributed: str = mutable_flag(
     'auto',
     'Whether this process is one of several. auto: if a TPU pod, '
     'Slurm, Kubernetes or MPI reports several, or if --coordinator is given.',
     choices=('auto', 'on', 'off'),
-    mutable_on_resume=True,
   )
-  coordinator: str = flag(
+  coordinator: str = mutable_flag(
     '',
     'HOST:PORT where process 0 listens, with --num_processes and --process_id: '
     'for clusters that JAX does not detect.',
-    mutable_on_resume=True,
   )
-  num_processes: int | None = flag(
-    None, 'Number of processes.', low=1, mutable_on_resume=True
+  num_processes: int | None = mutable_flag(None, 'Number of processes.', low=1)
+  process_id: int | None = mutable_flag(
+    None, 'Index of this process, from 0.', low=0
   )
-  process_id: int | None = flag(
-    None, 'Index of this process, from 0.', low=0, mutable_on_resume=True
-  )
-  join_timeout: int = flag(
+  join_timeout: int = mutable_flag(
     300,
     'Seconds to wait for all processes at the start, before this one ends.',
     low=1,
-    mutable_on_resume=True,
   )
-  heartbeat_timeout: int = flag(
+  heartbeat_timeout: int = mutable_flag(
     100,
     'Seconds without a heartbeat of a process after which the others stop.',
     low=1,
-    mutable_on_resume=True,
   )
 
   def __post_init__(self) -> None:
@@ -116,19 +106,17 @@ class DistributedSettings(ProcessSettings, group='several processes'):
 class EncodingSettings(Settings, group='speed'):
   """How sequences are grouped by length and encoded in microbatches."""
 
-  buckets: int = flag(
+  buckets: int = mutable_flag(
     4,
     'Number of lengths to which sequences are padded, chosen from the data; '
     'each is compiled. 1: all sequences have the full length.',
     low=1,
-    mutable_on_resume=True,
   )
-  microbatch: int | None = flag(
+  microbatch: int | None = mutable_flag(
     None,
     'Sequences that a device encodes at a time, keeping only their vectors for '
     'the gradient; 0: all of them [16 on a CPU, else 256].',
     low=0,
-    mutable_on_resume=True,
   )
 
 
@@ -159,11 +147,10 @@ class UserVectorSettings(HistorySettings):
 class TableSettings(Settings, group='speed'):
   """The layout of the item table."""
 
-  shard_table: bool = flag(
+  shard_table: bool = mutable_flag(
     False,
     'Shard the item table and its Adam state over the devices; each device '
     'fetches the rows that its users need.',
-    mutable_on_resume=True,
   )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.binder import Settings, SettingsError, flag, mutable_flag
 from experiments.flags.process import DistributedSettings, SpeedSettings
 
 LEAVE_ONE_OUT = 'leave_one_out'
@@ -20,14 +20,11 @@ class DataSettings(Settings, group='data'):
     'app,ttl}, movielens_users/{100k,1m}, ta_feng, complete_journey, ttl, or '
     'user_tables (your own files, see --events).',
   )
-  data_dir: str = flag(
-    'data', 'Folder of the prepared data sets.', mutable_on_resume=True
-  )
-  manual_dir: str = flag(
+  data_dir: str = mutable_flag('data', 'Folder of the prepared data sets.')
+  manual_dir: str = mutable_flag(
     '',
     'Folder of source files that you provide; by default downloads/manual '
     'in --data_dir.',
-    mutable_on_resume=True,
   )
   events: tuple[str, ...] = flag(
     (),
@@ -53,24 +50,21 @@ class DataSettings(Settings, group='data'):
     "left out. Columns of CSV and JSON lines are text: event = 'view' and "
     'rating::double >= 4.',
   )
-  memory_limit: str = flag(
+  memory_limit: str = mutable_flag(
     '',
     'user_tables: the most memory that preparing may take, such as 4GB, before '
     'it uses files in --data_dir; by default 80% of the machine.',
-    mutable_on_resume=True,
   )
-  beam: bool = flag(
+  beam: bool = mutable_flag(
     False,
     'ttl, user_tables: prepare the same examples with Apache Beam, from '
     "sources larger than one machine. Needs pip install -e '.[beam]'.",
-    mutable_on_resume=True,
   )
-  beam_options: tuple[str, ...] = flag(
+  beam_options: tuple[str, ...] = mutable_flag(
     (),
     '--beam: options of the pipeline, such as --runner=FlinkRunner,'
     '--flink_master=HOST:8081; by default FnApiRunner runs it on this machine.',
     may_repeat=True,
-    mutable_on_resume=True,
   )
 
 
@@ -110,30 +104,23 @@ class RunSettings(
 ):
   """How a model is trained, logged and saved."""
 
-  workdir: str = flag(
+  workdir: str = mutable_flag(
     'runs/latest',
     'Folder of the run: flags, logs, checkpoints. An unfinished run in it is '
     'resumed.',
-    mutable_on_resume=True,
   )
   seed: int = flag(
     0, 'Seed of everything random in the run.', low=0, high=2**32 - 1
   )
-  num_epochs: int = flag(
-    20, 'Number of passes over the users.', low=1, mutable_on_resume=True
+  num_epochs: int = mutable_flag(20, 'Number of passes over the users.', low=1)
+  num_steps: int = mutable_flag(
+    0, 'Number of updates; 0: that of --num_epochs.', low=0
   )
-  num_steps: int = flag(
-    0,
-    'Number of updates; 0: that of --num_epochs.',
-    low=0,
-    mutable_on_resume=True,
-  )
-  patience: int = flag(
+  patience: int = mutable_flag(
     0,
     'Number of epochs without a better validation score after which the run '
     'stops; 0: it does not stop early.',
     low=0,
-    mutable_on_resume=True,
   )
   batch_size: int = flag(128, 'Users of a batch, over all devices.', low=1)
   window: str = flag(
@@ -160,24 +147,17 @@ class RunSettings(
   weight_decay: float = flag(
     0.0, 'Decoupled weight decay, as in AdamW.', low=0.0
   )
-  max_skipped: int = flag(
+  max_skipped: int = mutable_flag(
     10,
     'Number of steps in a row without a finite loss and gradient, which are '
     'skipped, after which the run stops; 0: it never stops.',
     low=0,
-    mutable_on_resume=True,
   )
-  checkpoint_every: int = flag(
-    1000,
-    'Number of steps between two checkpoints.',
-    low=1,
-    mutable_on_resume=True,
+  checkpoint_every: int = mutable_flag(
+    1000, 'Number of steps between two checkpoints.', low=1
   )
-  keep_checkpoints: int = flag(
-    2,
-    'Number of latest checkpoints to keep.',
-    low=1,
-    mutable_on_resume=True,
+  keep_checkpoints: int = mutable_flag(
+    2, 'Number of latest checkpoints to keep.', low=1
   )
   log_every: int = flag(10, 'Steps between two lines of metrics.jsonl.', low=1)
   log_seconds: bool = flag(
@@ -186,11 +166,10 @@ class RunSettings(
     'with compilation, without validation. Two equal runs then no longer write '
     'equal files.',
   )
-  log_to: tuple[str, ...] = flag(
+  log_to: tuple[str, ...] = mutable_flag(
     ('tensorboard',),
     'Where the numbers of metrics.jsonl are also logged: tensorboard, mlflow, '
     'wandb, MODULE:FUNCTION of your own, or several of them.',
-    mutable_on_resume=True,
   )
 
   def without_effect(self) -> dict[str, str]:
@@ -208,24 +187,19 @@ class RunSettings(
 class PlanSettings(RunSettings, group='plan'):
   """The plan of a run, printed instead of running it."""
 
-  plan: bool = flag(
+  plan: bool = mutable_flag(
     False,
     'Print the memory, operations and network traffic that the run would need, '
     'without training; only the prepared data are written.',
-    mutable_on_resume=True,
   )
-  plan_devices: int = flag(
+  plan_devices: int = mutable_flag(
     0,
     '--plan: number of devices, which the CPU simulates; 0: those of this '
     'machine.',
     low=0,
-    mutable_on_resume=True,
   )
-  plan_items: int = flag(
-    0,
-    '--plan: number of items in the catalogue; 0: those of the data.',
-    low=0,
-    mutable_on_resume=True,
+  plan_items: int = mutable_flag(
+    0, '--plan: number of items in the catalogue; 0: those of the data.', low=0
   )
 
   def __post_init__(self) -> None:

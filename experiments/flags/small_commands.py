@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from experiments.flags.binder import Settings, SettingsError, flag
+from experiments.flags.binder import Settings, SettingsError, flag, mutable_flag
 from experiments.flags.objectives import AugmentationSettings
 from experiments.flags.process import (
   DistributedSettings,
@@ -107,9 +107,7 @@ class BaselineSettings(SplitSettings, QuietSettings, LabelSettings):
 
   is_resumable = False
 
-  workdir: str = flag(
-    'runs/baseline', 'Folder of the result.', mutable_on_resume=True
-  )
+  workdir: str = mutable_flag('runs/baseline', 'Folder of the result.')
   method: str = flag(
     'bag_of_items',
     'The baseline.',
@@ -162,10 +160,8 @@ class SimilaritySettings(
     'if two are the same].',
     may_repeat=True,
   )
-  workdir: str = flag(
-    'runs/similarity',
-    'Folder for the numbers and the picture.',
-    mutable_on_resume=True,
+  workdir: str = mutable_flag(
+    'runs/similarity', 'Folder for the numbers and the picture.'
   )
   split: str = flag(
     'validation',
