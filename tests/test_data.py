@@ -94,21 +94,15 @@ ITEMS = [f'ïtem {at}' for at in range(50)]
 LABELS = ['x', 'y', 'z']
 
 
-def _configs():
-  return [TaskConfig(name=kind, task=kind, kind=kind) for kind in KINDS]
-
-
 class MadeUsers(UserBuilder, skip_registration=True):
   """A data set of twenty users."""
 
-  BUILDER_CONFIGS = _configs()
+  BUILDER_CONFIGS = tuple(TaskConfig(task=kind, kind=kind) for kind in KINDS)
 
   def _read(self, dl_manager):
     kind = self.builder_config.kind
     splits = {name: made_split(kind, seed) for seed, name in enumerate('ab')}
-    return splits, Vocabulary(
-      [f'ïtem {at}' for at in range(50)], ('x', 'y', 'z')
-    )
+    return splits, Vocabulary(ITEMS, LABELS)
 
 
 def made_rows(kind, seed=0):

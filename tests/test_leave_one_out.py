@@ -23,8 +23,8 @@ from tests.synthetic_movielens import grouplens_files, log_of, plain, write_zip
 from tests.tiny_runs import ENCODER, finetune_settings, pretrain_settings
 
 SPLITS = ('train', 'validation', 'test')
-PRETRAIN = 'leave_one_out_pretrain'
-NEXT_ITEM = 'leave_one_out_next_item'
+PRETRAIN = 'pretrain'
+NEXT_ITEM = 'next_item'
 
 
 def made_log():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adaptssr_jax.data import Ragged
+from adaptssr_jax.data import similar_items as module
 from adaptssr_jax.data.similar_items import similar_items
 
 
@@ -48,12 +49,13 @@ def test_a_golden_value():
 
 
 @pytest.mark.parametrize('pairs', [1, 50, 10**9])
-def test_is_the_formula_in_blocks_of_any_size(pairs):
+def test_is_the_formula_in_blocks_of_any_size(monkeypatch, pairs):
+  monkeypatch.setattr(module, '_PAIRS', pairs)
   rng = np.random.default_rng(0)
   rows = [rng.integers(1, 16, rng.integers(0, 9)) for _ in range(60)]
   # A repeated item counts once, and one user has no items.
   rows += [np.array([3, 3, 3, 4]), np.array([], int)]
-  found = similar_items(Ragged.from_rows(rows), num_items=17, k=4, pairs=pairs)
+  found = similar_items(Ragged.from_rows(rows), num_items=17, k=4)
   np.testing.assert_array_equal(found, by_loop(rows, 17, 4))
 
 

@@ -366,8 +366,16 @@ def test_what_does_not_fit_the_memory_is_sorted_on_the_disk(
   paths = [tmp_path / 'a.csv', tmp_path / 'b.parquet']
   found = []
   monkeypatch.setattr(table_users, '_SECONDS', 0.0)
-  for settings in ({'memory_limit': '40MB', 'threads': 1}, {'threads': 4}):
-    users, vocabulary, said = read(tmp_path, paths, **settings)
+  connect = duckdb.connect
+  for limit, threads in (('40MB', 1), ('', 4)):
+    monkeypatch.setattr(
+      duckdb,
+      'connect',
+      lambda path, config, threads=threads: connect(
+        path, config=config | {'threads': threads}
+      ),
+    )
+    users, vocabulary, said = read(tmp_path, paths, memory_limit=limit)
     assert f'Read 400,000 rows of {paths[1]}...' in said
     assert said[-1] == 'Sorting 800,000 behaviours of 5,000 users...'
     found.append((users.user_id, vocabulary, users.items.values.tolist()))

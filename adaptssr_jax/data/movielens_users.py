@@ -53,17 +53,19 @@ _GENDERS = {'F': 'female', 'M': 'male'}
 # The age groups of MovieLens-1M, into which the ages of 100k are grouped, too.
 _AGES = ('<18', '18-24', '25-34', '35-44', '45-49', '50-55', '56+')
 _AGE_STARTS = (18, 25, 35, 45, 50, 56)
+# {split: {task: kind}}.
 _KINDS = {
-  'pretrain': 'pretrain',
-  'gender': 'classification',
-  'age': 'classification',
-  'occupation': 'classification',
-  'click': 'ranking',
-  'thumb_up': 'ranking',
-  'click_by_user': 'ranking',
-  'thumb_up_by_user': 'ranking',
-  'leave_one_out_pretrain': 'pretrain',
-  'leave_one_out_next_item': 'ranking',
+  '': {
+    'pretrain': 'pretrain',
+    'gender': 'classification',
+    'age': 'classification',
+    'occupation': 'classification',
+    'click': 'ranking',
+    'thumb_up': 'ranking',
+    'click_by_user': 'ranking',
+    'thumb_up_by_user': 'ranking',
+  },
+  'leave_one_out': {'pretrain': 'pretrain', 'next_item': 'ranking'},
 }
 # Leave one out: {split: number of films after the history}.
 _AFTER = {'train': 3, 'validation': 2, 'test': 1}
@@ -88,9 +90,10 @@ class MovielensUsers(UserBuilder):
   """
 
   BUILDER_CONFIGS = tuple(
-    TaskConfig(name=f'{size}_{task}', task=task, kind=kind)
+    TaskConfig(task=task, kind=kind, size=size, split=split)
     for size in EDITIONS
-    for task, kind in _KINDS.items()
+    for split, kinds in _KINDS.items()
+    for task, kind in kinds.items()
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "GroupLens' ml-100k.zip or ml-1m.zip, as it is or unpacked. Only needed "
@@ -100,8 +103,8 @@ class MovielensUsers(UserBuilder):
   def _read(
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
-    task = self.builder_config.task
-    edition = EDITIONS[self.builder_config.name.partition('_')[0]]
+    config = self.builder_config
+    edition = EDITIONS[config.size]
     path = find_file(
       edition.package,
       dl_manager,
@@ -110,10 +113,10 @@ class MovielensUsers(UserBuilder):
       sha256=self.url_infos[edition.url].checksum,
     )
     log = read(path, edition)
-    if task.startswith('leave_one_out'):
-      splits, vocabulary, left_out = leave_one_out_rows(log, task)
+    if config.split == 'leave_one_out':
+      splits, vocabulary, left_out = leave_one_out_rows(log, config.task)
     else:
-      splits, vocabulary, left_out = last_ten_rows(log, task, edition)
+      splits, vocabulary, left_out = last_ten_rows(log, config.task, edition)
     self.info.metadata.update(source=str(path), users_left_out=left_out)
     return splits, vocabulary
 
@@ -187,7 +190,7 @@ def leave_one_out_rows(
   objective that uses all films of a row is validated on its training data.
 
   Args:
-    task: `leave_one_out_pretrain` or `leave_one_out_next_item`.
+    task: `pretrain` or `next_item`.
 
   Returns:
     The splits, the vocabulary, and the number of users with fewer than four
@@ -199,7 +202,7 @@ def leave_one_out_rows(
   # Otherwise the first training rows would be those of the oldest accounts.
   rows = rows.take(np.random.default_rng(0).permutation(kept))
   left_out = len(user) - len(kept)
-  if task == 'leave_one_out_next_item':
+  if task == 'next_item':
     splits = {name: _next_item(rows, after) for name, after in _AFTER.items()}
     return splits, Vocabulary(names, names), left_out
   splits = {

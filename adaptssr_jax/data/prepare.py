@@ -42,7 +42,6 @@ def prepare(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
-  memory_limit: str = '',
   on_progress: Callable[[str], None] = ignore_progress,
 ) -> None:
   """Prepares a data set, unless another process prepares it meanwhile.
@@ -51,8 +50,6 @@ def prepare(
     manual_dir: the folder of files that the user has to provide.
     beam_options: flags of an Apache Beam pipeline that prepares the examples,
       such as '--runner=FlinkRunner'; None prepares them in this process.
-    memory_limit: of the DuckDB that reads `user_tables`, such as '4GB'; by
-      default 80% of the machine's memory. The rest goes to the disk.
     on_progress: called with each line of progress, such as a wait for another
       process, or which parts of the source are left out.
 
@@ -82,7 +79,6 @@ def prepare(
       else:
         staged = _builder_in(builder, pathlib.Path(scratch))
         staged.beam_options = beam_options
-        staged.memory_limit = memory_limit
         staged.on_progress = on_progress
         made = _make(staged, builder.data_dir_root / 'downloads', manual_dir)
       _publish(made, folder)

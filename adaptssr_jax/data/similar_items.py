@@ -7,14 +7,13 @@ import scipy.sparse
 
 from adaptssr_jax.data.ragged import Ragged
 
-# Pairs of items of a user that are counted at a time.
+# Pairs of items of a user that are counted at a time, or all pairs of one item
+# if these are more. It bounds the memory, apart from 40 bytes per behaviour.
 _PAIRS = 2**24
 _BEYOND = np.iinfo(np.int32).max
 
 
-def similar_items(
-  histories: Ragged, *, num_items: int, k: int, pairs: int = _PAIRS
-) -> np.ndarray:
+def similar_items(histories: Ragged, *, num_items: int, k: int) -> np.ndarray:
   """The most similar items of each item: ItemCF with inverse user frequency.
 
   sim(i, j) = sum over u with both of 1 / log(1 + |S_u|) / sqrt(N_i N_j)
@@ -27,8 +26,6 @@ def similar_items(
     histories: behaviours of the training users, item numbers from 1.
     num_items: number of items.
     k: maximal number of similar items kept per item.
-    pairs: number of item pairs counted at a time, or all pairs of one item if
-      these are more. It bounds the memory, apart from 40 bytes per behaviour.
 
   Returns:
     int32 [num_items + 2, k], with rows for padding, the items and the mask.
@@ -57,7 +54,7 @@ def similar_items(
   weighted = weighted.tocsr()
   # The number of pairs that each item is in, over all its users.
   work = holders @ sizes.astype(np.int64)
-  for rows in _blocks(work, pairs):
+  for rows in _blocks(work, _PAIRS):
     block = holders[rows.start : rows.stop] @ weighted
     found[rows.start : rows.stop] = _first_of_rows(block, rows.start, k)
   return found

@@ -84,7 +84,7 @@ class SyntheticUsers(UserBuilder):
   """Synthetic users with drifting interests, noise, and attributes."""
 
   BUILDER_CONFIGS = tuple(
-    TaskConfig(name=f'{size}_{task}', task=task, kind=kind)
+    TaskConfig(task=task, kind=kind, size=size)
     for size in SIZES
     for task, kind in _KINDS.items()
   )
@@ -94,7 +94,7 @@ class SyntheticUsers(UserBuilder):
   ) -> tuple[dict[str, Rows], Vocabulary]:
     del dl_manager
     config = self.builder_config
-    size = SIZES[config.name.partition('_')[0]]
+    size = SIZES[config.size]
     items, labels = make_users(size)
     rows = Rows([f'user_{row}' for row in range(size.users)], items)
     names = [f'item_{item}' for item in range(1, size.items + 1)]
@@ -109,18 +109,12 @@ class SyntheticUsers(UserBuilder):
     return split_rows(rows, config.task), Vocabulary(names, classes)
 
 
-def make_users(
-  size: Size, seed: int = 0
-) -> tuple[Ragged, dict[str, np.ndarray]]:
-  """Draws the behaviours and the labels of all users.
+def make_users(size: Size) -> tuple[Ragged, dict[str, np.ndarray]]:
+  """Draws the behaviours, item numbers from 1, and {task: class of each user}.
 
-  Args:
-    seed: the seed; the same seed gives the same users.
-
-  Returns:
-    The behaviours, item numbers from 1, and {task: class of each user}.
+  The same size always gives the same users.
   """
-  world = np.random.default_rng([seed, 0])
+  world = np.random.default_rng([0, 0])
   number = _item_numbers(world, size)
   taste = {
     task: world.normal(size=(_INTERESTS, len(classes)))
@@ -129,7 +123,7 @@ def make_users(
   buying = world.normal(size=_INTERESTS)
   values, lengths = [], []
   labels = {task: [] for task in (*_CLASSES, *_CONVERSION)}
-  for rng, after, length, interests, first, last in _blocks(size, seed):
+  for rng, after, length, interests, first, last in _blocks(size):
     values.append(
       number[_draw_items(rng, size, length, interests, first, last)]
     )
@@ -158,7 +152,7 @@ def make_next_items(size: Size, *, liked: bool) -> Ragged:
   """
   number = _item_numbers(np.random.default_rng([0, 0]), size)
   values, lengths = [], []
-  for _, after, length, interests, _, last in _blocks(size, 0):
+  for _, after, length, interests, _, last in _blocks(size):
     # Drawn like the behaviours, but by the last mix only.
     count = np.full(len(length), _NEXT)
     drawn = _draw_items(after, size, count, interests, last, last)
@@ -177,7 +171,7 @@ def _item_numbers(world: np.random.Generator, size: Size) -> np.ndarray:
   return world.permutation(size.items).astype(np.int32) + 1
 
 
-def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
+def _blocks(size: Size) -> Iterator[tuple[Any, ...]]:
   """Draws the users, block by block.
 
   Yields:
@@ -186,8 +180,8 @@ def _blocks(size: Size, seed: int) -> Iterator[tuple[Any, ...]]:
     weights at the start and at the end of the sequence.
   """
   for block, start in enumerate(range(0, size.users, _BLOCK)):
-    rng = np.random.default_rng([seed, 1, block])
-    after = np.random.default_rng([seed, 2, block])
+    rng = np.random.default_rng([0, 1, block])
+    after = np.random.default_rng([0, 2, block])
     users = min(_BLOCK, size.users - start)
     length = rng.integers(size.shortest, size.longest + 1, users)
     drawn = rng.random((users, _INTERESTS))

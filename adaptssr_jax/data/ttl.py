@@ -64,8 +64,7 @@ class Ttl(UserBuilder):
     'original_desen_*.csv files into this folder.'
   )
   BUILDER_CONFIGS = tuple(
-    TaskConfig(name=task, task=task, kind=kind)
-    for task, (kind, *_) in _TASKS.items()
+    TaskConfig(task=task, kind=kind) for task, (kind, *_) in _TASKS.items()
   )
 
   def _read(

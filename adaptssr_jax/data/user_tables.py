@@ -50,10 +50,12 @@ class UserTablesConfig(TaskConfig):
     events: files of behaviours, and the columns to read.
     labels: files of labels, and the columns to read; equal to `events` if
       labels are a column of the events; None for pre-training.
+    memory_limit: of the DuckDB that reads them; it changes no example.
   """
 
   events: Tables | None = None
   labels: Tables | None = None
+  memory_limit: str = ''
 
   @property
   def source(self) -> str:
@@ -72,6 +74,7 @@ def user_tables_config(
   label_column: str | None = None,
   time_format: str = '',
   where: str = '',
+  memory_limit: str = '',
 ) -> UserTablesConfig:
   """Describes a data set of your own tables: files, columns and formats.
 
@@ -93,6 +96,8 @@ def user_tables_config(
       default they are numbers or ISO-8601 timestamps.
     where: a condition in SQL on the columns of the events; other rows are left
       out. Columns of CSV and JSON lines are text.
+    memory_limit: of the DuckDB that reads the files, such as '4GB'; by default
+      80% of the machine's memory. The rest goes to the disk.
 
   Returns:
     The config for `tfds.builder('user_tables', config=..., data_dir=...)`.
@@ -107,7 +112,6 @@ def user_tables_config(
   columns = Columns(
     users | {'item_id': item_column} | ({} if own_labels else label),
     time_column,
-    optional=('label',),
     time_format=time_format,
     where=where,
   )
@@ -126,8 +130,7 @@ def user_tables_config(
   key += [[time_format, where]] if time_format or where else []
   of_labels = tables if label else None
   if own_labels:
-    columns = Columns(users | label, optional=('label',))
-    of_labels = Tables([own_labels], columns)
+    of_labels = Tables([own_labels], Columns(users | label))
   task = label_column or 'pretrain'
   return UserTablesConfig(
     name=_name(task, key),
@@ -135,6 +138,7 @@ def user_tables_config(
     kind='classification' if label else 'pretrain',
     events=tables,
     labels=of_labels,
+    memory_limit=memory_limit,
   )
 
 
@@ -196,7 +200,7 @@ class UserTables(UserBuilder):
       config.events,
       config.labels,
       pathlib.Path(self.data_dir_root),
-      memory_limit=self.memory_limit,
+      memory_limit=config.memory_limit,
       on_progress=self.on_progress,
     )
     self.info.metadata['notes'] = notes

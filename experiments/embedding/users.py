@@ -54,7 +54,7 @@ def read_new_users(
       config.events,
       config.labels,
       folder,
-      memory_limit=settings.memory_limit,
+      memory_limit=config.memory_limit,
       on_progress=print_line,
     )
   except OSError as error:

@@ -66,7 +66,6 @@ def open_data(
     builder,
     manual_dir=settings.manual_dir or None,
     beam_options=settings.beam_options if settings.beam else None,
-    memory_limit=settings.memory_limit,
     on_progress=print_line,
   )
   with _errors_of_folders(settings):
@@ -143,45 +142,22 @@ def check_data(settings: DataSettings, task: str) -> data.UserBuilder:
       f'--beam is for --dataset=ttl or user_tables, not for '
       f'--dataset={settings.dataset}: leave it out'
     )
-  start = ''.join(f'{part}_' for part in (size, split) if part)
-  configs = [config.name for config in builders[name].BUILDER_CONFIGS]
-  _check_config(settings, task, configs, start=start)
-  return tfds.builder(f'{name}/{start}{task}', data_dir=settings.data_dir)
-
-
-def _check_config(
-  settings: DataSettings, task: str, configs: list[str], *, start: str
-) -> None:
-  """Raises `SettingsError` if there is no such size, or no such task.
-
-  Args:
-    configs: the names of the configs, which consist of size, split and task.
-    start: the prefix of the names of this size and split.
-  """
-  name = settings.dataset.partition('/')[0]
-  # Every size has the task pretrain, in the split of --split=last_ten.
-  sizes = [
-    config.removesuffix('_pretrain')
-    for config in configs
-    if config.endswith('_pretrain') and LEAVE_ONE_OUT not in config
-  ]
-  known = [f'{name}/{size}' for size in sizes] or [name]
+  configs = builders[name].BUILDER_CONFIGS
+  sizes = dict.fromkeys(config.size for config in configs)
+  known = [f'{name}/{size}' if size else name for size in sizes]
   if settings.dataset not in known:
     raise SettingsError(f'--dataset: {unknown(settings.dataset, known)}')
-  tasks = [
-    config.removeprefix(start)
-    for config in configs
-    if config.startswith(start)
-    and (LEAVE_ONE_OUT in config) == (LEAVE_ONE_OUT in start)
-  ]
-  if task not in tasks:
+  same = [of for of in configs if (of.size, of.split) == (size, split)]
+  names = {config.task: config.name for config in same}
+  if task not in names:
     raise SettingsError(
-      f'--dataset={settings.dataset} --task={task}: {unknown(task, tasks)}'
+      f'--dataset={settings.dataset} --task={task}: {unknown(task, names)}'
     )
+  return tfds.builder(f'{name}/{names[task]}', data_dir=settings.data_dir)
 
 
 def _split_of(settings: DataSettings, task: str) -> str:
-  """The prefix of the names of configs with --split, '' for last_ten."""
+  """The `split` of a config with the task and the --split of the flags."""
   is_movielens = settings.dataset.partition('/')[0] == data.MovielensUsers.name
   if getattr(settings, 'split', '') != LEAVE_ONE_OUT:
     if is_movielens and task == 'next_item':
@@ -234,6 +210,7 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
     label_column=None if task == 'pretrain' else task,
     time_format=settings.time_format,
     where=settings.where,
+    memory_limit=settings.memory_limit,
   )
 
 

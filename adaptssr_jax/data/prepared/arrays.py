@@ -125,7 +125,6 @@ def load(
   *,
   manual_dir: str | None = None,
   beam_options: Sequence[str] | None = None,
-  memory_limit: str = '',
   on_progress: Callable[[str], None] = ignore_progress,
 ) -> UserData:
   """Opens a data set, after preparing it if necessary.
@@ -144,7 +143,6 @@ def load(
       builder,
       manual_dir=manual_dir,
       beam_options=beam_options,
-      memory_limit=memory_limit,
       on_progress=on_progress,
     )
   if not builder.info.initialized:

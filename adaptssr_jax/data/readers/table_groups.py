@@ -23,7 +23,6 @@ create table labels (row bigint, user_id varchar, label varchar);
 """
 # A float64 represents every integer up to this one.
 _EXACT = 2**53
-_BATCH = 1 << 20
 
 
 class Users(NamedTuple):
@@ -188,12 +187,16 @@ def group_users(
   found = database.sql('from users order by first').to_arrow_table()
   sizes = found['size'].to_numpy()
   on_progress(f'Sorting {sizes.sum():,} behaviours of {len(sizes):,} users...')
-  items = _sorted_items(database, int(sizes.sum()), time_order)
+  # Not as lists: DuckDB can sort on disk, but builds lists in memory.
+  items = database.sql(
+    'select item_number::integer as item from events join users using '
+    f'(user_id) join items using (item_id) order by first, {time_order}, row'
+  ).to_arrow_table()['item']
   item_ids = database.sql('select item_id from items order by item_number')
   return Users(
     found['user_id'],
     found['first'].to_numpy(),
-    Ragged.from_lengths(items, sizes),
+    Ragged.from_lengths(items.to_numpy(), sizes),
     item_ids.to_arrow_table()['item_id'],
     None if labels is None else found['label'],
     (users, labelled, len(sizes)),
@@ -234,20 +237,3 @@ def _label_users(
     'create view labelled as select user_id, label from of_users '
     "where label <> ''"
   )
-
-
-def _sorted_items(
-  database: duckdb.DuckDBPyConnection, count: int, time_order: str
-) -> np.ndarray:
-  """The item numbers of all users, one user after the other, int32 [count]."""
-  # Not as lists: DuckDB can sort on disk, but builds lists in memory.
-  batches = database.sql(
-    'select item_number::integer from events join users using (user_id) join '
-    f'items using (item_id) order by first, {time_order}, row'
-  ).to_arrow_reader(_BATCH)
-  values = np.empty(count, np.int32)
-  end = 0
-  for batch in batches:
-    start, end = end, end + len(batch)
-    values[start:end] = batch.column(0).to_numpy()
-  return values

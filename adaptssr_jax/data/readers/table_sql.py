@@ -7,7 +7,7 @@ with more than nine digits of a second, is not accepted as a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 
@@ -155,17 +155,17 @@ def with_times(query: str, kind: str, time_format: str = '') -> str:
 
 
 def wrong_cells(
-  texts: Mapping[str, str],
-  time: str | None,
-  optional: Collection[str],
-  time_format: str,
+  texts: Mapping[str, str], time: str | None, time_format: str
 ) -> str:
-  """SQL of the error of a row: `wrong`, an empty cell, or an invalid time."""
+  """SQL of the error of a row: `wrong`, an empty cell, or an invalid time.
+
+  Only a label may be empty.
+  """
   filled = dict(texts) | ({'t': time} if time else {})
   checks = [
     f'when {name} is null then ' + quoted(f'column {column!r} is empty')
     for name, column in filled.items()
-    if name not in optional
+    if name != 'label'
   ]
   if time:
     form = f'not in the format {time_format}' if time_format else _NO_TIME

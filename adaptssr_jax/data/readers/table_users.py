@@ -39,22 +39,20 @@ _SECONDS = 10.0
 
 @contextlib.contextmanager
 def open_database(
-  folder: pathlib.Path, *, memory_limit: str = '', threads: int = 0
+  folder: pathlib.Path, *, memory_limit: str = ''
 ) -> Iterator[duckdb.DuckDBPyConnection]:
   """Opens an empty database in a folder and removes it at the end.
 
   Args:
     folder: for the database, and for data that does not fit in memory.
     memory_limit: such as '4GB'; by default 80% of the machine's memory.
-    threads: number of threads; by default one per core.
 
   Raises:
     DataError: the limit cannot be parsed, or is too low.
     OSError: the disk is full or cannot be written to.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  settings = {'memory_limit': memory_limit, 'threads': threads}
-  settings = {name: value for name, value in settings.items() if value}
+  settings = {'memory_limit': memory_limit} if memory_limit else {}
   with tempfile.TemporaryDirectory(prefix='tables.', dir=folder) as inside:
     settings['temp_directory'] = f'{inside}/spilled'
     try:
@@ -80,7 +78,6 @@ def read_users(
   folder: pathlib.Path,
   *,
   memory_limit: str = '',
-  threads: int = 0,
   on_progress: Callable[[str], None] = ignore_progress,
 ) -> tuple[Rows, Vocabulary, list[str]]:
   """Reads behaviours and labels, and groups them by user.
@@ -88,7 +85,7 @@ def read_users(
   Args:
     labels: the labels, equal to `events` if they are a column of it; None for
       pre-training.
-    folder: as for `open_database`, like the next two arguments.
+    folder: as for `open_database`, like the next argument.
     on_progress: called with each line of progress.
 
   Returns:
@@ -101,9 +98,7 @@ def read_users(
       limit is too low.
     OSError: the disk is full or the folder cannot be written to.
   """
-  with open_database(
-    folder, memory_limit=memory_limit, threads=threads
-  ) as database:
+  with open_database(folder, memory_limit=memory_limit) as database:
     database.execute(DATABASE)
     _load(database, 'events', events, on_progress)
     time_order = sort_key(events, [first_times(database, 'events')])

@@ -13,7 +13,7 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import duckdb
@@ -57,9 +57,9 @@ class Columns(NamedTuple):
   """The columns to read from a file, and how to read them.
 
   Args:
-    texts: {name in the result: column of the file}, for ids and labels.
+    texts: {name in the result: column of the file}, for ids and labels. Only
+      the cells of `label` may be empty.
     time: the column of times; None if there is none.
-    optional: names in the result whose cells may be empty.
     time_format: a `strptime` format, for times that are neither numbers nor
       ISO-8601 timestamps.
     where: a condition in SQL; rows for which it is not true are left out.
@@ -67,7 +67,6 @@ class Columns(NamedTuple):
 
   texts: Mapping[str, str]
   time: str | None = None
-  optional: Collection[str] = ()
   time_format: str = ''
   where: str = ''
 
@@ -134,7 +133,6 @@ def read_columns(
     DataError: the file does not exist, is not in that format, has no rows or
       lacks a column, or a row is invalid; the message names its line.
   """
-  check_path(span.path)
   read = _read_parquet if is_parquet(span.path) else _read_json
   if format_of(span.path) == _CSV:
     read = _read_csv
@@ -270,7 +268,7 @@ def _select(
     query = table_sql.with_times(query, kind, columns.time_format)
   found = ', '.join(['line', *columns.texts, *times])
   wrong = table_sql.wrong_cells(
-    columns.texts, columns.time, columns.optional, columns.time_format
+    columns.texts, columns.time, columns.time_format
   )
   query = f'select {found}, {wrong} as wrong from ({query})'
   connection.register('block', block)
