@@ -10,6 +10,11 @@ from adaptssr_jax.data.synthetic_users import (
 )
 
 
+def lists(ragged):
+  """The rows of a `Ragged` as lists."""
+  return [ragged[row].tolist() for row in range(len(ragged))]
+
+
 def arrays_of(rows):
   """Converts `Rows` to what preparing and opening them gives."""
   ids = [list(user.encode()) for user in rows.user_id]

@@ -111,3 +111,14 @@ def plain(rows) -> list[tuple]:
     (rows.user_id[at], *rows.items[at], label[at], *targets[at])
     for at in range(count)
   ]
+
+
+def assert_read_back(users, splits, vocabulary):
+  """Checks that a prepared data set equals what was read."""
+  assert list(users.vocabulary.items) == list(vocabulary.items)
+  assert list(users.vocabulary.labels) == list(vocabulary.labels)
+  assert list(users.splits) == list(splits)
+  for split, rows in splits.items():
+    columns = users.splits[split]
+    names = columns.user_ids(np.arange(len(columns.items)))
+    assert plain(columns._replace(user_id=names)) == plain(rows)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from adaptssr_jax.data import complete_journey, ta_feng
 from adaptssr_jax.data.readers import sources
-from tests.synthetic_movielens import plain, write_zip
+from tests.synthetic_movielens import write_zip
 
 AGES = (
   '<25', '25-29', '30-34', '35-39', '40-44', '45-49', '50-54', '55-59',
@@ -133,14 +133,3 @@ def data_dir_with(write, tmp_path, monkeypatch):
   downloads.mkdir(parents=True)
   write(downloads)
   return str(tmp_path / 'data')
-
-
-def assert_read_back(users, splits, vocabulary):
-  """Checks that a prepared data set equals what was read."""
-  assert list(users.vocabulary.items) == vocabulary.items
-  assert tuple(users.vocabulary.labels) == vocabulary.labels
-  assert list(users.splits) == list(splits)
-  for split, rows in splits.items():
-    columns = users.splits[split]
-    names = columns.user_ids(np.arange(len(columns.items)))
-    assert plain(columns._replace(user_id=names)) == plain(rows)

@@ -164,35 +164,23 @@ def test_a_random_window_is_a_run_of_the_behaviours_drawn_anew():
   assert starts == {(0, start) for start in range(16)} | {(1, 0), (2, 0)}
 
 
-def test_targets_are_as_wide_in_every_batch_of_a_split():
-  targets = [list(range(row, row + 1 + row % 6)) for row in range(USERS)]
-  users = make_users()._replace(label=None, targets=Ragged.from_rows(targets))
+@pytest.mark.parametrize(
+  ('name', 'longest', 'width'), [('targets', 6, 8), ('positives', 3, 4)]
+)
+def test_lists_are_as_wide_in_every_batch_of_a_split(name, longest, width):
+  lists = [list(range(row, row + 1 + row % longest)) for row in range(USERS)]
+  users = make_users()._replace(label=None, **{name: Ragged.from_rows(lists)})
   seen = 0
   for step in range(3):
     columns = joined(batch(step, users, num_devices=4))
-    assert columns['targets'].shape == (BATCH, 8)  # 6, up to a power of two
-    assert columns['targets'].dtype == np.int32
-    for at in np.flatnonzero(columns['where']):
-      own = targets[columns['example_id'][at]]
-      assert columns['targets'][at].tolist() == own + [-1] * (8 - len(own))
-      seen += 1
-    assert (columns['targets'][~columns['where']] == -1).all()
-  assert seen == USERS
-
-
-def test_positives_are_padded_as_targets_are():
-  positives = [[row] * (1 + row % 3) for row in range(USERS)]
-  users = make_users()._replace(
-    label=None, positives=Ragged.from_rows(positives)
-  )
-  for step in range(3):
-    columns = joined(batch(step, users, num_devices=2))
-    assert columns['positives'].shape == (BATCH, 4)  # 3, up to a power of two
-    assert columns['positives'].dtype == np.int32
+    # The longest, rounded up to a power of two.
+    assert columns[name].shape == (BATCH, width)
+    assert columns[name].dtype == np.int32
     for at, real in enumerate(columns['where']):
-      own = positives[columns['example_id'][at]] if real else []
-      expected = own + [-1] * (4 - len(own))
-      assert columns['positives'][at].tolist() == expected
+      own = lists[columns['example_id'][at]] if real else []
+      assert columns[name][at].tolist() == own + [-1] * (width - len(own))
+      seen += real
+  assert seen == USERS
 
 
 @pytest.mark.parametrize(('longest', 'width'), [(1, 1), (2, 2), (5, 8)])

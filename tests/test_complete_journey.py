@@ -17,9 +17,8 @@ from adaptssr_jax.data.complete_journey import CompleteJourney, journey_rows
 from adaptssr_jax.data.readers.sources import MissingSourceError
 from experiments import baselines, finetune
 from experiments.run.data import fetch_wheel, open_data
-from tests.synthetic_movielens import write_zip
+from tests.synthetic_movielens import assert_read_back, write_zip
 from tests.synthetic_purchases import (
-  assert_read_back,
   data_dir_with,
   day,
   journey_files,

@@ -26,13 +26,9 @@ from adaptssr_jax.data.rows import (
   split_positives,
   split_rows,
 )
-from tests.labelled_rows import rows_of
+from tests.labelled_rows import lists, rows_of
 
 ROWS = [[5, 3, 8], [], [1], list(range(1, 9))]
-
-
-def lists(ragged):
-  return [ragged[row].tolist() for row in range(len(ragged))]
 
 
 # Ragged.

