@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 
+from adaptssr_jax.data.histories import Log
 from adaptssr_jax.data.movielens_users import last_ten_rows
-from adaptssr_jax.data.readers.movielens_files import EDITIONS, Log, Person
+from adaptssr_jax.data.readers.movielens_files import EDITIONS
 
 SIZES = ('100k', '1m')
 TITLES = {number: f'Film {number} (19{number:02})' for number in range(10, 50)}
@@ -88,12 +89,13 @@ def unpack(folder: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
   return folder / next(iter(files)).split('/')[0]
 
 
-def log_of(ratings: list[tuple], people: dict | None = None) -> Log:
-  user, item, stars, second = zip(*ratings, strict=True)
-  people = people or {number: Person('F', 30, 'artist') for number in set(user)}
-  return Log(
-    np.array(user), pa.array(item), np.array(stars), np.array(second), people
-  )
+def log_of(ratings: list[tuple], **attributes) -> Log:
+  """A log; attributes are those of the users, in the order of their numbers."""
+  columns = map(list, zip(*ratings, strict=True))
+  names = ('user', 'item', 'rating', 'time')
+  behaviours = pa.table(dict(zip(names, columns, strict=True)))
+  user = sorted(set(behaviours['user'].to_pylist()))
+  return Log(behaviours, pa.table({'user': user} | attributes))
 
 
 def all_tasks(log: Log, size: str) -> dict:

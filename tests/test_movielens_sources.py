@@ -125,7 +125,7 @@ def test_a_download_from_grouplens_is_kept(manager, tmp_path, monkeypatch):
   assert asked == [edition.url]
   assert first == second
   assert first.read_bytes() == zipped.read_bytes()
-  assert len(read(first, edition).item)
+  assert len(read(first, edition).behaviours)
 
 
 def test_a_download_that_breaks_off_is_an_answer(manager, monkeypatch):

@@ -66,29 +66,22 @@ _OPTIONAL = 'product_type'
 # Two slices of a history need at least two behaviours.
 _LEAST = 2
 _REDEEMED = ('not redeemed', 'redeemed')
-_NEVER = np.iinfo(np.int64).max
+_NEVER = np.datetime64(np.iinfo(np.int64).max, 'ns')
 
 
 class Journeys(NamedTuple):
   """The transactions of households, and the campaigns that addressed them.
 
   Args:
-    household: household number of each transaction, in file order.
-    item: type of the product of each transaction.
-    time: time of each transaction, in nanoseconds since 1970.
-    pair_household: household number of each pair of a household and a campaign.
-    start: start of the campaign of each pair, in nanoseconds since 1970.
-    redeemed: whether the household of each pair redeemed a coupon of the
-      campaign, bool [pairs].
+    bought: the `user` (a household), the `item` (the type of the product) and
+      the `time` of each transaction of a product with a type, in file order.
+    pairs: the `household`, the `start` of the campaign, and whether a coupon
+      was `redeemed`, of each pair of a household and a campaign.
     untyped: number of transactions left out because the product has no type.
   """
 
-  household: np.ndarray
-  item: pa.StringArray
-  time: np.ndarray
-  pair_household: np.ndarray
-  start: np.ndarray
-  redeemed: np.ndarray
+  bought: pa.Table
+  pairs: pa.Table
   untyped: int
 
 
@@ -108,9 +101,9 @@ def read(path: pathlib.Path) -> Journeys:
     _table(path, name) for name in TABLES
   )
   index = pc.index_in(bought['product_id'], value_set=products['product_id'])
-  item = products['product_type'].take(index).combine_chunks()
-  is_typed = item.is_valid()
-  typed = bought.filter(is_typed)
+  item = products['product_type'].take(index)
+  bought = bought.drop_columns('product_id').append_column('item', item)
+  typed = bought.filter(item.is_valid())
   index = pc.index_in(
     campaigns['campaign_id'], value_set=descriptions['campaign_id']
   )
@@ -121,13 +114,14 @@ def read(path: pathlib.Path) -> Journeys:
     for table in (campaigns, redemptions)
   )
   redeemed = set(redeemed)
+  of_pairs = {
+    'household': campaigns['household_id'],
+    'start': descriptions['start_date'].take(index),
+    'redeemed': pa.array([pair in redeemed for pair in pairs], pa.bool_()),
+  }
   return Journeys(
-    household=typed['household_id'].to_numpy(),
-    item=item.drop_null(),
-    time=typed['transaction_timestamp'].cast(pa.int64()).to_numpy(),
-    pair_household=campaigns['household_id'].to_numpy(),
-    start=descriptions['start_date'].cast(pa.int64()).take(index).to_numpy(),
-    redeemed=np.array([pair in redeemed for pair in pairs], bool),
+    typed.rename_columns(['user', 'time', 'item']),
+    pa.table(of_pairs),
     untyped=len(bought) - len(typed),
   )
 
@@ -205,27 +199,31 @@ def journey_rows(
     purchases remain: fewer than two in pre-training, none in a task.
   """
   is_task = task == 'coupon'
-  order = np.lexsort((journeys.start, journeys.pair_household))
-  household, start = journeys.pair_household[order], journeys.start[order]
+  household, start, redeemed = (
+    column.to_numpy() for column in journeys.pairs.columns
+  )
+  order = np.lexsort((start, household))
+  household, start = household[order], start[order]
   if not is_task:
     # In reverse order, the first campaign of each household is kept.
     first = dict(zip(household[::-1].tolist(), start[::-1], strict=True))
-    household = np.unique(journeys.household)
+    household = np.unique(journeys.bought['user'])
     start = [first.get(number, _NEVER) for number in household.tolist()]
-  known, bought = in_order_of_time(journeys.household, journeys.time)
+  known, bought = in_order_of_time(journeys.bought)
+  time = journeys.bought['time'].to_numpy()
   bought_by = {number: bought[at] for at, number in enumerate(known.tolist())}
   histories = []
   for number, moment in zip(household.tolist(), start, strict=True):
     all_of = bought_by.get(number, bought.values[:0])
-    end = np.searchsorted(journeys.time[all_of], moment)
+    end = np.searchsorted(time[all_of], moment)
     histories.append(all_of[:end])
   behaviours = Ragged.from_rows(histories, np.int64)
   kept = np.flatnonzero(behaviours.lengths >= (1 if is_task else _LEAST))
   rows, items = history_rows(
-    household[kept], journeys.item, behaviours.take(kept)
+    household[kept], journeys.bought['item'], behaviours.take(kept)
   )
   if is_task:
-    label = journeys.redeemed[order][kept].astype(np.int32)
+    label = redeemed[order][kept].astype(np.int32)
     rows = rows._replace(label=label)
   splits = split_rows(rows, task, by_user=is_task)
   vocabulary = Vocabulary(items, _REDEEMED if is_task else ())

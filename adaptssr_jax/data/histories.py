@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,21 +12,29 @@ from adaptssr_jax.data.ragged import Ragged
 from adaptssr_jax.data.rows import Rows
 
 
-def in_order_of_time(
-  user: np.ndarray, time: np.ndarray
-) -> tuple[np.ndarray, Ragged]:
-  """Groups behaviours by user, in order of time.
+class Log(NamedTuple):
+  """The behaviours of a data set, and its users.
 
   Args:
-    user: number of the user of each behaviour, in the order of the file.
-    time: time of each behaviour.
+    behaviours: the `user` (a number), the `item` (its raw name), the `time` and
+      perhaps more of each behaviour, in the order of the file.
+    users: the attributes of each user.
+  """
+
+  behaviours: pa.Table
+  users: pa.Table
+
+
+def in_order_of_time(behaviours: pa.Table) -> tuple[np.ndarray, Ragged]:
+  """Groups the `behaviours` of a `Log` by user, in order of time.
 
   Returns:
     The user numbers, ascending, and for each user the positions of its
     behaviours in the file, oldest first.
   """
+  user = behaviours['user'].to_numpy()
   # The sort is stable: behaviours of the same time stay in the file's order.
-  order = np.lexsort((time, user))
+  order = np.lexsort((behaviours['time'].to_numpy(), user))
   user, counts = np.unique(user, return_counts=True)
   return user, Ragged.from_lengths(order, counts)
 
@@ -50,21 +59,21 @@ def hold_out(behaviours: Ragged, last: int) -> tuple[Ragged, np.ndarray]:
 
 
 def number_names(
-  names: Sequence[str] | pa.Array,
+  names: pa.ChunkedArray, at: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-  """Numbers names from 0 by first appearance; returns numbers and names.
+  """Numbers the names at some places from 0 by first appearance there.
 
   Example:
-    >>> numbers, names = number_names(['b', 'a', 'b'])
+    >>> numbers, names = number_names(pa.chunked_array([['b', 'a']]), [1, 0, 1])
     >>> numbers.tolist(), names
-    ([0, 1, 0], ['b', 'a'])
+    ([0, 1, 0], ['a', 'b'])
   """
-  encoded = pa.array(names, pa.string()).dictionary_encode()
+  encoded = names.combine_chunks().take(pa.array(at)).dictionary_encode()
   return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def history_rows(
-  user_id: Iterable[object], item: pa.Array, behaviours: Ragged
+  user_id: Iterable[object], item: pa.ChunkedArray, behaviours: Ragged
 ) -> tuple[Rows, list[str]]:
   """Builds rows, with items numbered by first appearance in the rows.
 
@@ -77,6 +86,6 @@ def history_rows(
   Returns:
     The rows, and the raw names of the items in the order of their numbers.
   """
-  numbers, names = number_names(item.take(pa.array(behaviours.values)))
+  numbers, names = number_names(item, behaviours.values)
   items = Ragged(numbers + 1, behaviours.offsets)
   return Rows([str(user) for user in user_id], items), names

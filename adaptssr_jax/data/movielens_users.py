@@ -21,23 +21,19 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
 from adaptssr_jax.data.histories import (
+  Log,
   history_rows,
   hold_out,
   in_order_of_time,
   number_names,
 )
 from adaptssr_jax.data.ragged import Ragged
-from adaptssr_jax.data.readers.movielens_files import (
-  EDITIONS,
-  Edition,
-  Log,
-  Person,
-  read,
-)
+from adaptssr_jax.data.readers.movielens_files import EDITIONS, Edition, read
 from adaptssr_jax.data.readers.sources import find_file
 from adaptssr_jax.data.rows import (
   DataError,
@@ -127,7 +123,7 @@ def last_ten_rows(
   """Histories without the last ten films, with the labels of a task.
 
   Args:
-    task: `pretrain`, a field of `Person`, or a ranking task.
+    task: `pretrain`, an attribute of users, or a ranking task.
     edition: provides the names of the occupations.
 
   Returns:
@@ -136,20 +132,22 @@ def last_ten_rows(
   Raises:
     DataError: a user has an unknown gender or occupation.
   """
-  user, ratings = in_order_of_time(log.user, log.time)
+  item, rating = log.behaviours['item'], log.behaviours['rating'].to_numpy()
+  user, ratings = in_order_of_time(log.behaviours)
   kept = np.flatnonzero(ratings.lengths > _HELD_OUT)
   history, last = hold_out(ratings.take(kept), _HELD_OUT)
-  rows, items = history_rows(user[kept], log.item, history)
+  rows, items = history_rows(user[kept], item, history)
   left_out = len(user) - len(kept)
   if task == 'pretrain':
     return split_rows(rows, task), Vocabulary(items), left_out
-  if task in Person._fields:
-    of_users = [getattr(log.people[at], task) for at in user[kept].tolist()]
-    label, names = _classes(of_users, rows.user_id, task, edition)
+  if task in log.users.column_names:
+    row = pc.index_in(pa.array(user[kept]), value_set=log.users['user'])
+    found = log.users[task].take(row).to_pylist()
+    label, names = _classes(found, rows.user_id, task, edition)
     rows = rows._replace(label=label)
     return split_rows(rows, task), Vocabulary(items, names), left_out
-  is_target = log.rating[last] >= (_LIKED if 'thumb_up' in task else 0)
-  numbers, labels = number_names(log.item.take(pa.array(last[is_target])))
+  is_target = rating[last] >= (_LIKED if 'thumb_up' in task else 0)
+  numbers, labels = number_names(item, last[is_target])
   row = np.flatnonzero(is_target) // _HELD_OUT
   # A film that was rated twice is one target.
   _, once = np.unique(row * len(labels) + numbers, return_index=True)
@@ -196,8 +194,8 @@ def leave_one_out_rows(
     The splits, the vocabulary, and the number of users with fewer than four
     films.
   """
-  user, ratings = in_order_of_time(log.user, log.time)
-  rows, names = history_rows(user, log.item, ratings)
+  user, ratings = in_order_of_time(log.behaviours)
+  rows, names = history_rows(user, log.behaviours['item'], ratings)
   kept = np.flatnonzero(ratings.lengths >= _LEAST)
   # Otherwise the first training rows would be those of the oldest accounts.
   rows = rows.take(np.random.default_rng(0).permutation(kept))

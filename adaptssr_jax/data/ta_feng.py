@@ -10,7 +10,6 @@ are numbered from 1 in the order of their first appearance in the histories.
 from __future__ import annotations
 
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from adaptssr_jax.data.builder import TaskConfig, UserBuilder
-from adaptssr_jax.data.histories import history_rows, in_order_of_time
+from adaptssr_jax.data.histories import Log, history_rows, in_order_of_time
 from adaptssr_jax.data.readers.archives import (
   read_csv,
   read_member,
@@ -57,26 +56,11 @@ AGES = (
 _LEAST = 2
 
 
-class Purchases(NamedTuple):
-  """All purchases, in the order of the file.
-
-  Args:
-    user: user number of each purchase, from 0 by first appearance.
-    item: raw name of the product of each purchase.
-    time: start of the day of each purchase, in seconds since 1970.
-    user_id: raw id of each user.
-    age: age group of each user, one of `AGES`, or '' if it is unknown.
-  """
-
-  user: np.ndarray
-  item: pa.StringArray
-  time: np.ndarray
-  user_id: list[str]
-  age: list[str]
-
-
-def read(path: pathlib.Path) -> Purchases:
+def read(path: pathlib.Path) -> Log:
   """Reads all purchases, from the wheel or from the file in it.
+
+  Users are numbered from 0 by first appearance, and have a raw `id` and an
+  `age`, one of `AGES` or '' if it is unknown. Times are days.
 
   Raises:
     DataError: the file is damaged or lacks a column, or a row is invalid.
@@ -107,12 +91,9 @@ def read(path: pathlib.Path) -> Purchases:
   }
   # The first row is the header.
   refuse_rows(str(path), wrong, first=2)
-  return Purchases(
-    user=user,
-    item=item,
-    time=day.cast(pa.int64()).to_numpy(),
-    user_id=users.dictionary.to_pylist(),
-    age=age_of_user.to_pylist(),
+  return Log(
+    pa.table({'user': user, 'item': item, 'time': day}),
+    pa.table({'id': users.dictionary, 'age': age_of_user}),
   )
 
 
@@ -139,16 +120,15 @@ class TaFeng(UserBuilder):
     self, dl_manager: tfds.download.DownloadManager
   ) -> tuple[dict[str, Rows], Vocabulary]:
     path = find_file(PACKAGE, dl_manager, own=(TABLE,))
-    purchases = read(path)
     splits, vocabulary, left_out = shopper_rows(
-      purchases, self.builder_config.task
+      read(path), self.builder_config.task
     )
     self.info.metadata.update(source=str(path), users_left_out=left_out)
     return splits, vocabulary
 
 
 def shopper_rows(
-  purchases: Purchases, task: str
+  log: Log, task: str
 ) -> tuple[dict[str, Rows], Vocabulary, int]:
   """Builds one row per shopper: the history and, for `age`, the age group.
 
@@ -158,20 +138,18 @@ def shopper_rows(
   Returns:
     The splits, the vocabulary, and the number of shoppers that are left out.
   """
-  user, behaviours = in_order_of_time(purchases.user, purchases.time)
+  user, behaviours = in_order_of_time(log.behaviours)
   kept = np.flatnonzero(behaviours.lengths >= _LEAST)
+  users = log.users.take(pa.array(user[kept]))
   rows, items = history_rows(
-    (purchases.user_id[at] for at in user[kept]),
-    purchases.item,
-    behaviours.take(kept),
+    users['id'].to_pylist(), log.behaviours['item'], behaviours.take(kept)
   )
   if task == 'pretrain':
     left_out = len(user) - len(kept)
     return split_rows(rows, task), Vocabulary(items), left_out
-  # An unknown age has the last number.
-  groups = [*AGES, '']
-  label = np.array([groups.index(purchases.age[at]) for at in user[kept]])
-  known = np.flatnonzero(label < len(AGES))
-  rows = rows._replace(label=label.astype(np.int32)).take(known)
+  label = pc.index_in(users['age'], value_set=pa.array(AGES))
+  known = np.flatnonzero(label.is_valid())
+  label = label.fill_null(-1).to_numpy()
+  rows = rows._replace(label=label).take(known)
   left_out = len(user) - len(known)
   return split_rows(rows, task), Vocabulary(items, AGES), left_out

@@ -13,10 +13,10 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adaptssr_jax.data.histories import Log
 from adaptssr_jax.data.readers.archives import (
   read_csv,
   read_member,
@@ -84,32 +84,6 @@ class Edition(NamedTuple):
     return file, file.removesuffix('.zip')
 
 
-class Person(NamedTuple):
-  """The attributes of a user; `age` in years, or the start of an age group."""
-
-  gender: str
-  age: int
-  occupation: str
-
-
-class Log(NamedTuple):
-  """All ratings, in the order of the file.
-
-  Args:
-    user: user number of each rating.
-    item: raw name of the film of each rating.
-    rating: 1 to 5.
-    time: of each rating, in seconds since 1970.
-    people: {user number: attributes}.
-  """
-
-  user: np.ndarray
-  item: pa.StringArray
-  rating: np.ndarray
-  time: np.ndarray
-  people: dict[int, Person]
-
-
 _OCCUPATIONS_100K = (
   'administrator', 'artist', 'doctor', 'educator', 'engineer', 'entertainment',
   'executive', 'healthcare', 'homemaker', 'lawyer', 'librarian', 'marketing',
@@ -174,6 +148,10 @@ EDITIONS = {
 def read(path: pathlib.Path, edition: Edition) -> Log:
   """Reads all ratings and users of a wheel, zip or unpacked folder.
 
+  A behaviour also has its `rating`, 1 to 5, and times are seconds since 1970. A
+  user has a `user` number, `gender`, `age` and `occupation`; the age is in
+  years, or the start of an age group.
+
   Raises:
     DataError: a file is missing or damaged, or a row is invalid.
   """
@@ -181,25 +159,17 @@ def read(path: pathlib.Path, edition: Edition) -> Log:
   users = _read_table(path, copy.users)
   ratings = _read_table(path, copy.ratings)
   where, first = f'{path}, {copy.ratings.member}', 1 + copy.ratings.header
-  item = ratings['item'].combine_chunks()
   if copy.films:
     films = _read_table(path, copy.films)
-    found = pc.index_in(item, value_set=films['item'])
+    found = pc.index_in(ratings['item'], value_set=films['item'])
     what = f'a film that is not in {copy.films.member}'
     refuse_rows(where, {what: found.is_null()}, first=first)
-    item = films['title'].combine_chunks().take(found)
+    item = ratings.column_names.index('item')
+    ratings = ratings.set_column(item, 'item', films['title'].take(found))
   is_known = pc.is_in(ratings['user'], users['user'])
   what = f'a user who is not in {copy.users.member}'
   refuse_rows(where, {what: pc.invert(is_known)}, first=first)
-  columns = (users[name].to_pylist() for name in Person._fields)
-  people = map(Person, *columns)
-  return Log(
-    user=ratings['user'].to_numpy(),
-    item=item,
-    rating=ratings['rating'].to_numpy(),
-    time=ratings['time'].to_numpy(),
-    people=dict(zip(users['user'].to_pylist(), people, strict=True)),
-  )
+  return Log(ratings, users)
 
 
 def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
