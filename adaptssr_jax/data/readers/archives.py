@@ -64,7 +64,9 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
       source = io.BytesIO(data) if isinstance(data, bytes) else data
       with zipfile.ZipFile(source) as archive:
         _check(path, archive.infolist())
-        data = _read(path, archive, archive.getinfo(member))
+        entry = archive.getinfo(member)
+        _check_packing(path, entry)
+        data = archive.read(entry)
     return data
   except KeyError:
     raise DataError(f'{path} has no {member}; download it again') from None
@@ -87,7 +89,7 @@ def read_csv(
   types: Mapping[str, pa.DataType],
   *,
   names: Sequence[str] | None = None,
-  header: bool = True,
+  skip: int = 0,
   delimiter: str = ',',
   quoted: bool = False,
   encoding: str = 'utf8',
@@ -100,7 +102,7 @@ def read_csv(
     data: the contents of the file.
     types: {column: type} of the columns to read.
     names: the names of all columns; None if the first line has them.
-    header: whether the first line is a header.
+    skip: the number of lines before that.
     delimiter: one character.
     quoted: whether cells may be in quotation marks.
     encoding: of the text.
@@ -123,7 +125,7 @@ def read_csv(
       pa.csv.ReadOptions(
         use_threads=False,
         column_names=names,
-        skip_rows=int(header and names is not None),
+        skip_rows=skip,
         encoding=encoding,
       ),
       pa.csv.ParseOptions(
@@ -186,9 +188,7 @@ def _check(path: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
     raise _refused(path, f'it unpacks to more than {_MOST_BYTES:,} bytes')
 
 
-def _read(
-  path: pathlib.Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
-) -> bytes:
+def _check_packing(path: pathlib.Path, entry: zipfile.ZipInfo) -> None:
   name = quote_cell(entry.filename)
   if entry.compress_type not in _METHODS:
     raise _refused(path, f'{name} is packed in an unusual way')
@@ -196,12 +196,6 @@ def _read(
   if entry.file_size > max(_SMALL, _MOST_PACKED * packed):
     ratio = entry.file_size / packed
     raise _refused(path, f'{name} unpacks to {ratio:.0f} x')
-  with archive.open(entry) as file:
-    # Read no more than the size in the directory.
-    data = file.read(entry.file_size)
-    if file.read(1):
-      raise _refused(path, f'{name} is larger than its directory entry says')
-  return data
 
 
 def _refused(path: pathlib.Path, why: str) -> DataError:

@@ -200,7 +200,7 @@ def _read_table(path: pathlib.Path, table: Table) -> pa.Table:
       data,
       types,
       names=table.columns,
-      header=table.header,
+      skip=int(table.header),
       delimiter=delimiter,
       encoding=table.encoding,
     )
