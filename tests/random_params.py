@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def random_params(module, x, seed=0):
@@ -11,6 +12,18 @@ def random_params(module, x, seed=0):
   return jax.tree.map(
     lambda x: jnp.asarray(rng.normal(0.2, 0.8, x.shape), x.dtype), shapes
   )
+
+
+def drawn_params(encoder, seed):
+  """Those of an encoder; so large that users clearly differ."""
+  example = jax.ShapeDtypeStruct((1, 1), np.int32)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), example)['params']
+  rng = np.random.default_rng(seed)
+  params = {}
+  for name, leaf in flatten_dict(shapes).items():
+    mean, scale = name[-1] == 'scale', 0.4 * (leaf.ndim > 1)
+    params[name] = jnp.asarray(rng.normal(mean, scale, leaf.shape), leaf.dtype)
+  return unflatten_dict(params)
 
 
 def widened(params):

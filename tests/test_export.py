@@ -19,7 +19,7 @@ from adaptssr_jax.encoder.model import UserEncoder
 from experiments import embed, export
 from experiments.flags.binder import SettingsError
 from experiments.run.workdir import commit
-from tests.drawn_encoders import drawn_params
+from tests.random_params import drawn_params
 from tests.tiny_runs import files
 from tests.user_table_files import COLUMNS, write
 

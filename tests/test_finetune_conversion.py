@@ -17,8 +17,8 @@ from adaptssr_jax.objectives.classification import conversion_objective
 from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.table.lookup import encoder_params, model_params
 from experiments import finetune
-from tests.drawn_encoders import drawn_params
 from tests.fine_tuned import logits_by_hand, predictions
+from tests.random_params import drawn_params
 from tests.tiny_runs import (
   assert_same_bits,
   finetune_settings,

@@ -19,7 +19,7 @@ from experiments.finetuning.data import check_task
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import SELECT_BY
 from experiments.probing import probe
-from tests.drawn_encoders import drawn_params
+from tests.random_params import drawn_params
 from tests.tiny_runs import ENCODER, finetune_settings, lines
 
 SPLITS = ('train', 'validation', 'test')

@@ -27,7 +27,7 @@ from experiments.flags.binder import SettingsError, from_flagfile
 from experiments.pretraining.context import make_augmentations
 from experiments.run.data import open_data
 from experiments.run.pictures import draw_similarities, save
-from tests.drawn_encoders import drawn_params
+from tests.random_params import drawn_params
 from tests.tiny_runs import PLAIN, files
 
 KINDS = ['dropout', 'crop', 'mask', 'reorder', 'other']
