@@ -161,7 +161,9 @@ def script(folder, text):
   return str(path)
 
 
-def test_quick_measures_one_configuration(tmp_path, capsys):
+def test_quick_measures_one_configuration(tmp_path, capsys, monkeypatch):
+  # Two batches, which are encoded several times.
+  monkeypatch.setattr('experiments.benchmarking.measure._USERS', 32)
   path = tmp_path / 'quick.json'
   settings = changed(
     quick=True,
@@ -178,7 +180,7 @@ def test_quick_measures_one_configuration(tmp_path, capsys):
   assert found['users_per_second'] == pytest.approx(
     16 / np.median(found['step_seconds'])
   )
-  assert len(found['step_seconds']) == 3
+  assert len(found['step_seconds']) == len(found['encoding_seconds']) == 3
   assert 0 <= found['input_wait_share'] <= 1
   assert found['first_step_seconds'] > found['compile_seconds'] > 0
   assert found['temp_mib'] > 0

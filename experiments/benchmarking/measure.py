@@ -14,6 +14,7 @@ from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import product_rate, profiled
+from experiments.benchmarking.reference import AT_LEAST, ENOUGH, timed
 from experiments.benchmarking.work import (
   scored_per_user,
   step_flops,
@@ -22,7 +23,7 @@ from experiments.benchmarking.work import (
 from experiments.planning.counting import padding_share
 from experiments.pretraining.step import make_pretraining
 from experiments.run import loop
-from experiments.run.batches import Batches, batches_in_order
+from experiments.run.batches import Batches, Prefetch
 from experiments.run.process import num_cores
 from experiments.run.steps import (
   Training,
@@ -35,9 +36,6 @@ from experiments.run.steps import (
 # Enough users that batches are read from memory rather than from a CPU cache.
 _USERS = 32_768
 _WARM_UP = 2
-_AT_LEAST = 3
-# Seconds after which timing stops, once at least _AT_LEAST steps are timed.
-_ENOUGH = 20.0
 _PROFILED = 5
 _MIB = 2**20
 
@@ -143,7 +141,7 @@ def _time_steps(
       jax.block_until_ready(before)
       done.append(clock())
       waited.append(batches.waited)
-      if len(done) > _AT_LEAST and done[-1] - done[0] > _ENOUGH:
+      if len(done) > AT_LEAST and done[-1] - done[0] > ENOUGH:
         break
   jax.block_until_ready(metrics)
   return state, metrics, [*done, clock()], [*waited, batches.waited]
@@ -195,21 +193,22 @@ def _time_encoding(
   settings: BenchmarkSettings, training: Training, params: dict[str, Any]
 ) -> list[float]:
   """The seconds that it takes to encode each batch without dropout."""
-  users, encoder = training.batches.users, training.encoder
-  size = settings.batch_size
+  encoder, size = training.encoder, settings.batch_size
+  users = training.batches.users
   sequences = sequences_of(settings, [users], encoder.max_length)
-  step_fn = encoding_step(encoder, sequences.buckets)
+  encode = encoding_step(encoder, sequences.buckets)
   params = encoding_params(params, shard_table=settings.shard_table)
-  done = []
-  some = users.first((_WARM_UP + settings.steps) * size)
-  batches = batches_in_order(some, batch_size=size, length=sequences.length)
+  # Only full batches, which are encoded again if there are too few.
+  users = users.first(len(users.items) // size * size)
+  steps = range(_WARM_UP + settings.steps)
+  batches = Prefetch(Batches(users, size, sequences.length).at, steps)
   with contextlib.closing(batches):
-    for batch, _ in batches:
-      np.asarray(step_fn(params, batch))
-      done.append(settings.clock())
-      if len(done) > _AT_LEAST + 1 and done[-1] - done[1] > _ENOUGH:
-        break
-  return np.diff(done[1:]).tolist()
+    return timed(
+      lambda _: np.asarray(encode(params, next(batches))),
+      steps,
+      warm_up=_WARM_UP,
+      clock=settings.clock,
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from adaptssr_jax.data import batch_at
 from adaptssr_jax.encoder.model import UserEncoder
 from experiments.benchmarking import cases, reference
 from experiments.benchmarking.options import BenchmarkSettings
-from experiments.benchmarking.work import synthetic_data, synthetic_users
+from experiments.benchmarking.work import synthetic_data
 from experiments.pretraining.step import (
   batches_of,
   with_partners_and_similar,
@@ -85,9 +85,7 @@ def _run_reference(
   )
   warm_up = _WARM_UP_COMPILED if settings.gpu else _WARM_UP
   count = settings.batch_size * (settings.steps + warm_up)
-  users = synthetic_users(
-    count, num_items=encoder.num_items, longest=settings.longest
-  )
+  users = synthetic_data(settings, count).splits['train']
   rows = scratch / 'rows.npy'
   np.save(rows, users.items.padded(np.arange(count), encoder.max_length))
   options = {

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-_AT_LEAST = 3
-_ENOUGH = 20.0
+# Seconds after which timing stops, once at least AT_LEAST steps are timed.
+ENOUGH, AT_LEAST = 20.0, 3
 
 
 def main(options: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def timed(
     work(start)
     seconds.append(clock() - began)
     later = seconds[warm_up:]
-    if len(later) >= _AT_LEAST and sum(later) > _ENOUGH:
+    if len(later) >= AT_LEAST and sum(later) > ENOUGH:
       break
   return seconds[warm_up:]
 
