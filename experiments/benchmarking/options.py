@@ -36,7 +36,7 @@ class BenchmarkSettings(EncoderSettings, ProcessSettings, SpeedSettings):
   """The flags of the benchmark."""
 
   num_items: tuple[str, ...] | None = flag(
-    None, 'Catalogue sizes, N or N,N [4048,645973; --quick: 4048].'
+    None, 'Catalogue sizes, N or N,N [4048,645973; --quick, --growth: 4048].'
   )
   max_length: int | None = flag(
     150, 'Maximum number of behaviours of a user that are encoded.', low=1

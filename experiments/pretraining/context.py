@@ -31,9 +31,7 @@ from experiments.flags.objectives import (
   ObjectiveSettings,
   traits_of,
 )
-from experiments.flags.pretraining import (
-  slice_lengths_of,
-)
+from experiments.flags.pretraining import slice_lengths_of
 
 # Number of users whose anchors are compared at a time.
 BLOCK = 1024

@@ -31,7 +31,7 @@ from adaptssr_jax.objectives.views import sum_objective
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import function_of
-from experiments.flags.objectives import ObjectiveSettings, traits_of
+from experiments.flags.objectives import traits_of
 from experiments.flags.pretraining import (
   OF_VIEWS,
   PretrainSettings,
@@ -197,12 +197,6 @@ def make_objective(context: Context) -> LossFn:
     (only,) = made.values()
     return only
   return functools.partial(sum_objective, objectives=made, weights=weights)
-
-
-def num_sampled_items(settings: ObjectiveSettings) -> int:
-  """The number of items that a training step samples for softmaxes; 0: none."""
-  uses_softmax = any(each.over_all_items for each in settings.traits)
-  return settings.sampled_items if uses_softmax else 0
 
 
 def init_head(

@@ -16,18 +16,14 @@ from adaptssr_jax.objectives.users import Encoding
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import PrepareFn, TrainState
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import ObjectiveSettings, traits_of
+from experiments.flags.objectives import ObjectiveSettings
 from experiments.flags.pretraining import (
   PretrainSettings,
   shares_views,
   slice_lengths_of,
 )
 from experiments.pretraining.context import Context, item_counts
-from experiments.pretraining.objectives import (
-  init_head,
-  make_objective,
-  num_sampled_items,
-)
+from experiments.pretraining.objectives import init_head, make_objective
 from experiments.run import loop
 from experiments.run.batches import Batches
 from experiments.run.encoder import make_encoder, open_source, restored_head
@@ -56,6 +52,7 @@ def make_pretraining(
   num_steps = settings.total_steps(batches.steps_per_epoch)
   encoding = Encoding(encoder, sequences.buckets, axis_name=AXIS)
   context = Context(settings, batches.users, encoding, num_steps)
+  uses_softmax = any(each.over_all_items for each in settings.traits)
   step, state = make_step(
     settings,
     encoder,
@@ -63,7 +60,7 @@ def make_pretraining(
     make_objective(context),
     loop.make_optimizer(settings, loop.learning_rate(settings, num_steps)),
     ids_per_user=max_ids_per_user(settings, batches.length),
-    sampled_items=num_sampled_items(settings),
+    sampled_items=settings.sampled_items if uses_softmax else 0,
     draw=make_drawing(context),
   )
   return Training(encoder, splits, batches, num_steps, sequences, step), state
@@ -154,14 +151,9 @@ def batches_of(
 
 def sequences_per_user(settings: ObjectiveSettings) -> int:
   """The number of sequences that a step encodes per user."""
-  total = 0
-  for name in settings.objective:
-    if name == 'pooled_items' and shares_views(settings):
-      # It uses the encodings of AdaptSSR, which has the same views.
-      continue
-    traits = traits_of(settings, name)
-    total += traits.views * traits.passes
-  return total
+  # Pooled items may use the encodings of AdaptSSR, which has the same views.
+  shared = settings.num_slices if shares_views(settings) else 0
+  return sum(each.views * each.passes for each in settings.traits) - shared
 
 
 def encoded_lengths(
