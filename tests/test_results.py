@@ -19,6 +19,8 @@ BOTH = 'joint+learning_rate=0.002+num_epochs=12+num_layers=1'
 SLOW = 'pooled_items+learning_rate=0.002+num_epochs=24+num_layers=1'
 FAST = 'pooled_items+learning_rate=0.004+num_epochs=24+num_layers=1'
 BOTH_FAST = BOTH.replace('0.002', '0.004')
+EVEN = f'{BOTH_FAST}+objective_weights=1-1'
+WHOLE, FAST_WHOLE = f'{EVEN}_whole', f'{FAST}_whole'
 
 
 def checked(root):
@@ -78,6 +80,12 @@ def accuracies(name, row, task, share):
     ('ml1m_seeds', BOTH, SLOW, 'gender', 1.0, '+0.5', '0.06'),
     ('ml1m_seeds', BOTH_FAST, FAST, 'age', 0.2, '+0.9', '0.04'),
     ('ml1m_seeds', BOTH_FAST, FAST, 'gender', 1.0, '+0.6', '0.08'),
+    ('ml1m_whole', WHOLE, EVEN, 'age', 0.2, '+1.4', '0.00'),
+    ('ml1m_whole', WHOLE, FAST_WHOLE, 'age', 1.0, '+1.6', '0.00'),
+    ('ml1m_whole', WHOLE, FAST_WHOLE, 'gender', 1.0, '+0.8', '0.00'),
+    ('ml1m_whole', WHOLE, BAG, 'age', 0.2, '+1.8', '0.02'),
+    ('ml1m_whole', WHOLE, BAG, 'age', 0.05, '+2.1', '0.01'),
+    ('ml1m_whole', WHOLE, BAG, 'gender', 1.0, '-0.9', '0.14'),
     ('ta_feng', 'bag_svd', 'pooled_items', 'age', 1.0, '-0.7', '0.12'),
     ('complete_journey', 'joint + bag', BAG, 'coupon', 1.0, '+1.4', '0.07'),
   ],
