@@ -88,7 +88,8 @@ def measure_in(
   result = {
     'dataset': data.name,
     'users': len(users.items),
-    'flags': flags_of_result(settings),
+    # Those on which the numbers depend.
+    'flags': settings.flag_values(without=settings.mutable_names()),
     'edges': _EDGES.tolist(),
     'methods': {
       name: {kind: summarize(values) for kind, values in kinds.items()}
@@ -137,11 +138,6 @@ def default_names(sources: Sequence[str]) -> tuple[str, ...]:
     paths = map(pathlib.Path, sources)
     names = tuple(f'{path.parent.name}/{path.name}' for path in paths)
   return names
-
-
-def flags_of_result(settings: SimilaritySettings) -> dict[str, str]:
-  """The flags on which the numbers depend."""
-  return settings.flag_values(without=settings.mutable_names())
 
 
 def measure(

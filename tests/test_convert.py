@@ -119,9 +119,3 @@ def test_other_weights_are_refused_by_name(change, message):
 def test_no_weights_at_all():
   with pytest.raises(ValueError, match=r'missing weights: .*layers\.0\.ffn'):
     encoder_from_reference({}, num_heads=2)
-
-
-def test_wrong_number_of_heads():
-  _, weights = load('encoder_k1')
-  with pytest.raises(ValueError, match='num_heads must divide embed_dim'):
-    encoder_from_reference(weights, num_heads=3)

@@ -10,6 +10,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -29,6 +30,7 @@ from experiments.flags.binder import SettingsError
 from experiments.pretraining import step
 from experiments.run.data import open_data
 from tests.bounds import assert_same_to_rounding
+from tests.drawn_encoders import drawn_params
 from tests.tiny_runs import finetune_settings, pretrain_settings
 from tests.user_table_files import COLUMNS, write
 
@@ -147,22 +149,16 @@ def test_every_command_starts_from_it(tmp_path, data_dir, monkeypatch):
 def save_tuned(folder, **fields):
   """A run that was fine-tuned here, with a head of another width."""
   encoder = UserEncoder(num_items=3, max_length=4, embed_dim=8, **fields)
-  head = TaskHead(num_outputs=2, hidden_dim=64)
-  inputs = (
-    (encoder, np.ones((1, 4), np.int32)),
-    (head, np.ones((1, encoder.vector_dim), np.float32)),
-  )
-  shapes = [
-    jax.eval_shape(module.init, jax.random.key(0), given)['params']
-    for module, given in inputs
-  ]
-  # What was learned is of no matter.
-  params, learned = jax.device_put(
-    jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
-  )
+  head = {
+    name: {'kernel': jnp.ones(shape), 'bias': jnp.ones(shape[1:])}
+    for name, shape in (
+      ('hidden', (encoder.vector_dim, 64)),
+      ('output', (64, 2)),
+    )
+  }
   save_model(
     folder,
-    model_params(params) | {'head': learned},
+    model_params(drawn_params(encoder, 0)) | {'head': head},
     describe(encoder, ['a', 'b\u2028', 'c'], flags={'task': 'gender'}),
   )
   return str(folder)

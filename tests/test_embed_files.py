@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pyarrow.parquet
 import pytest
-from test_embed import EVENTS, KNOWN, USERS, by_hand, read
+from test_embed import EVENTS, KNOWN, USERS, by_hand, read, written
+from test_embed import settings as prepared
 from test_similarity_command import save_run
 
 from adaptssr_jax.checkpoint.encoders import restore_encoder
@@ -16,31 +17,13 @@ from experiments.flags.binder import SettingsError
 from tests.tiny_runs import files
 from tests.user_table_files import write
 
+__all__ = ['prepared']
+
 
 @pytest.fixture(scope='module')
-def settings(tmp_path_factory):
+def settings(prepared):
   """Of new tables, with nothing to write yet."""
-  folder = tmp_path_factory.mktemp('files')
-  return embed.EmbedSettings(
-    pretrained=save_run(folder / 'run', KNOWN, seed=0),
-    events=(str(write(folder / 'e.csv', EVENTS, ('who', 'what', 'when'))),),
-    user_column='who',
-    item_column='what',
-    time_column='when',
-    data_dir=str(folder / 'data'),
-    batch_size=16,
-    buckets=2,
-    microbatch=1,
-  )
-
-
-def written(settings, tmp_path, **changes):
-  """What the command writes into an empty folder."""
-  changes = {
-    name: str(tmp_path / value) if isinstance(value, str) else value
-    for name, value in changes.items()
-  }
-  return embed.main(dataclasses.replace(settings, **changes))
+  return dataclasses.replace(prepared, dataset='')
 
 
 def read_neighbours(path):
@@ -221,7 +204,16 @@ def test_neither_neighbours_nor_too_many_of_parts(settings, tmp_path):
       },
       '--neighbours=40 is too many: there are 40 users',
     ),
+    ({'pretrained': ''}, '--pretrained=DIR'),
+    ({'output': ''}, r'--output=.*\.parquet or \.npz'),
+    ({'output': 'users.csv'}, r'users\.csv: .*\.parquet or \.npz'),
+    ({'output': '/nowhere/users.npz'}, 'no folder /nowhere'),
     ({'item_vectors': 'items.csv'}, r'--item_vectors=.*\.parquet or \.npz'),
+    (
+      {'output': 'u.npz', 'dataset': 'user_tables', 'split': 'test'},
+      '--split=test.*all, train, validation',
+    ),
+    ({'output': 'users.npz', 'batch_size': 12}, '--batch_size.*8 or 16'),
     (
       {'output': 'same.npz', 'item_vectors': 'same.npz'},
       '--output and --item_vectors must be different',

@@ -1,5 +1,6 @@
 """The page of a report: its content, no external resources, its errors."""
 
+import contextlib
 import dataclasses
 import html.parser
 import json
@@ -19,7 +20,7 @@ from experiments import report
 from experiments.flags.binder import SettingsError
 from experiments.reporting.page import GENERATOR
 from experiments.run.vector_files import write_vectors
-from tests.tiny_runs import ROOT, files
+from tests.tiny_runs import ROOT, files, lines
 
 BAD = '<script>alert(1)</script>&"'
 RESULTS = f"""# synthetic_users/tiny
@@ -87,56 +88,48 @@ def vectors_of(folder, name='users.parquet'):
   return path, users, vectors
 
 
-def test_a_run_has_settings_curves_and_a_table(settings):
-  page = written(settings)
+@pytest.fixture(scope='module')
+def page(tmp_path_factory, folder):
+  """The page of the run."""
+  output = tmp_path_factory.mktemp('page') / 'page.html'
+  return written(report.ReportSettings(runs=(str(folder),), output=str(output)))
+
+
+def test_a_run_has_settings_curves_and_a_table(page, folder):
   for word in ('--learning_rate', 'synthetic_users/tiny', 'adaptssr', '9'):
     assert word in page.text
   for metric in ('loss', 'lambda', 'implicit_over_explicit', 'effective_rank'):
     assert f'{metric} over steps, of 1 runs' in page.values('aria-label')
-  last = json.loads(
-    (pathlib.Path(settings.runs[0]) / 'metrics.jsonl')
-    .read_text()
-    .splitlines()[-1]
-  )
+  last = lines(folder)[-1]
   assert f'{last["validation_lambda"]:.4g}' in page.text
   assert page.tags.count('table') == 3
   assert page.tags.count('svg') == page.tags.count('figcaption') > 9
 
 
-def test_a_page_loads_nothing_and_escapes_markup(settings):
-  page = written(settings)
+def test_a_page_loads_nothing_and_escapes_markup(page):
   assert 'script' not in page.tags
   assert BAD.replace('/', '') in page.text
   assert page.values('src') == []
   links = page.values('href', 'xlink:href', 'clip-path', 'mask', 'filter')
   assert len(links) > 9
   assert all(link.startswith(('data:', '#', 'url(#')) for link in links)
-  style = pathlib.Path(settings.output).read_text().split('<style>')[1]
-  assert not any(word in style.split('<')[0] for word in ('url(', '@import'))
+  style = ''.join([page.text, *page.values('style')])
+  assert not any(word in style for word in ('url(', '@import'))
   assert 'http-equiv' not in dict(page.attributes)
 
 
-def test_runs_share_charts_and_list_differing_flags(settings, folder, tmp_path):
+def test_runs_share_charts_and_list_differing_flags(
+  settings, folder, tmp_path, page
+):
   other = tmp_path / 'other'
   other.mkdir()
   flags = (folder / 'flags.txt').read_text()
   (other / 'flags.txt').write_text(flags.replace('--seed=0', '--seed=7'))
   shutil.copy(folder / 'metrics.jsonl', other)
-  alone = written(settings)
-  page = written(settings, runs=(*settings.runs, str(other)))
-  assert page.tags.count('svg') == alone.tags.count('svg')
-  assert 'Settings that differ' in page.text
-  differing = page.text.split('Settings that differ')[1].split('All ')[0]
+  both = written(settings, runs=(*settings.runs, str(other)))
+  assert both.tags.count('svg') == page.tags.count('svg')
+  differing = both.text.split('Settings that differ')[1].split('All ')[0]
   assert differing.split()[-3:] == ['--seed', '0', '7']
-
-
-def test_a_result_is_shown(settings, tmp_path):
-  (tmp_path / 'flags.txt').write_text('--task=gender\n')
-  result = {'task': 'gender', 'test': {'auc': 0.81234, 'accuracy': None}}
-  (tmp_path / 'result.json').write_text(json.dumps(result))
-  page = written(settings, runs=(str(tmp_path),))
-  assert '0.8123' in page.text
-  assert 'svg' not in page.tags
 
 
 @pytest.mark.parametrize('text', ['{"broken', '{"test": 3}', '[1]', '\udcff'])
@@ -158,11 +151,14 @@ def test_values_that_are_not_finite_are_left_out(settings, tmp_path):
       for step, value in enumerate(values)
     )
   )
-  result = '{"test": {"auc": 0.75, "mrr": NaN, "accuracy": [1]}}'
+  result = (
+    '{"task": "gender", "validation": {"auc": 0.81234, "accuracy": null}, '
+    '"test": {"auc": 0.75, "mrr": NaN, "accuracy": [1]}}'
+  )
   (tmp_path / 'result.json').write_text(result)
   page = written(settings, runs=(str(tmp_path),))
   assert page.tags.count('svg') == 1
-  for word in ('0.125', '0.7500', 'one: a=1\ntwo: a=2'):
+  for word in ('0.125', '0.8123', '0.7500', 'one: a=1\ntwo: a=2'):
     assert word in page.text
   assert 'nan' not in page.text
 
@@ -337,12 +333,15 @@ def test_umap_is_an_extra(settings, tmp_path, monkeypatch):
     written(settings, vectors=(str(path),), map='umap')
 
 
-def test_a_page_is_replaced_atomically(settings, tmp_path, monkeypatch):
-  before = written(settings).text
+def test_a_page_is_the_same_again_and_replaced_atomically(
+  settings, tmp_path, monkeypatch
+):
+  written(settings)
   path = pathlib.Path(settings.output)
-  assert f'content="{GENERATOR}"' in path.read_text()[:500]
-  assert written(settings).text == before
   kept = path.read_bytes()
+  assert f'content="{GENERATOR}"' in kept.decode()[:500]
+  written(settings)
+  assert path.read_bytes() == kept
 
   def fail(*_, **__):
     raise OSError(28, 'No space left on device')
@@ -354,12 +353,10 @@ def test_a_page_is_replaced_atomically(settings, tmp_path, monkeypatch):
   assert files(tmp_path) == {'page.html': kept}
 
 
-def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
-  run = tmp_path / 'run'
-  run.mkdir()
-  shutil.copy(folder / 'flags.txt', run)
-  lines = (folder / 'metrics.jsonl').read_text().splitlines(keepends=True)
-  path, log = pathlib.Path(settings.output), run / 'metrics.jsonl'
+@contextlib.contextmanager
+def following(settings, run):
+  """Follows a run, which is active until the end of the block."""
+  path = pathlib.Path(settings.output)
   followed = dataclasses.replace(
     settings, runs=(str(run),), follow=True, follow_every=0.01
   )
@@ -373,15 +370,25 @@ def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
   with locked(run / '.lock'):
     thread.start()
     wait_for('http-equiv="refresh"')
-    assert 'svg' not in Page(path.read_text()).tags
-    # The last line is incomplete.
-    log.write_text(''.join(lines[:3]) + lines[3][:9])
-    wait_for('loss over steps')
-    log.write_text(''.join(lines))
-    wait_for('effective_rank over steps')
+    yield wait_for
   thread.join(timeout=60)
   assert not thread.is_alive()
   assert 'http-equiv' not in path.read_text()
+
+
+def test_a_run_is_followed_to_its_end(settings, folder, tmp_path, capsys):
+  run = tmp_path / 'run'
+  run.mkdir()
+  shutil.copy(folder / 'flags.txt', run)
+  logged = (folder / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  path, log = pathlib.Path(settings.output), run / 'metrics.jsonl'
+  with following(settings, run) as wait_for:
+    assert 'svg' not in Page(path.read_text()).tags
+    # The last line is incomplete.
+    log.write_text(''.join(logged[:3]) + logged[3][:9])
+    wait_for('loss over steps')
+    log.write_text(''.join(logged))
+    wait_for('effective_rank over steps')
   assert 'effective_rank over steps' in path.read_text()
   assert capsys.readouterr().out.count('written') >= 3
 
@@ -390,21 +397,9 @@ def test_a_comparison_is_followed_until_it_writes_its_tables(
   settings, tmp_path
 ):
   (tmp_path / 'flags.txt').write_text('--seeds=1\n')
-  path = pathlib.Path(settings.output)
-  followed = dataclasses.replace(
-    settings, runs=(str(tmp_path),), follow=True, follow_every=0.01
-  )
-  thread = threading.Thread(target=report.main, args=(followed,))
-  with locked(tmp_path / '.lock'):
-    thread.start()
-    while not path.exists():
-      assert thread.is_alive()
-      time.sleep(0.01)
+  with following(settings, tmp_path):
     (tmp_path / 'results.md').write_text(RESULTS)
-  thread.join(timeout=60)
-  page = Page(path.read_text())
-  assert 'http-equiv' not in dict(page.attributes)
-  assert '61.50 ± 0.42' in page.text
+  assert '61.50 ± 0.42' in pathlib.Path(settings.output).read_text()
 
 
 def test_folders_need_no_flag_and_ctrl_c_stops_following(

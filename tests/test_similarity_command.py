@@ -276,12 +276,6 @@ def test_a_checkpoint_that_is_not_there_is_named_first(settings, tmp_path):
   assert not (tmp_path / 'figure').exists()
 
 
-def test_names_that_clash_have_the_folder_above():
-  folders = ('runs/a/seed_0', 'runs/b/seed_0')
-  settings = similarity.SimilaritySettings(checkpoints=folders)
-  assert similarity.names_of(settings) == ('a/seed_0', 'b/seed_0')
-
-
 def test_names_are_those_of_the_folders(settings):
   unnamed = dataclasses.replace(settings, names=())
   assert similarity.names_of(unnamed) == ('first', 'second')
