@@ -30,7 +30,7 @@ from experiments.flags.binder import SettingsError
 from experiments.pretraining import step
 from experiments.run.data import open_data
 from tests.bounds import assert_same_to_rounding
-from tests.drawn_encoders import drawn_params
+from tests.random_params import drawn_params
 from tests.tiny_runs import finetune_settings, pretrain_settings
 from tests.user_table_files import COLUMNS, write
 
