@@ -150,8 +150,11 @@ def test_a_comparison_makes_both_runs_first(
   ('changes', 'words'),
   [
     ({'modes': ('frozen', 'fine_tuned')}, 'gender in --modes=fine_tuned: lea'),
-    ({'concatenated': ('joint',)}, '--concatenated=joint: give two different'),
-    ({'concatenated': ('joint joint',)}, 'give two different methods'),
+    ({'concatenated': ('joint',)}, '--concatenated=joint: give several meth'),
+    (
+      {'concatenated': ('joint joint joint',)},
+      'named 3 times needs as many --seed',
+    ),
     ({'concatenated': ('joint bag_svd',)}, 'bag_svd is not pre-trained'),
     ({'concatenated': ('joint sas',)}, '--concatenated=joint sas: .*sasrec'),
   ],

@@ -10,6 +10,7 @@ from test_similarity_command import ITEMS, save_run
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.data import Ragged
 from experiments import compare, embed, finetune
+from experiments.comparison.commands import sources_of
 from experiments.comparison.frozen import VectorSettings
 from experiments.comparison.grid import Cell, Pretraining, Vectors, plan
 from experiments.flags.binder import SettingsError
@@ -175,3 +176,28 @@ def test_a_comparison_has_rows_of_whole_histories(
     compare.main(changed(settings, whole_history=('bag_svd',)))
   with pytest.raises(SettingsError, match='the whole history of all or of no'):
     compare.main(changed(settings, concatenated=('joint_whole sasrec',)))
+
+
+def test_seeds_of_a_method_are_concatenated(tmp_path, data_dir):
+  settings = settings_of(
+    tmp_path,
+    data_dir,
+    tasks=('gender',),
+    methods=(),
+    whole_history=('joint', 'sasrec'),
+    concatenated=('joint_whole joint_whole sasrec_whole',),
+    modes=('frozen',),
+    seeds=('5', '6', '7'),
+    **flag_files(tmp_path),
+  )
+  grid = compare.read_grid(settings)
+  rows = [
+    [(one.method, one.seed) for one in sources_of(grid, run)]
+    for run in plan(grid)
+    if isinstance(run, Vectors) and '_and_' in run.method
+  ]
+  assert rows == [
+    [('joint', 5), ('joint', 6), ('sasrec', 5)],
+    [('joint', 6), ('joint', 7), ('sasrec', 6)],
+    [('joint', 7), ('joint', 5), ('sasrec', 7)],
+  ]

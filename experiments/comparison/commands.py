@@ -66,7 +66,14 @@ def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
   if isinstance(run, Cell) and run.is_frozen:
     return [vectors_of(run)]
   if isinstance(run, Vectors) and method.concatenated:
-    return [Pretraining(name, run.seed) for name in method.concatenated]
+    seeds, names = grid.pretrain_seeds, method.concatenated
+    first = seeds.index(run.seed)
+    # A method that is named again stands for its next seed.
+    turns = [first + names[:at].count(name) for at, name in enumerate(names)]
+    return [
+      Pretraining(name, seeds[turn % len(seeds)])
+      for name, turn in zip(names, turns, strict=True)
+    ]
   if not method.flags:
     return []
   if isinstance(run, Vectors):

@@ -41,8 +41,9 @@ class CompareSettings(DataSettings, ProcessSettings):
   concatenated: tuple[str, ...] = flag(
     (),
     'One more row, in the frozen columns: the vectors of several methods, '
-    'concatenated, such as --concatenated="joint sasrec". May be given several '
-    'times. The name of a variant is that in results.json: '
+    'concatenated, such as --concatenated="joint sasrec". A method that is '
+    'named twice stands for two of its seeds. May be given several times. The '
+    'name of a variant is that in results.json: '
     'pooled_items+embed_dim=256.',
     repeated=True,
     may_repeat=True,

@@ -1,5 +1,6 @@
 """The rows of a comparison: methods, and those that its flags define."""
 
+import collections
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,10 @@ def choose_rows(
   whole = whole_history_methods(settings.whole_history, known)
   chosen |= whole
   # Their vectors may be concatenated, too.
-  chosen |= concatenated_methods(settings.concatenated, known | whole)
+  seeds = settings.pretrain_seeds or len(settings.seeds)
+  chosen |= concatenated_methods(
+    settings.concatenated, known | whole, seeds=seeds
+  )
   reference = settings.reference
   # The default reference need not be a row.
   if reference not in chosen and reference != REFERENCE:
@@ -119,25 +123,40 @@ def whole_history_methods(
 
 
 def concatenated_methods(
-  rows: Sequence[str], known: Mapping[str, Method]
+  rows: Sequence[str], known: Mapping[str, Method], *, seeds: int
 ) -> dict[str, Method]:
-  """Methods whose vectors are those of several others, concatenated."""
+  """Methods whose vectors are those of several others, concatenated.
+
+  A method that is named n times stands for n of the `seeds` of pre-training.
+  """
   found = {}
   for row in rows:
     names, text = tuple(row.split()), f'--concatenated={row}'
     _check_trained(text, names, known)
-    if len(set(names)) < max(len(names), 2):
-      raise SettingsError(f'{text}: give two different methods')
+    if len(names) < 2:
+      raise SettingsError(f'{text}: give several methods, or one several times')
+    counts = collections.Counter(names)
+    if max(counts.values()) > seeds:
+      raise SettingsError(
+        f'{text}: a method that is named {max(counts.values())} times needs as '
+        'many --seeds of pre-training'
+      )
     histories = {known[name].history for name in names}
     if len(histories) > 1:
       raise SettingsError(
         f'{text}: give the vectors of the whole history of all or of none'
       )
-    key = '_and_'.join(names)
+    key = '_and_'.join(
+      name + (f'_x{count}' if count > 1 else '')
+      for name, count in counts.items()
+    )
     if len(key) > 200:  # The key is the name of a folder.
       key = f'{key[:190]}_{zlib.crc32(key.encode()):08x}'
     found[key] = Method(
-      title=', concatenated with '.join(known[name].title for name in names),
+      title=', concatenated with '.join(
+        known[name].title + (f', {count} seeds' if count > 1 else '')
+        for name, count in counts.items()
+      ),
       concatenated=[
         run for name in names for run in known[name].concatenated or (name,)
       ],
