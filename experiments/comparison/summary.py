@@ -53,51 +53,51 @@ def summarise(
   samples = dict(
     zip(outcomes, _resampled(outcomes, metric, users), strict=True)
   )
-  summary, compared = {}, {}
-  for name, runs in outcomes.items():
-    scores = np.array([outcome.score for outcome in runs])
-    interval = significance.interval(samples[name])
-    summary[name] = _spread(scores) | {'interval': [*map(float, interval)]}
-  for name in outcomes.keys() - {reference} if reference in outcomes else ():
-    mean, other = summary[name]['mean'], summary[reference]['mean']
+  scores = {
+    name: np.array([outcome.score for outcome in runs])
+    for name, runs in outcomes.items()
+  }
+  summary = {}
+  for name in outcomes:
+    summary[name] = _spread(scores[name], significance.interval(samples[name]))
+    if name == reference or reference not in outcomes:
+      continue
+    mean, other = (float(scores[one].mean()) for one in (name, reference))
     differences = samples[name] - samples[reference]
-    interval = significance.interval(differences)
-    compared[name] = {
+    summary[name] |= {
       'improvement': 100 * (mean / other - 1) if other else None,
       'difference': mean - other,
-      'difference_interval': [*map(float, interval)],
+      'difference_interval': [*map(float, significance.interval(differences))],
       'p': significance.p_value(differences),
       'test': 'bootstrap',
     } | _mcnemar(outcomes[name], outcomes[reference], metric)
-  return _tested(summary, compared)
+  return _with_holm(summary)
 
 
-def _spread(scores: np.ndarray) -> dict[str, Any]:
+def _spread(scores: np.ndarray, interval: Sequence[float]) -> dict[str, Any]:
   """The statistics of one method; those of a comparison are None."""
   several = len(scores) > 1
   std = float(scores.std(ddof=1)) if several else None
+  compared = dict.fromkeys(
+    ('improvement', 'difference', 'difference_interval', 'p', 'p_holm', 'test')
+  )
   return {
     'mean': float(scores.mean()),
     'std': std,
     'error': std / math.sqrt(len(scores)) if several else None,
     'runs': len(scores),
-  } | dict.fromkeys(
-    ('improvement', 'difference', 'difference_interval', 'p', 'p_holm', 'test')
-  )
-
-
-def _tested(
-  summary: Mapping[str, dict[str, Any]],
-  compared: Mapping[str, dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
-  """The summary with the comparisons, and p corrected for their number."""
-  names = [name for name in summary if name in compared]
-  corrected = significance.holm([compared[name]['p'] for name in names])
-  p_holm = dict(zip(names, corrected, strict=True))
-  return {
-    name: values | compared.get(name, {}) | {'p_holm': p_holm.get(name)}
-    for name, values in summary.items()
+    **compared,
+    'interval': [*map(float, interval)],
   }
+
+
+def _with_holm(summary: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The summary with p values that are corrected for their number."""
+  tested = [values for values in summary.values() if values['p'] is not None]
+  corrected = significance.holm([values['p'] for values in tested])
+  for values, p in zip(tested, corrected, strict=True):
+    values['p_holm'] = p
+  return summary
 
 
 def _mcnemar(
@@ -210,37 +210,35 @@ def summarise_splits(
     As `summarise`, with splits in place of runs, and `by_split`: the metric in
     each split.
   """
-  by_split, summary, compared = {}, {}, {}
-  for name, runs in outcomes.items():
-    # The mean over the seeds of each split.
-    by_split[name] = {
+  # The mean over the seeds of each split.
+  by_split = {
+    name: {
       split: float(np.mean([run.score for run in runs if run.split == split]))
       for split in dict.fromkeys(run.split for run in runs)
     }
-    scores = np.array(list(by_split[name].values()))
-    interval = significance.split_interval(
-      scores, test_per_train=test_per_train
-    )
-    summary[name] = _spread(scores) | {
-      'interval': list(interval),
-      'by_split': {
-        str(split): value for split, value in by_split[name].items()
-      },
-    }
-  for name in summary.keys() - {reference} if reference in summary else ():
-    other = by_split[reference]
+    for name, runs in outcomes.items()
+  }
+  interval_of = functools.partial(
+    significance.split_interval, test_per_train=test_per_train
+  )
+  summary, other = {}, by_split.get(reference, {})
+  for name, found in by_split.items():
+    scores = np.array(list(found.values()))
+    named = {str(split): value for split, value in found.items()}
+    summary[name] = _spread(scores, interval_of(scores)) | {'by_split': named}
+    if name == reference or not other:
+      continue
     differences = np.array(
-      [value - other[split] for split, value in by_split[name].items()]
+      [value - other[split] for split, value in found.items()]
     )
     mean = float(np.mean(list(other.values())))
     difference = float(differences.mean())
-    shared = {'test_per_train': test_per_train}
-    interval = significance.split_interval(differences, **shared)
-    compared[name] = {
+    p = significance.split_test(differences, test_per_train=test_per_train)
+    summary[name] |= {
       'improvement': 100 * difference / mean if mean else None,
       'difference': difference,
-      'difference_interval': list(interval),
-      'p': significance.split_test(differences, **shared),
+      'difference_interval': [*interval_of(differences)],
+      'p': p,
       'test': 'corrected resampled t',
     }
-  return _tested(summary, compared)
+  return _with_holm(summary)
