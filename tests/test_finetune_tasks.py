@@ -180,10 +180,8 @@ def test_a_probe_reads_bags_too_or_by_trees(
     tmp_path, data_dir, mode='probe', train_users=60, **flags
   )
   result = finetune.main(settings)
-  assert {*result} == {*chosen, 'task', 'pretrained', 'best_step'} | {
-    'validation',
-    'test',
-  }
+  about = {'task', 'pretrained', 'history', 'best_step'}
+  assert {*result} == {*chosen, *about, 'validation', 'test'}
   logged = lines(tmp_path)
   best = max(logged, key=lambda line: line['validation_accuracy'])
   assert {name: best[name] for name in chosen} == {
