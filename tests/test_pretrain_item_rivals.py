@@ -77,20 +77,13 @@ def test_ptum_starts_from_a_run_that_predicts_items(run, next_run):
   assert_learned(next_run, 'loss')
 
 
-def test_a_split_table_does_not_go_with_filled_items(tmp_path, data_dir):
-  settings = pretrain_settings(
-    tmp_path, data_dir, objective=('ecl',), shard_table=True
-  )
-  with pytest.raises(SettingsError, match='--shard_table does not go with'):
-    pretrain.main(settings)
-
-
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
     ({'objective': ('ccl_filled',)}, 'start from a run of masked_items'),
     ({'objective': ('clue',), 'dropout_rate': 0.0}, '--dropout_rate=0 makes'),
     ({'objective': ('ecl',), 'dropout_rate': 0.0}, '--dropout_rate=0 makes'),
+    ({'objective': ('ecl',), 'shard_table': True}, '--shard_table does not go'),
     # Its own views are edits, whatever those of AdaptSSR would be.
     (
       {
