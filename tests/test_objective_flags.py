@@ -1,5 +1,6 @@
 """Each flag of pre-training reaches the objective that it is for."""
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -10,7 +11,8 @@ import pytest
 from adaptssr_jax.data import Ragged, UserArrays
 from adaptssr_jax.encoder.model import UserEncoder
 from adaptssr_jax.objectives.users import Encoding
-from experiments.flags.pretraining import flags_of
+from experiments.flags.objectives import TRAITS
+from experiments.flags.pretraining import PretrainSettings, flags_of
 from experiments.pretraining.context import Context
 from experiments.pretraining.objectives import MAKERS
 from tests.tiny_runs import pretrain_settings
@@ -124,6 +126,19 @@ def test_the_flags_without_effect_change_no_objective(name):
   }
   settings = pretrain_settings('', '', objective=(name,))
   assert changing == flags_of(settings, name) - ELSEWHERE
+
+
+def test_the_help_of_a_flag_names_the_objectives_that_have_it():
+  settings, named = pretrain_settings('', ''), {}
+  for field in dataclasses.fields(PretrainSettings):
+    names = {*field.metadata['help'].partition(': ')[0].split(', ')}
+    if names <= TRAITS.keys():
+      named[field.name] = names
+  assert named == {
+    flag: {name for name in TRAITS if flag in flags_of(settings, name)}
+    for flag in named
+  }
+  assert named.keys() >= {'augmentations', 'num_next', 'curriculum_steps'}
 
 
 @pytest.mark.parametrize(
