@@ -11,7 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from absl import flags
 
@@ -92,6 +92,15 @@ class Settings:
       for field in dataclasses.fields(self)
       if field.metadata['mutable_on_resume']
     }
+
+  def with_missing(self, defaults: Mapping[str, Any]) -> Self:
+    """The settings, with these values for flags that are None."""
+    missing = {
+      name: value
+      for name, value in defaults.items()
+      if getattr(self, name) is None
+    }
+    return dataclasses.replace(self, **missing)
 
   def to_flagfile(self) -> str:
     """The settings as a file for `--flagfile`."""

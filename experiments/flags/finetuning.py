@@ -186,12 +186,7 @@ def with_defaults(settings: FinetuneSettings) -> FinetuneSettings:
     # An untrained head could not rank anything.
     'tied_targets': settings.mode == 'zero_shot',
   }
-  missing = {
-    name: value
-    for name, value in defaults.items()
-    if getattr(settings, name) is None
-  }
-  return dataclasses.replace(settings, **missing)
+  return settings.with_missing(defaults)
 
 
 def check_flags(settings: FinetuneSettings, kind: str | None = None) -> None:

@@ -105,12 +105,7 @@ def with_defaults(settings: PretrainSettings) -> PretrainSettings:
     defaults |= {'num_queries': _INTERESTS, 'cosine_pooling': True}
   if any(each.from_the_vector for each in settings.traits):
     defaults['item_stddev'] = _ITEM_STDDEV
-  missing = {
-    name: value
-    for name, value in defaults.items()
-    if getattr(settings, name) is None
-  }
-  return dataclasses.replace(settings, **missing)
+  return settings.with_missing(defaults)
 
 
 def check_objective(settings: ObjectiveSettings) -> None:
