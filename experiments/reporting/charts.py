@@ -75,7 +75,9 @@ def draw_chart(curves: Sequence[Curve], *, label: str) -> Figure:
       marker='.' if curve.dotted or len(kept) == 1 else '',
     )
   axis.ticklabel_format(useOffset=False)
-  axis.set_xlabel(label)
+  axis.locator_params(axis='x', nbins=5)
+  axis.tick_params(labelsize=8)
+  axis.set_xlabel(label, fontsize=8)
   axis.grid(alpha=0.3)
   return figure
 
