@@ -72,17 +72,14 @@ class Found(NamedTuple):
 
 def main(settings: ReportSettings) -> pathlib.Path:
   """Writes the page, and returns its path."""
-  found = find(settings)
-  path = output_of(settings)
+  found, path = find(settings), output_of(settings)
   if settings.picture:
     check_new(pathlib.Path(settings.picture), flag='picture')
-  others = other_sections(settings, found)
   if settings.follow:
-    follow(settings, found, path, others)
+    follow(settings, found, path)
     # A comparison writes its tables when it ends.
     found = find(settings)
-    others = other_sections(settings, found)
-  write_page(path, found, others)
+  write_page(path, found, other_sections(settings, found))
   print_result_line(f'report: {path}')
   if settings.picture:
     runs = [read_run(*named) for named in found.runs.items()]
@@ -196,17 +193,12 @@ def write_page(
     raise SettingsError(f'--output={path} was not written: {error}') from error
 
 
-def follow(
-  settings: ReportSettings,
-  found: Found,
-  path: pathlib.Path,
-  others: Sequence[Section],
-) -> None:
+def follow(settings: ReportSettings, found: Found, path: pathlib.Path) -> None:
   """Writes the page whenever a run has logged something, until all have ended.
 
   A comparison ends with its last run. Ctrl-C also stops following.
   """
-  before = None
+  others, before = other_sections(settings, found), None
   try:
     while True:
       is_going = any(is_in_use(pathlib.Path(run)) for run in settings.runs)

@@ -53,11 +53,10 @@ def similarity_section(name: str, folder: pathlib.Path) -> Section:
       'height of the chart.',
       charts=[
         Chart(
-          f'Histograms of similarities of {method}',
-          method,
-          '',
           # Without a title, since the caption has the name.
           as_svg(draw_similarities({'': found}, result['edges'])),
+          f'Histograms of similarities of {method}',
+          method,
         )
         for method, found in methods.items()
       ],

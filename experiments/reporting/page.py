@@ -24,10 +24,10 @@ class Table(NamedTuple):
 class Chart(NamedTuple):
   """A picture with a caption."""
 
-  label: str  # what it shows, for those who do not see it
-  name: str  # begins the caption, in bold
-  caption: str
   svg: str
+  label: str  # what it shows, for those who do not see it
+  name: str = ''  # begins the caption, in bold
+  caption: str = ''
 
 
 class Section(NamedTuple):

@@ -138,7 +138,7 @@ def _chart(runs: Sequence[Run], metric: str) -> Chart:
   ]
   label = f'{metric} over steps, of {len(runs)} runs'
   svg = as_svg(draw_chart(curves, label='step'))
-  return Chart(label, metric, _MEANING.get(metric, ''), svg)
+  return Chart(svg, label, metric, _MEANING.get(metric, ''))
 
 
 def _last(run: Run, metric: str) -> str:

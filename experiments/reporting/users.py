@@ -89,7 +89,7 @@ def users_section(
   return Section(
     f'User vectors: {name}',
     legend=sizes if classes else [],
-    charts=[Chart(label, '', caption, svg)],
+    charts=[Chart(svg, label, caption=caption)],
     tables=[_nearest(users, vectors, classes, settings.users)],
   )
 
