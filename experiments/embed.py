@@ -64,12 +64,7 @@ from experiments.embedding.users import progress, read_new_users, users_of_part
 from experiments.flags.binder import SettingsError
 from experiments.run import loop
 from experiments.run.data import open_data, with_data_of
-from experiments.run.encoder import (
-  Model,
-  Source,
-  open_source,
-  with_items,
-)
+from experiments.run.encoder import Model, Source, open_source, with_items
 from experiments.run.process import (
   is_main_process,
   print_line,

@@ -64,11 +64,16 @@ def run(tmp_path_factory):
   return save_run(tmp_path_factory.mktemp('export') / 'run', ITEMS, seed=0)
 
 
+def exported(run, output, **changes):
+  """The folder that the command writes."""
+  return export.main(
+    export.ExportSettings(pretrained=str(run), output=str(output), **changes)
+  )
+
+
 @pytest.fixture(scope='module')
 def folder(run):
-  output = pathlib.Path(run).with_name('deployed')
-  settings = export.ExportSettings(pretrained=run, output=str(output))
-  return export.main(settings)
+  return exported(run, pathlib.Path(run).with_name('deployed'))
 
 
 def loader_of(folder):
@@ -90,10 +95,11 @@ def alone(folder, histories, tmp_path):
   return np.load(tmp_path / 'out.npy')
 
 
-def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
+def embedded(run, histories, tmp_path, **changes):
+  """The vectors of users by embed, by user."""
   events = [
     (user, item, place)
-    for user, history in HISTORIES.items()
+    for user, history in histories.items()
     for place, item in enumerate(history)
   ]
   settings = embed.EmbedSettings(
@@ -102,9 +108,14 @@ def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
     events=(str(write(tmp_path / 'e.parquet', events, COLUMNS)),),
     batch_size=8,
     buckets=2,
+    **changes,
   )
   with np.load(embed.main(settings)) as arrays:
-    expected = dict(zip(arrays['user_id'], arrays['vector'], strict=True))
+    return dict(zip(arrays['user_id'], arrays['vector'], strict=True))
+
+
+def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
+  expected = embedded(run, HISTORIES, tmp_path)
   vectors = alone(folder, [*HISTORIES.values(), []], tmp_path)
   assert (vectors.dtype, vectors.shape) == (np.float32, (6, 8))
   for user, vector in zip(HISTORIES, vectors, strict=False):
@@ -114,17 +125,10 @@ def test_alone_it_gives_what_embed_does(run, folder, tmp_path):
 
 def test_the_whole_history_is_encoded_as_embed_does(run, tmp_path):
   history = [ITEMS[place % 5] for place in range(23)]
-  whole = {'pretrained': run, 'history': 'whole'}
-  settings = export.ExportSettings(output=str(tmp_path / 'deployed'), **whole)
-  found = loader_of(export.main(settings))([history, [], history[:3]])
-  events = [('u', item, place) for place, item in enumerate(history)]
-  settings = embed.EmbedSettings(
-    output=str(tmp_path / 'users.npz'),
-    events=(str(write(tmp_path / 'e.parquet', events, COLUMNS)),),
-    **whole,
-  )
-  with np.load(embed.main(settings)) as arrays:
-    np.testing.assert_allclose(found[:1], arrays['vector'], atol=1e-6)
+  whole = loader_of(exported(run, tmp_path / 'deployed', history='whole'))
+  found = whole([history, [], history[:3]])
+  expected = embedded(run, {'u': history}, tmp_path, history='whole')
+  np.testing.assert_allclose(found[0], expected['u'], atol=1e-6)
   last = loader_of(tmp_path / 'deployed')
   last.history = 'last'
   assert np.abs(found[0] - last([history])[0]).max() > 1e-3
@@ -178,13 +182,7 @@ def test_any_encoder_of_any_number_of_users_and_items(tmp_path, fields):
   )
   params = drawn_params(encoder, seed=0)
   save_encoder(tmp_path / 'run', encoder, params, ['a', 'b'])
-  load = loader_of(
-    export.main(
-      export.ExportSettings(
-        pretrained=str(tmp_path / 'run'), output=str(tmp_path / 'out')
-      )
-    )
-  )
+  load = loader_of(exported(tmp_path / 'run', tmp_path / 'out'))
   # Of as many items as may be, and of more than the encoder sees.
   for users, count in ((1, 1), (3, 50)):
     items = np.ones((users, min(count, encoder.max_length)), np.int32)
@@ -196,10 +194,8 @@ def test_any_encoder_of_any_number_of_users_and_items(tmp_path, fields):
 
 
 def test_a_precision_may_be_chosen(run, folder, tmp_path):
-  settings = export.ExportSettings(
-    pretrained=run, output=str(tmp_path / 'coarse'), dtype='bfloat16'
-  )
-  coarse = loader_of(export.main(settings))(HISTORIES.values())
+  coarse = exported(run, tmp_path / 'coarse', dtype='bfloat16')
+  coarse = loader_of(coarse)(HISTORIES.values())
   fine = loader_of(folder)(HISTORIES.values())
   error = np.abs(coarse - fine).max() / np.abs(fine).max()
   assert 1e-5 < error < 0.1
@@ -233,9 +229,8 @@ def test_bad_flags_are_told_and_leave_nothing(
 
 def test_a_folder_is_never_overwritten(run, folder):
   before = files(folder)
-  settings = export.ExportSettings(pretrained=run, output=str(folder))
   with pytest.raises(SettingsError, match='deployed exists'):
-    export.main(settings)
+    exported(run, folder)
   assert files(folder) == before
 
 
@@ -244,15 +239,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(run, tmp_path, monkeypatch):
     raise safetensors.SafetensorError('No space left on device')
 
   monkeypatch.setattr('safetensors.numpy.save_file', fail)
-  settings = export.ExportSettings(pretrained=run, output=str(tmp_path / 'out'))
   with pytest.raises(SettingsError, match='was not written: No space left'):
-    export.main(settings)
+    exported(run, tmp_path / 'out')
   assert not list(tmp_path.iterdir())
 
 
 def test_without_its_packages_the_extra_is_named(run, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'safetensors.numpy', None)
-  settings = export.ExportSettings(pretrained=run, output=str(tmp_path / 'out'))
   with pytest.raises(SettingsError, match=r"pip install '\.\[export\]'"):
-    export.main(settings)
+    exported(run, tmp_path / 'out')
   assert not list(tmp_path.iterdir())

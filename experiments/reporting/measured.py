@@ -11,11 +11,7 @@ from experiments.reporting.charts import as_svg
 from experiments.reporting.page import Chart, Section, Table
 from experiments.reporting.runs import Run
 from experiments.run.outputs import new_file
-from experiments.run.pictures import (
-  Lines,
-  draw_lines,
-  draw_similarities,
-)
+from experiments.run.pictures import Lines, draw_lines, draw_similarities
 from experiments.run.workdir import SIMILARITIES, reading_json
 
 COMPARISON = 'results.md'
