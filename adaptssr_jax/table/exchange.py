@@ -103,10 +103,7 @@ def gather_gradients(
 
   def send_to_owners() -> tuple[Array, Array]:
     sent = gradients.at[requests.positions].get(mode='fill', fill_value=0)
-    exchange = functools.partial(
-      lax.all_to_all, axis_name=axis_name, split_axis=0, concat_axis=0
-    )
-    return add(exchange(sent), exchange(requests.ids))
+    return add(*lax.all_to_all((sent, requests.ids), axis_name, 0, 0))
 
   def send_to_all() -> tuple[Array, Array]:
     return add(*lax.all_gather((gradients, ids), axis_name))
