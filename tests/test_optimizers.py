@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,10 +176,6 @@ def some_steps():
   return optimizer, rows, state
 
 
-def assert_same(tree, other):
-  jax.tree.map(np.testing.assert_array_equal, tree, other)
-
-
 def test_pending_updates_of_several_blocks_leave_the_arguments_unchanged():
   optimizer, table = row_adam(0.1), make_table(16_390)
   state, update = optimizer.init(table), jax.jit(optimizer.update)
@@ -187,7 +184,7 @@ def test_pending_updates_of_several_blocks_leave_the_arguments_unchanged():
     table, state = update(jnp.ones((2, DIM)), state, table, ids)
   before = jax.tree.map(np.array, (table, state))
   whole = apply_pending_rows(table, state)
-  assert_same((table, state), before)
+  chex.assert_trees_all_equal((table, state), before)
   expected = optimizer.gather(table, state, jnp.arange(len(table)))
   np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-6)
   moved = np.abs(whole - table).max(axis=1)
@@ -201,7 +198,9 @@ def test_empty_slots_change_nothing():
   more = jnp.array([ROWS, 5, ROWS, 0, ROWS + 9])
   values = jnp.full((5, DIM), jnp.nan).at[jnp.array([1, 3])].set(gradients)
   plain = optimizer.update(gradients, state, table, ids)
-  assert_same(optimizer.update(values, state, table, more), plain)
+  chex.assert_trees_all_equal(
+    optimizer.update(values, state, table, more), plain
+  )
   rows = optimizer.gather(table, state, more)
   np.testing.assert_array_equal(rows[jnp.array([0, 2, 4])], 0)
   expected = optimizer.gather(table, state, ids)
@@ -233,7 +232,7 @@ def test_a_step_that_is_left_out_changes_nothing():
     new_state.to_come_now, state.to_come_now, rtol=1e-6
   )
   new_state = new_state._replace(to_come_now=state.to_come_now)
-  assert_same((new, new_state), (table, state))
+  chex.assert_trees_all_equal((new, new_state), (table, state))
 
 
 def test_jit_or_not():
