@@ -47,10 +47,10 @@ COMMANDS_ORDER = [
 DATA_ORDER = [
   {'ragged'},
   {'rows'},
-  {'beam'},
+  {'beam', 'histories'},
   {'readers'},
   {'builder'},
-  {'prepare', 'histories'},
+  {'prepare'},
   {'prepared'},
 ]
 # Folders that one command has for itself, above all that commands share.

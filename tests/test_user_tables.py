@@ -492,5 +492,14 @@ def test_a_condition_that_cannot_be_used_is_one_error(tmp_path, suffix):
     ('no_such(age)', "'no_such(age)' cannot be used"),
     ("age = 'older'", f'no row of {path} meets the condition'),
     ('true); select (1', 'several statements'),
+    ("age = 'old' or AGE = 'new'", 'differ only in case'),
   ):
     assert reason in error_of(tmp_path, path, where=where)
+
+
+def test_a_condition_on_what_duckdb_cannot_read_is_one_error(tmp_path):
+  columns = {'user_id': ['u'], 'item_id': ['i'], 'time': [1]}
+  columns['price'] = pa.array([decimal.Decimal(1)], pa.decimal256(60, 2))
+  pyarrow.parquet.write_table(pa.table(columns), tmp_path / 'e.parquet')
+  message = error_of(tmp_path, tmp_path / 'e.parquet', where='price > 0')
+  assert "'price > 0' cannot be used: Not implemented" in message

@@ -203,6 +203,7 @@ def test_a_relative_path_is_named_with_its_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   begin = "there is no file 'day*.csv' in the folder "
   assert error_of(tmp_path, 'day*.csv').startswith(f'{begin}{tmp_path};')
+  assert error_of(tmp_path, '').startswith("there is no file '' in the folder")
   message = error_of(tmp_path, f'{tmp_path}/day*.csv')
   assert message.startswith(f"there is no file '{tmp_path}/day*.csv';")
 

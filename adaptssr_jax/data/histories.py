@@ -64,7 +64,8 @@ def number_names(
   """Numbers the names at some places from 0 by first appearance there.
 
   Example:
-    >>> numbers, names = number_names(pa.chunked_array([['b', 'a']]), [1, 0, 1])
+    >>> names, at = pa.chunked_array([['b', 'a']]), np.array([1, 0, 1])
+    >>> numbers, names = number_names(names, at)
     >>> numbers.tolist(), names
     ([0, 1, 0], ['a', 'b'])
   """

@@ -146,8 +146,8 @@ def _find_files(events: str | Sequence[str]) -> list[pathlib.Path]:
   patterns = events.split(',') if isinstance(events, str) else events
   paths = []
   for pattern in patterns:
-    # An existing file may have a bracket in its name.
-    exists = pathlib.Path(pattern).exists()
+    # An existing file may have a bracket in its name; '' would be a folder.
+    exists = pattern and pathlib.Path(pattern).exists()
     found = [pattern] if exists else sorted(glob.glob(pattern))
     if not found:
       # A run that is resumed elsewhere may have been given a relative path.

@@ -187,7 +187,12 @@ def columns_of(where: str) -> list[str]:
   ).fetchone()
   if error or statements > 1:
     raise wrong_condition(where, error or 'these are several statements')
-  return list(dict.fromkeys(names))
+  names = list(dict.fromkeys(names))
+  if len({name.lower() for name in names}) < len(names):
+    raise wrong_condition(
+      where, 'to SQL, columns whose names differ only in case are the same'
+    )
+  return names
 
 
 def with_condition(query: str, where: str, own: Mapping[str, str]) -> str:

@@ -271,10 +271,11 @@ def _select(
     columns.texts, columns.time, columns.time_format
   )
   query = f'select {found}, {wrong} as wrong from ({query})'
-  connection.register('block', block)
+  refused = duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError
   try:
+    connection.register('block', block)
     return connection.sql(query).to_arrow_table()
-  except (duckdb.ProgrammingError, duckdb.DataError) as error:
+  except refused as error:
     if columns.where:
       raise table_sql.wrong_condition(columns.where, error) from None
     raise
