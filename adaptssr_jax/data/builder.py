@@ -58,11 +58,11 @@ class TaskConfig(tfds.core.BuilderConfig):
   """One task on one data set.
 
   Args:
-    name: by default the size, the split and the task, where they are given.
+    name: by default it is made of the size, the split and the task.
     task: `pretrain` for sequences without labels.
     kind: determines the columns of an example.
-    size: of a data set that has several.
-    split: of a data set that has another one than its usual split.
+    size: the size of the data set, if it has several.
+    split: how the data set is split, if that is not its usual way.
   """
 
   name: str = ''

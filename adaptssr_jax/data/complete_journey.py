@@ -161,7 +161,7 @@ class CompleteJourney(UserBuilder):
   """
 
   BUILDER_CONFIGS = (
-    TaskConfig(),
+    TaskConfig(task='pretrain'),
     TaskConfig(task='coupon', kind='conversion'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (

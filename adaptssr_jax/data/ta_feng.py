@@ -108,7 +108,7 @@ class TaFeng(UserBuilder):
   """
 
   BUILDER_CONFIGS = (
-    TaskConfig(),
+    TaskConfig(task='pretrain'),
     TaskConfig(task='age', kind='classification'),
   )
   MANUAL_DOWNLOAD_INSTRUCTIONS = (

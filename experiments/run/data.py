@@ -32,6 +32,7 @@ _DOWNLOAD = (
   *('--ignore-requires-python', '--quiet', '--timeout=5', '--retries=1'),
   '--disable-pip-version-check',
 )
+# These flags are arguments of `user_tables_config`.
 _OF_TABLES = (
   *('events', 'labels', 'user_column', 'item_column', 'time_column'),
   *('time_format', 'where', 'memory_limit'),
@@ -202,15 +203,8 @@ def tables_config(settings: DataSettings, task: str) -> UserTablesConfig:
   if not settings.events:
     raise SettingsError('--dataset=user_tables needs --events=FILE[,FILE]')
   return data.user_tables_config(
-    events=settings.events,
-    labels=settings.labels or None,
-    user_column=settings.user_column,
-    item_column=settings.item_column,
-    time_column=settings.time_column,
     label_column=None if task == 'pretrain' else task,
-    time_format=settings.time_format,
-    where=settings.where,
-    memory_limit=settings.memory_limit,
+    **{flag: getattr(settings, flag) for flag in _OF_TABLES},
   )
 
 

@@ -205,7 +205,7 @@ def _concatenate(splits: Sequence[UserArrays]) -> UserArrays:
   pool = UserArrays(**columns)
   if pool.places is None:
     return pool
-  # A place is the number of a row in its split, and a number that in all.
+  # Places count the rows of one split, and numbers those of all splits.
   places = [split.number[split.places.values] for split in splits]
   return pool._replace(
     places=Ragged(np.concatenate(places), pool.places.offsets)

@@ -164,8 +164,8 @@ def read(path: pathlib.Path, edition: Edition) -> Log:
     found = pc.index_in(ratings['item'], value_set=films['item'])
     what = f'a film that is not in {copy.films.member}'
     refuse_rows(where, {what: found.is_null()}, first=first)
-    item = ratings.column_names.index('item')
-    ratings = ratings.set_column(item, 'item', films['title'].take(found))
+    at, titles = ratings.column_names.index('item'), films['title'].take(found)
+    ratings = ratings.set_column(at, 'item', titles)
   is_known = pc.is_in(ratings['user'], users['user'])
   what = f'a user who is not in {copy.users.member}'
   refuse_rows(where, {what: pc.invert(is_known)}, first=first)
