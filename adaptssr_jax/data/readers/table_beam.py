@@ -52,7 +52,8 @@ def user_examples(
   time_order = (
     read.times
     | 'all times' >> beam.combiners.ToList()
-    | 'time order' >> beam.Map(pipeline.guarded, _time_order, folder, events)
+    | 'time order'
+    >> beam.Map(pipeline.guarded, table_groups.sort_key, folder, events)
   )
   users = (
     {'events': read.events, 'labels': read.labels}
@@ -110,11 +111,6 @@ def _read(
       times = table_groups.first_times(connection, 'part')
     outputs.append(TaggedOutput('times', times))
   return outputs
-
-
-def _time_order(found: list[tuple], events: Tables) -> str:
-  table_users.check_any_row(events, len(found))
-  return table_groups.sort_key(events, found)
 
 
 def _group(

@@ -79,15 +79,21 @@ def first_times(
   return found
 
 
-def sort_key(events: Tables, found: Sequence[tuple]) -> str:
+def sort_key(found: Sequence[tuple], events: Tables) -> str:
   """SQL of the key that sorts the behaviours of a user by time.
 
   Args:
     found: the results of `first_times` for all parts of the behaviours.
+    events: the source of these, for messages.
 
   Raises:
-    DataError: not all times can be compared with each other exactly.
+    DataError: there are no behaviours, or not all times can be compared with
+      each other exactly.
   """
+  if not any(row is not None for rows in found for row in rows):
+    raise DataError(
+      f'no row of {events} meets the condition {events.columns.where!r}'
+    )
   moment, other, real, large = (
     min((row for row in rows if row is not None), default=None)
     for rows in zip(*found, strict=True)

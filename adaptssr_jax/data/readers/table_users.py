@@ -101,7 +101,7 @@ def read_users(
   with open_database(folder, memory_limit=memory_limit) as database:
     database.execute(DATABASE)
     _load(database, 'events', events, on_progress)
-    time_order = sort_key(events, [first_times(database, 'events')])
+    time_order = sort_key([first_times(database, 'events')], events)
     if labels not in (None, events):
       _load(database, 'labels', labels, on_progress)
     users = group_users(
@@ -121,7 +121,7 @@ def _load(
   on_progress: Callable[[str], None],
 ) -> None:
   """Inserts all rows of `tables` into a table of the database."""
-  reported, total = time.monotonic(), 0
+  reported = time.monotonic()
   for file, path in enumerate(tables.paths):
     count = 0
     for block in read_columns(database, Span(path), tables.columns):
@@ -130,8 +130,6 @@ def _load(
       if time.monotonic() - reported > _SECONDS:
         on_progress(f'Read {count:,} rows of {path}...')
         reported = time.monotonic()
-    total += count
-  check_any_row(tables, total)
 
 
 def insert(
@@ -143,14 +141,6 @@ def insert(
     f'insert into {name} by name select line + {file * FILE} as row, * exclude '
     '(line) from found'
   )
-
-
-def check_any_row(tables: Tables, count: int) -> None:
-  """Raises `DataError` if a condition leaves no row."""
-  if not count:
-    raise DataError(
-      f'no row of {tables} meets the condition {tables.columns.where!r}'
-    )
 
 
 def check_any_user(events: Tables, count: int) -> None:
