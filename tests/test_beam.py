@@ -1,13 +1,11 @@
 """A data set prepared with Beam, on its local runner, equals one without."""
 
 import dataclasses
-import itertools
 import logging
 import pathlib
 import sys
 
 import apache_beam
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -16,13 +14,12 @@ import tensorflow_datasets as tfds
 from adaptssr_jax import data
 from adaptssr_jax.data import beam
 from adaptssr_jax.data.readers import pipeline
-from adaptssr_jax.data.readers.tables import Columns, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 from experiments.flags.binder import SettingsError
 from experiments.flags.shared import DataSettings
 from experiments.run.data import open_data
 from tests.tiny_runs import files
-from tests.user_table_files import EVENTS, write
+from tests.user_table_files import EVENTS, rows_of, write
 
 LINES = [f'{900 - line},0,{line + 1},7' for line in range(20)]
 LINES += [LINES[4], '0,0']
@@ -189,14 +186,7 @@ def test_csv_is_cut_only_where_no_quoted_cell_may_be(
 
 
 def lines_of(spans):
-  columns = Columns({'user_id': 'user_id', 'item_id': 'item_id'}, 'time')
-  with duckdb.connect() as connection:
-    lines = [
-      table['line'].to_pylist()
-      for span in spans
-      for table in read_columns(connection, span, columns)
-    ]
-  return [*itertools.chain(*lines)]
+  return [row[0] for span in spans for row in rows_of(**span._asdict())]
 
 
 def test_row_groups_without_rows_are_no_parts(tmp_path):

@@ -17,9 +17,8 @@ import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
 from adaptssr_jax.data.readers import lines, table_files, table_users, tables
-from adaptssr_jax.data.readers.lines import Span
 from adaptssr_jax.data.readers.table_users import open_database, read_users
-from adaptssr_jax.data.readers.tables import Columns, Tables, read_columns
+from adaptssr_jax.data.readers.tables import Columns, Tables
 from adaptssr_jax.data.user_tables import user_tables_config
 from tests.user_table_files import (
   COLUMNS,
@@ -27,6 +26,7 @@ from tests.user_table_files import (
   csv_file,
   error_of,
   load,
+  rows_of,
   write,
 )
 
@@ -301,16 +301,6 @@ def test_the_name_follows_contents_settings_and_the_task(tmp_path):
   others.append(name())
   assert len(set(others)) == len(others)
   assert name(label_column='été').startswith('_t_')
-
-
-def rows_of(path, connection=None, *, start=0, end=None, **settings):
-  """The rows of a span of a file: line, user, item and time."""
-  texts = {'user_id': 'user_id', 'item_id': 'item_id'}
-  time = settings.pop('time_column', 'time')
-  columns = Columns(texts, time, **settings)
-  connection = connection or duckdb.connect()
-  blocks = list(read_columns(connection, Span(path, start, end), columns))
-  return [tuple(row.values()) for block in blocks for row in block.to_pylist()]
 
 
 @pytest.mark.parametrize('suffix', ['csv', 'parquet', 'jsonl'])

@@ -2,6 +2,7 @@
 
 import json
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -9,7 +10,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from adaptssr_jax import data
-from adaptssr_jax.data.readers.lines import COMPRESSED
+from adaptssr_jax.data.readers.lines import COMPRESSED, Span
+from adaptssr_jax.data.readers.tables import Columns, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 
 COLUMNS = ('user_id', 'item_id', 'time')
@@ -59,6 +61,15 @@ def load(tmp_path, events, **settings):
     'user_tables', config=config, data_dir=tmp_path / 'prepared'
   )
   return data.load(builder)
+
+
+def rows_of(path, connection=None, *, start=0, end=None, line=1, **settings):
+  """The rows of a span of a file: line, user, item and time."""
+  texts = {'user_id': 'user_id', 'item_id': 'item_id'}
+  columns = Columns(texts, settings.pop('time_column', 'time'), **settings)
+  span = Span(path, start, end, line)
+  blocks = list(read_columns(connection or duckdb.connect(), span, columns))
+  return [tuple(row.values()) for block in blocks for row in block.to_pylist()]
 
 
 def error_of(tmp_path, events, **settings):
