@@ -6,14 +6,12 @@ import json
 import pathlib
 import sys
 
-import numpy as np
 import pytest
 
 from experiments import benchmark
 from experiments.benchmarking import cases, processes
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import check
-from experiments.benchmarking.work import scored_per_user
 from experiments.flags.objectives import TRAITS
 from tests.test_benchmark import (
   answered,
@@ -121,11 +119,6 @@ def test_each_objective_is_measured(objective):
   found = measure(changed(objectives=(objective,), cpu_time=True, **PLAIN))
   assert found['users_per_second'] > 0
   assert found['gflops'] > 0
-
-
-def test_operations_of_models_that_predict_replacements_are_unknown():
-  for name in ('ecl', 'ccl_filled'):
-    assert scored_per_user(name, np.array([3])) is None
 
 
 @pytest.mark.slow
