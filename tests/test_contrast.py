@@ -29,7 +29,7 @@ from adaptssr_jax.training.step import init_state, train_step
 from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import with_defaults
-from experiments.pretraining.context import view_augmentations
+from experiments.pretraining.context import Context, view_augmentations
 from experiments.pretraining.step import (
   encoded_lengths,
   sequences_per_user,
@@ -138,21 +138,21 @@ def test_a_curriculum_has_twenty_levels():
 
 
 def test_augmentations_grow_with_the_step(params, batch):
-  settings = functools.partial(
-    pretrain_settings, '', '', mask_ratio=0.8, crop_ratio=0.2
-  )
   items = np.tile(np.arange(1, 6, dtype=np.int32), (USERS, 1))
   batch = batch | {'items': items}
 
   def encode(name, batch):
+    settings = pretrain_settings(
+      '', '', mask_ratio=0.8, crop_ratio=0.2, augmentations=(name,)
+    )
+    encoding = Encoding(ENCODER, deterministic=True)
+    context = Context(settings, None, encoding, num_steps=1)
     views = encode_curriculum(
       params,
       batch,
       KEY,
-      encoding=Encoding(ENCODER, deterministic=True),
-      augmentations_at=functools.partial(
-        view_augmentations, settings(augmentations=(name,)), ENCODER, 'ccl'
-      ),
+      encoding=encoding,
+      augmentations_at=functools.partial(view_augmentations, context, 'ccl'),
       num_steps=40,
       passes=1,
     )

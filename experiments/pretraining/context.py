@@ -22,6 +22,7 @@ from adaptssr_jax.objectives.views import (
   Views,
   ViewsLoss,
   encode_views,
+  no_augmentation,
   views_objective,
 )
 from adaptssr_jax.training.step import LossFn
@@ -63,41 +64,6 @@ def make_augmentations(
   }
 
 
-def view_augmentations(
-  settings: ObjectiveSettings,
-  encoder: UserEncoder,
-  objective: str,
-  strength: Float[Array, ''] | None = None,
-) -> tuple[augment.Augmentation, ...]:
-  """One augmentation for each view of an objective.
-
-  Args:
-    strength: see `make_augmentations`.
-  """
-  make = functools.partial(
-    _augmentation,
-    choices=make_augmentations(settings, encoder.mask_id, strength),
-    lengths=slice_lengths_of(settings, encoder.max_length),
-  )
-  return tuple(map(make, traits_of(settings, objective).augmentations))
-
-
-def _augmentation(
-  names: tuple[str, ...],
-  *,
-  choices: dict[str, augment.Augmentation],
-  lengths: tuple[int, int],
-) -> augment.Augmentation:
-  """Draws a slice if `names` has slice, and then applies one of the others."""
-  edits = [choices[name] for name in names if name != 'slice']
-  steps: list[Callable] = []
-  if 'slice' in names:
-    steps.append(functools.partial(augment.random_slice, lengths=lengths))
-  if edits:
-    steps.append(augment.one_of(*edits))
-  return steps[0] if len(steps) == 1 else augment.compose(*steps)
-
-
 class Context(NamedTuple):
   """What the maker of an objective needs to know of a run."""
 
@@ -124,17 +90,56 @@ class Context(NamedTuple):
     return dataclasses.replace(self.encoding, deterministic=False)
 
 
+def view_augmentations(
+  context: Context, objective: str, strength: Float[Array, ''] | None = None
+) -> tuple[augment.Augmentation, ...]:
+  """One augmentation for each view of an objective.
+
+  Args:
+    strength: see `make_augmentations`.
+  """
+  settings, encoder = context.settings, context.encoder
+  make = functools.partial(
+    _augmentation,
+    choices=make_augmentations(settings, encoder.mask_id, strength),
+    lengths=slice_lengths_of(settings, encoder.max_length),
+  )
+  return tuple(map(make, traits_of(settings, objective).augmentations))
+
+
+def _augmentation(
+  names: tuple[str, ...],
+  *,
+  choices: dict[str, augment.Augmentation],
+  lengths: tuple[int, int],
+) -> augment.Augmentation:
+  """Draws a slice if `names` has slice, and then applies one of the others."""
+  if not names:
+    return no_augmentation
+  edits = [choices[name] for name in names if name != 'slice']
+  steps: list[Callable] = []
+  if 'slice' in names:
+    steps.append(functools.partial(augment.random_slice, lengths=lengths))
+  if edits:
+    steps.append(augment.one_of(*edits))
+  return steps[0] if len(steps) == 1 else augment.compose(*steps)
+
+
 def encoding_of_views(
-  context: Context, augmentations: Augmentations, *, passes: int = 1
+  context: Context, objective: str, augmentations: Augmentations | None = None
 ) -> Callable[..., Views]:
-  """`encode_views` with these augmentations, one for each view.
+  """`encode_views` with the views and the dropout passes of an objective.
 
   With several passes dropout stays on in validation, or they would be equal.
+
+  Args:
+    augmentations: of its views, if they are not those of `view_augmentations`.
   """
+  passes = traits_of(context.settings, objective).passes
   return functools.partial(
     encode_views,
     encoding=context.with_dropout if passes > 1 else context.encoding,
-    augmentations=augmentations,
+    augmentations=augmentations or view_augmentations(context, objective),
     passes=passes,
   )
 

@@ -15,11 +15,11 @@ from adaptssr_jax.objectives.contrast import (
 from adaptssr_jax.objectives.coserec import coserec_edits
 from adaptssr_jax.objectives.duorec import duorec_objective
 from adaptssr_jax.objectives.fill import encode_filled
-from adaptssr_jax.objectives.views import ViewsLoss, no_augmentation
+from adaptssr_jax.objectives.views import ViewsLoss
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import LossFn
 from experiments.flags.binder import SettingsError
-from experiments.flags.objectives import EDITS, traits_of
+from experiments.flags.objectives import traits_of
 from experiments.pretraining.context import (
   BLOCK,
   Context,
@@ -42,9 +42,8 @@ def make_clue(context: Context) -> LossFn:
     users of the batch as negatives, and no projection head.
   """
   check_dropout(context, 'clue')
-  loss = _nt_xent(context, 'clue')
-  encode = encoding_of_views(context, (no_augmentation,), passes=2)
-  return loss_of_views(encode, clue=loss)
+  encode = encoding_of_views(context, 'clue')
+  return loss_of_views(encode, clue=_nt_xent(context, 'clue'))
 
 
 def make_cl4srec(context: Context) -> LossFn:
@@ -59,9 +58,8 @@ def make_cl4srec(context: Context) -> LossFn:
   """
   edits = make_augmentations(context.settings, context.encoder.mask_id)
   loss = _nt_xent(context, 'cl4srec', similarity='dot')
-  encode = encoding_of_views(
-    context, augment.two_of(*(edits[name] for name in EDITS))
-  )
+  two = augment.two_of(*edits.values())
+  encode = encoding_of_views(context, 'cl4srec', two)
   return loss_of_views(encode, cl4srec=loss)
 
 
@@ -92,7 +90,7 @@ def make_idicl(context: Context) -> LossFn:
     )
   check_dropout(context, 'idicl')
   loss = _nt_xent(context, 'idicl', times=encoder.num_queries)
-  encode = encoding_of_views(context, (no_augmentation,), passes=2)
+  encode = encoding_of_views(context, 'idicl')
   return loss_of_views(encode, idicl=loss, query_overlap=query_overlap)
 
 
@@ -117,9 +115,7 @@ def make_ccl(context: Context) -> LossFn:
   settings = context.settings
   encode = functools.partial(
     encode_curriculum,
-    augmentations_at=functools.partial(
-      view_augmentations, settings, context.encoder, 'ccl'
-    ),
+    augmentations_at=functools.partial(view_augmentations, context, 'ccl'),
     num_steps=settings.curriculum_steps or context.num_steps,
     passes=1,
     encoding=context.encoding,
@@ -157,8 +153,7 @@ def make_coles(context: Context) -> LossFn:
   loss = functools.partial(
     contrast_views, loss=losses.coles_loss, axis_name=AXIS
   )
-  slices = view_augmentations(context.settings, context.encoder, 'coles')
-  return loss_of_views(encoding_of_views(context, slices), coles=loss)
+  return loss_of_views(encoding_of_views(context, 'coles'), coles=loss)
 
 
 def make_coserec(context: Context) -> LossFn:
@@ -188,7 +183,8 @@ def make_coserec(context: Context) -> LossFn:
     reorder_ratio=settings.reorder_ratio,
   )
   loss = _nt_xent(context, 'coserec', similarity='dot')
-  return loss_of_views(encoding_of_views(context, (edits, edits)), coserec=loss)
+  encode = encoding_of_views(context, 'coserec', (edits, edits))
+  return loss_of_views(encode, coserec=loss)
 
 
 def make_duorec(context: Context) -> LossFn:

@@ -48,7 +48,6 @@ from experiments.pretraining.context import (
   encoding_of_views,
   item_counts,
   loss_of_views,
-  view_augmentations,
   with_window,
 )
 
@@ -89,8 +88,7 @@ def make_next_items(context: Context) -> LossFn:
 
 def make_pooled_items(context: Context) -> LossFn:
   """Predicts the items of a slice from the vector of another slice."""
-  slices = view_augmentations(context.settings, context.encoder, 'pooled_items')
-  encode = encoding_of_views(context, slices)
+  encode = encoding_of_views(context, 'pooled_items')
   return loss_of_views(encode, pooled_items=_predict_views)
 
 
@@ -119,9 +117,8 @@ def make_adaptssr(
     axis_name=AXIS,
   )
   predicts = {'pooled_items': _predict_views} if with_pooled else {}
-  views = view_augmentations(settings, context.encoder, 'adaptssr')
-  # Dropout makes the implicit views.
-  encode = encoding_of_views(context, views, passes=2)
+  # Dropout makes the implicit views: each explicit one has two passes.
+  encode = encoding_of_views(context, 'adaptssr')
   return loss_of_views(encode, weights, **predicts, adaptssr=ranks)
 
 
