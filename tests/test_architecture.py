@@ -129,7 +129,8 @@ def test_data_stands_alone():
 
 def test_pytorch_needs_no_jax():
   ours = {'adaptssr_jax', 'jax', 'flax', 'optax'}
-  for path in [*PYTORCH, ROOT / 'experiments/benchmarking/reference.py']:
+  folder = ROOT / 'experiments/benchmarking'
+  for path in [*PYTORCH, folder / 'reference.py', folder / 'timing.py']:
     assert not ours & {name.split('.')[0] for name in imports(path)}, path
 
 

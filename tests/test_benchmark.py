@@ -13,6 +13,7 @@ from experiments.benchmarking import cases, reference
 from experiments.benchmarking.measure import measure
 from experiments.benchmarking.options import BenchmarkSettings, check
 from experiments.benchmarking.report import report
+from experiments.benchmarking.timing import timed
 from experiments.flags.binder import SettingsError
 from experiments.run.command import refuse_unused
 from tests.tiny_runs import PLAIN, start
@@ -255,7 +256,7 @@ def test_the_reference_gets_masked_positions_and_skips_the_warm_up():
   assert masked == ([0, 0, 2], [2, 0, 1])
   assert reference.positions(peer, ([], [])) == ([], [])
   seen = []
-  assert len(reference.timed(seen.append, range(0, 10, 2), warm_up=2)) == 3
+  assert len(timed(seen.append, range(0, 10, 2), warm_up=2)) == 3
   assert seen == [0, 2, 4, 6, 8]
 
 

@@ -14,7 +14,7 @@ from adaptssr_jax.training.row_step import RowOptState, apply_pending_updates
 from adaptssr_jax.training.step import TrainState, pmap_step
 from experiments.benchmarking.options import BenchmarkSettings
 from experiments.benchmarking.parts import product_rate, profiled
-from experiments.benchmarking.reference import AT_LEAST, ENOUGH, timed
+from experiments.benchmarking.timing import AT_LEAST, ENOUGH, timed
 from experiments.benchmarking.work import (
   scored_per_user,
   step_flops,

@@ -12,15 +12,12 @@ import json
 import pathlib
 import statistics
 import sys
-import time
 import types
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-# Seconds after which timing stops, once at least AT_LEAST steps are timed.
-ENOUGH, AT_LEAST = 20.0, 3
+from experiments.benchmarking.timing import timed
 
 
 def main(options: dict[str, Any]) -> dict[str, Any]:
@@ -125,25 +122,6 @@ def positions(peer: types.SimpleNamespace, columns: Any) -> tuple[Any, Any]:
   rows = np.repeat(np.arange(len(columns)), [len(row) for row in columns])
   flat = np.array([column for row in columns for column in row], np.int64)
   return peer.torch.from_numpy(rows), peer.torch.from_numpy(flat)
-
-
-def timed(
-  work: Callable[[int], None],
-  starts: range,
-  *,
-  warm_up: int,
-  clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-  """Times `work` at each start, and returns the seconds after the warm-up."""
-  seconds = []
-  for start in starts:
-    began = clock()
-    work(start)
-    seconds.append(clock() - began)
-    later = seconds[warm_up:]
-    if len(later) >= AT_LEAST and sum(later) > ENOUGH:
-      break
-  return seconds[warm_up:]
 
 
 if __name__ == '__main__':

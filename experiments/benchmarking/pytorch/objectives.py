@@ -40,7 +40,7 @@ from experiments.benchmarking.pytorch.losses import (
   unit,
 )
 from experiments.benchmarking.pytorch.model import Model
-from experiments.benchmarking.reference import timed
+from experiments.benchmarking.timing import timed
 
 Batch = dict[str, Tensor]
 
