@@ -313,6 +313,14 @@ def test_there_are_no_more_ids_than_rows():
   np.testing.assert_array_equal(ids, [0, 1, 2, 3, 4])
 
 
+def test_an_id_beyond_the_mask_is_nan():
+  items = jnp.array([7, 51, 3])
+  ids = distinct_ids(items, mask_id=50)
+  np.testing.assert_array_equal(ids, [0, 3, 7, 50, BEYOND])
+  rows = look_up(BatchRows(ids, jnp.ones((5, 1))), items)
+  assert jnp.isnan(rows[:, 0]).tolist() == [False, True, False]
+
+
 def test_an_item_without_a_row_is_nan():
   table = BatchRows(jnp.array([0, 4, 9, 10]), jnp.ones((4, 2)))
   rows = look_up(table, jnp.array([0, 3, 4, 5, 9, 11]))

@@ -79,7 +79,8 @@ def distinct_ids(
   """The distinct ids of items, with those of padding and of the mask.
 
   Args:
-    items: ids in 0..mask_id, 0 for padding.
+    items: ids in 0..mask_id, 0 for padding. Ids beyond mask_id are left out, so
+      that `look_up` does not find them.
     mask_id: the last row of the table, which augmentations may insert.
 
   Returns:
@@ -96,8 +97,8 @@ def distinct_ids(
   ends = jnp.array([0, mask_id], items.dtype)
   # Sorting twice takes a third of the time of jnp.unique.
   ids = jnp.sort(jnp.append(items, ends))
-  ids = jnp.sort(jnp.where(jnp.diff(ids, prepend=-1) > 0, ids, beyond))
-  return ids[:size]
+  is_first = (jnp.diff(ids, prepend=-1) > 0) & (ids <= mask_id)
+  return jnp.sort(jnp.where(is_first, ids, beyond))[:size]
 
 
 def needed_ids(
