@@ -18,7 +18,7 @@ from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.buckets import Buckets
 from adaptssr_jax.table import softmax
 from adaptssr_jax.table.lookup import encoder_params, model_params
-from adaptssr_jax.table.softmax import chunk_size, sample_items
+from adaptssr_jax.table.softmax import chunk_size, parts_at_once, sample_items
 
 RATIO = 0.3
 ENCODER = UserEncoder(12, max_length=10, embed_dim=8, num_layers=1)
@@ -189,3 +189,11 @@ def test_a_softmax_that_does_not_fit_is_computed_in_chunks(
   positions, ids, chunk
 ):
   assert chunk_size(positions, ids) == chunk
+
+
+@pytest.mark.parametrize(
+  ('ids', 'parts'),
+  [(3707, (282, None)), (8192, (128, None)), (8193, (128, 2048))],
+)
+def test_a_group_has_a_million_scores_at_most(ids, parts):
+  assert parts_at_once(ids) == parts

@@ -17,10 +17,6 @@ from adaptssr_jax.objectives.masked_items import (
   masked_items_objective,
 )
 from adaptssr_jax.objectives.users import Encoding
-from adaptssr_jax.ops.item_softmax import (
-  shard_softmax_losses_and_best,
-  softmax_losses_and_best,
-)
 from adaptssr_jax.table.exchange import fetch_rows, gather_gradients
 from adaptssr_jax.table.lookup import (
   encoder_params,
@@ -298,66 +294,3 @@ def fetch_and_send(shards, ids, *, axis_name):
   sums, places = gather_gradients(rows, ids, **exchange)
   placed = jnp.zeros_like(shards.rows).at[places].set(sums, mode='drop')
   return Shards(rows), Shards(placed)
-
-
-@pytest.mark.parametrize('chunk_size', [None, 2])
-def test_the_softmax_over_a_sharded_table(chunk_size):
-  rng = np.random.default_rng(1)
-  table, bias = rng.normal(size=(37, 3)), rng.normal(size=36)
-  hidden, labels = rng.normal(size=(8, 2, 3)), rng.integers(0, 36, (8, 2))
-  table, bias, hidden = [x.astype(np.float32) for x in (table, bias, hidden)]
-  # Equal scores: the first of them is the best.
-  table[[3, 17]], bias[[3, 17]] = 4, 4
-  batch = {'hidden': hidden, 'labels': labels.astype(np.int32)}
-  step = functools.partial(split_softmax, chunk_size=chunk_size)
-  losses, best, grads = pmap_step(step, num_replicated_args=1)(
-    shard(table), batch, bias
-  )
-  flat = hidden.reshape(16, 3), table[:36], bias, labels.reshape(-1, 1)
-  where = jnp.ones((16, 1), bool)
-  expected, expected_best = jax.jit(softmax_losses_and_best)(*flat, where=where)
-  np.testing.assert_allclose(losses.rows.reshape(-1), expected, rtol=1e-5)
-  np.testing.assert_array_equal(best.rows.reshape(-1), expected_best)
-  expected = jax.jit(jax.grad(mean_loss, argnums=(0, 1, 2)))(*flat)
-  for found, wanted in zip(
-    (
-      grads[0].rows.reshape(16, 3),
-      grads[1].rows.reshape(40, 3)[:36],
-      grads[2],
-    ),
-    expected,
-    strict=True,
-  ):
-    np.testing.assert_allclose(found / 8, wanted, atol=1e-6)
-
-
-def mean_loss(*args):
-  where = jnp.ones((16, 1), bool)
-  return softmax_losses_and_best(*args, where=where)[0].mean()
-
-
-def split_softmax(shards, batch, bias, *, chunk_size):
-  loss_fn = functools.partial(
-    split_loss, labels=batch['labels'], chunk_size=chunk_size
-  )
-  value_and_grad = jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
-  (_, found), (hidden, table, own_bias) = value_and_grad(
-    batch['hidden'], shards.rows, bias
-  )
-  losses, best = found
-  # As `step.gradients` treats sharded and replicated parameters.
-  grads = Shards(hidden), Shards(table), jax.lax.psum(own_bias, AXIS)
-  return Shards(losses), Shards(best), grads
-
-
-def split_loss(hidden, table, bias, *, labels, chunk_size):
-  losses, best = shard_softmax_losses_and_best(
-    hidden,
-    table,
-    bias,
-    labels[:, None],
-    where=jnp.ones((len(labels), 1), bool),
-    chunk_size=chunk_size,
-    axis_name=AXIS,
-  )
-  return jax.lax.pmean(losses.mean(), AXIS), (losses, best)

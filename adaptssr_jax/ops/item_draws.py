@@ -34,8 +34,6 @@ def draw_ids(
 
   Args:
     keys: `[n]`, one key per row; the draw of a row depends only on its key.
-    hidden: `[n, dim]`.
-    table: `[ids, dim]`.
     bias: `[ids]`; an id with -inf or the least number is never drawn.
     chunk_size: number of ids that are scored at a time, in `[n, chunk_size]`
       floats; None: all.

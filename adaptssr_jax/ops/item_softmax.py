@@ -10,6 +10,8 @@ refer to this one, are
   where   bool [n, k], False masks a label
 """
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -18,23 +20,26 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from adaptssr_jax.ops.microbatches import map_chunks_where
 from adaptssr_jax.ops.reductions import as_float, check_size, max_and_first
 
 Losses = Float[Array, ' n']
 Ids = Int[Array, ' n']
-# (function, arrays [n, ...]) -> the results of the function for all rows
-MapRows = Callable[..., tuple[Array, ...]]
+# Of the scores z = E h + b of each row: log sum exp z, the sum of the scores of
+# the labels, the highest score, and its id.
+Reduced = tuple[Losses, Losses, Losses, Ids]
 
 
 def softmax_losses_and_best(
   hidden: Float[ArrayLike, 'n dim'],
-  table: Float[ArrayLike, 'ids dim'],
+  table: Float[ArrayLike, 'rows dim'],
   bias: Float[ArrayLike, ' ids'],
   labels: Int[ArrayLike, 'n k'],
   *,
   where: Bool[ArrayLike, 'n k'],
   chunk_size: int | None = None,
-  map_rows: MapRows | None = None,
+  group_size: int | None = None,
+  axis_name: str | None = None,
 ) -> tuple[Losses, Ids]:
   """Cross entropy of the labels of each row, and the id with the best score.
 
@@ -42,24 +47,33 @@ def softmax_losses_and_best(
 
   With several labels, the loss is the multinomial likelihood of a set.
 
+  If the rows of E are sharded over devices, every device scores the rows of
+  `hidden` of all devices against its shard, and returns the reduced scores to
+  the devices that the rows come from:
+
+  log sum_i e^z_i = log sum_d e^(log sum_{i of d} e^z_i)
+
   Args:
-    hidden: `[n, dim]`.
-    table: `[ids, dim]`.
-    bias: `[ids]`.
+    table: `[ids, dim]`; with `axis_name` this device's shard of it, `[rows,
+      dim]`, whose rows on the last devices may exceed the ids.
     labels: `[n, k]`. A label that occurs twice has twice the weight.
-    where: Bool `[n, k]`. False masks a label.
     chunk_size: number of ids that are scored at a time. None scores all at
       once, in `[n, ids]` floats. Chunks take `[n, chunk_size]` floats and give
       the same result; the gradient scores each chunk again, which adds a third
       to the products.
-    map_rows: see `softmax_of_chunks`.
+    group_size: number of rows that are scored at a time, and once more for the
+      gradient. Rows with labels come first, and groups without any are not
+      scored, which saves time if many rows are padding. None scores all rows at
+      once.
+    axis_name: the device axis over which `table` is sharded; None: it is whole.
+      `n` is the same on every device.
 
   Returns:
     The losses `[n]`, 0 for a row without labels, and the best ids `[n]`, the
-    first among equals.
+    first among equals; with `group_size` arbitrary for a row without labels.
 
   Raises:
-    ValueError: If `chunk_size` is below 1.
+    ValueError: If `chunk_size` or `group_size` is below 1.
 
   Example:
     >>> hidden, table = jnp.array([[0.0, 2.0, 1.0]]), jnp.eye(3)
@@ -72,19 +86,20 @@ def softmax_losses_and_best(
 
   Reference:
     Liang et al., "Variational Autoencoders for Collaborative Filtering", WWW
-    2018: the multinomial likelihood of a user's items.
+    2018: the multinomial likelihood of a user's items. Shoeybi et al.,
+    "Megatron-LM", 2019 (https://arxiv.org/abs/1909.08053): cross entropy over a
+    sharded vocabulary.
   """
   check_size('chunk_size', chunk_size)
+  check_size('group_size', group_size)
+  hidden, table, bias = map(as_float, (hidden, table, bias))
   labels, where = jnp.asarray(labels), jnp.asarray(where)
-  log_sums, own, _, best = softmax_of_chunks(
-    as_float(hidden),
-    as_float(table),
-    as_float(bias),
-    labels,
-    where,
-    chunk_size=chunk_size,
-    map_rows=map_rows,
+  reduce = functools.partial(
+    _reduce_scores, chunk_size=chunk_size, group_size=group_size
   )
+  if axis_name is not None:
+    reduce = functools.partial(_over_devices, reduce, axis_name)
+  log_sums, own, _, best = reduce(hidden, table, bias, labels, where)
   return negative_log_likelihood(log_sums, own, where), best
 
 
@@ -96,7 +111,6 @@ def negative_log_likelihood(
   Args:
     log_sums: `[n]`, log sum exp of the scores of all ids.
     own: `[n]`, sum of the scores of the labels.
-    where: Bool `[n, k]`. False masks a label.
 
   Returns:
     `[n]`, 0 for a row without labels.
@@ -106,33 +120,58 @@ def negative_log_likelihood(
   return jnp.where(count > 0, losses, 0)
 
 
-def softmax_of_chunks(
+def _reduce_scores(
   hidden: Float[Array, 'n dim'],
   table: Float[Array, 'ids dim'],
   bias: Float[Array, ' ids'],
   labels: Int[Array, 'n k'],
   where: Bool[Array, 'n k'],
   *,
-  chunk_size: int | None = None,
-  map_rows: MapRows | None = None,
-) -> tuple[Losses, Losses, Losses, Ids]:
-  """Reduces the scores z = E h + b of each row.
+  chunk_size: int | None,
+  group_size: int | None,
+) -> Reduced:
+  """Reduces the scores of each row; ignores labels outside of 0..ids-1."""
+  reduce = functools.partial(_reduce_chunks, chunk_size=chunk_size)
+  if group_size is None:
+    return reduce(hidden, table, bias, labels, where)
+  has_labels = jnp.any(where, axis=1)
+  order = jnp.argsort(~has_labels, stable=True)
+  # Under shard_map, this zero makes the table vary over devices as the rows do.
+  # Otherwise its gradient would be summed over devices while it is computed for
+  # a group, and devices that skip the group would not take part.
+  zero = 0 * jnp.sum(has_labels)
+  found = reduce(
+    hidden[order],
+    table + zero.astype(table.dtype),
+    bias + zero.astype(bias.dtype),
+    labels[order],
+    where[order],
+    map_rows=functools.partial(
+      map_chunks_where, where=has_labels[order], size=group_size
+    ),
+  )
+  return jax.tree.map(operator.itemgetter(jnp.argsort(order)), found)
+
+
+def _reduce_chunks(
+  hidden: Float[Array, 'n dim'],
+  table: Float[Array, 'ids dim'],
+  bias: Float[Array, ' ids'],
+  labels: Int[Array, 'n k'],
+  where: Bool[Array, 'n k'],
+  *,
+  chunk_size: int | None,
+  map_rows: Callable[..., tuple[Array, ...]] | None = None,
+) -> Reduced:
+  """`_reduce_scores` without groups.
 
   Args:
-    labels: `[n, k]`; labels outside of 0..ids-1 are ignored.
-    where: Bool `[n, k]`. False masks a label.
-    chunk_size: number of ids that are scored at a time; None: all.
-    map_rows: applies a function of rows to arrays [n, ...] in groups, and
-      recomputes the scores for the gradient; None: to all rows at once.
-
-  Returns:
-    `[n]` each: log sum exp z, the sum of the scores of the labels, the highest
-    score, and its id.
+    map_rows: `map_chunks_where` with its settings; None: all rows at once.
   """
   size = min(chunk_size or len(table), len(table))
 
-  def of_chunk(first: Int[Array, '']) -> tuple[Losses, Losses, Losses, Ids]:
-    """The same four arrays, of the ids `first`, `first + 1`, ... alone."""
+  def of_chunk(first: Int[Array, '']) -> Reduced:
+    """Reduces the scores of the ids `first`, `first + 1`, ... alone."""
     start, rows, chunk_bias = chunk_of(size, table, bias, first)
 
     def of_rows(
@@ -159,14 +198,58 @@ def softmax_of_chunks(
   starts = jnp.arange(0, len(table), size, labels.dtype)
   # The gradient recomputes the scores of a chunk, so that none are kept.
   recomputed = of_chunk if map_rows else jax.checkpoint(of_chunk)
-  log_sums, own, top, best = lax.map(recomputed, starts)
-  log_sums, own = jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
-  # Among equal scores, the first chunk has the first id.
+  return _combine(*lax.map(recomputed, starts))
+
+
+def _combine(
+  log_sums: Float[Array, 'parts n'],
+  own: Float[Array, 'parts n'],
+  top: Float[Array, 'parts n'],
+  best: Int[Array, 'parts n'],
+) -> Reduced:
+  """Combines the reduced scores of parts of the ids, in order."""
   return (
-    log_sums,
-    own,
+    jax.nn.logsumexp(log_sums, axis=0),
+    jnp.sum(own, axis=0),
     jnp.max(top, axis=0),
+    # Among equal scores, the first part has the first id.
     pick(best, jnp.argmax(top, axis=0)),
+  )
+
+
+def _over_devices(
+  reduce: Callable[..., Reduced],
+  axis_name: str,
+  hidden: Float[Array, 'n dim'],
+  shard: Float[Array, 'rows dim'],
+  bias: Float[Array, ' ids'],
+  labels: Int[Array, 'n k'],
+  where: Bool[Array, 'n k'],
+) -> Reduced:
+  """Reduces the scores of this device's rows over the shards of all devices."""
+  rows, devices = len(shard), lax.axis_size(axis_name)
+  first = lax.axis_index(axis_name) * rows
+  # Rows of the shard beyond the ids have no share in the softmax.
+  bias = jnp.pad(
+    bias,
+    (0, devices * rows - len(bias)),
+    constant_values=jnp.finfo(bias.dtype).min,
+  )
+  hidden, labels, where = (
+    lax.all_gather(x, axis_name, tiled=True) for x in (hidden, labels, where)
+  )
+  log_sums, own, top, best = reduce(
+    hidden,
+    shard,
+    lax.dynamic_slice_in_dim(bias, first, rows),
+    labels - first,
+    where,
+  )
+  return _combine(
+    *(
+      lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
+      for x in (log_sums, own, top, best + first)
+    )
   )
 
 
@@ -201,66 +284,3 @@ def chunk_of(
 def pick(values: Num[Array, 'chunks n'], chunk: Ids) -> Num[Array, ' n']:
   """The value of each row in its chunk."""
   return jnp.take_along_axis(values, chunk[None], axis=0)[0]
-
-
-def shard_softmax_losses_and_best(
-  hidden: Float[Array, 'n dim'],
-  shard: Float[Array, 'rows dim'],
-  bias: Float[Array, ' ids'],
-  labels: Int[Array, 'n k'],
-  *,
-  where: Bool[Array, 'n k'],
-  chunk_size: int | None = None,
-  axis_name: str,
-) -> tuple[Losses, Ids]:
-  """`softmax_losses_and_best` for a table whose rows are sharded over devices.
-
-  log sum_i e^z_i = log sum_d e^(log sum_{i of d} e^z_i)
-
-  Every device scores the rows of `hidden` of all devices against its shard, and
-  returns the reduced scores to the devices that the rows come from.
-
-  Args:
-    hidden: `[n, dim]`, of this device; `n` is the same on every device.
-    shard: `[rows, dim]`, this device's rows of E; those of the last devices may
-      exceed the ids.
-    bias: `[ids]`, of all ids.
-    labels: `[n, k]`, of this device.
-    where: Bool `[n, k]`, of this device. False masks a label.
-    chunk_size: number of ids that are scored at a time, see
-      `softmax_losses_and_best`.
-    axis_name: the device axis.
-
-  Returns:
-    The losses `[n]` and the best ids `[n]` of the rows of this device.
-
-  Reference:
-    Shoeybi et al., "Megatron-LM", 2019 (https://arxiv.org/abs/1909.08053):
-    cross entropy over a sharded vocabulary.
-  """
-  rows, devices = len(shard), lax.axis_size(axis_name)
-  first = lax.axis_index(axis_name) * rows
-  # Rows of the shard beyond the ids have no share in the softmax.
-  bias = jnp.pad(
-    bias,
-    (0, devices * rows - len(bias)),
-    constant_values=jnp.finfo(bias.dtype).min,
-  )
-  hidden, labels, everywhere = (
-    lax.all_gather(x, axis_name, tiled=True) for x in (hidden, labels, where)
-  )
-  log_sums, own, top, best = softmax_of_chunks(
-    hidden,
-    shard,
-    lax.dynamic_slice_in_dim(bias, first, rows),
-    labels - first,
-    everywhere,
-    chunk_size=chunk_size,
-  )
-  log_sums, own, top, best = (
-    lax.all_to_all(x.reshape(devices, -1), axis_name, 0, 0)
-    for x in (log_sums, own, top, best + first)
-  )
-  log_sums, own = jax.nn.logsumexp(log_sums, axis=0), jnp.sum(own, axis=0)
-  losses = negative_log_likelihood(log_sums, own, where)
-  return losses, pick(best, jnp.argmax(top, axis=0))

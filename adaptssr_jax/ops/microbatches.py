@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Shaped
 
 from adaptssr_jax.ops.reductions import check_size
 
@@ -63,6 +64,45 @@ def map_chunks(
   rows = len(jax.tree.leaves(args)[0])
   parts = lax.map(lambda chunk: function(*chunk), in_chunks(args, size=size))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:rows], parts)
+
+
+def map_chunks_where(
+  function: Callable[..., tuple[Array, ...]],
+  *rows: Shaped[Array, 'n ...'],
+  where: Bool[Array, ' n'],
+  size: int,
+) -> tuple[Array, ...]:
+  """Calls a function on `size` rows at a time, if any of them is in `where`.
+
+  The results of other chunks are zeros. The gradient calls the function again.
+
+  Args:
+    function: (arrays [m, ...], ...) -> a tuple of arrays [m].
+    *rows: arrays [n, ...].
+    where: which rows are needed.
+    size: Number of rows in a chunk.
+
+  Returns:
+    The results `[n]`.
+  """
+
+  def of_chunk(chunk: tuple[Array, ...]) -> tuple[Array, ...]:
+    where, *rows = chunk
+    # Computed from the arguments, so that under shard_map they vary over the
+    # same axes.
+    zeros = 0 * sum(x.reshape(size, -1)[:, 0] for x in rows)
+    kinds = jax.eval_shape(function, *rows)
+    return lax.cond(
+      jnp.any(where),
+      lambda: function(*rows),
+      lambda: tuple(zeros.astype(kind.dtype) for kind in kinds),
+    )
+
+  # The gradient recomputes the function, so that nothing is kept.
+  found = lax.map(
+    jax.checkpoint(of_chunk), in_chunks((where, *rows), size=size)
+  )
+  return tuple(x.reshape(-1)[: len(where)] for x in found)
 
 
 def in_chunks(arrays: Any, *, size: int) -> Any:

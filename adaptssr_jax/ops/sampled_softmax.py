@@ -58,12 +58,9 @@ def sampled_softmax_losses(
 
   Args:
     sampled: `[m]`, the ids s, which all rows share. Memory is `[n, m]` floats.
-    hidden: `[n, dim]`.
     table: `[ids, dim]`; or a function from ids to their vectors.
-    bias: `[ids]`.
     labels: `[n, k]`, in 0..ids-1. A label that occurs twice has twice the
       weight in the mean, and is in X once.
-    where: Bool `[n, k]`. False masks a label.
 
   Returns:
     The losses `[n]`, 0 for a row without labels.

@@ -14,14 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from adaptssr_jax.ops.item_draws import draw_ids
-from adaptssr_jax.ops.item_softmax import (
-  shard_softmax_losses_and_best,
-  softmax_losses_and_best,
-)
-from adaptssr_jax.ops.padded_softmax import (
-  parts_at_once,
-  real_softmax_losses_and_best,
-)
+from adaptssr_jax.ops.item_softmax import softmax_losses_and_best
 from adaptssr_jax.ops.sampled_softmax import sampled_softmax_losses
 from adaptssr_jax.table.lookup import BatchRows, Table, look_up
 
@@ -30,11 +23,28 @@ _MOST_SCORES = 2**27
 # Number of ids in a chunk. Draws depend on it, so it must not depend on the
 # number of states of a device.
 _CHUNK = 8192
+# Scores of a group of rows; 4 MiB of float32 stay in the cache until they are
+# reread. With fewer rows in a group, the table would be read too often; a large
+# catalogue is then scored in chunks of ids.
+_SCORES_OF_GROUP = 2**20
+_LEAST_ROWS = 128
+_CHUNK_OF_GROUP = 2048
 
 
 def chunk_size(positions: int, ids: int) -> int | None:
   """Number of ids that a softmax scores at a time; None: all of them."""
   return _CHUNK if positions * ids > _MOST_SCORES else None
+
+
+def parts_at_once(ids: int) -> tuple[int, int | None]:
+  """Numbers of rows in a group, and of ids in its chunks; None: all ids.
+
+  Example:
+    >>> parts_at_once(3707), parts_at_once(645_973)
+    ((282, None), (128, 2048))
+  """
+  rows = _SCORES_OF_GROUP // ids
+  return (rows, None) if rows >= _LEAST_ROWS else (_LEAST_ROWS, _CHUNK_OF_GROUP)
 
 
 def sample_items(
@@ -109,7 +119,7 @@ def label_losses(
     return losses, None
   if isinstance(table, BatchRows) and table.shard is not None:
     size = chunk_size(len(labels) * lax.axis_size(axis_name), len(table.shard))
-    return shard_softmax_losses_and_best(
+    return softmax_losses_and_best(
       hidden,
       table.shard,
       bias,
@@ -123,15 +133,19 @@ def label_losses(
       'a softmax over all items needs the whole table, but the step has only '
       'the rows of its batch: estimate it from sampled items'
     )
-  size, chunk = parts_at_once(len(bias))
-  compute = functools.partial(
-    softmax_losses_and_best, chunk_size=chunk_size(len(labels), len(bias))
+  chunk, group = chunk_size(len(labels), len(bias)), None
+  rows_at_once, ids_at_once = parts_at_once(len(bias))
+  if skip_masked and len(labels) > rows_at_once:
+    chunk, group = ids_at_once, rows_at_once
+  return softmax_losses_and_best(
+    hidden,
+    table[: len(bias)],
+    bias,
+    labels,
+    where=where,
+    chunk_size=chunk,
+    group_size=group,
   )
-  if skip_masked and len(labels) > size:
-    compute = functools.partial(
-      real_softmax_losses_and_best, size=size, chunk_size=chunk
-    )
-  return compute(hidden, table[: len(bias)], bias, labels, where=where)
 
 
 def draw_items(
