@@ -150,11 +150,11 @@ def reorder(
   """
   start, size = _random_run(key, items, ratio)
   run_key = jax.random.fold_in(key, 1)
-  position = jnp.arange(len(items))
+  position = jnp.arange(len(items), dtype=jnp.int32)
   in_run = (position >= start) & (position < start + size)
   # All of the run has the same rank, and random draws break the ties.
   rank = jnp.where(in_run, start, position)
-  draws = jax.random.uniform(run_key, position.shape)
+  draws = jax.random.uniform(run_key, position.shape, jnp.float32)
   order = jnp.lexsort((draws, rank))
   return jnp.asarray(items)[order]
 
@@ -197,8 +197,8 @@ def random_slice(
   size_key, start_key = jax.random.split(key)
   n = jnp.sum(is_real(items), dtype=jnp.int32)
   least, most = jnp.minimum(low, n), jnp.minimum(high, n)
-  size = jax.random.randint(size_key, (), least, most + 1)
-  start = jax.random.randint(start_key, (), 0, n - size + 1)
+  size = jax.random.randint(size_key, (), least, most + 1, jnp.int32)
+  start = jax.random.randint(start_key, (), 0, n - size + 1, jnp.int32)
   return _keep(items, start, size)
 
 
@@ -206,7 +206,7 @@ def _keep(
   items: Int[ArrayLike, ' length'], start: Array, size: Array
 ) -> Int[Array, ' length']:
   """Moves a run of behaviours to the front and drops the others."""
-  kept = jnp.arange(len(items)) < size
+  kept = jnp.arange(len(items), dtype=jnp.int32) < size
   return jnp.where(kept, jnp.roll(items, -start), 0)
 
 
@@ -215,5 +215,5 @@ def _random_run(
 ) -> tuple[Int[Array, ''], Int[Array, '']]:
   """Returns the start and size of a run of `ceil(ratio * n)` behaviours."""
   n, size = length_and_size(items, ratio)
-  start = jax.random.randint(jax.random.fold_in(key, 0), (), 0, n - size + 1)
-  return start, size
+  key = jax.random.fold_in(key, 0)
+  return jax.random.randint(key, (), 0, n - size + 1, jnp.int32), size

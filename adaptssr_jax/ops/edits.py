@@ -52,9 +52,9 @@ def random_positions(
   """
   # Excluded positions sort last. A stable sort ranks ties, so that the number
   # is exact even if two random numbers are equal.
-  draws = jnp.where(among, jax.random.uniform(key, among.shape), jnp.inf)
-  ranks = jnp.argsort(jnp.argsort(draws))
-  return among & (ranks < size)
+  draws = jax.random.uniform(key, among.shape, jnp.float32)
+  ranks = jnp.argsort(jnp.argsort(jnp.where(among, draws, jnp.inf)))
+  return among & (ranks.astype(jnp.int32) < size)
 
 
 def substitute(
@@ -160,8 +160,8 @@ def _draw_similar(
   """Draws a similar item for each behaviour; 0 where there is none."""
   items, similar = jnp.asarray(items), jnp.asarray(similar)
   choices = similar[items].astype(items.dtype)
-  count = jnp.sum(choices != 0, axis=1)
-  choice = jax.random.randint(key, count.shape, 0, jnp.maximum(count, 1))
+  count = jnp.maximum(jnp.sum(choices != 0, axis=1, dtype=jnp.int32), 1)
+  choice = jax.random.randint(key, count.shape, 0, count, jnp.int32)
   found = jnp.take_along_axis(choices, choice[:, None], axis=1)[:, 0]
   return jnp.where(is_real(items), found, 0)
 
@@ -197,7 +197,7 @@ def one_of(
   def apply_one(key: PRNGKeyArray, items: Items) -> Items:
     choice_key, key = jax.random.split(key)
     most = len(augmentations) if count is None else count(items)
-    choice = jax.random.randint(choice_key, (), 0, most)
+    choice = jax.random.randint(choice_key, (), 0, most, jnp.int32)
     return jax.lax.switch(choice, augmentations, key, items)
 
   return apply_one
@@ -238,7 +238,8 @@ def two_of(*augmentations: Augmentation) -> Augmentation:
   def apply_two(key: PRNGKeyArray, items: Items) -> Int[Array, '2 length']:
     choice_key, *keys = jax.random.split(key, 3)
     count = len(augmentations)
-    pair = jax.random.randint(choice_key, (), 0, count * (count - 1))
+    pairs = count * (count - 1)
+    pair = jax.random.randint(choice_key, (), 0, pairs, jnp.int32)
     first, step = jnp.divmod(pair, count - 1)
     choices = first, (first + 1 + step) % count
     views = [
