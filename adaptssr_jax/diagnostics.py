@@ -5,7 +5,6 @@ every user they are 0, not nan.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -16,15 +15,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.microbatches import map_chunks
-from adaptssr_jax.ops.reductions import (
-  AxisName,
-  as_float,
-  zero_unless,
-)
+from adaptssr_jax.ops.negatives import Negatives, is_other_user, negatives_of
+from adaptssr_jax.ops.reductions import AxisName, as_float, zero_unless
 from adaptssr_jax.ops.similarity import (
-  all_users,
   exact_dot,
-  is_other_user,
   join_passes,
   unit_length,
   unit_users,
@@ -98,10 +92,10 @@ def view_similarities(
     two shares are the accuracies that the authors' published code logs.
   """
   users = lax.stop_gradient(unit_users(users, where))
-  vectors, ids, own = all_users(users, where, axis_name)
+  negatives, own = negatives_of(users, where, axis_name)
   own, users = own[:anchors], users[:, :, :anchors]
   where = None if where is None else jnp.asarray(where)[:anchors]
-  rank = functools.partial(_rank_views, vectors, ids)
+  rank = functools.partial(_rank_views, negatives)
   rotations = [jnp.roll(users, -view, axis=0) for view in range(len(users))]
   found = [
     map_chunks(
@@ -119,8 +113,7 @@ def view_similarities(
 
 
 def _rank_views(
-  vectors: Float[Array, 'views 2 all dim'],
-  ids: Int[Array, ' all'],
+  negatives: Negatives,
   own: Int[Array, ' batch'],
   anchors: Float[Array, 'batch dim'],
   implicit_view: Float[Array, 'batch dim'],
@@ -129,9 +122,8 @@ def _rank_views(
   """The similarities of some anchors, of vectors of length 1."""
   implicit = exact_dot('bd,bd->b', anchors, implicit_view)
   explicit = exact_dot('bd,bvd->bv', anchors, explicit_views)
-  other = exact_dot('bd,vpad->bvpa', anchors, vectors)
-  other = other.reshape(len(anchors), math.prod(vectors.shape[:3]))
-  exists = jnp.tile(is_other_user(own, ids), 2 * len(vectors))
+  other = exact_dot('bd,nd->bn', anchors, negatives.vectors)
+  exists = is_other_user(own, negatives.ids)
   count = jnp.sum(exists, axis=-1)
   # A batch of one has no other users: all sums and shares are 0.
   at_least_one = jnp.maximum(count, 1).astype(other.dtype)

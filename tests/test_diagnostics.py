@@ -85,12 +85,14 @@ def test_similarities_without_where_count_all(users):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('where', [None, WHERE], ids=['all', 'where'])
-def test_eight_devices_see_what_one_sees(users, where):
+@pytest.mark.parametrize(
+  ('where', 'anchors'), [(None, None), (WHERE, None), (WHERE, 1)]
+)
+def test_eight_devices_see_what_one_sees(users, where, anchors):
   split = PartitionSpec('users')
   mapped = jax.shard_map(
     lambda users, where: diagnostics.view_similarities(
-      users, where=where, axis_name='users'
+      users, anchors=anchors, where=where, axis_name='users'
     ),
     mesh=Mesh(jax.devices()[:8], ('users',)),
     in_specs=(
@@ -99,9 +101,12 @@ def test_eight_devices_see_what_one_sees(users, where):
     ),
     out_specs=split,
   )
-  whole = diagnostics.view_similarities(users, where=where)
+  whole = similarities(users, where=where)
   for found, expected in zip(jax.jit(mapped)(users, where), whole, strict=True):
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Each device has two users; anchors are the first ones.
+    np.testing.assert_allclose(
+      found, expected[:: 2 if anchors else 1], atol=1e-6
+    )
 
 
 def test_padding_is_neither_anchor_nor_other_user(users):
@@ -124,21 +129,6 @@ def test_anchors_are_the_first_and_are_ranked_among_all(users, where):
     np.testing.assert_allclose(values, expected[:3], atol=1e-6)
   alone = similarities(users[:, :, :3], where=None)
   assert np.abs(found.other - alone.other).max() > 1e-2
-
-
-def test_anchors_are_the_first_of_each_device(users):
-  split = PartitionSpec('users')
-  mapped = jax.shard_map(
-    lambda users, where: diagnostics.view_similarities(
-      users, anchors=1, where=where, axis_name='users'
-    ),
-    mesh=Mesh(jax.devices()[:8], ('users',)),
-    in_specs=(PartitionSpec(None, None, 'users'), split),
-    out_specs=split,
-  )
-  whole = similarities(users, where=WHERE)
-  for found, expected in zip(jax.jit(mapped)(users, WHERE), whole, strict=True):
-    np.testing.assert_allclose(found, expected[::2], atol=1e-6)
 
 
 def test_one_user_has_no_others(users):

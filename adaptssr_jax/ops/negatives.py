@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from adaptssr_jax.ops.microbatches import map_chunks
-from adaptssr_jax.ops.reductions import AxisName, max_and_first
-from adaptssr_jax.ops.similarity import all_users, exact_dot, is_other_user
+from adaptssr_jax.ops.reductions import AxisName, gather, max_and_first
+from adaptssr_jax.ops.similarity import exact_dot
 
 Anchors = Float[Array, 'batch dim']
 Ids = Int[Array, ' batch']
@@ -34,12 +34,27 @@ def negatives_of(
 ) -> tuple[Negatives, Ids]:
   """Gathers the vectors of all users of all devices as negatives.
 
-  Returns them, and the ids `[batch]` of the users of this device. `where` is
-  False for padding users, which are no negatives.
+  The users of all devices have the ids 1, 2, ... in order. Padding users, for
+  which `where` is False, have the id 0, and are no negatives.
+
+  Returns:
+    The negatives, and the ids `[batch]` of the users of this device.
   """
-  vectors, ids, own = all_users(users, where, axis_name)
-  vectors = vectors.reshape(-1, vectors.shape[-1])
-  return Negatives(vectors, jnp.tile(ids, users.shape[0] * users.shape[1])), own
+  own = jnp.arange(users.shape[2], dtype=jnp.int32) + 1
+  if axis_name is not None:
+    own += lax.axis_index(axis_name) * len(own)
+  users, where = gather(users, axis_name, axis=2), gather(where, axis_name)
+  views, passes, num_users, dim = users.shape
+  ids = jnp.arange(num_users, dtype=jnp.int32) + 1
+  if where is not None:
+    ids = jnp.where(jnp.asarray(where), ids, 0)
+  ids = jnp.tile(ids, views * passes)
+  return Negatives(users.reshape(len(ids), dim), ids), own
+
+
+def is_other_user(own: Ids, ids: Int[Array, ' n']) -> Bool[Array, 'batch n']:
+  """Whether ids of negatives belong to another user than each of `own`."""
+  return (ids > 0)[None, :] & (ids[None, :] != own[:, None])
 
 
 def negative_similarities(

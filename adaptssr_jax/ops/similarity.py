@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from adaptssr_jax.ops.reductions import AxisName, as_float, gather, zero_unless
+from adaptssr_jax.ops.reductions import as_float, zero_unless
 
 
 def unit_length(
@@ -87,32 +87,3 @@ def exact_dot(spec: str, left: Array, right: Array) -> Array:
   The default precision of GPUs and TPUs can swap the ranks of close users.
   """
   return jnp.einsum(spec, left, right, precision=lax.Precision.HIGHEST)
-
-
-def all_users(
-  users: Float[Array, 'views passes batch dim'],
-  where: Bool[ArrayLike, ' batch'] | None,
-  axis_name: AxisName | None,
-) -> tuple[
-  Float[Array, 'views passes all dim'], Int[Array, ' all'], Int[Array, ' batch']
-]:
-  """Gathers the users of all devices, and returns them, their ids, and own ids.
-
-  Ids are 1, 2, ... in order, except that the second result has 0 for padding.
-  """
-  own = jnp.arange(users.shape[2], dtype=jnp.int32) + 1
-  if axis_name is not None:
-    own += lax.axis_index(axis_name) * len(own)
-    users = gather(users, axis_name, axis=2)
-    where = gather(where, axis_name)
-  ids = jnp.arange(users.shape[2], dtype=jnp.int32) + 1
-  if where is not None:
-    ids = jnp.where(jnp.asarray(where), ids, 0)
-  return users, ids, own
-
-
-def is_other_user(
-  own: Int[Array, ' batch'], ids: Int[Array, ' n']
-) -> Bool[Array, 'batch n']:
-  """Whether ids, numbered by `all_users`, belong to another user than `own`."""
-  return (ids > 0)[None, :] & (ids[None, :] != own[:, None])
