@@ -220,16 +220,6 @@ def test_pieces_of_a_large_batch_are_the_whole(monkeypatch):
   assert_close(jax.jit(compute)(PARAMS, ITEMS, KEYS), expected)
 
 
-def test_fitting_is_exact():
-  """A group fits a width equal to its longest row, and none that is smaller."""
-  items = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
-  for width, expected in ((1, [4, 4, 4, 4]), (2, [4, 2, 2, 4])):
-    buckets = Buckets((width,), 2)
-    encode = functools.partial(in_buckets, widths_of_rows, buckets=buckets)
-    done = jax.jit(encode)(items)
-    assert done['width'].tolist() == expected
-
-
 def test_each_width_is_one_program():
   seen = []
 

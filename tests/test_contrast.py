@@ -18,11 +18,7 @@ from adaptssr_jax.objectives.contrast import (
   query_overlap,
 )
 from adaptssr_jax.objectives.users import Encoding
-from adaptssr_jax.objectives.views import (
-  Views,
-  encode_views,
-  views_objective,
-)
+from adaptssr_jax.objectives.views import Views, encode_views, views_objective
 from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.training.devices import AXIS
 from adaptssr_jax.training.step import init_state, train_step
@@ -30,10 +26,7 @@ from experiments import pretrain
 from experiments.flags.binder import SettingsError
 from experiments.flags.pretraining import with_defaults
 from experiments.pretraining.context import Context, view_augmentations
-from experiments.pretraining.step import (
-  encoded_lengths,
-  sequences_per_user,
-)
+from experiments.pretraining.step import encoded_lengths, sequences_per_user
 from tests.bounds import assert_same_to_rounding
 from tests.eight_devices import batch_of, on_eight_devices
 from tests.reference import cosine
@@ -128,12 +121,16 @@ def test_overlap_is_the_cosines_of_different_queries():
 
 
 def test_a_curriculum_has_twenty_levels():
-  strength = jax.jit(jax.vmap(lambda step: curriculum_strength(step, 100)))
+  @functools.partial(jax.jit, static_argnums=1)
+  @functools.partial(jax.vmap, in_axes=(0, None))
+  def strength(step, num_steps):
+    return curriculum_strength({'step': step}, num_steps)
+
   steps = np.arange(120)
   expected = np.minimum(0.015 * (steps // 5 + 1), 0.3) / 0.3
-  np.testing.assert_allclose(strength(steps), expected, rtol=1e-6)
+  np.testing.assert_allclose(strength(steps, 100), expected, rtol=1e-6)
   # Fewer steps than levels.
-  few = [float(curriculum_strength(jnp.array(step), 3)) for step in range(4)]
+  few = strength(steps[:4], 3)
   np.testing.assert_allclose(few, [0.05, 0.35, 0.7, 1.0], rtol=1e-6)
 
 

@@ -12,11 +12,7 @@ from adaptssr_jax.objectives.fill import encode_filled, fill_masked
 from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.ops.item_draws import draw_ids
 from adaptssr_jax.table import softmax
-from adaptssr_jax.table.lookup import (
-  BatchRows,
-  encoder_params,
-  model_params,
-)
+from adaptssr_jax.table.lookup import BatchRows, encoder_params, model_params
 from adaptssr_jax.table.softmax import draw_items
 from tests.random_params import random_params
 

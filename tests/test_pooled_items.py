@@ -15,10 +15,7 @@ from adaptssr_jax.objectives.next_items import (
   next_items_objective,
   prefix_and_next,
 )
-from adaptssr_jax.objectives.pooled_items import (
-  init_projection,
-  predict_views,
-)
+from adaptssr_jax.objectives.pooled_items import init_projection, predict_views
 from adaptssr_jax.objectives.users import Encoding, last_behaviours
 from adaptssr_jax.objectives.views import (
   Views,

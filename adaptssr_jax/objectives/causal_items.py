@@ -6,11 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from adaptssr_jax.objectives.masked_items import MaskedItems, predict_masked
-from adaptssr_jax.objectives.users import (
-  Encoding,
-  LossAndMetrics,
-  user_keys,
-)
+from adaptssr_jax.objectives.users import Encoding, LossAndMetrics, user_keys
 
 
 def next_items(

@@ -9,15 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from adaptssr_jax import diagnostics, losses
 from adaptssr_jax.objectives.users import LossAndMetrics, as_sums
-from adaptssr_jax.objectives.views import (
-  Augmentations,
-  Views,
-  encode_views,
-)
+from adaptssr_jax.objectives.views import Augmentations, Views, encode_views
 from adaptssr_jax.ops.similarity import exact_dot, unit_length
 
 # Number of users of a device whose similarities are measured; measuring all of
@@ -105,22 +101,23 @@ def query_overlap(
 
 
 def curriculum_strength(
-  step: Int[Array, ''], num_steps: int
-) -> Float[Array, '']:
+  batch: dict[str, Array], num_steps: int
+) -> Float[Array, ''] | None:
   """The strength of augmentations at a step, from 0.05 to 1 in 20 levels.
 
   (floor(20 step / num_steps) + 1) / 20, at most 1
 
   Args:
-    step: number of updates done so far.
+    batch: `step` is the number of updates done so far. Batches of validation
+      have no step; augmentations then have their full strength.
     num_steps: number of updates over which the strength grows.
 
   Returns:
-    A factor in (0, 1].
+    A factor in (0, 1]; None for a batch without a step.
 
   Example:
-    >>> steps = (0, 4, 5, 99, 1000)
-    >>> [f'{curriculum_strength(jnp.array(t), 100):.2f}' for t in steps]
+    >>> batches = [{'step': jnp.array(t)} for t in (0, 4, 5, 99, 1000)]
+    >>> [f'{curriculum_strength(batch, 100):.2f}' for batch in batches]
     ['0.05', '0.05', '0.10', '1.00', '1.00']
 
   Reference:
@@ -128,21 +125,11 @@ def curriculum_strength(
     Sequential User Behavior Modeling via Data Augmentation" (CCL), CIKM 2021,
     where the ratio is .015 (floor(epoch / 5) + 1), over 100 epochs.
   """
-  # The steps at which the second and later levels begin.
-  begins = [-(-level * num_steps // _LEVELS) for level in range(1, _LEVELS)]
-  return (jnp.sum(step >= jnp.array(begins)) + 1) / _LEVELS
-
-
-def strength_of(
-  batch: dict[str, Array], num_steps: int
-) -> Float[Array, ''] | None:
-  """`curriculum_strength` at the step of a batch; None where it has no step.
-
-  Batches of validation have none: augmentations then have their full strength.
-  """
   if 'step' not in batch:
     return None
-  return curriculum_strength(batch['step'], num_steps)
+  # The steps at which the second and later levels begin.
+  begins = [-(-level * num_steps // _LEVELS) for level in range(1, _LEVELS)]
+  return (jnp.sum(batch['step'] >= jnp.array(begins)) + 1) / _LEVELS
 
 
 def encode_curriculum(
@@ -157,7 +144,7 @@ def encode_curriculum(
   """`encode_views` with augmentations that grow stronger during training.
 
   Args:
-    batch: see `encode_views`; and `step`, see `strength_of`.
+    batch: see `encode_views`; and `step`, see `curriculum_strength`.
     augmentations_at: strength -> the augmentations of each view; None means the
       full strength.
     num_steps: number of updates over which the strength grows.
@@ -167,6 +154,6 @@ def encode_curriculum(
     params,
     batch,
     key,
-    augmentations=augmentations_at(strength_of(batch, num_steps)),
+    augmentations=augmentations_at(curriculum_strength(batch, num_steps)),
     **settings,
   )

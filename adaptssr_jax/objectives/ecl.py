@@ -132,9 +132,9 @@ def replaced_logits(
 
   Args:
     params: `table`, and the `head` of `init_discriminator`.
-    items: sequences with replaced items, padded with 0, [users, length].
-    users: vectors of the users before the replacement, [users, dim].
-    keys: dropout keys, one per user, [users].
+    items: sequences with replaced items.
+    users: vectors of the users before the replacement.
+    keys: dropout keys, one per user.
     encoding: its encoder has the size of the discriminator.
 
   Returns:
@@ -180,11 +180,7 @@ def discriminator_of(encoder: UserEncoder) -> UserEncoder:
 def init_discriminator(
   encoder: UserEncoder, key: Key[Array, '']
 ) -> dict[str, Any]:
-  """Initialises the parameters of the discriminator.
-
-  Args:
-    encoder: the encoder whose size the discriminator has.
-    key: a random key.
+  """Initialises the parameters of a discriminator of the encoder's size.
 
   Returns:
     `discriminator`, with: `encoder`, its Transformer; `condition`, a matrix

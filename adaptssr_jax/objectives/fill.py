@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from adaptssr_jax.objectives.contrast import strength_of
+from adaptssr_jax.objectives.contrast import curriculum_strength
 from adaptssr_jax.objectives.masked_items import MaskedItems, encode_masked
 from adaptssr_jax.objectives.users import Encoding, user_keys
 from adaptssr_jax.objectives.views import Views
@@ -39,11 +39,10 @@ def fill_masked(
     params: `table`, `encoder`, and the `head` of
       `masked_items.init_masked_items`, which must have been trained on masked
       items, or be trained on them at the same time.
-    items: sequences, padded with 0, [users, length].
-    keys: a key per user for this step, [users].
+    keys: a key per user for this step.
     encoding: encodes the masked sequences.
-    ratio: share of the behaviours that is replaced, see `augment.mask`.
-    most: an upper bound of `ratio`, needed if `ratio` is an array.
+    ratio: share of the behaviours that is replaced, see `mask_items`.
+    most: see `mask_items`.
     sampled: ids to draw from, [m], needed if a step does not have all rows of
       the table; see `table.softmax.draw_items`.
 
@@ -95,8 +94,7 @@ def encode_filled(
   parameters of this step; no gradient flows to them through the filled items.
 
   Args:
-    batch: of this device: `items` and `example_id`; `step`, see `strength_of`;
-      and optionally `sampled` ids.
+    batch: may have a `step`, see `curriculum_strength`.
     encoding: encodes the filled sequences; the model that fills has no dropout.
     ratio: the share that is masked at full strength.
     num_steps: number of updates over which the share grows.
@@ -108,7 +106,7 @@ def encode_filled(
   users, length = batch['items'].shape
   # Two views of a user, and two keys of each.
   keys = user_keys(key, batch['example_id'], num=4).reshape(users, 2, 2)
-  strength = strength_of(batch, num_steps)
+  strength = curriculum_strength(batch, num_steps)
   filled, _ = fill_masked(
     lax.stop_gradient(params),
     jnp.repeat(batch['items'], 2, axis=0),

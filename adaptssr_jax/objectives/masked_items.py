@@ -74,12 +74,12 @@ def encode_masked(
   ratio: float | Float[Array, ''],
   most: float | None = None,
 ) -> MaskedItems:
-  """Masks a share of the behaviours of users, and encodes the sequences.
+  """Masks behaviours of users, see `mask_items`, and encodes the sequences.
 
   Args:
     keys: a key per user for this step.
-    ratio: the share of the behaviours that is masked.
-    most: an upper bound of `ratio`, needed if `ratio` is an array.
+    ratio: see `mask_items`.
+    most: see `mask_items`.
   """
   mask = functools.partial(
     mask_items, ratio=ratio, mask_id=encoding.encoder.mask_id, most=most

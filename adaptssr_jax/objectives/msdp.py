@@ -34,7 +34,7 @@ def prefix_and_window(
   All places are equally likely, and then all lengths that are possible there.
 
   Args:
-    items: the whole history, padded with 0, [length].
+    items: the whole history, padded with 0.
     max_length: number of last behaviours kept before the cut.
     max_window: largest length of the window, which begins at the cut.
 
@@ -171,10 +171,6 @@ def _regularizer(
 
 def init_msdp(encoder: UserEncoder, *, max_window: int) -> dict[str, Array]:
   """Initialises the parameters that MSDP adds to the head of `pooled_items`.
-
-  Args:
-    encoder: the encoder of the user vectors.
-    max_window: largest length of a window.
 
   Returns:
     `window_prompt`, zeros [buckets, vector_dim], and `predictor`, the identity

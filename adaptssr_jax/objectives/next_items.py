@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from adaptssr_jax.objectives.pooled_items import predict_items
-from adaptssr_jax.objectives.users import (
-  Encoding,
-  LossAndMetrics,
-  user_keys,
-)
+from adaptssr_jax.objectives.users import Encoding, LossAndMetrics, user_keys
 
 
 def prefix_and_next(

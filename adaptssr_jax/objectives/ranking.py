@@ -50,8 +50,7 @@ def ranking_objective(
   all targets is left out.
 
   Args:
-    batch: also has `positives` int32 [users, most] and `targets` int32
-      [users, width].
+    batch: also has `positives` and `targets`.
     head: a head with an output for each target, or one that ties targets to
       items.
 
@@ -124,50 +123,40 @@ def draw_negatives(
   num_draws: int,
   num_targets: int,
 ) -> Int[Array, 'draws']:
-  """Draws negatives of a user, independently; draw i has `fold_in(key, i)`.
-
-  Args:
-    targets: the positives of the user, filled up with -1, [width].
-
-  Returns:
-    Negatives, [draws], see `draw_negative`.
-  """
-  draw = functools.partial(draw_negative, num_targets=num_targets)
-  fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-  # vmap over the keys only, so that the targets are sorted once for all draws.
-  return jax.vmap(draw, in_axes=(0, None))(
-    fold_in(key, jnp.arange(num_draws)), targets
-  )
-
-
-def draw_negative(
-  key: Key[Array, ''], targets: Int[Array, 'width'], *, num_targets: int
-) -> Int[Array, '']:
-  """Draws uniformly a target that is not a positive of the user.
+  """Draws negatives of a user: targets that are not positives, uniformly.
 
   With positives s_0 < s_1 < ..., the non-positive number r, counted from 0, is
-  r + |{j : s_j - j <= r}|, so that one draw of r is enough.
+  r + |{j : s_j - j <= r}|, so that one draw of r is enough. Negatives are drawn
+  independently, number i with the key `fold_in(key, i)`.
 
   Args:
     targets: the positives of the user, filled up with -1, [width].
 
   Returns:
-    The negative; `num_targets` if all targets are positives.
+    The negatives, [draws]; `num_targets` if all targets are positives.
 
   Example:
     >>> key, targets = jax.random.key(0), jnp.array([3, 0, 1, -1])
-    >>> draw_negative(key, targets, num_targets=5).item() in (2, 4)
-    True
+    >>> found = draw_negatives(key, targets, num_draws=9, num_targets=5)
+    >>> set(found.tolist())
+    {2, 4}
   """
   # Fill values and repeated positives become `num_targets`, which sorts last.
   positives = jnp.sort(jnp.where(targets < 0, num_targets, targets))
   is_repeated = jnp.diff(positives, prepend=-1) == 0
   positives = jnp.sort(jnp.where(is_repeated, num_targets, positives))
   num_negatives = num_targets - jnp.sum(positives < num_targets)
-  number = jax.random.randint(key, (), 0, jnp.maximum(num_negatives, 1))
-  before = positives - jnp.arange(len(positives)) <= number
-  before &= positives < num_targets
-  return number + jnp.sum(before)
+  draw = functools.partial(
+    jax.random.randint,
+    shape=(),
+    minval=0,
+    maxval=jnp.maximum(num_negatives, 1),
+  )
+  fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  numbers = jax.vmap(draw)(fold_in(key, jnp.arange(num_draws)))
+  before = (positives - jnp.arange(len(positives)))[None] <= numbers[:, None]
+  before &= (positives < num_targets)[None]
+  return numbers + jnp.sum(before, axis=1)
 
 
 def ranks_of_positives(

@@ -1,4 +1,8 @@
-"""Scores of targets for users, and ranks of targets among all of them."""
+"""Scores of targets for users, and ranks of targets among all of them.
+
+In arrays of targets, -1 fills up the rows. `targets` [users, width] are all
+positives of each user, which are never negatives.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -37,7 +41,6 @@ def target_scores(
 
   Args:
     params: of the model: `head`, and `table` for tied targets.
-    users: user vectors, [users, features].
     head: a head with an output for each target, or one that ties targets to
       items.
   """
@@ -59,11 +62,8 @@ def some_scores(
 ) -> Float[Array, 'users some']:
   """The scores of some targets of each user, without computing the others.
 
-  Args:
-    targets: the targets to score, filled up with -1, [users, some].
-
   Returns:
-    Scores, [users, some], meaningless but finite where `targets` is -1.
+    The scores, meaningless but finite where `targets` is -1.
   """
   # -1 reads any valid target: its score is not used, but must not be nan.
   columns = scores.kernel.at[:, targets].get(mode='clip')
@@ -82,7 +82,6 @@ def log_sum_of_others(
   log sum_{t not in targets} exp(z_t)
 
   Args:
-    targets: all positives of each user, filled up with -1, [users, width].
     chunk_size: number of targets scored at a time, and again for the gradient;
       None: all.
 
@@ -123,8 +122,7 @@ def target_ranks(
   Targets are scored in chunks, twice; memory is `users * chunk_size` scores.
 
   Args:
-    positives: targets to rank, filled up with -1, [users, most].
-    targets: all positives of each user, filled up with -1, [users, width].
+    positives: the targets to rank.
     chunk_size: number of targets scored at a time.
 
   Returns:

@@ -14,11 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from adaptssr_jax.augment import Augmentation
-from adaptssr_jax.objectives.users import (
-  Encoding,
-  LossAndMetrics,
-  user_keys,
-)
+from adaptssr_jax.objectives.users import Encoding, LossAndMetrics, user_keys
 
 # One per view, or one function (key, items) -> all views, [views, length].
 Augmentations = tuple[Augmentation, ...] | Augmentation
@@ -92,13 +88,9 @@ def encode_views(
 ) -> Views:
   """Draws and encodes the views of a batch.
 
-  The random draws of a user depend only on the key and on the user, not on the
-  rest of the batch or on the device.
-
   Args:
-    batch: of this device: `items` int32 [users, length] and `example_id` int32
-      [users]. `length` may exceed the `max_length` of the encoder if every
-      augmentation returns sequences of at most `max_length`.
+    batch: the `length` of its `items` may exceed the encoder's `max_length` if
+      every augmentation returns sequences of at most `max_length`.
     encoding: if it is deterministic, all passes of a view are the same.
     augmentations: of each view of a user, see `user_views`.
     passes: number of dropout masks with which each view is encoded.
@@ -130,7 +122,6 @@ def views_objective(
   sum over losses of weight * loss
 
   Args:
-    params: parameters of the model.
     losses: by name, each (params, batch, views) -> loss and metrics.
     weights: of the losses, by name; 1 where none is given.
     encode: (params, batch, key) -> `Views`, such as `encode_views` with its
