@@ -1,5 +1,8 @@
 """Losses: functions of arrays that return a scalar.
 
+Arrays of any float type are converted to float32, except that float64 is kept;
+the loss has that type, and gradients have the types of the arrays.
+
 All losses share their last arguments. `where` is a boolean mask: examples where
 it is False do not contribute and get zero gradient. `reduce_fn` reduces the
 losses of the examples; it is called as `reduce_fn(losses)`, or with a mask as

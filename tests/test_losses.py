@@ -1,6 +1,10 @@
-"""The AdaptSSR, MPR and BPR losses: values, masks, gradients, invariances."""
+"""The AdaptSSR, MPR and BPR losses: values, masks, gradients.
+
+`test_every_loss` tests what holds of all losses of users.
+"""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -36,41 +40,40 @@ SETTINGS = [
 ]
 
 
-def every_setting(users, where=None, number=6):
-  """The loss and its gradient for the first `number` of SETTINGS.
-
-  It is compiled once for each shape of `users`.
-  """
-  # Always a mask: another signature would take seconds to compile.
-  where = np.ones(users.shape[2], bool) if where is None else where
-  return compiled_settings(users, where, number)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def compiled_settings(users, where, number):
+@jax.jit
+def every_setting(users, where):
+  """The loss and its gradient for each of SETTINGS."""
   loss = jax.value_and_grad(losses.adaptssr_loss)
-  return [loss(users, where=where, **each) for each in SETTINGS[:number]]
+  return [loss(users, where=where, **each) for each in SETTINGS]
 
 
 def every_mpr(similarities, weight=0.4, where=None):
-  """Losses of anchors, loss and gradient, for hard and then all negatives."""
+  """Losses of anchors, loss and gradients, for hard and then all negatives."""
   similarities = [jnp.asarray(x) for x in similarities]
   anchors = len(similarities[0])
   where = np.ones(anchors, bool) if where is None else where
   weight = jnp.broadcast_to(jnp.asarray(weight, float), anchors)
-  return compiled_mpr(similarities, weight, where)
+  return [
+    compiled_mpr(*similarities, weight, where, hard) for hard in (True, False)
+  ]
 
 
-@jax.jit
-def compiled_mpr(similarities, weight, where):
-  found = []
-  for hard in (True, False):
-    loss = functools.partial(
-      losses.mpr_loss, weight=weight, where=where, hard_negatives=hard
+@functools.partial(jax.jit, static_argnames='hard')
+def compiled_mpr(implicit, explicit, negative, weight, where, hard):
+  def loss(implicit, explicit, negative, weight, **settings):
+    return losses.mpr_loss(
+      implicit,
+      explicit,
+      negative,
+      weight=weight,
+      where=where,
+      hard_negatives=hard,
+      **settings,
     )
-    both = jax.value_and_grad(loss, argnums=(0, 1, 2))(*similarities)
-    found.append((loss(*similarities, reduce_fn=None), *both))
-  return found
+
+  args = implicit, explicit, negative, weight
+  both = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*args)
+  return loss(*args, reduce_fn=None), *both
 
 
 def assert_finite(tree):
@@ -129,30 +132,13 @@ def test_bpr_value():
 # Masked examples do not contribute.
 
 
-def test_where_equals_the_kept_users_alone():
-  users = random_users()
-  # nan in padding must reach neither the value nor the gradient.
-  garbage = np.where(SOME[:, None], users, np.nan)
-  masked = every_setting(jnp.array(garbage), SOME)
-  for settings, (value, gradient) in zip(SETTINGS, masked, strict=True):
-    np.testing.assert_allclose(value, oracle(users, **settings), rtol=1e-5)
-    assert_finite(gradient)
-    np.testing.assert_array_equal(gradient[:, :, ~SOME], 0)
-  alone = every_setting(jnp.array(users[:, :, SOME]), number=2)
-  for (value, gradient), (expected, expected_gradient) in zip(
-    masked[:2], alone, strict=True
-  ):
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    kept = gradient[:, :, SOME]
-    np.testing.assert_allclose(kept, expected_gradient, atol=1e-6)
-
-
 def test_mpr_where_equals_the_kept_anchors_alone():
   arrays = [jnp.array(x) for x in random_similarities()]
   where = np.array([True, True, False, True, False, False])
   garbage = [jnp.where(where[:, None], x, jnp.nan) for x in arrays]
+  weight = np.where(where, 0.4, np.nan)
   for (_, value, gradients), (each, *_) in zip(
-    every_mpr(garbage, where=where), every_mpr(arrays), strict=True
+    every_mpr(garbage, weight, where), every_mpr(arrays), strict=True
   ):
     np.testing.assert_allclose(value, each[where].mean(), rtol=1e-5)
     assert_finite(gradients)
@@ -170,10 +156,6 @@ def test_bpr_where_equals_the_kept_pairs_alone():
 
 
 def test_all_masked_is_zero():
-  users = jnp.array(random_users())
-  for value, gradient in every_setting(users, np.zeros(5, bool)):
-    assert value == 0
-    np.testing.assert_array_equal(gradient, 0)
   nobody = np.zeros(6, bool)
   for _, value, gradients in every_mpr(random_similarities(), where=nobody):
     assert value == 0
@@ -209,67 +191,15 @@ def test_without_negatives_the_first_term_remains(number):
     assert np.abs(gradients[0]).max() > 0
 
 
-EXTREMES = {
-  'zero': np.zeros((2, 2, 5, 4)),
-  'one zero': np.where(np.arange(5)[:, None] == 1, 0, random_users()),
-  'huge': 1e30 * random_users(),
-  'tiny': 1e-30 * random_users(),
-  'identical': np.ones((2, 2, 5, 4)),
-  'opposite': np.ones((2, 2, 5, 4)) * np.reshape([1, -1], (2, 1, 1, 1)),
-  'batch of one': random_users(1),
-}
-
-
-@pytest.mark.parametrize('name', EXTREMES)
-def test_extreme_users_stay_finite(name):
-  users = jnp.array(EXTREMES[name], jnp.float32)
-  for value, gradient in every_setting(
-    users, number=2 if name == 'batch of one' else 6
-  ):
-    assert 0 < value < 3
-    assert_finite(gradient)
-
-
-def test_scale_of_users_does_not_matter():
-  users = jnp.array(random_users())
-  scale = jnp.array([1e-8, 1e-3, 1.0, 1e5, 1e25])[:, None]
-  scaled = users * scale.reshape(1, 1, 5, 1)
-  np.testing.assert_allclose(
-    losses.adaptssr_loss(scaled), losses.adaptssr_loss(users), rtol=1e-5
-  )
-
-
 def test_gradient_is_orthogonal_to_a_user_on_an_axis():
   # A guard by `maximum` that ties with the norm would halve the gradient.
   users = jnp.array(random_users()).at[0, 0, 0].set(jnp.eye(4)[0])
-  for _, gradient in every_setting(users):
+  for _, gradient in every_setting(users, np.ones(5, bool)):
     assert abs(gradient[0, 0, 0, 0]) < 1e-6
     assert abs(gradient[0, 0, 0]).max() > 1e-3
 
 
-def test_bfloat16_users_are_ranked_in_float32():
-  users = jnp.array(random_users(), jnp.bfloat16)
-  loss = losses.adaptssr_loss(users)
-  assert loss.dtype == jnp.float32
-  np.testing.assert_allclose(
-    loss, losses.adaptssr_loss(users.astype(jnp.float32)), rtol=1e-5
-  )
-
-
 # Transformations.
-
-
-def values_of(users):
-  return [losses.adaptssr_loss(users, **settings) for settings in SETTINGS]
-
-
-def test_vmap_is_a_loop_and_jit_changes_nothing():
-  batches = jnp.array([random_users(seed=seed) for seed in range(2)])
-  looped = [[v for v, _ in every_setting(users)] for users in batches]
-  found = jax.jit(jax.vmap(values_of))(batches)
-  np.testing.assert_allclose(found, np.transpose(looped), rtol=1e-5)
-  at_once = losses.adaptssr_loss(batches[0])
-  np.testing.assert_allclose(at_once, looped[0][0], rtol=1e-5)
 
 
 @pytest.mark.parametrize('hard_negatives', [True, False])
@@ -284,36 +214,18 @@ def test_mpr_vmap_is_a_loop_and_jit_changes_nothing(hard_negatives):
   np.testing.assert_allclose(jax.jit(loss)(*arrays), np.mean(looped), rtol=1e-5)
 
 
-def test_permuting_users_changes_nothing():
-  users = jnp.array(random_users())
-  order = jnp.array([3, 0, 4, 2, 1])
-  for (value, gradient), (expected, expected_gradient) in zip(
-    every_setting(users[:, :, order]), every_setting(users), strict=True
-  ):
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    permuted = expected_gradient[:, :, order]
-    np.testing.assert_allclose(gradient, permuted, atol=1e-6)
-
-
-def fixed_weight(users):
-  """Values and gradients of SETTINGS whose lambda is a number."""
-  found = every_setting(users, SOME)[2:]
-  values, gradients = zip(*found, strict=True)
-  return np.array(values), [np.array(gradients)]
-
-
-def mpr_of(*similarities):
-  _, values, gradients = zip(*every_mpr(similarities), strict=True)
+def mpr_of(*args):
+  _, values, gradients = zip(*every_mpr(args[:3], args[3]), strict=True)
   return np.array(values), [
     np.array(leaves) for leaves in zip(*gradients, strict=True)
   ]
 
 
-def test_gradients_with_fixed_weight_are_those_of_the_values():
+def test_gradients_are_those_of_the_values():
   bpr = jax.jit(jax.value_and_grad(losses.bpr_loss, argnums=(0, 1)))
   with jax.enable_x64(True):
-    assert_gradients_of_values(fixed_weight, [random_users()])
-    assert_gradients_of_values(mpr_of, random_similarities())
+    weight = np.linspace(0.1, 0.9, 6)
+    assert_gradients_of_values(mpr_of, [*random_similarities(), weight])
     assert_gradients_of_values(bpr, np.array([[1.0, -2.0], [0.5, 3.0]]))
 
 
@@ -324,3 +236,36 @@ def test_no_gradient_flows_through_the_weight(fusion):
 
   users = jnp.array(random_users())
   np.testing.assert_array_equal(jax.grad(total)(users), 0)
+
+
+@jax.jit
+def gradients_of_the_first(users):
+  """Gradients of the first user's loss, at once and in blocks."""
+  each = functools.partial(losses.adaptssr_loss, fusion=0.3, reduce_fn=None)
+  return [
+    jax.grad(lambda users, size=size: each(users, block_size=size)[0])(users)
+    for size in (None, 2)
+  ]
+
+
+def test_of_equally_hard_negatives_the_first_gets_the_gradient():
+  users = jnp.array(random_users(4))
+  # All four vectors of three users are equal: a tie of twelve.
+  users = users.at[:, :, 1:].set(jnp.array([1.0, -2.0, 0.5, 1.0]))
+  gradients = gradients_of_the_first(users)
+  split, first = (np.linalg.norm(gradient, axis=-1) for gradient in gradients)
+  np.testing.assert_allclose(split[:, :, 1:], split[0, 0, 1], rtol=1e-5)
+  assert first[0, 0, 1] > 1e-3
+  np.testing.assert_allclose(first[0, 0, 1], 12 * split[0, 0, 1], rtol=1e-5)
+  assert np.count_nonzero(first[:, :, 1:]) == 1
+  # The gradients of the anchor itself are equal.
+  own = [gradient[:, :, 0] for gradient in gradients]
+  np.testing.assert_allclose(*own, atol=1e-6)
+
+
+@pytest.mark.parametrize('block_size', [0, -3])
+def test_refuses_empty_blocks(block_size):
+  with pytest.raises(ValueError, match='block_size must be at least 1 or None'):
+    inspect.unwrap(losses.adaptssr_loss)(
+      jnp.array(random_users()), block_size=block_size
+    )

@@ -23,6 +23,7 @@ from adaptssr_jax.table.lookup import model_params
 from adaptssr_jax.table.softmax import sample_items
 from adaptssr_jax.training.devices import AXIS, replicate
 from adaptssr_jax.training.step import (
+  gradients,
   init_state,
   mean_metrics,
   pmap_step,
@@ -279,3 +280,15 @@ def test_logits_of_all_devices_are_those_of_one_in_order():
     rtol=1e-4,
     atol=1e-6,
   )
+
+
+def test_a_step_is_float32_whatever_the_default():
+  def loss(params, batch, key):
+    total = jnp.sum(params * batch['x'])
+    return total, {'loss': (total, jnp.ones((), jnp.float32))}
+
+  for context in (jax.numpy_dtype_promotion('strict'), jax.enable_x64(True)):
+    with context:
+      one = jnp.ones(2, jnp.float32)
+      found = gradients(loss, one, {'x': one}, jax.random.key(0), None)
+    assert found[1]['skipped'].dtype == jnp.float32

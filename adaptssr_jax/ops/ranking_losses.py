@@ -85,13 +85,14 @@ def mpr_loss(
   implicit, explicit, negative = (
     zero_unless(where, as_float(x)) for x in (implicit, explicit, negative)
   )
+  weight = jnp.broadcast_to(jnp.asarray(weight), implicit.shape[:-1])
+  weight = zero_unless(where, weight)
   low = high = explicit
   if hard_negatives:
     implicit = -smooth_max(-implicit, smooth=smooth)
     low = -smooth_max(-explicit, smooth=smooth)
     high = smooth_max(explicit, smooth=smooth)
     negative = smooth_max(negative, smooth=smooth)
-  weight = jnp.broadcast_to(jnp.asarray(weight), implicit.shape[:-1])
   losses = _mean_over_triples(
     *(x / temperature for x in (implicit, high, low, negative)), weight
   )

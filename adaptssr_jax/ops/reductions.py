@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 AxisName = str | tuple[str, ...]
 ReduceFn = Callable[..., Array]
@@ -91,8 +91,8 @@ def as_float(x: ArrayLike) -> Float[Array, '...']:
 
 
 def zero_unless(
-  where: Bool[ArrayLike, '...'] | None, x: Float[Array, '*shape']
-) -> Float[Array, '*shape']:
+  where: Bool[ArrayLike, '...'] | None, x: Num[Array, '*shape']
+) -> Num[Array, '*shape']:
   """Replaces masked entries, and so their gradients, by zeros."""
   if where is None:
     return x
