@@ -1,4 +1,4 @@
-"""Pictures: points with intervals, curves, lines, heat maps, and similarities.
+"""Figures with a grid of panels: lines, and histograms of similarities.
 
 Matplotlib is imported when a figure is made, so that commands start quickly.
 """
@@ -30,16 +30,6 @@ _LABELS = {
 }
 
 
-class Panel(NamedTuple):
-  """The numbers of one panel."""
-
-  title: str  # of the panel
-  labels: Sequence[str] | Sequence[float]  # name or number of each point
-  means: Sequence[float]  # of each point; nan leaves it out
-  lows: Sequence[float]  # lower ends of the intervals
-  highs: Sequence[float]  # upper ends of the intervals
-
-
 class Lines(NamedTuple):
   """Several lines of one panel."""
 
@@ -67,33 +57,19 @@ def save(
       figure.savefig(temporary, format=ending, dpi=150)
 
 
-def draw_methods(panels: Sequence[Panel]) -> Figure:
-  """Draws a panel per task: a point with an interval for each method."""
-  figure, axes = _grid(
-    [panel.title for panel in panels], height=1.2 + 0.3 * len(panels[0].labels)
-  )
-  for axis, panel in zip(axes, panels, strict=True):
-    for row in np.flatnonzero(np.isfinite(panel.means)):
-      axis.plot([panel.lows[row], panel.highs[row]], [row, row], color='C0')
-      axis.plot([panel.means[row]], [row], 'o', color='C0')
-    axis.set_yticks(range(len(panel.labels)), panel.labels)
-    axis.set_ylim(len(panel.labels) - 0.5, -0.5)
-    axis.grid(axis='x', alpha=0.3)
-    axis.label_outer()
-  return figure
-
-
-def draw_curves(panels: Sequence[Panel], *, label: str) -> Figure:
-  """Draws a panel per task: the mean as a line, the interval as a band."""
-  figure, axes = _grid([panel.title for panel in panels], height=3)
-  for axis, panel in zip(axes, panels, strict=True):
-    axis.plot(panel.labels, panel.means, marker='o', color='C0')
-    axis.fill_between(
-      panel.labels, panel.lows, panel.highs, alpha=0.2, color='C0'
-    )
-    axis.set_xlabel(label)
-    axis.grid(alpha=0.3)
-  return figure
+def grid(titles: Sequence[str], *, height: float) -> tuple[Figure, list[Axes]]:
+  """A figure with a grid of titled panels."""
+  columns = min(len(titles), _PANELS_A_ROW)
+  rows = -(-len(titles) // columns)
+  figure = new_figure(1 + 3.2 * columns, height * rows)
+  axes = []
+  for number, title in enumerate(titles, 1):
+    axis = figure.add_subplot(rows, columns, number)
+    # A dollar sign in a name does not begin a formula.
+    title = textwrap.fill(title, 28)
+    axis.set_title(title, fontsize='medium', parse_math=False)
+    axes.append(axis)
+  return figure, axes
 
 
 def draw_lines(
@@ -107,7 +83,7 @@ def draw_lines(
     sizes: ticks of the horizontal axes, which are then logarithmic; vertical
       axes then start at 0.
   """
-  figure, axes = _grid([panel.title for panel in panels], height=3.4)
+  figure, axes = grid([panel.title for panel in panels], height=3.4)
   for axis, panel in zip(axes, panels, strict=True):
     for color, (name, points) in enumerate(panel.lines.items()):
       x, y = np.array(points, float).T
@@ -134,45 +110,6 @@ def draw_lines(
   return figure
 
 
-def draw_heat_maps(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
-  """Draws a panel per task: a symmetric heat map of the means of pairs.
-
-  Args:
-    panels: have labels `first+second`, one for each pair of names.
-    names: the names of rows and columns.
-  """
-  figure, axes = _grid([panel.title for panel in panels], height=3)
-  for axis, panel in zip(axes, panels, strict=True):
-    table = np.full((len(names), len(names)), np.nan)
-    for pair, mean in zip(panel.labels, panel.means, strict=True):
-      row, column = (names.index(name) for name in pair.split('+'))
-      table[row, column] = table[column, row] = mean
-    image = axis.imshow(table, cmap='viridis')
-    figure.colorbar(image, ax=axis, shrink=0.8)
-    for (row, column), value in np.ndenumerate(table):
-      text = axis.text(column, row, f'{value:.2f}', ha='center', va='center')
-      # Readable on the darkest and on the brightest cell.
-      text.set_bbox({'facecolor': 'white', 'alpha': 0.7, 'edgecolor': 'none'})
-    axis.set_xticks(range(len(names)), names)
-    axis.set_yticks(range(len(names)), names)
-  return figure
-
-
-def _grid(titles: Sequence[str], *, height: float) -> tuple[Figure, list[Axes]]:
-  """A figure with a grid of titled panels."""
-  columns = min(len(titles), _PANELS_A_ROW)
-  rows = -(-len(titles) // columns)
-  figure = new_figure(1 + 3.2 * columns, height * rows)
-  axes = []
-  for number, title in enumerate(titles, 1):
-    axis = figure.add_subplot(rows, columns, number)
-    # A dollar sign in a name does not begin a formula.
-    title = textwrap.fill(title, 28)
-    axis.set_title(title, fontsize='medium', parse_math=False)
-    axes.append(axis)
-  return figure, axes
-
-
 def draw_similarities(
   methods: Mapping[str, Mapping[str, Any]], edges: Sequence[float]
 ) -> Figure:
@@ -182,7 +119,7 @@ def draw_similarities(
     methods: the summaries of each method, by kind of view.
     edges: the edges of the bins of all histograms.
   """
-  figure, axes = _grid([*methods], height=3)
+  figure, axes = grid([*methods], height=3)
   # The leftmost value of all panels; to the left of it they are empty.
   low = edges[
     min(
