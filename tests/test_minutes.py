@@ -9,7 +9,7 @@ import pytest
 from experiments import pretrain, report
 from experiments.flags.binder import SettingsError
 from experiments.pretraining import validation
-from experiments.run.logs import StepLog
+from experiments.run.logs import MetricsLog
 from tests.tiny_runs import Interruption, interrupt_at, lines, pretrain_settings
 
 
@@ -51,9 +51,7 @@ def test_a_checkpoint_saves_the_seconds_since_the_last_log(tmp_path, data_dir):
   settings = pretrain_settings(tmp_path, data_dir, log_seconds=True)
 
   def open_at(start, saved):
-    return StepLog(
-      tmp_path, settings, None, start=start, num_steps=9, saved=saved
-    )
+    return MetricsLog(tmp_path, settings, resume_at=start, saved=saved)
 
   with contextlib.closing(open_at(0, [])) as log:
     time.sleep(0.2)

@@ -30,10 +30,15 @@ class MetricsLog:
   tracker that fails is not used again, and the run continues. With several
   processes, only the main process writes.
 
+  It also counts the steps that were skipped: a step whose loss or gradient is
+  not finite changes nothing.
+
   Args:
     resume_at: the last step whose lines are kept; later ones are written again.
     saved: results of `since_save` from checkpoints, which replace lines that
       the file has lost.
+    users: the split that is trained on; None if nothing is.
+    num_steps: number of steps of the run.
   """
 
   def __init__(
@@ -43,19 +48,29 @@ class MetricsLog:
     *,
     resume_at: int,
     saved: Sequence[Mapping[str, Any]] = (),
+    users: UserArrays | None = None,
+    num_steps: int = 0,
   ):
-    self._folder, path = folder, folder / METRICS
+    self._folder, self._settings, self._users = folder, settings, users
+    self._last, self._in_a_row, seconds = num_steps, 0, 0.0
+    if saved and saved[-1]['until'] == resume_at:
+      self._in_a_row = saved[-1]['skipped_in_a_row']
+      seconds = saved[-1].get('seconds', 0.0)
     self._is_muted = not is_main_process()
-    if self._is_muted:
-      return
-    restore_metrics(folder, resume_at=resume_at, saved=saved)
+    if not self._is_muted:
+      restore_metrics(folder, resume_at=resume_at, saved=saved)
+      self._open(resume_at)
+    self._began = time.perf_counter() - seconds
+
+  def _open(self, resume_at: int) -> None:
     self._after, self._recent = resume_at, []
-    with writing(folder):
-      self._file = path.open('a')
+    with writing(self._folder):
+      self._file = (self._folder / METRICS).open('a')
     self._trackers: dict[str, Any] = {}
-    for name, tracker in find_trackers(settings).items():
+    for name, tracker in find_trackers(self._settings).items():
       try:
-        log = tracker(folder, settings.flag_values(), resume_at)
+        flags = self._settings.flag_values()
+        log = tracker(self._folder, flags, resume_at)
       except Exception as error:  # Each library raises errors of its own.
         self.close()
         if isinstance(error, SettingsError):
@@ -78,12 +93,12 @@ class MetricsLog:
     self._recent.append(line)
 
   def since_save(self, step: int) -> dict[str, Any]:
-    """The lines up to a step that are not in a checkpoint yet."""
-    if self._is_muted:
-      return {}
-    lines = {'after': self._after, 'until': step, 'lines': self._recent}
-    self._after, self._recent = step, []
-    return lines
+    """The state for the checkpoint of a step, with the lines since the last."""
+    lines = {}
+    if not self._is_muted:
+      lines = {'after': self._after, 'until': step, 'lines': self._recent}
+      self._after, self._recent = step, []
+    return lines | {'skipped_in_a_row': self._in_a_row} | self._seconds()
 
   def close(self) -> None:
     """Closes the file and all trackers."""
@@ -102,38 +117,6 @@ class MetricsLog:
       except Exception as error:
         del self._trackers[name]
         print_line(f'--log_to={name} fails and is not used any more: {error}')
-
-
-class StepLog(MetricsLog):
-  """A `MetricsLog` that also counts the steps that were skipped.
-
-  A step whose loss or gradient is not finite is skipped: it changes nothing.
-
-  Args:
-    users: the split that is trained on.
-    start: number of steps that are done already.
-    num_steps: number of steps of the run.
-    saved: results of `since_save` from checkpoints.
-  """
-
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    settings: RunSettings,
-    users: UserArrays,
-    *,
-    start: int,
-    num_steps: int,
-    saved: Sequence[dict[str, Any]],
-  ):
-    super().__init__(folder, settings, resume_at=start, saved=saved)
-    self._settings, self._users = settings, users
-    self._last, self._in_a_row = num_steps, 0
-    seconds = 0.0
-    if saved and saved[-1]['until'] == start:
-      self._in_a_row = saved[-1]['skipped_in_a_row']
-      seconds = saved[-1].get('seconds', 0.0)
-    self._began = time.perf_counter() - seconds
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[dict[str, float]]:
@@ -172,11 +155,6 @@ class StepLog(MetricsLog):
         'checkpoint is good: look at these users, or use a smaller '
         '--learning_rate in another --workdir'
       )
-
-  def since_save(self, step: int) -> dict[str, Any]:
-    """The state of the log for the checkpoint of a step."""
-    since = {'skipped_in_a_row': self._in_a_row} | self._seconds()
-    return super().since_save(step) | since
 
   def _users_of(self, step: int) -> str:
     batch = batch_at(

@@ -23,7 +23,7 @@ from experiments.run.interruption import (
   asked_to_stop,
   defer_signals,
 )
-from experiments.run.logs import StepLog, restore_metrics
+from experiments.run.logs import MetricsLog, restore_metrics
 from experiments.run.process import print_line
 from experiments.run.progress import Progress
 from experiments.run.steps import Training
@@ -149,13 +149,13 @@ def _train_on(
   # Closed even if interrupted, so that no thread outlives the run.
   with contextlib.ExitStack() as stack:
     stack.enter_context(contextlib.closing(batches))
-    log = StepLog(
+    log = MetricsLog(
       run.folder,
       settings,
-      training.batches.users,
-      start=start,
-      num_steps=total,
+      resume_at=start,
       saved=saved,
+      users=training.batches.users,
+      num_steps=total,
     )
     stack.enter_context(contextlib.closing(log))
     progress = Progress(
@@ -192,7 +192,7 @@ def _take_steps(
   state: TrainState,
   checkpoints: Checkpoints,
   batches: Prefetch,
-  log: StepLog,
+  log: MetricsLog,
   progress: Progress,
 ) -> tuple[TrainState, bool]:
   """Takes the steps of a run; returns as `_train_on`."""
@@ -231,7 +231,7 @@ def _take_steps(
   return state, stop
 
 
-def _end_epoch(run: Run, state: TrainState, log: StepLog) -> float | None:
+def _end_epoch(run: Run, state: TrainState, log: MetricsLog) -> float | None:
   """Validates and logs; returns the score, if there is one."""
   with log.paused() as seconds:
     evaluated = state._replace(params=apply_pending_updates(state))
