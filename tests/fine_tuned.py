@@ -1,4 +1,4 @@
-"""What a fine-tuned model predicts, computed without the command."""
+"""The start of fine-tuning, and what a model predicts without the command."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,15 @@ import numpy as np
 from adaptssr_jax.checkpoint.encoders import restore_encoder
 from adaptssr_jax.encoder.model import TaskHead
 from adaptssr_jax.table.lookup import encoder_params
+from experiments import finetune
 from tests.tiny_runs import saved_state
+
+
+def start_of(settings):
+  """The task of a run, its model, and the parameters before the first step."""
+  data = finetune.open_task(settings)
+  key, _ = jax.random.split(jax.random.key(settings.seed))
+  return data, *finetune.make_model(settings, data, key)
 
 
 def predictions(settings):

@@ -23,6 +23,7 @@ from experiments.finetuning import step as tuning
 from experiments.flags.binder import SettingsError
 from experiments.flags.finetuning import FinetuneSettings, with_defaults
 from experiments.run import loop
+from tests.fine_tuned import start_of
 from tests.tiny_runs import finetune_settings, lines, saved_state
 
 ENCODER = UserEncoder(num_items=3, max_length=2, embed_dim=2, num_layers=2)
@@ -136,9 +137,7 @@ def test_rows_of_the_table_are_updated_at_its_rate(tmp_path, data_dir):
     encoder_learning_rate=0.004,
     layer_decay=0.5,
   )
-  model_key, _ = jax.random.split(jax.random.key(0))
-  data = finetune.open_task(settings)
-  _, before = finetune.make_model(settings, data, model_key)
+  _, _, before = start_of(settings)
   finetune.main(settings)
   _, params, _ = restore_encoder(tmp_path)
   moved = np.abs(params['item_embedding'] - before['table'])
