@@ -9,12 +9,15 @@ from experiments.flags.binder import flag, mutable_flag
 from experiments.flags.process import ProcessSettings
 from experiments.flags.shared import DataSettings
 
-# The flag files are those of the commands that carry out a single run.
-_REPLACED = (
-  ' The comparison replaces its --workdir, data, --seed, --task, --split_seed, '
-  '--train_users, --compilation_cache, --cpu_devices, --init_from and '
-  '--pretrained.'
-)
+
+def _flag_file(contents: str) -> str:
+  """A flag that names the flag file of the command for a single run."""
+  return flag(
+    '',
+    f'Flag file of {contents}. The comparison replaces its --workdir, data, '
+    '--seed, --task, --split_seed, --train_users, --compilation_cache, '
+    '--cpu_devices, --init_from and --pretrained.',
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,32 +93,20 @@ class CompareSettings(DataSettings, ProcessSettings):
     'cycles through these runs. 0: all.',
     low=0,
   )
-  warm_start: str = flag(
-    '', 'Flag file of pre-training on masked items.' + _REPLACED
+  warm_start: str = _flag_file('pre-training on masked items')
+  pretrain: str = _flag_file('pre-training by AdaptSSR')
+  first_stage: str = _flag_file(
+    'pre-training on pooled items, alone or with others'
   )
-  pretrain: str = flag('', 'Flag file of pre-training by AdaptSSR.' + _REPLACED)
-  first_stage: str = flag(
-    '',
-    'Flag file of pre-training on pooled items, alone or with others.'
-    + _REPLACED,
+  last_stage: str = _flag_file(
+    'AdaptSSR, alone or with others, after --first_stage'
   )
-  last_stage: str = flag(
-    '',
-    'Flag file of AdaptSSR, alone or with others, after --first_stage.'
-    + _REPLACED,
+  joint: str = _flag_file(
+    'pooled items and AdaptSSR together, from a random start'
   )
-  joint: str = flag(
-    '',
-    'Flag file of pooled items and AdaptSSR together, from a random start.'
-    + _REPLACED,
-  )
-  classification: str = flag(
-    '', 'Flag file of fine-tuning on classes.' + _REPLACED
-  )
-  conversion: str = flag(
-    '', 'Flag file of fine-tuning on conversions.' + _REPLACED
-  )
-  ranking: str = flag('', 'Flag file of fine-tuning on rankings.' + _REPLACED)
+  classification: str = _flag_file('fine-tuning on classes')
+  conversion: str = _flag_file('fine-tuning on conversions')
+  ranking: str = _flag_file('fine-tuning on rankings')
   rhos: tuple[str, ...] = flag(
     (),
     'More rows: AdaptSSR with augmentations that change these shares of a '
