@@ -6,7 +6,7 @@ Also reads what the pre-training runs logged.
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from adaptssr_jax.data import UserData
@@ -16,6 +16,7 @@ from experiments.comparison.methods import (
   FROZEN_WITH_BAG,
   METHODS,
   Method,
+  with_needed,
 )
 from experiments.comparison.options import CompareSettings
 from experiments.flags.binder import SettingsError
@@ -196,31 +197,32 @@ def check_columns(grid: Grid) -> None:
         )
 
 
-def check_shapes(grid: Grid) -> None:
-  """Refuses a run whose file sets another encoder than that it starts from.
+def check_shape(grid: Grid, trained: str) -> None:
+  """Refuses a method whose file sets another encoder than that it starts from.
 
   Pre-training would refuse it too, but after hours of other runs.
   """
-  for trained in grid.trained_methods():
-    method = grid.method(trained)
-    given = grid.settings_of(trained).encoder_fields()
-    has = grid.shape_of(trained)
-    for name in given.keys() - set(OVERRIDABLE_FIELDS):
-      known = has.get(name, getattr(UserEncoder, name))
-      if known != given[name]:
-        raise SettingsError(
-          f'--{method.flags}: --{name}={given[name]} contradicts the encoder '
-          f'that --methods={trained} starts from, {method.after}, which has '
-          f'{known}: leave --{name} out of the file, or leave out the method'
-        )
+  method = grid.method(trained)
+  given = grid.settings_of(trained).encoder_fields()
+  has = grid.shape_of(trained)
+  for name in given.keys() - set(OVERRIDABLE_FIELDS):
+    known = has.get(name, getattr(UserEncoder, name))
+    if known != given[name]:
+      raise SettingsError(
+        f'--{method.flags}: --{name}={given[name]} contradicts the encoder '
+        f'that --methods={trained} starts from, {method.after}, which has '
+        f'{known}: leave --{name} out of the file, or leave out the method'
+      )
 
 
 def plan(grid: Grid) -> list[Run]:
   """All runs, method by method, each after those that it needs."""
   runs: list[Run] = []
   for name in grid.methods:
+    needed = list(with_needed(name, METHODS | grid.methods))
+    trained = [one for one in needed if grid.method(one).flags]
     for seed in grid.pretrain_seeds:
-      runs += _pretrainings(grid, name, seed)
+      runs += [Pretraining(one, seed) for one in trained]
     for task in grid.tasks:
       for mode in grid.modes_of(task):
         for share in grid.shares:
@@ -248,15 +250,6 @@ def cells_of(
 def vectors_of(cell: Cell) -> Vectors:
   """The vectors that a frozen cell is fitted on."""
   return Vectors(cell.method, cell.seed, cell.task)
-
-
-def _pretrainings(grid: Grid, name: str, seed: int) -> Iterator[Pretraining]:
-  method = grid.method(name)
-  for needed in (method.after, method.steps_of, *method.concatenated):
-    if needed:
-      yield from _pretrainings(grid, needed, seed)
-  if method.flags:
-    yield Pretraining(name, seed)
 
 
 def steps_taken(grid: Grid, run: Pretraining) -> int:

@@ -7,7 +7,7 @@ METHODS; a new flag file is a new entry of `setup.STAGES`.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.flags.finetuning import SELECT_BY
@@ -172,6 +172,15 @@ MAIN_ROWS = (
   'adaptssr_cold',
   'adaptssr',
 )
+
+
+def with_needed(name: str, known: Mapping[str, Method]) -> Iterator[str]:
+  """The name of a method, after those of all methods that it depends on."""
+  method = known[name]
+  for other in (method.after, method.steps_of, *method.concatenated):
+    if other:
+      yield from with_needed(other, known)
+  yield name
 
 
 def rho_methods(rhos: Sequence[float]) -> dict[str, Method]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptssr_jax.data import UserData, resplit
 from experiments.comparison import methods
-from experiments.comparison.grid import Grid, check_columns, check_shapes
+from experiments.comparison.grid import Grid, check_columns, check_shape
 from experiments.comparison.methods import FINE_TUNED
 from experiments.comparison.options import CompareSettings
 from experiments.comparison.rows import choose_rows
@@ -68,8 +68,10 @@ def read_grid(settings: CompareSettings) -> Grid:
   for name in grid.trained_methods():
     stage = grid.method(name).flags
     with naming(f'--{stage}={getattr(settings, stage)}, {name}'):
-      check_training(grid.settings_of(name))
-  check_shapes(grid)
+      # What pre-training would refuse after hours of other runs.
+      loop.check_run(grid.settings_of(name))
+      check_objective(grid.settings_of(name))
+    check_shape(grid, name)
   return grid
 
 
@@ -152,7 +154,12 @@ def read_pretraining(
   chosen: Sequence[str],
 ) -> dict[str, PretrainSettings]:
   """The settings of pre-training, by the flag that names their file."""
-  needed = set().union(*(_stages_of(known, name) for name in chosen))
+  needed = {
+    stage
+    for name in chosen
+    for one in methods.with_needed(name, known)
+    for stage in (known[one].flags, known[one].rate_of)
+  }
   found = {}
   for name in STAGES:
     path = getattr(settings, name)
@@ -194,22 +201,6 @@ def check_objectives(name: str, path: str, objectives: tuple[str, ...]) -> None:
       f'--{name}={path} must have --objective={rule}, not '
       f'{",".join(objectives)}'
     )
-
-
-def check_training(settings: PretrainSettings) -> None:
-  """Refuses what pre-training would refuse after hours of other runs."""
-  loop.check_run(settings)
-  check_objective(settings)
-
-
-def _stages_of(known: Mapping[str, methods.Method], name: str) -> set[str]:
-  """The stages whose files are needed, for a method and what it depends on."""
-  method = known[name]
-  needed = {method.flags, method.rate_of} - {''}
-  for other in (method.after, method.steps_of, *method.concatenated):
-    if other:
-      needed |= _stages_of(known, other)
-  return needed
 
 
 def read_flagfile(
