@@ -21,6 +21,7 @@ FAST = 'pooled_items+learning_rate=0.004+num_epochs=24+num_layers=1'
 BOTH_FAST = BOTH.replace('0.002', '0.004')
 EVEN = f'{BOTH_FAST}+objective_weights=1-1'
 WHOLE, FAST_WHOLE = f'{EVEN}_whole', f'{FAST}_whole'
+FOUR = f'{WHOLE}_x4'
 
 
 def checked(root):
@@ -83,6 +84,9 @@ def accuracies(name, row, task, share):
     ('ml1m_whole', WHOLE, EVEN, 'age', 0.2, '+1.4', '0.00'),
     ('ml1m_whole', WHOLE, FAST_WHOLE, 'age', 1.0, '+1.6', '0.00'),
     ('ml1m_whole', WHOLE, FAST_WHOLE, 'gender', 1.0, '+0.8', '0.00'),
+    ('ml1m_whole', FOUR, BAG, 'age', 0.2, '+3.0', '0.00'),
+    ('ml1m_whole', FOUR, BAG, 'gender', 0.05, '+1.4', '0.09'),
+    ('ml1m_whole', FOUR, WHOLE, 'age', 1.0, '+1.1', '0.05'),
     ('ml1m_whole', WHOLE, BAG, 'age', 0.2, '+1.8', '0.02'),
     ('ml1m_whole', WHOLE, BAG, 'age', 0.05, '+2.1', '0.01'),
     ('ml1m_whole', WHOLE, BAG, 'gender', 1.0, '-0.9', '0.14'),
