@@ -86,7 +86,7 @@ def accuracies(name, row, task, share):
     ('ml1m_whole', WHOLE, FAST_WHOLE, 'gender', 1.0, '+0.8', '0.00'),
     ('ml1m_whole', FOUR, BAG, 'age', 0.2, '+3.0', '0.00'),
     ('ml1m_whole', FOUR, BAG, 'gender', 0.05, '+1.4', '0.09'),
-    ('ml1m_whole', FOUR, WHOLE, 'age', 1.0, '+1.1', '0.05'),
+    ('ml1m_whole', FOUR, WHOLE, 'age', 1.0, '+1.2', '0.05'),
     ('ml1m_whole', WHOLE, BAG, 'age', 0.2, '+1.8', '0.02'),
     ('ml1m_whole', WHOLE, BAG, 'age', 0.05, '+2.1', '0.01'),
     ('ml1m_whole', WHOLE, BAG, 'gender', 1.0, '-0.9', '0.14'),
