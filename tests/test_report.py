@@ -172,13 +172,15 @@ def test_other_files_are_ignored(settings, tmp_path):
 
 
 def test_a_comparison_shows_its_tables_and_escapes_markup(settings, tmp_path):
-  # Bytes that are not UTF-8, and characters that XML forbids.
+  # Bytes that are not UTF-8, and control characters.
   text = RESULTS.encode() + b'\xff\x1b[0m&#12;\n'
   (tmp_path / 'results.md').write_bytes(text)
   page = written(settings, runs=(str(tmp_path),))
   assert f'One {BAD}' in page.text
   assert '61.50 ± 0.42' in page.text
   assert page.tags.count('table') == 1
+  # The first cell of a row is its header.
+  assert page.values('scope') == ['row']
   assert not {'img', 'a', 'script'} & set(page.tags)
 
 

@@ -64,7 +64,8 @@ def settings(tmp_path_factory, data_dir):
       save_run(folder / 'first', ITEMS, 0),
       save_run(folder / 'second', ITEMS[::-1], 1),
     ),
-    names=('One', 'The other'),
+    # It is not a formula.
+    names=('One', r'The $\other$'),
     dataset='synthetic_users/tiny',
     data_dir=data_dir,
     workdir=str(folder / 'figure'),
@@ -105,6 +106,11 @@ def test_a_run_leaves_its_folder(settings, result):
     'similarity.png',
   }
   assert json.loads(written['similarity.json']) == result
+  picture = written['similarity.png']
+  assert picture.startswith(b'\x89PNG\r\n\x1a\n')
+  assert picture.rstrip().endswith(b'IEND\xaeB`\x82')
+  width, height = np.frombuffer(picture[16:24], '>u4')
+  assert width > height > 300
   flags = f'{settings.workdir}/flags.txt'
   assert from_flagfile(similarity.SimilaritySettings, flags) == settings
 
@@ -114,7 +120,7 @@ def test_every_user_counts_once_and_in_order(settings, result, values):
   assert result['users'] == len(users.items) == USERS
   assert list(values['user_id']) == users.user_ids(np.arange(USERS))
   assert list(values['method']) == list(result['methods'])
-  assert list(values['method']) == ['One', 'The other']
+  assert tuple(values['method']) == settings.names
   assert list(values) == ['method', 'user_id', *KINDS]
   for kind in KINDS:
     assert values[kind].shape == (2, USERS)
@@ -243,14 +249,6 @@ def test_same_flags_same_bits(settings, result):
   path.write_text(''.join(x for x in flags if '--crop_ratio' not in x))
   similarity.main(settings)
   assert files(settings.workdir) == expected
-
-
-def test_the_picture_is_a_png(settings, result):
-  picture = files(settings.workdir)['similarity.png']
-  assert picture.startswith(b'\x89PNG\r\n\x1a\n')
-  assert picture.rstrip().endswith(b'IEND\xaeB`\x82')
-  width, height = np.frombuffer(picture[16:24], '>u4')
-  assert width > height > 300
 
 
 @pytest.mark.parametrize(
