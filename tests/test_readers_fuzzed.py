@@ -13,7 +13,6 @@ import re
 import shutil
 import tempfile
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -179,9 +178,7 @@ def assert_read_as_python_does(path):
   """Checks that ids and times are those that Python reads, without rounding."""
   columns = tables.Columns({'user': 'user_id', 'item': 'item_id'}, 'time')
   try:
-    blocks = list(
-      tables.read_columns(duckdb.connect(), tables.Span(path), columns)
-    )
+    blocks = list(tables.read_columns(tables.Span(path), columns))
   except data.DataError:
     return
   found = [row for block in blocks for row in block.to_pylist()]

@@ -15,6 +15,7 @@ from adaptssr_jax.data.readers.tables import Columns, read_columns
 from adaptssr_jax.data.user_tables import user_tables_config
 
 COLUMNS = ('user_id', 'item_id', 'time')
+_CONNECT = duckdb.connect
 # Anna's items in order of time are shoe, hat, été and a,"b"; hat and été tie.
 EVENTS = [
   ('anna', 'hat', 5, 'old'),
@@ -63,13 +64,23 @@ def load(tmp_path, events, **settings):
   return data.load(builder)
 
 
-def rows_of(path, connection=None, *, start=0, end=None, line=1, **settings):
+def rows_of(path, *, start=0, end=None, line=1, **settings):
   """The rows of a span of a file: line, user, item and time."""
   texts = {'user_id': 'user_id', 'item_id': 'item_id'}
   columns = Columns(texts, settings.pop('time_column', 'time'), **settings)
   span = Span(path, start, end, line)
-  blocks = list(read_columns(connection or duckdb.connect(), span, columns))
-  return [tuple(row.values()) for block in blocks for row in block.to_pylist()]
+  blocks = [block.to_pylist() for block in read_columns(span, columns)]
+  return [tuple(row.values()) for block in blocks for row in block]
+
+
+def set_threads(monkeypatch, number):
+  """Sets the number of threads of every new connection to DuckDB."""
+
+  def connect(*args, config=(), **options):
+    config = dict(config) | {'threads': number}
+    return _CONNECT(*args, config=config, **options)
+
+  monkeypatch.setattr(duckdb, 'connect', connect)
 
 
 def error_of(tmp_path, events, **settings):

@@ -93,8 +93,7 @@ def _read(
   element: tuple[tuple[str, int], Span], tables: dict[str, Tables]
 ) -> list[TaggedOutput]:
   (name, file), span = element
-  with duckdb.connect() as connection:
-    found = list(read_columns(connection, span, tables[name].columns))
+  found = list(read_columns(span, tables[name].columns))
   # No line may begin in the span, or none may meet the condition.
   if not sum(map(len, found)):
     return []

@@ -124,7 +124,7 @@ def _load(
   reported = time.monotonic()
   for file, path in enumerate(tables.paths):
     count = 0
-    for block in read_columns(database, Span(path), tables.columns):
+    for block in read_columns(Span(path), tables.columns):
       insert(database, name, block, file)
       count += len(block)
       if time.monotonic() - reported > _SECONDS:

@@ -117,9 +117,7 @@ def check_path(path: pathlib.Path) -> None:
     raise DataError(f'{path} cannot be read: there is no such file')
 
 
-def read_columns(
-  connection: duckdb.DuckDBPyConnection, span: Span, columns: Columns
-) -> Iterator[pa.Table]:
+def read_columns(span: Span, columns: Columns) -> Iterator[pa.Table]:
   """Reads a file, or a span of it, in the format given by its suffix.
 
   Yields:
@@ -137,12 +135,14 @@ def read_columns(
   if format_of(span.path) == _CSV:
     read = _read_csv
   try:
-    for table in read(connection, span, columns):
-      row = pc.index(pc.is_valid(table['wrong']), True).as_py()
-      if row >= 0:
-        line, wrong = table['line'][row], table['wrong'][row]
-        raise DataError(f'{_location(span.path, line.as_py())}: {wrong}')
-      yield table.drop_columns('wrong')
+    # A database of its own, because a condition may name any table.
+    with duckdb.connect() as connection:
+      for table in read(connection, span, columns):
+        row = pc.index(pc.is_valid(table['wrong']), True).as_py()
+        if row >= 0:
+          line, wrong = table['line'][row], table['wrong'][row]
+          raise DataError(f'{_location(span.path, line.as_py())}: {wrong}')
+        yield table.drop_columns('wrong')
   except OSError as error:
     reason = error.strerror or str(error)
     raise DataError(f'{span.path} cannot be read: {reason}') from None
