@@ -70,7 +70,7 @@ def main(settings: BaselineSettings) -> dict[str, Any]:
       'leave it out'
     )
   # Before the task, which may take long to prepare.
-  refuse_other_run(settings)
+  refuse_other_run(settings, '')
   data = open_rows(settings)
   methods = _METHODS['ranking' if data.kind == 'ranking' else 'labels']
   if settings.method not in methods:

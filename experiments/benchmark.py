@@ -60,6 +60,10 @@ _MUTABLE = (
 
 def main(settings: BenchmarkSettings) -> list[Run]:
   """Measures what the flags ask for, prints it, and returns it."""
+  # In a flag file there may be flags that this measurement cannot use.
+  unused = settings.without_effect()
+  defaults = {name: getattr(BenchmarkSettings, name) for name in unused}
+  settings = dataclasses.replace(settings, **defaults)
   check(settings)
   if settings.gpu:
     dtype = settings.dtype or 'bfloat16'

@@ -62,7 +62,7 @@ def main(settings: FinetuneSettings) -> dict[str, Any] | Plan:
   is_finished = pathlib.Path(settings.workdir, RESULT).exists()
   # Before the folder is made, since the task may be refused.
   data = None if is_finished else open_task(settings)
-  with opened_workdir(settings, data.name if data else '') as folder:
+  with opened_workdir(settings, data.name if data else None) as folder:
     return finetune_in(folder, settings, data)
 
 

@@ -97,6 +97,20 @@ def test_flags_that_a_measurement_cannot_use(mode, changes):
     refuse_unused(settings, [])
 
 
+def test_flags_of_a_file_that_it_cannot_use_are_left_out(monkeypatch):
+  seen = []
+
+  def stop(settings):
+    seen.append(settings)
+    raise SettingsError('checked')
+
+  monkeypatch.setattr(benchmark, 'check', stop)
+  given = BenchmarkSettings(growth=True, objectives=('ecl',), quiet=True)
+  with pytest.raises(SettingsError, match='checked'):
+    benchmark.main(given)
+  assert seen == [BenchmarkSettings(growth=True, quiet=True)]
+
+
 def test_a_gpu_is_not_needed_to_try_its_flags():
   check(changed(gpu=True, quick=True))
 

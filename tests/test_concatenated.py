@@ -153,7 +153,7 @@ def test_a_comparison_makes_both_runs_first(
     ({'concatenated': ('joint',)}, '--concatenated=joint: give several meth'),
     (
       {'concatenated': ('joint joint joint',)},
-      'named 3 times needs as many --seed',
+      'named 3 times needs as many seeds',
     ),
     ({'concatenated': ('joint bag_svd',)}, 'bag_svd is not pre-trained'),
     ({'concatenated': ('joint sas',)}, '--concatenated=joint sas: .*sasrec'),

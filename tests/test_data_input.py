@@ -2,6 +2,7 @@
 
 import ast
 import stat
+import tracemalloc
 import zipfile
 
 import pytest
@@ -135,6 +136,21 @@ def test_a_size_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, '_MOST_FILES', 1)
   with pytest.raises(DataError, match='it holds 2 files'):
     read_member(path, 'good.txt')
+
+
+def test_a_bomb_whose_size_is_wrong_does_not_go_off(tmp_path):
+  path = zip_of(tmp_path / 'a.zip', ('bomb', bytes(64 << 20)))
+  data = bytearray(path.read_bytes())
+  # The unpacked size in the directory of the archive.
+  at = data.index(b'PK\x01\x02') + 24
+  data[at : at + 4] = (100).to_bytes(4, 'little')
+  path.write_bytes(data)
+  tracemalloc.start()
+  with pytest.raises(DataError, match='cannot be read'):
+    read_member(path, 'bomb')
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 8 << 20
 
 
 def test_a_large_archive_is_refused_unopened(tmp_path, monkeypatch):

@@ -334,10 +334,12 @@ def test_axes_of_an_explicit_mesh_can_be_made_automatic(name):
   spec = PartitionSpec(None, None, 'users', None)
   with jax.set_mesh(mesh):
     users = jax.device_put(random_users(8), jax.NamedSharding(mesh, spec))
+    where = jax.device_put(np.arange(8) < 6, jax.P('users'))
     loss = jax.sharding.auto_axes(
-      functools.partial(LOSSES[name], blocks=2), out_sharding=PartitionSpec()
+      lambda users, where: LOSSES[name](users, where=where, blocks=2),
+      out_sharding=PartitionSpec(),
     )
-    value, gradient = jax.eval_shape(jax.value_and_grad(loss), users)
+    value, gradient = jax.eval_shape(jax.value_and_grad(loss), users, where)
   assert value.shape == ()
   assert gradient.sharding.spec == spec
 

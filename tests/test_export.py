@@ -129,6 +129,9 @@ def test_the_whole_history_is_encoded_as_embed_does(run, tmp_path):
   found = whole([history, [], history[:3]])
   expected = embedded(run, {'u': history}, tmp_path, history='whole')
   np.testing.assert_allclose(found[0], expected['u'], atol=1e-6)
+  few = loader_of(tmp_path / 'deployed')
+  type(few).__call__.__globals__['_MOST_WINDOWS'] = 2
+  np.testing.assert_allclose(few([history, [], history[:3]]), found, atol=1e-6)
   last = loader_of(tmp_path / 'deployed')
   last.history = 'last'
   assert np.abs(found[0] - last([history])[0]).max() > 1e-3
@@ -205,6 +208,13 @@ def test_a_precision_may_be_chosen(run, folder, tmp_path):
 def test_what_is_no_list_of_ids_is_refused(folder, history):
   with pytest.raises(TypeError, match='list of raw item ids'):
     loader_of(folder)([['item 3'], history])
+
+
+def test_a_generator_is_refused(folder):
+  load = loader_of(folder)
+  for load.history in ('last', 'whole'):
+    with pytest.raises(TypeError):
+      load([iter(['item 3'])])
 
 
 @pytest.mark.parametrize(

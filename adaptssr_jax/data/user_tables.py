@@ -50,7 +50,7 @@ class UserTablesConfig(TaskConfig):
     events: files of behaviours, and the columns to read.
     labels: files of labels, and the columns to read; equal to `events` if
       labels are a column of the events; None for pre-training.
-    memory_limit: of the DuckDB that reads them; it changes no example.
+    memory_limit: of the DuckDB that sorts their rows; it changes no example.
   """
 
   events: Tables | None = None
@@ -96,7 +96,7 @@ def user_tables_config(
       default they are numbers or ISO-8601 timestamps.
     where: a condition in SQL on the columns of the events; other rows are left
       out. Columns of CSV and JSON lines are text.
-    memory_limit: of the DuckDB that reads the files, such as '4GB'; by default
+    memory_limit: of the DuckDB that sorts the rows, such as '4GB'; by default
       80% of the machine's memory. The rest goes to the disk.
 
   Returns:

@@ -1,7 +1,8 @@
 """Scores of targets for users, and ranks of targets among all of them.
 
-In arrays of targets, -1 fills up the rows. `targets` [users, width] are all
-positives of each user, which are never negatives.
+In arrays of targets, -1 fills up the rows. In `log_sum_of_others` and
+`target_ranks`, `targets` [users, width] are all positives of each user, which
+are never negatives.
 """
 
 import functools
@@ -61,6 +62,9 @@ def some_scores(
   scores: TargetScores, targets: Int[Array, 'users some']
 ) -> Float[Array, 'users some']:
   """The scores of some targets of each user, without computing the others.
+
+  Args:
+    targets: positives or negatives, [users, some].
 
   Returns:
     The scores, meaningless but finite where `targets` is -1.

@@ -163,10 +163,11 @@ def _reduce_chunks(
   chunk_size: int | None,
   map_rows: Callable[..., tuple[Array, ...]] | None = None,
 ) -> Reduced:
-  """`_reduce_scores` without groups.
+  """Reduces the scores chunk by chunk of the items.
 
   Args:
-    map_rows: `map_chunks_where` with its settings; None: all rows at once.
+    map_rows: applies a function to groups of rows: `map_chunks_where` with its
+      settings. None: to all rows at once.
   """
   size = min(chunk_size or len(table), len(table))
 

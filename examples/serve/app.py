@@ -83,8 +83,8 @@ app = fastapi.FastAPI(title='User vectors', lifespan=started)
 async def vectors(users: Users):
   """Returns a vector for each user, and the number of unknown items."""
   encoder = app.state.encoder
-  read = (item for user in users.histories for item in encoder.read(user))
-  unknown = sum(item not in encoder.numbers for item in read)
+  parts = map(encoder.encoded_part, users.histories)
+  unknown = sum(item not in encoder.numbers for part in parts for item in part)
   return {
     'vectors': await app.state.batcher(users.histories),
     'unknown_items': unknown,

@@ -106,10 +106,8 @@ def choosing_cases(
   settings: BenchmarkSettings, size: int, name: str, chosen: dict[str, Any]
 ) -> list[Case]:
   """One case for each value of a flag, with the values chosen before it."""
-  section, before = (
-    f'Choosing --{name}, {_items(size)}',
-    _catalogue(size) | chosen,
-  )
+  section = f'Choosing --{name}, {_items(size)}'
+  before = _catalogue(size) | chosen
   return [
     Case(section, f'--{name}={value}', OURS, before | {name: value})
     for value in _few(CHOICES[name], settings)

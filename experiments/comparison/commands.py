@@ -161,8 +161,9 @@ def _finetune_settings(grid: Grid, cell: Cell) -> finetune.FinetuneSettings:
     for name in ('num_epochs', 'patience')
   }
   # This overrides a --pretrained in the flag file.
-  (fields['pretrained'],) = _source_paths(grid, cell)
-  if not fields['pretrained']:
+  (start,) = _source_paths(grid, cell)
+  fields['pretrained'] = start
+  if not start:
     fields |= grid.shape() | settings.encoder_fields()
   return dataclasses.replace(settings, seed=cell.seed, **fields)
 

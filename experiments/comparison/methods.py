@@ -40,7 +40,7 @@ class Method:
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # The methods whose vectors are concatenated, for a method without training.
   concatenated: Sequence[str] = ()
-  history: str = 'last'  # what the vectors are of, see `UserVectorSettings`
+  history: str = 'last'  # what the vectors are of, see `HistorySettings`
   steps_of: str = ''  # the method that sets the number of pre-training steps
   rate_of: str = ''  # the flag whose file sets the learning rate, if another
   baseline: str = ''  # for baselines: the `--method` of `experiments.baselines`

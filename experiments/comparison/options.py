@@ -45,17 +45,18 @@ class CompareSettings(DataSettings, ProcessSettings):
     (),
     'One more row, in the frozen columns: the vectors of several methods, '
     'concatenated, such as --concatenated="joint sasrec". A method that is '
-    'named twice stands for two of its seeds. May be given several times. The '
-    'name of a variant is that in results.json: '
-    'pooled_items+embed_dim=256.',
+    'named n times stands for n of its seeds: of each seed, and of the next '
+    'ones, so give more than n --seeds. May be given several times. The name '
+    'of a variant is that in results.json: pooled_items+embed_dim=256.',
     repeated=True,
     may_repeat=True,
   )
   whole_history: tuple[str, ...] = flag(
     (),
     'One more row, in the frozen columns, for each of these methods: its mean '
-    'vector over windows of the whole history. The name of a variant is that '
-    'in results.json.',
+    'vector over windows of the whole history. The row is named NAME_whole, '
+    'and --concatenated takes it, too. The name of a variant is that in '
+    'results.json.',
   )
   reference: str = flag(
     REFERENCE, 'The row that all others are compared with by paired tests.'
@@ -126,7 +127,8 @@ class CompareSettings(DataSettings, ProcessSettings):
   def without_effect(self) -> dict[str, str]:
     """The flags of columns that this comparison does not have."""
     if self.modes == (FINE_TUNED,):
-      return {'probe_splits': 'is for --modes=frozen or frozen_with_bag'}
+      names = ('probe_splits', 'concatenated', 'whole_history')
+      return dict.fromkeys(names, 'is for --modes=frozen or frozen_with_bag')
     if FINE_TUNED in self.modes:
       return {}
     why = f'is for --modes={FINE_TUNED}; frozen columns have --probe_splits'

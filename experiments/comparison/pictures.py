@@ -13,7 +13,7 @@ import numpy as np
 from experiments.comparison import methods
 from experiments.comparison.table import Summary
 from experiments.flags.objectives import EDITS as AUGMENTATIONS
-from experiments.run.pictures import grid, save
+from experiments.run.pictures import grid, plain, save
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def draw_methods(summary: Summary, titles: Mapping[str, str]) -> Figure:
         mean, low, high = _percent(found[name])
         axis.plot([low, high], [row, row], color='C0')
         axis.plot([mean], [row], 'o', color='C0')
-    axis.set_yticks(range(len(titles)), titles.values())
+    axis.set_yticks(range(len(titles)), map(plain, titles.values()))
     axis.set_ylim(len(titles) - 0.5, -0.5)
     axis.grid(axis='x', alpha=0.3)
     axis.label_outer()

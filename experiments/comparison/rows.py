@@ -109,7 +109,7 @@ def variant_methods(variants: Sequence[str]) -> dict[str, Method]:
 def whole_history_methods(
   names: Sequence[str], known: Mapping[str, Method]
 ) -> dict[str, Method]:
-  """Methods whose vectors are those of others, of the whole history."""
+  """Rows with the vectors of each of these methods, of the whole history."""
   _check_trained('--whole_history', names, known)
   return {
     f'{name}_whole': Method(
@@ -139,7 +139,8 @@ def concatenated_methods(
     if max(counts.values()) > seeds:
       raise SettingsError(
         f'{text}: a method that is named {max(counts.values())} times needs as '
-        'many --seeds of pre-training'
+        f'many seeds of pre-training, not {seeds}: give more --seeds, or a '
+        'larger --pretrain_seeds'
       )
     histories = {known[name].history for name in names}
     if len(histories) > 1:

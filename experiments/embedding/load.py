@@ -19,6 +19,9 @@ import jax
 import numpy as np
 from jax import export
 
+# Encoded at a time.
+_MOST_WINDOWS = 1024
+
 
 class Encoder:
   """Encodes users, as `experiments.embed` does.
@@ -48,7 +51,7 @@ class Encoder:
 
     Args:
       histories: the raw item ids of each user, oldest first. Of a longer one,
-        only the last `max_length` are used; if it was exported with
+        only the last `max_length` are used; if the encoder was exported with
         --history=whole, the vector is the mean over windows of all of them. An
         unknown item is treated as a masked item.
 
@@ -66,12 +69,18 @@ class Encoder:
         or not all(isinstance(item, str) for item in history)
       ):
         raise TypeError(f'a history is a list of raw item ids, not {history!r}')
-      items = [self.numbers.get(item, unknown) for item in self.read(history)]
+      part = self.encoded_part(history)
+      items = [self.numbers.get(item, unknown) for item in part]
       count = max(-(-len(items) // self.max_length), 1)
       ends = [len(items) * window // count for window in range(count + 1)]
       windows += [items[i:j] for i, j in itertools.pairwise(ends)]
       counts.append(count)
-    vectors = self.encode_windows(windows)
+    vectors = np.concatenate(
+      [
+        self.encode_windows(windows[begin : begin + _MOST_WINDOWS])
+        for begin in range(0, max(len(windows), 1), _MOST_WINDOWS)
+      ]
+    )
     if len(windows) == len(counts):
       return vectors
     weights = np.array([[max(len(w), 1)] for w in windows], np.float32)
@@ -79,9 +88,11 @@ class Encoder:
     totals = np.add.reduceat(weights, begins)
     return np.add.reduceat(weights * vectors, begins) / totals
 
-  def read(self, history: Sequence[str]) -> Sequence[str]:
+  def encoded_part(self, history: Sequence[str]) -> Sequence[str]:
     """The behaviours of a history that are encoded."""
-    return history if self.history == 'whole' else history[-self.max_length :]
+    begin = 0 if self.history == 'whole' else -self.max_length
+    # A generator cannot be sliced, and the check before has read it.
+    return history[begin:]
 
   def encode_windows(self, windows: Sequence[Sequence[int]]) -> np.ndarray:
     """The vectors of windows of item numbers, float32 [windows, dim]."""

@@ -73,7 +73,7 @@ def event_of(settings: FinetuneSettings, data: UserData) -> dict[str, str]:
   if data.kind != 'conversion':
     return {}
   event = data.vocabulary.labels[1]
-  label = data.splits['train'].first(settings.train_users).label
+  label = data.splits['train'].label[: settings.train_users or None]
   share = 100 * label.mean()
   print_line(f'event: {event} ({share:.3g} % of the training rows)')
   return {'event': event}

@@ -26,7 +26,9 @@ class Traits(NamedTuple):
   sees_partners: bool = False  # whether its batches have `partner_items`
   sees_similar: bool = False  # whether its batches have `similar_items`
   has_curriculum: bool = False  # whether augmentations get stronger in a run
-  mask_ratio: float | None = None  # --mask_ratio, if it has this flag
+  # --mask_ratio of the masks that it makes itself; None: only the augmentation
+  # `mask` makes any.
+  mask_ratio: float | None = None
   temperature: float | None = None  # --temperature, if it has this flag
   draws: int = 0  # number of negative items drawn for each user
   fills: bool = False  # whether it replaces masked items by draws of the model

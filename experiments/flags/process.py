@@ -126,8 +126,9 @@ class HistorySettings(Settings):
 
   history: str = flag(
     'last',
-    'What is encoded of a history that is longer than the encoder reads: its '
-    'last behaviours, or the whole of it: the mean vector of windows.',
+    'What the vector is made of if a history is longer than the encoder reads. '
+    'last: its last behaviours; whole: the mean over windows of all of it, '
+    'weighted by their lengths.',
     choices=('last', 'whole'),
   )
 
@@ -187,7 +188,7 @@ def whole_table_flag(settings: SpeedSettings) -> str:
   for name in _WHOLE_TABLE:
     value = getattr(settings, name, None)
     if value and value != getattr(type(settings), name):
-      return f'--{name}={value}'
+      return f'--{name}' if value is True else f'--{name}={value}'
   for name in getattr(settings, 'objective', ()):
     # An exact softmax changes every row.
     if traits_of(settings, name).over_all_items and not settings.sampled_items:

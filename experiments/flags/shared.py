@@ -52,8 +52,8 @@ class DataSettings(Settings, group='data'):
   )
   memory_limit: str = mutable_flag(
     '',
-    'user_tables: the most memory that preparing may take, such as 4GB, before '
-    'it uses files in --data_dir; by default 80% of the machine.',
+    'user_tables: the most memory that sorting the rows may take, such as 4GB, '
+    'before it uses files in --data_dir; by default 80% of the machine.',
   )
   beam: bool = mutable_flag(
     False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLORS = ('#0072b2', '#d55e00', '#00805c', '#b3509a')
 COLORS += ('#96720a', '#5b5bd6', '#b3261e', '#6b7280')
 # Of lines and of dotted curves: of the first of a colour, and of later ones.
-_STYLES = ('-', '--'), (':', '-.')
+_STYLES = {False: ('-', '--'), True: (':', '-.')}
 # More points of a curve would not be visible.
 _MOST_POINTS = 400
 _SIZE = (4.2, 2.6)  # in inches
@@ -49,8 +49,8 @@ def as_svg(figure: Figure) -> str:
       metadata=dict.fromkeys(keys),
     )
   svg = file.getvalue()
-  # Groups are numbered from 1 in each figure, but an id may occur only once in
-  # a page. Nothing refers to these ids.
+  # Groups are numbered from 1 in each figure, and nothing refers to their ids.
+  # Those of markers and clip paths stay: equal ids have equal content.
   return re.sub(r' id="[\w.]+_\d+"', '', svg[svg.index('<svg') :])
 
 
@@ -70,7 +70,7 @@ def draw_chart(curves: Sequence[Curve], *, label: str) -> Figure:
       np.asarray(curve.x)[kept],
       np.asarray(curve.y)[kept],
       color=COLORS[color],
-      linestyle=_STYLES[curve.dotted][repeats > 0],
+      linestyle=_STYLES[curve.dotted][min(repeats, 1)],
       linewidth=1,
       marker='.' if curve.dotted or len(kept) == 1 else '',
     )

@@ -27,7 +27,8 @@ def check_same_flags(settings: Settings) -> None:
   uneven = jax.device_count() != jax.process_count() * jax.local_device_count()
   if jax.process_count() == 1 or uneven:
     return
-  first, *_ = texts = _texts_of_all(_text(settings))
+  texts = _texts_of_all(_text(settings))
+  first = texts[0]
   other = next((i for i, text in enumerate(texts) if text != first), None)
   if other is None:
     return
@@ -59,7 +60,7 @@ def check_shared(path: pathlib.Path) -> None:
   if jax.process_count() == 1:
     return
   text = path.read_text() if jax.process_index() == 0 else ''
-  wanted, *_ = _texts_of_all(text)
+  wanted = _texts_of_all(text)[0]
   deadline = time.monotonic() + _SECONDS
   while not _has(path, wanted):
     if time.monotonic() > deadline:

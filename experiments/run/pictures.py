@@ -72,6 +72,16 @@ def grid(titles: Sequence[str], *, height: float) -> tuple[Figure, list[Axes]]:
   return figure, axes
 
 
+def plain(name: str) -> str:
+  r"""A name as a label: a dollar sign does not begin a formula.
+
+  Example:
+    >>> print(plain('a$b$'))
+    a\$b\$
+  """
+  return name.replace('$', r'\$')
+
+
 def draw_lines(
   panels: Sequence[Lines], *, label: str, sizes: Sequence[int] = ()
 ) -> Figure:
@@ -87,13 +97,13 @@ def draw_lines(
   for axis, panel in zip(axes, panels, strict=True):
     for color, (name, points) in enumerate(panel.lines.items()):
       x, y = np.array(points, float).T
-      axis.plot(x, y, marker='.', color=f'C{color}', label=name)
+      axis.plot(x, y, marker='.', color=f'C{color}', label=plain(name))
       left_out = x[np.isnan(y)]
       bottom = axis.get_xaxis_transform()
       axis.plot(left_out, 0 * left_out + 0.03, 'rx', transform=bottom)
     for index, (name, level) in enumerate(panel.levels.items()):
       style = ('--', ':', '-.')[index % 3]
-      axis.axhline(level, color='black', linestyle=style, label=name)
+      axis.axhline(level, color='black', linestyle=style, label=plain(name))
     if sizes:
       axis.set_xscale('log')
       axis.set_xticks(sizes, [f'{size:,}' for size in sizes])

@@ -67,9 +67,11 @@ def call(
     _fail(f'error: {with_location(str(error), words)}')
   except MemoryError as error:
     smaller = '--batch_size' if hasattr(settings, 'batch_size') else 'input'
+    # Only that of NumPy has a text.
+    why = f' ({error})' if str(error) else ''
     _fail(
-      f'error: there is not enough memory ({error}): take a smaller {smaller}, '
-      'or a machine with more memory'
+      f'error: there is not enough memory{why}: take a smaller {smaller}, or a '
+      'machine with more memory'
     )
   except KeyboardInterrupt as error:
     signal_name = str(error) or 'SIGINT'

@@ -43,7 +43,7 @@ _OTHER_CONTENT += (ArithmeticError, StopIteration)
 
 @contextlib.contextmanager
 def opened_workdir(
-  settings: RunSettings, data_name: str = ''
+  settings: RunSettings, data_name: str | None = ''
 ) -> Iterator[pathlib.Path]:
   """Makes the folder of a run with its `flags.txt`, or opens it to resume.
 
@@ -51,8 +51,9 @@ def opened_workdir(
   run with other settings.
 
   Args:
-    data_name: the name of the data, if it is known. For a run on these data the
-      files of --events and --labels may have moved.
+    data_name: the name of the data; '' if no run has their name. For a run on
+      these data the files of --events and --labels may have moved. None: the
+      data are not open, and may be those of the run.
   """
   folder = pathlib.Path(settings.workdir)
   if not is_main_process():
@@ -76,8 +77,7 @@ def refuse_other_run(
   """Refuses a folder that holds other files, or a run with other settings.
 
   Args:
-    data_name: as in `opened_workdir`; None if the data are not open yet, and
-      may be those of the run.
+    data_name: as in `opened_workdir`.
   """
   folder = pathlib.Path(settings.workdir)
   with writing(folder):

@@ -83,7 +83,7 @@ class UserArrays(NamedTuple):
     )
 
   def first(self, rows: int) -> UserArrays:
-    """The first labelled rows, or all of them if `rows` is 0."""
+    """A copy of the first labelled rows; all rows themselves if `rows` is 0."""
     return self.take(np.arange(self.num_rows)[:rows]) if rows else self
 
   def user_ids(self, users: np.ndarray) -> list[str]:

@@ -10,6 +10,9 @@ import numpy as np
 from adaptssr_jax.data.prepared.arrays import UserArrays
 from adaptssr_jax.data.ragged import Ragged
 
+# Users whose last items are read at a time.
+_BLOCK = 65_536
+
 
 def by_last_item(items: Ragged) -> Ragged:
   """Groups users by their last item.
@@ -27,7 +30,10 @@ def by_last_item(items: Ragged) -> Ragged:
     >>> users[3].tolist(), users[1].tolist()
     ([0, 2], [3])
   """
-  last = _last_of(items, np.arange(len(items)))
+  last = np.zeros(len(items), np.int32)
+  for start in range(0, len(items), _BLOCK):
+    rows = np.arange(start, min(start + _BLOCK, len(items)))
+    last[rows] = _last_of(items, rows)
   counts = np.bincount(last)
   counts[:1] = 0
   # A stable sort keeps the users of an item in order; 0, no item, comes first.

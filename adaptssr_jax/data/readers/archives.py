@@ -66,7 +66,9 @@ def read_member(path: pathlib.Path, *members: str) -> bytes:
         _check(path, archive.infolist())
         entry = archive.getinfo(member)
         _check_packing(path, entry)
-        data = archive.read(entry)
+        # `archive.read` would unpack up to a gigabyte before it cuts the data.
+        with archive.open(entry) as file:
+          data = file.read(entry.file_size)
     return data
   except KeyError:
     raise DataError(f'{path} has no {member}; download it again') from None
