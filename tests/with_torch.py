@@ -138,7 +138,7 @@ def drawn(*shape):
   return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def same(theirs, ours):
+def assert_same(theirs, ours):
   np.testing.assert_allclose(
     theirs.detach().numpy(), ours, rtol=1e-5, atol=1e-6
   )
@@ -149,13 +149,13 @@ def test_losses_of_vectors_are_ours(torch):
 
   users = drawn(2, 2, 9, 8)
   views = torch.from_numpy(users)
-  same(plain.adaptssr_loss(views), losses.adaptssr_loss(users))
-  same(plain.coles_loss(views[0]), losses.coles_loss(users[0]))
-  same(
+  assert_same(plain.adaptssr_loss(views), losses.adaptssr_loss(users))
+  assert_same(plain.coles_loss(views[0]), losses.coles_loss(users[0]))
+  assert_same(
     plain.nt_xent_loss(views[0]),
     losses.nt_xent_loss(users[0], similarity='dot'),
   )
-  same(
+  assert_same(
     plain.nt_xent_loss(plain.unit(views[0]), 0.1),
     losses.nt_xent_loss(users[0], temperature=0.1),
   )
@@ -178,12 +178,12 @@ def test_losses_of_items_are_ours(torch):
       where=where if repeats else distinct(jnp.asarray(items)),
     )
     found = plain.set_loss(scores[:, 1:], torch.from_numpy(items), repeats)
-    same(found, ours.mean())
+    assert_same(found, ours.mean())
   ours, _ = softmax_losses_and_best(
     hidden, table, bias, items[:, :1], where=jnp.ones((4, 1), bool)
   )
   label = torch.from_numpy(items[:, 0])
-  same(torch.nn.functional.cross_entropy(scores, label), ours.mean())
+  assert_same(torch.nn.functional.cross_entropy(scores, label), ours.mean())
 
   users, candidates = drawn(4, 3, 8), drawn(4, 3, 5, 8)
   is_label = drawn(4, 3, 4) > 1
@@ -193,7 +193,7 @@ def test_losses_of_items_are_ours(torch):
   found = plain.candidates_loss(
     *map(torch.from_numpy, (users, candidates, is_label))
   )
-  same(found, ours[:, 0].mean() + ours[:, 1:].mean())
+  assert_same(found, ours[:, 0].mean() + ours[:, 1:].mean())
 
 
 @pytest.mark.parametrize('causal', [False, True])

@@ -198,10 +198,12 @@ def _time_encoding(
   sequences = sequences_of(settings, [users], encoder.max_length)
   encode = encoding_step(encoder, sequences.buckets)
   params = encoding_params(params, shard_table=settings.shard_table)
-  # Only full batches, which are encoded again if there are too few.
-  users = users.first(len(users.items) // size * size)
   steps = range(_WARM_UP + settings.steps)
-  batches = Prefetch(Batches(users, size, sequences.length).at, steps)
+  # Only full batches, which are encoded again if there are too few.
+  full = max(len(users.items) // size, 1)
+  batches = Prefetch(
+    Batches(users, size, sequences.length).at, (step % full for step in steps)
+  )
   with contextlib.closing(batches):
     return timed(
       lambda _: np.asarray(encode(params, next(batches))),

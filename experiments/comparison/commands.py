@@ -65,21 +65,17 @@ def sources_of(grid: Grid, run: Run) -> list[Pretraining | Vectors]:
     return [Pretraining(method.after, run.seed)] if method.after else []
   if isinstance(run, Cell) and run.is_frozen:
     return [vectors_of(run)]
-  if isinstance(run, Vectors) and method.concatenated:
-    seeds, names = grid.pretrain_seeds, method.concatenated
-    first = seeds.index(run.seed)
-    # A method that is named again stands for its next seed.
-    turns = [first + names[:at].count(name) for at, name in enumerate(names)]
-    return [
-      Pretraining(name, seeds[turn % len(seeds)])
-      for name, turn in zip(names, turns, strict=True)
-    ]
-  if not method.flags:
+  names = method.concatenated or ([run.method] if method.flags else [])
+  if not names:
     return []
-  if isinstance(run, Vectors):
-    return [Pretraining(run.method, run.seed)]
-  index = grid.seeds.index(run.seed) % len(grid.pretrain_seeds)
-  return [Pretraining(run.method, grid.pretrain_seeds[index])]
+  # Fine-tuning cycles through the seeds of pre-training, and a method that is
+  # named again stands for its next seed.
+  first, seeds = grid.seeds.index(run.seed), grid.pretrain_seeds
+  turns = [first + names[:at].count(name) for at, name in enumerate(names)]
+  return [
+    Pretraining(name, seeds[turn % len(seeds)])
+    for name, turn in zip(names, turns, strict=True)
+  ]
 
 
 def needs_of(grid: Grid, run: Run) -> set[Run]:

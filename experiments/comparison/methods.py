@@ -25,6 +25,7 @@ FINE_TUNED, FROZEN, FROZEN_WITH_BAG = MODES = (
   'frozen',
   'frozen_with_bag',
 )
+FROZEN_MODES = (FROZEN, FROZEN_WITH_BAG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,7 @@ _ALONE = (FINE_TUNED, FROZEN)
 
 METHODS = {
   'none': Method(title='None', modes=(FINE_TUNED,)),
-  'random_encoder': Method(
-    title='Random encoder', modes=(FROZEN, FROZEN_WITH_BAG)
-  ),
+  'random_encoder': Method(title='Random encoder', modes=FROZEN_MODES),
   'bag_of_items': Method(
     title='Bag of items', baseline='bag_of_items', kinds=LABELS, modes=_ALONE
   ),

@@ -6,8 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from experiments.comparison.methods import (
-  FROZEN,
-  FROZEN_WITH_BAG,
+  FROZEN_MODES,
   METHODS,
   REFERENCE,
   Method,
@@ -116,7 +115,7 @@ def whole_history_methods(
       title=f'{known[name].title}, whole history',
       concatenated=(name,),
       history='whole',
-      modes=(FROZEN, FROZEN_WITH_BAG),
+      modes=FROZEN_MODES,
     )
     for name in names
   }
@@ -136,11 +135,12 @@ def concatenated_methods(
     if len(names) < 2:
       raise SettingsError(f'{text}: give several methods, or one several times')
     counts = collections.Counter(names)
-    if max(counts.values()) > seeds:
+    most = max(counts.values())
+    if most > seeds:
       raise SettingsError(
-        f'{text}: a method that is named {max(counts.values())} times needs as '
-        f'many seeds of pre-training, not {seeds}: give more --seeds, or a '
-        'larger --pretrain_seeds'
+        f'{text}: a method that is named {most} times needs as many seeds of '
+        f'pre-training, not {seeds}: give more --seeds, or a larger '
+        '--pretrain_seeds'
       )
     histories = {known[name].history for name in names}
     if len(histories) > 1:
@@ -162,7 +162,7 @@ def concatenated_methods(
         run for name in names for run in known[name].concatenated or (name,)
       ],
       history=histories.pop(),
-      modes=(FROZEN, FROZEN_WITH_BAG),
+      modes=FROZEN_MODES,
     )
   return found
 
